@@ -1,0 +1,123 @@
+"""Spatial RGA: our factored relations against the published formula with its N x N relation map.
+
+Both run the same weights. The direct form is equations 3 to 8 of Zhang et al., CVPR 2020, step by step:
+R = theta^T phi, every node's row and column of R stacked into 2N channels, embedded by a 1x1 convolution.
+Gradients are compared in float64: in float32 a ReLU input within rounding of 0 may fall on either side.
+Extra memory is the peak of forward + backward beyond inputs, output and gradients, which both forms have alike.
+
+    python benchmarks/rga.py --json results/reference/rga.json
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from measure import MIB, alternate, peak_memory, write_json
+from torch import Tensor
+
+from dcs_nas.models.blocks.rga import RGA
+
+Size = tuple[int, int, int, int]
+
+
+def direct(block: RGA, x: Tensor) -> Tensor:
+    """The published computation, layer by layer, with the weights of ``block``: (B, C, H, W) to (B, C, H, W)."""
+    gate = block.spatial
+    assert gate is not None
+    batch, _, height, width = x.shape
+    nodes = height * width
+    vectors = zip(*(t.chunk(3) for t in (gate.features.weight, gate.features.norm.weight, gate.features.norm.bias)))
+    g, theta, phi = (F.relu(normalised(convolved(x, weight), gain, bias)) for weight, gain, bias in vectors)
+    relations = theta.flatten(2).transpose(1, 2) @ phi.flatten(2)
+    incoming = relations.transpose(1, 2).reshape(batch, nodes, height, width)
+    outgoing = relations.reshape(batch, nodes, height, width)
+    w_out, w_in = gate.relations.weight
+    embedded = convolved(torch.cat([incoming, outgoing], 1), torch.cat([w_in, w_out], 1))
+    embedded = F.relu(normalised(embedded, gate.relations.norm.weight, gate.relations.norm.bias))
+    hidden = convolved(torch.cat([g.mean(1, keepdim=True), embedded], 1), gate.hidden.weight)
+    hidden = F.relu(normalised(hidden, gate.hidden.norm.weight, gate.hidden.norm.bias))
+    logits = normalised(convolved(hidden, gate.logit.weight), gate.logit.norm.weight, gate.logit.norm.bias)
+    return torch.sigmoid(logits.expand_as(x)) * x
+
+
+def convolved(x: Tensor, weight: Tensor) -> Tensor:
+    """1x1 convolution of a map with a matrix."""
+    return F.conv2d(x, weight[:, :, None, None])
+
+
+def normalised(x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
+    """BatchNorm of a map with the batch's statistics."""
+    return F.batch_norm(x, None, None, gain, bias, training=True)
+
+
+def factored(block: RGA, x: Tensor) -> Tensor:
+    """Ours."""
+    return block(x)
+
+
+FORMS = {"direct": direct, "factored": factored}
+
+
+def make(size: Size, dtype: torch.dtype = torch.float32) -> tuple[RGA, Tensor, Tensor]:
+    """A seeded training-mode block, its input and the gradient at its output."""
+    torch.manual_seed(0)
+    block = RGA(size[1], size[2], size[3], use_channel=False).to(dtype)
+    return block, torch.randn(size, dtype=dtype, requires_grad=True), torch.randn(size, dtype=dtype)
+
+
+def forward_backward(form: str, block: RGA, x: Tensor, upstream: Tensor) -> list[Tensor]:
+    """Output, and the gradients by x and all weights for the gradient ``upstream`` at the output."""
+    y = FORMS[form](block, x)
+    return [y.detach(), *torch.autograd.grad(y, [x, *block.parameters()], upstream)]
+
+
+def prepare(form: str, size: Size) -> Callable[[], object]:
+    """For ``peak_memory``."""
+    torch.set_num_threads(1)
+    return partial(forward_backward, form, *make(size))
+
+
+def deviations(size: Size, dtype: torch.dtype) -> tuple[float, float]:
+    """Relative difference of the outputs, and the largest of the gradients, each to its largest entry."""
+    inputs = make(size, dtype)
+    pairs = zip(forward_backward("direct", *inputs), forward_backward("factored", *inputs), strict=True)
+    output, *gradients = (float((a - b).abs().max() / a.abs().max()) for a, b in pairs)
+    return output, max(gradients)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", type=int, nargs=4, default=(2, 256, 64, 32), metavar=("B", "C", "H", "W"))
+    parser.add_argument("--repeats", type=int, default=11)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the timed runs")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    size = tuple(arguments.size)
+    inputs = make(size)
+    seconds = alternate({form: partial(forward_backward, form, *inputs) for form in FORMS}, arguments.repeats)
+    returned = sum(tensor.nbytes for tensor in forward_backward("factored", *inputs))
+    extra = {form: peak_memory(prepare, form, size) - returned for form in FORMS}
+    results = {
+        "size": size,
+        "threads": torch.get_num_threads(),
+        "seconds": seconds,
+        "speedup": seconds["direct"] / seconds["factored"],
+        "returned_mib": returned / MIB,
+        "extra_memory_mib": {form: value / MIB for form, value in extra.items()},
+        "memory_share": extra["factored"] / extra["direct"],
+        "output_difference_float32": deviations(size, torch.float32)[0],
+        "output_and_gradient_difference_float64": deviations(size, torch.float64),
+    }
+    for name, value in results.items():
+        print(f"{name}: {value}")
+    write_json(arguments.json, results)
+
+
+if __name__ == "__main__":
+    main()

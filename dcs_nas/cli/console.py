@@ -1,0 +1,80 @@
+"""What commands show: progress bars, tables, log lines. All but results goes to standard error."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+_running: list[Any] = []
+
+
+def say(text: str) -> None:
+    """A line to standard error, as it is."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def progress(label: str) -> Callable[[int, int], None]:
+    """A bar that appears with its first step and goes with its last: call it with (done, total)."""
+    bar: list[Any] = []
+
+    def update(done: int, total: int) -> None:
+        if not sys.stderr.isatty():
+            return
+        if not bar:
+            bar.extend(_start(label, total))
+        bar[0].update(bar[1], completed=done)
+        if done >= total:
+            bar[0].stop()
+            _running.remove(bar[0])
+
+    return update
+
+
+def stop_bars() -> None:
+    """Take down whatever bars an error has left."""
+    while _running:
+        _running.pop().stop()
+
+
+def show_log() -> None:
+    """Show what dcs_nas logs: epoch lines where there is no bar to watch, warnings always."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setLevel(logging.WARNING if sys.stderr.isatty() else logging.INFO)
+    logger = logging.getLogger("dcs_nas")
+    logger.handlers = [h for h in logger.handlers if not isinstance(h, logging.StreamHandler)] + [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table on standard output; numbers stand to the right."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(title=Text(title), title_justify="left")
+    for i, column in enumerate(columns):
+        drawn.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+    for row in rows:
+        drawn.add_row(*(Text(str(cell)) for cell in row))
+    Console().print(drawn)
+
+
+def _start(label: str, total: int) -> tuple[Any, Any]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    bar.start()
+    _running.append(bar)
+    return bar, bar.add_task(label, total=total)

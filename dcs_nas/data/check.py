@@ -1,0 +1,235 @@
+"""What `dcs-nas datasets NAME --root DIR` says about a folder before anything is trained on it."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dcs_nas.data.datasets import check_options, load_dataset
+from dcs_nas.data.datasets.problems import Problem, collected
+from dcs_nas.data.records import DISTRACTOR, SPLITS, Record, ReidDataset
+from dcs_nas.errors import InputError
+
+Progress = Callable[[int, int], None]
+"""Called with how many images are read and how many there are."""
+
+_EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Unmatched:
+    """Queries that nothing in the gallery can match, for one cause."""
+
+    cause: str
+    queries: tuple[Record, ...]
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What was found in a folder. ``dataset`` is None where it could not be loaded at all.
+
+    ``problems`` are faults of the folder, ``unreadable`` the images that do not decode (None: not asked for),
+    ``unmatched`` the queries without a match by cause, ``remarks`` what is unusual but may be meant.
+    """
+
+    name: str
+    root: Path
+    dataset: ReidDataset | None
+    problems: tuple[Problem, ...] = ()
+    unreadable: tuple[str, ...] | None = None
+    unmatched: tuple[Unmatched, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether the data set loads and every image that was read is readable; deviations and remarks may remain."""
+        return self.dataset is not None and not self.problems and not self.unreadable
+
+    @property
+    def deviations(self) -> tuple[str, ...]:
+        """The counts that differ from the published ones."""
+        return self.dataset.notes if self.dataset else ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain data, for JSON."""
+        return {
+            "name": self.name,
+            "root": str(self.root),
+            "ok": self.ok,
+            "statistics": self.dataset.statistics() if self.dataset else None,
+            "deviations": list(self.deviations),
+            "problems": [{"kind": p.kind, "message": p.message} for p in self.problems],
+            "unreadable": None if self.unreadable is None else list(self.unreadable),
+            "queries_without_match": {u.cause: [q.path for q in u.queries] for u in self.unmatched},
+            "remarks": list(self.remarks),
+        }
+
+    def lines(self, *, limit: int = 10) -> list[str]:
+        """The report as text, at most ``limit`` lines for faults of one kind."""
+        return list(_lines(self, limit))
+
+
+def check_dataset(
+    name: str,
+    root: Path | str,
+    *,
+    options: Mapping[str, Any] | None = None,
+    images: bool = False,
+    progress: Progress | None = None,
+) -> CheckReport:
+    """Load a data set while collecting its faults instead of stopping at the first; ``images`` decodes every image.
+
+    Raises:
+        InputError: unknown data set or option only; every fault of the folder is in the report.
+    """
+    given = dict(options or {})
+    check_options(name, given)
+    with collected() as problems:
+        try:
+            dataset = load_dataset(name, root, **given)
+        except InputError as error:
+            fatal = Problem("unusable folder", str(error))
+            return CheckReport(name, Path(root), None, problems=(*problems, fatal))
+    return CheckReport(
+        name,
+        dataset.root,
+        dataset,
+        problems=tuple(problems),
+        unreadable=unreadable_images(dataset, progress=progress) if images else None,
+        unmatched=unmatched_queries(dataset),
+        remarks=remarks(dataset),
+    )
+
+
+def unmatched_queries(dataset: ReidDataset) -> tuple[Unmatched, ...]:
+    """The queries for which the ranking protocol leaves no gallery image of the same person, by cause."""
+    cameras: dict[int, set[int]] = defaultdict(set)
+    for record in dataset.gallery:
+        cameras[record.person].add(record.camera)
+    by_cause: dict[str, list[Record]] = defaultdict(list)
+    for query in dataset.query:
+        cause = _cause(query, cameras.get(query.person, set()), filtered=dataset.protocol != "no_camera_filter")
+        if cause is not None:
+            by_cause[cause].append(query)
+    return tuple(Unmatched(cause, tuple(queries)) for cause, queries in sorted(by_cause.items()))
+
+
+def remarks(dataset: ReidDataset) -> tuple[str, ...]:
+    """What is unusual in a data set: people on both sides, distractors to train on, people of one camera, repeats."""
+    return tuple(text for text in _remarks(dataset) if text)
+
+
+def unreadable_images(dataset: ReidDataset, *, progress: Progress | None = None) -> tuple[str, ...]:
+    """Every image decoded once; one line, path and reason, for each that fails."""
+    paths = sorted({r.path for split in SPLITS for r in dataset.split(split)})
+    faults: list[str] = []
+    with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        warnings.simplefilter("error")  # Pillow only warns of images large enough to exhaust memory
+        for done, (path, fault) in enumerate(zip(paths, pool.map(_fault, (dataset.root / p for p in paths))), start=1):
+            if fault is not None:
+                faults.append(f"{path}: {fault}")
+            if progress is not None:
+                progress(done, len(paths))
+    return tuple(faults)
+
+
+def _cause(query: Record, cameras: set[int], *, filtered: bool) -> str | None:
+    if query.person == DISTRACTOR:
+        return "the query is a distractor (person 0)"
+    if not cameras:
+        return "the person has no image in the gallery"
+    if filtered and cameras == {query.camera}:
+        return "the person's gallery images all come from the query's own camera"
+    return None
+
+
+def _remarks(dataset: ReidDataset) -> Iterator[str]:
+    train = {r.person for r in dataset.train}
+    both = train & {r.person for r in dataset.query + dataset.gallery}
+    if both:
+        yield f"{_people(len(both))} in training and test images alike: scores will be too good"
+    if DISTRACTOR in train and any(r.person == DISTRACTOR for r in dataset.gallery):
+        count = sum(r.person == DISTRACTOR for r in dataset.train)
+        yield f"{count:,} training images of person 0, who is a distractor in the gallery, will be one class"
+    if dataset.train:
+        yield from _training_remarks(dataset.train)
+    query = {r.path for r in dataset.query}
+    repeated = sum(r.path in query for r in dataset.gallery)
+    if repeated and dataset.protocol == "no_camera_filter":
+        yield f"{repeated:,} query images are gallery images too, and nothing filters them: each finds itself"
+
+
+def _training_remarks(train: Sequence[Record]) -> Iterator[str]:
+    cameras: dict[int, set[int]] = defaultdict(set)
+    for record in train:
+        cameras[record.person].add(record.camera)
+    images = Counter(r.person for r in train)
+    if len({r.camera for r in train}) > 1:
+        single = sum(len(seen) == 1 for seen in cameras.values())
+        if single:
+            share = f"{_people(single)} of the {len(cameras):,} to train on"
+            yield f"{share} seen by one camera only: no match across cameras"
+    lonely = sum(count == 1 for count in images.values())
+    if lonely:
+        yield f"{_people(lonely)} of the {len(images):,} to train on with a single image: no positive pair"
+
+
+def _fault(path: Path) -> str | None:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            image.draft("RGB", (64, 64))  # JPEG decodes faster at a lower scale, and still reads the whole file
+            image.load()
+    except Exception as error:  # a damaged file leads Pillow's many decoders to exceptions of any kind
+        return str(error).replace(str(path), "the file") or type(error).__name__
+    return None
+
+
+def _lines(report: CheckReport, limit: int) -> Iterator[str]:
+    yield f"{report.name}: {report.dataset.version if report.dataset else 'not loaded'}"
+    yield f"  folder: {report.root}"
+    if report.dataset is not None:
+        yield from _statistics_lines(report.dataset)
+    yield from _section("deviates from the published facts", report.deviations, limit)
+    for kind in dict.fromkeys(p.kind for p in report.problems):
+        yield from _section(kind, [p.message for p in report.problems if p.kind == kind], limit)
+    yield from _section("unreadable image", report.unreadable or (), limit)
+    yield from _section("queries without a match", [_unmatched_line(u) for u in report.unmatched], limit)
+    yield from _section("remark", report.remarks, limit)
+    if report.dataset is not None and not report.problems:
+        read = "images not read" if report.unreadable is None else f"{len(report.unreadable):,} unreadable images"
+        yield f"  complete; {read}"
+
+
+def _statistics_lines(dataset: ReidDataset) -> Iterator[str]:
+    counts = dataset.statistics()
+    yield f"  protocol: {dataset.protocol}, {counts['cameras']} cameras"
+    for split in SPLITS:
+        row = counts[split]
+        distractors = f", {row['distractors']:,} distractors among them" if row.get("distractors") else ""
+        counted = f"{row['people']:>7,} people {row['images']:>9,} images {row['cameras']:>4} cameras"
+        yield f"  {split:8}{counted}{distractors}"
+
+
+def _section(title: str, texts: Sequence[str], limit: int) -> Iterator[str]:
+    for text in texts[:limit]:
+        yield f"  {title}: {text}"
+    if len(texts) > limit:
+        yield f"  {title}: {len(texts) - limit:,} more"
+
+
+def _unmatched_line(unmatched: Unmatched) -> str:
+    count = len(unmatched.queries)
+    examples = ", ".join(q.path for q in unmatched.queries[:_EXAMPLES])
+    return f"{count:,}: {unmatched.cause} ({examples}{', ...' if count > _EXAMPLES else ''})"
+
+
+def _people(count: int) -> str:
+    return "1 person" if count == 1 else f"{count:,} people"

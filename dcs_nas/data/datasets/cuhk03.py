@@ -1,0 +1,182 @@
+"""CUHK03, detected or hand-labelled boxes, by its new and its classic protocol."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from dcs_nas.data.datasets.cuhk03_extract import extract_images, is_extracted, read_test_sets
+from dcs_nas.data.datasets.facts import Facts
+from dcs_nas.data.datasets.files import absent_images, find_root, list_images, listing_of, report_absent
+from dcs_nas.data.datasets.named_boxes import with_deviations
+from dcs_nas.data.datasets.problems import report
+from dcs_nas.data.datasets.registry import DATASETS
+from dcs_nas.data.records import Record, ReidDataset
+from dcs_nas.errors import InputError
+
+_MAT = "cuhk-03.mat"
+_RELEASE = "cuhk03_release"
+_NAME = re.compile(r"(?P<pair>\d)_(?P<person>\d{3})_(?P<view>[12])_(\d{2})\.png")
+_NEW_FACTS = {
+    "detected": Facts((767, 7_365), (700, 1_400), (700, 5_332), distractors=0, cameras=2),
+    "labeled": Facts((767, 7_368), (700, 1_400), (700, 5_328), distractors=0, cameras=2),
+}
+_CLASSIC_FACTS = Facts((1_367, None), (100, None), (100, None), distractors=0, cameras=2)
+
+
+@DATASETS.register("cuhk03")
+def cuhk03(
+    root: Path,
+    *,
+    labels: Literal["detected", "labeled"] = "detected",
+    protocol: Literal["new", "classic"] = "new",
+    split: Annotated[int, Field(ge=0, le=19)] | None = None,
+) -> ReidDataset:
+    """CUHK03: 1,467 people by five pairs of cameras, each person by one pair.
+
+    Li, Zhao, Xiao, Wang: DeepReID: Deep Filter Pairing Neural Network for Person Re-identification, CVPR 2014. The new
+    protocol: Zhong, Zheng, Cao, Li: Re-ranking Person Re-identification with k-reciprocal Encoding, CVPR 2017.
+
+    ROOT, or a folder cuhk03* below it:
+        cuhk03_release/cuhk-03.mat                      the images (HDF5), here or directly in ROOT
+        cuhk03_new_protocol_config_detected.mat         what the new protocol trains and tests on
+        cuhk03_new_protocol_config_labeled.mat
+        images_detected/, images_labeled/               1_001_1_01.png ...: written here once out of cuhk-03.mat, or
+                                                        brought along; the new protocol then needs no cuhk-03.mat
+    Cameras are the two views of a pair, as in the protocol's files.
+
+    Options:
+        labels (detected or labeled, default detected): boxes of a detector or drawn by hand
+        protocol (new or classic, default new)
+            new        767 people to train on, 700 to test on, ranked across cameras
+            classic    1,367 and 100 people, ranked with one gallery image of each person (single-gallery-shot)
+        split (0 to 19, default 0): which of the classic protocol's 20 splits; results are averages over them
+    """
+    if protocol == "new" and split is not None:
+        raise InputError(
+            f"cuhk03: the option split={split} goes with protocol=classic, found protocol=new; leave split out"
+        )
+    folder = f"images_{labels}"
+    root = find_root(root, parts=(folder, _MAT, _RELEASE, _config_name(labels)), title="CUHK03", aliases=("cuhk03",))
+    if protocol == "new":
+        return _new_protocol(root, folder, labels)
+    return _classic_protocol(root, folder, labels, split or 0)
+
+
+def _new_protocol(root: Path, folder: str, labels: str) -> ReidDataset:
+    config = _found(root, _config_name(labels))
+    if config is None:
+        expected = f"{_config_name(labels)} in {root}"
+        raise InputError(f"the new protocol of CUHK03 needs {expected}; found {listing_of(root)}")
+    splits = read_protocol(config, folder)
+    names = [r.path for records in splits for r in records]
+    mat = _found(root, _MAT)
+    if mat is not None and absent_images(root, names):
+        _extract(mat, labels, root / folder)
+    absent = report_absent(root, names, source=config.name)
+    train, query, gallery = (tuple(r for r in records if r.path not in absent) for records in splits)
+    version = f"CUHK03 {labels}, new protocol (767/700)"
+    return with_deviations(ReidDataset("cuhk03", root, train, query, gallery, version), _NEW_FACTS[labels])
+
+
+def _classic_protocol(root: Path, folder: str, labels: str, split: int) -> ReidDataset:
+    mat = _found(root, _MAT)
+    if mat is None:
+        raise InputError(
+            f"the classic protocol of CUHK03 needs {_MAT} (its 20 splits are in it) in {root} or {root / _RELEASE}; "
+            f"found {listing_of(root)}"
+        )
+    test_sets = read_test_sets(mat)
+    if split >= len(test_sets):
+        raise InputError(f"{mat} holds {len(test_sets)} test sets, expected at least {split + 1} for split={split}")
+    if not is_extracted(root / folder):
+        _extract(mat, labels, root / folder)
+    train, test = _by_test_set(list_images(root, folder), test_sets[split])
+    version = f"CUHK03 {labels}, classic protocol, split {split} of 20"
+    dataset = ReidDataset("cuhk03", root, train, test, test, version, protocol="single_gallery_shot")
+    return with_deviations(dataset, _CLASSIC_FACTS)
+
+
+def read_protocol(config: Path, folder: str) -> tuple[tuple[Record, ...], tuple[Record, ...], tuple[Record, ...]]:
+    """Training, query and gallery records of a cuhk03_new_protocol_config file; images in ``folder``, sorted by name.
+
+    Raises:
+        InputError: the file cannot be read, lacks a variable, or its indices, names and cameras do not fit together.
+    """
+    content = _load_mat(config)
+    names = [str(cell.item()) for cell in content["filelist"]]
+    people, cameras = content["labels"], content["camId"]
+    if not len(names) == len(people) == len(cameras):
+        sizes = f"{len(names)} names, {len(people)} labels and {len(cameras)} cameras"
+        raise InputError(f"{config} holds {sizes}, expected as many of each; fetch the file again")
+    records = []
+    for name, person, camera in zip(names, people, cameras):
+        match = _NAME.fullmatch(name)
+        if match is None or int(match["view"]) != camera:
+            expected = f"expected PAIR_PERSON_VIEW_IMAGE.png of view {camera}, such as 1_001_1_01.png"
+            raise InputError(f"{config} lists {name!r}, {expected}; fetch the file again")
+        records.append(Record(f"{folder}/{name}", int(person), int(camera) - 1))
+    train, query, gallery = (
+        _chosen(records, content[key], f"{key} of {config}") for key in ("train_idx", "query_idx", "gallery_idx")
+    )
+    return train, query, gallery
+
+
+def _load_mat(config: Path) -> dict[str, Any]:
+    from scipy.io import loadmat
+
+    try:
+        content = loadmat(config)
+    except Exception as error:  # the parser raises whatever a damaged file leads it to
+        raise InputError(f"{config} is no readable MATLAB file ({error}); fetch it again") from None
+    wanted = ("filelist", "labels", "camId", "train_idx", "query_idx", "gallery_idx")
+    for key in wanted:
+        if key not in content:
+            found = ", ".join(name for name in content if not name.startswith("__"))
+            raise InputError(f"{config} holds {found or 'nothing'}, expected {', '.join(wanted)}; fetch it again")
+    return {key: content[key].ravel() for key in wanted}
+
+
+def _chosen(records: Sequence[Record], indices: Sequence[int], source: str) -> tuple[Record, ...]:
+    if any(not 1 <= index <= len(records) for index in indices):
+        raise InputError(f"{source} holds an index outside 1 to {len(records)}; fetch the file again")
+    return tuple(sorted((records[int(index) - 1] for index in indices), key=lambda r: r.path))
+
+
+def _by_test_set(
+    paths: Sequence[str], test_set: frozenset[tuple[int, int]]
+) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
+    """Training and test records; person 2017 is person 17 of camera pair 2."""
+    train: list[Record] = []
+    test: list[Record] = []
+    for path in paths:
+        match = _NAME.fullmatch(path.rpartition("/")[2])
+        if match is None:
+            expected = "expected PAIR_PERSON_VIEW_IMAGE.png, such as 1_001_1_01.png"
+            report("unparsable name", f"the image name {path} does not parse; {expected}: rename or remove it")
+            continue
+        person = int(match["pair"]), int(match["person"])
+        record = Record(path, 1_000 * person[0] + person[1], int(match["view"]) - 1)
+        (test if person in test_set else train).append(record)
+    return tuple(train), tuple(test)
+
+
+def _extract(mat: Path, labels: str, folder: Path) -> None:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(f"extracting {folder.name} from {mat.name}", total=None)
+        extract_images(mat, labels, folder, progress=lambda done, all_: bar.update(task, completed=done, total=all_))
+
+
+def _found(root: Path, name: str) -> Path | None:
+    return next((path for path in (root / name, root / _RELEASE / name) if path.is_file()), None)
+
+
+def _config_name(labels: str) -> str:
+    return f"cuhk03_new_protocol_config_{labels}.mat"

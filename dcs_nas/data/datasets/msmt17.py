@@ -1,0 +1,83 @@
+"""MSMT17, versions 1 and 2."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal
+
+from dcs_nas.data.datasets.facts import Facts
+from dcs_nas.data.datasets.files import find_root, inner_path, read_lines, report_absent
+from dcs_nas.data.datasets.named_boxes import with_deviations
+from dcs_nas.data.datasets.problems import report
+from dcs_nas.data.datasets.registry import DATASETS
+from dcs_nas.data.records import Record, ReidDataset
+
+FIRST_TEST_PERSON = 10_000
+"""Both the training and the test lists count people from 0; test people get this added, so that numbers differ."""
+
+_FOLDERS = {"V1": ("train", "test"), "V2": ("mask_train_v2", "mask_test_v2")}
+_TRAIN_IMAGES = {"train": 30_248, "train+val": 32_621}
+_NAME = re.compile(r"\d+_\d+_(\d+)_")
+_EXAMPLE = "0000/0000_045_12_0303morning_0006_2.jpg 0"
+
+
+@DATASETS.register("msmt17")
+def msmt17(root: Path, *, version: Literal["V1", "V2"], train: Literal["train", "train+val"] = "train") -> ReidDataset:
+    """MSMT17: 4,101 people, 15 cameras, 126,441 images, over four days and in three parts of each day.
+
+    Wei, Zhang, Gao, Tian: Person Transfer GAN to Bridge Domain Gap for Person Re-Identification, CVPR 2018.
+
+    ROOT, or a folder msmt17* below it:
+        train/, test/                     V1: 0000/0000_045_12_0303morning_0006_2.jpg ...
+        mask_train_v2/, mask_test_v2/     V2: the same with masked faces
+        list_train.txt                    PATH PERSON on each line: 1,041 people, 30,248 images
+        list_val.txt                      2,373 more images of the training people
+        list_query.txt                    3,060 people, 11,659 images
+        list_gallery.txt                  3,060 people, 82,161 images
+    The lists count test people from 0 again; here they count from 10,000.
+
+    Options:
+        version (V1 or V2, no default): which release; results on the two are not comparable
+        train (train or train+val, default train): the images to train on; published work uses either
+    """
+    title = f"MSMT17_{version}"
+    train_folder, test_folder = _FOLDERS[version]
+    root = find_root(root, parts=(train_folder, test_folder), title=title, aliases=("msmt17",))
+    lists = ["list_train.txt", "list_val.txt"] if train == "train+val" else ["list_train.txt"]
+    dataset = ReidDataset(
+        "msmt17",
+        root,
+        train=tuple(r for name in lists for r in _records(root, train_folder, name, first_person=0)),
+        query=_records(root, test_folder, "list_query.txt", first_person=FIRST_TEST_PERSON),
+        gallery=_records(root, test_folder, "list_gallery.txt", first_person=FIRST_TEST_PERSON),
+        version=f"{title}, {train}",
+    )
+    return with_deviations(dataset, _facts(train))
+
+
+def _facts(train: str) -> Facts:
+    return Facts((1_041, _TRAIN_IMAGES[train]), (3_060, 11_659), (3_060, 82_161), distractors=0, cameras=15)
+
+
+def _records(root: Path, folder: str, name: str, *, first_person: int) -> tuple[Record, ...]:
+    """The images of one list file, in sorted order."""
+    lines = read_lines(root, name)
+    if (root / name).is_file() and not lines:
+        report("missing part", f"{root / name} is empty; expected lines such as {_EXAMPLE}")
+    parsed = (_record(line, folder, f"{name}, line {number}", first_person) for number, line in lines)
+    records = sorted((r for r in parsed if r is not None), key=lambda r: r.path)
+    absent = report_absent(root, (r.path for r in records), source=name)
+    return tuple(r for r in records if r.path not in absent)
+
+
+def _record(line: str, folder: str, source: str, first_person: int) -> Record | None:
+    path, _, person = line.rpartition(" ")
+    match = _NAME.match(path.rpartition("/")[2])
+    if match is None or int(match[1]) == 0 or not (person.isascii() and person.isdigit()):
+        report("unparsable name", f"{source}: {line!r} does not parse; expected PATH PERSON, such as {_EXAMPLE}")
+        return None
+    inside = inner_path(path, source=source)
+    if inside is None:
+        return None
+    return Record(f"{folder}/{inside}", first_person + int(person), int(match[1]) - 1)

@@ -1,0 +1,159 @@
+"""What a Re-ID data set is: three lists of labelled images, and how it is to be ranked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from dcs_nas.errors import InputError, choices
+
+JUNK = -1
+DISTRACTOR = 0
+SPLITS = ("train", "query", "gallery")
+PROTOCOLS = ("cross_camera", "single_gallery_shot", "no_camera_filter")
+
+Split = Literal["train", "query", "gallery"]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One image of one person (or vehicle) by one camera.
+
+    ``path`` is relative to the data set's root, with forward slashes. ``person`` is the number of the label; junk (-1)
+    never appears, and 0 among the test images is a distractor: an image of nobody who is asked for. ``camera`` counts
+    from 0.
+    """
+
+    path: str
+    person: int
+    camera: int
+
+
+@dataclass(frozen=True)
+class ReidDataset:
+    """A data set as its loader found it on disk; images are listed, not opened.
+
+    A person's number means the same person in all three splits. ``version`` says exactly which data these are and goes
+    into every result; ``protocol`` names the ranking protocol (one of `PROTOCOLS`); ``notes`` are the deviations from
+    the published facts. ``label_map`` and ``camera_map`` hold the user's own names of people and cameras, where the
+    data set has names and not numbers.
+    """
+
+    name: str
+    root: Path
+    train: tuple[Record, ...]
+    query: tuple[Record, ...]
+    gallery: tuple[Record, ...]
+    version: str
+    protocol: str = "cross_camera"
+    notes: tuple[str, ...] = ()
+    label_map: dict[str, int] | None = None
+    camera_map: dict[str, int] | None = None
+
+    def __post_init__(self) -> None:
+        assert self.protocol in PROTOCOLS, self.protocol
+
+    @property
+    def num_train_people(self) -> int:
+        """How many different people the training images show: the classes of an identity classifier."""
+        return len({r.person for r in self.train})
+
+    @property
+    def cameras(self) -> int:
+        """How many different cameras all images come from."""
+        return len({r.camera for split in SPLITS for r in self.split(split)})
+
+    def split(self, name: str) -> tuple[Record, ...]:
+        """The records of ``train``, ``query`` or ``gallery``."""
+        if name not in SPLITS:
+            raise InputError(f"unknown split '{name}'; {choices(name, SPLITS)}")
+        return {"train": self.train, "query": self.query, "gallery": self.gallery}[name]
+
+    def statistics(self) -> dict[str, Any]:
+        """Counts as plain data: people, images and cameras of each split (distractors apart), and cameras in all."""
+        splits = {split: _count(self.split(split), split) for split in SPLITS}
+        return {
+            "name": self.name,
+            "version": self.version,
+            "protocol": self.protocol,
+            "cameras": self.cameras,
+            **splits,
+        }
+
+
+def combine(datasets: Sequence[ReidDataset], *, splits: Sequence[Split] = ("train",)) -> ReidDataset:
+    """One training set out of the training images of one or several data sets.
+
+    ``splits=("train", "query", "gallery")`` is the *combine-all* setting, in which test images are trained on too.
+    People and cameras of different data sets get different numbers; within one data set a person stays one person.
+    Distractors are left out, since they are no one person. The result has no query and no gallery: test on another set.
+
+    Raises:
+        InputError: no data set, the same data set twice, or no common parent folder.
+    """
+    _check_combination(datasets, splits)
+    root = _common_parent([d.root for d in datasets])
+    train: list[Record] = []
+    for dataset in datasets:
+        train += _renumbered(_chosen(dataset, splits), _path_between(root, dataset.root), after=train)
+    return ReidDataset(
+        name="+".join(d.name for d in datasets),
+        root=root,
+        train=tuple(train),
+        query=(),
+        gallery=(),
+        version=" + ".join(d.version for d in datasets) + f" ({' + '.join(splits)})",
+        notes=tuple(f"{d.name}: {note}" for d in datasets for note in d.notes),
+    )
+
+
+def _chosen(dataset: ReidDataset, splits: Sequence[str]) -> list[Record]:
+    """The records of some splits without distractors; an image in two of them (query and gallery) counts once."""
+    kept = (r for split in splits for r in dataset.split(split) if split == "train" or r.person != DISTRACTOR)
+    return list({r.path: r for r in kept}.values())
+
+
+def _renumbered(records: Sequence[Record], folder: Path, *, after: Sequence[Record]) -> list[Record]:
+    """The records with numbers that follow those of ``after``, and ``folder`` in front of their paths."""
+    first_person = max((r.person for r in after), default=0) + 1
+    first_camera = max((r.camera for r in after), default=-1) + 1
+    people = {p: n for n, p in enumerate(sorted({r.person for r in records}), start=first_person)}
+    cameras = {c: n for n, c in enumerate(sorted({r.camera for r in records}), start=first_camera)}
+    return [Record((folder / r.path).as_posix(), people[r.person], cameras[r.camera]) for r in records]
+
+
+def _path_between(parent: Path, folder: Path) -> Path:
+    return Path(os.path.abspath(folder)).relative_to(parent)
+
+
+def _check_combination(datasets: Sequence[ReidDataset], splits: Sequence[str]) -> None:
+    if not datasets:
+        raise InputError("no data set to combine; name at least one")
+    for split in splits:
+        if split not in SPLITS:
+            raise InputError(f"unknown split '{split}'; {choices(split, SPLITS)}")
+    places = [(d.name, os.path.abspath(d.root)) for d in datasets]
+    for place in places:
+        if places.count(place) > 1:
+            raise InputError(f"data set '{place[0]}' in {place[1]} stands twice in the combination; name it once")
+
+
+def _common_parent(roots: Sequence[Path]) -> Path:
+    try:
+        return Path(os.path.commonpath([os.path.abspath(r) for r in roots]))
+    except ValueError:  # different drives
+        listing = ", ".join(map(str, roots))
+        raise InputError(f"the data sets have no folder in common ({listing}); put them on one drive") from None
+
+
+def _count(records: Sequence[Record], split: str) -> dict[str, int]:
+    people = {r.person for r in records}
+    counts = {"people": len(people), "images": len(records), "cameras": len({r.camera for r in records})}
+    if split == "train":
+        return counts
+    counts["people"] -= DISTRACTOR in people
+    counts["distractors"] = sum(r.person == DISTRACTOR for r in records)
+    return counts

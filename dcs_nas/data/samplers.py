@@ -1,0 +1,118 @@
+"""P x K batches of people, and halves of a training set. B = P * K images a batch."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from dcs_nas.errors import InputError
+from dcs_nas.runs import mix_seed
+
+
+class IdentitySampler:
+    """Batches of ``people_per_batch`` (P) people with ``images_per_person`` (K) images each, in an exact number.
+
+    Every person's images are shuffled and cut into groups of K; someone with fewer than K gets one group, filled up by
+    repetition. A batch holds groups of P different people. Their number is the largest B with
+    sum_p min(groups_p, B) >= P * B, which is reached by dealing the groups out in turn: a person's groups follow each
+    other and are at most B, so no two fall into one batch.
+
+    The batches of an epoch depend on ``seed`` and the epoch alone.
+    """
+
+    def __init__(
+        self, labels: Sequence[int], *, people_per_batch: int, images_per_person: int, seed: int, what: str = "training"
+    ) -> None:
+        self.P, self.K, self.seed, self.epoch = people_per_batch, images_per_person, seed, 0
+        self._images: dict[int, list[int]] = defaultdict(list)
+        for index, label in enumerate(labels):
+            self._images[int(label)].append(index)
+        if len(self._images) < self.P:
+            raise InputError(
+                f"the {what} images show {len(self._images)} people, a batch takes {self.P}; "
+                "lower data.people_per_batch"
+            )
+        self._groups = {label: max(1, len(images) // self.K) for label, images in self._images.items()}
+        self._length = _most_batches(list(self._groups.values()), self.P)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose batches the next iteration gives."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[list[int]]:
+        random = np.random.default_rng(mix_seed(self.seed, self.epoch))
+        groups = [g for label in random.permutation(list(self._images)) for g in self._cut(int(label), random)]
+        surplus = len(groups) - self.P * len(self)
+        dropped = set(random.choice(len(groups), surplus, replace=False).tolist())
+        kept = [group for i, group in enumerate(groups) if i not in dropped]
+        for batch in random.permutation(len(self)):
+            yield [index for group in kept[batch :: len(self)] for index in group]
+
+    def _cut(self, label: int, random: np.random.Generator) -> list[list[int]]:
+        images = random.permutation(self._images[label])
+        if len(images) < self.K:
+            images = np.concatenate([images, random.choice(images, self.K - len(images))])
+        groups = [images[i * self.K : (i + 1) * self.K].tolist() for i in range(self._groups[label])]
+        return groups[: len(self)]
+
+
+class SequentialBatches:
+    """All indices in order, in batches of ``size``; the last may be smaller."""
+
+    def __init__(self, length: int, *, size: int) -> None:
+        self.length, self.size = length, size
+
+    def __len__(self) -> int:
+        return -(-self.length // self.size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for start in range(0, self.length, self.size):
+            yield list(range(start, min(start + self.size, self.length)))
+
+
+def split_within_people(labels: Sequence[int], *, share: float, seed: int) -> tuple[list[int], list[int]]:
+    """Two disjoint sets of indices: of every person's images about ``share`` in the first, the rest in the second.
+
+    Both hold someone of two images or more; a single image goes to the first. Indices are sorted.
+    """
+    random = np.random.default_rng(mix_seed(seed, 1))
+    first: list[int] = []
+    second: list[int] = []
+    for images in _by_label(labels).values():
+        shuffled = random.permutation(images).tolist()
+        cut = min(max(1, round(share * len(images))), max(1, len(images) - 1))
+        first += shuffled[:cut]
+        second += shuffled[cut:]
+    return sorted(first), sorted(second)
+
+
+def hold_out_people(labels: Sequence[int], *, share: float, seed: int) -> tuple[list[int], list[int]]:
+    """Indices of the people kept and of those held out, about ``share`` of them (at least two where share > 0)."""
+    people = sorted(set(labels))
+    if not share:
+        return list(range(len(labels))), []
+    count = max(2, round(share * len(people)))
+    if count > len(people) - 2:
+        raise InputError(f"holding out {count} of {len(people)} people leaves too few to train on; lower the share")
+    held = set(np.random.default_rng(mix_seed(seed, 2)).permutation(people)[:count].tolist())
+    return [i for i, p in enumerate(labels) if p not in held], [i for i, p in enumerate(labels) if p in held]
+
+
+def _by_label(labels: Sequence[int]) -> dict[int, list[int]]:
+    found: dict[int, list[int]] = defaultdict(list)
+    for index, label in enumerate(labels):
+        found[int(label)].append(index)
+    return dict(sorted(found.items()))
+
+
+def _most_batches(groups: list[int], people: int) -> int:
+    counts = np.asarray(groups)
+    batches = int(counts.sum()) // people
+    while int(np.minimum(counts, batches).sum()) < people * batches:
+        batches -= 1
+    return batches

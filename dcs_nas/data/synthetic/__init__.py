@@ -1,0 +1,11 @@
+"""Synthetic pedestrians: a person re-identification data set drawn from a seed, in Market-1501 layout.
+
+An identity owns body proportions, hair, clothes, patterns, shoes, bag and hat (``identity``). Every image adds a
+walking pose (``pose``), a camera with its own scene, colours and sharpness (``camera``, ``scene``), occluders and an
+inexact bounding box (``picture``). Colours come from a palette so small that they cannot tell people apart alone.
+"""
+
+from dcs_nas.data.synthetic.settings import SyntheticSettings
+from dcs_nas.data.synthetic.writer import write_synthetic
+
+__all__ = ["SyntheticSettings", "write_synthetic"]

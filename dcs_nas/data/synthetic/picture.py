@@ -1,0 +1,110 @@
+"""One image: who, where and when it is, and how it is put together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from dcs_nas.data.synthetic.camera import Camera, make_camera, photograph, sample_yaw
+from dcs_nas.data.synthetic.canvas import SUPERSAMPLING, Canvas, Frame
+from dcs_nas.data.synthetic.figure import draw_person
+from dcs_nas.data.synthetic.identity import Looks, sample_looks
+from dcs_nas.data.synthetic.occluders import draw_occluder
+from dcs_nas.data.synthetic.pose import sample_pose
+from dcs_nas.data.synthetic.settings import IMAGE, LOOKS, TRACK, SyntheticSettings
+
+_OCCLUDED = 0.22
+
+
+@dataclass(frozen=True)
+class Shot:
+    """What is in an image: ``person`` numbers all bodies of the data set, ``take`` counts within the camera."""
+
+    person: int
+    camera: int
+    take: int
+    junk: bool = False
+
+
+@dataclass(frozen=True)
+class _Track:
+    """What the images of one walk past a camera share: facing, place in the scene and light."""
+
+    yaw: float
+    place: tuple[float, float]
+    exposure: np.ndarray
+
+
+def take_picture(shot: Shot, settings: SyntheticSettings) -> Image.Image:
+    """Draws one image of ``settings.width`` x ``settings.height`` pixels; the same shot gives the same pixels."""
+    camera = _camera(shot.camera, settings)
+    track = _sample_track(camera, settings.rng(TRACK, shot.person, shot.camera))
+    rng = settings.rng(IMAGE, shot.person, shot.camera, shot.take)
+    canvas = Canvas(_background(camera, track, settings, rng))
+    height = settings.height * SUPERSAMPLING
+    frame = _junk_frame(canvas, height, rng) if shot.junk else _box_frame(canvas, height, rng)
+    if frame is not None:
+        draw_person(canvas, _looks(shot.person, settings), sample_pose(rng, track.yaw), camera.pitch, frame)
+    if rng.random() < _OCCLUDED:
+        draw_occluder(canvas, rng)
+    return photograph(_light(canvas, rng), camera, track.exposure * rng.uniform(0.93, 1.07), rng)
+
+
+@lru_cache(maxsize=16)
+def _camera(number: int, settings: SyntheticSettings) -> Camera:
+    return make_camera(number, settings)
+
+
+@lru_cache(maxsize=512)
+def _looks(person: int, settings: SyntheticSettings) -> Looks:
+    return sample_looks(settings.rng(LOOKS, person))
+
+
+def _sample_track(camera: Camera, rng: np.random.Generator) -> _Track:
+    warm = 1 + rng.normal(0.0, 0.04) * np.array([1.0, 0.0, -1.0])
+    return _Track(sample_yaw(camera, rng), (rng.random(), rng.random()), warm * rng.uniform(0.8, 1.2))
+
+
+def _background(camera: Camera, track: _Track, settings: SyntheticSettings, rng: np.random.Generator) -> Image.Image:
+    """A piece of the camera's scene, near the track's place."""
+    width, height = settings.width * SUPERSAMPLING, settings.height * SUPERSAMPLING
+    wander = np.clip(np.array(track.place) + rng.normal(0.0, 0.06, 2), 0.0, 1.0)
+    left, top = (round(w * (whole - part)) for w, whole, part in zip(wander, camera.scene.size, (width, height)))
+    return camera.scene.crop((left, top, left + width, top + height))
+
+
+def _box_frame(canvas: Canvas, height: float, rng: np.random.Generator) -> Frame:
+    """Where a detector's box, a little too large, too small or shifted, shows the body."""
+    scale = height * rng.uniform(0.8, 1.04)
+    left = canvas.image.size[0] / 2 + height * rng.normal(0.0, 0.02)
+    return Frame(left, 0.5 * (height - scale) + height * rng.normal(0.0, 0.035), scale)
+
+
+def _junk_frame(canvas: Canvas, height: float, rng: np.random.Generator) -> Frame | None:
+    """Half a body, a body much too small or large, or none at all."""
+    kind = rng.integers(4)
+    if kind == 0:
+        return None
+    if kind == 1:
+        scale = height * rng.uniform(1.8, 2.6)
+        return Frame(canvas.image.size[0] / 2, -rng.uniform(0.0, 0.6) * scale, scale)
+    scale = height * rng.uniform(0.5, 1.0)
+    off = 0.17 * scale if kind == 2 else 0.0
+    left = rng.choice((off, canvas.image.size[0] - off))
+    return Frame(float(left), rng.uniform(-0.4, 0.6) * height, scale)
+
+
+def _light(canvas: Canvas, rng: np.random.Generator) -> Image.Image:
+    """Shrinks the canvas, rounds the body by darkening it towards its edges, and lays uneven light over all."""
+    image, mask = canvas.shrink()
+    radius = 0.03 * image.size[1]
+    body = np.asarray(mask, dtype=np.float32)[:, :, None] / 255
+    inside = np.asarray(mask.filter(ImageFilter.GaussianBlur(radius)), dtype=np.float32)[:, :, None] / 255
+    shade = 1 - body * 0.45 * (1 - inside)
+    folds = rng.integers(96, 160, (16, 8), dtype=np.uint8)
+    light = np.asarray(Image.fromarray(folds).resize(image.size, Image.Resampling.BICUBIC), dtype=np.float32) / 128
+    pixels = np.asarray(image, dtype=np.float32) * shade * (0.5 + 0.5 * light[:, :, None])
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))

@@ -1,0 +1,160 @@
+"""Writes a synthetic data set as a Market-1501 folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+from dcs_nas.data.synthetic.picture import Shot, take_picture
+from dcs_nas.data.synthetic.settings import CAST, TRACK, SyntheticSettings
+from dcs_nas.errors import InputError
+
+TRAIN, GALLERY, QUERY = "bounding_box_train", "bounding_box_test", "query"
+_DISTRACTOR, _JUNK = 0, -1
+_JPEG_QUALITY = 90
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """An image of the data set: the folder it belongs to, its Market-1501 name and what it shows."""
+
+    part: str
+    name: str
+    shot: Shot
+
+
+def write_synthetic(
+    out: Path,
+    *,
+    settings: SyntheticSettings,
+    progress: Callable[[int, int], None] | None = None,
+    workers: int | None = None,
+) -> dict[str, int]:
+    """Draws a data set into a new folder, which appears only when it is complete.
+
+    Args:
+        out: the folder to make; it may exist if it is empty.
+        settings: size and seed; the same settings give the same bytes.
+        progress: called with images done and images in all, after every few of them.
+        workers: processes to draw in, by default one for every processor; no influence on the bytes.
+
+    Returns:
+        The number of images in each of ``bounding_box_train``, ``bounding_box_test`` and ``query``.
+
+    Raises:
+        InputError: ``out`` is a file, a folder that is not empty or cannot be made, or ``workers`` is below 1.
+    """
+    out = Path(out).resolve()
+    workers = _check(out, workers)
+    entries = list(_entries(settings))
+    scratch = _make_scratch(out)
+    try:
+        whole = scratch / out.name
+        for part in (TRAIN, GALLERY, QUERY):
+            (whole / part).mkdir(parents=True)
+        _draw_all(entries, whole, settings, workers, progress)
+        if out.exists():
+            out.rmdir()
+        whole.rename(out)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return dict(Counter(entry.part for entry in entries))
+
+
+def _check(out: Path, workers: int | None) -> int:
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file: expected a new or empty folder for the data set; name another one")
+    if out.is_dir() and any(out.iterdir()):
+        raise InputError(f"{out} is not empty: expected a new or empty folder; name another one or remove this one")
+    if workers is not None and workers < 1:
+        raise InputError(f"workers is {workers}: expected 1 or more, or nothing for one for every processor")
+    return workers or os.cpu_count() or 1
+
+
+def _make_scratch(out: Path) -> Path:
+    """A folder beside ``out``, so that what is complete moves there in one step."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise InputError(f"{out} cannot be made ({error.strerror}): expected a place to write to") from error
+
+
+def _entries(settings: SyntheticSettings) -> Iterator[_Entry]:
+    """All images. Person ids of training and test people are interleaved, as in Market-1501."""
+    people = settings.train_people + settings.test_people
+    order = settings.rng(CAST).permutation(people)
+    in_training = {int(person) + 1 for person in order[: settings.train_people]}
+    for person in range(1, people + 1):
+        for shot in _shots(person, settings):
+            part = TRAIN if person in in_training else QUERY if shot.take == 0 else GALLERY
+            yield _entry(part, person, shot, settings)
+    for person in range(people + 1, people + settings.distractor_people + 1):
+        for shot in _shots(person, settings):
+            yield _entry(GALLERY, _DISTRACTOR, shot, settings)
+    for number in range(settings.junk_images):
+        person = people + settings.distractor_people + 1 + number
+        yield _entry(GALLERY, _JUNK, Shot(person, 1 + number % settings.cameras, 0, junk=True), settings)
+
+
+def _shots(person: int, settings: SyntheticSettings) -> Iterator[Shot]:
+    """A person passes all cameras but up to two, and never fewer than two."""
+    rng = settings.rng(TRACK, person)
+    passed = rng.integers(max(2, settings.cameras - 2), settings.cameras, endpoint=True)
+    for camera in sorted(rng.permutation(settings.cameras)[:passed]):
+        for take in range(settings.images_per_camera):
+            yield Shot(person, int(camera) + 1, take)
+
+
+def _entry(part: str, pid: int, shot: Shot, settings: SyntheticSettings) -> _Entry:
+    """Frames count on with the person and the take, so that no two images of a camera share one."""
+    rng = settings.rng(TRACK, shot.person, shot.camera, shot.take)
+    sequence, box = 1 + shot.person % 6, int(rng.integers(1, 5))
+    frame = 10 * (shot.person * settings.images_per_camera + shot.take) + int(rng.integers(10))
+    person = "-1" if pid == _JUNK else f"{pid:04d}"
+    return _Entry(part, f"{person}_c{shot.camera}s{sequence}_{frame:06d}_{box:02d}.jpg", shot)
+
+
+def _draw_all(
+    entries: list[_Entry],
+    whole: Path,
+    settings: SyntheticSettings,
+    workers: int,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    batches = [entries[start : start + _BATCH] for start in range(0, len(entries), _BATCH)]
+    draw, done = partial(_draw_batch, whole=whole, settings=settings), 0
+    for count in _spread(draw, batches, workers):
+        done += count
+        if progress is not None:
+            progress(done, len(entries))
+
+
+def _spread(draw: Callable[[list[_Entry]], int], batches: list[list[_Entry]], workers: int) -> Iterator[int]:
+    if workers == 1 or len(batches) == 1:
+        yield from map(draw, batches)
+        return
+    interrupts = (signal.SIGINT, signal.SIG_IGN)  # the parent's to handle
+    pool = ProcessPoolExecutor(
+        min(workers, len(batches)), get_context("spawn"), initializer=signal.signal, initargs=interrupts
+    )
+    try:
+        yield from pool.map(draw, batches)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _draw_batch(batch: list[_Entry], whole: Path, settings: SyntheticSettings) -> int:
+    for entry in batch:
+        take_picture(entry.shot, settings).save(whole / entry.part / entry.name, quality=_JPEG_QUALITY)
+    return len(batch)

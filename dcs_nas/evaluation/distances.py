@@ -1,0 +1,146 @@
+"""Distances between queries and gallery, a block of queries at a time, so that no Q x G matrix is needed.
+
+Shapes: Q queries, G gallery images, C channels, b queries of a block.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dcs_nas.errors import InputError, choices
+from dcs_nas.evaluation.inputs import Array, as_matrix, same_width, squared_norms
+
+METRICS = ("euclidean", "cosine")
+
+_SMALLEST_NORM = 1e-12  # a zero vector has cosine distance 1 to everything, as with torch's normalize
+_PAIRS = 8192  # pairs of feature vectors held at a time
+
+
+class DistanceBlocks(ABC):
+    """Distances of Q queries to G gallery images that are made when a block of them is asked for."""
+
+    shape: tuple[int, int]
+    metric: str
+    rerank: Mapping[str, Any] | None = None
+
+    @abstractmethod
+    def block(self, queries: np.ndarray) -> Tensor:
+        """A fresh (b, G) tensor of values, never NaN, that grow with the distances of ``queries`` (b,)."""
+
+    def to_distance(self, values: Tensor, queries: np.ndarray) -> Tensor:
+        """Turns ``values`` (b, k) out of ``block(queries)`` into distances in the metric's own unit."""
+        return values
+
+    def matrix(self, *, query_block: int = 512) -> Tensor:
+        """All distances, (Q, G)."""
+        rows = (np.arange(q, min(q + query_block, self.shape[0])) for q in range(0, self.shape[0], query_block))
+        return torch.cat([self.to_distance(self.block(queries), queries) for queries in rows])
+
+
+class PairDistances(DistanceBlocks):
+    """Distances that can also be had one by one, as re-ranking needs them."""
+
+    @abstractmethod
+    def pairs(self, queries: np.ndarray, gallery: np.ndarray) -> Tensor:
+        """Distances (H,) of ``queries`` (H,) to ``gallery`` (H,), one to one."""
+
+
+class FeatureDistances(PairDistances):
+    """Euclidean or cosine distances of feature vectors, by one matrix product per block.
+
+    Euclidean blocks hold ||g||^2 - 2 q.g, which orders the gallery as ||q - g|| does and is not rounded by a square
+    root; cosine blocks hold -q.g / (||q|| ||g||), one less than the cosine distance.
+
+    Args:
+        query_features: (Q, C).
+        gallery_features: (G, C).
+        metric: "euclidean" or "cosine".
+        device: where to compute; by default where the query features are.
+
+    Raises:
+        InputError: shapes that don't fit, NaN or infinite features, or an unknown metric.
+    """
+
+    def __init__(
+        self,
+        query_features: Array,
+        gallery_features: Array,
+        *,
+        metric: str = "euclidean",
+        device: torch.device | str | None = None,
+    ) -> None:
+        if metric not in METRICS:
+            raise InputError(f"unknown metric '{metric}'; {choices(metric, METRICS)}")
+        query = as_matrix("query_features", query_features, device)
+        gallery = as_matrix("gallery_features", gallery_features, query.device)
+        self._query, self._gallery = same_width(query, gallery)
+        self._query_norms = squared_norms("query_features", self._query)
+        self._gallery_norms = squared_norms("gallery_features", self._gallery)
+        self._gallery_scale = self._gallery_norms.sqrt().clamp_min(_SMALLEST_NORM).reciprocal()
+        self.metric = metric
+        self.shape = (len(query), len(gallery))
+
+    def block(self, queries: np.ndarray) -> Tensor:
+        rows = torch.as_tensor(queries, device=self._query.device)
+        query = self._query[rows]
+        if self.metric == "euclidean":
+            return torch.addmm(self._gallery_norms, query, self._gallery.T, alpha=-2)
+        scale = self._query_norms[rows].sqrt().clamp_min(_SMALLEST_NORM)
+        return ((query / -scale[:, None]) @ self._gallery.T).mul_(self._gallery_scale)
+
+    def to_distance(self, values: Tensor, queries: np.ndarray) -> Tensor:
+        if self.metric == "cosine":
+            return values + 1
+        norms = self._query_norms[torch.as_tensor(queries, device=self._query.device)]
+        return (values + norms[:, None]).clamp_min(0).sqrt()
+
+    def pairs(self, queries: np.ndarray, gallery: np.ndarray) -> Tensor:
+        rows, columns = (torch.as_tensor(i, dtype=torch.long, device=self._query.device) for i in (queries, gallery))
+        chunks = zip(rows.split(_PAIRS), columns.split(_PAIRS), strict=True)
+        return torch.cat([self._pairs(self._query[r], self._gallery[c]) for r, c in chunks])
+
+    def _pairs(self, query: Tensor, gallery: Tensor) -> Tensor:
+        if self.metric == "cosine":
+            return 1 - functional.cosine_similarity(query, gallery, eps=_SMALLEST_NORM)
+        return (query - gallery).square_().sum(dim=1).sqrt_()
+
+
+class MatrixDistances(DistanceBlocks):
+    """A distance matrix (Q, G) that exists already; ``metric`` is the name its results will carry."""
+
+    def __init__(self, distances: Array, *, metric: str = "given") -> None:
+        self._matrix = as_matrix("distances", distances)
+        self.metric = metric
+        self.shape = (self._matrix.shape[0], self._matrix.shape[1])
+
+    def block(self, queries: np.ndarray) -> Tensor:
+        return finite(self._matrix[torch.as_tensor(queries, device=self._matrix.device)])
+
+
+class SparseColumns(DistanceBlocks):
+    """Distances to the gallery images ``kept`` (n,) among ``gallery_size``; the others are infinitely far."""
+
+    def __init__(self, inner: DistanceBlocks, kept: np.ndarray, gallery_size: int) -> None:
+        self._inner, self._kept = inner, torch.as_tensor(kept)
+        self.metric, self.rerank = inner.metric, inner.rerank
+        self.shape = (inner.shape[0], gallery_size)
+
+    def block(self, queries: np.ndarray) -> Tensor:
+        inner = self._inner.to_distance(self._inner.block(queries), queries)
+        block = inner.new_full((len(inner), self.shape[1]), torch.inf)
+        block[:, self._kept.to(inner.device)] = inner
+        return block
+
+
+def finite(distances: Tensor) -> Tensor:
+    """``distances`` themselves; raises ``InputError`` where they hold NaN or infinity."""
+    if not bool(distances.sum().isfinite()) and not bool(distances.isfinite().all()):
+        raise InputError("distances hold NaN or infinity; every distance must be a finite number")
+    return distances

@@ -1,0 +1,95 @@
+"""The ``.npz`` file of anyone's features that ``dcs-nas rank`` scores.
+
+Shapes: Q queries, G gallery images, C channels.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dcs_nas.errors import InputError
+from dcs_nas.evaluation.files import write_atomically
+from dcs_nas.evaluation.inputs import as_labels, as_matrix, same_width, squared_norms
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureSet:
+    """Features and labels under the names of ``rank``'s arguments: ``rank(**features.arrays(), metric="cosine")``."""
+
+    query_features: np.ndarray
+    gallery_features: np.ndarray
+    query_pids: np.ndarray
+    gallery_pids: np.ndarray
+    query_camids: np.ndarray
+    gallery_camids: np.ndarray
+
+    def __post_init__(self) -> None:
+        query = as_matrix("query_features", self.query_features)
+        gallery = as_matrix("gallery_features", self.gallery_features)
+        same_width(query, gallery)
+        squared_norms("query_features", query)
+        squared_norms("gallery_features", gallery)
+        for side, images in (("query", len(query)), ("gallery", len(gallery))):
+            for name in (f"{side}_pids", f"{side}_camids"):
+                found = len(as_labels(name, getattr(self, name)))
+                if found != images:
+                    raise InputError(f"{found} {name} for {images} {side}_features; one per image is expected")
+
+    def arrays(self) -> dict[str, Any]:
+        """The six arrays by name."""
+        return {name: getattr(self, name) for name in FEATURE_KEYS}
+
+
+FEATURE_KEYS = tuple(field.name for field in fields(FeatureSet))
+
+
+def load_features(path: Path | str) -> FeatureSet:
+    """Reads and checks a features file; other arrays in it are left alone, pickled ones are never read.
+
+    Raises:
+        InputError: no such file, not an .npz file or a damaged one, missing arrays, or arrays that don't fit.
+    """
+    path = Path(path)
+    try:
+        arrays = _read_arrays(path)
+    except FileNotFoundError:
+        raise InputError(f"features file {path} does not exist") from None
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path} cannot be read as an .npz file of plain arrays: {reason}") from error
+    try:
+        return FeatureSet(**arrays)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    with open(path, "rb") as file:
+        archive = np.load(file, allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise InputError(f"{path} holds a single array; an .npz file with {', '.join(FEATURE_KEYS)} is expected")
+        missing = [key for key in FEATURE_KEYS if key not in archive]
+        if missing:
+            found = ", ".join(archive.files) or "nothing"
+            raise InputError(f"{path} lacks {', '.join(missing)}; it holds {found}")
+        return {key: archive[key] for key in FEATURE_KEYS}
+
+
+def save_features(path: Path | str, features: FeatureSet) -> None:
+    """Writes a features file, whole or not at all.
+
+    Raises:
+        InputError: the name does not end in .npz.
+    """
+    path = Path(path)
+    if path.suffix != ".npz":
+        raise InputError(f"features file {path} should be named *.npz")
+    write_atomically(path, lambda file: np.savez(file, allow_pickle=False, **features.arrays()))

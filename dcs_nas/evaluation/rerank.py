@@ -1,0 +1,200 @@
+"""Re-ranking with k-reciprocal encoding (Zhong, Zheng, Cao, Li, CVPR 2017), without a dense matrix over all images.
+
+Shapes: Q queries, G gallery images, N = Q + G images, queries first, K neighbours, b queries of a block, nnz entries of
+the sparse encoding.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from dcs_nas.errors import InputError
+from dcs_nas.evaluation.distances import DistanceBlocks, FeatureDistances, PairDistances, SparseColumns
+from dcs_nas.evaluation.inputs import Array, Integers, as_labels, as_matrix, same_width, squared_norms
+from dcs_nas.evaluation.joined_matrices import JoinedMatrices
+from dcs_nas.evaluation.labels import JUNK
+from dcs_nas.evaluation.ragged import ragged_ranges
+
+_BLOCK = 512  # images whose distances to all others are held at a time
+_SMALLEST_SCALE = 1e-30  # where all images are the same point
+
+
+class RerankedDistances(DistanceBlocks):
+    """Re-ranked distances (1 - weight) d_J + weight d^2 / max d^2, made by blocks of queries from a sparse encoding.
+
+    Image i is encoded by weights V_ij over its expanded k1-reciprocal neighbours j, averaged over its k2 nearest (the
+    paper's equations 4, 7 and 11), and d_J(q, g) = 1 - sum_j min(V_qj, V_gj) / sum_j max(V_qj, V_gj) (equation 10);
+    the second sum is 2 minus the first, the weights of an image adding up to 1. As in the published code, d^2 is
+    divided by its largest value in the query's row, other queries included.
+    """
+
+    def __init__(self, source: PairDistances, num_queries: int, *, k1: int, k2: int, weight: float) -> None:
+        if k1 < 1 or k2 < 1 or not 0 <= weight <= 1:
+            raise InputError(f"k1 and k2 must be at least 1, weight within 0 and 1; found {k1}, {k2} and {weight}")
+        self._source, self._num_queries, self._weight = source, num_queries, weight
+        neighbours, self._scale = nearest_neighbours(source, max(k1 + 1, k2))
+        encoding = encode(source, neighbours, self._scale, k1=k1, k2=k2)
+        self._queries = encoding[:num_queries]
+        self._holders = encoding[num_queries:].T.tocsr()
+        self.shape = (num_queries, source.shape[0] - num_queries)
+        self.metric = source.metric
+        self.rerank = {"method": "k-reciprocal", "k1": k1, "k2": k2, "weight": weight}
+
+    def block(self, queries: np.ndarray) -> Tensor:
+        original = self._source.to_distance(self._source.block(queries)[:, self._num_queries :], queries).square()
+        scale = torch.as_tensor(self._scale[queries], dtype=original.dtype, device=original.device)
+        jaccard = torch.from_numpy(self._jaccard(queries)).to(original)
+        return jaccard.mul_(1 - self._weight).add_(original.mul_(self._weight / scale[:, None]))
+
+    def _jaccard(self, queries: np.ndarray) -> np.ndarray:
+        """d_J (b, G): per query, the shared weight is gathered from the gallery images that hold its neighbours."""
+        shared = np.empty((len(queries), self.shape[1]), dtype=np.float32)
+        holders = self._holders
+        for row, query in zip(shared, queries, strict=True):
+            span = slice(self._queries.indptr[query], self._queries.indptr[query + 1])
+            neighbours = self._queries.indices[span]
+            first = holders.indptr[neighbours]
+            counts = holders.indptr[neighbours + 1] - first
+            entries = ragged_ranges(first, counts)
+            common = np.minimum(np.repeat(self._queries.data[span], counts), holders.data[entries])
+            row[:] = np.bincount(holders.indices[entries], weights=common, minlength=len(row))
+        return 1 - shared / (2 - shared)
+
+
+def rerank(
+    query_features: Array,
+    gallery_features: Array,
+    *,
+    k1: int = 20,
+    k2: int = 6,
+    weight: float = 0.3,
+    metric: str = "euclidean",
+    gallery_pids: Integers | None = None,
+    device: torch.device | str | None = None,
+) -> DistanceBlocks:
+    """Re-ranked distances of features, for ``rank_distances``, ``top_k`` or, whole, ``.matrix()``.
+
+    Args:
+        query_features: (Q, C).
+        gallery_features: (G, C).
+        k1: neighbours of an image that are looked at.
+        k2: neighbours, the image itself included, over which encodings are averaged; 1 averages nothing.
+        weight: of the original distance (lambda in the paper); 1 keeps the original order.
+        metric: "euclidean" or "cosine".
+        gallery_pids: (G,), where the gallery holds junk (person -1): it is nobody's neighbour and infinitely far.
+        device: where distances are computed; by default where the query features are.
+
+    Raises:
+        InputError: features as ``rank`` refuses them, or settings out of range.
+    """
+    query = as_matrix("query_features", query_features, device)
+    query, gallery = same_width(query, as_matrix("gallery_features", gallery_features, query.device))
+    for name, features in (("query_features", query), ("gallery_features", gallery)):
+        squared_norms(name, features)
+    kept = _without_junk(gallery_pids, len(gallery))
+    images = torch.cat([query, gallery if kept is None else gallery[torch.as_tensor(kept, device=gallery.device)]])
+    source = FeatureDistances(images, images, metric=metric)
+    reranked = RerankedDistances(source, len(query), k1=k1, k2=k2, weight=weight)
+    return reranked if kept is None else SparseColumns(reranked, kept, len(gallery))
+
+
+def rerank_distances(
+    query_gallery: Array,
+    query_query: Array,
+    gallery_gallery: Array,
+    *,
+    k1: int = 20,
+    k2: int = 6,
+    weight: float = 0.3,
+    metric: str = "given",
+) -> RerankedDistances:
+    """The same from distance matrices (Q, G), (Q, Q) and (G, G), not squared, of a gallery without junk.
+
+    ``metric`` is the name that results carry.
+
+    Raises:
+        InputError: matrices that don't fit, NaN, infinite or negative distances, or settings out of range.
+    """
+    source = JoinedMatrices(query_gallery, query_query, gallery_gallery, metric=metric)
+    return RerankedDistances(source, len(query_gallery), k1=k1, k2=k2, weight=weight)
+
+
+def _without_junk(gallery_pids: Integers | None, gallery_size: int) -> np.ndarray | None:
+    """Indices of the gallery images that are no junk, None where all are."""
+    if gallery_pids is None:
+        return None
+    pids = as_labels("gallery_pids", gallery_pids)
+    if len(pids) != gallery_size:
+        raise InputError(f"{len(pids)} gallery_pids for {gallery_size} gallery_features; one per image is expected")
+    kept = np.flatnonzero(pids != JUNK)
+    if not len(kept):
+        raise InputError(f"all {len(pids)} gallery images are junk (person {JUNK}); nothing is left to rank")
+    return kept if len(kept) < len(pids) else None
+
+
+def nearest_neighbours(source: DistanceBlocks, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The ``count`` nearest images (N, K) of every image, itself first, and its largest squared distance (N,)."""
+    total = source.shape[0]
+    neighbours = np.empty((total, min(count, total)), dtype=np.int32)
+    scale = np.empty(total)
+    for start in range(0, total, _BLOCK):
+        rows = np.arange(start, min(start + _BLOCK, total))
+        block = source.block(rows)
+        farthest = source.to_distance(block.amax(dim=1, keepdim=True), rows)
+        scale[rows] = farthest.square().flatten().cpu().numpy()
+        block[torch.arange(len(rows)), torch.as_tensor(rows)] = -torch.inf
+        neighbours[rows] = block.topk(neighbours.shape[1], dim=1, largest=False).indices.cpu().numpy()
+    return neighbours, scale.clip(_SMALLEST_SCALE)
+
+
+def encode(source: PairDistances, neighbours: np.ndarray, scale: np.ndarray, *, k1: int, k2: int) -> sparse.csr_array:
+    """The encoding V (N, N), nnz about 100 per row: exp(-d^2 / scale) over expanded neighbours, rows adding up to 1."""
+    members = expanded_neighbours(neighbours, k1)
+    image, other = members.nonzero()
+    squared = source.pairs(image, other).square().cpu().numpy()
+    closeness = np.exp(-squared / scale[image]).astype(np.float32)
+    closeness /= np.bincount(image, weights=closeness, minlength=len(scale))[image].astype(np.float32)
+    encoding = sparse.csr_array((closeness, (image, other)), shape=members.shape)
+    if k2 == 1:
+        return encoding
+    nearest = neighbours[:, :k2]
+    average = _membership(nearest, np.ones(nearest.shape, dtype=bool)).astype(np.float32) / nearest.shape[1]
+    return (average @ encoding).tocsr()
+
+
+def expanded_neighbours(neighbours: np.ndarray, k1: int) -> sparse.csr_array:
+    """R*(i, k1) of the paper's equation 4 as the non-zeros of row i, (N, N).
+
+    The k1-reciprocal neighbours R(i, k1), and for each candidate c of them also R(c, k1 / 2) where more than two
+    thirds (as in the published code; the paper has at least two thirds) of it lie in R(i, k1).
+    """
+    near, nearer = neighbours[:, : k1 + 1], neighbours[:, : int(np.around(k1 / 2)) + 1]
+    reciprocal = _membership(near, _reciprocal(near))
+    candidates = _membership(nearer, _reciprocal(nearer))
+    size = np.diff(candidates.indptr)
+    overlap = (reciprocal @ candidates.T).multiply(reciprocal).tocoo()
+    image, candidate = overlap.coords
+    accepted = 3 * overlap.data > 2 * size[candidate]
+    expansion = sparse.csr_array(
+        (overlap.data[accepted], (image[accepted], candidate[accepted])), shape=reciprocal.shape
+    )
+    return (reciprocal + expansion @ candidates).tocsr()
+
+
+def _reciprocal(neighbours: np.ndarray) -> np.ndarray:
+    """Whether image i is among the neighbours of its neighbour, (N, K)."""
+    found = np.empty(neighbours.shape, dtype=bool)
+    for start in range(0, len(neighbours), 4 * _BLOCK):
+        rows = np.arange(start, min(start + 4 * _BLOCK, len(neighbours)))
+        found[rows] = (neighbours[neighbours[rows]] == rows[:, None, None]).any(axis=2)
+    return found
+
+
+def _membership(neighbours: np.ndarray, kept: np.ndarray) -> sparse.csr_array:
+    """The kept ones of ``neighbours`` (N, K) as ones in an (N, N) matrix."""
+    total = len(neighbours)
+    ends = np.concatenate([[0], np.cumsum(kept.sum(axis=1))])
+    return sparse.csr_array((np.ones(ends[-1], dtype=np.int32), neighbours[kept], ends), shape=(total, total))

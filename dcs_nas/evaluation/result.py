@@ -1,0 +1,162 @@
+"""What a ranking yields: scores, the protocol they belong to, and a table of the queries.
+
+Shapes: Q queries, R repeats (1 except for single-gallery-shot), S bootstrap resamples.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dcs_nas.errors import InputError
+from dcs_nas.evaluation.files import write_atomically
+from dcs_nas.evaluation.labels import SKIP_CAUSES
+
+_RESAMPLES_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class RankingProtocol:
+    """By which rules a result was made; ``rerank`` holds re-ranking's settings, ``seed`` that of drawn galleries."""
+
+    name: str
+    metric: str
+    camera_filter: str
+    average_precision: str
+    repeats: int
+    seed: int | None
+    rerank: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, eq=False)
+class RankingResult:
+    """Scores of a ranking, as fractions.
+
+    Attributes:
+        average_precision: (Q,), NaN for skipped queries, as is ``inverse_negative_penalty``.
+        first_ranks: (Q, R) 1-based rank of the first match, 0 for skipped queries.
+        matches: (Q,) number of matches that count.
+        skipped: (Q,) cause why a query has no score, "" where it has one.
+    """
+
+    average_precision: np.ndarray
+    inverse_negative_penalty: np.ndarray
+    first_ranks: np.ndarray
+    matches: np.ndarray
+    skipped: np.ndarray
+    query_pids: np.ndarray
+    query_camids: np.ndarray
+    gallery_size: int
+    gallery_junk_dropped: int
+    max_rank: int
+    protocol: RankingProtocol
+
+    @cached_property
+    def used(self) -> np.ndarray:
+        """Indices of the queries that have a score."""
+        return np.flatnonzero(self.skipped == "")
+
+    @cached_property
+    def cmc(self) -> np.ndarray:
+        """(max_rank,) share of queries whose first match is among the first 1, 2, ... gallery images."""
+        return _cmc(self.first_ranks[self.used], self.max_rank).mean(axis=0)
+
+    @cached_property
+    def mAP(self) -> float:  # noqa: N802
+        """Mean average precision."""
+        return float(self.average_precision[self.used].mean())
+
+    @cached_property
+    def mINP(self) -> float:  # noqa: N802
+        """Mean inverse negative penalty."""
+        return float(self.inverse_negative_penalty[self.used].mean())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The scores, protocol and counts, ready for JSON."""
+        skipped = {cause: int((self.skipped == cause).sum()) for cause in SKIP_CAUSES}
+        return {
+            "mAP": self.mAP,
+            "mINP": self.mINP,
+            "cmc": self.cmc.tolist(),
+            "protocol": asdict(self.protocol),
+            "queries": {"total": len(self.skipped), "used": len(self.used), "skipped": skipped},
+            "gallery_size": self.gallery_size,
+            "gallery_junk_dropped": self.gallery_junk_dropped,
+        }
+
+    def hardest(self, count: int | None = None) -> np.ndarray:
+        """Indices of the ``count`` scored queries of lowest average precision, lowest first."""
+        return self.used[np.argsort(self.average_precision[self.used], kind="stable")][:count]
+
+    def confidence_intervals(
+        self, *, ranks: Sequence[int] = (1, 5, 10), resamples: int = 1000, level: float = 0.95, seed: int = 0
+    ) -> dict[str, tuple[float, float]]:
+        """Percentile bootstrap intervals (Efron, 1979) of mAP, mINP and rank-k, over scored queries.
+
+        They say how much the scores depend on which queries were asked, the gallery and network being as they are.
+
+        Raises:
+            InputError: a level outside (0, 1), no resamples, or a rank below 1.
+        """
+        if not 0 < level < 1 or resamples < 1 or min(ranks, default=1) < 1:
+            raise InputError(
+                f"level must lie within 0 and 1, resamples and ranks be at least 1; found {level}, {resamples}, {ranks}"
+            )
+        columns = {"mAP": self.average_precision[self.used], "mINP": self.inverse_negative_penalty[self.used]}
+        first = self.first_ranks[self.used]
+        columns |= {f"rank-{k}": (first <= k).mean(axis=1) for k in ranks}
+        means = _resampled_means(np.stack(list(columns.values()), axis=1), resamples, seed)
+        tail = (1 - level) / 2
+        low, high = np.quantile(means, [tail, 1 - tail], axis=0)
+        return {name: (float(low[i]), float(high[i])) for i, name in enumerate(columns)}
+
+    def write_csv(self, path: Path | str, *, names: Sequence[str] | None = None) -> None:
+        """Writes one line per query: index, name (where ``names`` (Q,) are given), ids, scores, or why it was skipped.
+
+        Raises:
+            InputError: not one name per query.
+        """
+        if names is not None and len(names) != len(self.skipped):
+            raise InputError(f"{len(names)} names for {len(self.skipped)} queries; one per query is expected")
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["query", "name", "pid", "camid", "matches", "first_rank", "ap", "inp", "skipped"])
+        for q, cause in enumerate(self.skipped.tolist()):
+            scores = ["", "", "", ""] if cause else self._row_scores(q)
+            name = names[q] if names is not None else ""
+            writer.writerow([q, name, self.query_pids[q], self.query_camids[q], *scores, cause])
+        write_atomically(Path(path), lambda file: file.write(text.getvalue().encode()))
+
+    def _row_scores(self, query: int) -> list[str]:
+        return [
+            str(self.matches[query]),
+            f"{self.first_ranks[query].mean():g}",
+            f"{self.average_precision[query]:.8f}",
+            f"{self.inverse_negative_penalty[query]:.8f}",
+        ]
+
+
+def _cmc(first_ranks: np.ndarray, max_rank: int) -> np.ndarray:
+    """(Q, max_rank): share of repeats whose first match is within the first 1, 2, ... images."""
+    hits = np.zeros((len(first_ranks), max_rank))
+    rows, repeats = np.nonzero(first_ranks <= max_rank)
+    np.add.at(hits, (rows, first_ranks[rows, repeats] - 1), 1 / first_ranks.shape[1])
+    return hits.cumsum(axis=1)
+
+
+def _resampled_means(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """Means of ``values`` (Q, M) over Q queries drawn with replacement, (S, M)."""
+    generator = np.random.default_rng(seed)
+    total = len(values)
+    means = []
+    for start in range(0, resamples, _RESAMPLES_AT_ONCE):
+        drawn = generator.integers(total, size=(min(_RESAMPLES_AT_ONCE, resamples - start), total))
+        means.append(np.stack([np.bincount(row, minlength=total) @ values for row in drawn]) / total)
+    return np.concatenate(means)

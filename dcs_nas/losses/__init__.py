@@ -1,0 +1,35 @@
+"""Losses: named terms, and the objective that adds them up."""
+
+from dcs_nas.losses.assignments import ClassMeans, log_assignments
+from dcs_nas.losses.information import (
+    class_conditional,
+    entropy,
+    ibb,
+    ibb_tight,
+    marginal_entropy,
+    mutual_information,
+    plugin,
+)
+from dcs_nas.losses.information_bottleneck import InformationBottleneck, input_features
+from dcs_nas.losses.objective import Objective, first_nonfinite
+from dcs_nas.losses.reid import CenterLoss, batch_hard, identity_loss, triplet_loss
+
+__all__ = [
+    "CenterLoss",
+    "ClassMeans",
+    "InformationBottleneck",
+    "Objective",
+    "batch_hard",
+    "class_conditional",
+    "entropy",
+    "first_nonfinite",
+    "ibb",
+    "ibb_tight",
+    "identity_loss",
+    "input_features",
+    "log_assignments",
+    "marginal_entropy",
+    "mutual_information",
+    "plugin",
+    "triplet_loss",
+]

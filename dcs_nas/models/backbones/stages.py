@@ -1,0 +1,120 @@
+"""What a backbone is, and how attention is put after its stages.
+
+Shapes: B images, C channels, H x W map, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor, nn
+
+from dcs_nas.errors import InputError, choices
+from dcs_nas.models.blocks import build_attention
+from dcs_nas.models.dry_run import dry_run
+
+
+class Backbone(nn.Module):
+    """A network from images (B, 3, H, W) to features, with named places after which attention may stand.
+
+    A subclass sets the attributes below and passes the map that leaves each stage through ``attend``.
+
+    Attributes:
+        kind: the output: "map" is (B, C, h, w), "vector" is (B, D), "vectors" is a tuple of (B, D).
+        num_features: C of the map, or D of each vector.
+        stages: the names of the places, from input to output.
+        default_stages: those that attention follows where nothing else is asked.
+        uses_cameras: ``forward`` also takes the cameras of the images, (B,) from 0.
+        smallest: least height and width of an image.
+        attention: stage to the block after it; empty for a plain backbone.
+    """
+
+    kind: ClassVar[Literal["map", "vector", "vectors"]]
+    smallest: ClassVar[int] = 1
+    num_features: int
+    stages: tuple[str, ...]
+    default_stages: tuple[str, ...]
+    uses_cameras: bool = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.ModuleDict()
+
+    def attend(self, stage: str, x: Tensor) -> Tensor:
+        """The map x (B, C, H, W) that leaves ``stage``, after the attention that stands there, if any."""
+        return self.attention[stage](x) if stage in self.attention else x
+
+
+def stage_maps(backbone: Backbone, height: int, width: int) -> dict[str, tuple[int, int, int]]:
+    """Stage to the (C, H, W) of the map that leaves it, for images of this size."""
+    attention, recorders = backbone.attention, {stage: _Recorder() for stage in backbone.stages}
+    backbone.attention = nn.ModuleDict(recorders)
+    try:
+        dry_run(backbone, height, width)
+    finally:
+        backbone.attention = attention
+    return {stage: recorder.shape for stage, recorder in recorders.items()}
+
+
+def insert_attention(
+    backbone: Backbone,
+    name: str,
+    stages: Iterable[str] | None,
+    height: int,
+    width: int,
+    settings: Mapping[str, Any] | None = None,
+) -> None:
+    """Puts the attention block ``name`` after the given stages of a backbone for height x width images.
+
+    Args:
+        backbone: changed in place; its parameters keep their names.
+        name: of a block, see ``dcs_nas.models.blocks.build_attention``.
+        stages: some of ``backbone.stages``; None: ``backbone.default_stages``.
+        height: of the images.
+        width: of the images.
+        settings: of the block.
+
+    Raises:
+        InputError: an unknown block, setting or stage, or a stage that has attention already.
+    """
+    wanted = backbone.default_stages if stages is None else _checked_stages(backbone, stages)
+    maps = stage_maps(backbone, height, width)
+    blocks = {stage: build_attention(name, *maps[stage], **dict(settings or {})) for stage in wanted}
+    for stage, block in blocks.items():
+        backbone.attention[stage] = block.to(next(backbone.parameters())).train(backbone.training)
+
+
+def _checked_stages(backbone: Backbone, stages: Iterable[str]) -> tuple[str, ...]:
+    wanted = (stages,) if isinstance(stages, str) else tuple(stages)
+    for position, stage in enumerate(wanted):
+        if stage not in backbone.stages:
+            raise InputError(f"no stage '{stage}' for attention; {choices(stage, backbone.stages)}")
+        if stage in backbone.attention or stage in wanted[:position]:
+            raise InputError(f"stage '{stage}' would get attention twice; name it once")
+    if not wanted:
+        raise InputError(f"attention goes after no stage; name some of {', '.join(backbone.stages)}")
+    return wanted
+
+
+class _Recorder(nn.Module):
+    """The identity; remembers the size of the map that it saw last."""
+
+    shape: tuple[int, int, int]
+
+    def forward(self, x: Tensor) -> Tensor:
+        _, channels, height, width = x.shape
+        self.shape = (channels, height, width)
+        return x
+
+
+def start_convolutional(network: nn.Module) -> None:
+    """First values of torchvision's and torchreid's networks: He et al. (ICCV 2015) by fan-out for convolutions."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, 0, 0.01)
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,259 @@
+"""Vision transformers with patches of 16, timm's parameter names, and TransReID's camera embedding.
+
+Shapes: B images, H x W image, h x w grid of patches, N = 1 + hw tokens, D features, K heads.
+Source: Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021; He et al., "TransReID: Transformer-based Object
+Re-Identification", ICCV 2021, sections 3.1 (overlapping patches) and 3.3 (side information embedding), and
+damo-cv/TransReID, model/backbones/vit_pytorch.py.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dcs_nas.errors import InputError
+from dcs_nas.models.backbones.factory import register_backbone
+from dcs_nas.models.backbones.stages import Backbone
+from dcs_nas.models.blocks.parts import check_sizes, to_map, to_tokens
+
+PATCH = 16
+
+
+class SelfAttention(nn.Module):
+    """Multi-head softmax attention: (B, N, D) to (B, N, D)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class MLP(nn.Module):
+    """Two layers with GELU, four times as wide inside: (B, N, D) to (B, N, D)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, 4 * width)
+        self.fc2 = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class TransformerBlock(nn.Module):
+    """Attention, then MLP, each normalised before and added: (B, N, D) to (B, N, D).
+
+    In training each of the two is left out for an image with probability ``drop_path``.
+    """
+
+    def __init__(self, width: int, heads: int, *, drop_path: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.attn = SelfAttention(width, heads)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = MLP(width)
+        self.drop_path = drop_path
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self._drop(self.attn(self.norm1(x)))
+        return x + self._drop(self.mlp(self.norm2(x)))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        """Stochastic depth: whole images at 0, the rest scaled up so that the mean stays."""
+        if not self.training or self.drop_path == 0:
+            return x
+        keep = x.new_empty(len(x), 1, 1).bernoulli_(1 - self.drop_path)
+        return x * keep / (1 - self.drop_path)
+
+
+class PatchEmbedding(nn.Module):
+    """Patches of 16 x 16 as vectors: images (B, 3, H, W) to a map (B, D, h, w)."""
+
+    def __init__(self, width: int, *, stride: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, width, PATCH, stride=stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(x)
+
+
+class VisionTransformer(Backbone):
+    """Images (B, 3, height, width) to the normalised class token, (B, D).
+
+    Attention may follow every block but the last, whose patch tokens nothing reads; it acts on the patch tokens as an
+    h x w map and leaves the class token as it is. By default it follows each quarter of the depth but the last.
+
+    Args:
+        height: H of every image.
+        width: W of every image.
+        embedding: D, a multiple of ``heads``.
+        depth: number of blocks, at least 2.
+        heads: K.
+        stride: between patches; below 16 they overlap (TransReID: 12).
+        cameras: number of cameras; above 0, each has a learned vector that is added to all tokens of its images.
+        camera_weight: factor of that vector (TransReID's configs: 3).
+        drop_path: stochastic depth of the last block, rising linearly from 0 (TransReID: 0.1).
+
+    Raises:
+        InputError: an option out of its range.
+    """
+
+    kind = "vector"
+    smallest = PATCH
+
+    def __init__(
+        self,
+        *,
+        height: int,
+        width: int,
+        embedding: int,
+        depth: int,
+        heads: int,
+        stride: int = PATCH,
+        cameras: int = 0,
+        camera_weight: float = 3.0,
+        drop_path: float = 0.1,
+    ) -> None:
+        super().__init__()
+        _check_options(stride=stride, cameras=cameras, drop_path=drop_path, camera_weight=camera_weight)
+        self.image_size = (height, width)
+        self.grid = tuple(max(0, side - PATCH) // stride + 1 for side in self.image_size)
+        self.num_features = embedding
+        self.stages = tuple(f"block{n}" for n in range(depth - 1))
+        self.default_stages = tuple(f"block{depth * quarter // 4 - 1}" for quarter in (1, 2, 3))
+        self.uses_cameras = cameras > 0
+        self.camera_weight = camera_weight
+        self.patch_embed = PatchEmbedding(embedding, stride=stride)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, embedding))
+        self.pos_embed = nn.Parameter(torch.empty(1, 1 + math.prod(self.grid), embedding))
+        self.sie_embed = nn.Parameter(torch.empty(cameras, 1, embedding)) if cameras else None
+        rates = [drop_path * n / (depth - 1) for n in range(depth)]
+        self.blocks = nn.ModuleList([TransformerBlock(embedding, heads, drop_path=rate) for rate in rates])
+        self.norm = nn.LayerNorm(embedding, eps=1e-6)
+        self._start()
+
+    def forward(self, x: Tensor, cameras: Tensor | None = None) -> Tensor:
+        """Images (B, 3, H, W) and their cameras (B,), whole numbers from 0, to class tokens (B, D).
+
+        In evaluation an absent ``cameras`` stands for unknown cameras: the mean of their vectors (a choice of ours;
+        TransReID always knows them).
+        """
+        tokens = self._embed(x, cameras)
+        for n, block in enumerate(self.blocks):
+            tokens = self._attend_patches(f"block{n}", block(tokens))
+        return self.norm(tokens[:, 0])
+
+    def resize_weight(self, name: str, weight: Tensor) -> Tensor | None:
+        """``pos_embed`` of a square grid (1, 1 + n^2, D) on this network's grid; None for all else.
+
+        Bilinear, as TransReID does; the class token's position is kept.
+        """
+        side = math.isqrt(max(0, weight.shape[1] - 1)) if weight.dim() == 3 else 0
+        if name != "pos_embed" or weight.shape != (1, 1 + side * side, self.num_features) or side == 0:
+            return None
+        square = to_map(weight[:, 1:].float(), side, side)
+        grid = F.interpolate(square, size=self.grid, mode="bilinear", align_corners=False)
+        return torch.cat([weight[:, :1].float(), to_tokens(grid)], dim=1)
+
+    def _embed(self, x: Tensor, cameras: Tensor | None) -> Tensor:
+        """All tokens (B, N, D), class token first, with their positions and cameras."""
+        if x.shape[2] != self.image_size[0] or x.shape[3] != self.image_size[1]:
+            found, wanted = f"{x.shape[2]} x {x.shape[3]}", "{} x {}".format(*self.image_size)
+            raise InputError(f"images are {found}; expected {wanted}, which this transformer was built for")
+        patches = to_tokens(self.patch_embed(x))
+        tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), patches], dim=1) + self.pos_embed
+        if self.sie_embed is None:
+            return tokens
+        return tokens + self.camera_weight * self._camera_vectors(self.sie_embed, cameras)
+
+    def _camera_vectors(self, vectors: Tensor, cameras: Tensor | None) -> Tensor:
+        """(B, 1, D), or (1, 1, D) for unknown cameras."""
+        if cameras is not None:
+            return vectors[cameras]
+        if self.training:
+            raise InputError("this transformer has a camera embedding; give the images' cameras in training")
+        return vectors.mean(0, keepdim=True)
+
+    def _attend_patches(self, stage: str, tokens: Tensor) -> Tensor:
+        if stage not in self.attention:
+            return tokens
+        patches = self.attend(stage, to_map(tokens[:, 1:], *self.grid))
+        return torch.cat([tokens[:, :1], to_tokens(patches)], dim=1)
+
+    def _start(self) -> None:
+        """First values as in timm and TransReID."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+        projection = self.patch_embed.proj.weight
+        nn.init.normal_(projection, std=math.sqrt(2 / (PATCH * PATCH * projection.shape[0])))
+        for parameter in (self.cls_token, self.pos_embed, self.sie_embed):
+            if parameter is not None:
+                nn.init.trunc_normal_(parameter, std=0.02)
+
+
+def _check_options(*, stride: int, cameras: int, drop_path: float, camera_weight: float) -> None:
+    check_sizes(stride=stride)
+    if not isinstance(cameras, int) or cameras < 0:
+        raise InputError(f"cameras is {cameras!r}; expected a whole number, 0 for no camera embedding")
+    if not 0 <= drop_path < 1:
+        raise InputError(f"drop_path is {drop_path!r}; expected a probability below 1")
+    if not math.isfinite(camera_weight):
+        raise InputError(f"camera_weight is {camera_weight!r}; expected a finite number")
+
+
+@register_backbone("vit_small")
+def vit_small(
+    *,
+    height: int,
+    width: int,
+    stride: int = PATCH,
+    cameras: int = 0,
+    camera_weight: float = 3.0,
+    drop_path: float = 0.1,
+) -> VisionTransformer:
+    """ViT-S/16 of DeiT and timm: 21.7 M parameters at 224 x 224, 384 features."""
+    return VisionTransformer(
+        height=height,
+        width=width,
+        embedding=384,
+        depth=12,
+        heads=6,
+        stride=stride,
+        cameras=cameras,
+        camera_weight=camera_weight,
+        drop_path=drop_path,
+    )
+
+
+@register_backbone("vit_base")
+def vit_base(
+    *,
+    height: int,
+    width: int,
+    stride: int = PATCH,
+    cameras: int = 0,
+    camera_weight: float = 3.0,
+    drop_path: float = 0.1,
+) -> VisionTransformer:
+    """ViT-B/16: 85.8 M parameters at 224 x 224, 768 features."""
+    return VisionTransformer(
+        height=height,
+        width=width,
+        embedding=768,
+        depth=12,
+        heads=12,
+        stride=stride,
+        cameras=cameras,
+        camera_weight=camera_weight,
+        drop_path=drop_path,
+    )

@@ -1,0 +1,90 @@
+"""Attention blocks, all from (B, C, H, W) to (B, C, H, W), by name.
+
+Settings per name: dcs: scale, tau; harmonious: reduction, regions; rga, rga_spatial, rga_channel: reduction, max_nodes;
+nonlocal: reduction, scale.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from dcs_nas.errors import InputError, choices
+from dcs_nas.models.blocks.dcs import DCSAttention, kept_shares, select_channels, set_temperature, temperature
+from dcs_nas.models.blocks.harmonious import HardAttention, HarmoniousAttention, SoftAttention, stack_regions
+from dcs_nas.models.blocks.nonlocal_block import NonLocalBlock
+from dcs_nas.models.blocks.rga import RGA
+from dcs_nas.registry import Registry
+
+__all__ = [
+    "ATTENTION",
+    "RGA",
+    "DCSAttention",
+    "HardAttention",
+    "HarmoniousAttention",
+    "NonLocalBlock",
+    "SoftAttention",
+    "build_attention",
+    "kept_shares",
+    "select_channels",
+    "set_temperature",
+    "stack_regions",
+    "temperature",
+]
+
+ATTENTION: Registry[Callable[..., nn.Module]] = Registry("attention block")
+
+
+@ATTENTION.register("dcs")
+def _dcs(channels: int, height: int, width: int, *, scale: str = "sqrt", tau: float = 5.0) -> nn.Module:
+    return DCSAttention(channels, scale=scale, tau=tau)
+
+
+@ATTENTION.register("harmonious")
+def _harmonious(channels: int, height: int, width: int, *, reduction: int = 16, regions: int = 4) -> nn.Module:
+    return HarmoniousAttention(channels, height, reduction=reduction, regions=regions)
+
+
+@ATTENTION.register("rga_spatial")
+def _rga_spatial(
+    channels: int, height: int, width: int, *, reduction: int = 8, max_nodes: int | None = None
+) -> nn.Module:
+    return RGA(channels, height, width, use_channel=False, reduction=reduction, max_nodes=max_nodes)
+
+
+@ATTENTION.register("rga_channel")
+def _rga_channel(
+    channels: int, height: int, width: int, *, reduction: int = 8, max_nodes: int | None = None
+) -> nn.Module:
+    return RGA(channels, height, width, use_spatial=False, reduction=reduction, max_nodes=max_nodes)
+
+
+@ATTENTION.register("rga")
+def _rga(channels: int, height: int, width: int, *, reduction: int = 8, max_nodes: int | None = None) -> nn.Module:
+    return RGA(channels, height, width, reduction=reduction, max_nodes=max_nodes)
+
+
+@ATTENTION.register("nonlocal")
+def _nonlocal(channels: int, height: int, width: int, *, reduction: int = 2, scale: str = "literal") -> nn.Module:
+    return NonLocalBlock(channels, reduction=reduction, scale=scale)
+
+
+def _none(channels: int, height: int, width: int) -> nn.Module:
+    return nn.Identity()
+
+
+def build_attention(name: str, channels: int, height: int, width: int, **settings: Any) -> nn.Module:
+    """The attention block ``name`` for maps (B, channels, height, width); "none" gives the identity.
+
+    Raises:
+        InputError: an unknown name, a setting that the block does not have, or a bad value.
+    """
+    factory = _none if name == "none" else ATTENTION[name]
+    known = [p.name for p in inspect.signature(factory).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    for key in settings:
+        if key not in known:
+            raise InputError(f"attention block '{name}' has no setting '{key}'; {choices(key, known)}")
+    return factory(channels, height, width, **settings)

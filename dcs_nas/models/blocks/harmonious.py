@@ -1,0 +1,139 @@
+"""Harmonious Attention: soft spatial and channel attention, and hard attention to body regions.
+
+Shapes: B batch, C channels, H x W map, T regions.
+Source: Li, Zhu, Gong, "Harmonious Attention Network for Person Re-Identification", CVPR 2018, section 3.2. Layer order
+and initial values follow deep-person-reid's torchreid/models/hacnn.py, so that its weights fit ``SoftAttention`` and
+``HardAttention`` key by key.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dcs_nas.models.blocks.parts import check_sizes, widened, zero_started_norm
+
+
+class ConvBlock(nn.Module):
+    """Convolution with bias, BatchNorm, ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, *, stride: int = 1, padding: int = 0) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride=stride, padding=padding)
+        self.bn = nn.BatchNorm2d(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, H, W) to (B, C_out, H', W')."""
+        return F.relu(self.bn(self.conv(x)))
+
+
+class SpatialAttention(nn.Module):
+    """Where to look: channel mean, 3x3 convolution of stride 2, bilinear back to size, 1x1 convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = ConvBlock(1, 1, 3, stride=2, padding=1)
+        self.conv2 = ConvBlock(1, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, 1, H, W)."""
+        coarse = self.conv1(x.mean(1, keepdim=True))
+        return self.conv2(F.interpolate(coarse, size=x.shape[2:], mode="bilinear", align_corners=True))
+
+
+class ChannelAttention(nn.Module):
+    """What to look for: global average, then two 1x1 convolutions C -> C / reduction -> C."""
+
+    def __init__(self, channels: int, *, reduction: int = 16) -> None:
+        super().__init__()
+        hidden = max(1, channels // reduction)
+        self.conv1 = ConvBlock(channels, hidden, 1)
+        self.conv2 = ConvBlock(hidden, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C, 1, 1)."""
+        return self.conv2(self.conv1(x.mean((2, 3), keepdim=True)))
+
+
+class SoftAttention(nn.Module):
+    """Soft attention map sigmoid(conv1x1(spatial(x) * channel(x))), of x's shape."""
+
+    def __init__(self, channels: int, *, reduction: int = 16) -> None:
+        super().__init__()
+        self.spatial_attn = SpatialAttention()
+        self.channel_attn = ChannelAttention(channels, reduction=reduction)
+        self.conv = ConvBlock(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to weights (B, C, H, W) in [1/2, 1)."""
+        return torch.sigmoid(self.conv(self.spatial_attn(x) * self.channel_attn(x)))
+
+
+class HardAttention(nn.Module):
+    """Centres of T regions, theta = tanh(FC(global average)), as offsets (tx, ty) in [-1, 1].
+
+    The FC starts with weight 0 and biases 0 and (2t + 1) / T - 1: T stripes from top to bottom.
+    """
+
+    def __init__(self, channels: int, *, regions: int = 4) -> None:
+        super().__init__()
+        self.regions = regions
+        self.fc = nn.Linear(channels, 2 * regions)
+        nn.init.zeros_(self.fc.weight)
+        centres = (2 * torch.arange(regions) + 1) / regions - 1
+        self.fc.bias.data.copy_(torch.stack([torch.zeros(regions), centres], 1).flatten())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to theta (B, T, 2)."""
+        return torch.tanh(self.fc(x.mean((2, 3)))).unflatten(1, (self.regions, 2))
+
+
+def stack_regions(x: Tensor, theta: Tensor) -> Tensor:
+    """The T regions of x (B, C, H, W) centred at theta (B, T, 2), from top to bottom in one map (B, C, H, W).
+
+    A region has the full width and 1 / T of the height. Where H is a multiple of T this is ``affine_grid`` with
+    [[1, 0, tx], [0, 1/T, ty]] and ``grid_sample`` for each region, with zeros beyond the border; other heights divide
+    the stack between the regions at fractions of rows. Half precision is sampled in float32.
+    """
+    wide = widened(x)
+    height, width = x.shape[2:]
+    regions = theta.shape[1]
+    depth = (torch.arange(height, device=x.device, dtype=wide.dtype) + 0.5) * (regions / height)
+    region = depth.floor().long()
+    rows = (2 * (depth - region) - 1) / regions
+    columns = (2 * torch.arange(width, device=x.device, dtype=wide.dtype) + 1) / width - 1
+    offsets = theta.to(wide.dtype)[:, region].unsqueeze(2)
+    base = torch.stack([columns.expand(height, -1), rows.unsqueeze(1).expand(-1, width)], dim=-1)
+    return F.grid_sample(wide, base + offsets, align_corners=False).to(x.dtype)
+
+
+class HarmoniousAttention(nn.Module):
+    """Harmonious Attention as a cell block: (B, C, H, W) to (B, C, H, W).
+
+    out = X o soft(X) + BN(depthwise3x3(stack_regions(X, hard(X))))
+
+    The second term is a part-aligned view of X; its BN's weight starts at 0.
+
+    Args:
+        channels: C.
+        height: H of the maps, which bounds the number of regions.
+        reduction: C / reduction channels (at least 1) inside the channel attention.
+        regions: T, at most H of them are used.
+
+    Raises:
+        InputError: a size below 1.
+    """
+
+    def __init__(self, channels: int, height: int, *, reduction: int = 16, regions: int = 4) -> None:
+        super().__init__()
+        check_sizes(channels=channels, height=height, reduction=reduction, regions=regions)
+        self.soft_attn = SoftAttention(channels, reduction=reduction)
+        self.hard_attn = HardAttention(channels, regions=min(regions, height))
+        self.local = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+        self.norm = zero_started_norm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Weighs x (B, C, H, W) and adds its regions."""
+        parts = self.norm(self.local(stack_regions(x, self.hard_attn(x))))
+        return x * self.soft_attn(x) + parts

@@ -1,0 +1,62 @@
+"""What the blocks share: maps as tokens and back, softmax attention without the N x N matrix, and checks.
+
+Shapes: B batch, C channels, H x W map, N = HW tokens, D width of queries and keys, E width of values.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dcs_nas.errors import InputError, choices
+
+SCALES = ("sqrt", "literal")
+
+
+def to_tokens(x: Tensor) -> Tensor:
+    """Map (B, C, H, W) to tokens (B, N, C), contiguous: a view of a channels_last map, else a copy.
+
+    The fused attention kernels want the last dimension contiguous and fall back to the N x N matrix otherwise.
+    """
+    return x.flatten(2).transpose(1, 2).contiguous()
+
+
+def to_map(tokens: Tensor, height: int, width: int) -> Tensor:
+    """Tokens (B, N, C) to a map (B, C, H, W): a channels_last view."""
+    return tokens.transpose(1, 2).unflatten(2, (height, width))
+
+
+def attention_scale(scale: str, width: int) -> float:
+    """The factor in front of q k^T: ``width`` ** -0.5 for "sqrt", 1 for "literal"; raises ``InputError`` otherwise."""
+    if scale not in SCALES:
+        raise InputError(f"unknown attention scale '{scale}'; {choices(scale, SCALES)}")
+    return width**-0.5 if scale == "sqrt" else 1.0
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
+    """softmax(scale * q k^T) v for q (B, N, D), k (B, N, D), v (B, N, E); returns (B, N, E).
+
+    Torch's fused kernels have no second derivative: a caller that needs one wraps the forward pass in
+    ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``, which builds the N x N matrix.
+    """
+    return F.scaled_dot_product_attention(q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1), scale=scale).squeeze(1)
+
+
+def zero_started_norm(channels: int) -> nn.BatchNorm2d:
+    """A BatchNorm whose weight starts at 0, so that the residual branch it ends is silent at first."""
+    norm = nn.BatchNorm2d(channels)
+    nn.init.zeros_(norm.weight)
+    return norm
+
+
+def widened(x: Tensor) -> Tensor:
+    """``x`` in float32 if it is in half precision, else as it is."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def check_sizes(**sizes: int) -> None:
+    """Raises ``InputError`` unless every named size is a whole number of at least 1."""
+    for name, size in sizes.items():
+        if not isinstance(size, int) or size < 1:
+            raise InputError(f"{name} is {size!r}; expected a whole number of at least 1: mend the block's settings")

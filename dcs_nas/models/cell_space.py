@@ -1,0 +1,128 @@
+"""A space of cells as an NNI ModelSpace; freezing it gives the fixed network of a genotype.
+
+Images (B, 3, H, W) to the feature map (B, D, h, w) of the last cell, D = nodes * channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from dcs_nas.models.blocks import build_attention
+from dcs_nas.models.nni_imports import Cell, LayerChoice, ModelSpace
+from dcs_nas.models.operations import FactorizedReduce, ReluConvBn, build_operation
+from dcs_nas.space import CellStructure, Genotype, NetworkSpec
+
+
+class CellSpace(ModelSpace):
+    """Stem and a stack of cells; each cell reads the two outputs before it (DARTS, arXiv 1806.09055).
+
+    Each output may pass an attention block: ``LayerChoice`` labelled ``normal_attention`` or ``reduce_attention``. All
+    cells of a kind share their choices. ``affine`` gives the batch norms inside operations a scale and shift: off in
+    a supernet, on in a network to train (as DARTS does).
+
+    ``num_features``: D, channels of the output map.
+    """
+
+    num_features: int
+
+    def __init__(self, structure: CellStructure, network: NetworkSpec, affine: bool = False) -> None:
+        super().__init__()
+        height, width = network.height, network.width
+        self.stem = Stem(network)
+        height, width = self.stem.output_size(height, width)
+        before, last = self.stem.channels, self.stem.channels
+        channels, halved = network.channels, False
+        self.cells, self.attention = nn.ModuleList(), nn.ModuleList()
+        for i in range(network.cells):
+            kind = network.kind(i)
+            inputs = CellInputs(before, last, channels * 2 if kind == "reduce" else channels, halved, affine)
+            if kind == "reduce":
+                channels, height, width = 2 * channels, _half(height), _half(width)
+            self.cells.append(_cell(structure, kind, channels, height, width, inputs, affine))
+            before, last, halved = last, structure.nodes * channels, kind == "reduce"
+            self.attention.append(_output_attention(structure, kind, last, height, width))
+        self.num_features = last
+
+    def forward(self, images: Tensor) -> Tensor:
+        before = last = self.stem(images)
+        for cell, attention in zip(self.cells, self.attention):
+            before, last = last, attention(cell(before, last))
+        return last
+
+
+class Stem(nn.Module):
+    """The first convolutions: ``conv`` keeps the size, ``stride2`` halves it, ``stride4`` quarters it.
+
+    Width: ``stem_multiplier`` times that of the first cell (3 in DARTS).
+    """
+
+    def __init__(self, network: NetworkSpec) -> None:
+        super().__init__()
+        self.channels = network.stem_multiplier * network.channels
+        self.strides = {"conv": [1], "stride2": [2], "stride4": [2, 2]}[network.stem]
+        layers: list[nn.Module] = []
+        c_in = 3
+        for i, stride in enumerate(self.strides):
+            layers += [nn.ReLU()] if i else []
+            layers += [nn.Conv2d(c_in, self.channels, 3, stride, 1, bias=False), nn.BatchNorm2d(self.channels)]
+            c_in = self.channels
+        self.layers = nn.Sequential(*layers)
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the map that images of ``height`` x ``width`` give."""
+        for stride in self.strides:
+            height, width = -(-height // stride), -(-width // stride)
+        return height, width
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images)
+
+
+class CellInputs(nn.Module):
+    """Brings the two inputs of a cell to its width; the older one to the newer one's size after a reduction."""
+
+    def __init__(self, before: int, last: int, channels: int, halved: bool, affine: bool) -> None:
+        super().__init__()
+        older = FactorizedReduce if halved else ReluConvBn
+        self.before = older(before, channels, affine=affine)
+        self.last = ReluConvBn(last, channels, affine=affine)
+
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        before, last = inputs
+        return [self.before(before), self.last(last)]
+
+
+def fixed_network(genotype: Genotype) -> nn.Module:
+    """The network of a genotype: NNI's ``freeze`` of its space, trainable from scratch."""
+    return CellSpace(genotype.space, genotype.network, affine=True).freeze(genotype.to_sample())
+
+
+def _cell(
+    structure: CellStructure, kind: str, channels: int, height: int, width: int, inputs: CellInputs, affine: bool
+) -> Cell:
+    size = {"height": height, "width": width}
+    factories = {op: _edge_factory(kind, op, channels, affine=affine, **size) for op in structure.operations}
+    return Cell(factories, structure.nodes, structure.edges_per_node, 2, preprocessor=inputs, label=kind)
+
+
+def _edge_factory(
+    kind: str, op: str, channels: int, *, height: int, width: int, affine: bool
+) -> Callable[[int, int, int | None], nn.Module]:
+    """NNI's factory of one candidate: an edge of a reduction cell strides where it reads the cell's inputs."""
+
+    def make(node: int, index: int, source: int | None) -> nn.Module:
+        stride = 2 if kind == "reduce" and (source is None or source < 2) else 1
+        return build_operation(op, channels, stride, height=height, width=width, affine=affine)
+
+    return make
+
+
+def _output_attention(structure: CellStructure, kind: str, channels: int, height: int, width: int) -> nn.Module:
+    blocks = {name: build_attention(name, channels, height, width) for name in structure.attention}
+    return LayerChoice(blocks, label=f"{kind}_attention")
+
+
+def _half(size: int) -> int:
+    return -(-size // 2)

@@ -1,0 +1,162 @@
+"""The candidate operations on an edge of a cell. Maps (B, C, H, W) to (B, C, ceil(H / stride), ceil(W / stride)).
+
+Those of DARTS are as published (Liu, Simonyan, Yang, arXiv 1806.09055; quark0/darts, cnn/operations.py); attention
+blocks keep the map's size and follow a strided projection where an edge strides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from dcs_nas.models.blocks import ATTENTION, build_attention
+from dcs_nas.registry import Registry
+
+Operation = Callable[..., nn.Module]
+OPERATIONS: Registry[Operation] = Registry("operation")
+"""Name to ``factory(channels, stride, *, height, width, affine)``; ``height`` and ``width`` are those of the output."""
+
+
+class ReluFirst(nn.Module):
+    """An operation that begins with a ReLU. A supernet computes that ReLU once for all readers of a state."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after_relu(torch.relu(x))
+
+    def after_relu(self, x: Tensor) -> Tensor:
+        """The operation on a map that has passed the ReLU."""
+        raise AssertionError(f"{type(self).__name__} does not say what follows its ReLU")
+
+
+class ReluConvBn(ReluFirst):
+    """ReLU, 1x1 convolution, batch norm."""
+
+    def __init__(self, c_in: int, c_out: int, *, affine: bool = True) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(c_in, c_out, 1, bias=False)
+        self.norm = nn.BatchNorm2d(c_out, affine=affine)
+
+    def after_relu(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x))
+
+
+class FactorizedReduce(ReluFirst):
+    """ReLU, then two strided 1x1 convolutions, the second shifted by one pixel, side by side; batch norm.
+
+    Odd maps get a row and a column of zeros at the end, so that both halves have ceil(H / 2) x ceil(W / 2).
+    """
+
+    def __init__(self, c_in: int, c_out: int, *, affine: bool = True) -> None:
+        super().__init__()
+        self.even = nn.Conv2d(c_in, c_out - c_out // 2, 1, stride=2, bias=False)
+        self.odd = nn.Conv2d(c_in, c_out // 2, 1, stride=2, bias=False) if c_out > 1 else None
+        self.norm = nn.BatchNorm2d(c_out, affine=affine)
+
+    def after_relu(self, x: Tensor) -> Tensor:
+        if self.odd is None:
+            return self.norm(self.even(x))
+        shifted = nn.functional.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))[:, :, 1:, 1:]
+        return self.norm(torch.cat([self.even(x), self.odd(shifted)], dim=1))
+
+
+class SeparableConv(ReluFirst):
+    """Twice: ReLU, depthwise k x k, 1x1, batch norm; the first depthwise convolution strides."""
+
+    def __init__(self, channels: int, kernel: int, stride: int, *, affine: bool) -> None:
+        super().__init__()
+        self.first = _depthwise_pointwise(channels, kernel, stride, 1, affine)
+        self.second = _depthwise_pointwise(channels, kernel, 1, 1, affine)
+
+    def after_relu(self, x: Tensor) -> Tensor:
+        return self.second(torch.relu(self.first(x)))
+
+
+class DilatedConv(ReluFirst):
+    """ReLU, depthwise k x k with dilation 2, 1x1, batch norm."""
+
+    def __init__(self, channels: int, kernel: int, stride: int, *, affine: bool) -> None:
+        super().__init__()
+        self.body = _depthwise_pointwise(channels, kernel, stride, 2, affine)
+
+    def after_relu(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+
+class PoolBn(nn.Module):
+    """3x3 max or average pooling (padding not counted in the mean), batch norm without parameters."""
+
+    def __init__(self, kind: str, channels: int, stride: int) -> None:
+        super().__init__()
+        pools: dict[str, nn.Module] = {
+            "max": nn.MaxPool2d(3, stride, padding=1),
+            "avg": nn.AvgPool2d(3, stride, padding=1, count_include_pad=False),
+        }
+        self.pool = pools[kind]
+        self.norm = nn.BatchNorm2d(channels, affine=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.pool(x))
+
+
+class Zero(nn.Module):
+    """No connection: zeros of the size that the edge would give."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
+
+
+def build_operation(name: str, channels: int, stride: int, *, height: int, width: int, affine: bool) -> nn.Module:
+    """The operation ``name``; an unknown one raises ``InputError`` with the choices."""
+    return OPERATIONS[name](channels, stride, height=height, width=width, affine=affine)
+
+
+def _depthwise_pointwise(channels: int, kernel: int, stride: int, dilation: int, affine: bool) -> nn.Sequential:
+    padding = dilation * (kernel - 1) // 2
+    return nn.Sequential(
+        nn.Conv2d(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False),
+        nn.Conv2d(channels, channels, 1, bias=False),
+        nn.BatchNorm2d(channels, affine=affine),
+    )
+
+
+@OPERATIONS.register("none")
+def _none(channels: int, stride: int, *, height: int, width: int, affine: bool) -> nn.Module:
+    return Zero(stride)
+
+
+@OPERATIONS.register("skip_connect")
+def _skip_connect(channels: int, stride: int, *, height: int, width: int, affine: bool) -> nn.Module:
+    return nn.Identity() if stride == 1 else FactorizedReduce(channels, channels, affine=affine)
+
+
+def _pool(kind: str, channels: int, stride: int, *, height: int, width: int, affine: bool) -> nn.Module:
+    return PoolBn(kind, channels, stride)
+
+
+def _separable(kernel: int, channels: int, stride: int, *, height: int, width: int, affine: bool) -> nn.Module:
+    return SeparableConv(channels, kernel, stride, affine=affine)
+
+
+def _dilated(kernel: int, channels: int, stride: int, *, height: int, width: int, affine: bool) -> nn.Module:
+    return DilatedConv(channels, kernel, stride, affine=affine)
+
+
+def _attention(name: str, channels: int, stride: int, *, height: int, width: int, affine: bool) -> nn.Module:
+    block = build_attention(name, channels, height, width)
+    return block if stride == 1 else nn.Sequential(FactorizedReduce(channels, channels, affine=affine), block)
+
+
+for _kind in ("max", "avg"):
+    OPERATIONS.register(f"{_kind}_pool_3x3")(partial(_pool, _kind))
+for _kernel in (3, 5):
+    OPERATIONS.register(f"sep_conv_{_kernel}x{_kernel}")(partial(_separable, _kernel))
+    OPERATIONS.register(f"dil_conv_{_kernel}x{_kernel}")(partial(_dilated, _kernel))
+for _name in ATTENTION:
+    OPERATIONS.register(_name)(partial(_attention, _name))

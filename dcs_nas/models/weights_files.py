@@ -1,0 +1,119 @@
+"""Reading weights files of other projects as plain tensors, never running what they hold.
+
+Formats: torch.save'd state dicts (.pth, .pt, .pt.tar, .bin, .ckpt: anything with another ending), .npz, .safetensors.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dcs_nas.errors import InputError
+
+# Where training scripts put the state dict inside a checkpoint, in the order in which they are looked for.
+_NESTS = ("state_dict", "model_state_dict", "model")
+_SAFETENSORS_TYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+# torchreid's checkpoints keep their scores as numpy scalars, which torch refuses unless what makes them is named:
+# under numpy 1 as well as numpy 2.
+_MAKE_SCALAR = np.float64(0).__reduce__()[0]
+_NUMPY_SCALARS: list[Any] = [
+    (_MAKE_SCALAR, "numpy.core.multiarray.scalar"),
+    (_MAKE_SCALAR, "numpy._core.multiarray.scalar"),
+    np.dtype,
+    type(np.dtype(np.float64)),
+    type(np.dtype(np.float32)),
+]
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Name to tensor, on the CPU; a state dict nested in a checkpoint is found.
+
+    Raises:
+        InputError: no such file, a damaged one, one that would run code, or one without tensors by name.
+    """
+    path = Path(path)
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise InputError(f"weights file {path} {what}; expected a file: check the path")
+    reader = {".npz": _read_npz, ".safetensors": _read_safetensors}.get(path.suffix.lower(), _read_torch)
+    try:
+        content = reader(path)
+    # A damaged file can make its parser raise anything.
+    except Exception as error:
+        raise InputError(f"weights file {path} cannot be read: {_reason(error)}; expected a state dict") from error
+    return _state_dict(content, path)
+
+
+def _read_torch(path: Path) -> Any:
+    with torch.serialization.safe_globals(_NUMPY_SCALARS), warnings.catch_warnings():
+        # What torch warns of (a pickle of another protocol) ends in its refusal.
+        warnings.simplefilter("ignore")
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _read_npz(path: Path) -> dict[str, Tensor]:
+    if not zipfile.is_zipfile(path):
+        raise ValueError("not a zip archive, or a truncated one")
+    with np.load(path, allow_pickle=False) as arrays:
+        held = {name: arrays[name] for name in arrays.files}
+    return {name: torch.from_numpy(array) for name, array in held.items() if array.dtype.kind in "fiub"}
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    """https://github.com/huggingface/safetensors, section "Format": header length, JSON header, bytes."""
+    data = bytearray(path.read_bytes())
+    start = 8 + int.from_bytes(data[:8], "little")
+    if len(data) < 8 or start > len(data):
+        raise ValueError("its header is longer than the file")
+    header = json.loads(data[8:start])
+    return {name: _tensor(entry, data, start) for name, entry in header.items() if name != "__metadata__"}
+
+
+def _tensor(entry: Mapping[str, Any], data: bytearray, start: int) -> Tensor:
+    kind, (begin, end) = _SAFETENSORS_TYPES[entry["dtype"]], entry["data_offsets"]
+    if not 0 <= begin <= end <= len(data) - start:
+        raise ValueError("a tensor ends beyond the file: it is truncated")
+    if begin == end:
+        return torch.empty(entry["shape"], dtype=kind)
+    return torch.frombuffer(data[start + begin : start + end], dtype=kind).reshape(entry["shape"])
+
+
+def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
+    while isinstance(content, Mapping):
+        nested = next((content[key] for key in _NESTS if isinstance(content.get(key), Mapping)), None)
+        if nested is None:
+            break
+        content = nested
+    tensors = {}
+    if isinstance(content, Mapping):
+        tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    if not tensors:
+        found = f"a {type(content).__name__} without tensors by name"
+        raise InputError(f"weights file {path} holds {found}; expected a state dict (name to tensor)")
+    return tensors
+
+
+def _reason(error: Exception) -> str:
+    """Why, in one line; torch's own advice on unsafe files goes on for many."""
+    if isinstance(error, pickle.UnpicklingError):
+        return "it is no pickle, or one that needs code to be run"
+    lines = str(error).strip().splitlines()
+    return lines[0][:120].rstrip(". ") if lines else type(error).__name__

@@ -1,0 +1,127 @@
+"""Training of a fixed network as a Lightning module: identity, triplet, center and IB terms (section 7 of DCS, BoT)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+from dcs_nas.config import Config, RetrainConfig
+from dcs_nas.data.augment import Augment
+from dcs_nas.data.datamodule import Batch, Images, ReidData, file_names
+from dcs_nas.losses import Objective
+from dcs_nas.models.blocks import kept_shares, set_temperature, temperature
+from dcs_nas.models.heads import ReidNetwork
+from dcs_nas.retrain.schedule import learning_rate_factor
+from dcs_nas.retrain.validation import validate
+from dcs_nas.runs import RunFolder, seed_everything
+from dcs_nas.training.checkpoints import save_checkpoint
+from dcs_nas.training.objective import Means, batch_terms, require_finite
+from dcs_nas.training.trainer import EpochLog
+
+
+class Retraining(pl.LightningModule):
+    """Trains ``network`` on P x K batches; every step is seeded from (seed, epoch, step).
+
+    Where ``validation`` images are given, their mAP is measured every ``validate_every`` epochs, and the best so far is
+    kept as ``checkpoints/best.ckpt``.
+    """
+
+    best_score: Tensor
+
+    def __init__(
+        self,
+        network: ReidNetwork,
+        objective: Objective,
+        augment: Augment,
+        config: Config,
+        *,
+        data: ReidData,
+        images: Images,
+        validation: Images | None,
+        run: RunFolder,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.network, self.objective, self.augment, self.config = network, objective, augment, config
+        self._data, self._images, self._validation, self._run = data, images, validation, run
+        self._log, self._means = EpochLog(run), Means()
+        self.register_buffer("best_score", torch.tensor(-1.0))
+
+    @property
+    def settings(self) -> RetrainConfig:
+        return self.config.section("retrain")
+
+    def configure_optimizers(self) -> list[Optimizer]:
+        s = self.settings
+        parameters = [p for p in self.network.parameters() if p.requires_grad]
+        kinds: dict[str, Any] = {
+            "adam": lambda: Adam(parameters, lr=s.lr, weight_decay=s.weight_decay),
+            "adamw": lambda: AdamW(parameters, lr=s.lr, weight_decay=s.weight_decay),
+            "sgd": lambda: SGD(parameters, lr=s.lr, weight_decay=s.weight_decay, momentum=s.momentum),
+        }
+        centers = list(self.objective.parameters())
+        return [kinds[s.optimizer](), *([SGD(centers, lr=s.center_lr)] if centers else [])]
+
+    def on_train_epoch_start(self) -> None:
+        dcs = self.config.dcs
+        set_temperature(self.network, temperature(self.current_epoch, start=dcs.tau, decay=dcs.decay))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        seed_everything(self.config.seed, self.current_epoch, batch_idx)
+        images, labels = self.augment(batch["images"]), batch["labels"]
+        embedding = self.network(images)
+        terms = batch_terms(self.objective, embedding, labels, images)
+        place = f"step {batch_idx + 1} of epoch {self.current_epoch + 1}"
+        require_finite(terms, where=place, files=file_names(self._images, batch["indices"]))
+        network, *centers = self._optimizers()
+        for optimizer in (network, *centers):
+            optimizer.zero_grad(set_to_none=True)
+        self.manual_backward(terms["loss"])
+        self._set_learning_rate(network, batch_idx)
+        if self.settings.grad_clip is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.grad_clip)
+        network.step()
+        for optimizer in centers:  # centres learn at their own pace, whatever weight the term has (BoT)
+            for center in self.objective.parameters():
+                if center.grad is not None:
+                    center.grad /= self.config.loss.center_weight
+            optimizer.step()
+        self.objective.update(embedding.features.detach(), labels, images if self.objective.needs_inputs else None)
+        self._means.add(terms, "train/")
+
+    def on_train_epoch_end(self) -> None:
+        means = self._means.pop()
+        means["lr"] = self._optimizers()[0].param_groups[0]["lr"]
+        means["tau"] = temperature(self.current_epoch, start=self.config.dcs.tau, decay=self.config.dcs.decay)
+        shares = list(kept_shares(self.network).values())
+        if shares:
+            means["dcs_kept"] = float(torch.stack(shares).mean())
+        self.objective.end_epoch()
+        if self._validation is not None and self._validation_is_due():
+            means["validation/mAP"] = self._validate()
+        self._log.write(self, means, show=("train/loss", "train/identity", "train/triplet", "lr", "validation/mAP"))
+
+    def _optimizers(self) -> list[Any]:
+        found = self.optimizers()
+        return list(found) if isinstance(found, (list, tuple)) else [found]
+
+    def _set_learning_rate(self, optimizer: Any, batch_idx: int) -> None:
+        epoch = self.current_epoch + batch_idx / max(1, int(self.trainer.num_training_batches))
+        for group in optimizer.param_groups:
+            group["lr"] = self.settings.lr * learning_rate_factor(epoch, self.settings)
+
+    def _validation_is_due(self) -> bool:
+        epoch = self.current_epoch + 1
+        return epoch % self.settings.validate_every == 0 or epoch == self.settings.epochs
+
+    def _validate(self) -> float:
+        assert self._validation is not None
+        score = validate(self.network, self._data, self._validation, metric=self.config.evaluate.metric)
+        if score > float(self.best_score):
+            self.best_score.fill_(score)
+            save_checkpoint(self.trainer, self._run / "checkpoints" / "best.ckpt")
+        return score

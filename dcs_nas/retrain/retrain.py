@@ -1,0 +1,107 @@
+"""The retraining job: a genotype or a named backbone in, a trained network out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from dcs_nas.config import Config
+from dcs_nas.data.augment import Augment
+from dcs_nas.data.cache import Progress
+from dcs_nas.data.datamodule import ReidData
+from dcs_nas.errors import InputError
+from dcs_nas.files import write_text
+from dcs_nas.models.build import build_fixed
+from dcs_nas.models.heads import ReidNetwork
+from dcs_nas.retrain.module import Retraining
+from dcs_nas.runs import RunFolder, logging_to, seed_everything
+from dcs_nas.settings import plain_yaml
+from dcs_nas.space import Genotype, read_space, shipped_file
+from dcs_nas.training.checkpoints import load_checkpoint
+from dcs_nas.training.objective import build_objective
+from dcs_nas.training.trainer import fit, make_trainer, memory_format, without_known_warnings
+
+log = logging.getLogger(__name__)
+FINISHED = "finished.yaml"
+
+
+def run_retraining(
+    config: Config,
+    folder: Path,
+    *,
+    genotype: Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Callable[[str], Progress] | None = None,
+) -> None:
+    """Train as configured, in the run folder ``folder``.
+
+    Raises ``InputError`` for bad settings, data, genotypes or folders; ``KeyboardInterrupt`` where the user stops it,
+    after which ``resume`` goes on from the last whole epoch.
+    """
+    settings = config.section("retrain")
+    architecture = _read_genotype(config, genotype)
+    data = ReidData(config, progress=progress)
+    images, validation = data.training_and_validation(share=settings.validation)
+    people = len(set(images.labels.tolist()))
+    loader = data.identity_loader(images, stream=8)
+    seed_everything(config.seed)
+    network = memory_format(build_fixed(settings, config.data, people, architecture))
+    objective = build_objective(config.loss, people=people, features=network.num_features)
+    if resume:
+        _check_genotype(folder, architecture)
+    run = RunFolder.start(folder, config, resume=resume, overwrite=overwrite)
+    if (run / FINISHED).is_file():
+        log.info("%s is finished already", folder)
+        return
+    if architecture is not None:
+        write_text(run / "genotype.yaml", architecture.to_yaml())
+    augment = Augment(
+        config.augment, height=config.data.height, width=config.data.width, mean=config.data.mean, std=config.data.std
+    )
+    module = Retraining(network, objective, augment, config, data=data, images=images, validation=validation, run=run)
+    with logging_to(run / "log.txt"), without_known_warnings():
+        trainer = make_trainer(config, run, epochs=settings.epochs)
+        fit(trainer, module, loader, run)
+        if trainer.is_global_zero:
+            facts = {"epochs": settings.epochs, "train_people": people, "train_images": len(images)}
+            write_text(run / FINISHED, plain_yaml(facts))
+
+
+def load_trained(folder: Path, *, checkpoint: str = "last") -> tuple[Config, ReidNetwork]:
+    """A trained run's settings and network, in evaluation mode, from ``checkpoints/{checkpoint}.ckpt``."""
+    run = RunFolder(folder)
+    config = run.config()
+    if config.retrain is None:
+        raise InputError(f"{folder} is no retraining run: its config.yaml has no section 'retrain'")
+    path = run / "checkpoints" / f"{checkpoint}.ckpt"
+    state = load_checkpoint(path)["state_dict"]
+    state = {key.removeprefix("network."): value for key, value in state.items() if key.startswith("network.")}
+    classifier = state.get("heads.0.classifier.weight")
+    if classifier is None or any(".mixtures." in key for key in state):
+        raise InputError(f"{path} holds no trained network; train what a search found with dcs-nas retrain")
+    genotype = Genotype.read(run / "genotype.yaml") if (run / "genotype.yaml").is_file() else None
+    settings = config.retrain.model_copy(update={"weights": None})
+    network = build_fixed(settings, config.data, len(classifier), genotype)
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise InputError(f"{path} does not fit the run's own settings: {str(error).splitlines()[-1].strip()}") from None
+    return config, memory_format(network).eval()
+
+
+def _read_genotype(config: Config, path: Path | None) -> Genotype | None:
+    if path is None:
+        return None
+    genotype = Genotype.read(path)
+    if config.search is not None:
+        space = read_space(shipped_file("search_spaces", config.search.space))
+        genotype.require_space(space, name=space.name, source=str(path))
+    return genotype
+
+
+def _check_genotype(folder: Path, genotype: Genotype | None) -> None:
+    path = folder / "genotype.yaml"
+    if genotype is not None and path.is_file() and Genotype.read(path) != genotype:
+        raise InputError(f"{folder} began with another genotype; resume with its own, {path}, or use --overwrite")

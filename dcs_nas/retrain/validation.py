@@ -1,0 +1,35 @@
+"""Retrieval among people held out of the training set. Nothing is ever chosen on the test set."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import nn
+
+from dcs_nas.data.datamodule import Images, ReidData
+from dcs_nas.errors import InputError
+from dcs_nas.evaluation.scoring import score
+from dcs_nas.training.features import extract_features, labelled_features
+
+
+def validate(network: nn.Module, data: ReidData, images: Images, *, metric: str) -> float:
+    """mAP of held-out people: the first image of each person and camera is a query, all images are the gallery.
+
+    A query's own image is among those that the cross-camera protocol removes.
+    """
+    features = extract_features(network, data, images)
+    queries = first_of_each_view(images.labels, images.cameras)
+    query = images.subset(queries.tolist())
+    labelled = labelled_features(query, images, features[queries], features)
+    return score(labelled, protocol="cross_camera", metric=metric).mAP
+
+
+def first_of_each_view(people: np.ndarray, cameras: np.ndarray) -> np.ndarray:
+    """Index of the first image of every (person, camera), for people seen by two cameras or more."""
+    views, first = np.unique(np.stack([people, cameras]), axis=1, return_index=True)
+    person, count = np.unique(views[0], return_counts=True)
+    queries = first[np.isin(views[0], person[count > 1])]
+    if not len(queries):
+        raise InputError(
+            "no one held out for validation is seen by two cameras; raise retrain.validation, or set it to 0"
+        )
+    return np.sort(queries)

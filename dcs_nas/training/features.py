@@ -1,0 +1,88 @@
+"""Features of images by a trained network, N images, D features; and the colour-histogram baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+
+from dcs_nas.data.augment import Normalize
+from dcs_nas.data.datamodule import Images, ReidData
+from dcs_nas.evaluation import FeatureSet
+
+Progress = Callable[[int, int], None]
+
+
+@torch.inference_mode()
+def extract_features(
+    network: nn.Module,
+    data: ReidData,
+    images: Images,
+    *,
+    flip: bool = False,
+    progress: Progress | None = None,
+) -> np.ndarray:
+    """Features (N, D) float32 of a split, in its order; ``flip`` adds those of the mirrored image.
+
+    The network is left in the mode that it was in.
+    """
+    device = next(network.parameters()).device
+    normalize = Normalize(data.settings.mean, data.settings.std).to(device)
+    was_training = network.training
+    network.eval()
+    found: list[np.ndarray] = []
+    for batch in data.test_loader(images):
+        pixels = normalize(batch["images"].to(device, non_blocking=True))
+        cameras = batch["cameras"].to(device)
+        features = network(pixels, cameras)
+        if flip:
+            features = features + network(pixels.flip(3), cameras)
+        found.append(features.float().cpu().numpy())
+        if progress:
+            progress(sum(map(len, found)), len(images))
+    network.train(was_training)
+    return np.concatenate(found)
+
+
+def color_histograms(images: Images, *, corrected: bool = False) -> np.ndarray:
+    """The baseline that knows clothing colours alone: (N, 6 * 512) float32.
+
+    Root histograms of 8 x 8 x 8 RGB bins in six horizontal stripes of the middle of the image (half its width, 8 to
+    92 % of its height), so that Euclidean distance is Hellinger's. ``corrected`` first scales the channels of every
+    image to the same mean (grey world), which takes out a camera's colour cast.
+    """
+    found = []
+    for start in range(0, len(images), 256):
+        pixels = np.asarray(images.pixels[np.arange(start, min(start + 256, len(images)))])
+        found.append(_root_histograms(_grey_world(pixels) if corrected else pixels))
+    return np.concatenate(found)
+
+
+def _root_histograms(pixels: np.ndarray) -> np.ndarray:
+    _, height, width, _ = pixels.shape
+    middle = pixels[:, int(0.08 * height) : int(0.92 * height), width // 4 : width - width // 4]
+    bins = (middle.astype(np.int64) // 32) @ np.array([64, 8, 1])
+    stripes = np.array_split(bins, 6, axis=1)
+    counts = [np.stack([np.bincount(b.ravel(), minlength=512) for b in stripe]) for stripe in stripes]
+    shares = [c / np.maximum(c.sum(1, keepdims=True), 1) for c in counts]
+    return np.sqrt(np.concatenate(shares, axis=1)).astype(np.float32)
+
+
+def _grey_world(pixels: np.ndarray) -> np.ndarray:
+    means = pixels.mean(axis=(1, 2), keepdims=True)
+    scaled = pixels * (means.mean(axis=3, keepdims=True) / np.maximum(means, 1))
+    return np.clip(scaled, 0, 255).astype(np.uint8)
+
+
+def labelled_features(query: Images, gallery: Images, of_query: np.ndarray, of_gallery: np.ndarray) -> FeatureSet:
+    """Features with the people and cameras of their images, ready to be scored or saved."""
+    return FeatureSet(
+        query_features=of_query,
+        gallery_features=of_gallery,
+        query_pids=query.labels,
+        gallery_pids=gallery.labels,
+        query_camids=query.cameras,
+        gallery_camids=gallery.cameras,
+    )

@@ -1,0 +1,122 @@
+"""Lightning's trainer as every job uses it, and one way to run it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, RichProgressBar
+from pytorch_lightning.callbacks.progress.rich_progress import RichProgressBarTheme
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities.types import TRAIN_DATALOADERS
+
+from dcs_nas.config import Config
+from dcs_nas.runs import MetricsFile, RunFolder
+from dcs_nas.training.checkpoints import EpochCheckpoint, load_checkpoint
+
+log = logging.getLogger(__name__)
+_HARMLESS = (
+    ".*does not have many workers.*",  # batches come from a memory map: a worker would only copy them
+    ".*GPU available but not used.*",
+    ".*Detected call of `lr_scheduler.step.*",
+    ".*LeafSpec.*",
+)
+
+
+def make_trainer(config: Config, run: RunFolder, *, epochs: int) -> pl.Trainer:
+    """A trainer for ``epochs`` epochs with our checkpoints, TensorBoard events and progress bar.
+
+    Deterministic algorithms are the default on a CPU; on a GPU ``trainer.deterministic`` asks for them.
+    """
+    settings = config.trainer
+    _quiet_lightning()
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    on_cpu = settings.accelerator == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
+    callbacks: list[Callback] = [EpochCheckpoint(run / "checkpoints")]
+    if sys.stderr.isatty():
+        callbacks.append(RichProgressBar(leave=False, theme=RichProgressBarTheme(metrics_format=".3f")))
+    return pl.Trainer(
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        num_nodes=settings.num_nodes,
+        strategy=settings.strategy,
+        precision=settings.precision,  # type: ignore[arg-type]
+        max_epochs=epochs,
+        deterministic=on_cpu if settings.deterministic is None else settings.deterministic,
+        logger=TensorBoardLogger(run.path, name="", version="tensorboard"),
+        callbacks=callbacks,
+        default_root_dir=run.path,
+        enable_progress_bar=sys.stderr.isatty(),
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        log_every_n_steps=1,
+    )
+
+
+@contextmanager
+def without_known_warnings() -> Iterator[None]:
+    """Within it, Lightning's warnings that are known and harmless here stay silent; all others show."""
+    with warnings.catch_warnings():
+        for message in _HARMLESS:
+            warnings.filterwarnings("ignore", message=message)
+        yield
+
+
+def fit(trainer: pl.Trainer, module: pl.LightningModule, loaders: TRAIN_DATALOADERS, run: RunFolder) -> None:
+    """Train to the end, from ``checkpoints/last.ckpt`` where the run has one.
+
+    Raises ``KeyboardInterrupt`` where the user stops it; what was saved stays.
+    """
+    last: Path | None = run / "checkpoints" / "last.ckpt"
+    assert last is not None
+    if last.is_file():
+        epoch = load_checkpoint(last)["epoch"] + 1
+        log.info("resuming after epoch %d of %s", epoch, trainer.max_epochs)
+    else:
+        last = None
+    try:
+        trainer.fit(module, loaders, ckpt_path=last, weights_only=True)
+    except SystemExit:
+        raise KeyboardInterrupt from None
+
+
+class EpochLog:
+    """Puts the means of an epoch where people look for them: metrics.csv, TensorBoard, the log."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self._run = run
+        self._file: MetricsFile | None = None
+
+    def write(self, module: pl.LightningModule, means: dict[str, float], *, show: Sequence[str]) -> None:
+        """Keep the row of the current epoch; ``show`` names the values of the log line."""
+        epoch = module.current_epoch
+        if not module.trainer.is_global_zero:
+            return
+        if self._file is None:
+            self._file = MetricsFile(self._run / "metrics.csv", first_epoch=epoch)
+        self._file.append(epoch, means)
+        for logger in module.loggers:
+            logger.log_metrics(means, step=epoch)
+            logger.save()
+        shown = ", ".join(f"{name} {means[name]:.4g}" for name in show if name in means)
+        log.info("epoch %d/%s: %s", epoch + 1, module.trainer.max_epochs, shown)
+
+
+def memory_format(module: Any) -> Any:
+    """The module with channels_last weights, in which depthwise convolutions run several times faster."""
+    return module.to(memory_format=torch.channels_last)
+
+
+def _quiet_lightning() -> None:
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.ERROR)

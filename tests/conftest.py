@@ -1,0 +1,49 @@
+"""What all tests share: one seed, one thread, golden values, a tiny data set."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: see dcs_nas/cli/__init__.py
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def golden() -> Callable[[str], dict[str, np.ndarray]]:
+    """The arrays of one file of reference values, by name."""
+
+    def read(name: str) -> dict[str, np.ndarray]:
+        with np.load(GOLDEN / f"{name}.npz", allow_pickle=False) as arrays:
+            return dict(arrays)
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A synthetic data set of 8 + 6 people in Market-1501 layout."""
+    from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
+
+    out = tmp_path_factory.mktemp("data") / "people"
+    settings = SyntheticSettings(
+        train_people=8, test_people=6, distractor_people=1, junk_images=2, cameras=2, width=24, height=48
+    )
+    write_synthetic(out, settings=settings, workers=1)
+    return out

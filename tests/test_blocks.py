@@ -1,0 +1,141 @@
+"""All attention blocks: sizes, precisions, layouts, export; the non-local baseline; errors."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dcs_nas.errors import InputError
+from dcs_nas.models.blocks import ATTENTION, NonLocalBlock, build_attention
+
+SIZES = [(1, 1, 1), (3, 1, 1), (1, 4, 4), (5, 3, 2), (17, 7, 5), (32, 8, 4)]
+
+
+def opened(block: nn.Module) -> nn.Module:
+    """The block with no BatchNorm weight at 0, so that all its paths count."""
+    for parameter in block.parameters():
+        if parameter.dim() == 1:
+            nn.init.uniform_(parameter, 0.5, 1.5)
+    return block
+
+
+def random_map(channels: int, height: int, width: int, batch: int = 2, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(batch, channels, height, width, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", ATTENTION)
+def test_a_block_keeps_shape_and_dtype_and_every_parameter_gets_a_finite_gradient(name, size, dtype):
+    block = opened(build_attention(name, *size)).to(dtype)
+    x = random_map(*size, dtype=dtype).requires_grad_()
+    y = block(x)
+    assert (y.shape, y.dtype) == (x.shape, dtype)
+    gradients = torch.autograd.grad(y.square().sum(), [x, *block.parameters()])
+    assert all(gradient.isfinite().all() for gradient in (y, *gradients))
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+def test_every_kernel_and_matrix_moves_the_output(name):
+    block = opened(build_attention(name, 16, 8, 4)).double()
+    x = random_map(16, 8, 4, batch=3, dtype=torch.float64)
+    (block(x) * torch.randn_like(x)).sum().backward()
+    # A BatchNorm takes away the biases and the scale of what it follows, so of a 1 x 1 matrix everything.
+    weights = {key: p for key, p in block.named_parameters() if p.dim() > 1 and p.numel() > 1}
+    assert all(p.grad.abs().max() > 1e-9 for p in weights.values()), list(weights)
+
+
+@pytest.mark.parametrize("size", [(3, 1, 1), (32, 8, 4)])
+@pytest.mark.parametrize("name", ATTENTION)
+def test_bf16_autocast_trains_and_stays_near_float32_in_evaluation(name, size):
+    block = opened(build_attention(name, *size))
+    x = random_map(*size, batch=4)
+    with torch.autocast("cpu", torch.bfloat16):
+        block(x).float().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in block.parameters())
+    block.eval()
+    exact = block(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        near = [block(x), block(x.bfloat16())]
+    assert all((y - exact).abs().max() < 0.05 * exact.abs().max() for y in near)
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+def test_memory_layout_is_kept_and_changes_no_value(name):
+    block = opened(build_attention(name, 16, 8, 4)).eval()
+    x = random_map(16, 8, 4)
+    y, last = block(x), block(x.contiguous(memory_format=torch.channels_last))
+    assert y.is_contiguous()
+    assert last.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(last, y, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+def test_an_exported_block_computes_the_same_for_another_batch_size(name):
+    block = opened(build_attention(name, 8, 8, 4)).eval()
+    batch = torch.export.Dim("batch", min=2, max=64)
+    program = torch.export.export(block, (random_map(8, 8, 4, batch=3),), dynamic_shapes={"x": {0: batch}})
+    x = random_map(8, 8, 4, batch=5)
+    torch.testing.assert_close(program.module()(x), block(x))
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+def test_a_block_traces_without_graph_breaks_in_training(name):
+    block = opened(build_attention(name, 8, 4, 2))
+    compiled = torch.compile(block, backend="eager", fullgraph=True)
+    x = random_map(8, 4, 2)
+    values = []
+    for forward in (block, compiled):
+        torch.manual_seed(1)
+        values.append(forward(x))
+    torch.testing.assert_close(values[1], values[0])
+
+
+@pytest.mark.parametrize("name", ["dcs", "nonlocal"])
+def test_a_new_residual_block_is_the_identity(name):
+    block = build_attention(name, 6, 4, 3)
+    x = random_map(6, 4, 3)
+    assert torch.equal(block(x), x)
+    assert torch.equal(block.eval()(x), x)
+
+
+def test_none_is_the_identity_and_has_no_settings():
+    x = random_map(3, 2, 2)
+    assert build_attention("none", 3, 2, 2)(x) is x
+    with pytest.raises(InputError, match="attention block 'none' has no setting 'tau'"):
+        build_attention("none", 3, 2, 2, tau=1.0)
+
+
+@pytest.mark.parametrize("scale", ["literal", "sqrt"])
+def test_the_non_local_block_equals_a_loop_over_positions(scale):
+    block = opened(NonLocalBlock(6, scale=scale)).double().eval()
+    x = random_map(6, 3, 2, batch=1, dtype=torch.float64)
+    tokens = x[0].flatten(1).T
+    factor = 1.0 if scale == "literal" else 3**-0.5
+    rows = []
+    for i in range(6):
+        affinity = torch.stack([factor * block.theta(tokens[i]) @ block.phi(tokens[j]) for j in range(6)]).exp()
+        mean = sum(affinity[j] / affinity.sum() * block.g(tokens[j]) for j in range(6))
+        rows.append(block.out(mean))
+    expected = x + block.norm(torch.stack(rows).T.reshape(1, 6, 3, 2))
+    torch.testing.assert_close(block(x), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "settings", "message"),
+    [
+        ("dsc", (8, 4, 4), {}, "unknown attention block 'dsc'; did you mean dcs"),
+        ("dcs", (8, 4, 4), {"tua": 1.0}, "attention block 'dcs' has no setting 'tua'; did you mean tau"),
+        ("dcs", (8, 4, 4), {"scale": "square"}, "unknown attention scale 'square'"),
+        ("dcs", (8, 4, 4), {"tau": 0.0}, "temperature tau is 0.0; expected a number above 0"),
+        ("nonlocal", (0, 4, 4), {}, "channels is 0; expected a whole number of at least 1"),
+        ("harmonious", (8, 4, 4), {"regions": 0}, "regions is 0; expected a whole number of at least 1"),
+        ("rga", (8, 4, 0), {}, "width is 0; expected a whole number of at least 1"),
+        ("rga", (8, 4, 4), {"max_nodes": 0}, "max_nodes is 0; expected a whole number of at least 1"),
+        ("rga", (8, 4, 4), {"reduction": 2.5}, "reduction is 2.5; expected a whole number of at least 1"),
+    ],
+)
+def test_bad_settings_are_refused_with_what_was_expected(name, sizes, settings, message):
+    with pytest.raises(InputError, match=message):
+        build_attention(name, *sizes, **settings)

@@ -1,0 +1,211 @@
+"""The commands as a user types them: help, results, and one clear line for everything that is wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dcs_nas.cli import main
+from dcs_nas.space import Genotype, read_space, reference, shipped_file
+
+COMMANDS = ["synth", "search", "retrain", "evaluate", "rank", "visualize", "datasets", "demo"]
+
+
+def _run(capsys: pytest.CaptureFixture, *arguments: object) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as stopped:
+        main([str(a) for a in arguments])
+    out, err = capsys.readouterr()
+    return int(stopped.value.code or 0), out, err
+
+
+def _refused(capsys: pytest.CaptureFixture, *arguments: object) -> str:
+    """The one line that a command says before it exits with 1."""
+    code, _, err = _run(capsys, *arguments)
+    assert code == 1
+    lines = [line for line in err.splitlines() if line.startswith("dcs-nas: ")]
+    assert len(lines) == 1, err
+    assert "Traceback" not in err
+    return lines[0]
+
+
+def _genotype(path: Path) -> Path:
+    space = read_space(shipped_file("search_spaces", "demo_cells"))
+    nodes = [[{"op": "sep_conv_3x3", "from": 0}, {"op": "skip_connect", "from": 1}]] * space.nodes
+    cells = {"normal": {"nodes": nodes, "attention": "dcs"}, "reduce": {"nodes": nodes}}
+    genotype = Genotype(space=reference(space, space.name), network=space.network(64, 32), cells=cells)
+    path.write_text(genotype.to_yaml())
+    return path
+
+
+def test_help_lists_every_command_and_loads_no_torch() -> None:
+    code = "import sys; from dcs_nas.cli import _run; _run(['--help'], False); assert 'torch' not in sys.modules"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert all(f" {command} " in shown for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(capsys: pytest.CaptureFixture, command: str) -> None:
+    code, out, _ = _run(capsys, command, "--help")
+    assert code == 0
+    assert "Usage: dcs-nas" in out
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture) -> None:
+    from dcs_nas import __version__
+
+    assert _run(capsys, "--version")[:2] == (0, f"dcs-nas {__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["serach"], "No such command 'serach'"),
+        (["search"], "Missing argument"),
+        (["search", "demo", "--epochs", "3"], "No such option: --epochs"),
+        (["search", "no_such_job"], "there is no file no_such_job; known: "),
+        (["search", "demo", "-o", "data.rot=x"], "unknown key 'data.rot'; did you mean root?"),
+        (["search", "demo"], "data.root is not set"),
+        (["search", "demo", "-o", "data.root=/no/such"], "/no/such"),
+        (["search", "demo", "-o", "data.name=marktet1501", "-o", "data.root=/"], "did you mean market1501?"),
+        (["search", "demo", "-o", "search.space=nowhere"], "there is no file nowhere; known: "),
+        (["retrain", "market1501_search"], "has no section 'retrain'"),
+        (["evaluate", "/no/such"], "/no/such is not a run folder"),
+        (["rank", "/no/such.npz"], "/no/such.npz"),
+        (["visualize", "/no/such.yaml"], "there is no file /no/such.yaml"),
+        (["datasets", "nowhere"], "nowhere"),
+        (["synth", "/dev/null"], "/dev/null"),
+    ],
+)
+def test_bad_input_is_one_clear_line(capsys: pytest.CaptureFixture, arguments: list[str], message: str) -> None:
+    assert message in _refused(capsys, *arguments)
+
+
+def test_v_shows_the_traceback(capsys: pytest.CaptureFixture) -> None:
+    _, _, err = _run(capsys, "visualize", "/no/such.yaml", "-v")
+    assert "Traceback" in err
+
+
+def test_an_unknown_operation_lists_the_choices(capsys: pytest.CaptureFixture, people: Path, tmp_path: Path) -> None:
+    text = shipped_file("search_spaces", "demo_cells").read_text().replace("sep_conv_5x5", "sep_conv_9x9")
+    (tmp_path / "space.yaml").write_text(text)
+    options = [
+        "-o",
+        f"search.space={tmp_path / 'space.yaml'}",
+        "-o",
+        f"data.root={people}",
+        "-o",
+        f"results={tmp_path}",
+    ]
+    line = _refused(capsys, "search", "demo", *options, "-o", "data.people_per_batch=4")
+    assert "unknown operation 'sep_conv_9x9'; did you mean sep_conv_" in line
+    assert "dil_conv_5x5" in line
+
+
+def _market(root: Path, *names: str) -> Path:
+    for part in ("bounding_box_train", "bounding_box_test", "query"):
+        (root / part).mkdir(parents=True)
+        for name in names:
+            Image.new("RGB", (16, 32)).save(root / part / name, format="JPEG")
+    return root
+
+
+NAMES = [f"000{p}_c{c}s1_00000{i}_00.jpg" for p in (1, 2) for c in (1, 2) for i in (1, 2)]
+
+
+def _search(root: Path, tmp_path: Path) -> list[str]:
+    small = ["data.people_per_batch=2", "data.name=market1501", f"data.root={root}", f"results={tmp_path / 'results'}"]
+    return ["search", "demo", *(part for setting in small for part in ("-o", setting))]
+
+
+def test_an_empty_data_folder_is_named(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    assert "bounding_box_train" in _refused(capsys, *_search(_market(tmp_path / "data"), tmp_path))
+
+
+def test_a_file_name_that_does_not_parse_is_named(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    root = _market(tmp_path / "data", *NAMES, "holiday.jpg")
+    assert "holiday.jpg" in _refused(capsys, *_search(root, tmp_path))
+
+
+def test_a_truncated_image_is_named(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    root = _market(tmp_path / "data", *NAMES)
+    broken = root / "bounding_box_train" / NAMES[3]
+    broken.write_bytes(broken.read_bytes()[:300])
+    assert f"{NAMES[3]} does not decode as an image" in _refused(capsys, *_search(root, tmp_path))
+
+
+def _features(path: Path, *, same_camera: bool = False) -> Path:
+    generator = np.random.default_rng(0)
+    pids = np.repeat(np.arange(1, 6), 2)
+    cameras = np.zeros(10, dtype=int) if same_camera else np.tile([0, 1], 5)
+    np.savez(
+        path,
+        query_features=generator.normal(size=(10, 8)).astype("float32"),
+        gallery_features=generator.normal(size=(10, 8)).astype("float32"),
+        query_pids=pids,
+        gallery_pids=pids,
+        query_camids=cameras,
+        gallery_camids=cameras,
+    )
+    return path
+
+
+@pytest.mark.parametrize("extra", [[], ["--metric", "cosine"], ["--rerank"], ["--protocol", "no_camera_filter"]])
+def test_features_of_anyone_are_ranked(capsys: pytest.CaptureFixture, tmp_path: Path, extra: list[str]) -> None:
+    code, out, _ = _run(capsys, "rank", _features(tmp_path / "f.npz"), *extra, "--json", tmp_path / "scores.json")
+    assert code == 0
+    assert "mAP" in out
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert scores["queries"]["used"] == 10
+    assert 0 < scores["mAP"] <= 1
+    assert scores["cmc"] == sorted(scores["cmc"])
+    assert scores["versions"]["dcs_nas"]
+
+
+def test_no_query_with_a_match_is_refused(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    line = _refused(capsys, "rank", _features(tmp_path / "f.npz", same_camera=True))
+    assert "match" in line
+
+
+def test_a_features_file_is_never_unpickled(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    np.savez(tmp_path / "f.npz", query_features=np.array([{"a": 1}], dtype=object))
+    assert "f.npz" in _refused(capsys, "rank", tmp_path / "f.npz")
+
+
+def test_cells_are_drawn_and_compared(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    first, second = _genotype(tmp_path / "a.yaml"), tmp_path / "b.yaml"
+    second.write_text(first.read_text().replace("skip_connect, from: 1", "dil_conv_3x3, from: 1"))
+    code, out, _ = _run(capsys, "visualize", first, "-o", tmp_path / "one", "--format", "svg,dot,graphml")
+    assert code == 0
+    files = [Path(line) for line in out.split()]
+    assert {"normal.svg", "reduce.dot", "normal.graphml"} <= {f.name for f in files}
+    assert all(f.stat().st_size for f in files)
+    code, out, _ = _run(capsys, "visualize", first, second, "-o", tmp_path / "two")
+    assert code == 0
+    assert (tmp_path / "two" / "difference_normal.svg").is_file()
+    assert "expected one, or two" in _refused(capsys, "visualize", first, first, first)
+    assert "unknown format" in _refused(capsys, "visualize", first, "--format", "bmp")
+
+
+def test_data_sets_are_listed_described_and_checked(
+    capsys: pytest.CaptureFixture, people: Path, tmp_path: Path
+) -> None:
+    assert "msmt17" in _run(capsys, "datasets")[1]
+    assert "bounding_box_train" in _run(capsys, "datasets", "market1501")[1]
+    code, out, _ = _run(capsys, "datasets", "synthetic", "--root", people, "--images")
+    assert code == 0
+    assert "8" in out
+    assert "not fit for training" in _refused(capsys, "datasets", "market1501", "--root", tmp_path)
+
+
+def test_synthetic_people_are_drawn_by_the_command(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    few = ["--train-people", 2, "--test-people", 2, "--distractor-people", 0, "--junk-images", 0, "--cameras", 2]
+    out = tmp_path / "set"
+    assert _run(capsys, "synth", out, *few, "--width", 16, "--height", 32)[0] == 0
+    assert sorted(p.name for p in out.iterdir()) == ["bounding_box_test", "bounding_box_train", "query"]
+    assert str(out) in _refused(capsys, "synth", out, *few)

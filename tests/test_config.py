@@ -1,0 +1,156 @@
+"""Configurations, run folders and the small files around them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dcs_nas.config import Config, RetrainConfig, load_config
+from dcs_nas.errors import InputError
+from dcs_nas.files import atomic_path, write_json
+from dcs_nas.registry import Registry
+from dcs_nas.retrain.schedule import learning_rate_factor
+from dcs_nas.runs import MetricsFile, RunFolder, mix_seed, read_metrics
+from dcs_nas.settings import to_yaml
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+SEARCH = "name: job\nsearch: {space: demo_cells}\n"
+
+
+def _file(tmp_path: Path, text: str = SEARCH) -> Path:
+    path = tmp_path / "job.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_shipped_configuration_is_valid(path: Path) -> None:
+    config = load_config(path)
+    assert config.search is not None or config.retrain is not None
+
+
+def test_overrides_replace_values_and_make_sections(tmp_path: Path) -> None:
+    config = load_config(_file(tmp_path), ["search.epochs=7", "retrain.lr=1e-3", "data.root=/data", "seed=4"])
+    assert (config.search.epochs, config.retrain.lr, str(config.data.root), config.seed) == (7, 1e-3, "/data", 4)
+
+
+def test_a_configuration_reads_back_as_it_was_written(tmp_path: Path) -> None:
+    config = load_config(_file(tmp_path), ["retrain.backbone=resnet50", "loss.ib_kind=ibb", "loss.ib_weight=0.1"])
+    assert load_config(_file(tmp_path, to_yaml(config))) == config
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("search.epohcs=3", "unknown key 'search.epohcs'; did you mean epochs?"),
+        ("serch.epochs=3", "unknown key 'serch'; did you mean search?"),
+        ("search.epochs=many", "search.epochs: Input should be a valid integer"),
+        ("search.epochs", "not of the form key=value"),
+        ("name.x=1", "'name' is a value, not a section"),
+        ("search.lr=-1", "search.lr: Input should be greater than 0, found -1"),
+        ("search.warmup_epochs=50", "leaves no epoch of 50 in which alphas would move"),
+        ("loss.ib_weight=0.5", "ib_weight is 0.5, but ib_kind is 'none'"),
+        ("name=../up", "name: String should match pattern"),
+        ("data.height=[", "is not valid YAML"),
+    ],
+)
+def test_a_bad_setting_is_one_clear_line(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(InputError) as error:
+        load_config(_file(tmp_path), [override])
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_section_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="has no section 'retrain'"):
+        load_config(_file(tmp_path)).section("retrain")
+
+
+@pytest.mark.parametrize("name", ["nowhere.yaml", "."])
+def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match="there is no file|is a folder"):
+        load_config(tmp_path / name)
+
+
+def _config(**changes: object) -> Config:
+    return Config(name="job", **changes)
+
+
+def test_a_run_folder_is_neither_replaced_nor_mixed_up(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(InputError, match="there is no run to resume"):
+        RunFolder.start(folder, _config(), resume=True)
+    RunFolder.start(folder, _config())
+    (folder / "kept.txt").write_text("x")
+    with pytest.raises(InputError, match="holds a run already; continue it with --resume or replace it"):
+        RunFolder.start(folder, _config())
+    with pytest.raises(InputError, match="began with seed=0, not 5"):
+        RunFolder.start(folder, _config(seed=5), resume=True)
+    with pytest.raises(InputError, match="exclude each other"):
+        RunFolder.start(folder, _config(), resume=True, overwrite=True)
+    assert RunFolder.start(folder, _config(), resume=True).config() == _config()
+    assert (folder / "kept.txt").exists()
+    RunFolder.start(folder, _config(seed=5), overwrite=True)
+    assert not (folder / "kept.txt").exists()
+
+
+def test_a_folder_of_other_things_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("x")
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match="is not empty and holds no run"):
+            RunFolder.start(tmp_path, _config(), overwrite=overwrite)
+    assert (tmp_path / "thesis.tex").exists()
+
+
+def test_the_environment_is_kept_with_the_run(tmp_path: Path) -> None:
+    RunFolder.start(tmp_path / "run", _config())
+    stamp = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert {"dcs_nas", "python", "torch", "nni"} <= set(stamp["versions"])
+
+
+def test_metrics_survive_and_are_cut_at_the_epoch_of_resumption(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    metrics = MetricsFile(path)
+    for epoch in range(3):
+        metrics.append(epoch, {"loss": 1.0 / (epoch + 1)})
+    MetricsFile(path, first_epoch=2).append(2, {"loss": 9.0, "mAP": 0.5})
+    assert read_metrics(path) == [
+        {"epoch": 0, "loss": 1.0},
+        {"epoch": 1, "loss": 0.5},
+        {"epoch": 2, "loss": 9.0, "mAP": 0.5},
+    ]
+
+
+def test_a_file_is_whole_or_absent(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(path, float("nan"))
+    with pytest.raises(ZeroDivisionError), atomic_path(path) as temporary:
+        temporary.write_text(str(1 / 0))
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert [p.name for p in path.parent.iterdir()] == ["a.json"]
+
+
+def test_seeds_depend_on_every_part_of_their_key() -> None:
+    seeds = {mix_seed(*key) for key in [(0,), (0, 0), (0, 1), (1, 0), (0, 0, 1), (0, 1, 0), (10,), (1, 0, 0)]}
+    assert len(seeds) == 8
+
+
+def test_a_registry_refuses_duplicates_and_lists_its_names() -> None:
+    registry: Registry = Registry("thing")
+    registry.register("one")(len)
+    with pytest.raises(ValueError, match="thing 'one' is registered already"):
+        registry.register("one")(max)
+    with pytest.raises(InputError, match="unknown thing 'on'; did you mean one\\? known: one"):
+        registry["on"]
+
+
+def test_the_learning_rate_warms_up_and_falls() -> None:
+    cosine = RetrainConfig(epochs=30, warmup_epochs=10, warmup_factor=0.1, lr=1.0, lr_min=0.1)
+    factors = [learning_rate_factor(e, cosine) for e in (0, 5, 10, 20, 30)]
+    assert factors == pytest.approx([0.1, 0.55, 1.0, 0.55, 0.1])
+    steps = RetrainConfig(epochs=30, warmup_epochs=0, schedule="multistep", milestones=(10, 20))
+    assert [learning_rate_factor(e, steps) for e in (0, 9.9, 10, 25)] == pytest.approx([1, 1, 0.1, 0.01])

@@ -1,0 +1,126 @@
+"""Costs: layer by layer against hand counts, and whole networks against published figures."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dcs_nas.models.backbones import BACKBONES
+from dcs_nas.models.blocks import ATTENTION, build_attention
+from dcs_nas.models.flops import count
+
+MILLION, BILLION = 1e6, 1e9
+
+
+class Sampler(nn.Module):
+    """One of each kind of work."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.depthwise = nn.Conv2d(8, 8, 5, padding=2, groups=8, bias=False)
+        self.grouped = nn.Conv2d(8, 4, 1, groups=2, bias=False)
+        self.norm = nn.BatchNorm2d(4)
+        self.linear = nn.Linear(4, 6)
+        self.scale = nn.Parameter(torch.ones(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.norm(self.grouped(self.depthwise(self.conv(x)).relu())).flatten(2).transpose(1, 2)
+        tokens = F.scaled_dot_product_attention(tokens, tokens, self.linear(tokens))
+        return (tokens * self.scale) @ tokens.mT
+
+
+def test_every_kind_of_product_is_counted_as_by_hand() -> None:
+    cost = count(Sampler(), 8, 4)
+    macs = {layer.name: layer.macs for layer in cost.layers}
+    n = 4 * 2  # places after the stride, tokens later
+    assert macs["conv"] == n * 8 * 3 * 9
+    assert macs["depthwise"] == n * 8 * 25
+    assert macs["grouped"] == n * 4 * 4
+    assert macs["linear"] == n * 4 * 6
+    assert macs["norm"] == 0
+    assert macs[""] == n * n * 4 + n * n * 6 + n * 6 * n  # attention's two products and the one written out
+    assert cost.macs == sum(macs.values())
+
+
+def test_parameters_are_counted_once_and_by_use() -> None:
+    layer = nn.Linear(3, 3, bias=False)
+    shared = nn.Sequential(nn.Flatten(2), nn.Linear(8, 3), layer, layer)
+    cost = count(shared, 2, 4)
+    assert cost.parameters == 8 * 3 + 3 + 9
+    assert cost.parameters_by_use == 8 * 3 + 3 + 2 * 9
+    assert [(row.name, row.uses, row.macs) for row in cost.layers] == [("1", 1, 3 * 24), ("2", 2, 2 * 3 * 9)]
+
+
+def test_counting_changes_nothing_and_needs_no_arithmetic() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Dropout()).train()
+    model[2].eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert count(model, 4096, 4096).macs == 4096 * 4096 * 12
+    assert [module.training for module in model] == [True, True, False]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def attention_cost(name: str) -> int:
+    stem = nn.Conv2d(3, 16, 1)
+    return count(nn.Sequential(stem, build_attention(name, 16, 8, 4)), 8, 4).macs - count(stem, 8, 4).macs
+
+
+def test_the_products_of_attention_blocks_are_counted() -> None:
+    n, channels = 8 * 4, 16
+    assert attention_cost("dcs") == 2 * n * n * channels + n * channels * channels + n * channels * 9
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+def test_every_attention_block_is_counted(name: str) -> None:
+    assert attention_cost(name) > 0
+
+
+# Published parameters and multiply-adds. "head" is the 1000-class classifier that the figure includes.
+PUBLISHED = [
+    # torchvision's model metadata (num_params, GFLOPS): https://pytorch.org/vision/stable/models.html
+    ("resnet18", {"last_stride": 2}, 224, 224, 1000, 11_689_512, 1.81),
+    ("resnet34", {"last_stride": 2}, 224, 224, 1000, 21_797_672, 3.66),
+    ("resnet50", {"last_stride": 2}, 224, 224, 1000, 25_557_032, 4.09),
+    ("mobilenet_v2", {}, 224, 224, 1000, 3_504_872, 0.30),
+    ("vit_base", {}, 224, 224, 1000, 86_567_656, 17.56),
+    # timm, results/benchmark-infer: vit_small_patch16_224 with 22.05 M and 4.61 GMACs.
+    ("vit_small", {}, 224, 224, 1000, 22.05 * MILLION, 4.61),
+    # deep-person-reid, docs/MODEL_ZOO.md; last stride 2, classifiers left out.
+    ("resnet50", {"last_stride": 2}, 256, 128, 0, 23.5 * MILLION, 2.7),
+    ("mobilenet_v2", {}, 256, 128, 0, 2.2 * MILLION, None),
+    ("osnet_x1_0", {}, 256, 128, 0, 2.2 * MILLION, 0.98),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "height", "width", "head", "parameters", "billions"), PUBLISHED)
+def test_costs_are_within_2_percent_of_the_published(
+    name: str, options: dict, height: int, width: int, head: int, parameters: float, billions: float | None
+) -> None:
+    with torch.device("meta"):  # no memory, no first values
+        backbone = BACKBONES[name](height=height, width=width, **options)
+    cost = count(backbone, height, width)
+    classifier = (backbone.num_features + 1) * head
+    assert cost.parameters + classifier == pytest.approx(parameters, rel=0.02)
+    if billions is not None:
+        assert cost.macs + backbone.num_features * head == pytest.approx(billions * BILLION, rel=0.02)
+    assert sum(layer.parameters for layer in cost.layers) == cost.parameters
+    assert sum(layer.macs for layer in cost.layers) == cost.macs
+
+
+def test_hacnn_has_the_published_parameters_when_shared_layers_are_counted_by_use() -> None:
+    """deep-person-reid's docs/MODEL_ZOO.md gives 4.5 M and 0.5 GFLOPs.
+
+    Its compute_model_complexity counts a layer's parameters at each call, and HA-CNN's local layers are called for each
+    of four regions; the network of that very code has 2.9 M different ones. (The same counting gives OSNet 2,193,616.)
+    """
+    cost = count(BACKBONES["hacnn"](height=160, width=64), 160, 64)
+    local = sum(layer.parameters for layer in cost.layers if layer.name.startswith("local_conv"))
+    assert cost.parameters_by_use == pytest.approx(4.5 * MILLION, rel=0.02)
+    assert cost.parameters == cost.parameters_by_use - 3 * local == 2_929_112
+    assert cost.macs / BILLION == pytest.approx(0.5, abs=0.05)
+    osnet = count(BACKBONES["osnet_x1_0"](height=256, width=128), 256, 128)
+    assert osnet.parameters_by_use == 2_193_616

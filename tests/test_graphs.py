@@ -1,0 +1,380 @@
+"""Drawings of genotypes: palette, layout, files, differences, strips."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import networkx
+import numpy as np
+import pytest
+from PIL import Image
+
+from dcs_nas.errors import InputError
+from dcs_nas.report import graphs, palette
+from dcs_nas.report.canvas import render
+from dcs_nas.report.dot import to_dot
+from dcs_nas.report.layered import Layout, layout, nearest_rising
+from dcs_nas.report.ordering import Links, crossings, reduce_crossings
+from dcs_nas.report.picture import Box, Picture, cell_picture, difference_picture, network_picture
+from dcs_nas.space import CellGenotype, CellStructure, Edge, Genotype, NetworkSpec, read_space, reference
+
+OPERATIONS = (
+    *("none", "skip_connect", "max_pool_3x3", "avg_pool_3x3", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3"),
+    *("dil_conv_5x5", "dcs", "rga_spatial", "squeeze_excite_conv"),
+)
+ATTENTION = ("none", "dcs", "harmonious", "rga", "rga_channel", "my_gate")
+Nodes = list[list[tuple[str, int]]]
+SOME: Nodes = [[("sep_conv_3x3", 0), ("dcs", 1)], [("skip_connect", 2), ("dil_conv_3x3", 0)]]
+OTHER: Nodes = [[("sep_conv_5x5", 0), ("dcs", 1)], [("skip_connect", 2), ("dil_conv_3x3", 1)]]
+
+needs_dot = pytest.mark.skipif(shutil.which("dot") is None, reason="Graphviz' dot is not on this machine")
+
+
+def genotype(nodes: Nodes, attention: str = "none", *, space: str = "small") -> Genotype:
+    structure = CellStructure(
+        nodes=len(nodes), edges_per_node=len(nodes[0]), operations=OPERATIONS, attention=ATTENTION
+    )
+    cell = CellGenotype(
+        nodes=tuple(tuple(Edge.model_validate({"op": op, "from": source}) for op, source in edges) for edges in nodes),
+        attention=attention,
+    )
+    network = NetworkSpec(channels=8, cells=5, reductions=(1, 3), height=64, width=32)
+    return Genotype(space=reference(structure, space), network=network, cells={"normal": cell, "reduce": cell})
+
+
+def random_nodes(count: int, rng: random.Random) -> Nodes:
+    return [[(rng.choice(OPERATIONS), s) for s in rng.sample(range(i + 2), 2)] for i in range(count)]
+
+
+def random_pictures() -> list[Picture]:
+    rng = random.Random(3)
+    cells = [genotype(random_nodes(n, rng), rng.choice(ATTENTION)) for n in (1, 2, 3, 3, 4, 4, 4, 4, 7, 7, 16)]
+    pictures = [cell_picture(cell, "normal") for cell in cells] + [network_picture(cells[0])]
+    return pictures + [difference_picture(cells[i], cells[i + 1], "normal") for i in (2, 4, 6, 8)]
+
+
+PLACED = [(picture, layout(picture)) for picture in random_pictures()]
+each_picture = pytest.mark.parametrize(("picture", "places"), PLACED, ids=[picture.name for picture, _ in PLACED])
+
+
+# --- palette
+
+
+@pytest.mark.parametrize("space", ["demo_cells", "attention_cells"])
+def test_every_shipped_operation_and_attention_has_a_family_of_its_own(space: str) -> None:
+    spec = read_space(Path(__file__).parents[1] / "search_spaces" / f"{space}.yaml")
+    families = {op: palette.family(op) for op in spec.operations + spec.attention}
+    assert "custom" not in families.values()
+    assert {op for op, name in families.items() if name == "attention"} == set(families) & {
+        *("dcs", "harmonious", "rga", "rga_spatial", "rga_channel")
+    }
+
+
+def test_a_users_operation_is_custom_and_keeps_its_name() -> None:
+    assert palette.family("sep_conv_3x3_mine") == "custom"
+    assert "".join(palette.lines("squeeze_excite_conv")) == "squeeze_excite_conv"
+    assert "".join(palette.lines("x" * 100)) == "x" * 100
+    assert max(map(len, palette.lines("x" * 100))) <= 12
+
+
+def luminance(colour: str) -> np.ndarray:
+    value = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+
+
+def contrast(a: str, b: str) -> float:
+    """WCAG 2.1's contrast ratio."""
+    low, high = sorted(float(luminance(c) @ [0.2126, 0.7152, 0.0722]) for c in (a, b))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("name", palette.THEMES)
+def test_text_has_the_contrast_that_wcag_asks_for(name: str) -> None:
+    theme = palette.theme(name)
+    for paint in [theme.state, *theme.families.values(), *theme.changes.values()]:
+        assert contrast(paint.text, paint.fill) >= 4.5
+    assert contrast(theme.text, theme.ground) >= 7
+    assert contrast(theme.wire, theme.ground) >= 3
+
+
+# Machado, Oliveira, Fernandes (2009), severity 1.0, on linear RGB.
+VISION = {
+    "normal": np.eye(3),
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
+}
+
+
+def lab(colour: str, vision: str) -> np.ndarray:
+    """CIELAB (D65) of a colour as it is seen."""
+    rgb = np.clip(np.array(VISION[vision]) @ luminance(colour), 0, 1)
+    to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    f = np.cbrt(np.array(to_xyz) @ rgb / [0.9505, 1.0, 1.089] + 1e-9)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+@pytest.mark.parametrize("vision", VISION)
+@pytest.mark.parametrize("name", palette.THEMES)
+def test_families_and_changes_look_different_to_everyone(name: str, vision: str) -> None:
+    theme = palette.theme(name)
+    for group in (theme.families, theme.changes):
+        for a, b in itertools.combinations(group.values(), 2):
+            fill = np.linalg.norm(lab(a.fill, vision) - lab(b.fill, vision))
+            line = np.linalg.norm(lab(a.line, vision) - lab(b.line, vision))
+            assert max(fill, line) > 15, (a, b)
+
+
+# --- layout
+
+
+def slow_crossings(layers: Sequence[Sequence[str]], links: list[tuple[str, str]]) -> int:
+    place = {name: (i, k) for i, layer in enumerate(layers) for k, name in enumerate(layer)}
+    count = 0
+    for (a, b), (c, d) in itertools.combinations(links, 2):
+        if place[a][0] == place[c][0]:
+            count += (place[a][1] - place[c][1]) * (place[b][1] - place[d][1]) < 0
+    return count
+
+
+def test_the_order_has_as_few_crossings_as_an_enumeration_finds() -> None:
+    rng = random.Random(0)
+    for _ in range(6):
+        layers = [[f"{i}{k}" for k in range(rng.randint(2, 4))] for i in range(3)]
+        links = [(a, b) for u, v in itertools.pairwise(layers) for a in u for b in v if rng.random() < 0.6]
+        left: Links = {}
+        right: Links = {}
+        for a, b in links:
+            right.setdefault(a, []).append(b)
+            left.setdefault(b, []).append(a)
+        found = reduce_crossings(layers, left, right, {})
+        assert crossings(found, right) == slow_crossings(found, links)
+        every = itertools.product(*map(itertools.permutations, layers))
+        assert crossings(found, right) == min(slow_crossings(order, links) for order in every)
+
+
+def test_nearest_rising_is_isotonic_regression() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        v, w = rng.normal(size=7), rng.uniform(0.1, 3, size=7)
+        mean = {(a, b): np.average(v[a : b + 1], weights=w[a : b + 1]) for a in range(7) for b in range(a, 7)}
+        slow = [max(min(mean[a, b] for b in range(i, 7)) for a in range(i + 1)) for i in range(7)]
+        np.testing.assert_allclose(nearest_rising(list(v), list(w)), slow, atol=1e-12)
+
+
+def corners(places: Layout, key: str) -> tuple[float, float, float, float]:
+    (x, y), (w, h) = places.centres[key], places.sizes[key]
+    return x - w / 2, y - h / 2, x + w / 2, y + h / 2
+
+
+@each_picture
+def test_no_box_touches_another_or_leaves_the_picture(picture: Picture, places: Layout) -> None:
+    for key in picture.boxes:
+        x0, y0, x1, y1 = corners(places, key)
+        assert min(x0, y0) > -1e-6
+        assert x1 < places.width + 1e-6
+        assert y1 < places.height + 1e-6
+    for a, b in itertools.combinations(picture.boxes, 2):
+        ax0, ay0, ax1, ay1 = corners(places, a)
+        bx0, by0, bx1, by1 = corners(places, b)
+        assert max(bx0 - ax1, ax0 - bx1) > 20 or max(by0 - ay1, ay0 - by1) > 10, (a, b)
+
+
+@each_picture
+def test_wires_flow_to_the_right_and_never_run_across_a_box(picture: Picture, places: Layout) -> None:
+    for wire, way in zip(picture.wires, places.ways):
+        assert all(b[0] >= a[0] - 1e-6 for a, b in itertools.pairwise(way))
+        for key in set(picture.boxes) - {wire.tail, wire.head}:
+            x0, y0, x1, y1 = corners(places, key)
+            for (ax, ay), (bx, by) in itertools.pairwise(way):
+                beside = bx < x0 + 1e-6 or ax > x1 - 1e-6
+                assert beside or max(ay, by) < y0 - 5 or min(ay, by) > y1 + 5, (wire, key)
+
+
+@each_picture
+def test_inputs_are_first_nodes_in_order_and_the_output_last(picture: Picture, places: Layout) -> None:
+    left = {key: corners(places, key)[0] for key in picture.boxes}
+    inputs = [key for key, box in picture.boxes.items() if box.role == "input"]
+    assert all(left[key] == 0 for key in inputs)
+    if inputs:
+        assert left["output"] == max(left.values())
+    ordered = [key for key, box in picture.boxes.items() if box.role in ("input", "node")]
+    for a, b in itertools.combinations(ordered, 2):
+        (ax, ay), (bx, by) = places.centres[a], places.centres[b]
+        assert ax != bx or ay < by
+
+
+# --- files
+
+
+@needs_dot
+def test_every_format_is_written_whole_and_can_be_read(tmp_path: Path) -> None:
+    drawing = graphs.draw(genotype(SOME, "rga"), tmp_path, formats=graphs.FORMATS, stem="best_")
+    names = {f"best_{kind}.{form}" for kind in ("normal", "reduce", "network") for form in graphs.FORMATS}
+    assert {path.name for path in tmp_path.iterdir()} == names == {path.name for path in drawing.files}
+    assert not drawing.note
+    svg = ElementTree.parse(tmp_path / "best_normal.svg").getroot()
+    words = {"sep conv", "3×3", "RGA", "attention", "concat"}
+    assert words <= {"".join(t.itertext()) for t in svg.iter() if "text" in t.tag}
+    assert float(svg.attrib["width"].removesuffix("pt")) < 800
+    with Image.open(tmp_path / "best_normal.png") as image:
+        assert image.width >= 800
+    assert (tmp_path / "best_normal.pdf").read_bytes().startswith(b"%PDF")
+    for path in tmp_path.glob("*.dot"):
+        assert subprocess.run(["dot", "-Tcanon", path], capture_output=True).stderr == b""
+
+
+def test_graphml_reads_back_as_the_genotypes_own_graph(tmp_path: Path) -> None:
+    some = genotype(SOME, "rga")
+    graphs.draw(some, tmp_path, formats=["graphml"])
+    read, graph = networkx.read_graphml(tmp_path / "normal.graphml", force_multigraph=True), some.graph("normal")
+    assert dict(read.nodes(data="role")) == dict(graph.nodes(data="role"))
+    assert sorted(read.edges(data="op")) == sorted(graph.edges(data="op"))
+    assert {data["family"] for *_, data in read.edges(data=True)} == {"", "separable", "attention", "skip", "dilated"}
+
+
+def test_without_graphviz_matplotlib_draws_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs.shutil, "which", lambda name: None)
+    drawing = graphs.draw(genotype(SOME, "dcs"), tmp_path, formats=["svg", "png", "dot"], theme="dark")
+    assert drawing.note == "drawn by matplotlib, since Graphviz' dot is not on this machine"
+    assert "skip" in (tmp_path / "normal.svg").read_text()
+    with Image.open(tmp_path / "normal.png") as image:
+        assert image.convert("RGB").getpixel((2, 2)) == tuple(bytes.fromhex(palette.theme("dark").ground[1:]))
+
+
+@pytest.mark.parametrize("form", ["svg", "png", "pdf"])
+def test_matplotlib_writes_the_same_bytes_each_time(form: str) -> None:
+    panels = [("epoch 1", cell_picture(genotype(SOME), "normal"))]
+    once, again = (render(panels, palette.theme("light"), form) for _ in range(2))
+    assert once == again
+
+
+def test_a_broken_dot_is_named_and_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise subprocess.CalledProcessError(1, "dot", stderr=b'There is no layout engine support for "neato"\nmore\n')
+
+    monkeypatch.setattr(graphs.shutil, "which", lambda name: "/usr/bin/dot")
+    monkeypatch.setattr("graphviz.Digraph.pipe", broken)
+    drawing = graphs.draw(genotype(SOME), tmp_path, formats=["svg"])
+    assert drawing.note == 'drawn by matplotlib, since dot failed: There is no layout engine support for "neato"'
+    assert len(drawing.files) == 3
+
+
+def test_markup_in_a_name_is_text_and_nothing_else(tmp_path: Path) -> None:
+    name = '<script>alert("&amp;\\")</script>$x$'
+    picture = Picture("a <b> & c", {"a": Box("op", name, (name,), "custom"), "b": Box("node", "0", ("0",))})
+    picture.join("a", "b", family="custom")
+    drawn = [render([(name, picture)], palette.theme("light"), "svg")]
+    if shutil.which("dot"):
+        drawn.append(to_dot(picture, palette.theme("light")).pipe(format="svg", neato_no_op=2))
+    for content in drawn:
+        root = ElementTree.fromstring(content)
+        assert not [element for element in root.iter() if element.tag.endswith("script")]
+        assert name in {"".join(element.itertext()).strip() for element in root.iter()}
+
+
+def test_importing_it_loads_neither_torch_nor_a_plotting_library() -> None:
+    code = "import sys, dcs_nas.report.graphs; print({'torch', 'matplotlib', 'graphviz'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"formats": ["jpg"]},
+            "unknown format 'jpg' of a drawing; did you mean png? known: svg, png, pdf, dot, graphml",
+        ),
+        ({"formats": []}, "no format to draw in; known: svg, png, pdf, dot, graphml"),
+        ({"theme": "drak"}, "unknown theme 'drak'; did you mean dark? known: light, dark"),
+    ],
+)
+def test_what_does_not_exist_is_refused_by_name(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as error:
+        graphs.draw(genotype(SOME), tmp_path, **settings)
+    assert str(error.value).startswith(message)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_network_is_drawn_as_runs_of_equal_cells() -> None:
+    rows = [box.rows for box in network_picture(genotype(SOME, "rga_channel")).boxes.values()]
+    assert rows[:4] == [
+        ("image", "64×32"),
+        ("stem", "stride2"),
+        ("normal", "width 8", "+ RGA channel"),
+        ("reduce", "width 16", "+ RGA channel"),
+    ]
+    assert rows[-2:] == [("normal", "width 32", "+ RGA channel"), ("head",)]
+
+
+# --- differences and strips
+
+
+def test_a_difference_marks_what_came_what_went_and_what_stayed() -> None:
+    picture = difference_picture(genotype(SOME, "dcs"), genotype(OTHER, "rga"), "normal")
+    changes = {(box.name, box.change) for box in picture.boxes.values() if box.role in ("op", "attention")}
+    assert changes == {
+        ("sep_conv_3x3", "removed"),
+        ("sep_conv_5x5", "added"),
+        ("dcs", "kept"),
+        ("skip_connect", "kept"),
+        ("dil_conv_3x3", "removed"),  # it reads another state now
+        ("dil_conv_3x3", "added"),
+        ("dcs", "removed"),
+        ("rga", "added"),
+    }
+    sources = {(wire.tail, wire.change) for wire in picture.wires if picture.boxes[wire.head].name == "dil_conv_3x3"}
+    assert sources == {("input_0", "removed"), ("input_1", "added")}
+
+
+def test_a_difference_does_not_rest_on_colour_alone(tmp_path: Path) -> None:
+    drawing = graphs.draw_difference(genotype(SOME), genotype(OTHER, "dcs"), tmp_path, formats=["svg", "graphml"])
+    assert {path.name for path in drawing.files} == {
+        f"difference_{kind}.{form}" for kind in ("normal", "reduce") for form in ("svg", "graphml")
+    }
+    text = (tmp_path / "difference_normal.svg").read_text()
+    assert all(words in text for words in ("+ DCS", "+ sep conv", "− sep conv", "stroke-dasharray"))
+    graph = networkx.read_graphml(tmp_path / "difference_normal.graphml")
+    assert {data["change"] for _, data in graph.nodes(data=True)} == {"", "kept", "removed", "added"}
+
+
+def test_genotypes_of_different_spaces_are_not_compared(tmp_path: Path) -> None:
+    three = genotype([*SOME, SOME[1]], space="larger")
+    for compare in (
+        lambda: graphs.draw_difference(genotype(SOME), three, tmp_path),
+        lambda: graphs.draw_strip([("epoch 1", genotype(SOME)), ("epoch 2", three)], tmp_path),
+    ):
+        with pytest.raises(InputError, match="belongs to space 'larger'"):
+            compare()
+
+
+def test_epochs_without_a_change_share_a_panel_of_the_strip(tmp_path: Path) -> None:
+    some, other = genotype(SOME, "dcs"), genotype(OTHER, "dcs")
+    epochs = [("epoch 1", some), ("epoch 2", some), ("epoch 3", other)]
+    drawing = graphs.draw_strip(epochs, tmp_path, formats=["svg", "png"])
+    assert [path.name for path in drawing.files] == [
+        "strip_normal.svg",
+        "strip_normal.png",
+        "strip_reduce.svg",
+        "strip_reduce.png",
+    ]
+    text = (tmp_path / "strip_normal.svg").read_text()
+    assert "epoch 1 – epoch 2" in text
+    assert "epoch 3" in text
+    assert text.count("+ sep conv") == text.count("+ dil conv") == 1
+    assert "+ DCS" not in text
+
+
+def test_a_strip_of_nothing_or_as_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="at least one genotype"):
+        graphs.draw_strip([], tmp_path)
+    with pytest.raises(InputError, match="cannot be written as graphml; use svg, png, pdf"):
+        graphs.draw_strip([("epoch 1", genotype(SOME))], tmp_path, formats=["graphml"])

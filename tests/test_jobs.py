@@ -1,0 +1,275 @@
+"""Search, retraining and evaluation end to end, on eight synthetic people."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from dcs_nas.config import Config, load_config
+from dcs_nas.errors import InputError, TrainingError
+from dcs_nas.retrain.evaluate import evaluate_run
+from dcs_nas.retrain.retrain import load_trained, run_retraining
+from dcs_nas.runs import read_metrics
+from dcs_nas.search.search import run_search
+from dcs_nas.space import Genotype
+from dcs_nas.training.checkpoints import load_checkpoint
+
+SPACE = """
+cells: 2
+channels: 4
+nodes: 2
+reductions: [1]
+stem: stride2
+operations: [none, skip_connect, max_pool_3x3, sep_conv_3x3, dcs]
+attention: [none, dcs, harmonious, rga]
+"""
+JOB = """
+name: tiny
+seed: 3
+data: {name: market1501, height: 32, width: 16, people_per_batch: 4, images_per_person: 2}
+augment: {pad: 2}
+loss: {ib_kind: ibb, ib_weight: 0.1, ib_grid: [4, 2], ib_temperature: auto}
+search: {epochs: 3, arch_lr: 0.1}
+retrain: {epochs: 3, lr: 0.005, warmup_epochs: 1}
+trainer: {accelerator: cpu, threads: 1}
+"""
+
+
+@pytest.fixture(scope="module")
+def job(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A configuration file beside its space."""
+    folder = tmp_path_factory.mktemp("job")
+    (folder / "space.yaml").write_text(SPACE)
+    path = folder / "job.yaml"
+    data = yaml.safe_load(JOB)
+    data["data"] |= {"root": str(people), "cache": str(folder / "cache")}
+    data["search"]["space"] = str(folder / "space.yaml")
+    path.write_text(yaml.safe_dump(data))
+    return path
+
+
+@pytest.fixture(scope="module")
+def searched(job: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of an uninterrupted search."""
+    folder = tmp_path_factory.mktemp("runs") / "search"
+    run_search(load_config(job), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(job: Path, searched: Path) -> Path:
+    """The run folder of an uninterrupted retraining of what was searched."""
+    folder = searched.parent / "retrain"
+    run_retraining(load_config(job), folder, genotype=searched / "genotype.yaml")
+    return folder
+
+
+def _alphas(folder: Path) -> dict[str, torch.Tensor]:
+    state = load_checkpoint(folder / "checkpoints" / "last.ckpt")["state_dict"]
+    return {name: value for name, value in state.items() if name.endswith(".alpha")}
+
+
+def _same_state(a: Path, b: Path) -> None:
+    first, second = (load_checkpoint(f / "checkpoints" / "last.ckpt")["state_dict"] for f in (a, b))
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]) or value.isnan().all(), name
+
+
+def _run(arguments: list[str], **options: Any) -> subprocess.Popen:
+    command = [sys.executable, "-m", "dcs_nas", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def _wait_for(path: Path, process: subprocess.Popen, seconds: float = 120) -> None:
+    for _ in range(int(seconds / 0.02)):
+        if path.exists():
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    raise AssertionError(f"{path} did not appear")
+
+
+def test_a_search_leaves_everything_behind_that_it_promises(searched: Path) -> None:
+    genotype = Genotype.read(searched / "genotype.yaml")
+    assert genotype.space.name == "space"
+    assert genotype.origin.epoch == 2
+    for epoch in range(3):
+        record = yaml.safe_load((searched / "architecture" / f"epoch_{epoch:03d}.yaml").read_text())
+        assert set(record["alphas"]) == {"normal", "reduce", "normal_attention", "reduce_attention"}
+    assert Genotype.read(searched / "architecture" / "epoch_002.yaml") == genotype
+    rows = read_metrics(searched / "metrics.csv")
+    assert [row["epoch"] for row in rows] == [0, 1, 2]
+    terms = {"loss", "identity", "triplet", "ib", "ib_compression", "ib_relevance"}
+    for half in ("weights", "architecture"):
+        assert {f"{half}/{term}" for term in terms} <= set(rows[0])
+    assert rows[1]["tau"] == pytest.approx(5.0 * 0.956)
+    assert rows[2]["weights/ib"] != 0
+    assert list((searched / "tensorboard").glob("events*"))
+    assert "epoch 3/3" in (searched / "log.txt").read_text()
+
+
+def test_alphas_move_in_every_epoch_and_the_loss_falls(searched: Path) -> None:
+    records = [yaml.safe_load(p.read_text())["alphas"] for p in sorted((searched / "architecture").iterdir())]
+    for name in records[0]:
+        assert records[0][name] != records[1][name] != records[2][name]
+    rows = read_metrics(searched / "metrics.csv")
+    assert rows[2]["weights/identity"] < rows[0]["weights/identity"]
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(job: Path, searched: Path, tmp_path: Path) -> None:
+    run_search(load_config(job), tmp_path / "again")
+    _same_state(searched, tmp_path / "again")
+    run_search(load_config(job, ["seed=4", "search.epochs=1"]), tmp_path / "other")
+    assert _alphas(tmp_path / "other").keys() == _alphas(searched).keys()
+    assert not torch.equal(_alphas(tmp_path / "other").popitem()[1], _alphas(searched).popitem()[1])
+
+
+def test_a_killed_search_resumes_to_the_same_bits(job: Path, searched: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "killed"
+    process = _run(["search", str(job), "--out", str(folder)])
+    _wait_for(folder / "architecture" / "epoch_001.yaml", process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not (folder / "genotype.yaml").exists()
+    run_search(load_config(job), folder, resume=True)
+    _same_state(searched, folder)
+    assert (folder / "genotype.yaml").read_bytes() == (searched / "genotype.yaml").read_bytes()
+    assert [r["epoch"] for r in read_metrics(folder / "metrics.csv")] == [0, 1, 2]
+
+
+def test_an_interrupted_search_says_so_and_exits_with_2(job: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "stopped"
+    process = _run(["search", str(job), "--out", str(folder), "-o", "search.epochs=500"])
+    _wait_for(folder / "architecture" / "epoch_000.yaml", process)
+    os.kill(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "interrupted; what was saved stays: search and retrain go on with --resume" in said
+    assert "Traceback" not in said
+
+
+def test_resuming_a_finished_search_changes_nothing(job: Path, searched: Path) -> None:
+    before = (searched / "checkpoints" / "last.ckpt").stat().st_mtime_ns
+    assert run_search(load_config(job), searched, resume=True) == Genotype.read(searched / "genotype.yaml")
+    assert (searched / "checkpoints" / "last.ckpt").stat().st_mtime_ns == before
+
+
+def test_a_retraining_learns_and_is_evaluated(trained: Path) -> None:
+    rows = read_metrics(trained / "metrics.csv")
+    assert rows[-1]["train/identity"] < rows[0]["train/identity"]
+    found = evaluate_run(trained).report
+    assert set(found) >= {"mAP", "mINP", "cmc", "protocol", "queries", "versions", "seed", "data"}
+    assert 0 < found["mAP"] <= found["cmc"][-1] <= 1
+    assert found["queries"]["used"] == found["queries"]["total"] == 12
+    assert evaluate_run(trained).report["mAP"] == found["mAP"]
+    flipped = evaluate_run(trained, flip=True, rerank=True).report
+    assert flipped["flip"] is True
+    assert flipped["protocol"]["rerank"]["k1"] == 20
+    histogram = evaluate_run(trained, features="color-histogram").report
+    assert histogram["features"] == "color-histogram"
+    assert histogram["protocol"]["metric"] == "euclidean"
+
+
+def test_an_interrupted_retraining_resumes_to_the_same_bits(
+    job: Path, searched: Path, trained: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "killed"
+    arguments = ["retrain", str(job), "--genotype", str(searched / "genotype.yaml"), "--out", str(folder)]
+    process = _run(arguments)
+    _wait_for(folder / "checkpoints" / "last.ckpt", process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    run_retraining(load_config(job), folder, genotype=searched / "genotype.yaml", resume=True)
+    _same_state(trained, folder)
+
+
+def test_held_out_people_choose_the_best_checkpoint(job: Path, searched: Path, tmp_path: Path) -> None:
+    changes = ["retrain.validation=0.3", "retrain.validate_every=1", "loss.center_weight=0.0005"]
+    run_retraining(load_config(job, changes), tmp_path / "held", genotype=searched / "genotype.yaml")
+    scores = [row["validation/mAP"] for row in read_metrics(tmp_path / "held" / "metrics.csv")]
+    assert len(scores) == 3
+    _, network = load_trained(tmp_path / "held", checkpoint="best")
+    best = load_checkpoint(tmp_path / "held" / "checkpoints" / "best.ckpt")
+    assert best["epoch"] == scores.index(max(scores))
+    assert network.heads[0].classifier.out_features == 6
+    assert evaluate_run(tmp_path / "held", checkpoint="best").report["checkpoint"] == "best"
+
+
+@pytest.mark.parametrize(
+    "changes", [["retrain.optimizer=sgd", "retrain.schedule=multistep"], ["retrain.optimizer=adamw"]]
+)
+def test_a_named_backbone_with_attention_is_trained(job: Path, tmp_path: Path, changes: list[str]) -> None:
+    options = ["retrain.backbone=resnet18", "retrain.backbone_options={attention: dcs}", "retrain.epochs=1"]
+    run_retraining(load_config(job, [*options, *changes]), tmp_path / "run")
+    assert any("attention" in name for name, _ in load_trained(tmp_path / "run")[1].named_parameters())
+
+
+def test_another_width_and_depth_can_be_trained_than_was_searched(job: Path, searched: Path, tmp_path: Path) -> None:
+    config = load_config(job, ["retrain.channels=6", "retrain.cells=4", "retrain.epochs=1"])
+    run_retraining(config, tmp_path / "wide", genotype=searched / "genotype.yaml")
+    _, network = load_trained(tmp_path / "wide")
+    assert len(network.backbone.cells) == 4
+    assert network.num_features == 6 * 2 * 2
+
+
+def test_a_run_is_evaluated_on_another_data_set(trained: Path, people: Path) -> None:
+    found = evaluate_run(trained, data_name="synthetic", root=people).report
+    assert found["data"]["name"] == "synthetic"
+    assert found["trained_on"] == "market1501"
+    with pytest.raises(InputError, match="--data dukemtmc needs --root"):
+        evaluate_run(trained, data_name="dukemtmc")
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_term_and_files(job: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"the term '\w+' became \S+ in .*step \d+ of epoch \d.*\.jpg"):
+        run_search(load_config(job, ["search.lr=1e30", "search.grad_clip=1e30"]), tmp_path / "run")
+
+
+def test_a_genotype_of_another_space_is_refused(job: Path, searched: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="belongs to space 'space' .* not to 'demo_cells'"):
+        run_retraining(
+            load_config(job, ["search.space=demo_cells"]), tmp_path / "run", genotype=searched / "genotype.yaml"
+        )
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_to_train_must_be_said_once(job: Path, searched: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="neither a genotype nor retrain.backbone is given"):
+        run_retraining(load_config(job), tmp_path / "run")
+    config: Config = load_config(job, ["retrain.backbone=resnet18"])
+    with pytest.raises(InputError, match="both a genotype and the backbone 'resnet18' are given"):
+        run_retraining(config, tmp_path / "run", genotype=searched / "genotype.yaml")
+
+
+def test_a_folder_without_a_trained_run_is_refused(searched: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is not a run folder"):
+        load_trained(tmp_path)
+    with pytest.raises(InputError, match="holds no trained network; train what a search found"):
+        load_trained(searched)
+
+
+def test_a_damaged_checkpoint_is_named(trained: Path, tmp_path: Path) -> None:
+    for name in ("config.yaml", "genotype.yaml"):
+        (tmp_path / name).write_bytes((trained / name).read_bytes())
+    (tmp_path / "checkpoints").mkdir()
+    whole = (trained / "checkpoints" / "last.ckpt").read_bytes()
+    for content in (b"", b"junk", whole[: len(whole) // 2]):
+        (tmp_path / "checkpoints" / "last.ckpt").write_bytes(content)
+        with pytest.raises(InputError, match=r"last\.ckpt is damaged or no checkpoint of ours"):
+            load_trained(tmp_path)
+
+
+def test_reports_are_json_with_nothing_left_out(trained: Path) -> None:
+    report = evaluate_run(trained).report
+    assert json.loads(json.dumps(report, allow_nan=False)) == report

@@ -1,0 +1,53 @@
+"""A module imports its own folder and lower layers alone."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "dcs_nas"
+LAYERS = {
+    "__init__": 0, "errors": 0, "registry": 0, "settings": 0, "files": 0, "config": 0, "runs": 0,
+    "space": 1, "data": 1, "losses": 1, "evaluation": 1,
+    "models": 2,
+    "training": 3,
+    "search": 4, "retrain": 4,
+    "report": 5,
+    "cli": 6, "__main__": 6,
+}  # fmt: skip
+NNI_MAY_BE_IMPORTED_IN = {"models/nni_imports.py", "search/baselines.py", "cli/tune.py"}
+MODULES = sorted(p.relative_to(PACKAGE).as_posix() for p in PACKAGE.rglob("*.py"))
+
+
+def _imports(module: str) -> list[str]:
+    tree = ast.parse((PACKAGE / module).read_text(encoding="utf-8"))
+    names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    return names + [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+
+
+def _part(module: str) -> str:
+    return module.split("/")[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_its_own_folder_and_lower_layers(module: str) -> None:
+    own = _part(module)
+    for name in _imports(module):
+        if name.startswith("dcs_nas."):
+            other = name.split(".")[1]
+            assert other == own or LAYERS[other] < LAYERS[own] or LAYERS[own] == 0 == LAYERS[other], (
+                f"{module} imports {name}"
+            )
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nni_is_imported_where_it_may_be_and_nowhere_else(module: str) -> None:
+    if module not in NNI_MAY_BE_IMPORTED_IN:
+        assert not any(name == "nni" or name.startswith("nni.") for name in _imports(module))
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("space/")])
+def test_spaces_and_genotypes_are_plain_data_without_torch(module: str) -> None:
+    assert not any(name.split(".")[0] == "torch" for name in _imports(module))

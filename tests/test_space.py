@@ -1,0 +1,147 @@
+"""Search spaces and genotypes: YAML in, plain data out, and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dcs_nas.errors import InputError
+from dcs_nas.space import Genotype, SpaceSpec, read_space, reference, shipped_file, thirds
+
+SPACE = {"name": "tiny", "cells": 3, "channels": 4, "nodes": 2, "operations": ["none", "skip_connect", "dcs"]}
+
+
+def _space(**changes: Any) -> SpaceSpec:
+    return SpaceSpec(**{**SPACE, "attention": ["none", "rga"], **changes})
+
+
+def _genotype(space: SpaceSpec | None = None) -> Genotype:
+    space = space or _space()
+    nodes = [[{"op": "dcs", "from": 0}, {"op": "skip_connect", "from": 1}]] * 2
+    cells = {"normal": {"nodes": nodes, "attention": "rga"}, "reduce": {"nodes": nodes}}
+    return Genotype(space=reference(space, space.name), network=space.network(32, 16), cells=cells)
+
+
+def _write(path: Path, data: Any) -> Path:
+    path.write_text(data if isinstance(data, str) else yaml.safe_dump(data))
+    return path
+
+
+@pytest.mark.parametrize("name", ["demo_cells", "attention_cells"])
+def test_shipped_spaces_are_read_by_name(name: str) -> None:
+    space = read_space(shipped_file("search_spaces", name))
+    assert space.name == name
+    assert {"dcs", "harmonious", "rga"} <= set(space.attention)
+
+
+def test_a_genotype_survives_the_way_through_yaml(tmp_path: Path) -> None:
+    genotype = _genotype()
+    assert Genotype.read(_write(tmp_path / "g.yaml", genotype.to_yaml())) == genotype
+
+
+def test_a_genotype_is_read_from_the_record_of_an_epoch(tmp_path: Path) -> None:
+    genotype = _genotype()
+    record = {"epoch": 3, "genotype": genotype.model_dump(mode="json", by_alias=True)}
+    assert Genotype.read(_write(tmp_path / "epoch_003.yaml", record)) == genotype
+
+
+def test_the_sample_uses_the_labels_of_nni() -> None:
+    sample = _genotype().to_sample()
+    assert sample["normal/op_2_0"] == "dcs"
+    assert sample["reduce/input_3_1"] == [1]
+    assert sample["normal_attention"] == "rga"
+    assert len(sample) == 2 * (2 * 2 * 2 + 1)
+
+
+def test_the_graph_has_inputs_nodes_attention_and_output() -> None:
+    graph = _genotype().graph("normal")
+    assert [n for n, d in graph.nodes(data=True) if d["role"] == "input"] == ["c_{k-2}", "c_{k-1}"]
+    assert graph.nodes["attention"]["label"] == "rga"
+    assert graph["c_{k-2}"]["0"][0]["op"] == "dcs"
+    assert list(graph.successors("attention")) == ["c_{k}"]
+    assert "attention" not in _genotype().graph("reduce")
+    with pytest.raises(InputError, match="no cell 'odd'; it has normal, reduce"):
+        _genotype().graph("odd")
+
+
+def test_the_hash_changes_with_what_a_genotype_depends_on_and_with_nothing_else() -> None:
+    assert _space().hash == _space(name="other", channels=64, cells=9, stem="stride4").hash
+    assert _space().hash != _space(nodes=3).hash
+    assert _space().hash != _space(attention=["none"]).hash
+
+
+def test_a_genotype_of_another_space_is_refused() -> None:
+    other = _space(name="other", nodes=3)
+    with pytest.raises(InputError, match=r"g\.yaml belongs to space 'tiny' .* not to 'other'"):
+        _genotype().require_space(other, name="other", source="g.yaml")
+    _genotype().require_space(_space(name="same"), name="same", source="g.yaml")
+
+
+def test_reductions_stand_at_thirds_unless_they_are_given() -> None:
+    assert thirds(8) == (2, 5)
+    assert thirds(20) == (6, 13)
+    assert _space(cells=8).network(64, 32).reductions == (2, 5)
+    assert _space(reductions=[1]).network(64, 32).reductions == (1,)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"nodse": 4}, "unknown key 'nodse'; did you mean nodes?"),
+        ({"operations": ["a", "a"]}, "operations lists a twice"),
+        ({"operations": ["none"]}, "'none' alone"),
+        ({"nodes": 0}, "nodes: Input should be greater than or equal to 1, found 0"),
+        ({"kind": "chian"}, "unknown kind of search space 'chian'"),
+        ({"channels": 10**9}, "channels: Input should be less than"),
+    ],
+)
+def test_a_bad_space_is_one_clear_line(tmp_path: Path, change: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        read_space(_write(tmp_path / "space.yaml", {**SPACE, **change}))
+    assert "\n" not in str(error.value)
+
+
+def _broken(change: Any) -> dict:
+    data = yaml.safe_load(_genotype().to_yaml())
+    change(data)
+    return data
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.update(format=99), "format 99, this version reads up to 1; update dcs_nas"),
+        (lambda d: d.pop("format"), "no 'format' number"),
+        (lambda d: d["cells"].pop("reduce"), "cells of kind reduce are missing"),
+        (lambda d: d["cells"]["normal"]["nodes"][0][0].update(op="conv"), "'conv' is not in its space; known: none"),
+        (lambda d: d["cells"]["normal"]["nodes"][0][0].update({"from": 2}), "node 0 reads state 2, but only 0 to 1"),
+        (lambda d: d["cells"]["normal"]["nodes"].pop(), "has 1 nodes, its space has 2"),
+        (lambda d: d["cells"]["normal"].update(attention="dcs"), "attention 'dcs' is not in its space"),
+        (lambda d: d["space"].update(hash="0" * 12), "does not fit the space listed beside it"),
+        (lambda d: d["network"].update(cells=10**6), "less than or equal to 100"),
+        (lambda d: d.update(colour="red"), "unknown key 'colour'"),
+    ],
+)
+def test_a_bad_genotype_is_one_clear_line(tmp_path: Path, change: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        Genotype.read(_write(tmp_path / "g.yaml", _broken(change)))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [1", "not valid YAML in line"),
+        ("a: &x 1\nb: *x", "aliases"),
+        ("a: 1\na: 2", "key 'a' stands twice"),
+        ("- 1", "holds a list, expected a mapping"),
+        ("", "holds nothing"),
+        ("a: !!python/object/apply:os.system ['true']", "not valid YAML"),
+    ],
+)
+def test_yaml_that_is_no_plain_mapping_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Genotype.read(_write(tmp_path / "g.yaml", text))
