@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: see dcs_nas/cli/__init__.py
-
 import random
 from collections.abc import Callable
 from pathlib import Path

@@ -8,7 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from make_datasets import (
+from PIL import Image
+
+from dcs_nas.data.check import check_dataset
+from dcs_nas.data.datasets import load_dataset
+from dcs_nas.data.datasets.cuhk03 import read_protocol
+from dcs_nas.data.datasets.cuhk03_extract import extract_images, is_extracted, read_test_sets
+from dcs_nas.data.records import Record, combine
+from dcs_nas.errors import InputError
+from tests.make_datasets import (
     MARKET_FOLDERS,
     NEW_PROTOCOL_NAME,
     cuhk03_names,
@@ -24,14 +32,6 @@ from make_datasets import (
     write_occluded_reid,
     write_veri,
 )
-from PIL import Image
-
-from dcs_nas.data.check import check_dataset
-from dcs_nas.data.datasets import load_dataset
-from dcs_nas.data.datasets.cuhk03 import read_protocol
-from dcs_nas.data.datasets.cuhk03_extract import extract_images, is_extracted, read_test_sets
-from dcs_nas.data.records import Record, combine
-from dcs_nas.errors import InputError
 
 METADATA = Path(__file__).parents[2] / "shared" / "metadata"
 needs_metadata = pytest.mark.skipif(not METADATA.is_dir(), reason="the real protocol files are not here")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,8 +49,8 @@ def test_an_interrupted_save_keeps_the_old_file_and_leaves_no_rest(
     save_features(path, FeatureSet(**arrays()))
     before = path.read_bytes()
 
-    def interrupted(file: BinaryIO, **values: object) -> None:
-        file.write(b"half")
+    def interrupted(file: Path, **values: object) -> None:
+        file.write_bytes(b"half")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(np, "savez", interrupted)

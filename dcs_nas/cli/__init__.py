@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 from typing import Annotated
@@ -12,10 +11,6 @@ import typer
 from dcs_nas.cli import demo, jobs, tools
 from dcs_nas.cli.console import say, stop_bars
 from dcs_nas.errors import InputError, TrainingError
-
-# Read when torch loads OpenMP. Threads that spin while they wait slow training several times where another program
-# has one of the cores; sleeping costs next to nothing where none has.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # typer brings its own click, or the installed one: either way this is the base of its usage errors.
 _UsageError: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from dcs_nas.errors import InputError
-from dcs_nas.evaluation.files import write_atomically
 from dcs_nas.evaluation.inputs import as_labels, as_matrix, same_width, squared_norms
+from dcs_nas.files import atomic_path
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,4 +92,5 @@ def save_features(path: Path | str, features: FeatureSet) -> None:
     path = Path(path)
     if path.suffix != ".npz":
         raise InputError(f"features file {path} should be named *.npz")
-    write_atomically(path, lambda file: np.savez(file, allow_pickle=False, **features.arrays()))
+    with atomic_path(path) as temporary:
+        np.savez(temporary, allow_pickle=False, **features.arrays())

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from dcs_nas.errors import InputError
-from dcs_nas.evaluation.files import write_atomically
 from dcs_nas.evaluation.labels import SKIP_CAUSES
+from dcs_nas.files import write_text
 
 _RESAMPLES_AT_ONCE = 64
 
@@ -132,7 +132,7 @@ class RankingResult:
             scores = ["", "", "", ""] if cause else self._row_scores(q)
             name = names[q] if names is not None else ""
             writer.writerow([q, name, self.query_pids[q], self.query_camids[q], *scores, cause])
-        write_atomically(Path(path), lambda file: file.write(text.getvalue().encode()))
+        write_text(Path(path), text.getvalue())
 
     def _row_scores(self, query: int) -> list[str]:
         return [

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import reduce
 from typing import Any, cast
 
 import torch
@@ -131,8 +132,8 @@ class SuperChoice(BaseSuperNetModule):
 
     def forward(self, x: Tensor) -> Tensor:
         weights = self.mixture()[0]
-        terms = [weights[i] * candidate(x) for i, candidate in enumerate(self.candidates.values())]
-        return torch.stack(terms).sum(0) if len(terms) > 1 else terms[0]
+        terms = (weights[i] * candidate(x) for i, candidate in enumerate(self.candidates.values()))
+        return reduce(torch.add, terms)
 
     def resample(self, memo: dict[str, Any]) -> dict[str, Any]:
         """Nothing is sampled: NNI's interface."""

@@ -40,6 +40,8 @@ def make_trainer(config: Config, run: RunFolder, *, epochs: int) -> pl.Trainer:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     on_cpu = settings.accelerator == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
+    # A guard for debugging, which costs a write of all memory that is allocated.
+    setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010
     callbacks: list[Callback] = [EpochCheckpoint(run / "checkpoints")]
     if sys.stderr.isatty():
         callbacks.append(RichProgressBar(leave=False, theme=RichProgressBarTheme(metrics_format=".3f")))

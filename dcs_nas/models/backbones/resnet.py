@@ -65,9 +65,12 @@ class ResNet(Backbone):
         block: ``BasicBlock`` or ``Bottleneck``.
         depths: blocks in each of the four stages.
         last_stride: of the last stage, 1 or 2.
+        base: channels of the stem and width of the first stage; each stage doubles it.
+        small_images: a 3x3 stem without pooling, as He et al. use on CIFAR (section 4.2), here with stride 2: the map
+            is twice as high and wide.
 
     Raises:
-        InputError: another last stride.
+        InputError: another last stride, or a base width below 1.
     """
 
     kind = "map"
@@ -76,20 +79,28 @@ class ResNet(Backbone):
     default_stages = stages
 
     def __init__(
-        self, block: type[BasicBlock] | type[Bottleneck], depths: tuple[int, int, int, int], *, last_stride: int = 1
+        self,
+        block: type[BasicBlock] | type[Bottleneck],
+        depths: tuple[int, int, int, int],
+        *,
+        last_stride: int = 1,
+        base: int = 64,
+        small_images: bool = False,
     ) -> None:
         super().__init__()
         if last_stride not in (1, 2):
             raise InputError(f"last_stride is {last_stride!r}; expected 1 or 2")
-        self.num_features = 512 * block.expansion
-        self.conv1 = _conv(3, 64, 7, stride=2)
-        self.bn1 = nn.BatchNorm2d(64)
+        if not isinstance(base, int) or base < 1:
+            raise InputError(f"base is {base!r}; expected a number of channels of at least 1")
+        self.num_features = 8 * base * block.expansion
+        self.conv1 = _conv(3, base, 3 if small_images else 7, stride=2)
+        self.bn1 = nn.BatchNorm2d(base)
         self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        self.layer1 = _stage(block, 64, 64, depths[0], stride=1)
-        self.layer2 = _stage(block, 64 * block.expansion, 128, depths[1], stride=2)
-        self.layer3 = _stage(block, 128 * block.expansion, 256, depths[2], stride=2)
-        self.layer4 = _stage(block, 256 * block.expansion, 512, depths[3], stride=last_stride)
+        self.maxpool = nn.Identity() if small_images else nn.MaxPool2d(3, stride=2, padding=1)
+        self.layer1 = _stage(block, base, base, depths[0], stride=1)
+        self.layer2 = _stage(block, base * block.expansion, 2 * base, depths[1], stride=2)
+        self.layer3 = _stage(block, 2 * base * block.expansion, 4 * base, depths[2], stride=2)
+        self.layer4 = _stage(block, 4 * base * block.expansion, 8 * base, depths[3], stride=last_stride)
         start_convolutional(self)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -116,6 +127,12 @@ def _stage(
 ) -> nn.Sequential:
     first = block(channels, width, stride=stride)
     return nn.Sequential(first, *(block(width * block.expansion, width) for _ in range(depth - 1)))
+
+
+@register_backbone("resnet10_small")
+def resnet10_small(*, height: int, width: int, last_stride: int = 1, base: int = 16) -> ResNet:
+    """Ten layers for images of 32 to 64 pixels: 0.31 M parameters, 128 channels out."""
+    return ResNet(BasicBlock, (1, 1, 1, 1), last_stride=last_stride, base=base, small_images=True)
 
 
 @register_backbone("resnet18")

@@ -1,0 +1,149 @@
+"""What each attention block and each kind of information bottleneck brings to a small ResNet on synthetic people.
+
+    python benchmarks/attention_blocks.py --seeds 0 1 2
+
+Every variant is trained from scratch with every seed by configs/attention_blocks.yaml and scored on people unseen in
+training. Resumable: finished trainings are kept in --work. Writes a CSV with mAP (mean and standard deviation over the
+seeds), parameters, multiply-adds, and the time of a forward pass relative to the plain network in the same process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dcs_nas.config import Config, load_config
+from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
+from dcs_nas.files import write_json, write_text
+from dcs_nas.models.flops import count
+from dcs_nas.retrain.evaluate import evaluate_run
+from dcs_nas.retrain.retrain import FINISHED, load_trained, run_retraining
+from dcs_nas.runs import environment
+from dcs_nas.space import shipped_file
+
+BLOCKS = ("none", "nonlocal", "dcs", "harmonious", "rga_spatial", "rga_channel", "rga")
+ETA = 0.1
+VARIANTS: dict[str, list[str]] = {
+    **{name: [] if name == "none" else [f"retrain.backbone_options={{attention: {name}}}"] for name in BLOCKS},
+    **{
+        f"dcs + {kind}": [
+            "retrain.backbone_options={attention: dcs}",
+            f"loss.ib_kind={kind}",
+            f"loss.ib_weight={ETA}",
+        ]
+        for kind in ("ibb", "ibb_tight", "plugin")
+    },
+}
+
+
+def main() -> None:
+    arguments = _arguments()
+    data = arguments.work / "data"
+    if not data.is_dir():
+        write_synthetic(data, settings=SyntheticSettings())
+    names = arguments.variants or list(VARIANTS)
+    for seed in arguments.seeds:
+        for name in names:
+            _train(name, seed, data, arguments)
+    rows = [_row(name, data, arguments) for name in names]
+    _add_times(rows, arguments)
+    write_text(arguments.out, _table(rows, arguments))
+    if arguments.json:
+        write_json(arguments.json, {"rows": rows, **environment()})
+    for row in rows:
+        print(", ".join(f"{key} {value}" for key, value in row.items()))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS))
+    parser.add_argument("--epochs", type=int, default=16)
+    parser.add_argument("--work", type=Path, default=Path("results/attention_blocks"))
+    parser.add_argument("--out", type=Path, default=Path("results/reference/attention_blocks.csv"))
+    parser.add_argument("--json", type=Path)
+    return parser.parse_args()
+
+
+def _folder(name: str, seed: int, arguments: argparse.Namespace) -> Path:
+    return arguments.work / f"{name.replace(' + ', '_')}-{seed}"
+
+
+def _train(name: str, seed: int, data: Path, arguments: argparse.Namespace) -> None:
+    folder = _folder(name, seed, arguments)
+    if (folder / "evaluation.json").is_file():
+        return
+    began = time.perf_counter()
+    own = [f"seed={seed}", f"data.root={data}", f"results={arguments.work}", f"retrain.epochs={arguments.epochs}"]
+    config = load_config(shipped_file("configs", "attention_blocks"), [*own, *VARIANTS[name]])
+    if not (folder / FINISHED).is_file():
+        run_retraining(config, folder, resume=(folder / "config.yaml").is_file())
+    report = evaluate_run(folder).report
+    write_json(folder / "evaluation.json", report)
+    minutes = (time.perf_counter() - began) / 60
+    print(f"{name}, seed {seed}: mAP {100 * report['mAP']:.2f} %, {minutes:.1f} min", file=sys.stderr, flush=True)
+
+
+def _row(name: str, data: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    reports = [json.loads((_folder(name, seed, arguments) / "evaluation.json").read_text()) for seed in arguments.seeds]
+    maps = [100 * report["mAP"] for report in reports]
+    first = [100 * report["cmc"][0] for report in reports]
+    config, network = load_trained(_folder(name, arguments.seeds[0], arguments))
+    cost = count(network.backbone, config.data.height, config.data.width)
+    return {
+        "variant": name,
+        "seeds": len(maps),
+        "mAP_mean": round(statistics.mean(maps), 2),
+        "mAP_std": round(statistics.stdev(maps), 2) if len(maps) > 1 else "",
+        "rank1_mean": round(statistics.mean(first), 2),
+        "parameters": cost.parameters,
+        "multiply_adds": cost.macs,
+    }
+
+
+def _add_times(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
+    """Milliseconds an image of a forward pass in evaluation mode, all variants in turn, median of the rounds."""
+    networks = [load_trained(_folder(row["variant"], arguments.seeds[0], arguments)) for row in rows]
+    times: list[list[float]] = [[] for _ in rows]
+    for _ in range(15):
+        for (config, network), found in zip(networks, times):
+            found.append(_forward_ms(config, network))
+    medians = [statistics.median(found) for found in times]
+    for row, median in zip(rows, medians):
+        row["ms_per_image"] = round(median, 4)
+        row["time_ratio"] = round(median / medians[0], 2)
+
+
+@torch.inference_mode()
+def _forward_ms(config: Config, network: torch.nn.Module, batch: int = 64) -> float:
+    images = torch.zeros(batch, 3, config.data.height, config.data.width).to(memory_format=torch.channels_last)
+    began = time.perf_counter()
+    network(images)
+    return 1000 * (time.perf_counter() - began) / batch
+
+
+def _table(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> str:
+    text = io.StringIO()
+    seeds = " ".join(map(str, arguments.seeds))
+    text.write("# synthetic people (dcs-nas synth, defaults), resnet10_small at 64 x 32, people unseen in training\n")
+    text.write(f"# python benchmarks/attention_blocks.py --seeds {seeds} --epochs {arguments.epochs}\n")
+    versions = environment()["versions"]
+    text.write(f"# torch {versions['torch']}, dcs_nas {versions['dcs_nas']}, {torch.get_num_threads()} threads\n")
+    text.write(f"# mAP, rank-1 in percent, cosine distance; std over seeds; eta {ETA}; IB temperature auto\n")
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+if __name__ == "__main__":
+    main()
