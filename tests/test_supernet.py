@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import conv2d, cross_entropy
 
 from dcs_nas.errors import InputError
 from dcs_nas.models.cell_space import CellSpace, fixed_network
@@ -161,3 +161,18 @@ def test_every_operation_keeps_the_width_and_divides_the_map(name: str, stride: 
 def test_an_unknown_operation_lists_the_choices() -> None:
     with pytest.raises(InputError, match="unknown operation 'sep_conv_4x4'; did you mean sep_conv_"):
         CellSpace(_structure(operations=["sep_conv_4x4"]), _network())
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("size", [(8, 6), (7, 5)])
+def test_a_strided_dilated_convolution_equals_the_published_one(kernel: int, size: tuple[int, int]) -> None:
+    operation = OPERATIONS[f"dil_conv_{kernel}x{kernel}"](6, 2, height=4, width=3, affine=True)
+    x = torch.randn(2, 6, *size, requires_grad=True)
+    depthwise, pointwise, norm = operation.body
+    plain = conv2d(torch.relu(x), depthwise.weight, stride=2, padding=kernel - 1, dilation=2, groups=6)
+    expected, found = norm(pointwise(plain)), operation(x)
+    torch.testing.assert_close(found, expected)
+    direction = torch.randn_like(found)
+    leaves = [x, *operation.parameters()]
+    gradients = [torch.autograd.grad((y * direction).sum(), leaves) for y in (found, expected)]
+    torch.testing.assert_close(*gradients)

@@ -75,13 +75,20 @@ class SeparableConv(ReluFirst):
 
 
 class DilatedConv(ReluFirst):
-    """ReLU, depthwise k x k with dilation 2, 1x1, batch norm."""
+    """ReLU, depthwise k x k with dilation 2, 1x1, batch norm.
+
+    With stride 2 all taps fall on even rows and columns: the same numbers come from a plain convolution of every
+    second one, whose backward pass is several times faster.
+    """
 
     def __init__(self, channels: int, kernel: int, stride: int, *, affine: bool) -> None:
         super().__init__()
-        self.body = _depthwise_pointwise(channels, kernel, stride, 2, affine)
+        self.stride = stride
+        self.body = _depthwise_pointwise(channels, kernel, 1, 1 if stride == 2 else 2, affine)
 
     def after_relu(self, x: Tensor) -> Tensor:
+        if self.stride == 2:
+            x = x[:, :, ::2, ::2].contiguous(memory_format=torch.channels_last)
         return self.body(x)
 
 
