@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,9 @@ import pytest
 import torch
 import yaml
 
+from dcs_nas.cli import main
 from dcs_nas.config import Config, load_config
+from dcs_nas.data.datamodule import ReidData
 from dcs_nas.errors import InputError, TrainingError
 from dcs_nas.retrain.evaluate import evaluate_run
 from dcs_nas.retrain.retrain import load_trained, run_retraining
@@ -273,3 +276,45 @@ def test_a_damaged_checkpoint_is_named(trained: Path, tmp_path: Path) -> None:
 def test_reports_are_json_with_nothing_left_out(trained: Path) -> None:
     report = evaluate_run(trained).report
     assert json.loads(json.dumps(report, allow_nan=False)) == report
+
+
+def test_a_backbone_that_knows_cameras_is_given_them(job: Path, tmp_path: Path) -> None:
+    options = ["retrain.backbone=vit_small", "retrain.backbone_options={cameras: 2}", "retrain.epochs=1"]
+    run_retraining(load_config(job, options), tmp_path / "run")
+    assert evaluate_run(tmp_path / "run").report["queries"]["used"] == 12
+
+
+def test_peoples_own_images_are_searched_and_their_names_kept(job: Path, people: Path, tmp_path: Path) -> None:
+    for source in sorted((people / "bounding_box_train").iterdir()):
+        person, camera = source.name.split("_")[0], source.name.split("_")[1][:2]
+        target = tmp_path / "own" / "train" / f"person {person}" / camera
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, target)
+    options = ["data.name=folder", f"data.root={tmp_path / 'own'}", "search.epochs=1"]
+    run_search(load_config(job, options), tmp_path / "run")
+    kept = json.loads((tmp_path / "run" / "labels.json").read_text())
+    assert len(kept["people"]) == 8
+    assert all(name.startswith("person ") for name in kept["people"])
+    assert set(kept["cameras"]) == {"c1", "c2"}
+    with pytest.raises(InputError, match="has no queries or gallery to evaluate on"):
+        ReidData(load_config(job, options)).test()
+
+
+def test_an_interrupted_demo_goes_on_and_a_finished_one_starts_anew(
+    job: Path, people: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "demo"
+    shutil.copytree(people, out / "data")
+    short = ["-o", "search.epochs=1", "-o", "retrain.epochs=1"]
+    for said in ("search ...", "holds a finished demo: starting anew"):
+        with pytest.raises(SystemExit) as stopped:
+            main(["demo", "--out", str(out), "--config", str(job), *short])
+        assert not stopped.value.code
+        shown = capsys.readouterr()
+        assert said in shown.err
+        assert "colour histogram" in shown.out
+    summary = json.loads((out / "demo.json").read_text())
+    assert summary["parameters"] > 0
+    assert summary["multiply_adds"] > 0
+    assert set(summary["minutes"]) == {"synth", "search", "retrain", "evaluate", "visualize"}
+    assert all((out / file).is_file() for file in summary["graphs"])

@@ -27,6 +27,7 @@ def demo(
     """
     from dcs_nas.config import load_config
     from dcs_nas.files import write_json
+    from dcs_nas.runs import environment
     from dcs_nas.space import shipped_file
 
     summary = out / "demo.json"
@@ -47,7 +48,8 @@ def demo(
         found |= _RUN[stage](out, root, settings)
         minutes[stage] = (time.perf_counter() - began) / 60
     _show(out, found, minutes)
-    write_json(summary, {"data": "synthetic", **found, "minutes": minutes})
+    facts = {"data": "synthetic", "config": config, "seed": settings.seed, **environment()}
+    write_json(summary, {**facts, **found, "minutes": minutes})
 
 
 def _synth(out: Path, root: Path, settings: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ person's number in tests, ``cameras`` (B,), ``indices`` (B,) into the split.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,7 +22,9 @@ from dcs_nas.data.datasets import load_dataset
 from dcs_nas.data.records import Record, ReidDataset
 from dcs_nas.data.samplers import IdentitySampler, SequentialBatches, hold_out_people, split_within_people
 from dcs_nas.errors import InputError
+from dcs_nas.files import write_json
 
+log = logging.getLogger(__name__)
 Batch = dict[str, Tensor]
 
 
@@ -70,6 +73,13 @@ class ReidData:
             (r.camera for part in (self.dataset.train, self.dataset.query, self.dataset.gallery) for r in part),
             default=0,
         )
+
+    def save_labels(self, folder: Path) -> None:
+        """Keep which of the user's names became which number, where a data set has names: ``labels.json``."""
+        maps = {"people": self.dataset.label_map, "cameras": self.dataset.camera_map}
+        known = {name: numbers for name, numbers in maps.items() if numbers}
+        if known:
+            write_json(folder / "labels.json", known)
 
     @property
     def num_people(self) -> int:
@@ -146,7 +156,10 @@ def load(settings: DataConfig) -> ReidDataset:
         raise InputError(
             f"data.root is not set; give the folder of {settings.name}, e.g. -o data.root=/data/{settings.name}"
         )
-    return load_dataset(settings.name, Path(settings.root).expanduser(), **settings.options)
+    dataset = load_dataset(settings.name, Path(settings.root).expanduser(), **settings.options)
+    for note in dataset.notes:
+        log.warning("%s: %s", dataset.name, note)
+    return dataset
 
 
 def file_names(images: Images, indices: Iterable[int]) -> list[str]:

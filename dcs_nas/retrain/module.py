@@ -73,7 +73,7 @@ class Retraining(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         seed_everything(self.config.seed, self.current_epoch, batch_idx)
         images, labels = self.augment(batch["images"]), batch["labels"]
-        embedding = self.network(images)
+        embedding = self.network(images, batch["cameras"])
         terms = batch_terms(self.objective, embedding, labels, images)
         place = f"step {batch_idx + 1} of epoch {self.current_epoch + 1}"
         require_finite(terms, where=place, files=file_names(self._images, batch["indices"]))

@@ -57,6 +57,7 @@ def run_retraining(
         return
     if architecture is not None:
         write_text(run / "genotype.yaml", architecture.to_yaml())
+    data.save_labels(run.path)
     augment = Augment(
         config.augment, height=config.data.height, width=config.data.width, mean=config.data.mean, std=config.data.std
     )

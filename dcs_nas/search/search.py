@@ -51,6 +51,7 @@ def run_search(
     if (run / "genotype.yaml").is_file():
         log.info("%s is finished already", folder)
         return Genotype.read(run / "genotype.yaml")
+    data.save_labels(run.path)
     record = ArchitectureRecord(run / "architecture", space, data=data.dataset.version, seed=config.seed)
     augment = Augment(
         config.augment, height=config.data.height, width=config.data.width, mean=config.data.mean, std=config.data.std
