@@ -49,15 +49,15 @@ def show_log() -> None:
     logger.propagate = False
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table on standard output; numbers stand to the right."""
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, words: bool = False) -> None:
+    """A table on standard output; numbers stand to the right, ``words`` to the left."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     drawn = Table(title=Text(title), title_justify="left")
     for i, column in enumerate(columns):
-        drawn.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+        drawn.add_column(column, justify="left" if i == 0 or words else "right", overflow="fold")
     for row in rows:
         drawn.add_row(*(Text(str(cell)) for cell in row))
     Console().print(drawn)

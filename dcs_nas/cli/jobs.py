@@ -40,7 +40,7 @@ def search(
     for kind, cell in genotype.cells.items():
         rows = [[str(i), *(f"{e.op} <- {e.source}" for e in edges)] for i, edges in enumerate(cell.nodes)]
         columns = ["node", *(f"edge {k + 1}" for k in range(genotype.space.edges_per_node))]
-        table(f"{kind} cell, attention: {cell.attention}", columns, rows)
+        table(f"{kind} cell, attention: {cell.attention}", columns, rows, words=True)
     say(f"genotype: {folder / 'genotype.yaml'}")
     say(f"next: dcs-nas retrain {config} --genotype {folder / 'genotype.yaml'}")
 

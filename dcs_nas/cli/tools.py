@@ -115,7 +115,8 @@ def datasets(
     from dcs_nas.settings import parse_yaml
 
     if name is None:
-        table("data sets", ["name", "what it is"], [[known, describe(known).splitlines()[0]] for known in DATASETS])
+        rows = [[known, describe(known).splitlines()[0]] for known in DATASETS]
+        table("data sets", ["name", "what it is"], rows, words=True)
         return
     if root is None:
         print(describe(name))
