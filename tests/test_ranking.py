@@ -282,6 +282,8 @@ def test_inputs_are_left_untouched(published: dict[str, np.ndarray]) -> None:
         array.flags.writeable = False
     rank(*arrays)
     rank_distances(distances, *labels_without_junk(published))
+    for key, array in zip((*FEATURE_KEYS, "tied_distance"), (*arrays, distances)):
+        np.testing.assert_array_equal(array, published[key])
 
 
 # ---- ranked lists

@@ -6,7 +6,7 @@ import torch
 from kornia import augmentation
 from torch import Tensor, nn
 
-from dcs_nas.config import AugmentConfig
+from dcs_nas.config import AugmentConfig, Config
 
 
 class Normalize(nn.Module):
@@ -57,3 +57,9 @@ class Augment(nn.Module):
         x = self.normalize(x * 255)
         x = self.erase(x) if self.erase is not None else x
         return x.contiguous(memory_format=torch.channels_last)
+
+
+def build_augment(config: Config) -> Augment:
+    """The augmentation of a job, at its image size and with its mean and deviation."""
+    data = config.data
+    return Augment(config.augment, height=data.height, width=data.width, mean=data.mean, std=data.std)

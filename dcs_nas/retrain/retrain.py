@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dcs_nas.config import Config
-from dcs_nas.data.augment import Augment
+from dcs_nas.data.augment import build_augment
 from dcs_nas.data.cache import Progress
 from dcs_nas.data.datamodule import ReidData
 from dcs_nas.errors import InputError
@@ -58,9 +58,7 @@ def run_retraining(
     if architecture is not None:
         write_text(run / "genotype.yaml", architecture.to_yaml())
     data.save_labels(run.path)
-    augment = Augment(
-        config.augment, height=config.data.height, width=config.data.width, mean=config.data.mean, std=config.data.std
-    )
+    augment = build_augment(config)
     module = Retraining(network, objective, augment, config, data=data, images=images, validation=validation, run=run)
     with logging_to(run / "log.txt"), without_known_warnings():
         trainer = make_trainer(config, run, epochs=settings.epochs)

@@ -9,7 +9,7 @@ from pathlib import Path
 from pytorch_lightning.utilities.combined_loader import CombinedLoader
 
 from dcs_nas.config import Config
-from dcs_nas.data.augment import Augment
+from dcs_nas.data.augment import build_augment
 from dcs_nas.data.cache import Progress
 from dcs_nas.data.datamodule import ReidData
 from dcs_nas.files import write_text
@@ -53,9 +53,7 @@ def run_search(
         return Genotype.read(run / "genotype.yaml")
     data.save_labels(run.path)
     record = ArchitectureRecord(run / "architecture", space, data=data.dataset.version, seed=config.seed)
-    augment = Augment(
-        config.augment, height=config.data.height, width=config.data.width, mean=config.data.mean, std=config.data.std
-    )
+    augment = build_augment(config)
     module = BilevelSearch(network, objective, augment, config, halves=halves, record=record, epoch_log=EpochLog(run))
     with logging_to(run / "log.txt"), without_known_warnings():
         trainer = make_trainer(config, run, epochs=settings.epochs)
