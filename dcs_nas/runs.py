@@ -21,6 +21,7 @@ from dcs_nas import __version__
 from dcs_nas.config import Config
 from dcs_nas.errors import InputError
 from dcs_nas.files import write_json, write_text
+from dcs_nas.processes import is_first
 from dcs_nas.settings import parse, read_yaml, to_yaml
 
 _REPORTED = ("torch", "numpy", "nni", "pytorch-lightning", "kornia", "scipy", "networkx", "pillow")
@@ -75,7 +76,10 @@ class RunFolder:
 
         Raises ``InputError`` where the folder holds another run and neither ``resume`` nor ``overwrite`` is given,
         where there is nothing to resume, or where the settings to resume with differ from those it began with.
+        Of several processes the first alone does all this.
         """
+        if not is_first():
+            return cls(path)
         if resume and overwrite:
             raise InputError("--resume and --overwrite exclude each other; give one")
         run, began = cls(path), path / "config.yaml"

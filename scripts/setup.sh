@@ -13,7 +13,7 @@ fi
 echo "setup: installing into $venv (once; a few minutes)"
 rm -f "$venv"/ready-*
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
-"$venv/bin/python" -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]' || {
+"$venv/bin/python" -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev,export]' || {
     echo "setup: pip failed, see above; the package index must be reachable once" >&2
     exit 1
 }

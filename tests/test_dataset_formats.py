@@ -313,6 +313,7 @@ def test_real_cuhk03_protocol_files_agree_with_the_published_facts(tmp_path, mon
     config = METADATA / NEW_PROTOCOL_NAME.format(labels)
     assert tuple(map(len, read_protocol(config, f"images_{labels}"))) == counts
     (tmp_path / config.name).write_bytes(config.read_bytes())
+    (tmp_path / f"images_{labels}").mkdir()
     monkeypatch.setattr("dcs_nas.data.datasets.cuhk03.report_absent", lambda *_, **__: set())
     report = check_dataset("cuhk03", tmp_path, options={"labels": labels})
     assert (report.ok, report.deviations, report.unmatched) == (True, (), ())

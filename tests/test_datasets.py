@@ -64,6 +64,7 @@ def test_the_500k_distractors_join_the_gallery_on_request(tmp_path):
     data = load_dataset("market1501", tmp_path, distractors_500k=True)
     assert data.gallery[-1] == Record("images/0000_c1s1_000001_00.jpg", 0, 0)
     assert data.version == "Market-1501 + 500k distractors"
+    assert "images of the 500k distractors: 1 found, 500,000 published" in data.notes
     assert len(load_dataset("market1501", tmp_path).gallery) == 5
 
 
@@ -301,6 +302,20 @@ def test_combine_all_trains_on_test_people_too_but_not_on_distractors(tmp_path):
     assert every.root == tmp_path
     person = {r.path.rpartition("/")[2]: r.person for r in every.train}
     assert person["0001_c1s1_001051_00.jpg"] == person["0001_c2s1_001053_00.jpg"] != person["0003_c2s1_000151_00.jpg"]
+
+
+def test_combined_data_sets_keep_the_names_of_people_and_cameras_by_folder(tmp_path):
+    sets = [
+        load_dataset(
+            "folder", write_folder(tmp_path / place, {"train/anna/door": ["1.jpg"], f"train/{place}/door": ["1.jpg"]})
+        )
+        for place in ("north", "south")
+    ]
+    both = combine(sets)
+    assert both.label_map == {"north/anna": 1, "north/north": 2, "south/anna": 3, "south/south": 4}
+    assert both.camera_map == {"north/door": 0, "south/door": 1}
+    assert both.train[2] == Record("south/train/anna/door/1.jpg", 3, 1)
+    assert combine([load_dataset("synthetic", write_market(tmp_path / "m"))]).label_map is None
 
 
 def test_impossible_combinations_are_refused(tmp_path):

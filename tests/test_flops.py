@@ -8,8 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcs_nas.models.backbones import BACKBONES
+from dcs_nas.models.backbones.mobilenet import InvertedResidual
+from dcs_nas.models.backbones.vit import TransformerBlock
 from dcs_nas.models.blocks import ATTENTION, build_attention
-from dcs_nas.models.flops import count
+from dcs_nas.models.flops import count, count_map
+from dcs_nas.models.operations import build_operation
 
 MILLION, BILLION = 1e6, 1e9
 
@@ -64,19 +67,66 @@ def test_counting_changes_nothing_and_needs_no_arithmetic() -> None:
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
-def attention_cost(name: str) -> int:
-    stem = nn.Conv2d(3, 16, 1)
-    return count(nn.Sequential(stem, build_attention(name, 16, 8, 4)), 8, 4).macs - count(stem, 8, 4).macs
+# One block of each kind on C = 16 channels and N = 8 x 4 places, its multiply-adds in order of computation.
+C, N = 16, 8 * 4
+BY_HAND = [
+    # selector; X M by itself and the affinities times X; depthwise 3x3
+    ("dcs", N * C * C + N * N * C + N * N * C + N * C * 9),
+    # FC to 4 regions of 2 numbers, depthwise 3x3; spatial: 3x3 of stride 2 on one channel, 1x1; channel: C -> 1 -> C;
+    # 1x1 of their product
+    ("harmonious", C * 8 + N * C * 9 + (N // 4) * 9 + N + C + C + N * C * C),
+    # theta, phi, g: C -> 3 * 2; W_in phi and W_out theta for 4 relations; their product with [theta; phi]; 4 -> 1;
+    # the logit
+    ("rga_spatial", N * C * 6 + 2 * 4 * N * 2 + 4 * 4 * N + 4 * N + N),
+    # the same with 16 nodes of 32 features: 3 * 4 embedded features, 2 relations
+    ("rga_channel", C * N * 12 + 2 * 2 * C * 4 + 2 * 8 * C + 2 * C + C),
+    # theta, phi, g: C -> 8; theta phi^T and its product with g; back to C
+    ("nonlocal", 3 * N * C * 8 + N * N * 8 + N * N * 8 + N * 8 * C),
+    ("sep_conv_3x3", 2 * (N * C * 9 + N * C * C)),
+    ("sep_conv_5x5", 2 * (N * C * 25 + N * C * C)),
+    ("dil_conv_3x3", N * C * 9 + N * C * C),
+    ("dil_conv_5x5", N * C * 25 + N * C * C),
+    ("max_pool_3x3", 0),
+    ("avg_pool_3x3", 0),
+    ("none", 0),
+]
 
 
-def test_the_products_of_attention_blocks_are_counted() -> None:
-    n, channels = 8 * 4, 16
-    assert attention_cost("dcs") == 2 * n * n * channels + n * channels * channels + n * channels * 9
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("name", "macs"), [*BY_HAND, ("skip_connect", 0)])
+def test_operations_cost_what_a_count_by_hand_gives(name: str, macs: int, stride: int) -> None:
+    operation = build_operation(name, C, stride, height=8, width=4, affine=True)
+    cost, given = count_map(operation, (C, 8 * stride, 4 * stride))
+    reduces = stride == 2 and (name in ATTENTION or name == "skip_connect")  # by two 1x1 convolutions C -> C / 2
+    assert given == (C, 8, 4)
+    assert cost.macs == macs + (2 * N * C * (C // 2) if reduces else 0)
+
+
+def test_an_inverted_residual_costs_what_a_count_by_hand_gives() -> None:
+    cost, given = count_map(InvertedResidual(16, 24, expansion=6, stride=2), (16, 16, 8))
+    assert given == (24, 8, 4)
+    assert cost.macs == 128 * 16 * 96 + 32 * 96 * 9 + 32 * 96 * 24  # expand at full size, 3x3 and project at half
+
+
+def test_a_transformer_block_costs_what_a_count_by_hand_gives() -> None:
+    tokens, width = 9, 32
+    cost, _ = count_map(TransformerBlock(width, 4, drop_path=0.0), (tokens, width))
+    attention = 4 * tokens * tokens * (8 + 8)  # four heads of 8: q k^T, and its product with v
+    layers = tokens * width * 3 * width + tokens * width * width + 2 * tokens * width * 4 * width  # qkv, proj, MLP
+    assert cost.macs == attention + layers
+    assert cost.parameters == (3 + 1) * width**2 + 4 * width + 8 * width**2 + 5 * width + 4 * width  # and two norms
 
 
 @pytest.mark.parametrize("name", ATTENTION)
 def test_every_attention_block_is_counted(name: str) -> None:
-    assert attention_cost(name) > 0
+    cost, given = count_map(build_attention(name, C, 8, 4), (C, 8, 4))
+    assert cost.macs > 0
+    assert given == (C, 8, 4)
+
+
+def test_rga_costs_its_spatial_and_its_channel_part() -> None:
+    rga, _ = count_map(build_operation("rga", C, 1, height=8, width=4, affine=True), (C, 8, 4))
+    assert rga.macs == dict(BY_HAND)["rga_spatial"] + dict(BY_HAND)["rga_channel"]
 
 
 # Published parameters and multiply-adds. "head" is the 1000-class classifier that the figure includes.

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from dcs_nas.cli import demo, jobs, tools
+from dcs_nas.cli import demo, export, jobs, profile, report, runs, tools, tune
 from dcs_nas.cli.console import say, stop_bars
 from dcs_nas.errors import InputError, TrainingError
 
@@ -44,9 +44,14 @@ for command in (
     tools.rank,
     tools.visualize,
     tools.datasets,
+    report.report,
+    profile.profile,
+    export.export,
+    tune.tune,
     demo.demo,
 ):
     app.command()(command)
+app.add_typer(runs.app, name="runs")
 
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
 

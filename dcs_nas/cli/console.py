@@ -7,12 +7,15 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from dcs_nas.processes import is_first
+
 _running: list[Any] = []
 
 
 def say(text: str) -> None:
-    """A line to standard error, as it is."""
-    print(text, file=sys.stderr, flush=True)
+    """A line to standard error, as it is; of several processes the first alone speaks."""
+    if is_first():
+        print(text, file=sys.stderr, flush=True)
 
 
 def progress(label: str) -> Callable[[int, int], None]:
@@ -51,6 +54,8 @@ def show_log() -> None:
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, words: bool = False) -> None:
     """A table on standard output; numbers stand to the right, ``words`` to the left."""
+    if not is_first():
+        return
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

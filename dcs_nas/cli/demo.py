@@ -66,7 +66,8 @@ def _search(out: Path, root: Path, settings: Any) -> dict[str, Any]:
     folder = out / "search"
     resume = (folder / "config.yaml").is_file()
     genotype = run_search(settings, folder, resume=resume, progress=progress)
-    return {"cells": {kind: cell.model_dump(mode="json", by_alias=True) for kind, cell in genotype.cells.items()}}
+    found = genotype.model_dump(mode="json", by_alias=True)
+    return {part: found[part] for part in ("cells", "stages") if part in found}
 
 
 def _retrain(out: Path, root: Path, settings: Any) -> dict[str, Any]:
@@ -110,9 +111,9 @@ def _evaluate(out: Path, root: Path, settings: Any) -> dict[str, Any]:
 
 def _visualize(out: Path, root: Path, settings: Any) -> dict[str, Any]:
     from dcs_nas.report.graphs import draw
-    from dcs_nas.space import Genotype
+    from dcs_nas.space import load_genotype
 
-    drawing = draw(Genotype.read(out / "search" / "genotype.yaml"), out / "graphs")
+    drawing = draw(load_genotype(out / "search" / "genotype.yaml"), out / "graphs")
     if drawing.note:
         say(drawing.note)
     return {"graphs": [str(file.relative_to(out)) for file in drawing.files]}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from dcs_nas.cli.console import progress, say, show_log, table
+from dcs_nas.cli import scores
+from dcs_nas.cli.console import progress, say, show_log
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="A configuration: a path, or a name in configs/.")]
 Overrides = Annotated[
@@ -27,6 +28,7 @@ def search(
     overwrite: Overwrite = False,
 ) -> None:
     """Search an architecture; ends with genotype.yaml in the run folder."""
+    from dcs_nas.cli.genotype_table import show_genotype
     from dcs_nas.config import load_config
     from dcs_nas.space import shipped_file
 
@@ -37,10 +39,7 @@ def search(
     from dcs_nas.search.search import run_search
 
     genotype = run_search(settings, folder, resume=resume, overwrite=overwrite, progress=progress)
-    for kind, cell in genotype.cells.items():
-        rows = [[str(i), *(f"{e.op} <- {e.source}" for e in edges)] for i, edges in enumerate(cell.nodes)]
-        columns = ["node", *(f"edge {k + 1}" for k in range(genotype.space.edges_per_node))]
-        table(f"{kind} cell, attention: {cell.attention}", columns, rows, words=True)
+    show_genotype(genotype)
     say(f"genotype: {folder / 'genotype.yaml'}")
     say(f"next: dcs-nas retrain {config} --genotype {folder / 'genotype.yaml'}")
 
@@ -72,58 +71,78 @@ def retrain(
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a retraining run.")],
+    run: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Folder of a retraining run; of several, the mean is given.")
+    ],
     data: Annotated[str | None, typer.Option(metavar="NAME", help="Another data set than the run's own.")] = None,
     root: Annotated[Path | None, typer.Option(metavar="DIR", help="Its folder.")] = None,
+    data_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="An option of its loader, e.g. version=V1. Repeatable."),
+    ] = None,
+    splits: Annotated[
+        int | None, typer.Option(metavar="N", min=2, help="Mean over its splits 0 to N - 1, e.g. 20 of classic CUHK03.")
+    ] = None,
     checkpoint: Annotated[str, typer.Option(help="last, or best where people were held out.")] = "last",
-    rerank: Annotated[bool, typer.Option("--rerank", help="k-reciprocal re-ranking (arXiv 1701.08398).")] = False,
-    flip: Annotated[bool, typer.Option("--flip", help="Add the features of the mirrored images.")] = False,
     features: Annotated[str, typer.Option(help="network, color-histogram or color-histogram-corrected.")] = "network",
+    flip: Annotated[
+        bool | None, typer.Option("--flip/--no-flip", help="Add the features of the mirrored images.")
+    ] = None,
+    protocol: scores.Protocol = None,
+    metric: Annotated[str | None, typer.Option(help="cosine or euclidean.")] = None,
+    expand: scores.Expand = None,
+    expand_alpha: scores.Alpha = None,
+    rerank: scores.Rerank = None,
+    k1: scores.K1 = None,
+    k2: scores.K2 = None,
+    weight: scores.Weight = None,
+    trapezoid: scores.Trapezoid = None,
+    confidence: scores.Confidence = None,
+    max_rank: scores.MaxRank = None,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="By default evaluation.json in RUN.")] = None,
+    csv: scores.Csv = None,
+    save_features: Annotated[
+        Path | None, typer.Option(metavar="FILE.npz", help="Keep features, people, cameras and paths, as rank reads.")
+    ] = None,
+    pictures: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=0, help="Draw the CMC curve and the N hardest queries' ranked lists in RUN/ranked."
+        ),
+    ] = None,
+    top: Annotated[
+        int | None, typer.Option(min=1, max=100, help="Images of a list in a picture; 10 by default.")
+    ] = None,
 ) -> None:
-    """CMC, mAP and mINP of a trained run, on its own or on another data set."""
-    show_log()
-    from dcs_nas.files import write_json
-    from dcs_nas.retrain.evaluate import evaluate_run
+    """CMC, mAP and mINP of a trained run, on its own or on another data set.
 
-    found = evaluate_run(
+    What is not given here is as the section evaluate of the run's configuration says.
+    """
+    show_log()
+    from dcs_nas.cli.evaluating import Outputs, evaluate_and_write
+
+    given = scores.changes(
+        flip=flip,
+        protocol=protocol,
+        metric=metric,
+        expand=expand,
+        alpha=expand_alpha,
+        rerank=rerank,
+        k1=k1,
+        k2=k2,
+        weight=weight,
+        trapezoid=trapezoid,
+        confidence=confidence,
+        max_rank=max_rank,
+    )
+    evaluate_and_write(
         run,
         data_name=data,
         root=root,
+        data_options=scores.parse_options(data_option or []),
+        splits=splits,
         checkpoint=checkpoint,
-        rerank=rerank,
-        flip=flip,
         features=features,
-        progress=progress,
+        settings=given,
+        outputs=Outputs(json=json, csv=csv, features=save_features, pictures=pictures, top=top),
     )
-    score_table(found.report, f"{run}: {found.report['data']['version']}, {features}")
-    target = json or run / _report_name(data, rerank, flip, features, checkpoint)
-    write_json(target, found.report)
-    say(f"scores: {target}")
-
-
-def score_table(report: dict[str, Any], title: str) -> None:
-    """The scores of a report, in percent, and which queries they count."""
-    cmc, queries = report["cmc"], report["queries"]
-    ranks = [k for k in (1, 5, 10) if k <= len(cmc)]
-    scores = [report["mAP"], report["mINP"], *(cmc[k - 1] for k in ranks)]
-    table(title, ["mAP", "mINP", *(f"rank-{k}" for k in ranks)], [[f"{100 * s:.2f} %" for s in scores]])
-    causes = [(cause.replace("_", " "), count) for cause, count in queries["skipped"].items() if count]
-    skipped = "".join(f"; {count} skipped: {cause}" for cause, count in causes)
-    protocol = report["protocol"]
-    say(
-        f"{queries['used']} of {queries['total']} queries{skipped}; gallery of "
-        f"{report['gallery_size']}; protocol {protocol['name']}, {protocol['metric']} distance"
-    )
-
-
-def _report_name(data: str | None, rerank: bool, flip: bool, features: str, checkpoint: str) -> str:
-    """One file for each way to evaluate, so that none replaces another."""
-    parts = [
-        data,
-        "rerank" if rerank else None,
-        "flip" if flip else None,
-        features if features != "network" else None,
-        checkpoint if checkpoint != "last" else None,
-    ]
-    return "_".join(["evaluation", *filter(None, parts)]) + ".json"

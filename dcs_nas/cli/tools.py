@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from dcs_nas.cli import onnx_rank, scores
 from dcs_nas.cli.console import progress, say, table
 
 
@@ -41,55 +42,105 @@ def synth(
 
 
 def rank(
-    features: Annotated[Path, typer.Argument(metavar="FEATURES.npz", help="Features, people and cameras.")],
-    protocol: Annotated[
-        str, typer.Option(help="cross_camera, single_gallery_shot or no_camera_filter.")
-    ] = "cross_camera",
-    metric: Annotated[str, typer.Option(help="euclidean or cosine.")] = "euclidean",
-    rerank: Annotated[bool, typer.Option("--rerank", help="k-reciprocal re-ranking (arXiv 1701.08398).")] = False,
-    max_rank: Annotated[int, typer.Option(help="Length of the CMC curve.")] = 50,
+    features: Annotated[
+        Path, typer.Argument(metavar="FILE", help="FEATURES.npz with people and cameras, or MODEL.onnx.")
+    ],
+    query: onnx_rank.Query = None,
+    gallery: onnx_rank.Gallery = None,
+    root: onnx_rank.Root = None,
+    top: onnx_rank.Top = None,
+    protocol: scores.Protocol = None,
+    metric: Annotated[
+        str | None, typer.Option(help="euclidean or cosine; by default the model's own, euclidean for FEATURES.npz.")
+    ] = None,
+    expand: scores.Expand = None,
+    expand_alpha: scores.Alpha = None,
+    rerank: scores.Rerank = None,
+    k1: scores.K1 = None,
+    k2: scores.K2 = None,
+    weight: scores.Weight = None,
+    trapezoid: scores.Trapezoid = None,
+    confidence: scores.Confidence = None,
+    max_rank: scores.MaxRank = None,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to write the scores.")] = None,
+    csv: scores.Csv = None,
 ) -> None:
-    """CMC, mAP and mINP of anyone's features.
+    """CMC, mAP and mINP of anyone's features, across cameras unless another protocol is given.
 
-    The file holds query_features, gallery_features (n, D), query_pids, gallery_pids, query_camids, gallery_camids (n).
+    FEATURES.npz holds query_features, gallery_features (n, D), query_pids, gallery_pids, query_camids, gallery_camids
+    (n), and may hold query_paths, gallery_paths (n). MODEL.onnx, written by dcs-nas export, makes the features of two
+    folders of images named PERSON_cCAMERA...; images of other names can be listed with --top.
     """
-    from dcs_nas.cli.jobs import score_table
-    from dcs_nas.evaluation import load_features
-    from dcs_nas.evaluation.scoring import score
+    from dcs_nas.config import EvaluateConfig
+    from dcs_nas.evaluation.configured import changed, score_as_configured
     from dcs_nas.files import write_json
     from dcs_nas.runs import environment
 
-    found = score(load_features(features), protocol=protocol, metric=metric, rerank=rerank, max_rank=max_rank)
-    report = {**found.to_dict(), **environment()}
-    score_table(report, str(features))
+    given = scores.changes(
+        protocol=protocol,
+        metric=metric,
+        expand=expand,
+        alpha=expand_alpha,
+        rerank=rerank,
+        k1=k1,
+        k2=k2,
+        weight=weight,
+        trapezoid=trapezoid,
+        confidence=confidence,
+        max_rank=max_rank,
+    )
+    changed(EvaluateConfig(), given)
+    if top is not None:
+        onnx_rank.refuse(
+            top, protocol=protocol, trapezoid=trapezoid, confidence=confidence, max_rank=max_rank, json=json
+        )
+    read, own_metric = onnx_rank.read(features, query, gallery, root, labelled=top is None)
+    settings = changed(EvaluateConfig.model_validate({"metric": own_metric}), given)
+    if top is not None:
+        onnx_rank.write_nearest(read, settings, top, csv)
+        return
+    found = score_as_configured(read, settings, protocol="cross_camera")
+    report = {**found.report(), **environment()}
+    scores.score_table(report, str(features))
     if json is not None:
         write_json(json, report)
         say(f"scores: {json}")
+    if csv is not None:
+        scores.write_query_csv(csv, found.result, None if read.query_paths is None else read.query_paths.tolist())
 
 
 def visualize(
     genotype: Annotated[
-        list[Path], typer.Argument(metavar="GENOTYPE", help="A genotype; a second shows what differs.")
+        list[Path],
+        typer.Argument(
+            metavar="GENOTYPE", help="A genotype; a second shows what differs. Or a search's folder: all its epochs."
+        ),
     ],
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder; by default graphs/ beside the file.")] = None,
     format: Annotated[str, typer.Option(help="Some of svg,png,pdf,dot,graphml.")] = "svg,png",
     theme: Annotated[str, typer.Option(help="light or dark.")] = "light",
 ) -> None:
-    """Draw the cells of a genotype as graphs, or the difference of two."""
+    """Draw the cells or the chain of a genotype as graphs, or the difference of two.
+
+    Of a search's run folder, or the architecture/ in it: a strip of each cell over the epochs, and an animated GIF.
+    """
     from dcs_nas.errors import InputError
     from dcs_nas.report.graphs import draw, draw_difference
-    from dcs_nas.space import Genotype
+    from dcs_nas.report.history import draw_history
+    from dcs_nas.space import load_genotype
 
     if len(genotype) > 2:
         raise InputError(f"{len(genotype)} genotypes are given; expected one, or two to compare")
-    read = [Genotype.read(path) for path in genotype]
     formats = tuple(f.strip() for f in format.split(",") if f.strip())
-    folder = out or genotype[0].parent / "graphs"
-    if len(read) == 1:
-        drawing = draw(read[0], folder, formats=formats, theme=theme)
+    first, *others = genotype
+    if first.is_dir() and not others:
+        run = first.parent if first.name == "architecture" else first
+        drawing = draw_history(first, out or run / "graphs", formats=formats, theme=theme)
+    elif others:
+        a, b = (load_genotype(path) for path in genotype)
+        drawing = draw_difference(a, b, out or first.parent / "graphs", formats=formats, theme=theme)
     else:
-        drawing = draw_difference(read[0], read[1], folder, formats=formats, theme=theme)
+        drawing = draw(load_genotype(first), out or first.parent / "graphs", formats=formats, theme=theme)
     if drawing.note:
         say(drawing.note)
     for file in drawing.files:
@@ -112,7 +163,6 @@ def datasets(
     from dcs_nas.data.check import check_dataset
     from dcs_nas.data.datasets import DATASETS, describe
     from dcs_nas.errors import InputError
-    from dcs_nas.settings import parse_yaml
 
     if name is None:
         rows = [[known, describe(known).splitlines()[0]] for known in DATASETS]
@@ -121,12 +171,7 @@ def datasets(
     if root is None:
         print(describe(name))
         return
-    options = {}
-    for item in option or []:
-        key, equals, value = item.partition("=")
-        if not equals:
-            raise InputError(f"option '{item}' is not of the form key=value")
-        options[key] = parse_yaml(value, source=f"the value of option '{item}'")
+    options = scores.parse_options(option or [])
     report = check_dataset(name, root, options=options, images=images, progress=progress("decoding"))
     print("\n".join(report.lines()))
     if not report.ok:

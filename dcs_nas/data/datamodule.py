@@ -16,16 +16,19 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dcs_nas.config import Config, DataConfig
+from dcs_nas.config import Config, DataConfig, DataSource
 from dcs_nas.data.cache import Progress, image_cache
 from dcs_nas.data.datasets import load_dataset
-from dcs_nas.data.records import Record, ReidDataset
-from dcs_nas.data.samplers import IdentitySampler, SequentialBatches, hold_out_people, split_within_people
+from dcs_nas.data.records import SPLITS, Record, ReidDataset, combine
+from dcs_nas.data.samplers import IdentitySampler, SequentialBatches, hold_out_people, split_people
 from dcs_nas.errors import InputError
 from dcs_nas.files import write_json
 
 log = logging.getLogger(__name__)
 Batch = dict[str, Tensor]
+HALVES = ("weights", "architecture")
+"""What a bilevel search moves, each on images of its own."""
+DATA_FILE = "data.json"
 
 
 class Pixels(Protocol):
@@ -62,20 +65,26 @@ class Images(Dataset):
 
 
 class ReidData:
-    """A data set as configured: training images with classes from 0, queries and gallery with the people's numbers."""
+    """Data as configured: training images with classes from 0, queries and gallery with the people's numbers.
+
+    ``dataset`` is what is trained on, one data set or several combined, ``test_dataset`` what is tested on.
+    """
 
     def __init__(self, config: Config, *, progress: Callable[[str], Progress] | None = None) -> None:
         self.config, self.settings = config, config.data
-        self.dataset: ReidDataset = load(config.data)
+        self.dataset, self.test_dataset = load_both(config.data)
         self._progress = progress
         self.people = sorted({r.person for r in self.dataset.train})
-        self.num_cameras = 1 + max(
-            (r.camera for part in (self.dataset.train, self.dataset.query, self.dataset.gallery) for r in part),
-            default=0,
-        )
+        parts = (self.dataset.train, self.test_dataset.query, self.test_dataset.gallery)
+        self.num_cameras = 1 + max((r.camera for part in parts for r in part), default=0)
 
     def save_labels(self, folder: Path) -> None:
-        """Keep which of the user's names became which number, where a data set has names: ``labels.json``."""
+        """Keep what was trained on in a run's folder.
+
+        ``data.json`` holds version, counts and deviations from the published facts; ``labels.json`` which of the user's
+        names of people and cameras became which number, where a data set has names.
+        """
+        write_json(folder / DATA_FILE, {**self.dataset.statistics(), "deviations": list(self.dataset.notes)})
         maps = {"people": self.dataset.label_map, "cameras": self.dataset.camera_map}
         known = {name: numbers for name, numbers in maps.items() if numbers}
         if known:
@@ -88,23 +97,36 @@ class ReidData:
     def train(self) -> Images:
         """All training images; label = class of the person, in the people's order."""
         classes = {person: i for i, person in enumerate(self.people)}
-        return self._images("train", self.dataset.train, [classes[r.person] for r in self.dataset.train])
+        return self._images("train", self.dataset, self.dataset.train, [classes[r.person] for r in self.dataset.train])
 
     def test(self) -> tuple[Images, Images]:
         """Queries and gallery; label = the person's number in the data set."""
-        query, gallery = self.dataset.query, self.dataset.gallery
-        if not query or not gallery:
-            raise InputError(f"{self.dataset.name} in {self.dataset.root} has no queries or gallery to evaluate on")
+        dataset = self.test_dataset
+        if self.settings.combine_all and self.settings.test is None:
+            raise InputError(
+                f"data.combine_all trains on the test images of {dataset.name}, so it cannot be tested on them; "
+                "name another data set by data.test, or by --data and --root"
+            )
+        if not dataset.query or not dataset.gallery:
+            raise InputError(f"{dataset.name} in {dataset.root} has no queries or gallery to evaluate on")
         return (
-            self._images("query", query, [r.person for r in query]),
-            self._images("gallery", gallery, [r.person for r in gallery]),
+            self._images("query", dataset, dataset.query, [r.person for r in dataset.query]),
+            self._images("gallery", dataset, dataset.gallery, [r.person for r in dataset.gallery]),
         )
 
-    def search_halves(self, *, share: float) -> tuple[Images, Images]:
-        """Training images for the weights and for the architecture, split within every person (DARTS)."""
+    def search_halves(
+        self, *, share: float, overlap: float = 1.0, validation: float = 0.0
+    ) -> tuple[dict[str, Images], Images | None]:
+        """Training images of the two ``HALVES``, and those of people held out of both.
+
+        Split within every person (DARTS) where ``overlap`` is 1; below, only that share of the people is in both.
+        """
         images = self.train()
-        weights, architecture = split_within_people(images.labels.tolist(), share=share, seed=self.config.seed)
-        return images.subset(weights), images.subset(architecture)
+        kept, held = hold_out_people(images.labels.tolist(), share=validation, seed=self.config.seed)
+        labels = images.labels[kept].tolist()
+        halves = split_people(labels, share=share, overlap=overlap, seed=self.config.seed)
+        found = {name: images.subset([kept[i] for i in half]) for name, half in zip(HALVES, halves)}
+        return found, images.subset(held) if held else None
 
     def training_and_validation(self, *, share: float) -> tuple[Images, Images | None]:
         """Images to train on, and those of the people held out (none where ``share`` is 0), classes from 0 in each."""
@@ -138,9 +160,9 @@ class ReidData:
             images, sampler=SequentialBatches(len(images), size=self.settings.test_batch), batch_size=None
         )
 
-    def _images(self, part: str, records: Sequence[Record], labels: Sequence[int]) -> Images:
+    def _images(self, part: str, dataset: ReidDataset, records: Sequence[Record], labels: Sequence[int]) -> Images:
         pixels = image_cache(
-            self.dataset.root,
+            dataset.root,
             [r.path for r in records],
             height=self.settings.height,
             width=self.settings.width,
@@ -151,12 +173,38 @@ class ReidData:
 
 
 def load(settings: DataConfig) -> ReidDataset:
-    """The data set that the settings name; ``InputError`` where no folder is given."""
-    if settings.root is None:
+    """What the settings train on; ``InputError`` where no folder is given."""
+    return load_both(settings)[0]
+
+
+def load_both(settings: DataConfig) -> tuple[ReidDataset, ReidDataset]:
+    """What the settings train on, and what they test on; each data set is listed once.
+
+    Raises:
+        InputError: no folder is given, or a fault of one.
+    """
+    own = _load(settings.own, "data")
+    others = [_load(source, f"data.also[{i}]") for i, source in enumerate(settings.also)]
+    training = own
+    if others or settings.combine_all:
+        training = combine([own, *others], splits=SPLITS if settings.combine_all else ("train",))
+    if settings.test is None:
+        return training, own
+    test = _load(settings.test, "data.test")
+    if settings.combine_all and any((d.name, d.root) == (test.name, test.root) for d in (own, *others)):
         raise InputError(
-            f"data.root is not set; give the folder of {settings.name}, e.g. -o data.root=/data/{settings.name}"
+            f"data.combine_all trains on the test images of {test.name} in {test.root}, which data.test names; "
+            "test on another data set"
         )
-    dataset = load_dataset(settings.name, Path(settings.root).expanduser(), **settings.options)
+    return training, test
+
+
+def _load(source: DataSource, key: str) -> ReidDataset:
+    if source.root is None:
+        raise InputError(
+            f"{key}.root is not set; give the folder of {source.name}, e.g. -o {key}.root=/data/{source.name}"
+        )
+    dataset = load_dataset(source.name, Path(source.root).expanduser(), **source.options)
     for note in dataset.notes:
         log.warning("%s: %s", dataset.name, note)
     return dataset

@@ -12,10 +12,10 @@ from dcs_nas.errors import InputError, choices
 
 JUNK = -1
 DISTRACTOR = 0
-SPLITS = ("train", "query", "gallery")
 PROTOCOLS = ("cross_camera", "single_gallery_shot", "no_camera_filter")
 
 Split = Literal["train", "query", "gallery"]
+SPLITS: tuple[Split, ...] = ("train", "query", "gallery")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class ReidDataset:
 
     def statistics(self) -> dict[str, Any]:
         """Counts as plain data: people, images and cameras of each split (distractors apart), and cameras in all."""
-        splits = {split: _count(self.split(split), split) for split in SPLITS}
+        splits: dict[str, Any] = {split: _count(self.split(split), split) for split in SPLITS}
         return {
             "name": self.name,
             "version": self.version,
@@ -97,8 +97,15 @@ def combine(datasets: Sequence[ReidDataset], *, splits: Sequence[Split] = ("trai
     _check_combination(datasets, splits)
     root = _common_parent([d.root for d in datasets])
     train: list[Record] = []
+    people: dict[str, int] = {}
+    cameras: dict[str, int] = {}
     for dataset in datasets:
-        train += _renumbered(_chosen(dataset, splits), _path_between(root, dataset.root), after=train)
+        chosen = _chosen(dataset, splits)
+        person, camera = _numbers_after(train, chosen)
+        folder = _path_between(root, dataset.root)
+        people |= _names_renumbered(folder, dataset.label_map, person)
+        cameras |= _names_renumbered(folder, dataset.camera_map, camera)
+        train += [Record((folder / r.path).as_posix(), person[r.person], camera[r.camera]) for r in chosen]
     return ReidDataset(
         name="+".join(d.name for d in datasets),
         root=root,
@@ -107,6 +114,8 @@ def combine(datasets: Sequence[ReidDataset], *, splits: Sequence[Split] = ("trai
         gallery=(),
         version=" + ".join(d.version for d in datasets) + f" ({' + '.join(splits)})",
         notes=tuple(f"{d.name}: {note}" for d in datasets for note in d.notes),
+        label_map=people or None,
+        camera_map=cameras or None,
     )
 
 
@@ -116,13 +125,18 @@ def _chosen(dataset: ReidDataset, splits: Sequence[str]) -> list[Record]:
     return list({r.path: r for r in kept}.values())
 
 
-def _renumbered(records: Sequence[Record], folder: Path, *, after: Sequence[Record]) -> list[Record]:
-    """The records with numbers that follow those of ``after``, and ``folder`` in front of their paths."""
-    first_person = max((r.person for r in after), default=0) + 1
-    first_camera = max((r.camera for r in after), default=-1) + 1
+def _numbers_after(before: Sequence[Record], records: Sequence[Record]) -> tuple[dict[int, int], dict[int, int]]:
+    """New numbers of the people and of the cameras of ``records``, following those of ``before``."""
+    first_person = max((r.person for r in before), default=0) + 1
+    first_camera = max((r.camera for r in before), default=-1) + 1
     people = {p: n for n, p in enumerate(sorted({r.person for r in records}), start=first_person)}
     cameras = {c: n for n, c in enumerate(sorted({r.camera for r in records}), start=first_camera)}
-    return [Record((folder / r.path).as_posix(), people[r.person], cameras[r.camera]) for r in records]
+    return people, cameras
+
+
+def _names_renumbered(folder: Path, names: dict[str, int] | None, numbers: dict[int, int]) -> dict[str, int]:
+    """The names that are in use, as FOLDER/NAME, with their new numbers."""
+    return {(folder / name).as_posix(): numbers[n] for name, n in (names or {}).items() if n in numbers}
 
 
 def _path_between(parent: Path, folder: Path) -> Path:

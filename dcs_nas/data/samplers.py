@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from dcs_nas.errors import InputError
+from dcs_nas.processes import rank, world
 from dcs_nas.runs import mix_seed
 
 
@@ -19,7 +20,8 @@ class IdentitySampler:
     sum_p min(groups_p, B) >= P * B, which is reached by dealing the groups out in turn: a person's groups follow each
     other and are at most B, so no two fall into one batch.
 
-    The batches of an epoch depend on ``seed`` and the epoch alone.
+    The batches of an epoch depend on ``seed`` and the epoch alone. Where W processes train together each gives its own
+    P / W people of every batch.
     """
 
     def __init__(
@@ -45,13 +47,23 @@ class IdentitySampler:
         return self._length
 
     def __iter__(self) -> Iterator[list[int]]:
+        first, last = self._own_people()
         random = np.random.default_rng(mix_seed(self.seed, self.epoch))
         groups = [g for label in random.permutation(list(self._images)) for g in self._cut(int(label), random)]
         surplus = len(groups) - self.P * len(self)
         dropped = set(random.choice(len(groups), surplus, replace=False).tolist())
         kept = [group for i, group in enumerate(groups) if i not in dropped]
         for batch in random.permutation(len(self)):
-            yield [index for group in kept[batch :: len(self)] for index in group]
+            yield [index for group in kept[batch :: len(self)][first:last] for index in group]
+
+    def _own_people(self) -> tuple[int, int]:
+        if self.P % world():
+            raise InputError(
+                f"a batch of {self.P} people does not divide among {world()} processes; "
+                f"set data.people_per_batch to a multiple of {world()}"
+            )
+        share = self.P // world()
+        return rank() * share, (rank() + 1) * share
 
     def _cut(self, label: int, random: np.random.Generator) -> list[list[int]]:
         images = random.permutation(self._images[label])
@@ -89,6 +101,25 @@ def split_within_people(labels: Sequence[int], *, share: float, seed: int) -> tu
         first += shuffled[:cut]
         second += shuffled[cut:]
     return sorted(first), sorted(second)
+
+
+def split_people(labels: Sequence[int], *, share: float, overlap: float, seed: int) -> tuple[list[int], list[int]]:
+    """Two disjoint sets of indices: ``overlap`` of the people are in both, split as by ``split_within_people``.
+
+    Of the other people about ``share`` are in the first set alone, the rest in the second alone. Indices are sorted.
+    """
+    if overlap == 1:
+        return split_within_people(labels, share=share, seed=seed)
+    by_label = _by_label(labels)
+    people = np.random.default_rng(mix_seed(seed, 3)).permutation(list(by_label)).tolist()
+    both = round(overlap * len(people))
+    cut = both + min(max(1, round(share * (len(people) - both))), max(1, len(people) - both - 1))
+    shared = [i for person in people[:both] for i in by_label[person]]
+    first, second = split_within_people([labels[i] for i in shared], share=share, seed=seed)
+    return (
+        sorted([shared[i] for i in first] + [i for person in people[both:cut] for i in by_label[person]]),
+        sorted([shared[i] for i in second] + [i for person in people[cut:] for i in by_label[person]]),
+    )
 
 
 def hold_out_people(labels: Sequence[int], *, share: float, seed: int) -> tuple[list[int], list[int]]:

@@ -7,6 +7,7 @@ from dcs_nas.evaluation.ranking import PROTOCOLS, rank, rank_distances, top_k
 from dcs_nas.evaluation.rerank import RerankedDistances, rerank, rerank_distances
 from dcs_nas.evaluation.result import RankingProtocol, RankingResult
 from dcs_nas.evaluation.scores import AVERAGE_PRECISIONS
+from dcs_nas.evaluation.scoring import Expansion, Reranking, distances_of, score, score_distances
 
 __all__ = [
     "AVERAGE_PRECISIONS",
@@ -14,18 +15,23 @@ __all__ = [
     "METRICS",
     "PROTOCOLS",
     "DistanceBlocks",
+    "Expansion",
     "FeatureDistances",
     "FeatureSet",
     "MatrixDistances",
     "RankingProtocol",
     "RankingResult",
     "RerankedDistances",
+    "Reranking",
     "average_query_expansion",
+    "distances_of",
     "load_features",
     "rank",
     "rank_distances",
     "rerank",
     "rerank_distances",
     "save_features",
+    "score",
+    "score_distances",
     "top_k",
 ]

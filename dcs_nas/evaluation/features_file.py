@@ -20,7 +20,10 @@ from dcs_nas.files import atomic_path
 
 @dataclass(frozen=True, eq=False)
 class FeatureSet:
-    """Features and labels under the names of ``rank``'s arguments: ``rank(**features.arrays(), metric="cosine")``."""
+    """Features and labels under the names of ``rank``'s arguments: ``rank(**features.arrays(), metric="cosine")``.
+
+    ``query_paths`` (Q,) and ``gallery_paths`` (G,) are the images' paths within their data set, where they are known.
+    """
 
     query_features: np.ndarray
     gallery_features: np.ndarray
@@ -28,6 +31,8 @@ class FeatureSet:
     gallery_pids: np.ndarray
     query_camids: np.ndarray
     gallery_camids: np.ndarray
+    query_paths: np.ndarray | None = None
+    gallery_paths: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         query = as_matrix("query_features", self.query_features)
@@ -40,17 +45,26 @@ class FeatureSet:
                 found = len(as_labels(name, getattr(self, name)))
                 if found != images:
                     raise InputError(f"{found} {name} for {images} {side}_features; one per image is expected")
+            _check_paths(f"{side}_paths", getattr(self, f"{side}_paths"), images)
 
     def arrays(self) -> dict[str, Any]:
         """The six arrays by name."""
         return {name: getattr(self, name) for name in FEATURE_KEYS}
 
 
-FEATURE_KEYS = tuple(field.name for field in fields(FeatureSet))
+def _check_paths(name: str, paths: np.ndarray | None, images: int) -> None:
+    if paths is not None and (paths.dtype.kind != "U" or paths.shape != (images,)):
+        raise InputError(f"{name} has shape {paths.shape} and dtype {paths.dtype}; {images} strings are expected")
+
+
+PATH_KEYS = ("query_paths", "gallery_paths")
+FEATURE_KEYS = tuple(field.name for field in fields(FeatureSet) if field.name not in PATH_KEYS)
 
 
 def load_features(path: Path | str) -> FeatureSet:
-    """Reads and checks a features file; other arrays in it are left alone, pickled ones are never read.
+    """Reads and checks a features file, with the images' paths where it holds them.
+
+    Other arrays in it are left alone; pickled ones are never read.
 
     Raises:
         InputError: no such file, not an .npz file or a damaged one, missing arrays, or arrays that don't fit.
@@ -80,7 +94,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         if missing:
             found = ", ".join(archive.files) or "nothing"
             raise InputError(f"{path} lacks {', '.join(missing)}; it holds {found}")
-        return {key: archive[key] for key in FEATURE_KEYS}
+        return {key: archive[key] for key in (*FEATURE_KEYS, *PATH_KEYS) if key in archive}
 
 
 def save_features(path: Path | str, features: FeatureSet) -> None:
@@ -93,4 +107,5 @@ def save_features(path: Path | str, features: FeatureSet) -> None:
     if path.suffix != ".npz":
         raise InputError(f"features file {path} should be named *.npz")
     with atomic_path(path) as temporary:
-        np.savez(temporary, allow_pickle=False, **features.arrays())
+        paths = {key: value for key in PATH_KEYS if (value := getattr(features, key)) is not None}
+        np.savez(temporary, allow_pickle=False, **features.arrays(), **paths)

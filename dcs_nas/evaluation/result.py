@@ -24,7 +24,10 @@ _RESAMPLES_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class RankingProtocol:
-    """By which rules a result was made; ``rerank`` holds re-ranking's settings, ``seed`` that of drawn galleries."""
+    """By which rules a result was made.
+
+    ``rerank`` and ``expansion`` hold the settings of re-ranking and query expansion, ``seed`` that of drawn galleries.
+    """
 
     name: str
     metric: str
@@ -33,6 +36,7 @@ class RankingProtocol:
     repeats: int
     seed: int | None
     rerank: Mapping[str, Any] | None
+    expansion: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +120,20 @@ class RankingResult:
         tail = (1 - level) / 2
         low, high = np.quantile(means, [tail, 1 - tail], axis=0)
         return {name: (float(low[i]), float(high[i])) for i, name in enumerate(columns)}
+
+    def confidence(self, *, resamples: int = 1000, level: float = 0.95, seed: int = 0) -> dict[str, Any]:
+        """``confidence_intervals`` of mAP, mINP and the whole CMC curve (max_rank pairs), ready for JSON."""
+        ranks = range(1, self.max_rank + 1)
+        found = self.confidence_intervals(ranks=ranks, resamples=resamples, level=level, seed=seed)
+        return {
+            "method": "percentile bootstrap over queries",
+            "level": level,
+            "resamples": resamples,
+            "seed": seed,
+            "mAP": list(found["mAP"]),
+            "mINP": list(found["mINP"]),
+            "cmc": [list(found[f"rank-{k}"]) for k in ranks],
+        }
 
     def write_csv(self, path: Path | str, *, names: Sequence[str] | None = None) -> None:
         """Writes one line per query: index, name (where ``names`` (Q,) are given), ids, scores, or why it was skipped.

@@ -1,6 +1,7 @@
 """Losses: named terms, and the objective that adds them up."""
 
 from dcs_nas.losses.assignments import ClassMeans, log_assignments
+from dcs_nas.losses.cost import cost_term
 from dcs_nas.losses.information import (
     class_conditional,
     entropy,
@@ -12,6 +13,7 @@ from dcs_nas.losses.information import (
 )
 from dcs_nas.losses.information_bottleneck import InformationBottleneck, input_features
 from dcs_nas.losses.objective import Objective, first_nonfinite
+from dcs_nas.losses.prototype import PrototypeMemory
 from dcs_nas.losses.reid import CenterLoss, batch_hard, identity_loss, triplet_loss
 
 __all__ = [
@@ -19,8 +21,10 @@ __all__ = [
     "ClassMeans",
     "InformationBottleneck",
     "Objective",
+    "PrototypeMemory",
     "batch_hard",
     "class_conditional",
+    "cost_term",
     "entropy",
     "first_nonfinite",
     "ibb",

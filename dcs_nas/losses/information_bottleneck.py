@@ -51,8 +51,8 @@ class InformationBottleneck(nn.Module):
     term is zero. ``estimate`` instead computes means and then Q exactly, in two passes over the data. Samples of
     people without a class mean don't count. Q is floored at the smallest normal number, which leaves the bound valid.
 
-    Under data parallel training ``end_epoch`` sums over processes; set ``broadcast_buffers=False``, or each step
-    replaces all sums by those of the first process.
+    Under data parallel training ``end_epoch`` and ``estimate`` sum over processes; torch's own wrapper must not
+    broadcast these buffers, or each step replaces all sums by those of the first process.
 
     Args:
         kind: ``ibb`` (published), ``ibb_tight`` or ``plugin``.

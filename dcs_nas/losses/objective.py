@@ -6,7 +6,7 @@ Shapes: n samples, D feature dimensions, E input dimensions, K classes; images o
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -32,6 +32,8 @@ class Objective(nn.Module):
         ib_kind: ``none``, or a kind of ``InformationBottleneck``, which the other ``ib_`` settings and ``input_dim``
             and ``input_grid`` are passed to.
         ib_weight: eta.
+        ib_input: what the loop gives as ``input_features``: the images, or the output of the network's stem.
+        ib_estimate: ``streaming``: ``update`` and ``end_epoch`` keep IB's statistics; ``exact``: ``estimate`` does.
     """
 
     def __init__(
@@ -50,8 +52,11 @@ class Objective(nn.Module):
         input_grid: tuple[int, int] | None = None,
         ib_temperature: Temperature = 1.0,
         ib_normalize: bool = False,
+        ib_input: Literal["image", "stem"] = "image",
+        ib_estimate: Literal["streaming", "exact"] = "streaming",
     ) -> None:
         super().__init__()
+        self.ib_input, self.ib_estimate = ib_input, ib_estimate
         self.weights = {
             "identity": identity_weight,
             "triplet": triplet_weight,
@@ -116,14 +121,26 @@ class Objective(nn.Module):
         return {**terms, "loss": self._weighted_sum(terms)}
 
     def update(self, features: Tensor, labels: Tensor, input_features: Tensor | None = None) -> None:
-        """Add a batch to the statistics of IB, once per weight step; nothing to do without IB."""
-        if self.information_bottleneck is not None:
+        """Add a batch to the statistics of IB, once per weight step; nothing to do without IB or with exact ones."""
+        if self.information_bottleneck is not None and self.ib_estimate == "streaming":
             self.information_bottleneck.update(features, _given(input_features), labels)
 
     def end_epoch(self) -> None:
-        """Put the statistics of the epoch in use; nothing to do without IB."""
+        """Put the statistics of the epoch in use; nothing to do without IB.
+
+        Raises:
+            InputError: exact statistics are asked for, which ``estimate`` measures.
+        """
+        if self.information_bottleneck is None:
+            return
+        if self.ib_estimate == "exact":
+            raise InputError("ib_estimate is 'exact', and this training makes no extra pass: set it to streaming")
+        self.information_bottleneck.end_epoch()
+
+    def estimate(self, batches: Callable[[], Iterable[tuple[Tensor, Tensor, Tensor]]]) -> None:
+        """Put exact statistics in use, see ``InformationBottleneck.estimate``; nothing to do without IB."""
         if self.information_bottleneck is not None:
-            self.information_bottleneck.end_epoch()
+            self.information_bottleneck.estimate(batches)
 
     def _weighted_sum(self, terms: Mapping[str, Tensor]) -> Tensor:
         addends = [weight * terms[name] for name, weight in self.weights.items() if weight and name in terms]

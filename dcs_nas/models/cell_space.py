@@ -20,14 +20,15 @@ class CellSpace(ModelSpace):
 
     Each output may pass an attention block: ``LayerChoice`` labelled ``normal_attention`` or ``reduce_attention``. All
     cells of a kind share their choices. ``affine`` gives the batch norms inside operations a scale and shift: off in
-    a supernet, on in a network to train (as DARTS does).
+    a supernet, on in a network to train (as DARTS does). ``partial`` K makes the operations 1/K as wide as the cell,
+    for a supernet with partial channels.
 
     ``num_features``: D, channels of the output map.
     """
 
     num_features: int
 
-    def __init__(self, structure: CellStructure, network: NetworkSpec, affine: bool = False) -> None:
+    def __init__(self, structure: CellStructure, network: NetworkSpec, affine: bool = False, partial: int = 1) -> None:
         super().__init__()
         height, width = network.height, network.width
         self.stem = Stem(network)
@@ -40,7 +41,7 @@ class CellSpace(ModelSpace):
             inputs = CellInputs(before, last, channels * 2 if kind == "reduce" else channels, halved, affine)
             if kind == "reduce":
                 channels, height, width = 2 * channels, _half(height), _half(width)
-            self.cells.append(_cell(structure, kind, channels, height, width, inputs, affine))
+            self.cells.append(_cell(structure, kind, channels, height, width, inputs, affine, partial))
             before, last, halved = last, structure.nodes * channels, kind == "reduce"
             self.attention.append(_output_attention(structure, kind, last, height, width))
         self.num_features = last
@@ -100,10 +101,19 @@ def fixed_network(genotype: Genotype) -> nn.Module:
 
 
 def _cell(
-    structure: CellStructure, kind: str, channels: int, height: int, width: int, inputs: CellInputs, affine: bool
+    structure: CellStructure,
+    kind: str,
+    channels: int,
+    height: int,
+    width: int,
+    inputs: CellInputs,
+    affine: bool,
+    partial: int,
 ) -> Cell:
     size = {"height": height, "width": width}
-    factories = {op: _edge_factory(kind, op, channels, affine=affine, **size) for op in structure.operations}
+    factories = {
+        op: _edge_factory(kind, op, max(1, channels // partial), affine=affine, **size) for op in structure.operations
+    }
     return Cell(factories, structure.nodes, structure.edges_per_node, 2, preprocessor=inputs, label=kind)
 
 

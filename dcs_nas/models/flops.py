@@ -7,13 +7,13 @@ activations, pooling, resampling and elementwise products.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dcs_nas.models.dry_run import dry_run
@@ -32,6 +32,7 @@ class LayerCost:
         parameters: of its own, without those that an earlier row shares with it.
         macs: multiply-accumulates for one image, all uses together.
         uses: how often it runs for one image.
+        output: shape of what it gave last for one image, without the batch; () where that is not one tensor.
     """
 
     name: str
@@ -39,6 +40,7 @@ class LayerCost:
     parameters: int
     macs: int
     uses: int
+    output: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,17 +70,76 @@ class Cost:
 def count(model: nn.Module, height: int, width: int) -> Cost:
     """The cost of ``model``, in evaluation mode, for one image of 3 x height x width. The model is left as it was."""
     meter = FlopCounterMode(display=False, custom_mapping={_CPU_ATTENTION: _attention_flops})
-    tally = {module: _Tally() for module in model.modules()}
-    with _attributed(meter, tally), meter:
+    with attributed(model, meter.get_total_flops) as shares, meter:
         dry_run(model, height, width)
-    layers = tuple(layer for layer in _rows(model, tally) if layer.parameters or layer.macs)
+    layers = tuple(layer for layer in _rows(model, shares) if layer.parameters or layer.macs)
     return Cost(sum(p.numel() for p in model.parameters()), meter.get_total_flops() // 2, layers)
 
 
+def count_map(module: nn.Module, shape: Sequence[int]) -> tuple[Cost, tuple[int, ...]]:
+    """The cost of ``module`` for one input of ``shape`` (C, H, W), and the shape of what it gives."""
+    fed = _Fed(module, shape)
+    cost = count(fed, 1, 1)
+    return cost, fed.output
+
+
 @dataclass
-class _Tally:
-    flops: int = 0
+class Share:
+    """What one module had of a quantity, how often it ran, and the shape it gave last, without the batch."""
+
+    amount: float = 0
     uses: int = 0
+    output: tuple[int, ...] = ()
+
+
+@contextmanager
+def attributed(model: nn.Module, read: Callable[[], float]) -> Iterator[dict[nn.Module, Share]]:
+    """Gives each increase of ``read()`` during forward passes to the innermost running module.
+
+    The modules stand in the order in which they first ran; those that did not run are left out.
+    """
+    shares: dict[nn.Module, Share] = {}
+    running: list[nn.Module] = []
+    before = read()
+
+    def settle() -> None:
+        nonlocal before
+        now = read()
+        if running:
+            shares[running[-1]].amount += now - before
+        before = now
+
+    def enter(module: nn.Module, _inputs: object) -> None:
+        settle()
+        running.append(module)
+        shares.setdefault(module, Share()).uses += 1
+
+    def leave(module: nn.Module, _inputs: object, output: object) -> None:
+        settle()
+        running.pop()
+        shares[module].output = tuple(output.shape[1:]) if isinstance(output, Tensor) else ()
+
+    hooks = [module.register_forward_pre_hook(enter) for module in model.modules()]
+    hooks += [module.register_forward_hook(leave) for module in model.modules()]
+    try:
+        yield shares
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class _Fed(nn.Module):
+    """A module that gets an empty map of ``shape`` in place of the image."""
+
+    def __init__(self, module: nn.Module, shape: Sequence[int]) -> None:
+        super().__init__()
+        self.module, self.shape = module, tuple(shape)
+        self.output: tuple[int, ...] = ()
+
+    def forward(self, image: Tensor) -> Tensor:
+        given = self.module(image.new_empty(1, *self.shape))
+        self.output = tuple(given.shape[1:])
+        return given
 
 
 def _attention_flops(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:
@@ -87,41 +148,11 @@ def _attention_flops(query: Sequence[int], key: Sequence[int], value: Sequence[i
     return 2 * batch * heads * tokens * key[2] * (width + value[3])
 
 
-def _rows(model: nn.Module, tally: dict[nn.Module, _Tally]) -> Iterator[LayerCost]:
+def _rows(model: nn.Module, shares: Mapping[nn.Module, Share]) -> Iterator[LayerCost]:
     counted: set[nn.Parameter] = set()
     for name, module in model.named_modules():
         own = set(module.parameters(recurse=False)) - counted
         counted |= own
-        spent = tally[module]
-        yield LayerCost(name, type(module).__name__, sum(p.numel() for p in own), spent.flops // 2, spent.uses)
-
-
-@contextmanager
-def _attributed(meter: FlopCounterMode, tally: dict[nn.Module, _Tally]) -> Iterator[None]:
-    """Gives what the meter counts to the innermost running module."""
-    # The meter's total when the innermost running module last got hold of it.
-    since = [0]
-
-    def settle(module: nn.Module | None) -> None:
-        total = meter.get_total_flops()
-        if module is not None:
-            tally[module].flops += total - since[0]
-        since[0] = total
-
-    running: list[nn.Module] = []
-
-    def enter(module: nn.Module, _inputs: object) -> None:
-        settle(running[-1] if running else None)
-        running.append(module)
-        tally[module].uses += 1
-
-    def leave(module: nn.Module, _inputs: object, _outputs: object) -> None:
-        settle(running.pop())
-
-    hooks = [module.register_forward_pre_hook(enter) for module in tally]
-    hooks += [module.register_forward_hook(leave) for module in tally]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+        share = shares.get(module, Share())
+        parameters = sum(p.numel() for p in own)
+        yield LayerCost(name, type(module).__name__, parameters, int(share.amount) // 2, share.uses, share.output)

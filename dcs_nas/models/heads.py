@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
+from dcs_nas.errors import InputError
 from dcs_nas.models.dry_run import dry_run
 
 
 class Embedding(NamedTuple):
-    """What the losses read: ``features`` (B, D) of all branches side by side, ``logits`` (B, A) of each branch."""
+    """What the losses read: ``features`` (B, D) of all branches side by side, ``logits`` (B, A) of each branch.
+
+    No logits: people without a classifier. ``stem`` (B, S, h, w): see ``ReidNetwork.expose_stem``.
+    """
 
     features: Tensor
-    logits: list[Tensor]
+    logits: list[Tensor] | None
+    stem: Tensor | None = None
 
 
 class BNNeckHead(nn.Module):
@@ -48,19 +55,81 @@ class ReidNetwork(nn.Module):
         self.uses_cameras: bool = getattr(backbone, "uses_cameras", False)
         self.widths = _widths(backbone, height, width)
         self.heads = nn.ModuleList(BNNeckHead(width, people) for width in self.widths)
+        self._image_size = (height, width)
+        self._stem_grid: tuple[int, int] | None = None
 
     @property
     def num_features(self) -> int:
         """D: the widths of all branches together."""
         return sum(self.widths)
 
+    def expose_stem(self, grid: tuple[int, int]) -> int:
+        """From now on embeddings hold the stem's output, averaged to a grid of (h, w) cells; returns its channels S.
+
+        No gradient flows through it: it stands for the input, which the losses compare features with and don't move.
+
+        Raises:
+            InputError: a backbone without a stem, see ``stem_of``.
+        """
+        with outputs_of(stem_of(self.backbone)) as seen:
+            dry_run(self.backbone, *self._image_size)
+        if not seen or seen[0].ndim != 4:
+            raise InputError(
+                f"the stem of {type(self.backbone).__name__} gives no map (B, S, H, W); set loss.ib_input to image"
+            )
+        self._stem_grid = grid
+        return seen[0].shape[1]
+
     def forward(self, images: Tensor, cameras: Tensor | None = None) -> Tensor | Embedding:
-        vectors = pool(self.backbone(images, cameras) if self.uses_cameras else self.backbone(images))
-        normed = [head(vector) for head, vector in zip(self.heads, vectors)]
         if self.training:
-            logits = [cast(BNNeckHead, head).classifier(x) for head, x in zip(self.heads, normed)]
-            return Embedding(torch.cat(vectors, dim=1), logits)
+            return self.embed(images, cameras)
+        vectors, _ = self._vectors(images, cameras)
+        normed = [head(vector) for head, vector in zip(self.heads, vectors)]
         return normed[0] if len(normed) == 1 else torch.cat([nn.functional.normalize(x) for x in normed], dim=1)
+
+    def embed(self, images: Tensor, cameras: Tensor | None = None) -> Embedding:
+        """What the losses read, in evaluation as in training."""
+        vectors, stem = self._vectors(images, cameras)
+        logits = [cast(BNNeckHead, head).classifier(head(vector)) for head, vector in zip(self.heads, vectors)]
+        return Embedding(torch.cat(vectors, dim=1), logits, stem)
+
+    def _vectors(self, images: Tensor, cameras: Tensor | None) -> tuple[list[Tensor], Tensor | None]:
+        """The vectors of all branches, and the stem's output on its grid if that is asked for."""
+        if self._stem_grid is None:
+            return pool(self._features(images, cameras)), None
+        with outputs_of(stem_of(self.backbone)) as seen:
+            vectors = pool(self._features(images, cameras))
+        return vectors, nn.functional.adaptive_avg_pool2d(seen[0].detach(), self._stem_grid)
+
+    def _features(self, images: Tensor, cameras: Tensor | None) -> Any:
+        return self.backbone(images, cameras) if self.uses_cameras else self.backbone(images)
+
+
+def stem_of(backbone: nn.Module) -> nn.Module:
+    """The first layers of a network, up to the first map of features.
+
+    The submodule that the backbone's ``stem_path`` names, else the first one called ``stem``. Raises ``InputError``
+    where there is none.
+    """
+    modules = dict(backbone.named_modules())
+    path = getattr(backbone, "stem_path", None) or next((n for n in modules if n.split(".")[-1] == "stem"), None)
+    if path not in modules:
+        raise InputError(
+            f"{type(backbone).__name__} has no stem: no submodule '{path or 'stem'}'; set loss.ib_input to image, or "
+            "name the module that ends its stem in the attribute stem_path"
+        )
+    return modules[path]
+
+
+@contextmanager
+def outputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
+    """Within it, the list collects what ``module`` gives."""
+    seen: list[Tensor] = []
+    handle = module.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    try:
+        yield seen
+    finally:
+        handle.remove()
 
 
 def _widths(backbone: nn.Module, height: int, width: int) -> list[int]:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import batch_norm
 
 from dcs_nas.models.blocks import ATTENTION, build_attention
+from dcs_nas.models.depthwise import DepthwiseConv, PointwiseConv
 from dcs_nas.registry import Registry
 
 Operation = Callable[..., nn.Module]
@@ -21,13 +24,16 @@ OPERATIONS: Registry[Operation] = Registry("operation")
 
 
 class ReluFirst(nn.Module):
-    """An operation that begins with a ReLU. A supernet computes that ReLU once for all readers of a state."""
+    """An operation that begins with a ReLU and ends with a batch norm.
+
+    A supernet computes that ReLU once for all readers of a state, and has the batch norm apply the mixture's weight.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         return self.after_relu(torch.relu(x))
 
-    def after_relu(self, x: Tensor) -> Tensor:
-        """The operation on a map that has passed the ReLU."""
+    def after_relu(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
+        """The operation on a map that has passed the ReLU, times a scalar ``weight``."""
         raise AssertionError(f"{type(self).__name__} does not say what follows its ReLU")
 
 
@@ -36,11 +42,11 @@ class ReluConvBn(ReluFirst):
 
     def __init__(self, c_in: int, c_out: int, *, affine: bool = True) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(c_in, c_out, 1, bias=False)
+        self.conv = PointwiseConv(c_in, c_out)
         self.norm = nn.BatchNorm2d(c_out, affine=affine)
 
-    def after_relu(self, x: Tensor) -> Tensor:
-        return self.norm(self.conv(x))
+    def after_relu(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
+        return weighted_norm(self.norm, self.conv(x), weight)
 
 
 class FactorizedReduce(ReluFirst):
@@ -55,11 +61,11 @@ class FactorizedReduce(ReluFirst):
         self.odd = nn.Conv2d(c_in, c_out // 2, 1, stride=2, bias=False) if c_out > 1 else None
         self.norm = nn.BatchNorm2d(c_out, affine=affine)
 
-    def after_relu(self, x: Tensor) -> Tensor:
+    def after_relu(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
         if self.odd is None:
-            return self.norm(self.even(x))
+            return weighted_norm(self.norm, self.even(x), weight)
         shifted = nn.functional.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))[:, :, 1:, 1:]
-        return self.norm(torch.cat([self.even(x), self.odd(shifted)], dim=1))
+        return weighted_norm(self.norm, torch.cat([self.even(x), self.odd(shifted)], dim=1), weight)
 
 
 class SeparableConv(ReluFirst):
@@ -70,8 +76,8 @@ class SeparableConv(ReluFirst):
         self.first = _depthwise_pointwise(channels, kernel, stride, 1, affine)
         self.second = _depthwise_pointwise(channels, kernel, 1, 1, affine)
 
-    def after_relu(self, x: Tensor) -> Tensor:
-        return self.second(torch.relu(self.first(x)))
+    def after_relu(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
+        return _normed(self.second, torch.relu(self.first(x)), weight)
 
 
 class DilatedConv(ReluFirst):
@@ -86,10 +92,10 @@ class DilatedConv(ReluFirst):
         self.stride = stride
         self.body = _depthwise_pointwise(channels, kernel, 1, 1 if stride == 2 else 2, affine)
 
-    def after_relu(self, x: Tensor) -> Tensor:
+    def after_relu(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
         if self.stride == 2:
             x = x[:, :, ::2, ::2].contiguous(memory_format=torch.channels_last)
-        return self.body(x)
+        return _normed(self.body, x, weight)
 
 
 class PoolBn(nn.Module):
@@ -124,11 +130,28 @@ def build_operation(name: str, channels: int, stride: int, *, height: int, width
     return OPERATIONS[name](channels, stride, height=height, width=width, affine=affine)
 
 
+def weighted_norm(norm: nn.BatchNorm2d, x: Tensor, weight: Tensor | None) -> Tensor:
+    """weight * norm(x) for a scalar weight, in one pass: it scales the norm's own scale and shift."""
+    if weight is None or not norm.training or norm.momentum is None:
+        y = norm(x)
+        return y if weight is None else weight * y
+    assert norm.num_batches_tracked is not None
+    norm.num_batches_tracked.add_(1)
+    # A contiguous scale together with a shift: the library's CPU kernel is half as fast with anything else.
+    scale = weight.expand(x.shape[1]).contiguous() if norm.weight is None else weight * norm.weight
+    shift = torch.zeros_like(scale) if norm.bias is None else weight * norm.bias
+    return batch_norm(x, norm.running_mean, norm.running_var, scale, shift, True, norm.momentum, norm.eps)
+
+
+def _normed(body: nn.Sequential, x: Tensor, weight: Tensor | None) -> Tensor:
+    depthwise, pointwise, norm = body
+    return weighted_norm(cast(nn.BatchNorm2d, norm), pointwise(depthwise(x)), weight)
+
+
 def _depthwise_pointwise(channels: int, kernel: int, stride: int, dilation: int, affine: bool) -> nn.Sequential:
-    padding = dilation * (kernel - 1) // 2
     return nn.Sequential(
-        nn.Conv2d(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False),
-        nn.Conv2d(channels, channels, 1, bias=False),
+        DepthwiseConv(channels, kernel, stride, dilation),
+        PointwiseConv(channels, channels),
         nn.BatchNorm2d(channels, affine=affine),
     )
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from dcs_nas.report.layered import ARROW, LEADING, SIZE, Layout, Point, layout, text_width
-from dcs_nas.report.palette import Theme
+from dcs_nas.report.palette import Paint, Theme
 from dcs_nas.report.picture import Box, Picture, Wire, caption, paint
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def render(
     """One figure with all ``panels`` (title, picture), row by row, and one legend; ``form`` is svg, png or pdf."""
     import matplotlib
 
-    with matplotlib.rc_context(_settings()):
+    with matplotlib.rc_context(settings()):
         figure = _figure(panels, theme, columns, remark)
         stream = io.BytesIO()
         metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form)
@@ -46,7 +46,7 @@ def _dpi(figure: Figure) -> float:
     return min(DPI, (_LARGEST / (width * height)) ** 0.5)
 
 
-def _settings() -> Any:
+def settings() -> Any:
     """matplotlib's settings: text stays text, files are the same each time, the first font of ours that is there."""
     from matplotlib import font_manager
 
@@ -81,7 +81,7 @@ def _figure(panels: Sequence[tuple[str, Picture]], theme: Theme, columns: int, r
         x = _MARGIN + (i % columns) * (wide + _BETWEEN)
         y = _MARGIN + (i // columns) * (high + _BETWEEN)
         if name:
-            _write(axes, (x, y + SIZE / 2), name, theme.text, weight="bold", align="left")
+            write(axes, (x, y + SIZE / 2), name, theme.text, weight="bold", align="left")
         _panel(axes, picture, place, (x, y + title), theme)
     for i, entries in enumerate(legend):
         _legend(axes, entries, (width / 2, height - _MARGIN - _LEGEND * (len(legend) - i) + _LEGEND * 0.7), theme)
@@ -95,7 +95,7 @@ def _panel(axes: Axes, picture: Picture, places: Layout, corner: Point, theme: T
         _draw_wire(axes, wire, moved, picture.boxes[wire.head].role != "op", theme)
     for key, box in picture.boxes.items():
         (x, y), size = places.centres[key], places.sizes[key]
-        _draw_box(axes, box, (x + corner[0], y + corner[1]), size, theme)
+        draw_box(axes, box, (x + corner[0], y + corner[1]), size, theme)
 
 
 def _draw_wire(axes: Axes, wire: Wire, way: list[Point], arrow: bool, theme: Theme) -> None:
@@ -117,10 +117,11 @@ def _draw_wire(axes: Axes, wire: Wire, way: list[Point], arrow: bool, theme: The
         axes.add_patch(Polygon(head, closed=True, facecolor=colour, edgecolor="none", zorder=1))
 
 
-def _draw_box(axes: Axes, box: Box, centre: Point, size: Point, theme: Theme) -> None:
+def draw_box(axes: Axes, box: Box, centre: Point, size: Point, theme: Theme, *, colours: Paint | None = None) -> None:
+    """A box of ``size`` around ``centre`` with its text; ``colours`` replaces those that its family or change has."""
     from matplotlib.patches import Circle, FancyBboxPatch, Patch
 
-    colours = paint(box, theme)
+    colours = colours or paint(box, theme)
     style: dict[str, Any] = {
         "facecolor": colours.fill,
         "edgecolor": colours.line,
@@ -137,10 +138,10 @@ def _draw_box(axes: Axes, box: Box, centre: Point, size: Point, theme: Theme) ->
     rows = box.text()
     for i, row in enumerate(rows):
         place = (x, y + (i - (len(rows) - 1) / 2) * LEADING)
-        _write(axes, place, row, colours.text, weight="bold" if box.heavy else "normal")
+        write(axes, place, row, colours.text, weight="bold" if box.heavy else "normal")
 
 
-def _write(
+def write(
     axes: Axes,
     place: Point,
     text: str,
@@ -197,5 +198,5 @@ def _legend(axes: Axes, entries: list[tuple[Box | None, str, float]], middle: Po
             axes.add_patch(
                 Rectangle((x, y - 5.5), 18, 11, facecolor=colours.fill, edgecolor=colours.line, linestyle=dashed)
             )
-        _write(axes, (x + 24 if box else x, y), words, theme.text, align="left", size=SIZE - 2)
+        write(axes, (x + 24 if box else x, y), words, theme.text, align="left", size=SIZE - 2)
         x += width

@@ -1,4 +1,4 @@
-"""Genotypes as pictures: the cells of one, the difference of two, a strip of a cell over the epochs."""
+"""Genotypes as pictures: the cells or the chain of one, the difference of two, a strip of a cell over the epochs."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 from dcs_nas.errors import InputError, choices
 from dcs_nas.files import atomic_path
 from dcs_nas.report.canvas import DPI, render
+from dcs_nas.report.chain_graph import chain_file
 from dcs_nas.report.dot import to_dot
 from dcs_nas.report.palette import Theme, family
 from dcs_nas.report.palette import theme as find_theme
 from dcs_nas.report.picture import Picture, cell_picture, difference_picture, network_picture
-from dcs_nas.space.genotype import Genotype
+from dcs_nas.space import AnyGenotype, ChainGenotype, Genotype
 
 if TYPE_CHECKING:
     import networkx
@@ -35,17 +36,19 @@ class Drawing:
 
 
 def draw(
-    genotype: Genotype, out: Path, *, formats: Sequence[str] = ("svg", "png"), theme: str = "light", stem: str = ""
+    genotype: AnyGenotype, out: Path, *, formats: Sequence[str] = ("svg", "png"), theme: str = "light", stem: str = ""
 ) -> Drawing:
-    """Draw every kind of cell and the whole network into the folder ``out``.
+    """Draw every kind of cell and the whole network into the folder ``out``, of a chain the chain.
 
-    The files are ``normal.svg``, ``reduce.svg``, ``network.svg``, ..., each name behind ``stem`` if one is given.
-    Graphviz paints svg, png and pdf; without its ``dot`` program matplotlib does, and the drawing's note says so.
-    ``graphml`` holds ``Genotype.graph`` with the family of every operation.
+    The files are ``normal.svg``, ``reduce.svg``, ``network.svg``, ..., or ``chain.svg``, each name behind ``stem`` if
+    one is given. Graphviz paints svg, png and pdf of cells; without its ``dot`` program matplotlib does, as it does
+    chains, and the drawing's note says so. ``graphml`` holds the genotype's graph with the family of every operation.
 
     Raises ``InputError`` for a format or theme that does not exist.
     """
     job = _Job(out, formats, theme)
+    if isinstance(genotype, ChainGenotype):
+        return job.chain(f"{stem}chain", genotype)
     for kind in genotype.cells:
         job.write(stem + kind, cell_picture(genotype, kind), _graph(genotype, kind) if "graphml" in formats else None)
     if "network" not in genotype.cells:
@@ -54,15 +57,20 @@ def draw(
 
 
 def draw_difference(
-    a: Genotype, b: Genotype, out: Path, *, formats: Sequence[str] = ("svg", "png"), theme: str = "light"
+    a: AnyGenotype, b: AnyGenotype, out: Path, *, formats: Sequence[str] = ("svg", "png"), theme: str = "light"
 ) -> Drawing:
-    """Draw what changed from ``a`` to ``b`` into ``difference_normal.svg``, ... in the folder ``out``.
+    """Draw what changed from ``a`` to ``b`` into ``difference_normal.svg``, ... in the folder ``out``, or
+    ``difference_chain.svg``.
 
     Operations in both are thin and grey; removed ones dashed with a minus, added ones heavy with a plus, each in a
     colour of its own. Raises ``InputError`` for genotypes of different spaces.
     """
     _require_same_space([("the first genotype", a), ("the second", b)])
     job = _Job(out, formats, theme)
+    if isinstance(a, ChainGenotype) or isinstance(b, ChainGenotype):
+        assert isinstance(a, ChainGenotype)
+        assert isinstance(b, ChainGenotype)
+        return job.chain("difference_chain", a, b)
     for kind in (kind for kind in a.cells if kind in b.cells):
         job.write(f"difference_{kind}", difference_picture(a, b, kind))
     return job.drawing
@@ -83,6 +91,8 @@ def draw_strip(
     """
     if not genotypes:
         raise InputError("a strip needs at least one genotype, got none; name a run with saved epochs")
+    if any(isinstance(genotype, ChainGenotype) for _, genotype in genotypes):
+        raise InputError("a strip shows cells, and these genotypes are chains; draw the difference of two of them")
     for name in formats:
         if name in FORMATS and name not in _PAINTED:
             raise InputError(f"a strip is a figure and cannot be written as {name}; use {', '.join(_PAINTED)}")
@@ -120,22 +130,35 @@ class _Job:
             else:
                 self.save(f"{stem}.{name}", self._paint(picture, name))
 
+    def chain(self, stem: str, genotype: ChainGenotype, other: ChainGenotype | None = None) -> Drawing:
+        """A chain in every format, or what changes from one to another."""
+        for name in self.formats:
+            self.save(f"{stem}.{name}", chain_file(genotype, self.theme, name, other))
+        return self.drawing
+
     def save(self, name: str, content: bytes) -> None:
         with atomic_path(self.out / name) as temporary:
             temporary.write_bytes(content)
         self.drawing.files.append(self.out / name)
 
     def _paint(self, picture: Picture, form: str) -> bytes:
-        if shutil.which("dot") is None:
-            self.drawing.note = "drawn by matplotlib, since Graphviz' dot is not on this machine"
-        else:
-            try:
-                dot = to_dot(picture, self.theme)
-                dot.attr("graph", **({"dpi": str(DPI)} if form == "png" else {}))
-                return dot.pipe(format=form, neato_no_op=2, quiet=True)
-            except subprocess.CalledProcessError as error:
-                self.drawing.note = f"drawn by matplotlib, since dot failed: {_first_line(error.stderr)}"
-        return render([("", picture)], self.theme, form)
+        painted, note = paint_picture(picture, self.theme, form)
+        self.drawing.note = note or self.drawing.note
+        return painted
+
+
+def paint_picture(picture: Picture, theme: Theme, form: str) -> tuple[bytes, str]:
+    """One picture as svg, png or pdf by Graphviz, or by matplotlib and a note why."""
+    if shutil.which("dot") is None:
+        note = "drawn by matplotlib, since Graphviz' dot is not on this machine"
+    else:
+        try:
+            dot = to_dot(picture, theme)
+            dot.attr("graph", **({"dpi": str(DPI)} if form == "png" else {}))
+            return dot.pipe(format=form, neato_no_op=2, quiet=True), ""
+        except subprocess.CalledProcessError as error:
+            note = f"drawn by matplotlib, since dot failed: {_first_line(error.stderr)}"
+    return render([("", picture)], theme, form), note
 
 
 def _first_line(text: bytes | str | None) -> str:
@@ -143,7 +166,7 @@ def _first_line(text: bytes | str | None) -> str:
     return next(iter(decoded.strip().splitlines()), "no message")
 
 
-def _require_same_space(genotypes: Sequence[tuple[str, Genotype]]) -> None:
+def _require_same_space(genotypes: Sequence[tuple[str, AnyGenotype]]) -> None:
     (_, a), *others = genotypes
     for name, b in others:
         b.require_space(a.space, name=a.space.name, source=name)

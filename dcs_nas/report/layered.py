@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 from dcs_nas.report.ordering import Links, reduce_crossings
-from dcs_nas.report.picture import Box, Picture
+from dcs_nas.report.picture import Box, Picture, Wire
 
 SIZE = 13  # of the text
 LEADING = 14.5  # from line to line
@@ -62,7 +63,16 @@ def _sizes(picture: Picture) -> dict[str, Point]:
 
 
 def layout(picture: Picture) -> Layout:
-    """The layout of an acyclic picture; inputs and nodes of one column stand in their order."""
+    """The layout of an acyclic picture; inputs and nodes of one column stand in their order.
+
+    The same picture in another theme or figure has the same layout: it is computed once and not to be changed.
+    """
+    return _layout(tuple(picture.boxes.items()), tuple(picture.wires))
+
+
+@lru_cache(maxsize=256)
+def _layout(boxes: tuple[tuple[str, Box], ...], wires: tuple[Wire, ...]) -> Layout:
+    picture = Picture("", dict(boxes), list(wires))
     sizes = _sizes(picture)
     grid = _grid(picture, sizes)
     y = _least_squares(grid)

@@ -12,13 +12,14 @@ _PATTERNS = {
     "dilated": r"dil_conv_\d+x\d+",
     "pooling": r"(max|avg)_pool_\d+x\d+",
     "skip": r"skip_connect",
-    "attention": r"dcs|harmonious|rga(_spatial|_channel)?",
+    "attention": r"dcs|harmonious|nonlocal|rga(_spatial|_channel)?",
     "none": r"none",
 }
 _PRETTY = {
     "skip_connect": "skip",
     "dcs": "DCS",
     "harmonious": "HA",
+    "nonlocal": "non-local",
     "rga": "RGA",
     "rga_spatial": "RGA spatial",
     "rga_channel": "RGA channel",

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from dcs_nas.config import Config
+from dcs_nas.config import DataConfig, DataSource, EvaluateConfig
 from dcs_nas.data.cache import Progress
-from dcs_nas.data.datamodule import Images, ReidData
+from dcs_nas.data.datamodule import DATA_FILE, Images, ReidData
+from dcs_nas.data.records import ReidDataset
 from dcs_nas.errors import InputError, choices
-from dcs_nas.evaluation import FeatureSet, RankingResult
-from dcs_nas.evaluation.scoring import score
+from dcs_nas.evaluation import DistanceBlocks, FeatureSet, RankingResult
+from dcs_nas.evaluation.configured import changed, score_as_configured
 from dcs_nas.retrain.retrain import load_trained
 from dcs_nas.runs import environment
 from dcs_nas.training.features import color_histograms, extract_features, labelled_features
@@ -22,14 +26,16 @@ from dcs_nas.training.features import color_histograms, extract_features, labell
 FEATURES = ("network", "color-histogram", "color-histogram-corrected")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Evaluation:
     """Scores and what they were measured on."""
 
     result: RankingResult
+    dataset: ReidDataset
     query: Images
     gallery: Images
     features: FeatureSet
+    distances: DistanceBlocks
     report: dict[str, Any]
 
 
@@ -38,66 +44,124 @@ def evaluate_run(
     *,
     data_name: str | None = None,
     root: Path | None = None,
+    data_options: Mapping[str, Any] | None = None,
     checkpoint: str = "last",
-    rerank: bool = False,
-    flip: bool = False,
     features: str = "network",
     progress: Callable[[str], Progress] | None = None,
+    **changes: Any,
 ) -> Evaluation:
-    """Score a trained run on its own data set, or on another one (cross-domain).
+    """Score a trained run on what its configuration tests on, or on another data set (cross-domain).
 
     ``features`` is ``network``, or one of the baselines that know clothing colours alone: ``color-histogram`` and
-    ``color-histogram-corrected`` (colour cast removed).
-    Raises ``InputError`` for a folder that holds no trained run, and for bad data.
+    ``color-histogram-corrected`` (colour cast removed). ``changes`` are settings of ``EvaluateConfig`` that replace the
+    run's own.
+
+    Raises:
+        InputError: a folder that holds no trained run, bad data or settings, or test images that were trained on.
     """
     if features not in FEATURES:
         raise InputError(f"unknown features '{features}'; {choices(features, FEATURES)}")
     config, network = load_trained(folder, checkpoint=checkpoint)
-    data = ReidData(_on_data(config, data_name, root), progress=progress)
+    settings = _settings(config.evaluate, changes, features)
+    source = _source(config.data, data_name, root, dict(data_options or {}))
+    data = ReidData(config.model_copy(update={"data": config.data.on(source)}), progress=progress)
     query, gallery = data.test()
-    if features == "network":
-        network.to("cuda" if torch.cuda.is_available() and config.trainer.accelerator != "cpu" else "cpu")
+    device = torch.device("cuda" if torch.cuda.is_available() and config.trainer.accelerator != "cpu" else "cpu")
+    network.to(device)
+    labelled = _features(features, network, data, query, gallery, flip=settings.flip, progress=progress)
+    scored = score_as_configured(labelled, settings, protocol=data.test_dataset.protocol, device=device)
+    facts = {
+        "features": features,
+        "run": folder.name,
+        "checkpoint": checkpoint,
+        "flip": settings.flip,
+        "seed": config.seed,
+        "data": {**data.test_dataset.statistics(), "deviations": list(data.test_dataset.notes)},
+        "trained_on": "+".join(trained.name for trained in _trained_on(config.data)),
+        "training_data": _training_data(folder),
+        **environment(),
+    }
+    report = {**scored.report(), **facts}
+    return Evaluation(scored.result, data.test_dataset, query, gallery, labelled, scored.distances, report)
+
+
+def evaluate_splits(folder: Path, *, splits: int, data_options: Mapping[str, Any], **options: Any) -> list[Evaluation]:
+    """Score a run on splits 0, 1, ... of a data set whose loader has an option ``split``, such as classic CUHK03.
+
+    Raises:
+        InputError: as ``evaluate_run``; also where the run was trained on that data set, whose splits share people.
+    """
+    if "split" in data_options:
+        raise InputError(f"the data option split={data_options['split']} names one split, --splits {splits} several")
+    config, _ = load_trained(folder, checkpoint=options.get("checkpoint", "last"))
+    source = _source(config.data, options.get("data_name"), options.get("root"), dict(data_options))
+    if any(_same(source, trained) for trained in _trained_on(config.data)):
+        raise InputError(
+            f"{folder} was trained on one split of {source.name}, whose people are tested on in the others; "
+            "train one run for each split and give them all: dcs-nas evaluate RUN RUN ..."
+        )
+    return [evaluate_run(folder, data_options={**data_options, "split": i}, **options) for i in range(splits)]
+
+
+def _settings(own: EvaluateConfig, changes: Mapping[str, Any], features: str) -> EvaluateConfig:
+    """The run's settings with ``changes``; the baselines compare by Euclidean distance and know no mirrored image."""
+    baseline = {} if features == "network" else {"metric": "euclidean", "flip": False}
+    settings = changed(own.model_copy(update=baseline), changes)
+    if settings.flip and features != "network":
+        raise InputError(f"flip adds the network's features of mirrored images; {features} has none, leave it out")
+    return settings
+
+
+def _source(data: DataConfig, name: str | None, root: Path | None, options: dict[str, Any]) -> DataSource:
+    """The data set to test on; one that the configuration knows by ``name`` lends its folder and options."""
+    own = data.test or data.own
+    known = next((s for s in (own, data.own, *data.also) if name in (None, s.name)), None)
+    if name is not None and root is None and (known is None or known.root is None):
+        raise InputError(f"--data {name} needs --root, the folder of that data set")
+    base = known or DataSource(name=str(name))
+    source = DataSource(name=base.name, root=root or base.root, options={**base.options, **options})
+    if data.combine_all and any(_same(source, trained) for trained in _trained_on(data)):
+        raise InputError(
+            f"the run was trained on the test images of {source.name} too (data.combine_all), so it cannot be tested "
+            "on them; name another data set by data.test, or by --data and --root"
+        )
+    return source
+
+
+def _trained_on(data: DataConfig) -> tuple[DataSource, ...]:
+    return (data.own, *data.also)
+
+
+def _same(a: DataSource, b: DataSource) -> bool:
+    return a.name == b.name and os.path.abspath(a.root or "") == os.path.abspath(b.root or "")
+
+
+def _features(
+    kind: str,
+    network: nn.Module,
+    data: ReidData,
+    query: Images,
+    gallery: Images,
+    *,
+    flip: bool,
+    progress: Callable[[str], Progress] | None,
+) -> FeatureSet:
+    if kind == "network":
         bars = [progress(f"features of the {part}") if progress else None for part in ("queries", "gallery")]
-        metric = config.evaluate.metric
         of_query, of_gallery = (
             extract_features(network, data, images, flip=flip, progress=bar)
             for images, bar in zip((query, gallery), bars)
         )
     else:
-        corrected = features == "color-histogram-corrected"
+        corrected = kind == "color-histogram-corrected"
         of_query, of_gallery = (color_histograms(images, corrected=corrected) for images in (query, gallery))
-        metric = "euclidean"
-    labelled = labelled_features(query, gallery, of_query, of_gallery)
-    result = score(
-        labelled,
-        protocol=data.dataset.protocol,
-        metric=metric,
-        rerank=rerank,
-        max_rank=config.evaluate.max_rank,
-    )
-    facts = {
-        "features": features,
-        "run": folder.name,
-        "checkpoint": checkpoint,
-        "flip": flip,
-        "seed": config.seed,
-        "data": data.dataset.statistics(),
-        "trained_on": config.data.name,
-        **environment(),
-    }
-    return Evaluation(result, query, gallery, labelled, {**result.to_dict(), **facts})
+    return labelled_features(query, gallery, of_query, of_gallery)
 
 
-def _on_data(config: Config, name: str | None, root: Path | None) -> Config:
-    """The run's settings, on the data set asked for."""
-    if name is None and root is None:
-        return config
-    own = name is None or name == config.data.name
-    changes = {
-        "name": name or config.data.name,
-        "root": root or config.data.root,
-        "options": config.data.options if own else {},
-    }
-    if not own and root is None:
-        raise InputError(f"--data {name} needs --root, the folder of that data set")
-    return config.model_copy(update={"data": config.data.model_copy(update=changes)})
+def _training_data(folder: Path) -> dict[str, Any] | None:
+    """Version and counts of what the run was trained on, as it noted them itself."""
+    path = folder / DATA_FILE
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({error}); remove it, or train the run again") from None

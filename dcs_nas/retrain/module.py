@@ -15,12 +15,20 @@ from dcs_nas.data.datamodule import Batch, Images, ReidData, file_names
 from dcs_nas.losses import Objective
 from dcs_nas.models.blocks import kept_shares, set_temperature, temperature
 from dcs_nas.models.heads import ReidNetwork
+from dcs_nas.processes import rank, world
 from dcs_nas.retrain.schedule import learning_rate_factor
-from dcs_nas.retrain.validation import validate
 from dcs_nas.runs import RunFolder, seed_everything
 from dcs_nas.training.checkpoints import save_checkpoint
-from dcs_nas.training.objective import Means, batch_terms, require_finite
+from dcs_nas.training.objective import (
+    Means,
+    batch_terms,
+    refresh_objective,
+    require_finite,
+    update_objective,
+)
+from dcs_nas.training.parallel import average_buffers, joint, joint_embedding, sum_gradients
 from dcs_nas.training.trainer import EpochLog
+from dcs_nas.training.validation import validate
 
 
 class Retraining(pl.LightningModule):
@@ -71,36 +79,42 @@ class Retraining(pl.LightningModule):
         set_temperature(self.network, temperature(self.current_epoch, start=dcs.tau, decay=dcs.decay))
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        seed_everything(self.config.seed, self.current_epoch, batch_idx)
-        images, labels = self.augment(batch["images"]), batch["labels"]
-        embedding = self.network(images, batch["cameras"])
+        seed_everything(self.config.seed, self.current_epoch, batch_idx, rank())
+        own, labels = self.augment(batch["images"]), joint(batch["labels"])
+        embedding = joint_embedding(self.network(own, batch["cameras"]))
+        images = joint(own) if self.objective.needs_inputs else None
         terms = batch_terms(self.objective, embedding, labels, images)
         place = f"step {batch_idx + 1} of epoch {self.current_epoch + 1}"
         require_finite(terms, where=place, files=file_names(self._images, batch["indices"]))
         network, *centers = self._optimizers()
         for optimizer in (network, *centers):
             optimizer.zero_grad(set_to_none=True)
-        self.manual_backward(terms["loss"])
+        self.manual_backward(terms["loss"] / world())
+        sum_gradients([*self.network.parameters(), *self.objective.parameters()])
         self._set_learning_rate(network, batch_idx)
-        if self.settings.grad_clip is not None:
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.grad_clip)
         network.step()
         for optimizer in centers:  # centres learn at their own pace, whatever weight the term has (BoT)
             for center in self.objective.parameters():
                 if center.grad is not None:
                     center.grad /= self.config.loss.center_weight
             optimizer.step()
-        self.objective.update(embedding.features.detach(), labels, images if self.objective.needs_inputs else None)
+        update_objective(self.objective, embedding, labels, images)
         self._means.add(terms, "train/")
 
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Clip the network's gradients, after a scaler has given them their size back."""
+        if self.settings.grad_clip is not None and optimizer is self.trainer.optimizers[0]:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.grad_clip)
+
     def on_train_epoch_end(self) -> None:
+        average_buffers(self.network)
         means = self._means.pop()
         means["lr"] = self._optimizers()[0].param_groups[0]["lr"]
         means["tau"] = temperature(self.current_epoch, start=self.config.dcs.tau, decay=self.config.dcs.decay)
         shares = list(kept_shares(self.network).values())
         if shares:
             means["dcs_kept"] = float(torch.stack(shares).mean())
-        self.objective.end_epoch()
+        refresh_objective(self.objective, self.network, [self._images], self.config)
         if self._validation is not None and self._validation_is_due():
             means["validation/mAP"] = self._validate()
         self._log.write(self, means, show=("train/loss", "train/identity", "train/triplet", "lr", "validation/mAP"))

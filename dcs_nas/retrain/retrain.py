@@ -14,10 +14,11 @@ from dcs_nas.errors import InputError
 from dcs_nas.files import write_text
 from dcs_nas.models.build import build_fixed
 from dcs_nas.models.heads import ReidNetwork
+from dcs_nas.retrain.inherit import inherit
 from dcs_nas.retrain.module import Retraining
 from dcs_nas.runs import RunFolder, logging_to, seed_everything
 from dcs_nas.settings import plain_yaml
-from dcs_nas.space import Genotype, read_space, shipped_file
+from dcs_nas.space import AnyGenotype, load_genotype, load_space, shipped_file
 from dcs_nas.training.checkpoints import load_checkpoint
 from dcs_nas.training.objective import build_objective
 from dcs_nas.training.trainer import fit, make_trainer, memory_format, without_known_warnings
@@ -48,7 +49,11 @@ def run_retraining(
     loader = data.identity_loader(images, stream=8)
     seed_everything(config.seed)
     network = memory_format(build_fixed(settings, config.data, people, architecture))
-    objective = build_objective(config.loss, people=people, features=network.num_features)
+    if settings.inherit is not None:
+        if architecture is None:
+            raise InputError("retrain.inherit is given without a genotype; give a named backbone retrain.weights")
+        inherit(network, architecture, settings.inherit)
+    objective = build_objective(config.loss, people=people, features=network.num_features, network=network)
     if resume:
         _check_genotype(folder, architecture)
     run = RunFolder.start(folder, config, resume=resume, overwrite=overwrite)
@@ -80,7 +85,7 @@ def load_trained(folder: Path, *, checkpoint: str = "last") -> tuple[Config, Rei
     classifier = state.get("heads.0.classifier.weight")
     if classifier is None or any(".mixtures." in key for key in state):
         raise InputError(f"{path} holds no trained network; train what a search found with dcs-nas retrain")
-    genotype = Genotype.read(run / "genotype.yaml") if (run / "genotype.yaml").is_file() else None
+    genotype = load_genotype(run / "genotype.yaml") if (run / "genotype.yaml").is_file() else None
     settings = config.retrain.model_copy(update={"weights": None})
     network = build_fixed(settings, config.data, len(classifier), genotype)
     try:
@@ -90,17 +95,17 @@ def load_trained(folder: Path, *, checkpoint: str = "last") -> tuple[Config, Rei
     return config, memory_format(network).eval()
 
 
-def _read_genotype(config: Config, path: Path | None) -> Genotype | None:
+def _read_genotype(config: Config, path: Path | None) -> AnyGenotype | None:
     if path is None:
         return None
-    genotype = Genotype.read(path)
+    genotype = load_genotype(path)
     if config.search is not None:
-        space = read_space(shipped_file("search_spaces", config.search.space))
+        space = load_space(shipped_file("search_spaces", config.search.space))
         genotype.require_space(space, name=space.name, source=str(path))
     return genotype
 
 
-def _check_genotype(folder: Path, genotype: Genotype | None) -> None:
+def _check_genotype(folder: Path, genotype: AnyGenotype | None) -> None:
     path = folder / "genotype.yaml"
-    if genotype is not None and path.is_file() and Genotype.read(path) != genotype:
+    if genotype is not None and path.is_file() and load_genotype(path) != genotype:
         raise InputError(f"{folder} began with another genotype; resume with its own, {path}, or use --overwrite")

@@ -1,7 +1,7 @@
 """The bilevel search as a Lightning module.
 
 min over alpha of L_val(w*(alpha), alpha), w*(alpha) = argmin over w of L_train(w, alpha), by alternating steps (DARTS,
-arXiv 1806.09055, algorithm 1, first order): alphas on one half of the training images, weights on the other.
+arXiv 1806.09055, algorithm 1): alphas on one half of the training images, weights on the other.
 """
 
 from __future__ import annotations
@@ -18,24 +18,31 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from dcs_nas.config import Config, SearchConfig
 from dcs_nas.data.augment import Augment
-from dcs_nas.data.datamodule import Batch, Images, file_names
-from dcs_nas.losses import Objective
+from dcs_nas.data.datamodule import HALVES, Batch, Images
+from dcs_nas.errors import InputError
+from dcs_nas.losses import Objective, PrototypeMemory
 from dcs_nas.models.blocks import kept_shares, set_temperature, temperature
 from dcs_nas.models.heads import ReidNetwork
-from dcs_nas.models.supernet import Supernet
+from dcs_nas.models.mixed_network import MixedNetwork
+from dcs_nas.models.statistics import frozen_statistics
+from dcs_nas.processes import rank
 from dcs_nas.runs import seed_everything
-from dcs_nas.search.record import ArchitectureRecord, alpha_entropy
-from dcs_nas.training.objective import Means, batch_terms, require_finite
+from dcs_nas.search.gradients import WeightStep, second_order
+from dcs_nas.search.passes import Pass, SearchLoss
+from dcs_nas.search.watch import Watch
+from dcs_nas.training.objective import Means, refresh_objective
+from dcs_nas.training.parallel import average_buffers, sum_gradients, sum_over_processes
 from dcs_nas.training.trainer import EpochLog
 
 
 class BilevelSearch(pl.LightningModule):
     """Trains a supernet's weights and alphas in turn; a batch is ``{"weights": ..., "architecture": ...}``.
 
-    Every step seeds the random generators from (seed, epoch, step), so that a resumed search draws what the
-    uninterrupted one would have. The architecture step computes no gradients of weights, the weight step none of
-    alphas. After every epoch: metrics, alphas and genotype are written, and the information bottleneck's class means
-    and Q are renewed.
+    Every pass seeds the random generators from (seed, epoch, step, half), so that a resumed search draws what the
+    uninterrupted one would have, and the passes of a second-order step draw the same. The architecture step computes no
+    gradients of weights (order 1), the weight step none of alphas.
+
+    ``watch`` sees every epoch's end and gives figures to log.
     """
 
     def __init__(
@@ -46,81 +53,150 @@ class BilevelSearch(pl.LightningModule):
         config: Config,
         *,
         halves: dict[str, Images],
-        record: ArchitectureRecord,
+        people: int,
         epoch_log: EpochLog,
+        watch: Watch,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.network, self.objective, self.augment, self.config = network, objective, augment, config
-        self._halves, self._record, self._log = halves, record, epoch_log
-        self._means = Means()
+        self.memory: PrototypeMemory | None = None
+        if self.settings.identity_overlap < 1:
+            self.memory = PrototypeMemory(num_people=people, feature_dim=network.num_features)
+        self.loss = SearchLoss(network, objective, self.memory, config, halves=halves)
+        self.recent: Pass | None = None
+        self._frozen = {id(alpha) for alpha in self.alphas()}
+        self._frozen |= {id(p) for p in network.parameters() if not p.requires_grad}
+        self._log, self._watch, self._means = epoch_log, watch, Means()
 
     @property
     def settings(self) -> SearchConfig:
         return self.config.section("search")
 
     @property
-    def supernet(self) -> Supernet:
+    def supernet(self) -> MixedNetwork:
         return self.network.backbone  # type: ignore[return-value]
 
     def weights(self) -> list[nn.Parameter]:
         """What the lower level optimizes: the supernet's weights and the heads."""
-        alphas = {id(alpha) for alpha in self.supernet.alphas().values()}
-        return [p for p in self.parameters() if p.requires_grad and id(p) not in alphas]
+        return [p for p in self.network.parameters() if id(p) not in self._frozen]
+
+    def alphas(self) -> list[nn.Parameter]:
+        """What the upper level optimizes."""
+        return list(self.supernet.alphas().values())
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[Any]]:
         s = self.settings
-        weights = SGD(self.weights(), lr=s.lr, momentum=s.momentum, weight_decay=s.weight_decay)
-        alphas = Adam(
-            list(self.supernet.alphas().values()), lr=s.arch_lr, betas=s.arch_betas, weight_decay=s.arch_weight_decay
-        )
+        if s.order == 2 and str(self.trainer.precision).startswith("16"):
+            raise InputError("search.order 2 needs gradients that are not scaled; use trainer.precision=bf16-mixed")
+        centers = list(self.objective.parameters())
+        weights = SGD(self.weights() + centers, lr=s.lr, momentum=s.momentum, weight_decay=s.weight_decay)
+        alphas = Adam(self.alphas(), lr=s.arch_lr, betas=s.arch_betas, weight_decay=s.arch_weight_decay)
         return [weights, alphas], [CosineAnnealingLR(weights, T_max=s.epochs, eta_min=s.lr_min)]
 
     def on_train_epoch_start(self) -> None:
-        dcs = self.config.dcs
+        dcs, s = self.config.dcs, self.settings
         set_temperature(self.network, temperature(self.current_epoch, start=dcs.tau, decay=dcs.decay))
+        self.supernet.set_temperature(s.relaxation.at(self.current_epoch, s.epochs))
 
     def training_step(self, batch: dict[str, Batch], batch_idx: int) -> None:
-        seed_everything(self.config.seed, self.current_epoch, batch_idx)
+        seed_everything(self.config.seed, self.current_epoch, batch_idx, rank())
+        passes = {half: self.prepare(half, batch[half], batch_idx) for half in HALVES}
+        self.recent = passes["architecture"]
         weight_optimizer, alpha_optimizer = self.optimizers()  # type: ignore[attr-defined]
-        alphas = list(self.supernet.alphas().values())
-        weights = self.weights()
         if self.current_epoch >= self.settings.warmup_epochs:
-            with without_gradients(weights):
-                self._step(batch["architecture"], "architecture", alpha_optimizer, batch_idx)
-        with without_gradients(alphas):
-            self._step(batch["weights"], "weights", weight_optimizer, batch_idx, clip=weights)
+            self._architecture_step(passes, weight_optimizer, alpha_optimizer)
+        self._weight_step(passes["weights"], weight_optimizer)
 
-    def _step(
-        self, batch: Batch, half: str, optimizer: Any, index: int, clip: Sequence[nn.Parameter] | None = None
-    ) -> None:
-        images, labels = self.augment(batch["images"]), batch["labels"]
-        embedding = self.network(images)
-        terms = batch_terms(self.objective, embedding, labels, images)
-        place = f"the {half} step {index + 1} of epoch {self.current_epoch + 1}"
-        require_finite(terms, where=place, files=file_names(self._halves[half], batch["indices"]))
+    def prepare(self, half: str, batch: Batch, step: int) -> Pass:
+        """A batch of one half, augmented, on the module's device."""
+        place = f"the {half} step {step + 1} of epoch {self.current_epoch + 1}"
+        key = (self.config.seed, self.current_epoch, step)
+        return Pass(self.loss, half, batch, self.augment(batch["images"]), key=key, place=place)
+
+    def _architecture_step(self, passes: dict[str, Pass], weight_optimizer: Any, optimizer: Any) -> None:
+        alphas = self.alphas()
         optimizer.zero_grad(set_to_none=True)
-        self.manual_backward(terms["loss"])
-        if clip is not None:
-            nn.utils.clip_grad_norm_(clip, self.settings.grad_clip)
-            self.objective.update(embedding.features.detach(), labels, images if self.objective.needs_inputs else None)
+        if self.settings.order == 1:
+            with without_gradients(self.weights()):
+                self.manual_backward(passes["architecture"].loss())
+            sum_gradients(alphas)
+        else:
+            group = weight_optimizer.param_groups[0]
+            weights = self.weights()
+            state = weight_optimizer.state
+            step = WeightStep(
+                lr=group["lr"],
+                momentum=group["momentum"],
+                weight_decay=group["weight_decay"],
+                buffers=[state[w].get("momentum_buffer") if w in state else None for w in weights],
+            )
+            with frozen_statistics(self.network):
+                found = second_order(
+                    passes["weights"].loss,
+                    passes["architecture"].loss,
+                    weights,
+                    alphas,
+                    step,
+                    hessian=self.settings.hessian,
+                    reduce=sum_over_processes,
+                )
+            for alpha, gradient in zip(alphas, found):
+                alpha.grad = gradient
         optimizer.step()
-        self._means.add(terms, f"{half}/")
+        self._finish(passes["architecture"])
+
+    def _weight_step(self, current: Pass, optimizer: Any) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with without_gradients(self.alphas()):
+            self.manual_backward(current.loss())
+            sum_gradients([*self.weights(), *self.objective.parameters()])
+            optimizer.step()
+        self._finish(current)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Clip the weights' gradients, after a scaler has given them their size back."""
+        if optimizer.param_groups[0]["params"][0] is not next(iter(self.alphas())):
+            nn.utils.clip_grad_norm_(self.weights(), self.settings.grad_clip)
+
+    def _finish(self, current: Pass) -> None:
+        """Log the terms of a step and learn the statistics of its people."""
+        self._means.add(current.terms, f"{current.half}/")
+        if current.half == "weights" or self.memory is not None:
+            self.objective.update(current.features, current.labels, current.inputs)
+        if self.memory is not None:
+            self.memory.update(current.features, current.labels)
 
     def on_train_epoch_end(self) -> None:
-        weight_optimizer, _ = self.optimizers()  # type: ignore[attr-defined]
         means = self._means.pop()
+        weight_optimizer, _ = self.optimizers()  # type: ignore[attr-defined]
         means["lr"] = weight_optimizer.param_groups[0]["lr"]
         means["tau"] = temperature(self.current_epoch, start=self.config.dcs.tau, decay=self.config.dcs.decay)
-        shares = list(kept_shares(self.network).values())
+        means["relaxation_temperature"] = self.settings.relaxation.at(self.current_epoch, self.settings.epochs)
+        shares = [share for share in kept_shares(self.network).values() if not share.isnan()]
         if shares:
             means["dcs_kept"] = float(torch.stack(shares).mean())
-        means |= {f"entropy/{k}": v for k, v in alpha_entropy(self.supernet.mixture_weights()).items()}
         self.lr_schedulers().step()  # type: ignore[union-attr]
-        self.objective.end_epoch()
-        if self.trainer.is_global_zero:
-            self._record.write(self.supernet, self.current_epoch)
-        self._log.write(self, means, show=("weights/loss", "architecture/loss", "weights/ib", "entropy/normal"))
+        average_buffers(self.network)
+        learned = [images for half, images in self.loss.halves.items() if half == "weights" or self.memory is not None]
+        with self.supernet.drawn(expected=True):
+            refresh_objective(self.objective, self.network, learned, self.config)
+        means |= self._watch.after_epoch(self.current_epoch, self.loss, self.recent)
+        self.recent = None
+        if self._watch.stopped:
+            self.trainer.should_stop = True
+        shown = ("weights/loss", "architecture/loss", "weights/ib", "entropy/normal", "skips/normal", "validation/mAP")
+        self._log.write(self, means, show=shown)
+
+    def on_train_start(self) -> None:
+        if self._watch.stopped:  # resumed after the end
+            self.trainer.should_stop = True
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["watch"] = self._watch.state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._watch.load(checkpoint["watch"])
 
 
 @contextmanager

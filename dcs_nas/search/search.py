@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from pytorch_lightning.utilities.combined_loader import CombinedLoader
 
-from dcs_nas.config import Config
+from dcs_nas.config import Config, SearchConfig
 from dcs_nas.data.augment import build_augment
 from dcs_nas.data.cache import Progress
 from dcs_nas.data.datamodule import ReidData
+from dcs_nas.errors import InputError
 from dcs_nas.files import write_text
 from dcs_nas.models.build import build_supernet
 from dcs_nas.runs import RunFolder, logging_to, seed_everything
 from dcs_nas.search.bilevel import BilevelSearch
+from dcs_nas.search.perturbation import derive_by_perturbation
 from dcs_nas.search.record import ArchitectureRecord
-from dcs_nas.space import Genotype, read_space, shipped_file
+from dcs_nas.search.watch import Watch
+from dcs_nas.space import AnyGenotype, ChainSpec, load_genotype, load_space, shipped_file
 from dcs_nas.training.objective import build_objective
 from dcs_nas.training.trainer import EpochLog, fit, make_trainer, memory_format, without_known_warnings
+from dcs_nas.training.validation import first_of_each_view, validate
 
 log = logging.getLogger(__name__)
 
@@ -31,34 +36,85 @@ def run_search(
     resume: bool = False,
     overwrite: bool = False,
     progress: Callable[[str], Progress] | None = None,
-) -> Genotype:
+) -> AnyGenotype:
     """Search as configured, in the run folder ``folder``, and give the genotype found.
 
     Raises ``InputError`` for bad settings, data or folders; ``KeyboardInterrupt`` where the user stops it, after
     which ``resume`` goes on from the last whole epoch.
     """
     settings = config.section("search")
-    space = read_space(shipped_file("search_spaces", settings.space))
+    if settings.strategy != "bilevel":
+        from dcs_nas.search.baselines import run_baseline  # NNI's strategies take seconds to import
+
+        return run_baseline(settings.strategy, config, folder, resume=resume, overwrite=overwrite, progress=progress)
+    space = load_space(shipped_file("search_spaces", settings.space))
+    if isinstance(space, ChainSpec):
+        _refuse_for_chains(settings)
     data = ReidData(config, progress=progress)
-    halves = dict(zip(("weights", "architecture"), data.search_halves(share=settings.weight_share)))
+    halves, held = data.search_halves(
+        share=settings.weight_share, overlap=settings.identity_overlap, validation=settings.validation
+    )
+    if held is not None:
+        first_of_each_view(held.labels, held.cameras)  # refuses people whom nobody could be found for
     loaders = {
         half: data.identity_loader(images, stream=i, what=half) for i, (half, images) in enumerate(halves.items())
     }
     seed_everything(config.seed)
     network = memory_format(build_supernet(space, settings, config.data, data.num_people))
-    objective = build_objective(config.loss, people=data.num_people, features=network.num_features)
+    objective = build_objective(config.loss, people=data.num_people, features=network.num_features, network=network)
     run = RunFolder.start(folder, config, resume=resume, overwrite=overwrite)
-    if (run / "genotype.yaml").is_file():
+    if resume and (run / "genotype.yaml").is_file():
         log.info("%s is finished already", folder)
-        return Genotype.read(run / "genotype.yaml")
+        return load_genotype(run / "genotype.yaml")
     data.save_labels(run.path)
-    record = ArchitectureRecord(run / "architecture", space, data=data.dataset.version, seed=config.seed)
+    record = ArchitectureRecord(
+        run / "architecture",
+        space,
+        data=data.dataset.version,
+        seed=config.seed,
+        method=method(settings),
+        max_skips=settings.guard.max_skips if settings.guard.action == "cap" else None,
+    )
+    validation = partial(validate, network, data, held, metric=config.evaluate.metric) if held is not None else None
+    watch = Watch(settings, record, validation)
     augment = build_augment(config)
-    module = BilevelSearch(network, objective, augment, config, halves=halves, record=record, epoch_log=EpochLog(run))
+    module = BilevelSearch(
+        network,
+        objective,
+        augment,
+        config,
+        halves=halves,
+        people=data.num_people,
+        epoch_log=EpochLog(run),
+        watch=watch,
+    )
     with logging_to(run / "log.txt"), without_known_warnings():
         trainer = make_trainer(config, run, epochs=settings.epochs)
         fit(trainer, module, CombinedLoader(loaders, "min_size"), run)
-        genotype = record.genotype(module.supernet, settings.epochs - 1)
+        if settings.derivation == "perturbation":
+            genotype = derive_by_perturbation(module.to(trainer.strategy.root_device), record, loaders)
+        else:
+            genotype = watch.chosen(module.supernet)
         if trainer.is_global_zero:
             write_text(run / "genotype.yaml", genotype.to_yaml())
     return genotype
+
+
+def _refuse_for_chains(settings: SearchConfig) -> None:
+    wrong = {
+        "derivation 'perturbation'": settings.derivation == "perturbation",
+        "guard.max_skips": settings.guard.max_skips is not None,
+    }
+    for what, wanted in wrong.items():
+        if wanted:
+            raise InputError(f"search.{what} is for spaces of cells, and {settings.space} is a chain; leave it out")
+
+
+def method(settings: SearchConfig) -> str:
+    """How a genotype was found, in words."""
+    relaxation = settings.relaxation
+    parts = ["darts", f"order {settings.order}" + (f" ({settings.hessian})" if settings.order == 2 else "")]
+    parts += [relaxation.kind] if relaxation.kind != "softmax" else []
+    parts += [f"1/{relaxation.partial_channels} of the channels"] if relaxation.partial_channels > 1 else []
+    parts += [f"derived by {settings.derivation}"] if settings.derivation != "strongest" else []
+    return ", ".join(parts)

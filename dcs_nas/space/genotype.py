@@ -14,6 +14,8 @@ from dcs_nas.space.spec import CellStructure, Name, NetworkSpec
 if TYPE_CHECKING:
     import networkx
 
+    from dcs_nas.space.chain import ChainStructure
+
 FORMAT = 1
 INPUTS = ("c_{k-2}", "c_{k-1}")
 
@@ -131,23 +133,31 @@ class Genotype(Settings):
     @classmethod
     def read(cls, path: Path) -> Genotype:
         """A genotype file or the record of an epoch; refuses a newer format and what does not describe a network."""
-        data = read_yaml(path)
-        if isinstance(data.get("genotype"), dict):  # the record of an epoch
-            data = data["genotype"]
-        found = data.get("format")
-        if not isinstance(found, int) or isinstance(found, bool):
-            raise InputError(f"{path} is not a genotype: it has no 'format' number")
-        if found > FORMAT:
-            raise InputError(f"{path} has genotype format {found}, this version reads up to {FORMAT}; update dcs_nas")
+        data = genotype_data(path)
+        if data.get("kind") == "chain":
+            raise InputError(f"{path} is a genotype of a chain space, expected one of cells; name a cells genotype")
         return parse(cls, data, source=str(path))
 
-    def require_space(self, structure: CellStructure, *, name: str, source: str) -> None:
+    def require_space(self, structure: CellStructure | ChainStructure, *, name: str, source: str) -> None:
         """Raise ``InputError`` unless this genotype was chosen from the space given."""
         if self.space.hash != structure.hash:
             raise InputError(
                 f"{source} belongs to space '{self.space.name}' ({self.space.hash}), not to '{name}' "
                 f"({structure.hash}); search that space or name the genotype's own"
             )
+
+
+def genotype_data(path: Path) -> dict[str, Any]:
+    """What a genotype file, or the record of an epoch, holds; ``InputError`` where it is none or of a newer format."""
+    data = read_yaml(path)
+    if isinstance(data.get("genotype"), dict):  # the record of an epoch
+        data = data["genotype"]
+    found = data.get("format")
+    if not isinstance(found, int) or isinstance(found, bool):
+        raise InputError(f"{path} is not a genotype: it has no 'format' number")
+    if found > FORMAT:
+        raise InputError(f"{path} has genotype format {found}, this version reads up to {FORMAT}; update dcs_nas")
+    return data
 
 
 def reference(structure: CellStructure, name: str) -> SpaceReference:

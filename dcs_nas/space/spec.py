@@ -109,6 +109,8 @@ def read_space(path: Path) -> SpaceSpec:
     """A search space file; ``name`` defaults to the file's own."""
     data = {"name": path.stem, **read_yaml(path)}
     kind = data.get("kind", "cells")
+    if kind == "chain":
+        raise InputError(f"{path} is a chain space, expected one of cells; name a cells space")
     if kind != "cells":
         raise InputError(f"{path}: unknown kind of search space {kind!r}; {choices(str(kind), ['cells'])}")
     return parse(SpaceSpec, data, source=str(path))

@@ -77,7 +77,7 @@ def _grey_world(pixels: np.ndarray) -> np.ndarray:
 
 
 def labelled_features(query: Images, gallery: Images, of_query: np.ndarray, of_gallery: np.ndarray) -> FeatureSet:
-    """Features with the people and cameras of their images, ready to be scored or saved."""
+    """Features with the people, cameras and paths of their images, ready to be scored or saved."""
     return FeatureSet(
         query_features=of_query,
         gallery_features=of_gallery,
@@ -85,4 +85,6 @@ def labelled_features(query: Images, gallery: Images, of_query: np.ndarray, of_g
         gallery_pids=gallery.labels,
         query_camids=query.cameras,
         gallery_camids=gallery.cameras,
+        query_paths=np.array([r.path for r in query.records]),
+        gallery_paths=np.array([r.path for r in gallery.records]),
     )

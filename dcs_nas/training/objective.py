@@ -2,19 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from dcs_nas.config import LossConfig
-from dcs_nas.errors import TrainingError
+from dcs_nas.config import Config, LossConfig
+from dcs_nas.data.augment import Normalize
+from dcs_nas.data.datamodule import Images
+from dcs_nas.errors import InputError, TrainingError
 from dcs_nas.losses import Objective, first_nonfinite
-from dcs_nas.models.heads import Embedding
+from dcs_nas.models.heads import Embedding, ReidNetwork
+from dcs_nas.processes import rank, world
 
 
-def build_objective(settings: LossConfig, *, people: int, features: int) -> Objective:
-    """The objective that the settings describe; the information bottleneck's input is the image on ``ib_grid``."""
+def build_objective(
+    settings: LossConfig, *, people: int, features: int, network: ReidNetwork | None = None
+) -> Objective:
+    """The objective that the settings describe.
+
+    Args:
+        settings: of the loss.
+        people: A.
+        features: D.
+        network: what is trained, by a loop that learns statistics by ``update_objective`` and ``refresh_objective``;
+            where the stem's output is IB's input, its embeddings hold that from now on.
+
+    Raises:
+        InputError: settings that need such a loop and no network, or a network without a stem.
+    """
+    if network is None and (settings.ib_input, settings.ib_estimate) != ("image", "streaming"):
+        raise InputError(
+            f"loss.ib_input '{settings.ib_input}' and loss.ib_estimate '{settings.ib_estimate}' are not for this "
+            "strategy; use image and streaming"
+        )
+    channels = 3
+    if network is not None and settings.ib_input == "stem":
+        channels = network.expose_stem(settings.ib_grid)
     return Objective(
         num_classes=people,
         feature_dim=features,
@@ -25,19 +50,74 @@ def build_objective(settings: LossConfig, *, people: int, features: int) -> Obje
         center_weight=settings.center_weight,
         ib_kind=settings.ib_kind,
         ib_weight=settings.ib_weight,
-        input_dim=3 * settings.ib_grid[0] * settings.ib_grid[1],
+        input_dim=channels * settings.ib_grid[0] * settings.ib_grid[1],
         input_grid=settings.ib_grid,
         ib_temperature=settings.ib_temperature,
         ib_normalize=settings.ib_normalize,
+        ib_input=settings.ib_input,
+        ib_estimate=settings.ib_estimate,
     )
 
 
-def batch_terms(objective: Objective, embedding: Embedding, labels: Tensor, images: Tensor) -> dict[str, Tensor]:
-    """Named loss terms of a batch; ``images`` (B, 3, H, W) feed the information bottleneck.
+def ib_inputs(objective: Objective, embedding: Embedding, images: Tensor | None) -> Tensor | None:
+    """What the information bottleneck takes for the input: images (B, 3, H, W) or the stem's output; None without it.
+
+    Neither carries a gradient. The paper's X is given, and the bound IB <= IBB + H(B) leaves out H(B), which is
+    constant only if X is: a gradient of -H(phi(X)), the first term, would just teach the stem to tell no two people
+    apart.
+    """
+    if not objective.needs_inputs:
+        return None
+    return images if objective.ib_input == "image" else embedding.stem
+
+
+def batch_terms(objective: Objective, embedding: Embedding, labels: Tensor, images: Tensor | None) -> dict[str, Tensor]:
+    """Named loss terms of a batch; ``images`` (B, 3, H, W) or the stem's output feed the information bottleneck.
 
     The identity term is the mean over the branches' classifiers.
     """
-    return objective(embedding.logits, embedding.features, labels, images if objective.needs_inputs else None)
+    inputs = ib_inputs(objective, embedding, images)
+    return objective(embedding.logits, embedding.features, labels, inputs)
+
+
+def update_objective(objective: Objective, embedding: Embedding, labels: Tensor, images: Tensor | None) -> None:
+    """Add the batch of a weight step, as in ``batch_terms``, to the class statistics of the epoch."""
+    objective.update(embedding.features.detach(), labels, ib_inputs(objective, embedding, images))
+
+
+def refresh_objective(objective: Objective, network: ReidNetwork, parts: Sequence[Images], config: Config) -> None:
+    """At an epoch's end, put new class statistics in use; every process calls it.
+
+    Streaming: those of the epoch's batches. Exact: those of the images of all ``parts``, each once, by an extra pass of
+    the network in evaluation mode (running statistics, no noise) without augmentation and gradients; its features stay
+    in memory meanwhile. The network is left in the mode that it was in.
+    """
+    if not objective.needs_inputs or objective.ib_estimate == "streaming":
+        objective.end_epoch()
+        return
+    was_training = network.training
+    network.eval()
+    batches = [batch for images in parts for batch in _embedded(objective, network, images, config)]
+    network.train(was_training)
+    objective.estimate(lambda: batches)
+
+
+@torch.no_grad()
+def _embedded(
+    objective: Objective, network: ReidNetwork, images: Images, config: Config
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Features (n, D), inputs on their grid (n, C, h, w) and labels (n,) of this process's share of the images."""
+    device = next(network.parameters()).device
+    normalize = Normalize(config.data.mean, config.data.std).to(device)
+    own = range(rank(), len(images), world())
+    for start in range(0, len(own), config.data.test_batch):
+        batch = images[own[start : start + config.data.test_batch]]
+        pixels = normalize(batch["images"].to(device))
+        embedding = network.embed(pixels, batch["cameras"].to(device))
+        inputs = ib_inputs(objective, embedding, pixels)
+        assert inputs is not None
+        grid = F.adaptive_avg_pool2d(inputs.float(), config.loss.ib_grid)
+        yield embedding.features.float(), grid, batch["labels"].to(device)
 
 
 def require_finite(terms: Mapping[str, Tensor], *, where: str, files: list[str]) -> None:

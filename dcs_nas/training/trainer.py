@@ -14,12 +14,14 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, RichProgressBar
 from pytorch_lightning.callbacks.progress.rich_progress import RichProgressBarTheme
-from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.types import TRAIN_DATALOADERS
 
-from dcs_nas.config import Config
+from dcs_nas.config import Config, TrainerConfig
+from dcs_nas.processes import launched_world
 from dcs_nas.runs import MetricsFile, RunFolder
 from dcs_nas.training.checkpoints import EpochCheckpoint, load_checkpoint
+from dcs_nas.training.loggers import make_loggers
+from dcs_nas.training.parallel import ReplicatedStrategy
 
 log = logging.getLogger(__name__)
 _HARMLESS = (
@@ -31,7 +33,7 @@ _HARMLESS = (
 
 
 def make_trainer(config: Config, run: RunFolder, *, epochs: int) -> pl.Trainer:
-    """A trainer for ``epochs`` epochs with our checkpoints, TensorBoard events and progress bar.
+    """A trainer for ``epochs`` epochs with our checkpoints, the loggers asked for and progress bar.
 
     Deterministic algorithms are the default on a CPU; on a GPU ``trainer.deterministic`` asks for them.
     """
@@ -49,11 +51,11 @@ def make_trainer(config: Config, run: RunFolder, *, epochs: int) -> pl.Trainer:
         accelerator=settings.accelerator,
         devices=settings.devices,
         num_nodes=settings.num_nodes,
-        strategy=settings.strategy,
+        strategy=ReplicatedStrategy() if _processes(settings) > 1 else "auto",
         precision=settings.precision,  # type: ignore[arg-type]
         max_epochs=epochs,
         deterministic=on_cpu if settings.deterministic is None else settings.deterministic,
-        logger=TensorBoardLogger(run.path, name="", version="tensorboard"),
+        logger=make_loggers(config, run),
         callbacks=callbacks,
         default_root_dir=run.path,
         enable_progress_bar=sys.stderr.isatty(),
@@ -116,6 +118,17 @@ class EpochLog:
 def memory_format(module: Any) -> Any:
     """The module with channels_last weights, in which depthwise convolutions run several times faster."""
     return module.to(memory_format=torch.channels_last)
+
+
+def _processes(settings: TrainerConfig) -> int:
+    """How many processes the settings and the launcher ask for."""
+    devices = settings.devices
+    if devices == "auto":
+        devices = torch.cuda.device_count() if settings.accelerator in ("auto", "gpu", "cuda") else 1
+    elif not isinstance(devices, int):
+        devices = -1 if devices.strip() == "-1" else len([d for d in devices.split(",") if d.strip()])
+    devices = torch.cuda.device_count() if devices == -1 else devices
+    return max(launched_world(), max(1, devices) * settings.num_nodes)
 
 
 def _quiet_lightning() -> None:

@@ -75,6 +75,11 @@ def _new_protocol(root: Path, folder: str, labels: str) -> ReidDataset:
     splits = read_protocol(config, folder)
     names = [r.path for records in splits for r in records]
     mat = _found(root, _MAT)
+    if mat is None and not (root / folder).is_dir():
+        raise InputError(
+            f"no images of CUHK03 in {root}: expected {folder}/, or {_MAT} here or in {_RELEASE}/ to extract them "
+            f"from; found {listing_of(root)}"
+        )
     if mat is not None and absent_images(root, names):
         _extract(mat, labels, root / folder)
     absent = report_absent(root, names, source=config.name)

@@ -13,6 +13,7 @@ from dcs_nas.data.records import DISTRACTOR, Record, ReidDataset
 
 _EXAMPLE = "0002_c1s1_000451_03.jpg"
 _FACTS = Facts(train=(751, 12_936), query=(750, 3_368), gallery=(750, 15_913), distractors=2_798, cameras=6)
+_500K = 500_000
 
 
 @DATASETS.register("market1501")
@@ -64,4 +65,11 @@ def _with_500k(dataset: ReidDataset) -> ReidDataset:
         Record(r.path, DISTRACTOR, r.camera)
         for r in named_records(list_images(dataset.root, "images"), example=_EXAMPLE)
     )
-    return replace(dataset, gallery=dataset.gallery + extra, version=f"{dataset.version} + 500k distractors")
+    found = len(extra)
+    notes = () if found == _500K else (f"images of the 500k distractors: {found:,} found, {_500K:,} published",)
+    return replace(
+        dataset,
+        gallery=dataset.gallery + extra,
+        version=f"{dataset.version} + 500k distractors",
+        notes=dataset.notes + notes,
+    )

@@ -81,6 +81,7 @@ class HACNN(Backbone):
     """
 
     kind = "vectors"
+    stem_path = "conv"
     stages = ("inception1", "inception2", "inception3")
     default_stages = stages
 
@@ -148,7 +149,7 @@ def _region(x: Tensor, theta: Tensor, size: tuple[int, int]) -> Tensor:
     """
     wide = widened(x)
     scale = torch.tensor([[1.0, 0.0], [0.0, 1 / REGIONS]], device=x.device, dtype=wide.dtype)
-    affine = torch.cat([scale.expand(len(x), 2, 2), theta.to(wide.dtype).unsqueeze(2)], dim=2)
+    affine = torch.cat([scale.expand(x.shape[0], 2, 2), theta.to(wide.dtype).unsqueeze(2)], dim=2)
     grid = F.affine_grid(affine, list(wide.shape), align_corners=False)
     region = F.grid_sample(wide, grid, align_corners=False)
     return F.interpolate(region, size=size, mode="bilinear", align_corners=True).to(x.dtype)

@@ -50,6 +50,7 @@ class MobileNetV2(Backbone):
     """
 
     kind = "map"
+    stem_path = "features.0"
     num_features = 1280
     stages = tuple(f"stage{n}" for n in range(1, 8))
     default_stages = ("stage2", "stage3", "stage5", "stage7")

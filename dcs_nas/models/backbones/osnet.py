@@ -90,6 +90,7 @@ class OSNet(Backbone):
 
     kind = "vector"
     smallest = 16
+    stem_path = "maxpool"
     stages = ("conv2", "conv3", "conv4")
     default_stages = stages
 

@@ -74,6 +74,7 @@ class ResNet(Backbone):
     """
 
     kind = "map"
+    stem_path = "maxpool"
     stages = ("layer1", "layer2", "layer3", "layer4")
     # After every residual stage: the network settings of Zhang et al. (RGA), CVPR 2020.
     default_stages = stages

@@ -27,11 +27,13 @@ class Backbone(nn.Module):
         default_stages: those that attention follows where nothing else is asked.
         uses_cameras: ``forward`` also takes the cameras of the images, (B,) from 0.
         smallest: least height and width of an image.
+        stem_path: name of the submodule that ends the stem and gives the first map (B, C, h, w).
         attention: stage to the block after it; empty for a plain backbone.
     """
 
     kind: ClassVar[Literal["map", "vector", "vectors"]]
     smallest: ClassVar[int] = 1
+    stem_path: ClassVar[str]
     num_features: int
     stages: tuple[str, ...]
     default_stages: tuple[str, ...]

@@ -108,6 +108,7 @@ class VisionTransformer(Backbone):
 
     kind = "vector"
     smallest = PATCH
+    stem_path = "patch_embed"
 
     def __init__(
         self,
@@ -169,7 +170,7 @@ class VisionTransformer(Backbone):
             found, wanted = f"{x.shape[2]} x {x.shape[3]}", "{} x {}".format(*self.image_size)
             raise InputError(f"images are {found}; expected {wanted}, which this transformer was built for")
         patches = to_tokens(self.patch_embed(x))
-        tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), patches], dim=1) + self.pos_embed
+        tokens = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), patches], dim=1) + self.pos_embed
         if self.sie_embed is None:
             return tokens
         return tokens + self.camera_weight * self._camera_vectors(self.sie_embed, cameras)

@@ -30,6 +30,7 @@ def first_of_each_view(people: np.ndarray, cameras: np.ndarray) -> np.ndarray:
     queries = first[np.isin(views[0], person[count > 1])]
     if not len(queries):
         raise InputError(
-            "no one held out for validation is seen by two cameras; raise retrain.validation, or set it to 0"
+            "no one held out is seen by two cameras; raise the share of people held out "
+            "(retrain.validation or search.trials.validation)"
         )
     return np.sort(queries)

@@ -1,0 +1,154 @@
+"""``dcs-nas profile``: what a network costs, layer by layer, and latency tables. Heavy imports wait for the command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dcs_nas.cli.console import progress, say, show_log, table
+from dcs_nas.cli.jobs import Overrides
+
+if TYPE_CHECKING:
+    import torch
+
+    from dcs_nas.cli.profile_target import Target
+    from dcs_nas.models.latency import LatencyTable
+    from dcs_nas.models.profile import LayerProfile, Profile
+
+COLUMNS = ("layer", "kind", "output", "parameters", "FLOPs (M)", "activations (KiB)", "latency (ms)")
+
+
+def profile(
+    target: Annotated[
+        Path, typer.Argument(metavar="TARGET", help="A genotype, a run folder, or a configuration (path or name).")
+    ],
+    override: Overrides = None,
+    height: Annotated[int | None, typer.Option(min=1, max=4096, help="Pixels; by default the target's.")] = None,
+    width: Annotated[int | None, typer.Option(min=1, max=4096, help="Pixels; by default the target's.")] = None,
+    channels: Annotated[int | None, typer.Option(min=1, max=2048, help="Width of the first cell.")] = None,
+    cells: Annotated[int | None, typer.Option(min=1, max=100, help="Number of cells.")] = None,
+    batch: Annotated[int, typer.Option(min=1, max=65536, help="Images at a time, for latency.")] = 1,
+    depth: Annotated[
+        int | None,
+        typer.Option(min=1, max=20, help="Of the modules listed; by default 2, or 3 where all candidates are in it."),
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=0, help="Whose median latency is; 0 measures none.")] = 20,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="Of the processor.")] = None,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to write all of it.")] = None,
+    latency_table: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Measure every candidate of the space, for search.cost.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Measure the latency table anew.")] = False,
+) -> None:
+    """Parameters, FLOPs (multiply-adds), activation memory and latency of a network, layer by layer, without its head.
+
+    FLOPs are multiply-adds of convolutions, linear layers and matrix products, attention's two among them, for one
+    image. Activation memory is what a training pass keeps for the backward pass, for one image, in float32. Latency is
+    the median for one batch, in evaluation mode.
+    """
+    show_log()
+    import torch
+
+    from dcs_nas.cli.profile_target import Sizes, read_target
+    from dcs_nas.errors import InputError
+    from dcs_nas.files import write_json
+    from dcs_nas.models.latency import resolve_device
+    from dcs_nas.models.profile import profile as measure
+    from dcs_nas.runs import environment
+
+    found = read_target(target, Sizes(height, width, channels, cells), override or [])
+    where = resolve_device(device)
+    if latency_table is not None and rounds == 0:
+        raise InputError("--latency-table needs rounds; leave --rounds 0 out")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    levels = depth or (3 if found.supernet else 2)
+    result = measure(found.network, found.height, found.width, device=where, batch=batch, depth=levels, rounds=rounds)
+    _show(found.title, result)
+    latencies = None
+    if latency_table is not None:
+        latencies = _measured(found, latency_table, where, batch=batch, rounds=rounds, overwrite=overwrite)
+    if found.supernet:
+        _show_space(found, latencies)
+    if json is not None:
+        write_json(json, {"target": str(target), "title": found.title, **result.to_dict(), **environment()})
+        say(f"profile: {json}")
+
+
+def _show(title: str, result: Profile) -> None:
+    rows = [_row(layer) for layer in result.layers]
+    total = [f"{result.parameters:,}", _millions(result.macs), _kibibytes(result.activation_bytes)]
+    rows.append(["total", "", "", *total, _milliseconds(result.microseconds)])
+    table(title, COLUMNS, rows)
+    measured = f"batch {result.batch}, median of {result.rounds}; " if result.rounds else ""
+    say(f"{measured}{result.device}, {result.threads} threads, torch {result.torch}; FLOPs are multiply-adds")
+
+
+def _row(layer: LayerProfile) -> list[str]:
+    shape = " x ".join(map(str, layer.output))
+    costs = [f"{layer.parameters:,}", _millions(layer.macs), _kibibytes(layer.activation_bytes)]
+    return [layer.name or "(itself)", layer.kind, shape, *costs, _milliseconds(layer.microseconds)]
+
+
+def _show_space(found: Target, latencies: LatencyTable | None) -> None:
+    """What the candidates cost, and between what a target (search.cost.target) can lie."""
+    costs = found.costs
+    if costs is None:
+        return
+    names = {"": costs.structure.operations, "_attention": costs.structure.attention}
+    (_, macs), (_, parameters) = costs.tables("flops"), costs.tables("parameters")
+    rows = []
+    for mixture in macs:
+        cheap = names["_attention" if mixture.endswith("_attention") else ""]
+        for i, name in enumerate(cheap):
+            mean = [float(values[mixture][:, i].mean()) for values in (parameters, macs)]
+            rows.append([mixture.replace("_", " "), name, f"{mean[0]:,.0f}", _millions(mean[1])])
+    columns = ("cells", "candidate", "parameters", "FLOPs (M)")
+    table("candidates: the mean of their edges, summed over the cells", columns, rows)
+    lines = []
+    for kind, unit in (("flops", "multiply-adds"), ("parameters", ""), ("latency", "microseconds")):
+        if kind != "latency" or latencies is not None:
+            least, most = costs.extremes(kind, latencies)  # type: ignore[arg-type]
+            lines.append([kind, f"{least:,.0f}", f"{most:,.0f}", unit])
+    table("networks of this space (search.cost.target)", ("cost", "least", "most", "unit"), lines)
+
+
+def _measured(
+    found: Target, file: Path, device: torch.device, *, batch: int, rounds: int, overwrite: bool
+) -> LatencyTable:
+    """The latency table of the target's space: the file's where it fits, else measured and written there."""
+    from dcs_nas.errors import InputError
+    from dcs_nas.models.cost import NO_LATENCY
+    from dcs_nas.models.latency import LatencyTable, device_name, measure_table
+
+    if found.costs is None:
+        raise InputError(f"--latency-table: {NO_LATENCY}" if found.supernet else f"{found.title} belongs to no space")
+    space = found.costs.cost_space()
+    if file.exists() and not overwrite:
+        known = LatencyTable.read(file)
+        asked = (space, device_name(device), batch)
+        for what, old, new in zip(("space", "device", "batch"), (known.space, known.device, known.batch), asked):
+            if old != new:
+                raise InputError(f"{file} has {what} '{old}', not '{new}'; give another file, or use --overwrite")
+        say(f"latency table: {file} was measured before; --overwrite measures anew")
+        return known
+    shown = progress("measuring")
+    made = measure_table(found.costs.works(), space, device=device, batch=batch, rounds=rounds, progress=shown)
+    made.write(file)
+    say(f"latency table: {file}; use it: -o search.cost.kind=latency -o search.cost.latency_table={file}")
+    return made
+
+
+def _millions(count: float) -> str:
+    return f"{count / 1e6:,.3f}"
+
+
+def _kibibytes(count: int) -> str:
+    return f"{count / 1024:,.1f}"
+
+
+def _milliseconds(microseconds: float | None) -> str:
+    return "-" if microseconds is None else f"{microseconds / 1e3:,.3f}"

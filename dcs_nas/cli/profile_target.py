@@ -1,0 +1,149 @@
+"""What ``dcs-nas profile`` is pointed at: a genotype, a configuration or a run folder, as a network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from dcs_nas.config import Config, DataConfig, RetrainConfig, load_config
+from dcs_nas.errors import InputError
+from dcs_nas.models.backbones import BACKBONES
+from dcs_nas.models.build import build_supernet, scaled
+from dcs_nas.models.cell_space import fixed_network
+from dcs_nas.models.cost import CellCosts, cell_costs
+from dcs_nas.runs import RunFolder
+from dcs_nas.settings import read_yaml
+from dcs_nas.space import AnyGenotype, ChainGenotype, ChainSpec, load_genotype, load_space, shipped_file
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What replaces the target's own: pixels, width of the first cell, number of cells."""
+
+    height: int | None = None
+    width: int | None = None
+    channels: int | None = None
+    cells: int | None = None
+
+
+@dataclass(frozen=True)
+class Target:
+    """A network without its head.
+
+    Attributes:
+        title: what it is, in words.
+        network: for images of 3 x height x width.
+        height: of the images.
+        width: of the images.
+        supernet: every candidate is in it.
+        costs: of its space, where that is one of cells.
+    """
+
+    title: str
+    network: nn.Module
+    height: int
+    width: int
+    supernet: bool = False
+    costs: CellCosts | None = None
+
+
+def read_target(path: Path, sizes: Sizes, overrides: list[str]) -> Target:
+    """The network that a path, or a name in configs/, stands for.
+
+    Raises ``InputError`` for what is none of the three, and for sizes or overrides that the target does not have.
+    """
+    if path.is_dir():
+        return _of_run(path, sizes, overrides)
+    if path.is_file():
+        data = read_yaml(path)
+        if "format" in data or isinstance(data.get("genotype"), dict):
+            _no_overrides(path, overrides)
+            return _of_genotype(load_genotype(path), sizes, str(path))
+    return _of_config(load_config(shipped_file("configs", path), overrides), sizes, str(path))
+
+
+def _of_run(path: Path, sizes: Sizes, overrides: list[str]) -> Target:
+    _no_overrides(path, overrides)
+    config, file = RunFolder(path).config(), path / "genotype.yaml"
+    searched = config.search is not None and not (path / "finished.yaml").is_file()
+    if config.retrain is not None and config.retrain.backbone is not None and not file.is_file():
+        return _of_backbone(config, config.retrain, sizes, str(path))
+    if not file.is_file():
+        raise InputError(f"{path} has no genotype.yaml yet; finish the run with --resume, or name a genotype file")
+    genotype, settings = load_genotype(file), config.retrain
+    if searched or settings is None:
+        return _of_genotype(genotype, sizes, str(file))
+    trained = Sizes(
+        sizes.height or config.data.height,
+        sizes.width or config.data.width,
+        sizes.channels or settings.channels,
+        sizes.cells or settings.cells,
+    )
+    return _of_genotype(genotype, trained, str(path))
+
+
+def _of_config(config: Config, sizes: Sizes, source: str) -> Target:
+    if config.retrain is not None and config.retrain.backbone is not None:
+        return _of_backbone(config, config.retrain, sizes, source)
+    if config.search is None:
+        raise InputError(
+            f"{source} names neither a search space (search.space) nor a backbone (retrain.backbone); "
+            "profile the genotype that it would train"
+        )
+    space = load_space(shipped_file("search_spaces", config.search.space))
+    data = _resized(config.data, sizes)
+    title = f"supernet of {config.search.space}, images {data.height} x {data.width}"
+    if isinstance(space, ChainSpec):
+        from dcs_nas.models.chain_supernet import ChainSupernet
+
+        _no_widths(sizes, "a chain space")
+        chain = ChainSupernet(space, space.network(data.height, data.width))
+        return Target(title, chain, data.height, data.width, supernet=True)
+    changes = {name: value for name in ("channels", "cells") if (value := getattr(sizes, name)) is not None}
+    settings = config.search.model_copy(update=changes)
+    supernet = build_supernet(space, settings, data, people=1).backbone
+    return Target(title, supernet, data.height, data.width, supernet=True, costs=cell_costs(supernet))
+
+
+def _of_backbone(config: Config, settings: RetrainConfig, sizes: Sizes, source: str) -> Target:
+    _no_widths(sizes, f"backbone '{settings.backbone}'")
+    data = _resized(config.data, sizes)
+    assert settings.backbone is not None
+    network = BACKBONES[settings.backbone](height=data.height, width=data.width, **settings.backbone_options)
+    title = f"{settings.backbone} of {source}, images {data.height} x {data.width}"
+    return Target(title, network, data.height, data.width)
+
+
+def _of_genotype(genotype: AnyGenotype, sizes: Sizes, source: str) -> Target:
+    data = _resized(DataConfig(height=genotype.network.height, width=genotype.network.width), sizes)
+    if isinstance(genotype, ChainGenotype):
+        from dcs_nas.models.chain_space import fixed_chain
+
+        _no_widths(sizes, "a genotype of a chain space")
+        network = genotype.network.model_copy(update={"height": data.height, "width": data.width})
+        chain = fixed_chain(genotype.model_copy(update={"network": network}))
+        return Target(f"{source}, images {data.height} x {data.width}", chain, data.height, data.width)
+    genotype = scaled(genotype, RetrainConfig(channels=sizes.channels, cells=sizes.cells), data)
+    built = genotype.network
+    title = f"{source}: {built.cells} cells of width {built.channels}, images {built.height} x {built.width}"
+    costs = CellCosts(genotype.space, built)
+    return Target(title, fixed_network(genotype), built.height, built.width, costs=costs)
+
+
+def _resized(data: DataConfig, sizes: Sizes) -> DataConfig:
+    changes: dict[str, Any] = {"height": sizes.height or data.height, "width": sizes.width or data.width}
+    return data.model_copy(update=changes)
+
+
+def _no_overrides(path: Path, overrides: list[str]) -> None:
+    if overrides:
+        raise InputError(f"{path} is not a configuration, so -o {overrides[0]} has nothing to replace; leave it out")
+
+
+def _no_widths(sizes: Sizes, what: str) -> None:
+    for name in ("channels", "cells"):
+        if getattr(sizes, name) is not None:
+            raise InputError(f"--{name} is {getattr(sizes, name)}, but {what} has its own; leave --{name} out")

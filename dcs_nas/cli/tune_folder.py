@@ -1,0 +1,123 @@
+"""The folder of a tuning: config.yaml, job.yaml, trials.json, trials.csv, best.yaml, logs/, a run folder per trial."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import io
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dcs_nas.cli.tune_space import from_nni, with_values
+from dcs_nas.cli.tune_study import Trial
+from dcs_nas.config import Config, TuneConfig
+from dcs_nas.errors import InputError
+from dcs_nas.files import write_json, write_text
+from dcs_nas.runs import RunFolder, environment
+from dcs_nas.settings import to_yaml
+
+LOCK = ".lock"
+_MAY_CHANGE = ("trials", "concurrency", "hours", "gpus", "mode", "portal", "training_service")
+
+
+@contextmanager
+def open_folder(path: Path, config: Config, *, resume: bool, overwrite: bool) -> Iterator[int]:
+    """Make, continue or replace a tuning's folder, alone in it; gives the lock that trials inherit.
+
+    Since trials hold the lock too, ``--resume`` never meets one that outlived a killed tuning. How much is run and
+    where may change on resume; raises ``InputError`` for any other change, and where the folder holds another tuning.
+    """
+    if resume and overwrite:
+        raise InputError("--resume and --overwrite exclude each other; give one")
+    began = path / "config.yaml"
+    if resume and not began.is_file():
+        raise InputError(f"there is no tuning to resume in {path}; start it without --resume")
+    if path.is_dir() and not began.is_file() and any(p.name != LOCK for p in path.iterdir()):
+        raise InputError(f"{path} is not empty and holds no tuning; choose another name or folder")
+    if began.is_file() and not (resume or overwrite):
+        raise InputError(f"{path} holds a tuning already; continue it with --resume or replace it with --overwrite")
+    path.mkdir(parents=True, exist_ok=True)
+    with (path / LOCK).open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"{path} is in use by another dcs-nas tune, or by a trial that outlived one; end it first"
+            ) from None
+        os.set_inheritable(lock.fileno(), True)
+        if resume:
+            _check_same(path, config)
+        else:
+            _empty(path)
+            write_json(path / "environment.json", environment())
+        write_text(began, to_yaml(_without_secrets(config)))
+        write_text(path / "job.yaml", to_yaml(config.model_copy(update={"tune": None})))
+        yield lock.fileno()
+
+
+def ranked(trials: Sequence[Trial], tune: TuneConfig) -> list[Trial]:
+    """The trials from the best to the worst, then those without a result, by number."""
+    sign = -1 if tune.objective[1] == "maximize" else 1
+    return sorted(trials, key=lambda t: (t.value is None, 0 if t.value is None else sign * t.value, t.number))
+
+
+def write_results(path: Path, config: Config, trials: Sequence[Trial]) -> list[Trial]:
+    """Write trials.csv and, where a trial has finished, best.yaml; gives the trials, best first."""
+    tune: TuneConfig = config.section("tune")
+    found = ranked(trials, tune)
+    _write_table(path, found, tune)
+    if found and found[0].value is not None:
+        best = with_values(config.model_copy(update={"tune": None}), from_nni(tune, found[0].proposal))
+        head = f"# {found[0].label}: {tune.objective[0]} {found[0].value}"
+        write_text(path / "best.yaml", f"{head}\n{to_yaml(best)}")
+    return found
+
+
+def _write_table(path: Path, trials: Sequence[Trial], tune: TuneConfig) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["trial", "state", tune.objective[0], *tune.space, "seconds", "message"])
+    for trial in trials:
+        values = from_nni(tune, trial.proposal)
+        shown = ["" if trial.value is None else repr(trial.value), *values.values()]
+        writer.writerow([trial.label, trial.state, *shown, trial.seconds, trial.message])
+    write_text(path / "trials.csv", text.getvalue())
+
+
+def _empty(path: Path) -> None:
+    for part in path.iterdir():
+        if part.is_dir() and not part.is_symlink():
+            shutil.rmtree(part)
+        elif part.name != LOCK:
+            part.unlink()
+
+
+def _check_same(path: Path, config: Config) -> None:
+    old, new = (_fixed(c) for c in (RunFolder(path).config(), config))
+    changed = [key for key in old | new if old.get(key) != new.get(key)]
+    if changed:
+        key = changed[0]
+        raise InputError(
+            f"{path} began with {key}={old.get(key)}, not {new.get(key)}; "
+            "resume with the same settings, or use --overwrite"
+        )
+
+
+def _fixed(config: Config) -> dict[str, Any]:
+    """What has to be the same on resume: sections flat by one level, the space and the free options as they are."""
+    flat = {}
+    for section, content in config.model_dump(mode="json").items():
+        for key, value in content.items() if isinstance(content, dict) else [("", content)]:
+            if section != "tune" or key not in _MAY_CHANGE:
+                flat[f"{section}.{key}".removesuffix(".")] = value
+    return flat
+
+
+def _without_secrets(config: Config) -> Config:
+    """Without NNI's training service, which may hold passwords, and which may change on resume."""
+    tune: TuneConfig = config.section("tune")
+    return config.model_copy(update={"tune": tune.model_copy(update={"training_service": None})})

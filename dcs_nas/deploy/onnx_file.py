@@ -1,0 +1,86 @@
+"""ONNX files: written with metadata and checked, and run on image files. B images, D features."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dcs_nas.data.cache import read_image
+from dcs_nas.deploy.info import ExportInfo, read_properties
+from dcs_nas.deploy.packages import require
+from dcs_nas.errors import InputError
+
+Progress = Callable[[int, int], None]
+_BATCH = 64
+
+
+def finished_model(model: Any, info: ExportInfo) -> Any:
+    """An ``onnx.ModelProto`` with our metadata, its batch called ``batch``, and without the paths of this machine."""
+    import onnx
+
+    graph = model.graph
+    unknown = graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    for value in chain(graph.input, graph.output, graph.value_info):
+        del value.metadata_props[:]
+        for dimension in value.type.tensor_type.shape.dim:
+            if dimension.dim_param == unknown:
+                dimension.dim_param = "batch"
+    for node in chain(graph.node, *(function.node for function in model.functions)):
+        del node.metadata_props[:]
+        node.doc_string = ""
+    del graph.metadata_props[:]
+    onnx.helper.set_model_props(model, info.to_properties())
+    onnx.checker.check_model(model)
+    return model
+
+
+class OnnxModel:
+    """A feature extractor that ``dcs-nas export`` wrote, run by onnxruntime.
+
+    Raises:
+        InputError: no such file, one that is no ONNX file or not of ours, or onnxruntime is missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        require("onnxruntime", purpose="running an ONNX file")
+        import onnxruntime
+
+        if not path.is_file():
+            raise InputError(f"there is no file {path}; check the path, or write one with dcs-nas export RUN")
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
+        providers = [p for p in wanted if p in onnxruntime.get_available_providers()]
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        except Exception as error:  # a damaged file can make its parser raise anything
+            raise InputError(f"{path} is damaged or no ONNX file ({type(error).__name__})") from None
+        self.info = read_properties(self._session.get_modelmeta().custom_metadata_map, source=str(path))
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """Features (B, D) float32 of images (B, 3, H, W) uint8."""
+        return self._session.run(["features"], {"images": images})[0]
+
+    def features(self, paths: Sequence[Path], *, progress: Progress | None = None) -> np.ndarray:
+        """Features (B, D) of image files, which are resized as in training.
+
+        Raises:
+            InputError: a file that is missing or does not decode.
+        """
+        found = []
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for start in range(0, len(paths), _BATCH):
+                pixels = np.stack(list(pool.map(self._read, paths[start : start + _BATCH])))
+                found.append(self.run(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))))
+                if progress:
+                    progress(min(start + _BATCH, len(paths)), len(paths))
+        return np.concatenate(found)
+
+    def _read(self, path: Path) -> np.ndarray:
+        return read_image(path, height=self.info.height, width=self.info.width)

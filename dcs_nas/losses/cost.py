@@ -1,0 +1,63 @@
+"""What an architecture costs, as a term of the loss.
+
+Symbols: L loss, c > 0 cost (multiply-adds, parameters or microseconds), t its target, w weight, b exponent.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dcs_nas.errors import InputError, TrainingError
+
+Form = Literal["additive", "multiplicative"]
+_WITH_TARGET, _WITHOUT_TARGET = 0.07, 0.6  # MnasNet's and FBNet's exponents
+
+
+def cost_term(
+    loss: Tensor,
+    cost: Tensor,
+    *,
+    form: Form,
+    weight: float = 1.0,
+    target: float | None = None,
+    beta: float | None = None,
+) -> Tensor:
+    """The scalar to add to the scalar ``loss``, in its type; ``cost`` is a scalar above 0.
+
+    ``additive``: w max(0, c / t - 1). Above the target this is ProxylessNAS' lambda E[c] (arXiv 1812.00332, section
+    3.2) with lambda = w / t, so that w has no unit; at the target and below, nothing pulls. Gradient by c: w / t or 0.
+
+    ``multiplicative``: L (f(c) - 1), so that the sum is L f(c).
+    With a target f = w (c / t)^b, MnasNet's product (arXiv 1807.11626, eq. 2, there a reward and b = -0.07) for a loss;
+    b is 0.07 by default. Without one f = w log(c)^b, FBNet's (arXiv 1812.03443, eq. 2, with w = 0.2, b = 0.6, and
+    microseconds); b is 0.6 by default. Gradient by c: L f'(c), by what L depends on: f times L's own.
+
+    Raises:
+        InputError: an additive form without target or with an exponent; an unknown form.
+        TrainingError: a product with a loss of 0 or less, which would reward cost, or log(c) of c <= 1.
+    """
+    if form == "additive":
+        if target is None or beta is not None:
+            raise InputError(f"an additive cost term has target={target} and beta={beta}; expected a target, no beta")
+        return (weight * torch.relu(cost / target - 1)).to(loss.dtype)
+    if form != "multiplicative":
+        raise InputError(f"unknown form '{form}' of the cost term; known: additive, multiplicative")
+    if not bool(loss > 0):
+        raise TrainingError(
+            f"the loss is {loss.item():.4g} and a multiplicative cost term would reward cost where it is not above 0; "
+            "use search.cost.form=additive or lower loss.ib_weight"
+        )
+    return loss * (_factor(cost, weight, target, beta).to(loss.dtype) - 1)
+
+
+def _factor(cost: Tensor, weight: float, target: float | None, beta: float | None) -> Tensor:
+    if target is not None:
+        return weight * (cost / target) ** (_WITH_TARGET if beta is None else beta)
+    if not bool(cost > 1):
+        raise TrainingError(
+            f"the expected cost is {cost.item():.4g}, whose logarithm is not above 0; set search.cost.target"
+        )
+    return weight * torch.log(cost) ** (_WITHOUT_TARGET if beta is None else beta)

@@ -1,0 +1,130 @@
+"""A chain space as an NNI ModelSpace; freezing it gives the fixed network of a genotype.
+
+Images (B, 3, H, W) to the feature map (B, D, h, w), D = ``features``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from dcs_nas.models.blocks import build_attention
+from dcs_nas.models.inverted_residual import ConvNorm, InvertedResidual
+from dcs_nas.models.nni_imports import (
+    LayerChoice,
+    ModelSpace,
+    Mutable,
+    MutableExpression,
+    MutableModule,
+    choice,
+    ensure_frozen,
+)
+from dcs_nas.space import ChainGenotype, ChainNetwork, ChainStructure, Choice, StageSpec
+from dcs_nas.space.chain import attention_choice, block_choices
+
+
+class ChainSpace(ModelSpace):
+    """Stem, stages of inverted-residual blocks each with attention behind it, and a last 1x1 convolution.
+
+    Every choice of ``structure.choices()`` is a mutable of its label: numbers by ``nni.choice``, the depth of a block
+    and the attention of a stage by ``LayerChoice``. What comes after a choice of width takes its size from it.
+
+    ``num_features``: D, channels of the output map.
+    """
+
+    def __init__(self, structure: ChainStructure, network: ChainNetwork) -> None:
+        super().__init__()
+        self.num_features = structure.features
+        height, width = half(network.height, structure.stem_stride), half(network.width, structure.stem_stride)
+        self.stem = ConvNorm(3, structure.stem, 3, stride=structure.stem_stride, activation=structure.activation)
+        channels: Any = structure.stem
+        self.stages, self.attention = nn.ModuleList(), nn.ModuleList()
+        for number, stage in enumerate(structure.stages, start=1):
+            height, width = half(height, stage.stride), half(width, stage.stride)
+            blocks = nn.ModuleList()
+            for k in range(1, stage.blocks + 1):
+                block, channels = _block(stage, number, k, channels)
+                blocks.append(block)
+            self.stages.append(blocks)
+            self.attention.append(_attention(stage, number, channels, height, width))
+        self.head = Sized(_head, channels, features=structure.features, activation=structure.activation)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.stem(images)
+        for blocks, attention in zip(self.stages, self.attention):
+            for block in cast(nn.ModuleList, blocks):
+                x = block(x)
+            x = attention(x)
+        return self.head(x)
+
+
+class Sized(MutableModule):
+    """A module whose settings hang on choices: ``factory(*arguments, **settings)`` once they are made."""
+
+    def __init__(self, factory: Callable[..., nn.Module], *arguments: Any, **settings: Any) -> None:
+        super().__init__()
+        self.factory, self.arguments, self.settings = factory, arguments, settings
+        for value in (*arguments, *settings.values()):
+            if isinstance(value, Mutable):
+                self.add_mutable(value)
+        self.module = self._made(None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.module(x)
+
+    def freeze(self, sample: dict[str, Any]) -> nn.Module:
+        """The module with the sample's choices: NNI's interface."""
+        return self._made(sample)
+
+    def _made(self, sample: dict[str, Any] | None) -> nn.Module:
+        arguments = [ensure_frozen(value, sample=sample) for value in self.arguments]
+        return self.factory(*arguments, **{k: ensure_frozen(v, sample=sample) for k, v in self.settings.items()})
+
+
+def fixed_chain(genotype: ChainGenotype) -> nn.Module:
+    """The network of a genotype: NNI's ``freeze`` of its space, trainable from scratch."""
+    return ChainSpace(genotype.space, genotype.network).freeze(genotype.to_sample())
+
+
+def half(size: int, stride: int) -> int:
+    """Height or width of a map after a stride.
+
+    >>> half(5, 2)
+    3
+    """
+    return -(-size // stride)
+
+
+def _block(stage: StageSpec, number: int, block: int, channels: Any) -> tuple[nn.Module, Any]:
+    """Block ``block`` of stage ``number`` after ``channels`` channels, and how many it gives; both may be mutable."""
+    options = block_choices(stage, number, block)
+    width = _mutable(options["width"])
+    settings = {name: _mutable(options[name]) for name in ("kernel", "expansion", "squeeze_excite")}
+    stride = stage.stride if block == 1 else 1
+    made = Sized(
+        InvertedResidual, channels, width, **settings, stride=stride, activation=stage.activation, shortcut=block > 1
+    )
+    depth = options["depth"]
+    if len(depth.options) == 1:
+        return made, width
+    kept = LayerChoice({"keep": made, "skip": nn.Identity()}, label=depth.label)
+    return kept, MutableExpression.condition(kept.choice == "skip", channels, width)
+
+
+def _attention(stage: StageSpec, number: int, channels: Any, height: int, width: int) -> nn.Module:
+    blocks = {name: Sized(_built, channels, name=name, height=height, width=width) for name in stage.attention}
+    return LayerChoice(blocks, label=attention_choice(stage, number).label) if len(blocks) > 1 else blocks.popitem()[1]
+
+
+def _mutable(found: Choice) -> Any:
+    return choice(found.label, list(found.options)) if len(found.options) > 1 else found.options[0]
+
+
+def _built(channels: int, *, name: str, height: int, width: int) -> nn.Module:
+    return build_attention(name, channels, height, width)
+
+
+def _head(channels: int, *, features: int, activation: str) -> nn.Module:
+    return ConvNorm(channels, features, 1, activation=activation)

@@ -1,0 +1,162 @@
+"""The supernet of a chain space: channel masks on one set of weights, so that more candidates cost next to nothing.
+
+FBNetV2 (Wan et al., arXiv 2004.05565, section 3), with attention after the stages (DCS-DNAS, arXiv 2505.08961).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from dcs_nas.errors import InputError
+from dcs_nas.models.chain_space import fixed_chain, half
+from dcs_nas.models.channel_mask import GumbelSoftmax, Widths
+from dcs_nas.models.inverted_residual import ConvNorm
+from dcs_nas.models.mixed_network import MixedNetwork
+from dcs_nas.models.mixture import Mixture
+from dcs_nas.models.relaxation import Softmax
+from dcs_nas.models.super_attention import SuperAttention
+from dcs_nas.models.super_block import CostKind, SuperBlock
+from dcs_nas.space import ChainGenotype, ChainNetwork, ChainStructure, StageSpec, attention_choice, block_choices
+
+Weights = Callable[[str, int], Tensor]  # label and number of candidates to weights (n,)
+
+
+class ChainSupernet(MixedNetwork):
+    """Images (B, 3, H, W) to (B, D, h, w), every choice a mixture of its own; ``num_features``: D.
+
+    The names of the mixtures are the labels of ``structure.choices()``, their weights (1, candidates).
+
+    Args:
+        relaxation: from alphas to mixture weights; FBNetV2's Gumbel-softmax by default.
+    """
+
+    def __init__(self, structure: ChainStructure, network: ChainNetwork, *, relaxation: Softmax | None = None) -> None:
+        super().__init__()
+        self.structure, self.network = structure, network
+        self.num_features = structure.features
+        self.stem = ConvNorm(3, structure.stem, 3, stride=structure.stem_stride, activation=structure.activation)
+        self.stages = nn.ModuleList()
+        size = self._stem_size()
+        before: tuple[int, ...] = (structure.stem,)
+        for number, stage in enumerate(structure.stages, start=1):
+            size = half(size[0], stage.stride), half(size[1], stage.stride)
+            self.stages.append(SuperStage(stage, number, before, size))
+            before = stage.widths
+        self.head = ConvNorm(max(before), structure.features, 1, activation=structure.activation)
+        relaxation = relaxation or GumbelSoftmax()
+        self.mixtures = nn.ModuleDict(
+            {c.label: Mixture([str(option) for option in c.options], 1, relaxation) for c in structure.choices()}
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        drawn = {name: mixture().view(-1) for name, mixture in self._mixtures()}
+        weights = _reader(drawn, like=self.stem.conv.weight)
+        x = self.stem(images)
+        widths = Widths((self.structure.stem,), x.new_ones(1))
+        for stage in self.stages:
+            x, widths = stage(x, widths, weights)
+        return self.head(x)
+
+    def expected_cost(self, kind: CostKind, weights: Mapping[str, Tensor]) -> Tensor:
+        """The mean multiply-adds (``flops``) or ``parameters`` of the networks that independent choices give.
+
+        Of mixture weights (1, candidates) by name: a differentiable float64 scalar (float32 on MPS), and where they are
+        one-hot, what ``dcs_nas.models.flops.count`` gives for the fixed network.
+        """
+        missing = [name for name in self.mixtures if name not in weights]
+        if missing:
+            raise InputError(f"no weights of mixture '{missing[0]}' are given; found: {', '.join(weights) or 'none'}")
+        like = next(iter(weights.values()), self.stem.conv.weight.detach())
+        like = like.to(torch.float32 if like.device.type == "mps" else torch.float64)
+        read = _reader({name: weight.view(-1).to(like) for name, weight in weights.items()}, like=like)
+        size, flops = self._stem_size(), kind == "flops"
+        fixed = 27 * size[0] * size[1] if flops else 27 + 2
+        total, widths = like.new_tensor(fixed * self.structure.stem), Widths((self.structure.stem,), like.new_ones(1))
+        for stage in self.stages:
+            cost, widths, size = stage.cost(kind, widths, read, size)  # type: ignore[operator]
+            total = total + cost
+        each = widths.mean(widths.values) * (size[0] * size[1] if flops else 1) + (0 if flops else 2)
+        return total + each * self.structure.features
+
+    def one_hot(self, genotype: ChainGenotype) -> dict[str, Tensor]:
+        return one_hot_chain(genotype)
+
+    def inherited_state(self, genotype: ChainGenotype) -> dict[str, Tensor]:
+        """The parameters and statistics that the genotype's fixed network takes over, under that network's names.
+
+        Channels are the first ones of the supernet's, kernels the middle of its.
+        """
+        state = {f"stem.{name}": value for name, value in self.stem.state_dict().items()}
+        state |= {f"head.{name}": value for name, value in self.head.state_dict().items()}
+        last = self.structure.stem
+        for i, (stage, kept) in enumerate(zip(self.stages, genotype.stages)):
+            for k, (block, found) in enumerate(zip(stage.blocks, kept.slots())):  # type: ignore[arg-type]
+                if found is not None:
+                    last = found.width
+                    state |= {f"stages.{i}.{k}.{n}": v for n, v in block.largest.state_dict().items()}
+            state |= {f"attention.{i}.{n}": v for n, v in stage.attention.state(kept.attention, last).items()}  # type: ignore[union-attr, operator]
+        with torch.device("meta"):
+            wanted = fixed_chain(genotype).state_dict()
+        return {name: _cut(state[name], value.shape).clone() for name, value in wanted.items()}
+
+    def _stem_size(self) -> tuple[int, int]:
+        stride = self.structure.stem_stride
+        return half(self.network.height, stride), half(self.network.width, stride)
+
+
+class SuperStage(nn.Module):
+    """The blocks of stage ``number`` and the attention behind them, on maps of ``size`` (H, W) after the first."""
+
+    def __init__(self, stage: StageSpec, number: int, before: tuple[int, ...], size: tuple[int, int]) -> None:
+        super().__init__()
+        self.stage, self.number = stage, number
+        inputs = [before] + [stage.widths] * (stage.blocks - 1)
+        self.blocks = nn.ModuleList(SuperBlock(stage, c, first=k == 0) for k, c in enumerate(inputs))
+        self.attention = SuperAttention(stage.attention, stage.widths, *size)
+
+    def forward(self, x: Tensor, widths: Widths, weights: Weights) -> tuple[Tensor, Widths]:
+        for k, block in enumerate(self.blocks, start=1):
+            x, widths = block(x, widths, self._of_block(k, weights))
+        return self.attention(x, widths, self._of_attention(weights)), widths
+
+    def cost(
+        self, kind: CostKind, widths: Widths, weights: Weights, size: tuple[int, int]
+    ) -> tuple[Tensor, Widths, tuple[int, int]]:
+        """Expected cost for an input of ``size`` (H, W), and the widths and size of the output."""
+        total = torch.zeros(())
+        for k, block in enumerate(self.blocks, start=1):
+            cost, widths = block.cost(kind, widths, self._of_block(k, weights), size)  # type: ignore[operator]
+            total, size = total + cost, (half(size[0], block.stride), half(size[1], block.stride))  # type: ignore[arg-type]
+        return total + self.attention.cost(kind, widths, self._of_attention(weights)), widths, size
+
+    def _of_block(self, block: int, weights: Weights) -> dict[str, Tensor]:
+        found = block_choices(self.stage, self.number, block)
+        return {what: weights(choice.label, len(choice.options)) for what, choice in found.items()}
+
+    def _of_attention(self, weights: Weights) -> Tensor:
+        return weights(attention_choice(self.stage, self.number).label, len(self.stage.attention))
+
+
+def one_hot_chain(genotype: ChainGenotype) -> dict[str, Tensor]:
+    """Mixture weights (1, candidates) by label that compute what the genotype computes."""
+    sample = genotype.to_sample()
+    return {
+        choice.label: torch.tensor([[float(option == sample[choice.label]) for option in choice.options]])
+        for choice in genotype.space.choices()
+    }
+
+
+def _reader(found: Mapping[str, Tensor], *, like: Tensor) -> Weights:
+    """Weights by label; a choice with one candidate has no mixture and weight 1."""
+    return lambda label, options: found[label] if options > 1 else like.new_ones(1)
+
+
+def _cut(value: Tensor, shape: torch.Size) -> Tensor:
+    """``value`` with the first channels of its first two dimensions and the middle of the others."""
+    for dim, size in enumerate(shape):
+        start = (value.shape[dim] - size) // 2 if dim >= 2 else 0
+        value = value.narrow(dim, start, size)
+    return value

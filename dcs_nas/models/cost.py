@@ -1,0 +1,202 @@
+"""What a mixture of architectures costs: multiply-adds, parameters or latency, exactly and differentiably.
+
+Symbols: E edges of a cell, O operations, A candidates of attention, k edges that a node keeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial
+from typing import Literal, Protocol, cast, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from dcs_nas.config import CostConfig
+from dcs_nas.errors import InputError
+from dcs_nas.models.cell_parts import Part, cell_parts
+from dcs_nas.models.latency import LatencyTable, Work
+from dcs_nas.space import CellStructure, NetworkSpec
+
+Kind = Literal["flops", "parameters", "latency"]
+ExpectedCost = Callable[[Mapping[str, Tensor]], Tensor]
+"""From mixture weights by name to the expected cost, a differentiable scalar."""
+NO_LATENCY = "latency tables are of spaces of cells, and this space is a chain"
+
+
+@runtime_checkable
+class Costed(Protocol):
+    """A supernet that knows the multiply-adds and parameters that its mixtures cost."""
+
+    def expected_cost(self, kind: Literal["flops", "parameters"], weights: Mapping[str, Tensor]) -> Tensor:
+        """The expected cost, a scalar that is differentiable by the mixture weights."""
+
+
+def build_cost(settings: CostConfig, supernet: nn.Module) -> ExpectedCost | None:
+    """The expected cost that the settings ask for, or None; ``supernet`` is of cells, or a ``Costed`` one.
+
+    Raises ``InputError`` for a latency table that is missing, malformed, or of another device or space, and for the
+    latency of a space that is not of cells.
+    """
+    if settings.kind == "none":
+        return None
+    costs = cell_costs(supernet)
+    if costs is None:
+        if settings.kind == "latency":
+            raise InputError(f"{NO_LATENCY}; set search.cost.kind to flops or parameters")
+        assert isinstance(supernet, Costed)
+        return partial(supernet.expected_cost, settings.kind)
+    if settings.kind != "latency":
+        return costs.expected_cost(settings.kind)
+    path = settings.latency_table
+    assert path is not None
+    table = LatencyTable.read(path)
+    table.require(costs.cost_space(), source=str(path), other=settings.other_latency_table)
+    return costs.expected_cost("latency", table)
+
+
+def cell_costs(supernet: nn.Module) -> CellCosts | None:
+    """The costs of a supernet of cells; None for another one, which is ``Costed`` itself."""
+    structure, network = supernet.structure, supernet.network
+    if not isinstance(structure, CellStructure) or not isinstance(network, NetworkSpec):
+        return None
+    mixtures = cast(nn.ModuleDict, supernet.mixtures).values()
+    edges = any(getattr(mixture, "edge_alpha", None) is not None for mixture in mixtures)
+    return CellCosts(structure, network, edge_normalized=edges)
+
+
+class CellCosts:
+    """The costs of a space of cells: those of the fixed networks (batch norms with scale and shift), without a head.
+
+    Args:
+        structure: what the cells hold.
+        network: how they are stacked, and the size of the images.
+        edge_normalized: the weights of all edges into a node sum to 1 (PC-DARTS), see ``CellCost``.
+    """
+
+    def __init__(self, structure: CellStructure, network: NetworkSpec, *, edge_normalized: bool = False) -> None:
+        self.structure, self.network, self.edge_normalized = structure, network, edge_normalized
+
+    @cached_property
+    def parts(self) -> list[Part]:
+        """Everything that costs, in order of computation."""
+        return cell_parts(self.structure, self.network)
+
+    def cost_space(self) -> str:
+        """Hash of the cells, and the network in words."""
+        n = self.network
+        places = f", {'-'.join(map(str, n.reductions))} reduce" if n.reductions else ""
+        stem = f"stem {n.stem} of {n.stem_multiplier}x the width, images {n.height} x {n.width}"
+        return f"cells {self.structure.hash}: {n.cells} cells of width {n.channels}{places}, {stem}"
+
+    def works(self) -> list[Work]:
+        """All works but the absence of an edge, which takes no time in a derived cell."""
+        return [part.work for part in self.parts if not part.work.key.startswith("none ")]
+
+    def expected_cost(self, kind: Kind, latency: LatencyTable | None = None) -> CellCost:
+        """The expected cost of the mixtures ``normal``, ``normal_attention``, ``reduce``, ``reduce_attention``."""
+        base, tables = self.tables(kind, latency)
+        return CellCost(base, tables, kept=self.structure.edges_per_node, edge_normalized=self.edge_normalized)
+
+    def tables(self, kind: Kind, latency: LatencyTable | None = None) -> tuple[float, dict[str, Tensor]]:
+        """What every network of the space pays, and by mixture the cost (E, O) or (1, A) of each candidate.
+
+        Costs are summed over all cells that share the mixture, in float64.
+        """
+        base, tables = 0.0, self._zeros()
+        for part in self.parts:
+            cost = _cost(part, kind, latency)
+            if part.weight is None:
+                base += cost
+            else:
+                mixture, row, column = part.weight
+                tables[mixture][row, column] += cost
+        return base, tables
+
+    def extremes(self, kind: Kind, latency: LatencyTable | None = None) -> tuple[float, float]:
+        """Costs of the cheapest and the dearest network that can be derived: k edges a node, none of them "none"."""
+        least, tables = self.tables(kind, latency)
+        most, kept = least, self.structure.edges_per_node
+        real = [i for i, name in enumerate(self.structure.operations) if name != "none"]
+        for name, table in tables.items():
+            attention = name.endswith("_attention")
+            groups = [table] if attention else table[:, real].split(_edges_by_node(len(table)))
+            for group in groups:
+                count = 1 if attention else kept
+                least += float(group.amin(1).topk(count, largest=False).values.sum())
+                most += float(group.amax(1).topk(count).values.sum())
+        return least, most
+
+    def _zeros(self) -> dict[str, Tensor]:
+        edges, operations = sum(range(2, self.structure.nodes + 2)), len(self.structure.operations)
+        found = {}
+        for kind in dict.fromkeys(self.network.kind(i) for i in range(self.network.cells)):
+            found[kind] = torch.zeros(edges, operations, dtype=torch.float64)
+            found[f"{kind}_attention"] = torch.zeros(1, len(self.structure.attention), dtype=torch.float64)
+        return found
+
+
+class CellCost:
+    """Expected cost of mixtures of cells: base + sum over mixtures, rows, columns of weight * cost, a 0-d tensor.
+
+    A mixture weighs all edges, of which a derived cell keeps k a node. So the edges into a node count k / m, where m is
+    the sum of their weights, if m is above k: softmax weights of n edges (m = n) cost k times their mean edge, and a
+    genotype's one-hot rows (m <= k) exactly what its fixed network costs. Edge-normalized weights (m = 1, PC-DARTS)
+    count k / m always. ``kept=None`` gives the plain sum.
+
+    float64 (float32 on MPS, which has no float64), on the weights' device. Names of no mixture of the space are passed
+    over.
+    """
+
+    def __init__(
+        self, base: float, tables: Mapping[str, Tensor], *, kept: int | None = None, edge_normalized: bool = False
+    ) -> None:
+        self.base, self.kept, self.edge_normalized = base, kept, edge_normalized
+        self._tables: dict[torch.device, dict[str, Tensor]] = {torch.device("cpu"): dict(tables)}
+
+    def __call__(self, weights: Mapping[str, Tensor]) -> Tensor:
+        costs = []
+        for name, table in self._on(next(iter(weights.values())).device).items():
+            if name not in weights:
+                raise InputError(f"no weights of mixture '{name}' are given; found: {', '.join(weights)}")
+            rows = weights[name].to(table)
+            if name.endswith("_attention") or self.kept is None:
+                costs.append((rows * table).sum())
+            else:
+                costs.append(self._of_edges(rows, table, self.kept))
+        return torch.stack(costs).sum() + self.base
+
+    def _of_edges(self, rows: Tensor, table: Tensor, kept: int) -> Tensor:
+        edges = _edges_by_node(len(rows))
+        mass = torch.stack([part.sum() for part in rows.split(edges)])
+        spent = torch.stack([part.sum() for part in (rows * table).split(edges)])
+        return (spent * kept / mass.clamp_min(1e-12 if self.edge_normalized else kept)).sum()
+
+    def _on(self, device: torch.device) -> dict[str, Tensor]:
+        if device not in self._tables:
+            dtype = torch.float32 if device.type == "mps" else torch.float64
+            cpu = self._tables[torch.device("cpu")]
+            self._tables[device] = {name: table.to(dtype).to(device) for name, table in cpu.items()}
+        return self._tables[device]
+
+
+def _cost(part: Part, kind: Kind, latency: LatencyTable | None) -> float:
+    if kind == "flops":
+        return part.macs
+    if kind == "parameters":
+        return part.parameters
+    if latency is None:
+        raise InputError("the expected latency needs a latency table; measure one with dcs-nas profile")
+    return 0.0 if part.work.key.startswith("none ") else latency[part.work.key]
+
+
+def _edges_by_node(edges: int) -> list[int]:
+    """The number of edges into each node: 2, 3, ... until they are ``edges`` in all.
+
+    >>> _edges_by_node(9)
+    [2, 3, 4]
+    """
+    found = [2]
+    while sum(found) < edges:
+        found.append(found[-1] + 1)
+    return found

@@ -1,0 +1,102 @@
+"""Depthwise convolutions of stride 1 whose backward pass is fast on a CPU. B images, C channels, H x W map.
+
+The library's backward kernels are written for few channels per group and are several times slower than its forward
+ones (``benchmarks/depthwise.py``). The same numbers come from forward kernels: the gradient of the input is the
+convolution of the output's gradient with the mirrored kernel, and a dilation of 2 is a plain convolution of the four
+maps of every second row and column. Pointwise convolutions of 16 channels or more are matrix products.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, linear, pad
+
+
+class DepthwiseConv(nn.Conv2d):
+    """k x k, each channel by itself, "same" padding; k odd."""
+
+    def __init__(self, channels: int, kernel: int, stride: int = 1, dilation: int = 1) -> None:
+        padding = dilation * (kernel - 1) // 2
+        super().__init__(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.stride != (1, 1) or not _worth_it(x) or torch.is_autocast_enabled("cpu"):
+            return super().forward(x)
+        return cast(Tensor, _Depthwise.apply(x, self.weight, self.dilation[0]))
+
+
+class PointwiseConv(nn.Conv2d):
+    """1 x 1 over all channels."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__(c_in, c_out, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.in_channels < 16 or not _worth_it(x):
+            return super().forward(x)
+        return linear(x.permute(0, 2, 3, 1), self.weight.flatten(1)).permute(0, 3, 1, 2)
+
+
+def _worth_it(x: Tensor) -> bool:
+    """Whether this is training on a CPU in the layout that its kernels like."""
+    training = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    return training and x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last)
+
+
+class _Depthwise(torch.autograd.Function):
+    """x (B, C, H, W), weight (C, 1, k, k), dilation to (B, C, H, W). Bilinear: every derivative is one of these two."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.dilation = dilation
+        padding = dilation * (weight.shape[2] - 1) // 2
+        return conv2d(x, weight, padding=padding, dilation=dilation, groups=x.shape[1])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        (gradient,), (x, weight) = gradients, ctx.saved_tensors
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        of_x = _Depthwise.apply(gradient, _mirrored(weight), ctx.dilation) if ctx.needs_input_grad[0] else None
+        size = weight.shape[2]
+        of_weight = _KernelGradient.apply(x, gradient, size, ctx.dilation) if ctx.needs_input_grad[1] else None
+        return of_x, of_weight, None
+
+
+class _KernelGradient(torch.autograd.Function):
+    """x and the output's gradient (B, C, H, W) to the kernel's gradient (C, 1, k, k)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gradient: Tensor, size: int, dilation: int) -> Tensor:
+        ctx.save_for_backward(x, gradient)
+        ctx.dilation = dilation
+        if dilation == 2:
+            x, gradient, dilation = _every_second(x), _every_second(gradient), 1
+        padding = dilation * (size - 1) // 2
+        shape = x.new_empty(x.shape[1], 1, size, size)
+        return torch.ops.aten.convolution_backward(
+            gradient, x, shape, None, [1, 1], [padding] * 2, [dilation] * 2, False, [0, 0], x.shape[1],
+            [False, True, False],
+        )[1]  # fmt: skip
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        (kernel,), (x, gradient) = gradients, ctx.saved_tensors
+        of_x = _Depthwise.apply(gradient, _mirrored(kernel), ctx.dilation) if ctx.needs_input_grad[0] else None
+        of_gradient = _Depthwise.apply(x, kernel, ctx.dilation) if ctx.needs_input_grad[1] else None
+        return of_x, of_gradient, None, None
+
+
+def _mirrored(kernel: Tensor) -> Tensor:
+    return kernel.flip(2, 3)
+
+
+def _every_second(x: Tensor) -> Tensor:
+    """(B, C, H, W) to its maps of even and odd rows and columns, (4 B, C, H / 2, W / 2); zeros where H or W is odd."""
+    tokens = pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2)).permute(0, 2, 3, 1)
+    batch, height, width, channels = tokens.shape
+    parts = tokens.reshape(batch, height // 2, 2, width // 2, 2, channels).permute(2, 4, 0, 1, 3, 5)
+    return parts.reshape(4 * batch, height // 2, width // 2, channels).permute(0, 3, 1, 2)

@@ -1,0 +1,211 @@
+"""What a network costs, layer by layer: parameters, multiply-adds, activation memory, latency on a device.
+
+B images in a batch; modules below a chosen depth are added up in the one that holds them.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dcs_nas.models.flops import Share, attributed, count
+from dcs_nas.models.latency import WARM_UP, clock, device_name, median_latency
+
+Run = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class LayerProfile:
+    """One row: a module with all that is in it, or what a module above the chosen depth does itself.
+
+    Attributes:
+        name: its place in the network; "" for what the network itself does.
+        kind: its class.
+        output: shape of what it gave last, without the batch; () where that is not one tensor.
+        parameters: each once, at the first row that has it.
+        macs: multiply-adds for one image; matrix products and attention's two are among them.
+        activation_bytes: what a training pass keeps for the backward pass, for one image.
+        microseconds: latency for a batch; None where none was measured.
+    """
+
+    name: str
+    kind: str
+    output: tuple[int, ...]
+    parameters: int
+    macs: int
+    activation_bytes: int
+    microseconds: float | None
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The rows in order of computation, their totals, and where and how they were measured.
+
+    ``microseconds`` is the latency of the whole network, run undisturbed; the rows' are taken by a clock that waits for
+    the device before and after each module, so on a GPU they add up to more.
+    """
+
+    layers: tuple[LayerProfile, ...]
+    parameters: int
+    macs: int
+    activation_bytes: int
+    microseconds: float | None
+    height: int
+    width: int
+    batch: int
+    rounds: int
+    device: str
+    threads: int
+    torch: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+def profile(
+    network: nn.Module,
+    height: int,
+    width: int,
+    *,
+    device: torch.device,
+    batch: int = 1,
+    depth: int = 2,
+    rounds: int = 20,
+) -> Profile:
+    """The costs of a network for ``batch`` images of 3 x height x width; the network is left as it was.
+
+    Args:
+        network: a backbone; one that reads cameras gets camera 0.
+        height: of the images.
+        width: of the images.
+        device: where latency and activation memory are measured.
+        batch: B.
+        depth: of the modules that get a row of their own: 1 for the network's children, 2 for theirs, ...
+        rounds: of the latencies, after warm-up; 0: no latency.
+    """
+    cost = count(network, height, width)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        kept = _kept_for_backward(copy.deepcopy(network).to(device), height, width, max(2, batch), device)
+        images = torch.randn(batch, 3, height, width, device=device)
+        timed = copy.deepcopy(network).to(device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        latencies, whole = _latencies(timed, images, rounds) if rounds else ({}, None)
+    rows = _Rows(network, depth)
+    for name, share in kept.items():
+        rows.add(name, kept=share.amount / max(2, batch), output=share.output)
+    for layer in cost.layers:
+        rows.add(layer.name, parameters=layer.parameters, macs=layer.macs)
+    return Profile(
+        layers=tuple(rows.layers(latencies)),
+        parameters=cost.parameters,
+        macs=cost.macs,
+        activation_bytes=round(sum(share.amount for share in kept.values()) / max(2, batch)),
+        microseconds=whole,
+        height=height,
+        width=width,
+        batch=batch,
+        rounds=rounds,
+        device=device_name(device),
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+    )
+
+
+class _Rows:
+    """Adds up by the first ``depth`` parts of the modules' names, in order of first use."""
+
+    def __init__(self, network: nn.Module, depth: int) -> None:
+        self._modules, self._depth = dict(network.named_modules()), depth
+        self._sums: dict[str, dict[str, float]] = {}
+        self._outputs: dict[str, tuple[int, ...]] = {}
+
+    def row(self, name: str) -> str:
+        return ".".join(name.split(".")[: self._depth])
+
+    def add(self, name: str, *, output: tuple[int, ...] = (), **amounts: float) -> None:
+        row = self.row(name)
+        sums = self._sums.setdefault(row, {})
+        for key, amount in amounts.items():
+            sums[key] = sums.get(key, 0) + amount
+        if row == name:
+            self._outputs[row] = output or self._outputs.get(row, ())
+
+    def layers(self, latencies: Mapping[str, list[float]]) -> Iterator[LayerProfile]:
+        rounds: dict[str, list[float]] = {}
+        for name, times in latencies.items():
+            before = rounds.get(self.row(name), [0.0] * len(times))
+            rounds[self.row(name)] = [a + b for a, b in zip(before, times)]
+        for row, sums in self._sums.items():
+            yield LayerProfile(
+                name=row,
+                kind=type(self._modules[row]).__name__,
+                output=self._outputs.get(row, ()),
+                parameters=int(sums.get("parameters", 0)),
+                macs=int(sums.get("macs", 0)),
+                activation_bytes=round(sums.get("kept", 0)),
+                microseconds=1e6 * statistics.median(rounds[row]) if row in rounds else None,
+            )
+
+
+def _pass(network: nn.Module, images: Tensor) -> Run:
+    """One forward pass of the images, as a function."""
+    images = images.to(memory_format=torch.channels_last)
+    if getattr(network, "uses_cameras", False):
+        cameras = torch.zeros(len(images), dtype=torch.long, device=images.device)
+        return lambda: network(images, cameras)
+    return lambda: network(images)
+
+
+@torch.no_grad()
+def _latencies(network: nn.Module, images: Tensor, rounds: int) -> tuple[dict[str, list[float]], float]:
+    """Seconds of each round by module, without the modules inside it; microseconds of the whole, run undisturbed."""
+    names, device = {module: name for name, module in network.named_modules()}, images.device
+    run = _pass(network, images)
+    found: dict[str, list[float]] = {}
+    for number in range(WARM_UP + rounds):
+        with attributed(network, lambda: clock(device)) as shares:
+            run()
+        if number >= WARM_UP:
+            for module, share in shares.items():
+                found.setdefault(names[module], []).append(share.amount)
+    return found, median_latency(run, device, rounds=rounds)
+
+
+def _kept_for_backward(
+    network: nn.Module, height: int, width: int, batch: int, device: torch.device
+) -> dict[str, Share]:
+    """By module, the bytes that a forward pass in training mode keeps for the backward pass: no weights, no buffers.
+
+    Memory that several operations keep counts once, at the first.
+    """
+    names = {module: name for name, module in network.named_modules()}
+    images = torch.randn(batch, 3, height, width, device=device)
+    run = _pass(network.train(), images)
+    with _saved_bytes(network) as total, attributed(network, lambda: total[0]) as shares:
+        output = run()  # alive until all is counted, so that no memory is handed out twice
+    del output
+    return {names[module]: share for module, share in shares.items()}
+
+
+@contextmanager
+def _saved_bytes(network: nn.Module) -> Iterator[list[int]]:
+    """A list whose one number grows with what autograd saves."""
+    seen = {t.untyped_storage().data_ptr() for t in (*network.parameters(), *network.buffers())}
+    total = [0]
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in seen:
+            seen.add(storage.data_ptr())
+            total[0] += storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        yield total

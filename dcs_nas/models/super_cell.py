@@ -1,0 +1,195 @@
+"""A cell that computes the mixture of all its candidates, and a choice that does.
+
+    node_i = sum over j < i, o of w(alpha)[j -> i, o] * o(state_j)     (DARTS, arXiv 1806.09055, eq. 2)
+
+B batch, C channels, H x W map, E edges of a cell, O operations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import max_pool2d
+from torch.utils.checkpoint import checkpoint
+
+from dcs_nas.models.mixture import Mixture
+from dcs_nas.models.nni_imports import BaseSuperNetModule, Cell, LayerChoice
+from dcs_nas.models.operations import ReluFirst
+from dcs_nas.models.statistics import frozen_statistics
+
+
+def edge_index(node: int, source: int) -> int:
+    """Row of the edge from state ``source`` to node ``node`` (from 0): edges are listed node by node.
+
+    >>> [edge_index(1, s) for s in range(3)]
+    [2, 3, 4]
+    """
+    return node * (node + 3) // 2 + source
+
+
+class SuperCell(BaseSuperNetModule):
+    """A cell with every edge and candidate. Its states are those of NNI's ``Cell``, which it replaces.
+
+    Operations without parameters (pools, skips) give all readers of a state the same: they are made and computed once
+    per state, and so is the ReLU that begins the convolutions.
+
+    With ``partial`` K > 1 (PC-DARTS, arXiv 1907.05737, section 3.1) the operations see the first C / K channels of a
+    state alone. The others pass by, weighted by their edge, halved by a max pool where it strides, and the channels of
+    a node are shuffled so that every K-th comes from the operations.
+
+    ``checkpointed``: forget activations within the cell and compute them again in the backward pass.
+    """
+
+    mixture: Mixture
+
+    def __init__(self, cell: Cell, mixture: Mixture, *, partial: int = 1, checkpointed: bool = False) -> None:
+        super().__init__()
+        self.kind = str(cell.label)
+        self.nodes: int = cell.num_nodes
+        self.partial, self.checkpointed = partial, checkpointed
+        self.preprocessor = cell.preprocessor
+        object.__setattr__(self, "mixture", mixture)  # shared by all cells of the kind: the supernet registers it once
+        self.edges = nn.ModuleList()
+        self.shared = nn.ModuleList(nn.ModuleDict() for _ in range(self.nodes + 1))
+        for node in range(2, self.nodes + 2):
+            for source in range(node):
+                made = {name: make(node, 0, source) for name, make in cell.op_candidates_factory.items()}
+                self.edges.append(nn.ModuleDict(self._keep(made, source)))
+
+    def _keep(self, made: Mapping[str, nn.Module], source: int) -> dict[str, nn.Module]:
+        own: dict[str, nn.Module] = {}
+        for name, operation in made.items():
+            if next(operation.parameters(), None) is not None:
+                own[name] = operation
+            elif name not in self._of_state(source):
+                self._of_state(source)[name] = operation
+        return own
+
+    def operation(self, node: int, source: int, name: str) -> nn.Module:
+        """The module that computes ``name`` on the edge from state ``source`` to node ``node`` (from 0)."""
+        own = cast(nn.ModuleDict, self.edges[edge_index(node, source)])
+        return own[name] if name in own else self._of_state(source)[name]
+
+    def _of_state(self, source: int) -> nn.ModuleDict:
+        return cast(nn.ModuleDict, self.shared[source])
+
+    def forward(self, before: Tensor, last: Tensor) -> Tensor:
+        weights, columns = self.mixture.sample()
+        if not (self.checkpointed and torch.is_grad_enabled()):
+            return self._compute(before, last, weights, columns)
+
+        def again() -> tuple[Any, Any]:
+            return nullcontext(), frozen_statistics(self)
+
+        return checkpoint(self._compute, before, last, weights, columns, use_reentrant=False, context_fn=again)
+
+    def _compute(
+        self, before: Tensor, last: Tensor, weights: Tensor, columns: Sequence[Sequence[int]] | None
+    ) -> Tensor:
+        states = [State(x, self.partial) for x in self.preprocessor([before, last])]
+        every = range(len(self.mixture.names))
+        scalars = [row.unbind() for row in weights.unbind()]
+        for node in range(self.nodes):
+            total: Tensor | None = None
+            for source, state in enumerate(states):
+                row = edge_index(node, source)
+                for column in every if columns is None else columns[row]:
+                    name = self.mixture.names[column]
+                    if name != "none":
+                        total = self._add(total, scalars[row][column], node, source, name, state)
+            if total is None:  # all that was drawn is "none"
+                total = self._of_state(0)["none"](states[0].mixed)
+            if self.partial > 1:
+                total = self._with_bypass(total, states, weights, node)
+            states.append(State(total, self.partial))
+        return torch.cat([state.value for state in states[2:]], dim=1)
+
+    def _add(self, total: Tensor | None, weight: Tensor, node: int, source: int, name: str, state: State) -> Tensor:
+        operation = self.operation(node, source, name)
+        if name in self._of_state(source):
+            return add_weighted(total, weight, state.once(name, operation))
+        if isinstance(operation, ReluFirst):
+            term = operation.after_relu(state.once("relu", torch.relu), weight)
+            return term if total is None else total + term
+        return add_weighted(total, weight, operation(state.mixed))
+
+    def _with_bypass(self, total: Tensor, states: Sequence[State], weights: Tensor, node: int) -> Tensor:
+        passed: Tensor | None = None
+        for source, state in enumerate(states):
+            # an edge's operations have weights that sum to the edge's own
+            passed = add_weighted(passed, weights[edge_index(node, source)].sum(), state.bypass(total.shape[2:]))
+        assert passed is not None
+        joined = torch.cat([total, passed], dim=1)
+        return nn.functional.channel_shuffle(joined, self.partial) if joined.shape[1] % self.partial == 0 else joined
+
+    def resample(self, memo: dict[str, Any]) -> dict[str, Any]:
+        """Nothing is sampled by NNI: its interface."""
+        return {}
+
+    def arch_parameters(self) -> Iterator[nn.Parameter]:
+        """The alphas of this kind of cell: NNI's interface."""
+        yield from self.mixture.parameters()
+
+
+class SuperChoice(BaseSuperNetModule):
+    """The weighted sum of all candidates of a choice: here, of attention blocks on a cell's output."""
+
+    mixture: Mixture
+
+    def __init__(self, choice: LayerChoice, mixture: Mixture) -> None:
+        super().__init__()
+        self.label = str(choice.label)
+        self.candidates = nn.ModuleDict({name: choice[name] for name in choice.names})
+        object.__setattr__(self, "mixture", mixture)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights, columns = self.mixture.sample()
+        names = list(self.candidates)
+        total: Tensor | None = None
+        for column in range(len(names)) if columns is None else columns[0]:
+            total = add_weighted(total, weights[0, column], self.candidates[names[column]](x))
+        assert total is not None
+        return total
+
+    def resample(self, memo: dict[str, Any]) -> dict[str, Any]:
+        """Nothing is sampled by NNI: its interface."""
+        return {}
+
+    def arch_parameters(self) -> Iterator[nn.Parameter]:
+        """The alphas of this choice: NNI's interface."""
+        yield from self.mixture.parameters()
+
+
+class State:
+    """A state of a cell (B, C, H, W) and what has been computed of it once. Operations read ``mixed``."""
+
+    def __init__(self, value: Tensor, partial: int) -> None:
+        self.value = self.mixed = value
+        self._seen = max(1, value.shape[1] // partial)
+        self._done: dict[str, Tensor] = {}
+        if partial > 1:
+            self.mixed = value[:, : self._seen].contiguous(memory_format=torch.channels_last)
+
+    def once(self, name: str, operation: Callable[[Tensor], Tensor]) -> Tensor:
+        """What the operation gives, computed at its first call."""
+        if name not in self._done:
+            self._done[name] = operation(self.mixed)
+        return self._done[name]
+
+    def bypass(self, size: Sequence[int]) -> Tensor:
+        """The channels that no operation sees, at a map of ``size``."""
+        rest = self.value[:, self._seen :]
+        return rest if rest.shape[2:] == torch.Size(size) else self.once("bypass", lambda _: _halved(rest))
+
+
+def add_weighted(total: Tensor | None, weight: Tensor, term: Tensor) -> Tensor:
+    """total + weight * term, for a scalar weight."""
+    return weight * term if total is None else torch.addcmul(total, weight.to(term.dtype), term)
+
+
+def _halved(x: Tensor) -> Tensor:
+    return max_pool2d(x, 2, ceil_mode=True)

@@ -1,0 +1,50 @@
+"""Pictures as data URIs, so that a page needs no other file."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+_LARGEST_SIDE = 16_000  # pixels, just under WebP's own limit
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture for a light page and, where there is one, another for a dark page; ``alt`` says what it shows."""
+
+    light: str
+    alt: str
+    dark: str = ""
+    caption: str = ""
+
+
+def svg_uri(content: bytes) -> str:
+    """An SVG; as an image it neither runs scripts nor loads anything."""
+    return "data:image/svg+xml;base64," + base64.b64encode(content).decode("ascii")
+
+
+def picture_uri(picture: Image.Image) -> str:
+    """Pixels as WebP, the smallest that every browser reads."""
+    stream = io.BytesIO()
+    if max(picture.size) > _LARGEST_SIDE:
+        picture.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))
+    picture.convert("RGB").save(stream, format="WEBP", quality=82, method=4)
+    return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+def in_both_themes(paint: Callable[[str], bytes], alt: str, caption: str = "") -> Figure:
+    """An SVG that ``paint`` makes for the theme ``light`` and for ``dark``."""
+    return Figure(svg_uri(paint("light")), alt, svg_uri(paint("dark")), caption)
+
+
+def read_uri(path: Path) -> str:
+    """A picture file as it is in the page: PNG as WebP, SVG unchanged."""
+    if path.suffix == ".svg":
+        return svg_uri(path.read_bytes())
+    with Image.open(path) as picture:
+        return picture_uri(picture)

@@ -1,0 +1,136 @@
+"""A search's architecture over the epochs: a strip, and an animated GIF with a frame for each epoch."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from dcs_nas.errors import InputError
+from dcs_nas.files import atomic_path
+from dcs_nas.report import contact_sheet as sheet_of
+from dcs_nas.report.chain_graph import chain_file
+from dcs_nas.report.graphs import Drawing, draw_difference, draw_strip, paint_picture
+from dcs_nas.report.palette import Theme
+from dcs_nas.report.palette import theme as find_theme
+from dcs_nas.report.picture import cell_picture
+from dcs_nas.space import AnyGenotype, ChainGenotype, Genotype, load_genotype
+
+_MILLISECONDS, _LAST = 700, 2500
+_WIDEST = 1280  # pixels
+_TITLE = 22  # pixels of a letter
+_PAD = 14
+
+
+def read_epochs(folder: Path) -> list[tuple[int, AnyGenotype]]:
+    """The genotypes that a search recorded, with their epochs from 1, in order.
+
+    ``folder`` is the run's or the ``architecture/`` in it.
+
+    Raises:
+        InputError: no record there, or one that does not describe a network.
+    """
+    inner = folder / "architecture"
+    records = sorted((inner if inner.is_dir() else folder).glob("epoch_*.yaml"))
+    if not records:
+        raise InputError(
+            f"{folder} holds no epochs of a search (architecture/epoch_NNN.yaml); name a search's run folder, "
+            "or a genotype file"
+        )
+    found = []
+    for path in records:
+        number = path.stem.removeprefix("epoch_")
+        if number.isdecimal():
+            found.append((int(number) + 1, load_genotype(path)))
+    return sorted(found, key=lambda pair: pair[0])
+
+
+def draw_history(folder: Path, out: Path, *, formats: Sequence[str] = ("svg", "png"), theme: str = "light") -> Drawing:
+    """Draw what the search in ``folder`` recorded: strips of its cells, or what changed in its chain; animations.
+
+    Raises:
+        InputError: as ``read_epochs``, ``draw_strip`` and ``draw_difference``.
+    """
+    epochs = read_epochs(folder)
+    (first, a), (last, b) = epochs[0], epochs[-1]
+    if isinstance(b, ChainGenotype):
+        drawing = draw_difference(a, b, out, formats=formats, theme=theme)
+        drawing.note = f"difference_chain: from epoch {first} to epoch {last}"
+    else:
+        titled = [(f"epoch {epoch}", g) for epoch, g in epochs if isinstance(g, Genotype)]
+        drawing = draw_strip(titled, out, formats=formats, theme=theme)
+    drawing.files += draw_animation(epochs, out, theme=theme)
+    return drawing
+
+
+def draw_animation(genotypes: Sequence[tuple[int, AnyGenotype]], out: Path, *, theme: str = "light") -> list[Path]:
+    """Write ``animation_normal.gif``, ..., or ``animation_chain.gif``, a frame for each (epoch, genotype).
+
+    What an epoch has new is marked with a plus; a chain shows what changed from the epoch before. The last frame stays
+    longer, and the animation repeats.
+
+    Raises:
+        InputError: no genotype, or genotypes of different spaces.
+    """
+    if not genotypes:
+        raise InputError("an animation needs at least one genotype, got none; name a run with saved epochs")
+    (_, first), *others = genotypes
+    for epoch, other in others:
+        other.require_space(first.space, name=first.space.name, source=f"epoch {epoch}")
+    colours = find_theme(theme)
+    if isinstance(first, ChainGenotype):
+        return [_write(list(_chain_frames(genotypes, colours)), out / "animation_chain.gif", colours)]
+    return [
+        _write(list(_cell_frames(genotypes, kind, colours)), out / f"animation_{kind}.gif", colours)
+        for kind in first.cells
+    ]
+
+
+def _cell_frames(
+    genotypes: Sequence[tuple[int, AnyGenotype]], kind: str, theme: Theme
+) -> Iterator[tuple[str, Image.Image]]:
+    before: Genotype | None = None
+    for epoch, genotype in genotypes:
+        assert isinstance(genotype, Genotype)
+        painted, _ = paint_picture(cell_picture(genotype, kind, since=before), theme, "png")
+        yield f"epoch {epoch}: {kind} cell", _opened(painted)
+        before = genotype
+
+
+def _chain_frames(genotypes: Sequence[tuple[int, AnyGenotype]], theme: Theme) -> Iterator[tuple[str, Image.Image]]:
+    before: ChainGenotype | None = None
+    for epoch, genotype in genotypes:
+        assert isinstance(genotype, ChainGenotype)
+        changed = before is not None and before.stages != genotype.stages
+        painted = (
+            chain_file(before, theme, "png", genotype) if before and changed else chain_file(genotype, theme, "png")
+        )
+        yield f"epoch {epoch}", _opened(painted)
+        before = genotype
+
+
+def _opened(png: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(png)) as picture:
+        return picture.convert("RGB")
+
+
+def _write(frames: Sequence[tuple[str, Image.Image]], path: Path, theme: Theme) -> Path:
+    """All frames on sheets of one size, so that nothing jumps; larger pictures are scaled down together."""
+    width, height = (max(picture.size[axis] for _, picture in frames) for axis in (0, 1))
+    scale = min(1.0, _WIDEST / width)
+    size = round(width * scale) + 2 * _PAD, round(height * scale) + 3 * _PAD + _TITLE
+    first, *others = [_sheet(title, picture, scale, size, theme) for title, picture in frames]
+    durations = [_MILLISECONDS] * len(others) + [_LAST]
+    with atomic_path(path) as temporary:
+        first.save(temporary, save_all=True, append_images=others, duration=durations, loop=0, disposal=1)
+    return path
+
+
+def _sheet(title: str, picture: Image.Image, scale: float, size: tuple[int, int], theme: Theme) -> Image.Image:
+    sheet = sheet_of.paper(*size, theme)
+    sheet_of.write(sheet, (_PAD, _PAD), title, _TITLE, theme.text)
+    shrunk = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.LANCZOS)
+    sheet.paste(shrunk, (_PAD, 2 * _PAD + _TITLE + (size[1] - 3 * _PAD - _TITLE - shrunk.height) // 2))
+    return sheet.quantize(128, dither=Image.Dither.NONE)

@@ -1,0 +1,161 @@
+"""Attention over images: test images of a trained run, and over them what each attention block makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor, nn
+
+from dcs_nas.config import Config
+from dcs_nas.data.augment import Normalize
+from dcs_nas.data.cache import Progress
+from dcs_nas.data.datamodule import Images, ReidData
+from dcs_nas.errors import InputError
+from dcs_nas.report.attention import Seen, has_attention, watched
+from dcs_nas.report.contact_sheet import font
+from dcs_nas.retrain.retrain import load_trained
+
+KINDS = {
+    "dcs": "DCS: share of the channels that each token keeps",
+    "soft": "HA: soft mask, mean of its channels",
+    "regions": "HA: regions of its hard attention",
+    "rga": "RGA: weight of each position",
+    "channels": "RGA: weight of each channel, lowest to highest",
+}
+_MOST_BLOCKS = 12
+_HEIGHT = 192  # pixels of a picture
+_COVER = 0.62  # of the heat over the image
+_REGION_COLOURS = ("#e69f00", "#56b4e9", "#f0e442", "#cc79a7", "#009e73", "#d55e00")
+# Cividis (Nunez, Anderton, Renslow, PLOS ONE 13(7), 2018) at five of its points: alike to all colour vision.
+_HEAT = np.array([(0, 32, 77), (65, 77, 107), (124, 123, 120), (188, 175, 111), (255, 233, 69)], dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class BlockMaps:
+    """One attention block: a picture for each image, and what its colours span (None for regions)."""
+
+    block: str
+    title: str
+    span: tuple[float, float] | None
+    pictures: list[Image.Image]
+
+
+@dataclass(frozen=True)
+class AttentionMaps:
+    """The images with their names, and the blocks in order of computation; ``left_out`` counts further blocks."""
+
+    names: list[str]
+    images: list[Image.Image]
+    blocks: list[BlockMaps]
+    left_out: int
+
+
+def attention_maps(
+    folder: Path, *, count: int, progress: Callable[[str], Progress] | None = None
+) -> AttentionMaps | None:
+    """Maps of the trained run in ``folder`` over ``count`` queries, spread over the query list; None without attention.
+
+    Raises:
+        InputError: no trained run, data that are not there, or a count below 1.
+    """
+    if count < 1:
+        raise InputError(f"{count} images are asked for; expected at least 1")
+    config, network = load_trained(folder)
+    if not has_attention(network):
+        return None
+    data = ReidData(config, progress=progress)
+    queries, _ = data.test()
+    rows = np.unique(np.linspace(0, len(queries) - 1, min(count, len(queries))).round().astype(int)).tolist()
+    images = queries.subset(rows)
+    return draw_maps(network, config, images)
+
+
+def draw_maps(network: nn.Module, config: Config, images: Images) -> AttentionMaps:
+    """Pictures of what the attention blocks of ``network`` make of ``images``, on the device that it is on."""
+    batch = images[list(range(len(images)))]
+    device = next(network.parameters()).device
+    normalize = Normalize(config.data.mean, config.data.std).to(device)
+    was_training = network.training
+    with torch.inference_mode(), watched(network.eval()) as seen:
+        network(normalize(batch["images"].to(device)), batch["cameras"].to(device))
+    network.train(was_training)
+    pixels = batch["images"].permute(0, 2, 3, 1).numpy()
+    shown = seen[:_MOST_BLOCKS]
+    return AttentionMaps(
+        names=[record.path for record in images.records],
+        images=[_enlarged(image) for image in pixels],
+        blocks=[_block(block, pixels) for block in shown],
+        left_out=len(seen) - len(shown),
+    )
+
+
+def heat_colours(values: np.ndarray) -> np.ndarray:
+    """Colours (..., 3) uint8 of values from 0, dark blue, to 1, yellow.
+
+    >>> heat_colours(np.array([0.0, 1.0])).tolist()
+    [[0, 32, 77], [255, 233, 69]]
+    """
+    steps = np.linspace(0, 1, len(_HEAT))
+    channels = [np.interp(values, steps, _HEAT[:, c]) for c in range(3)]
+    return np.stack(channels, axis=-1).round().astype(np.uint8)
+
+
+def _block(seen: Seen, pixels: np.ndarray) -> BlockMaps:
+    title, place = KINDS[seen.kind], seen.block.removeprefix("backbone.") or "network"
+    if seen.kind == "regions":
+        return BlockMaps(place, title, None, [_regions(p, v) for p, v in zip(pixels, seen.values)])
+    values = seen.values.numpy()
+    low, high = float(values.min()), float(values.max())
+    scaled = (values - low) / max(high - low, 1e-12)
+    if seen.kind == "channels":
+        pictures = [_bars(row, pixels.shape[1:3]) for row in np.sort(scaled, axis=1)]
+    else:
+        pictures = [_covered(image, heat) for image, heat in zip(pixels, scaled)]
+    return BlockMaps(place, title, (low, high), pictures)
+
+
+def _covered(image: np.ndarray, heat: np.ndarray) -> Image.Image:
+    """An image (h, w, 3) under the colours of a map (H, W), whose places stay visible as squares."""
+    below = _enlarged(image)
+    above = Image.fromarray(heat_colours(heat)).resize(below.size, Image.Resampling.NEAREST)
+    grey = below.convert("L").convert("RGB")
+    return Image.blend(grey, above, _COVER)
+
+
+def _regions(image: np.ndarray, centres: Tensor) -> Image.Image:
+    """An image with T boxes of full width and 1 / T of the height, of which parts may lie outside."""
+    picture = _enlarged(image)
+    width, height = picture.size
+    draw = ImageDraw.Draw(picture)
+    count = len(centres)
+    for i, (x, y) in enumerate(centres.tolist()):
+        colour = _REGION_COLOURS[i % len(_REGION_COLOURS)]
+        left, middle = x * width / 2, (y + 1) * height / 2
+        inset = 2 * i
+        top, bottom = middle - height / count / 2, middle + height / count / 2
+        box = (left + inset, top + 1, left + width - 1 - inset, bottom - 1)
+        draw.rectangle(box, outline=colour, width=3)
+        label = (max(0.0, left) + inset + 3, min(max(0.0, top) + 3, height - 19))
+        draw.rectangle((*label, label[0] + 13, label[1] + 16), fill="#14171c")
+        draw.text((label[0] + 3, label[1]), str(i + 1), fill=colour, font=font(14))
+    return picture
+
+
+def _bars(values: np.ndarray, size: Sequence[int]) -> Image.Image:
+    """Sorted values (C,) from 0 to 1 as a field of colours from top to bottom, of an image's proportions."""
+    width, height = _size(size)
+    return Image.fromarray(heat_colours(values[:, None])).resize((width, height), Image.Resampling.NEAREST)
+
+
+def _enlarged(image: np.ndarray) -> Image.Image:
+    return Image.fromarray(image).resize(_size(image.shape[:2]), Image.Resampling.BICUBIC)
+
+
+def _size(size: Sequence[int]) -> tuple[int, int]:
+    """Width and height of a picture of an image of (h, w) pixels."""
+    return max(1, round(_HEIGHT * size[1] / size[0])), _HEIGHT

@@ -1,0 +1,136 @@
+"""One HTML page of a run, or a comparison of several: it needs no other file and no network."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from dcs_nas import __version__
+from dcs_nas.data.cache import Progress
+from dcs_nas.errors import InputError
+from dcs_nas.files import write_text
+from dcs_nas.report.chart import HEIGHT, WIDTH
+from dcs_nas.report.comparison import compare
+from dcs_nas.report.embedded import picture_uri
+from dcs_nas.report.palette import lines
+from dcs_nas.report.run_files import RunFiles, find_runs, read_run
+from dcs_nas.report.run_page import RunPage, run_page
+from dcs_nas.report.sections import cost, scores
+
+Bars = Callable[[str], Progress]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a page shows beyond what is saved: attention maps over images, best and worst queries ranked again."""
+
+    maps: int = 0
+    ranked: int = 0
+
+
+@dataclass
+class Page:
+    """The file written, the runs on it, and what had to be left out."""
+
+    file: Path
+    runs: list[Path]
+    notes: list[str] = field(default_factory=list)
+
+
+def write_report(
+    folders: Sequence[Path], out: Path | None = None, *, options: Options | None = None, progress: Bars | None = None
+) -> Page:
+    """Write the page of one run, of a search and what was trained from it, or of several runs side by side.
+
+    A folder is a run's, or holds runs. ``out`` is ``report.html`` in the folder given, or ``comparison.html`` in the
+    folder that holds all of several.
+
+    Raises:
+        InputError: a folder without a run, or one whose ``config.yaml`` is damaged.
+    """
+    paths = list(dict.fromkeys(p.resolve() for folder in folders for p in find_runs(folder)))
+    runs = [read_run(path) for path in paths]
+    within = folders[0] if len(folders) == 1 else Path(os.path.commonpath(paths))
+    if _is_one(runs):
+        asked = options or Options()
+        pages = [
+            run_page(run, f"r{i}", maps=asked.maps, ranked=asked.ranked, progress=progress)
+            for i, run in enumerate(runs)
+        ]
+        file = out or within / "report.html"
+        title = runs[0].name if len(runs) == 1 else runs[0].path.parent.name
+        write_text(file, _render_report(title, pages))
+        return Page(file, paths, [note for page in pages for note in page.notes])
+    if options and (options.maps or options.ranked):
+        raise InputError(
+            f"{len(runs)} runs are compared, and --maps and --ranked are for one; leave them out, or name one run"
+        )
+    file = out or within / "comparison.html"
+    found = compare(runs)
+    write_text(file, _render_comparison(found))
+    return Page(file, paths, found.notes)
+
+
+def _is_one(runs: Sequence[RunFiles]) -> bool:
+    """Whether the runs are one piece of work: a single one, or a search and a training beside it."""
+    if len(runs) == 1:
+        return True
+    return len(runs) == 2 and runs[0].path.parent == runs[1].path.parent and {r.searched for r in runs} == {True, False}
+
+
+def _render_report(title: str, pages: Sequence[RunPage]) -> str:
+    heading = "run" if len(pages) == 1 else "search and training"
+    return _render("report.html.j2", title, heading, runs=pages, cost_columns=cost.COLUMNS)
+
+
+def _render_comparison(found: Any) -> str:
+    return _render("comparison.html.j2", f"{len(found.names)} runs", "comparison", **vars(found))
+
+
+def _render(template: str, title: str, heading: str, **values: Any) -> str:
+    environment = _environment()
+    script = _source(environment, "page.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    common = {
+        "title": title,
+        "heading": heading,
+        "version": __version__,
+        "made": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "style": Markup(_source(environment, "style.css")),
+        "script": Markup(script),
+        "script_hash": digest,
+        "score_columns": scores.COLUMNS,
+        "chart_size": (WIDTH, HEIGHT),
+    }
+    return environment.get_template(template).render({**common, **values})
+
+
+def _environment() -> jinja2.Environment:
+    """Everything that a template puts into the page is escaped, whatever it is."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("dcs_nas.report", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["pretty"] = lambda op: " ".join(lines(str(op)))
+    environment.filters["shell"] = lambda path: shlex.quote(str(path))
+    environment.filters["embedded"] = picture_uri
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "allow_nan": False, "separators": (",", ":")}
+    return environment
+
+
+def _source(environment: jinja2.Environment, name: str) -> str:
+    assert environment.loader is not None
+    return environment.loader.get_source(environment, name)[0]

@@ -1,0 +1,1 @@
+"""What the parts of a report show, as plain data for the templates."""

@@ -1,0 +1,107 @@
+"""Every column of ``metrics.csv`` as a chart, in groups that belong together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from dcs_nas.report.chart import Chart, Series, line_chart
+from dcs_nas.report.run_files import RunFiles
+
+_EXPLAINED = {
+    "loss": "the sum that is minimized",
+    "ib": "information-bottleneck term",
+    "ib_compression": "what the features keep of the input",
+    "ib_relevance": "what the features tell about people",
+    "entropy": "of the mixture weights: 1 undecided, 0 decided",
+    "skips": "skip connections in the derived cells",
+    "guard/eigenvalue": "dominant one of the architecture loss's Hessian; sharp growth announces collapse",
+    "guard/gap": "loss of the derived network minus that of the mixture, on the same images",
+    "lr": "learning rate of the weights",
+    "tau": "temperature of DCS-Attention's channel selection",
+    "relaxation_temperature": "of the mixture",
+    "dcs_kept": "share of channels that DCS-Attention keeps",
+    "validation": "by retrieval among people held out",
+}
+GROUPS = {
+    "losses": "Losses",
+    "ib": "Information bottleneck",
+    "validation": "Validation",
+    "schedule": "Schedules and channel selection",
+    "collapse": "Collapse diagnostics",
+    "other": "Other figures",
+}
+_HALVES = ("weights", "architecture", "train")
+
+
+@dataclass
+class Group:
+    """Charts under one heading."""
+
+    key: str
+    title: str
+    charts: list[Chart] = field(default_factory=list)
+
+
+def curve_groups(runs: Sequence[RunFiles], names: Sequence[str] = ()) -> list[Group]:
+    """All columns of the runs' metrics, each in one chart; groups without a chart are left out.
+
+    Of one run, columns of one kind share a chart (the losses of both halves, the entropies of all cells). Of several
+    runs, ``names`` name their lines and every column has a chart of its own.
+    """
+    columns = sorted({key for run in runs for row in run.metrics for key in row if key != "epoch"}, key=_order)
+    single = len(runs) == 1
+    groups: dict[str, Group] = {}
+    for (group, chart), members in groupby(columns, key=lambda c: _place(c) if single else (_place(c)[0], c)):
+        found = list(members)
+        if single:
+            series = [_series(runs[0], column, _short(column, chart)) for column in found]
+        else:
+            series = [_series(run, found[0], name) for run, name in zip(runs, names, strict=True)]
+        drawn = line_chart(chart, series, note=_EXPLAINED.get(chart, _EXPLAINED.get(_place(found[0])[1], "")))
+        if drawn is not None:
+            groups.setdefault(group, Group(group, GROUPS[group])).charts.append(drawn)
+    return [groups[key] for key in GROUPS if key in groups]
+
+
+def _place(column: str) -> tuple[str, str]:
+    """The group of a column, and the chart that it belongs to.
+
+    >>> _place("weights/triplet"), _place("guard/gap"), _place("entropy/normal")
+    (('losses', 'triplet'), ('collapse', 'guard/gap'), ('collapse', 'entropy'))
+    """
+    head, _, tail = column.rpartition("/")
+    if head in _HALVES:
+        return ("ib" if tail == "ib" or tail.startswith("ib_") else "losses"), tail
+    if head in ("entropy", "skips"):
+        return "collapse", head
+    if head == "guard":
+        return "collapse", column
+    if head in ("validation", "best"):
+        return "validation", "validation"
+    if column in ("lr", "tau", "relaxation_temperature", "dcs_kept"):
+        return "schedule", column
+    return "other", column
+
+
+def _order(column: str) -> tuple[int, bool, str, str]:
+    group, chart = _place(column)
+    return list(GROUPS).index(group), chart != "loss", chart, column
+
+
+def _short(column: str, chart: str) -> str:
+    """The part of a column's name that its chart's title does not say."""
+    head, _, tail = column.rpartition("/")
+    if column == chart:
+        return tail
+    if head == "best":
+        return f"best {tail}"
+    return head if tail == chart else tail
+
+
+def _series(run: RunFiles, column: str, name: str) -> Series:
+    rows = [row for row in run.metrics if column in row]
+    values = [row[column] if math.isfinite(row[column]) else None for row in rows]
+    return Series(name, [row["epoch"] + 1 for row in rows], values)

@@ -1,0 +1,71 @@
+"use strict";
+for (const chart of document.querySelectorAll(".chart")) {
+  const facts = JSON.parse(chart.dataset.chart);
+  const svg = chart.querySelector("svg"), cursor = chart.querySelector(".cursor"), label = chart.querySelector(".label");
+  const outputs = [...chart.querySelectorAll(".legend output")];
+  const shown = (value) => value === null ? "–" : String(Number(value.toPrecision(4)));
+  const show = (event) => {
+    const box = svg.getBoundingClientRect();
+    const x = (event.clientX - box.left) / box.width * svg.viewBox.baseVal.width;
+    let best = 0;
+    facts.places.forEach((place, i) => { if (Math.abs(place - x) < Math.abs(facts.places[best] - x)) best = i; });
+    cursor.setAttribute("transform", `translate(${facts.places[best]} 0)`);
+    chart.classList.add("pointed");
+    label.textContent = `${facts.label} ${facts.xs[best]}`;
+    outputs.forEach((output, i) => { output.textContent = shown(facts.lines[i].values[best]); });
+  };
+  const clear = () => {
+    chart.classList.remove("pointed");
+    label.textContent = facts.label;
+    outputs.forEach((output) => { output.textContent = ""; });
+  };
+  svg.addEventListener("pointermove", show);
+  svg.addEventListener("pointerdown", show);
+  svg.addEventListener("pointerleave", clear);
+}
+
+for (const part of document.querySelectorAll(".over-epochs")) {
+  const slider = part.querySelector("input[type=range]");
+  if (!slider) continue;
+  const data = part.querySelector("script.weights");
+  const weights = data ? JSON.parse(data.textContent) : { epochs: null, tables: [] };
+  const tables = [...part.querySelectorAll("table.heat")];
+  const films = [...part.querySelectorAll(".film")];
+  const numbers = JSON.parse(part.dataset.epochs);
+  const output = part.querySelector(".slider output");
+  const paint = (table, facts, epoch) => {
+    const kept = new Set(facts.kept[epoch].map((pair) => pair.join()));
+    [...table.tBodies[0].rows].forEach((row, r) => row.querySelectorAll("td").forEach((cell, c) => {
+      const value = facts.values[epoch][r][c];
+      cell.style.setProperty("--w", ((value ?? 0) / facts.largest).toFixed(3));
+      cell.querySelector("span").textContent = value === null ? "–" : value.toFixed(2);
+      cell.classList.toggle("kept", kept.has(`${r},${c}`));
+    }));
+  };
+  const show = () => {
+    const number = numbers[slider.valueAsNumber];
+    output.textContent = number;
+    const row = weights.epochs ? weights.epochs.indexOf(number) : -1;
+    if (row >= 0) tables.forEach((table, i) => paint(table, weights.tables[i], row));
+    for (const film of films) {
+      const frame = JSON.parse(film.dataset.frames)[String(number)];
+      film.querySelectorAll(".frame").forEach((picture, i) => { picture.hidden = i !== frame; });
+    }
+  };
+  slider.addEventListener("input", show);
+  const button = part.querySelector(".slider button");
+  let timer = 0;
+  const stop = () => { clearInterval(timer); timer = 0; button.textContent = "Play"; };
+  button.hidden = false;
+  button.addEventListener("click", () => {
+    if (timer) { stop(); return; }
+    if (slider.valueAsNumber >= Number(slider.max)) { slider.value = 0; show(); }
+    button.textContent = "Stop";
+    timer = setInterval(() => {
+      slider.value = slider.valueAsNumber + 1;
+      show();
+      if (slider.valueAsNumber >= Number(slider.max)) stop();
+    }, 600);
+  });
+  slider.addEventListener("pointerdown", stop);
+}

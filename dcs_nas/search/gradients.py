@@ -1,0 +1,162 @@
+"""Gradients of the architecture parameters: first order, and second order through one step of the weights.
+
+    dL_val(w', alpha)/dalpha  with  w' = w - lr * (momentum * buffer + dL_train/dw + decay * w)
+    = grad_alpha L_val(w', alpha) - lr * (d2 L_train(w, alpha) / dalpha dw) v,   v = grad_w' L_val(w', alpha)
+
+(DARTS, arXiv 1806.09055, eqs. 6 to 8). Losses are functions without arguments that read the parameters in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from dcs_nas.errors import InputError
+
+Loss = Callable[[], Tensor]
+Reduce = Callable[[Sequence[Tensor]], Sequence[Tensor]]
+Hessian = Literal["exact", "finite_difference"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightStep:
+    """The step that the weights are about to take: SGD with learning rate, momentum, decay and momentum buffers."""
+
+    lr: float
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    buffers: Sequence[Tensor | None] | None = None
+
+
+def gradients(loss: Loss, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Gradients of a loss; zeros where it does not depend on a parameter."""
+    found = torch.autograd.grad(loss(), list(parameters), allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters)]
+
+
+def second_order(
+    train_loss: Loss,
+    val_loss: Loss,
+    weights: Sequence[Tensor],
+    alphas: Sequence[Tensor],
+    step: WeightStep,
+    *,
+    hessian: Hessian = "exact",
+    radius: float = 0.01,
+    reduce: Reduce = list,
+) -> list[Tensor]:
+    """The equation above; the weights are as before when it returns.
+
+    Args:
+        train_loss: must draw the same random numbers at every call.
+        hessian: ``exact`` differentiates the gradient; ``finite_difference`` is the published
+            (grad_alpha L_train(w + e v) - grad_alpha L_train(w - e v)) / 2e with e = ``radius`` / ||v||.
+        reduce: sums gradients over processes.
+
+    Raises:
+        InputError: ``exact`` where an operation of the network has no second derivative.
+    """
+    weights, alphas = list(weights), list(alphas)
+    ahead = _ahead(weights, reduce(gradients(train_loss, weights)), step)
+    with _replaced(weights, ahead):
+        both = reduce(gradients(val_loss, [*alphas, *weights]))
+    direct, v = list(both[: len(alphas)]), list(both[len(alphas) :])
+    if hessian == "exact":
+        mixed = reduce(mixed_product(train_loss, weights, alphas, v))
+    else:
+        mixed = _finite_difference(train_loss, weights, alphas, v, radius, reduce)
+    return [d - step.lr * m for d, m in zip(direct, mixed)]
+
+
+def mixed_product(loss: Loss, weights: Sequence[Tensor], alphas: Sequence[Tensor], v: Sequence[Tensor]) -> list[Tensor]:
+    """(d2 L / dalpha dw) v, exactly: the gradient over alpha of <dL/dw, v>. With alphas for weights: H v.
+
+    Fused attention kernels have no second derivative: here attention is computed by plain matrix products.
+    """
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            first = torch.autograd.grad(loss(), list(weights), create_graph=True, allow_unused=True)
+            along = [(g * direction).sum() for g, direction in zip(first, v) if g is not None and g.requires_grad]
+            total = torch.stack(along).sum() if along else torch.zeros((), requires_grad=True)
+            found = torch.autograd.grad(total, list(alphas), allow_unused=True)
+    except RuntimeError as error:
+        if "derivative for" not in str(error):
+            raise
+        raise InputError(
+            f"an operation of this network has no second derivative ({str(error).splitlines()[0]}); "
+            "use search.hessian: finite_difference or search.order: 1"
+        ) from None
+    return [torch.zeros_like(a) if g is None else g for g, a in zip(found, alphas)]
+
+
+def dominant_eigenvalue(loss: Loss, alphas: Sequence[Tensor], *, iterations: int, reduce: Reduce = list) -> float:
+    """The eigenvalue of largest size of the Hessian of a loss over the alphas, by power iteration.
+
+    Starts from the same direction every time. ``loss`` must draw the same random numbers at every call.
+    """
+    generator = torch.Generator().manual_seed(0)
+    v = [torch.randn(a.shape, generator=generator, dtype=a.dtype).to(a) for a in alphas]
+    value = torch.zeros(())
+    for _ in range(iterations):
+        v = _unit(v)
+        product = reduce(mixed_product(loss, alphas, alphas, v))
+        value = torch.stack([(p * d).sum() for p, d in zip(product, v)]).sum()
+        v = list(product)
+    return float(value)
+
+
+@torch.no_grad()
+def _ahead(weights: Sequence[Tensor], found: Sequence[Tensor], step: WeightStep) -> list[Tensor]:
+    buffers = step.buffers or [None] * len(weights)
+    moved = []
+    for w, g, buffer in zip(weights, found, buffers):
+        direction = g + step.weight_decay * w
+        moved.append(w - step.lr * (direction if buffer is None else direction + step.momentum * buffer))
+    return moved
+
+
+def _finite_difference(
+    loss: Loss,
+    weights: Sequence[Tensor],
+    alphas: Sequence[Tensor],
+    v: Sequence[Tensor],
+    radius: float,
+    reduce: Reduce,
+) -> list[Tensor]:
+    epsilon = radius / float(_norm(v).clamp_min(1e-30))
+    sides = []
+    for sign in (1.0, -1.0):
+        with torch.no_grad():
+            moved = [w + sign * epsilon * d for w, d in zip(weights, v)]
+        with _replaced(weights, moved):
+            sides.append(reduce(gradients(loss, alphas)))
+    return [(plus - minus) / (2 * epsilon) for plus, minus in zip(*sides)]
+
+
+@contextmanager
+def _replaced(weights: Sequence[Tensor], values: Sequence[Tensor]) -> Iterator[None]:
+    before = [w.detach().clone() for w in weights]
+    with torch.no_grad():
+        for w, value in zip(weights, values):
+            w.copy_(value)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for w, value in zip(weights, before):
+                w.copy_(value)
+
+
+def _norm(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.stack([t.norm() for t in tensors]).norm()
+
+
+def _unit(tensors: Sequence[Tensor]) -> list[Tensor]:
+    norm = _norm(tensors).clamp_min(1e-30)
+    return [t / norm for t in tensors]

@@ -1,0 +1,111 @@
+"""The losses of the two halves of a bilevel search. B images of the joint batch of all processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from dcs_nas.config import Config, SearchConfig
+from dcs_nas.data.datamodule import HALVES, Batch, Images, file_names
+from dcs_nas.losses import Objective, PrototypeMemory
+from dcs_nas.losses.cost import cost_term
+from dcs_nas.models.cost import build_cost
+from dcs_nas.models.heads import Embedding, ReidNetwork
+from dcs_nas.models.mixed_network import MixedNetwork
+from dcs_nas.processes import rank, world
+from dcs_nas.runs import seed_everything
+from dcs_nas.training.objective import batch_terms, ib_inputs, require_finite
+from dcs_nas.training.parallel import joint, joint_embedding
+
+
+class SearchLoss:
+    """Named loss terms of a batch, for the weights and for the architecture.
+
+    The architecture's: identity, triplet and IB as in training, the cost of the mixture, the relaxation's regulariser.
+    With a ``memory`` its people need no classifier: its prototype loss takes the place of the identity term.
+    """
+
+    def __init__(
+        self,
+        network: ReidNetwork,
+        objective: Objective,
+        memory: PrototypeMemory | None,
+        config: Config,
+        *,
+        halves: Mapping[str, Images],
+    ) -> None:
+        self.network, self.objective, self.memory, self.config, self.halves = network, objective, memory, config, halves
+        self.settings: SearchConfig = config.section("search")
+        self.cost = build_cost(self.settings.cost, self.supernet)
+
+    @property
+    def supernet(self) -> MixedNetwork:
+        return self.network.backbone  # type: ignore[return-value]
+
+    def terms(self, half: str, embedding: Embedding, labels: Tensor, inputs: Tensor | None) -> dict[str, Tensor]:
+        """Terms of the joint batch; ``loss`` is what to minimize."""
+        if half == "weights":
+            return batch_terms(self.objective, embedding, labels, inputs)
+        if self.memory is None:
+            terms = batch_terms(self.objective, embedding, labels, inputs)
+        else:
+            terms = batch_terms(self.objective, embedding._replace(logits=None), labels, inputs)
+            terms["prototype"] = self.memory(embedding.features, labels)
+            terms["loss"] = terms["loss"] + self.config.loss.identity_weight * terms["prototype"]
+        return self._with_cost(terms)
+
+    def _with_cost(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        loss = terms["loss"]
+        if self.cost is not None:
+            s = self.settings.cost
+            terms["cost"] = self.cost(self.supernet.expected_weights())
+            loss = loss + cost_term(loss, terms["cost"], form=s.form, weight=s.weight, target=s.target, beta=s.beta)
+        if (penalty := self.supernet.penalty()) is not None:
+            terms["penalty"] = penalty
+            loss = loss + terms["penalty"]
+        return {**terms, "loss": loss}
+
+
+class Pass:
+    """A batch of one half, whose loss can be computed again and again with the same random draws.
+
+    Args:
+        loss: of the search.
+        half: ``weights`` or ``architecture``.
+        batch: of this process.
+        images: the batch's, augmented.
+        key: seed, epoch and step.
+        place: where that is, for messages.
+    """
+
+    terms: dict[str, Tensor]
+    features: Tensor
+
+    def __init__(
+        self, loss: SearchLoss, half: str, batch: Batch, images: Tensor, *, key: tuple[int, int, int], place: str
+    ) -> None:
+        self._loss, self.half, self.batch, self.images, self._key, self._place = loss, half, batch, images, key, place
+        self.labels = joint(batch["labels"])
+        self.inputs = joint(images) if loss.objective.needs_inputs else None
+
+    def first(self, count: int) -> Pass:
+        """The same with the first ``count`` images of this process."""
+        batch = {name: values[:count] for name, values in self.batch.items()}
+        return Pass(self._loss, self.half, batch, self.images[:count], key=self._key, place=self._place)
+
+    def loss(self, *, expected: bool = False) -> Tensor:
+        """The loss of the joint batch over the number of processes; its terms and features are kept.
+
+        ``expected``: by the mixture weights that the alphas stand for, not by a draw of them.
+        """
+        parts, half = self._loss, HALVES.index(self.half) + 1
+        seed_everything(*self._key, half)
+        with parts.supernet.drawn(expected=expected):  # the same in every process, unlike the noise inside blocks
+            seed_everything(*self._key, half, rank())
+            embedding = joint_embedding(parts.network(self.images))
+        self.features = embedding.features.detach()
+        self.inputs = ib_inputs(parts.objective, embedding, self.inputs)
+        self.terms = parts.terms(self.half, embedding, self.labels, self.inputs)
+        require_finite(self.terms, where=self._place, files=file_names(parts.halves[self.half], self.batch["indices"]))
+        return self.terms["loss"] / world()

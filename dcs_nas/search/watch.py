@@ -1,0 +1,126 @@
+"""What a search looks at after every epoch, writes down, and chooses its genotype by."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from dcs_nas.config import SearchConfig
+from dcs_nas.models.mixed_network import MixedNetwork
+from dcs_nas.models.statistics import frozen_statistics, recalibrated_statistics
+from dcs_nas.processes import rank, world
+from dcs_nas.search.derive_chain import by_choice
+from dcs_nas.search.gradients import dominant_eigenvalue
+from dcs_nas.search.guard import CollapseGuard, skip_counts
+from dcs_nas.search.passes import Pass, SearchLoss
+from dcs_nas.search.record import ArchitectureRecord, alpha_entropy
+from dcs_nas.space import AnyGenotype, ChainGenotype
+from dcs_nas.training.parallel import sum_over_processes
+
+log = logging.getLogger(__name__)
+
+
+class Watch:
+    """Records the architecture, guards against collapse and validates by retrieval.
+
+    Args:
+        settings: of the search.
+        record: where alphas and genotypes go.
+        validate: mAP of the network on people held out, or None.
+    """
+
+    def __init__(
+        self, settings: SearchConfig, record: ArchitectureRecord, validate: Callable[[], float] | None = None
+    ) -> None:
+        self.settings, self.record, self._validate = settings, record, validate
+        self.guard = CollapseGuard(settings.guard)
+        self.best: tuple[float, int] | None = None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the guard has ended the search."""
+        return self.guard.stopped
+
+    def after_epoch(self, epoch: int, loss: SearchLoss, recent: Pass | None) -> dict[str, float]:
+        """Figures of the epoch to log; ``recent`` is its last architecture pass."""
+        supernet = loss.supernet
+        genotype = self.record.genotype(supernet, epoch)
+        entropy = alpha_entropy(supernet.mixture_weights())
+        if isinstance(genotype, ChainGenotype):
+            entropy = by_choice(entropy)
+        figures = {f"entropy/{name}": value for name, value in entropy.items()}
+        skips = skip_counts(genotype)
+        figures |= {f"skips/{kind}": float(count) for kind, count in skips.items()}
+        moving = recent is not None and epoch >= self.settings.warmup_epochs
+        if moving and recent is not None:
+            figures |= self._curvature(loss, recent) | self._gap(loss, recent, genotype)
+            reason = self.guard.judge(epoch, skips.get("normal", 0), figures.get("guard/eigenvalue"))
+            if reason is not None:
+                log.warning("collapse in epoch %d: %s", epoch + 1, reason)
+        if self._validate is not None and self._is_due(epoch):
+            figures |= self._retrieval(epoch, loss, genotype, recent)
+        if rank() == 0:
+            self.record.write(supernet, epoch)
+        return figures
+
+    def chosen(self, supernet: MixedNetwork) -> AnyGenotype:
+        """The genotype that the search ends with: of the best epoch, the last good one, or the last."""
+        if self.settings.choose == "best" and self.best is not None:
+            return self.record.read(self.best[1])
+        if self.stopped and self.guard.last_good is not None:
+            return self.record.read(self.guard.last_good)
+        return self.record.genotype(supernet, self.settings.epochs - 1)
+
+    def state(self) -> dict[str, Any]:
+        """Plain data to go on from."""
+        return {"guard": self.guard.state(), "best": self.best}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from ``state()``."""
+        self.guard.load(state["guard"])
+        self.best = tuple(state["best"]) if state["best"] else None
+
+    def _curvature(self, loss: SearchLoss, recent: Pass) -> dict[str, float]:
+        """The dominant eigenvalue of the architecture loss's Hessian over the alphas, on some images."""
+        guard, alphas = self.settings.guard, list(loss.supernet.alphas().values())
+        if not guard.eigenvalue_iterations:
+            return {}
+        part = recent.first(max(2, guard.eigenvalue_images // world()))
+        with frozen_statistics(loss.network):
+            value = dominant_eigenvalue(
+                lambda: part.loss(expected=True),
+                alphas,
+                iterations=guard.eigenvalue_iterations,
+                reduce=sum_over_processes,
+            )
+        return {"guard/eigenvalue": value}
+
+    @torch.no_grad()
+    def _gap(self, loss: SearchLoss, recent: Pass, genotype: AnyGenotype) -> dict[str, float]:
+        """How much higher the loss of the one-hot supernet is than the mixture's, on the same images."""
+        if not self.settings.guard.gap:
+            return {}
+        with frozen_statistics(loss.network):
+            recent.loss(expected=True)
+            mixture = float(recent.terms["loss"])
+            with loss.supernet.fixed_to(genotype):
+                recent.loss(expected=True)
+        return {"guard/gap": float(recent.terms["loss"]) - mixture}
+
+    def _retrieval(self, epoch: int, loss: SearchLoss, genotype: AnyGenotype, recent: Pass | None) -> dict[str, float]:
+        """mAP of the mixture and of the derived network with the supernet's weights; the latter chooses."""
+        assert self._validate is not None
+        found = {"validation/mAP": self._validate()}
+        if recent is not None:
+            with loss.supernet.fixed_to(genotype), recalibrated_statistics(loss.network, recent.loss):
+                found["validation/mAP_derived"] = self._validate()
+        score = found.get("validation/mAP_derived", found["validation/mAP"])
+        if epoch >= self.settings.warmup_epochs and (self.best is None or score > self.best[0]):
+            self.best = (score, epoch)
+        return found
+
+    def _is_due(self, epoch: int) -> bool:
+        return (epoch + 1) % self.settings.validate_every == 0 or epoch + 1 == self.settings.epochs

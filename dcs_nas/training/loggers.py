@@ -1,0 +1,75 @@
+"""Where a job's figures go beside metrics.csv: TensorBoard, Weights & Biases, MLflow."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
+
+from dcs_nas.config import Config
+from dcs_nas.errors import InputError
+from dcs_nas.runs import RunFolder
+
+
+def make_loggers(config: Config, run: RunFolder) -> list[Logger]:
+    """The loggers that ``trainer.loggers`` names; those that keep settings are given the job's.
+
+    Raises:
+        InputError: one whose package is not installed.
+    """
+    return [_LOGGERS[name](config, run) for name in config.trainer.loggers]
+
+
+def _tensorboard(config: Config, run: RunFolder) -> Logger:
+    return TensorBoardLogger(run.path, name="", version="tensorboard")
+
+
+def _wandb(config: Config, run: RunFolder) -> Logger:
+    """Project and mode (such as offline) are those of wandb's own variables, WANDB_PROJECT and WANDB_MODE."""
+    from pytorch_lightning.loggers import WandbLogger
+
+    project = os.environ.get("WANDB_PROJECT", "dcs-nas")
+    return _described(
+        lambda: WandbLogger(name=_title(config, run), project=project, save_dir=run.path), "wandb", config
+    )
+
+
+def _mlflow(config: Config, run: RunFolder) -> Logger:
+    """The server that MLflow's own variable MLFLOW_TRACKING_URI names; without one, ``mlflow.db`` in the run folder."""
+    from pytorch_lightning.loggers import MLFlowLogger
+
+    def make() -> Logger:
+        name, title, folder = config.name, _title(config, run), run.path.resolve()
+        server = os.environ.get("MLFLOW_TRACKING_URI")
+        if server:
+            return MLFlowLogger(experiment_name=name, run_name=title, tracking_uri=server)
+        files = (folder / "mlflow").as_uri()
+        database = f"sqlite:///{folder / 'mlflow.db'}"
+        return MLFlowLogger(experiment_name=name, run_name=title, tracking_uri=database, artifact_location=files)
+
+    return _described(make, "mlflow", config)
+
+
+def _described(make: Callable[[], Logger], package: str, config: Config) -> Logger:
+    try:
+        logger = make()
+    except ModuleNotFoundError as error:
+        found = f"lacks {error.name}" if error.name else "is not installed"
+        raise InputError(
+            f"trainer.loggers names {package}, which {found}; pip install {package} and --resume, or leave it out and "
+            "--overwrite"
+        ) from None
+    logger.log_hyperparams(config.model_dump(mode="json"))
+    return logger
+
+
+def _title(config: Config, run: RunFolder) -> str:
+    return f"{config.name}/{run.path.name}"
+
+
+_LOGGERS: dict[str, Callable[[Config, RunFolder], Logger]] = {
+    "tensorboard": _tensorboard,
+    "wandb": _wandb,
+    "mlflow": _mlflow,
+}

@@ -1,0 +1,234 @@
+"""The chain supernet: masks against sums, costs against enumeration, and the fixed network that it turns into."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import conv2d
+
+from dcs_nas.config import CostConfig
+from dcs_nas.errors import InputError
+from dcs_nas.models.blocks import DCSAttention, kept_shares, set_temperature
+from dcs_nas.models.chain_space import fixed_chain
+from dcs_nas.models.chain_supernet import ChainSupernet, one_hot_chain
+from dcs_nas.models.channel_mask import GumbelSoftmax, Widths, kernel_mask
+from dcs_nas.models.cost import Costed, build_cost
+from dcs_nas.models.flops import count
+from dcs_nas.models.relaxation import Gumbel, Softmax
+from dcs_nas.search.derive_chain import chain_genotype
+from dcs_nas.space import ChainGenotype, ChainSpec, Origin
+from tests.chains import STAGES, chain_space, random_chain, random_weights
+
+
+def _supernet(space: ChainSpec, **options: Any) -> ChainSupernet:
+    """A supernet with weights, shifts and running statistics that are not those of a new one."""
+    supernet = ChainSupernet(space, space.network(32, 16), **options)
+    with torch.no_grad():
+        for parameter in supernet.weights():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    supernet(torch.randn(4, 3, 32, 16))
+    return supernet
+
+
+def _batch_statistics(network: nn.Module) -> None:
+    """Training mode, but DCS-Attention without its noise, of which networks of other widths draw other numbers."""
+    network.train()
+    for module in network.modules():
+        if isinstance(module, DCSAttention):
+            module.training = False
+
+
+def _check_equal(supernet: ChainSupernet, genotype: ChainGenotype) -> None:
+    fixed = fixed_chain(genotype)
+    fixed.load_state_dict(supernet.inherited_state(genotype))
+    images = torch.randn(4, 3, 32, 16)
+    with supernet.fixed_to(genotype):
+        for prepare in (_batch_statistics, nn.Module.eval):
+            prepare(supernet)
+            prepare(fixed)
+            torch.testing.assert_close(supernet(images), fixed(images), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_fixed_network_equals_the_supernet_with_one_hot_weights(seed: int) -> None:
+    torch.manual_seed(seed)
+    space = chain_space()
+    _check_equal(_supernet(space), random_chain(space, seed))
+
+
+@pytest.mark.parametrize("attention", ["none", "dcs", "harmonious", "rga", "rga_spatial", "rga_channel", "nonlocal"])
+def test_every_attention_is_inherited_at_every_width(attention: str) -> None:
+    stages = [{"blocks": 1, "stride": 2, "widths": [8, 16], "kernels": [3], "attention": ["none", attention]}]
+    space = chain_space(stages if attention != "none" else [{**stages[0], "attention": ["none"]}])
+    supernet = _supernet(space)
+    for width in (8, 16):
+        sample = {
+            "stage1_block1_width": width,
+            "stage1_block1_expansion": 3,
+            "stage1_attention": attention,
+        }
+        genotype = chain_genotype(sample, space, space.network(32, 16), name="tiny", origin=Origin())
+        _check_equal(supernet, genotype)
+
+
+def test_the_share_of_channels_kept_counts_no_masked_ones() -> None:
+    space = chain_space([{"blocks": 1, "widths": [4, 16], "attention": ["dcs"]}])
+    supernet = _supernet(space).eval()
+    genotype = random_chain(space, 0)
+    fixed = fixed_chain(genotype)
+    fixed.load_state_dict(supernet.inherited_state(genotype))
+    images = torch.randn(2, 3, 32, 16)
+    fixed.eval()(images)
+    with supernet.fixed_to(genotype):
+        supernet(images)
+    assert torch.allclose(*kept_shares(supernet).values(), *kept_shares(fixed).values())
+
+
+def test_a_mask_is_the_weighted_sum_of_the_widths() -> None:
+    weights = torch.tensor([0.2, 0.5, 0.3])
+    x = torch.randn(2, 6, 3, 3)
+    total = torch.zeros_like(x)
+    for weight, width in zip(weights, (2, 3, 6)):
+        one = x.clone()
+        one[:, width:] = 0
+        total += weight * one
+    mask = Widths((2, 3, 6), weights).mask()
+    torch.testing.assert_close(x * mask[:, None, None], total)
+
+
+def test_a_kernel_mask_is_the_weighted_sum_of_the_convolutions() -> None:
+    weights = torch.tensor([0.2, 0.5, 0.3])
+    x, kernel = torch.randn(2, 4, 9, 8), torch.randn(4, 1, 7, 7)
+    for stride in (1, 2):
+        total = torch.zeros(())
+        for weight, size in zip(weights, (3, 5, 7)):
+            middle = kernel[:, :, 3 - size // 2 : 4 + size // 2, 3 - size // 2 : 4 + size // 2]
+            total = total + weight * conv2d(x, middle, None, stride, size // 2, groups=4)
+        masked = conv2d(x, kernel * kernel_mask((3, 5, 7), weights), None, stride, 3, groups=4)
+        torch.testing.assert_close(masked, total, rtol=1e-5, atol=1e-5)
+
+
+def test_gumbel_softmax_mixes_all_and_falls_to_one_as_it_cools() -> None:
+    alpha = torch.tensor([[0.0, 1.0, 2.0]])
+    hot, cold = GumbelSoftmax(100.0), GumbelSoftmax(0.01)
+    assert torch.allclose(hot.sample(alpha).weights, torch.full((1, 3), 1 / 3), atol=0.05)
+    draws = torch.cat([cold.sample(alpha).weights for _ in range(4000)])
+    torch.testing.assert_close(draws.sum(1), torch.ones(4000))
+    torch.testing.assert_close(draws.mean(0, keepdim=True), cold.expected(alpha), rtol=0, atol=0.03)
+
+
+def _networks(space: ChainSpec) -> list[tuple[dict[str, Any], ChainGenotype]]:
+    """Every combination of the choices, and the genotype it gives."""
+    choices = list(space.choices())
+    samples = [
+        dict(zip([c.label for c in choices], picked)) for picked in itertools.product(*(c.options for c in choices))
+    ]
+    network = space.network(16, 8)
+    return [(s, chain_genotype(s, space, network, name="tiny", origin=Origin())) for s in samples]
+
+
+_SMALL = {"kernels": [3], "expansions": [2], "widths": [4, 8]}
+ENUMERATED = [
+    [{**_SMALL, "blocks": 1, "widths": [4, 6]}, {**_SMALL, "blocks": 2, "stride": 2, "skip": True}],
+    [{"blocks": 1, "widths": [4], "kernels": [3, 7], "expansions": [1, 3], "squeeze_excite": [False, True]}],
+    [{**_SMALL, "blocks": 1, "attention": ["none", "dcs"]}],
+]
+COSTED = [STAGES[0], {**STAGES[1], "attention": ["none", "dcs"]}, STAGES[2]]
+
+
+@pytest.mark.parametrize("stages", ENUMERATED)
+def test_the_expected_cost_is_that_of_all_networks_by_probability(stages: list[dict[str, Any]]) -> None:
+    space = chain_space(stages)
+    supernet = ChainSupernet(space, space.network(16, 8))
+    weights = random_weights(space, 3, torch.float64)
+    expected, costs, total = {"flops": 0.0, "parameters": 0.0}, {}, 0.0
+    for sample, genotype in _networks(space):
+        probability = 1.0
+        for choice in space.choices():
+            probability *= float(weights[choice.label][0, choice.options.index(sample[choice.label])])
+        key = genotype.model_dump_json()
+        if key not in costs:
+            costs[key] = count(fixed_chain(genotype), 16, 8)
+        total += probability
+        expected["flops"] += probability * costs[key].macs
+        expected["parameters"] += probability * costs[key].parameters
+    assert total == pytest.approx(1)
+    for kind in ("flops", "parameters"):
+        assert float(supernet.expected_cost(kind, weights)) == pytest.approx(expected[kind], rel=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_with_one_hot_weights_the_cost_is_that_of_the_fixed_network(seed: int) -> None:
+    space = chain_space(COSTED)
+    genotype = random_chain(space, seed)
+    found = count(fixed_chain(genotype), 32, 16)
+    supernet = ChainSupernet(space, space.network(32, 16))
+    assert int(supernet.expected_cost("flops", one_hot_chain(genotype))) == found.macs
+    assert int(supernet.expected_cost("parameters", one_hot_chain(genotype))) == found.parameters
+
+
+def test_the_cost_pulls_on_every_alpha() -> None:
+    space = chain_space(COSTED)
+    supernet = ChainSupernet(space, space.network(32, 16))
+    supernet.expected_cost("flops", supernet.expected_weights()).backward()
+    for name, alpha in supernet.alphas().items():
+        assert alpha.grad is not None, name
+        assert alpha.grad.abs().sum() > 0, name
+    for width in [name for name in supernet.mixtures if name.endswith(("_width", "_kernel", "_expansion"))]:
+        gradient = supernet.alphas()[width].grad
+        assert gradient is not None
+        assert gradient[0, -1] > 0 > gradient[0, 0], width
+
+
+def test_the_cost_of_a_chain_speaks_the_protocol_of_costs() -> None:
+    space = chain_space(STAGES[:1])
+    supernet = ChainSupernet(space, space.network(32, 16))
+    assert isinstance(supernet, Costed)
+    cost = build_cost(CostConfig(kind="flops", target=1e6), supernet)
+    assert cost is not None
+    assert cost(supernet.mixture_weights()) == supernet.expected_cost("flops", supernet.mixture_weights())
+    with pytest.raises(InputError, match="no weights of mixture 'stage1_block1_kernel' are given; found: none"):
+        supernet.expected_cost("flops", {})
+
+
+@pytest.mark.parametrize("relaxation", [GumbelSoftmax, Softmax, Gumbel])
+def test_training_moves_alphas_and_weights(relaxation: type[Softmax]) -> None:
+    supernet = ChainSupernet(chain_space(), chain_space().network(32, 16), relaxation=relaxation())
+    supernet.set_temperature(2.0)
+    set_temperature(supernet, 2.0)
+    out = supernet(torch.randn(4, 3, 32, 16))
+    assert out.shape == (4, 24, 8, 4)
+    (out * torch.randn_like(out)).sum().backward()
+    for name, alpha in supernet.alphas().items():
+        assert alpha.grad is not None, name
+        assert alpha.grad.isfinite().all(), name
+    idle = [name for name, parameter in supernet.named_parameters() if parameter.grad is None]
+    assert all(".attention.candidates." in name and ".blocks." in name for name in idle)  # of other widths
+
+
+def test_alphas_are_stored_once_and_weights_are_all_the_rest() -> None:
+    supernet = ChainSupernet(chain_space(), chain_space().network(32, 16))
+    stored = [name for name in supernet.state_dict() if "alpha" in name]
+    assert stored == [f"mixtures.{choice.label}.alpha" for choice in chain_space().choices()]
+    assert len(supernet.weights()) + len(stored) == len(list(supernet.parameters()))
+
+
+def test_evaluation_draws_nothing_and_a_draw_can_be_held() -> None:
+    supernet = _supernet(chain_space(STAGES[:1])).eval()
+    images = torch.randn(2, 3, 32, 16)
+    assert torch.equal(supernet(images), supernet(images))
+    for norm in [m for m in supernet.modules() if isinstance(m, nn.BatchNorm2d)]:
+        norm.momentum = 0.0
+    supernet.train()
+    assert not torch.equal(supernet(images), supernet(images))
+    with supernet.drawn():
+        assert torch.equal(supernet(images), supernet(images))
+
+
+def test_the_supernet_is_counted_without_computing() -> None:
+    space = chain_space([{"blocks": 1, "widths": [4, 8], "kernels": [3], "attention": ["none", "rga"]}])
+    assert count(ChainSupernet(space, space.network(16, 8)), 16, 8).macs > 0

@@ -1,0 +1,332 @@
+"""Evaluation of a trained run by command and by configuration: scores, files, pictures, other data sets, means."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from dcs_nas.cli import main
+from dcs_nas.config import load_config
+from dcs_nas.data.datamodule import ReidData
+from dcs_nas.errors import InputError
+from dcs_nas.evaluation import load_features
+from dcs_nas.evaluation.averages import average
+from dcs_nas.retrain.evaluate import evaluate_run
+from dcs_nas.retrain.retrain import run_retraining
+from tests.make_datasets import write_cuhk03_mat, write_duke, write_msmt17
+
+JOB = """
+name: tiny
+seed: 3
+data: {name: market1501, height: 32, width: 16, people_per_batch: 4, images_per_person: 2}
+augment: {pad: 2, erase: 0}
+retrain: {backbone: resnet10_small, epochs: 1, warmup_epochs: 0}
+trainer: {accelerator: cpu, threads: 1}
+"""
+
+
+@pytest.fixture(scope="module")
+def job(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("job")
+    duke = write_duke(folder / "duke")
+    data = yaml.safe_load(JOB)
+    data["data"] |= {"root": str(people), "cache": str(folder / "cache")}
+    data["data"]["also"] = [{"name": "dukemtmc", "root": str(duke)}]
+    (folder / "job.yaml").write_text(yaml.safe_dump(data))
+    return folder / "job.yaml"
+
+
+@pytest.fixture(scope="module")
+def trained(job: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run trained on two data sets together."""
+    folder = tmp_path_factory.mktemp("runs") / "retrain"
+    run_retraining(load_config(job), folder)
+    return folder
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A copy to write into."""
+    return Path(shutil.copytree(trained, tmp_path / "retrain"))
+
+
+def _reconfigured(folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    data = yaml.safe_load((folder / "config.yaml").read_text())
+    change(data)
+    (folder / "config.yaml").write_text(yaml.safe_dump(data))
+    return folder
+
+
+def _run(capsys: pytest.CaptureFixture, *arguments: object) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as stopped:
+        main([str(a) for a in arguments])
+    out, err = capsys.readouterr()
+    return int(stopped.value.code or 0), out, err
+
+
+def _refused(capsys: pytest.CaptureFixture, *arguments: object) -> str:
+    code, _, err = _run(capsys, *arguments)
+    assert code == 1
+    lines = [line for line in err.splitlines() if line.startswith("dcs-nas: ")]
+    assert len(lines) == 1, err
+    return lines[0]
+
+
+# Two data sets together, combine-all, cross-domain
+
+
+def test_two_data_sets_are_trained_on_together_and_the_result_says_so(trained: Path) -> None:
+    report = evaluate_run(trained).report
+    assert report["trained_on"] == "market1501+dukemtmc"
+    assert report["training_data"]["version"] == "Market-1501 + DukeMTMC-reID (train)"
+    assert report["training_data"]["train"]["people"] == 8 + 1
+    assert any(note.startswith("dukemtmc: train people: 1 found") for note in report["training_data"]["deviations"])
+    assert report["data"]["version"] == "Market-1501"
+    assert "query people: 6 found, 750 published" in report["data"]["deviations"]
+
+
+def test_combine_all_trains_on_test_people_too_and_is_never_tested_on_them(job: Path, people: Path) -> None:
+    data = ReidData(load_config(job, ["data.combine_all=true"]))
+    assert len(data.people) > 8 + 6
+    with pytest.raises(
+        InputError, match="trains on the test images of market1501.* name another data set by data.test"
+    ):
+        data.test()
+    same = ["data.combine_all=true", f"data.test={{name: market1501, root: {people}}}"]
+    with pytest.raises(
+        InputError, match="data.combine_all trains on the test images of market1501 in .* data.test names"
+    ):
+        ReidData(load_config(job, same))
+    other = ["data.combine_all=true", "data.also=[]", f"data.test={{name: synthetic, root: {people}}}"]
+    assert len(ReidData(load_config(job, other)).test()[0]) == 12
+
+
+def test_a_combine_all_run_is_evaluated_on_another_data_set_alone(run: Path, people: Path) -> None:
+    _reconfigured(run, lambda config: config["data"].update(combine_all=True))
+    with pytest.raises(InputError, match="was trained on the test images of market1501 too"):
+        evaluate_run(run)
+    with pytest.raises(InputError, match="was trained on the test images of dukemtmc too"):
+        evaluate_run(run, data_name="dukemtmc")
+    assert evaluate_run(run, data_name="synthetic", root=people).report["data"]["name"] == "synthetic"
+
+
+def test_the_configuration_names_another_data_set_to_test_on(run: Path, people: Path, job: Path) -> None:
+    _reconfigured(run, lambda config: config["data"].update(test={"name": "synthetic", "root": str(people)}))
+    assert evaluate_run(run).report["data"]["version"] == "synthetic"
+    assert evaluate_run(run, data_name="market1501").report["data"]["version"] == "Market-1501"
+    data = ReidData(load_config(job, [f"data.test={{name: synthetic, root: {people}}}"]))
+    assert (data.dataset.name, data.test_dataset.name) == ("market1501+dukemtmc", "synthetic")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("data.test={name: dukemtmc}", "data.test.root is not set; give the folder of dukemtmc"),
+        ("data.also=[{name: dukemtmc}]", r"data.also\[0\].root is not set"),
+        ("data.also=[{name: duke, root: /x}]", "unknown data set 'duke'; did you mean dukemtmc?"),
+        ("data.also=[{root: /x}]", "'data.also.0.name' is missing"),
+        ("data.also=[{name: dukemtmc, rot: /x}]", "unknown key 'data.also.0.rot'; did you mean root?"),
+        ("data.test={name: msmt17, root: /x}", "needs the option 'version'"),
+        ("evaluate.expand=-1", "evaluate.expand: Input should be greater than or equal to 0"),
+    ],
+)
+def test_wrong_settings_are_one_clear_line(job: Path, change: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        ReidData(load_config(job, [change]))
+    assert "\n" not in str(caught.value)
+
+
+# Settings
+
+
+def test_the_configuration_sets_how_to_evaluate_and_options_replace_it(run: Path) -> None:
+    settings = {"rerank": True, "rerank_k1": 4, "rerank_k2": 2, "rerank_lambda": 0.5, "expand": 2, "confidence": 50}
+    settings |= {"flip": True, "average_precision": "trapezoid", "metric": "euclidean", "max_rank": 5}
+    _reconfigured(run, lambda config: config.update(evaluate=settings))
+    report = evaluate_run(run).report
+    protocol = report["protocol"]
+    assert protocol["rerank"] == {"method": "k-reciprocal", "k1": 4, "k2": 2, "weight": 0.5}
+    assert protocol["expansion"] == {"method": "average query expansion", "neighbours": 2, "alpha": 0.0}
+    assert (protocol["metric"], protocol["average_precision"], len(report["cmc"])) == ("euclidean", "trapezoid", 5)
+    assert (report["flip"], report["confidence"]["resamples"], report["confidence"]["level"]) == (True, 50, 0.95)
+    low, high = report["confidence"]["mAP"]
+    assert low <= report["mAP"] <= high
+    other = evaluate_run(run, rerank=False, expand=0, confidence=0, flip=False, average_precision="hits").report
+    assert (other["protocol"]["rerank"], other["protocol"]["expansion"], other["confidence"]) == (None, None, None)
+    assert other["mAP"] != report["mAP"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--k1", 5], "rerank_k1 given, but re-ranking is off; add --rerank"),
+        (["--lambda", 2, "--rerank"], "rerank_lambda: Input should be less than or equal to 1, found 2"),
+        (["--expand-alpha", 3], "expand_alpha given, but query expansion is off; add --expand K"),
+        (["--expand", 999], "neighbours must lie within 1 and"),
+        (["--protocol", "cross_cam"], "protocol: Input should be 'cross_camera', 'single_gallery_shot' or"),
+        (["--metric", "manhattan"], "metric: Input should be 'cosine' or 'euclidean', found 'manhattan'"),
+        (["--features", "color-histogram", "--flip"], "flip adds the network's features of mirrored images"),
+        (
+            ["--features", "colour"],
+            "unknown features 'colour'; known: network, color-histogram, color-histogram-corrected",
+        ),
+        (["--top", 3], "--top 3 goes with --pictures N"),
+        (["--data", "msmt17"], "--data msmt17 needs --root"),
+        (["--data-option", "version"], "option 'version' is not of the form key=value"),
+        (["--data-option", "version=V1"], "data set 'market1501'"),
+        (["--save-features", "f.txt"], "should be named *.npz"),
+        (["--checkpoint", "best"], "there is no checkpoint"),
+    ],
+)
+def test_wrong_options_are_one_clear_line(
+    capsys: pytest.CaptureFixture, run: Path, monkeypatch: pytest.MonkeyPatch, options: list, message: str
+) -> None:
+    monkeypatch.chdir(run)
+    assert message in _refused(capsys, "evaluate", run, *options)
+
+
+# Files
+
+
+def test_features_are_saved_with_paths_and_rank_gives_the_same_scores(
+    capsys: pytest.CaptureFixture, run: Path, tmp_path: Path
+) -> None:
+    files = {name: tmp_path / name for name in ("f.npz", "q.csv", "rank.csv", "rank.json")}
+    steps = ["--rerank", "--k1", 5, "--k2", 3, "--expand", 2, "--trapezoid", "--confidence", 20]
+    options = ["--save-features", files["f.npz"], "--csv", files["q.csv"]]
+    code, out, err = _run(capsys, "evaluate", run, *steps, *options)
+    assert code == 0, err
+    assert "mAP" in out
+    assert "queries expanded by 2 neighbours, alpha 0, re-ranked with k1 5, k2 3, lambda 0.3" in err
+    assert "95 % intervals, 20 bootstrap resamples" in err
+    evaluated = json.loads((run / "evaluation_expand-2_rerank_k1-5_k2-3_trapezoid.json").read_text())
+    saved = load_features(files["f.npz"])
+    assert saved.query_paths is not None
+    assert saved.query_paths[0].startswith("query/")
+    ranked_options = ["--metric", "cosine", "--csv", files["rank.csv"], "--json", files["rank.json"]]
+    assert _run(capsys, "rank", files["f.npz"], *steps, *ranked_options)[0] == 0
+    ranked = json.loads(files["rank.json"].read_text())
+    for key in ("mAP", "mINP", "cmc", "protocol", "queries", "confidence"):
+        assert ranked[key] == evaluated[key]
+    assert files["rank.csv"].read_text() == files["q.csv"].read_text()
+    rows = list(csv.DictReader(files["q.csv"].read_text().splitlines()))
+    assert [row["name"] for row in rows] == saved.query_paths.tolist()
+    assert np.mean([float(row["ap"]) for row in rows]) == pytest.approx(evaluated["mAP"])
+
+
+def test_every_way_to_evaluate_has_its_own_file(capsys: pytest.CaptureFixture, run: Path, people: Path) -> None:
+    for options in ([], ["--flip"], ["--expand", 3], ["--data", "synthetic", "--root", people]):
+        assert _run(capsys, "evaluate", run, *options)[0] == 0
+    names = {file.name for file in run.glob("evaluation*.json")}
+    assert names == {f"evaluation{end}.json" for end in ("", "_flip", "_expand-3", "_synthetic")}
+
+
+def test_pictures_show_the_hardest_queries_first_beside_the_cmc_curve(capsys: pytest.CaptureFixture, run: Path) -> None:
+    code, out, _ = _run(capsys, "evaluate", run, "--pictures", 3, "--top", 4)
+    assert code == 0
+    folder = run / "ranked" / "evaluation"
+    index = json.loads((folder / "ranked.json").read_text())
+    scores = [entry["average_precision"] for entry in index]
+    assert scores == sorted(scores)
+    assert [entry["file"] for entry in index] == [f"{i:03d}_ap_{ap:.3f}.png" for i, ap in enumerate(scores, start=1)]
+    expected = {"cmc.png", "cmc.svg", "overview.png", "ranked.json", *(entry["file"] for entry in index)}
+    assert {file.name for file in folder.iterdir()} == expected
+    assert str(folder / "overview.png") in out
+    assert all(len(entry["images"]) == 4 for entry in index)
+    assert _run(capsys, "evaluate", run, "--pictures", 1)[0] == 0
+    assert len(list(folder.glob("0*_ap_*.png"))) == 1
+
+
+# Other data sets, splits and several runs
+
+
+def test_options_of_the_data_set_to_test_on_are_passed_to_its_loader(run: Path, tmp_path: Path) -> None:
+    root = write_msmt17(tmp_path / "MSMT17_V1")
+    with pytest.raises(InputError, match="needs the option 'version'"):
+        evaluate_run(run, data_name="msmt17", root=root)
+    report = evaluate_run(run, data_name="msmt17", root=root, data_options={"version": "V1"}).report
+    assert report["data"]["version"] == "MSMT17_V1, train"
+    assert report["queries"]["used"] == 1
+
+
+def test_classic_cuhk03_is_the_mean_over_its_splits_of_ten_drawn_galleries(
+    capsys: pytest.CaptureFixture, run: Path, tmp_path: Path
+) -> None:
+    write_cuhk03_mat(tmp_path / "cuhk03" / "cuhk-03.mat")
+    options = ["--data", "cuhk03", "--root", tmp_path / "cuhk03", "--data-option", "protocol=classic"]
+    code, out, err = _run(capsys, "evaluate", run, *options, "--splits", 3)
+    assert code == 0, err
+    assert "standard deviation" in out
+    assert "mean of 10 drawn galleries, seed 0" in err
+    report = json.loads((run / "evaluation_cuhk03_protocol-classic_3-splits.json").read_text())
+    versions = [f"CUHK03 detected, classic protocol, split {i} of 20" for i in range(3)]
+    assert [one["data"]["version"] for one in report["evaluations"]] == versions
+    assert report["mAP"] == pytest.approx(np.mean([one["mAP"] for one in report["evaluations"]]))
+    assert report["protocol"]["name"] == "single_gallery_shot"
+    line = _refused(capsys, "evaluate", run, *options, "--splits", 3, "--data-option", "split=2")
+    assert "split=2 names one split" in line
+    assert "unknown key 'split'" in _refused(
+        capsys, "evaluate", run, *["--data", "msmt17", "--root", tmp_path], "--data-option", "version=V1", "--splits", 2
+    )
+
+
+def test_splits_whose_people_were_trained_on_are_refused(capsys: pytest.CaptureFixture, run: Path) -> None:
+    line = _refused(capsys, "evaluate", run, "--splits", 20)
+    assert "was trained on one split of market1501, whose people are tested on in the others" in line
+
+
+def test_several_runs_are_averaged(capsys: pytest.CaptureFixture, run: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(run, tmp_path / "other")
+    code, out, _ = _run(capsys, "evaluate", run, other, "--json", tmp_path / "mean.json")
+    assert code == 0
+    mean = json.loads((tmp_path / "mean.json").read_text())
+    assert mean["standard_deviation"]["mAP"] == 0
+    assert mean["mAP"] == json.loads((other / "evaluation.json").read_text())["mAP"]
+    assert "mean of 2 runs" in out
+    line = _refused(capsys, "evaluate", run, other, "--save-features", tmp_path / "f.npz")
+    assert "--save-features is about one evaluation, found several" in line
+    assert "--splits 2 goes with one RUN, found 2" in _refused(capsys, "evaluate", run, other, "--splits", 2)
+
+
+def test_a_mean_has_the_spread_of_its_parts_and_mixes_nothing() -> None:
+    def report(score: float, **changes: Any) -> dict[str, Any]:
+        return {
+            "mAP": score,
+            "mINP": 0.5,
+            "cmc": [score, 1.0],
+            "protocol": {"name": "x"},
+            "data": {"name": "a"},
+        } | changes
+
+    mean = average([report(0.2), report(0.4)])
+    assert mean["mAP"] == pytest.approx(0.3)
+    assert mean["cmc"] == pytest.approx([0.3, 1.0])
+    assert mean["standard_deviation"]["mAP"] == pytest.approx(0.2 / 2**0.5)
+    with pytest.raises(InputError, match="of more than one data set have no mean; found a and b"):
+        average([report(0.2), report(0.2, data={"name": "b"})])
+    with pytest.raises(InputError, match="more than one protocol"):
+        average([report(0.2), report(0.2, protocol={"name": "y"})])
+    with pytest.raises(InputError, match="a mean needs two or more"):
+        average([report(0.2)])
+
+
+def test_a_damaged_note_on_the_training_data_is_named(run: Path) -> None:
+    (run / "data.json").write_text("{")
+    with pytest.raises(InputError, match=r"data\.json is damaged"):
+        evaluate_run(run)
+
+
+def test_no_picture_asked_for_still_draws_the_cmc_curve(capsys: pytest.CaptureFixture, run: Path) -> None:
+    assert _run(capsys, "evaluate", run, "--pictures", 0)[0] == 0
+    assert {file.name for file in (run / "ranked" / "evaluation").iterdir()} == {"cmc.png", "cmc.svg"}
+    with Image.open(run / "ranked" / "evaluation" / "cmc.png") as picture:
+        assert picture.size[0] > 800

@@ -1,0 +1,87 @@
+"""Two processes train what one trains on the joint batch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from dcs_nas.data.samplers import IdentitySampler
+from dcs_nas.errors import InputError
+from tests.test_jobs import JOB
+
+SPACE = """
+cells: 2
+channels: 4
+nodes: 2
+reductions: [1]
+operations: [none, skip_connect, max_pool_3x3, sep_conv_3x3]
+"""
+
+
+@pytest.fixture(scope="module")
+def job(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A search without random draws beyond those of its batches."""
+    folder = tmp_path_factory.mktemp("parallel")
+    (folder / "space.yaml").write_text(SPACE)
+    data = yaml.safe_load(JOB)
+    data["data"] |= {"root": str(people), "cache": str(folder / "cache")}
+    data["augment"] = {"pad": 0, "flip": 0, "erase": 0}
+    data["loss"] |= {"ib_weight": 0.05, "center_weight": 0.001}
+    data["search"] |= {"space": str(folder / "space.yaml"), "epochs": 2, "lr": 0.01, "arch_lr": 0.02}
+    data["search"] |= {"relaxation": {"kind": "dirichlet", "anchor": 0.01}, "order": 2, "identity_overlap": 0.5}
+    data["search"] |= {"cost": {"kind": "flops", "form": "multiplicative"}}
+    (folder / "job.yaml").write_text(yaml.safe_dump(data))
+    return folder / "job.yaml"
+
+
+def _search(job: Path, folder: Path, *, devices: int, plain: bool) -> list[dict[str, torch.Tensor]]:
+    folder.mkdir()
+    command = [sys.executable, "-m", "tests.two_processes", str(job), str(folder / "run"), str(folder / "alphas")]
+    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
+    done = subprocess.run(
+        [*command, str(devices), *(["plain"] if plain else [])],
+        env={**environment, "OMP_NUM_THREADS": "1"},
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [torch.load(folder / f"alphas.{rank}", weights_only=True) for rank in range(devices)]
+
+
+def test_both_processes_have_the_same_alphas(job: Path, tmp_path: Path) -> None:
+    first, second = _search(job, tmp_path / "two", devices=2, plain=False)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(alpha, second[name]) for name, alpha in first.items())
+    assert (tmp_path / "two" / "run" / "genotype.yaml").is_file()
+
+
+def test_without_batch_norm_two_processes_find_the_alphas_of_one(job: Path, tmp_path: Path) -> None:
+    (alone,) = _search(job, tmp_path / "one", devices=1, plain=True)
+    first, _ = _search(job, tmp_path / "two", devices=2, plain=True)
+    torch.testing.assert_close(first, alone, rtol=1e-5, atol=1e-5)
+
+
+def test_processes_share_every_batch_without_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = [person for person in range(12) for _ in range(4)]
+    whole = list(IdentitySampler(labels, people_per_batch=4, images_per_person=2, seed=0))
+    parts = []
+    for rank in range(2):
+        monkeypatch.setattr("dcs_nas.data.samplers.world", lambda: 2)
+        monkeypatch.setattr("dcs_nas.data.samplers.rank", lambda r=rank: r)
+        parts.append(list(IdentitySampler(labels, people_per_batch=4, images_per_person=2, seed=0)))
+    assert [a + b for a, b in zip(*parts)] == whole
+
+
+def test_a_batch_that_does_not_divide_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dcs_nas.data.samplers.world", lambda: 3)
+    sampler = IdentitySampler([0, 0, 1, 1, 2, 2, 3, 3], people_per_batch=4, images_per_person=2, seed=0)
+    with pytest.raises(InputError, match="4 people does not divide among 3 processes; set data.people_per_batch"):
+        next(iter(sampler))

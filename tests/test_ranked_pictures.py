@@ -1,0 +1,151 @@
+"""Pictures of ranked lists and CMC curves: what they show, and that colours are never all that tells things apart."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dcs_nas.data.records import Record, ReidDataset
+from dcs_nas.errors import InputError
+from dcs_nas.evaluation import FeatureDistances, FeatureSet, rank
+from dcs_nas.report import contact_sheet
+from dcs_nas.report.curves import CmcCurve, draw_cmc, read_cmc
+from dcs_nas.report.palette import theme
+from dcs_nas.report.ranked_pictures import RankedPictures
+from dcs_nas.report.retrieval import RankedList, hardest_lists
+from tests.make_datasets import write_images
+
+QUERIES = [("q/a.jpg", 1, 0), ("q/b.jpg", 2, 0)]
+GALLERY = [("g/a.jpg", 1, 1), ("g/own.jpg", 1, 0), ("g/b.jpg", 2, 1), ("g/c.jpg", 3, 1), ("g/d.jpg", 0, 1)]
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> ReidDataset:
+    write_images(tmp_path, [path for path, _, _ in QUERIES + GALLERY])
+    query, gallery = (tuple(Record(*row) for row in rows) for rows in (QUERIES, GALLERY))
+    return ReidDataset("x", tmp_path, (), query, gallery, "x")
+
+
+def _features(places: list[float]) -> FeatureSet:
+    """Gallery features on a line, both queries at 0."""
+    line = np.stack([np.array(places), np.zeros(len(places))], axis=1).astype(np.float32)
+    labels = [np.array([row[i] for row in rows]) for i in (1, 2) for rows in (QUERIES, GALLERY)]
+    paths = [np.array([row[0] for row in rows]) for rows in (QUERIES, GALLERY)]
+    return FeatureSet(np.zeros((2, 2), dtype=np.float32), line, *labels, *paths)
+
+
+def _lists(features: FeatureSet, top: int, protocol: str = "cross_camera") -> list[RankedList]:
+    result = rank(**features.arrays(), protocol=protocol)
+    return hardest_lists(
+        result, FeatureDistances(features.query_features, features.gallery_features), features, count=9, top=top
+    )
+
+
+def test_ranked_lists_begin_with_the_hardest_query_and_leave_out_what_the_protocol_removes() -> None:
+    first, second = _lists(_features([5, 1, 4, 2, 3]), top=2)
+    assert (first.query, first.difficulty, first.matches) == (0, 1, 1)
+    assert first.average_precision == pytest.approx(1 / 4)
+    assert [image.index for image in first.images] == [3, 4]
+    assert [image.distance for image in first.images] == [2.0, 3.0]
+    assert (first.first_match.index, first.first_match.place, first.first_match.match) == (0, 4, True)
+    assert second.average_precision == pytest.approx(1 / 4)
+    assert [image.index for image in second.images] == [1, 3]
+
+
+def test_lists_agree_with_a_sort_of_every_query() -> None:
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        features = _features(generator.permutation(np.arange(1.0, 6)).tolist())
+        for ranked in _lists(features, top=3):
+            person, camera, _ = (int(x[ranked.query]) for x in (features.query_pids, features.query_camids, [0, 0]))
+            order = np.argsort(features.gallery_features[:, 0])
+            left = [g for g in order if not (GALLERY[g][1] == person and GALLERY[g][2] == camera)]
+            assert [image.index for image in ranked.images] == left[:3]
+            assert [image.match for image in ranked.images] == [GALLERY[g][1] == person for g in left[:3]]
+            assert ranked.first_match.place == 1 + next(i for i, g in enumerate(left) if GALLERY[g][1] == person)
+
+
+def test_a_drawn_gallery_has_lists_of_the_whole_gallery_across_cameras() -> None:
+    ranked = _lists(_features([5, 1, 4, 2, 3]), top=9, protocol="single_gallery_shot")
+    assert {len(one.images) for one in ranked} == {4, 5}
+    assert all(one.first_match.match for one in ranked)
+
+
+def test_pictures_are_named_by_difficulty_and_precision_and_old_ones_go(dataset: ReidDataset, tmp_path: Path) -> None:
+    features, folder = _features([5, 1, 4, 2, 3]), tmp_path / "ranked"
+    pictures = RankedPictures(dataset, features, aspect=0.5, subtitle="x")
+    (folder).mkdir()
+    (folder / "007_ap_0.123.png").touch()
+    (folder / "mine.png").touch()
+    steps: list[tuple[int, int]] = []
+    files = pictures.write(_lists(features, top=2), folder, progress=lambda done, total: steps.append((done, total)))
+    assert [file.name for file in files] == ["001_ap_0.250.png", "002_ap_0.250.png", "overview.png"]
+    assert {file.name for file in folder.iterdir()} == {*(file.name for file in files), "ranked.json", "mine.png"}
+    assert steps == [(1, 2), (2, 2)]
+    for file in files:
+        with Image.open(file) as picture:
+            assert min(picture.size) > 150
+    with pytest.raises(InputError, match="no query has a ranked list to draw"):
+        pictures.write([], folder)
+
+
+@pytest.mark.parametrize("appearance", ["light", "dark"])
+def test_right_and_wrong_differ_by_stroke_and_mark_not_by_colour_alone(appearance: str) -> None:
+    colours, sizes = theme(appearance), contact_sheet.sizes(96, 0.5)
+    shares = {}
+    for kind in ("right", "wrong"):
+        sheet = contact_sheet.paper(200, 200, colours)
+        cell = contact_sheet.Cell(Image.new("RGB", (4, 8), colours.ground), kind, ())
+        contact_sheet.draw_cell(sheet, cell, (0, 0), sizes, colours)
+        grey = np.asarray(sheet.convert("L")).astype(int)
+        edge = grey[0, : sizes.width + 2 * sizes.frame - 20]
+        shares[kind] = float((np.abs(edge - grey[-1, -1]) > 40).mean())
+    assert shares["right"] == 1
+    assert 0.4 < shares["wrong"] < 0.7
+    marks = [contact_sheet.mark_of(kind, 24, "#000000", colours).tobytes() for kind in ("right", "wrong")]
+    assert marks[0] != marks[1]
+
+
+def test_cameras_carry_their_own_names_and_long_ones_are_cut(dataset: ReidDataset) -> None:
+    features = _features([5, 1, 4, 2, 3])
+    named = replace(dataset, camera_map={"door": 0, "a hall with a very long name": 1})
+    pictures = RankedPictures(named, features)
+    assert pictures._camera(0) == "camera door"
+    assert RankedPictures(dataset, features)._camera(3) == "camera 3"
+    cut = contact_sheet.fitted(pictures._camera(1), 100, 14)
+    assert cut.startswith("camera a")
+    assert cut.endswith("...")
+    assert contact_sheet.text_width(cut, 14) <= 100
+    assert pictures.picture(_lists(features, top=3)[0]).size[0] > 300
+
+
+def test_cmc_curves_of_several_runs_share_one_picture(tmp_path: Path) -> None:
+    ranks = np.arange(1, 51)
+    curves = [CmcCurve(f"run {i}", 1 - 0.5 * np.exp(-ranks / (3 + i)), 0.4) for i in range(6)]
+    curves[0] = replace(curves[0], interval=np.stack([curves[0].cmc - 0.05, curves[0].cmc], axis=1))
+    files = draw_cmc(curves, tmp_path, title="x")
+    assert [file.name for file in files] == ["cmc.png", "cmc.svg"]
+    before = files[1].read_bytes()
+    assert draw_cmc(curves, tmp_path, title="x")[1].read_bytes() == before
+    with Image.open(files[0]) as picture:
+        assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 50
+    with pytest.raises(InputError, match="there is no curve to draw"):
+        draw_cmc([], tmp_path)
+    short = draw_cmc([CmcCurve("one", [1.0], 1.0)], tmp_path, name="short", formats=("svg",), appearance="dark")
+    assert short[0].name == "short.svg"
+
+
+def test_a_curve_is_read_from_an_evaluation(tmp_path: Path) -> None:
+    file = tmp_path / "evaluation.json"
+    with pytest.raises(InputError, match="there is no file .*; write it with dcs-nas evaluate"):
+        read_cmc(file, "x")
+    for content in ("{", "[]", '{"cmc": []}'):
+        file.write_text(content)
+        with pytest.raises(InputError, match=r"evaluation\.json holds no evaluation"):
+            read_cmc(file, "x")
+    file.write_text('{"cmc": [0.5, 1.0], "mAP": 0.5, "confidence": {"cmc": [[0.4, 0.6], [1.0, 1.0]]}}')
+    assert read_cmc(file, "x").interval == [[0.4, 0.6], [1.0, 1.0]]

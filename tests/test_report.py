@@ -1,0 +1,480 @@
+"""The report: what is on the page, what happens to missing, damaged and hostile files, and the page in a browser."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dcs_nas.cli import main
+from dcs_nas.errors import InputError
+from dcs_nas.evaluation import DistanceBlocks, FeatureSet, RankingResult
+from dcs_nas.models.build import build_fixed, scaled
+from dcs_nas.models.flops import count
+from dcs_nas.report.chart import HEIGHT, Series, line_chart, ticks
+from dcs_nas.report.comparison import differing_settings
+from dcs_nas.report.curves import CmcCurve, draw_cmc
+from dcs_nas.report.history import draw_animation, draw_history, read_epochs
+from dcs_nas.report.page import Options, write_report
+from dcs_nas.report.retrieval import easiest_lists, hardest_lists
+from dcs_nas.report.run_files import Evaluated, find_runs, read_run
+from dcs_nas.report.sections.cost import cost_table
+from dcs_nas.report.sections.curves import curve_groups
+from dcs_nas.report.sections.scores import comparable, named_evaluations, score_rows
+from dcs_nas.report.sections.weights import heat_maps
+from dcs_nas.retrain.evaluate import evaluate_run
+from dcs_nas.runs import read_metrics
+from dcs_nas.space import Genotype
+from tests import browser
+from tests.chains import chain_space, random_chain
+from tests.run_folders import SEARCH_COLUMNS, evaluation, genotypes, searched, trained, weights, write_record
+
+EVIL = '"></script><script>window.hacked=1</script><img src=x onerror="window.hacked=1">'
+STAGES = [{"blocks": 2, "stride": 2, "widths": [4, 8], "kernels": [3, 5]}, {"blocks": 1, "widths": [8], "kernels": [3]}]
+needs_browser = pytest.mark.skipif(browser.PROGRAM is None, reason="no chromium on this machine")
+
+
+class _Page(HTMLParser):
+    """Tags with their attributes, and the text outside scripts and styles."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self._raw = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._raw = tag in ("script", "style")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._raw = False
+
+    def handle_data(self, data: str) -> None:
+        self.text += "" if self._raw else data
+
+
+@pytest.fixture(scope="module")
+def root(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """results/NAME with search/ and retrain/."""
+    folder = tmp_path_factory.mktemp("results") / "tiny"
+    searched(folder / "search", people)
+    trained(folder / "retrain", people)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(root: Path) -> Path:
+    """The report of both, with everything on it."""
+    return write_report([root], root.parent / "all.html", options=Options(maps=2, ranked=1)).file
+
+
+@pytest.fixture(scope="module")
+def hostile(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of runs of which everything that can be is named with a script in it."""
+    folder = tmp_path_factory.mktemp("hostile") / "<script>window.hacked=1<" / "search"
+    shutil.copytree(searched(tmp_path_factory.mktemp("own") / "search", people), folder)
+    (folder / "data.json").write_text(json.dumps({"version": EVIL}))
+    (folder / "environment.json").write_text(json.dumps({"command": [EVIL], "versions": {EVIL: EVIL}, "git": EVIL}))
+    (folder / "metrics.csv").write_text('epoch,"{0}","weights/{0}"\n0,1,2\n1,3,4\n'.format(EVIL.replace('"', '""')))
+    (folder / "evaluation.json").write_text(json.dumps(evaluation(0.5, features=EVIL, data={"version": EVIL})))
+    (folder / "evaluation_x.json").write_text(EVIL)
+    settings = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(settings.replace("name: tiny", f"name: {json.dumps(EVIL)}"))
+    for record in (folder / "architecture").glob("*.yaml"):
+        text = record.read_text().replace("operations: [none,", f"operations: [{json.dumps(EVIL)},", 1)
+        record.write_text(text)
+    (folder.parent / "retrain").mkdir()
+    shutil.copy(folder / "config.yaml", folder.parent / "retrain")
+    return write_report([folder.parent], folder.parents[1] / "hostile.html").file
+
+
+def test_every_figure_of_a_search_is_on_its_page(root: Path, tmp_path: Path) -> None:
+    found = write_report([root / "search"], tmp_path / "page.html")
+    assert found.notes == []
+    page = _Page(found.file.read_text())
+    charts = [json.loads(a["data-chart"] or "") for _, a in page.tags if "data-chart" in a]
+    drawn = [tuple(line["values"]) for chart in charts for line in chart["lines"]]
+    rows = read_metrics(root / "search" / "metrics.csv")
+    assert sorted(drawn) == sorted(tuple(row[column] for row in rows) for column in SEARCH_COLUMNS)
+    for words in ("Collapse diagnostics", "Information bottleneck", "What changed during the search", "darts, order 1"):
+        assert words in page.text
+    assert "finished, 3 of 3 epochs" in page.text
+
+
+def test_the_page_of_a_training_has_scores_lists_maps_and_costs(page: Path) -> None:
+    found = _Page(page.read_text())
+    for words in ("50.0 %", "cross camera, cosine distance", "12 queries, gallery 40", "color histogram"):
+        assert words in found.text
+    for words in ("Worst queries, hardest first", "Best queries, easiest first", "DCS: share of the channels"):
+        assert words in found.text
+    assert "HA: soft mask" in found.text
+    assert "HA: regions" in found.text
+    assert "Layer by layer" in found.text
+
+
+def test_the_page_loads_nothing_and_runs_one_script_only(page: Path) -> None:
+    text = page.read_text()
+    for tag, attributes in _Page(text).tags:
+        for name in ("src", "href", "srcset", "action", "data"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("data:", "#")), (tag, name, value)
+        assert not any(name.startswith("on") for name in attributes)
+    scripts = [a for tag, a in _Page(text).tags if tag == "script"]
+    assert [a.get("type") for a in scripts] == ["application/json", None]
+    assert "script-src 'sha256-" in text
+
+
+def test_what_a_run_does_not_have_is_left_out_with_a_word(people: Path, tmp_path: Path) -> None:
+    searched(tmp_path / "search", people, epochs=2)
+    trained(tmp_path / "retrain", people)
+    for folder in ("search", "retrain"):
+        for path in (tmp_path / folder).iterdir():
+            if path.name not in ("config.yaml", "architecture"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for record in (tmp_path / "search" / "architecture").iterdir():
+        record.unlink()
+    found = write_report([tmp_path], options=Options(maps=1, ranked=1))
+    text = _Page(found.file.read_text()).text
+    for words in (
+        "No epoch is written down yet (metrics.csv)",
+        "No genotype is derived yet",
+        "Not evaluated yet: dcs-nas evaluate",
+        "No epoch of the architecture is written down yet",
+    ):
+        assert words in text
+    assert "not finished" in text
+    assert any("attention maps: left out." in note for note in found.notes)
+    assert any("ranked lists: left out." in note for note in found.notes)
+
+
+def test_damaged_files_are_named_on_the_page_and_the_rest_is_shown(people: Path, tmp_path: Path) -> None:
+    searched(tmp_path / "search", people, epochs=2)
+    (tmp_path / "search" / "architecture" / "epoch_001.yaml").write_text("epoch: [")
+    (tmp_path / "search" / "environment.json").write_text("[1]")
+    (tmp_path / "search" / "data.json").write_text("{")
+    (tmp_path / "search" / "evaluation.json").write_text(json.dumps(evaluation(0.5, cmc=["x"])))
+    (tmp_path / "search" / "evaluation_odd.json").write_text(json.dumps(evaluation(0.5, queries=[1], data="x")))
+    (tmp_path / "search" / "evaluation_good.json").write_text(json.dumps(evaluation(0.9)))
+    (tmp_path / "search" / "metrics.csv").write_text("epoch,loss\n0,much\n")
+    found = write_report([tmp_path / "search"])
+    text = _Page(found.file.read_text()).text
+    for words in ("epoch_001.yaml is left out", "environment.json is left out", "metrics.csv is left out"):
+        assert words in text
+    assert "evaluation.json is left out, since it cannot be read: its scores are no numbers" in text
+    assert "evaluation_odd.json: left out." in text
+    assert "90.0 %" in text
+    assert "operations on its edges" in text
+
+
+def test_an_interrupted_run_and_gaps_in_its_metrics_are_shown(people: Path, tmp_path: Path) -> None:
+    searched(tmp_path / "search", people, epochs=2)
+    (tmp_path / "search" / "genotype.yaml").unlink()
+    (tmp_path / "search" / "metrics.csv").write_text("epoch,weights/loss,guard/gap\n0,1.5,\n1,nan,2\n2,inf,\n")
+    text = write_report([tmp_path / "search"]).file.read_text()
+    assert "not finished, 3 of 2 epochs" in text
+    charts = [json.loads(a["data-chart"] or "") for _, a in _Page(text).tags if "data-chart" in a]
+    assert [chart["lines"][0]["values"] for chart in charts] == [[1.5, None, None], [2.0]]
+
+
+def test_several_runs_are_compared(root: Path, people: Path, tmp_path: Path) -> None:
+    other = trained(tmp_path / "more" / "retrain", people, attention=("rga", "none"))
+    (other / "evaluation.json").write_text(json.dumps(evaluation(0.61, gallery_size=41)))
+    found = write_report([root / "retrain", other], tmp_path / "page.html")
+    page = _Page(found.file.read_text())
+    for words in ("tiny/retrain", "more/retrain", "50.0 %", "61.0 %", "Architectures"):
+        assert words in page.text
+    charts = [json.loads(a["data-chart"] or "") for _, a in page.tags if "data-chart" in a]
+    assert [line["name"] for line in charts[0]["lines"]] == ["tiny/retrain", "more/retrain"]
+    assert "their scores do not compare" in page.text
+
+
+def test_a_folder_of_runs_is_expanded(root: Path, people: Path, tmp_path: Path) -> None:
+    assert [p.name for p in find_runs(root)] == ["search", "retrain"]
+    assert find_runs(root / "search") == [root / "search"]
+    for name in ("a", "b"):
+        trained(tmp_path / name, people)
+    assert write_report([tmp_path]).file == tmp_path / "comparison.html"
+    with pytest.raises(InputError, match="2 runs are compared, and --maps and --ranked are for one"):
+        write_report([tmp_path], options=Options(maps=1))
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no folder"):
+        write_report([tmp_path / "none"])
+    with pytest.raises(InputError, match=r"holds no run: neither it nor a folder in it has a config\.yaml"):
+        write_report([tmp_path])
+
+
+def test_the_command_writes_the_page_and_says_where(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["report", str(root / "retrain"), "-o", str(tmp_path / "sub" / "page.html")])
+    assert not stopped.value.code
+    assert capsys.readouterr().out.strip() == str(tmp_path / "sub" / "page.html")
+    assert (tmp_path / "sub" / "page.html").stat().st_size > 10_000
+
+
+def test_names_with_scripts_are_text(hostile: Path) -> None:
+    text = hostile.read_text()
+    assert "<script>window" not in text
+    assert "<img src=x" not in text
+    page = _Page(text)
+    assert EVIL in page.text
+    assert "<script>window.hacked=1<" in page.text
+    assert [a.get("type") for tag, a in page.tags if tag == "script"] == ["application/json", None]
+
+
+def test_heat_maps_hold_the_recorded_weights_and_mark_what_was_kept(root: Path) -> None:
+    found = heat_maps(read_run(root / "search"))
+    assert found is not None
+    assert found.epochs == [1, 2, 3]
+    tables = {table.key: table for table in found.tables}
+    assert list(tables) == ["normal", "normal_attention", "reduce", "reduce_attention"]
+    assert tables["normal"].rows == ["c(k-2) → 0", "c(k-1) → 0", "c(k-2) → 1", "c(k-1) → 1", "0 → 1"]
+    for epoch, genotype in enumerate(genotypes(3)):
+        np.testing.assert_allclose(tables["reduce"].values[epoch], weights(epoch)["reduce"])
+        for kind, cell in genotype.cells.items():
+            kept = {(tables[kind].rows[r], tables[kind].columns[c]) for r, c in tables[kind].kept[epoch]}
+            names = ("c(k-2)", "c(k-1)", "0")
+            assert kept == {(f"{names[e.source]} → {i}", e.op) for i, edges in enumerate(cell.nodes) for e in edges}
+            ((_, column),) = tables[f"{kind}_attention"].kept[epoch]
+            assert tables[f"{kind}_attention"].columns[column] == cell.attention
+
+
+def test_choices_of_a_chain_are_one_table(people: Path, tmp_path: Path) -> None:
+    folder = searched(tmp_path / "search", people, epochs=2)
+    chains = [random_chain(chain_space(STAGES), seed) for seed in (0, 3)]
+    choices = [choice for choice in chains[0].space.choices() if len(choice.options) > 1]
+    for epoch, chain in enumerate(chains):
+        mixture = {c.label: [np.linspace(epoch, 1, len(c.options)).tolist()] for c in choices}
+        write_record(folder, epoch, chain, mixture)
+    (folder / "genotype.yaml").write_text(chains[-1].to_yaml())
+    found = heat_maps(read_run(folder))
+    assert found is not None
+    (table,) = found.tables
+    assert table.options[0] == [str(option) for option in choices[0].options]
+    assert table.kept[0][0] == [0, len(choices[0].options) - 1]
+    text = _Page(write_report([folder]).file.read_text()).text
+    assert "choices of the chain" in text
+    drawing = draw_history(folder, tmp_path / "out", formats=("svg",))
+    assert [f.name for f in drawing.files] == ["difference_chain.svg", "animation_chain.gif"]
+
+
+def test_every_column_has_one_place(root: Path) -> None:
+    groups = curve_groups([read_run(root / "search")])
+    assert [group.key for group in groups] == ["losses", "ib", "validation", "schedule", "collapse", "other"]
+    titles = {group.key: [chart.title for chart in group.charts] for group in groups}
+    assert titles["collapse"] == ["entropy", "guard/eigenvalue", "guard/gap", "skips"]
+    assert titles["losses"] == ["loss", "identity"]
+
+
+def test_a_line_goes_through_its_values_and_stops_at_gaps() -> None:
+    ys = [0.0, 1.0, None, 4.0]
+    chart = line_chart("loss", [Series("empty", [1], [None]), Series("a", [1, 2, 3, 4], ys)])
+    assert chart is not None
+    (line,) = chart.lines
+    assert line.style == 1
+    left, top, right, bottom = chart.frame
+    expected = [
+        (left + (x - 1) / 3 * (right - left), bottom - y / 4 * (bottom - top)) for x, y in ((1, 0), (2, 1), (4, 4))
+    ]
+    np.testing.assert_allclose(line.dots, expected, atol=0.01)
+    assert re.findall("[ML]", line.path) == ["M", "L", "M"]
+    assert all(0 <= tick.place <= HEIGHT for tick in chart.y_ticks)
+    assert line_chart("none", [Series("empty", [1], [None])]) is None
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0.3, 0.3), (-5, 1e6), (1e-9, 3e-9), (0, 0), (-2, -1.5)])
+def test_ticks_are_round_numbers_around_the_values(low: float, high: float) -> None:
+    found = ticks(low, high)
+    assert 2 <= len(found) <= 8
+    assert found[0] <= low
+    assert found[-1] >= high
+    np.testing.assert_allclose(np.diff(found), found[1] - found[0])
+
+
+def test_settings_that_differ_are_found_at_any_depth() -> None:
+    a = {"seed": 1, "search": {"lr": 0.1, "space": "x"}, "name": "n"}
+    b = {"seed": 1, "search": {"lr": 0.2, "space": "x"}, "retrain": {"epochs": 3}, "name": "n"}
+    assert differing_settings([a, b]) == [("search.lr", ["0.1", "0.2"]), ("retrain.epochs", ["–", "3"])]
+
+
+def test_scores_name_their_rules_and_leave_out_what_was_not_measured() -> None:
+    bounds = {"mAP": [0.4, 0.6], "mINP": [0.1, 0.2], "cmc": [[0.1, 0.9]] * 3, "level": 0.95}
+    report = evaluation(0.5, cmc=[0.5, 0.6, 0.7], confidence=bounds)
+    report["protocol"] |= {"rerank": {"k1": 20, "k2": 6, "weight": 0.3}, "metric": "euclidean"}
+    mean = {**evaluation(0.4), "standard_deviation": {"mAP": 0.01, "mINP": 0.02, "cmc": [0.03] * 20}}
+    mean["evaluations"] = [evaluation(0.3), evaluation(0.5)]
+    one, two = score_rows([("a", Evaluated("a", report)), ("b", Evaluated("b", mean))])
+    assert one.cells == ["50.0 %", "25.0 %", "50.0 %", "–", "–"]
+    assert one.intervals == ["40.0–60.0", "10.0–20.0", "10.0–90.0", "", ""]
+    assert one.rules == "cross camera, euclidean distance, re-ranked k1 20, k2 6, lambda 0.3"
+    assert two.intervals[:2] == ["± 1.0", "± 2.0"]
+    assert two.counts == "mean of 2 evaluations, each 12 queries, gallery 40"
+    assert not comparable([one, two])
+    assert comparable(score_rows([("a", Evaluated("a", evaluation(0.5))), ("b", Evaluated("b", evaluation(0.4)))]))
+
+
+def test_evaluations_of_one_run_have_names_of_their_own() -> None:
+    twice = [Evaluated("evaluation", evaluation(0.5)), Evaluated("evaluation_b", evaluation(0.5))]
+    assert [n for n, _ in named_evaluations(twice)] == ["network, evaluation", "network, evaluation_b"]
+    other = [twice[0], Evaluated("evaluation_duke", evaluation(0.5, data={"version": "duke"}))]
+    assert [n for n, _ in named_evaluations(other)] == ["network on synthetic", "network on duke"]
+
+
+def test_costs_are_those_of_the_network_that_was_trained(root: Path) -> None:
+    run = read_run(root / "retrain")
+    found = cost_table(run)
+    assert found is not None
+    from tests.run_folders import config
+
+    settings = config(Path(run.config["data"]["root"]), retrain={"epochs": 3, "warmup_epochs": 1, "channels": 6})
+    assert settings.retrain is not None
+    assert isinstance(run.genotype, Genotype)
+    assert scaled(run.genotype, settings.retrain, settings.data).network.channels == 6
+    backbone = build_fixed(settings.retrain, settings.data, 1, run.genotype).backbone
+    expected = count(backbone, 32, 16)
+    assert (found.parameters, found.macs) == (expected.parameters, expected.macs)
+    assert sum(share for _, share in found.rows) == pytest.approx(1)
+
+
+def test_the_easiest_queries_are_the_hardest_in_reverse(root: Path) -> None:
+    found = evaluate_run(root / "retrain")
+    given: tuple[RankingResult, DistanceBlocks, FeatureSet] = (found.result, found.distances, found.features)
+    total = len(found.result.used)
+    hard, easy = hardest_lists(*given, count=total), easiest_lists(*given, count=total)
+    assert [r.query for r in easy] == [r.query for r in hard][::-1]
+    assert [r.difficulty for r in easy] == list(range(1, total + 1))
+    assert all(r.easy for r in easy)
+    assert not any(r.easy for r in hard)
+
+
+def test_names_with_dollar_signs_are_no_formulas(tmp_path: Path) -> None:
+    (file,) = draw_cmc([CmcCurve(r"$\frac{a}$", [0.5, 1.0], 0.5)], tmp_path, title="$x", formats=("svg",))
+    assert file.stat().st_size > 1000
+
+
+def test_an_animation_has_a_frame_for_each_epoch(root: Path, tmp_path: Path) -> None:
+    epochs = read_epochs(root / "search")
+    assert [epoch for epoch, _ in epochs] == [1, 2, 3]
+    assert read_epochs(root / "search" / "architecture") == epochs
+    files = draw_animation(epochs, tmp_path, theme="dark")
+    assert [f.name for f in files] == ["animation_normal.gif", "animation_reduce.gif"]
+    with Image.open(files[0]) as animation:
+        assert animation.n_frames == 3
+        frames = []
+        for i in range(3):
+            animation.seek(i)
+            frames.append(np.asarray(animation.convert("RGB")).astype(int))
+            assert animation.info["duration"] == (700 if i < 2 else 2500)
+        assert all((a != b).any() for a, b in pairwise(frames))
+        assert tuple(frames[0][-1, -1]) == (0x14, 0x17, 0x1C)
+
+
+def test_visualize_draws_a_run_over_its_epochs(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["visualize", str(root / "search" / "architecture"), "-o", str(tmp_path), "--format", "pdf"])
+    assert not stopped.value.code
+    printed = [Path(line).name for line in capsys.readouterr().out.split()]
+    assert printed == ["strip_normal.pdf", "strip_reduce.pdf", "animation_normal.gif", "animation_reduce.gif"]
+    assert (tmp_path / "strip_normal.pdf").read_bytes().startswith(b"%PDF")
+    with pytest.raises(SystemExit) as stopped:
+        main(["visualize", str(root / "retrain")])
+    assert stopped.value.code == 1
+    assert "holds no epochs of a search (architecture/epoch_NNN.yaml)" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Tab]:
+    """A tab of a headless browser."""
+    with browser.opened(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
+
+
+def _open(tab: browser.Tab, page: Path, **how: int) -> None:
+    tab.problems.clear()
+    tab.requests.clear()
+    tab.open(page, **how)
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_opens_without_errors_requests_or_missing_pictures(tab: browser.Tab, page: Path, width: int) -> None:
+    _open(tab, page, width=width)
+    widths = tab.run("Promise.all([...document.images].map(i => i.decode().then(() => i.naturalWidth)))")
+    assert len(widths) > 20
+    assert min(widths) > 0
+    assert tab.run("document.documentElement.scrollWidth") <= width
+    assert tab.requests == [page.resolve().as_uri()]
+    assert tab.problems == []
+
+
+@needs_browser
+def test_the_slider_goes_through_the_epochs(tab: browser.Tab, page: Path, root: Path) -> None:
+    _open(tab, page)
+    shown = (
+        "(() => {const s = document.querySelector('.slider input'); s.value = %d;"
+        "s.dispatchEvent(new Event('input', {bubbles: true}));"
+        "const cells = [...document.querySelector('table.heat').querySelectorAll('td')];"
+        "const frames = [...document.querySelector('.film').querySelectorAll('.frame')];"
+        "return {epoch: document.querySelector('.slider output').textContent, values: cells.map(c => c.innerText),"
+        "kept: cells.map(c => c.classList.contains('kept')), frames: frames.map(f => f.checkVisibility())}})()"
+    )
+    found = heat_maps(read_run(root / "search"))
+    assert found is not None
+    table = found.tables[0]
+    assert tab.run("document.querySelector('.slider input').max") == "2"
+    cells = [g.cells["normal"] for g in genotypes(3)]
+    frame = [sum(a != b for a, b in pairwise(cells[: i + 1])) for i in range(3)]
+    for epoch in (0, 2, 1):
+        state = tab.run(shown % epoch)
+        assert state["epoch"] == str(epoch + 1)
+        assert state["values"] == [f"{value:.2f}" for row in table.values[epoch] for value in row]
+        kept = {tuple(pair) for pair in table.kept[epoch]}
+        assert state["kept"] == [(r, c) in kept for r in range(5) for c in range(3)]
+        assert [i for i, visible in enumerate(state["frames"]) if visible] == [frame[epoch]]
+    assert tab.problems == []
+
+
+@needs_browser
+def test_pointing_at_a_chart_shows_its_values(tab: browser.Tab, page: Path) -> None:
+    _open(tab, page)
+    said = tab.run(
+        "(() => {const c = document.querySelector('.chart'), s = c.querySelector('svg'), b = s.getBoundingClientRect();"
+        "s.dispatchEvent(new PointerEvent('pointermove', {clientX: b.right, clientY: b.top}));"
+        "return [JSON.parse(c.dataset.chart).lines[0].values.at(-1), c.querySelector('output').textContent,"
+        "c.querySelector('.label').textContent]})()"
+    )
+    assert said[1:] == [f"{float(f'{said[0]:.4g}'):g}", "epoch 3"]
+
+
+@needs_browser
+def test_names_with_scripts_do_nothing_in_a_browser(tab: browser.Tab, hostile: Path) -> None:
+    _open(tab, hostile)
+    assert tab.run("window.hacked === undefined")
+    assert tab.run("document.scripts.length") == 2
+    assert tab.run("[...document.images].every(i => i.src.startsWith('data:'))")
+    assert EVIL in tab.run("document.body.innerText")
+    tab.run("document.querySelector('.slider input').dispatchEvent(new Event('input'))")
+    assert tab.run("window.hacked === undefined")
+    assert tab.problems == []
+
+
+@needs_browser
+def test_a_script_that_slipped_in_would_not_run(tab: browser.Tab, page: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.html"
+    copy.write_text(page.read_text().replace("<main>", "<main><script>window.hacked=1</script>"))
+    _open(tab, copy)
+    assert tab.run("window.hacked === undefined")
+    assert any("Content Security Policy" in problem for problem in tab.problems)

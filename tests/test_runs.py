@@ -1,0 +1,165 @@
+"""``dcs-nas runs``: what it lists, compares and deletes, and its page."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dcs_nas.cli import main
+from dcs_nas.cli.run_facts import find_runs, read_facts, scores_of
+
+METRICS = "epoch,train/loss,validation/mAP\n0,3.5,\n1,2.5,0.25\n"
+
+
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def _make(folder: Path, command: str, *, age: int = 0, finished: bool = True, **config: Any) -> Path:
+    """A run folder without a checkpoint, last changed ``age`` seconds before others."""
+    folder.mkdir(parents=True)
+    settings = {"name": "x", "seed": 1, "data": {"name": "market1501"}, command: {"epochs": 4, "lr": 0.1}, **config}
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    (folder / "environment.json").write_text(json.dumps({"command": ["dcs-nas", command, "x"]}))
+    (folder / "metrics.csv").write_text(METRICS)
+    if finished:
+        (folder / {"search": "genotype.yaml"}.get(command, "finished.yaml")).write_text("{}")
+    for file in folder.iterdir():
+        os.utime(file, (1_800_000_000 - age, 1_800_000_000 - age))
+    return folder
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    root = tmp_path / "results"
+    trained = _make(root / "a" / "retrain", "retrain", age=60)
+    (trained / "evaluation.json").write_text(json.dumps({"mAP": 0.5, "mINP": 0.25, "cmc": [0.75, 1.0]}))
+    (trained / "data.json").write_text(json.dumps({"version": "Market-1501 <b>"}))
+    os.utime(trained / "evaluation.json", (1_800_000_000 - 60, 1_800_000_000 - 60))
+    os.utime(trained / "data.json", (1_800_000_000 - 60, 1_800_000_000 - 60))
+    _make(root / "a" / "search", "search", finished=False, seed=2)
+    _make(root / "a" / "search" / "checkpoints" / "hidden", "search")
+    (root / "notes").mkdir()
+    return root
+
+
+def _run(capsys: pytest.CaptureFixture, *arguments: object) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as stopped:
+        main([str(a) for a in arguments])
+    out, err = capsys.readouterr()
+    return int(stopped.value.code or 0), out, err
+
+
+def _refused(capsys: pytest.CaptureFixture, *arguments: object) -> str:
+    code, _, err = _run(capsys, *arguments)
+    assert code == 1
+    (line,) = (line for line in err.splitlines() if line.startswith("dcs-nas: "))
+    return line
+
+
+def test_runs_are_listed_with_state_and_scores_the_latest_first(
+    capsys: pytest.CaptureFixture, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, _ = _run(capsys, "runs", results)
+    assert code == 0
+    lines = [re.split(r"\s*│\s*", line)[1:-1] for line in out.splitlines() if line.startswith("│")]
+    assert [line[0] for line in lines] == ["a/search", "a/retrain"]
+    assert [line[1:3] for line in lines] == [["search", "unfinished"], ["retrain", "finished"]]
+    assert [line[4:] for line in lines] == [
+        ["market1501", "2", "2/4", "-"],
+        ["Market-1501 <b>", "1", "2/4", "50.00 %"],
+    ]
+    monkeypatch.chdir(results.parent)
+    assert _run(capsys, "runs")[1] == _run(capsys, "runs", "list")[1]
+
+
+def test_damaged_files_are_dashes_and_other_folders_are_no_runs(results: Path) -> None:
+    folder = results / "a" / "retrain"
+    for name in ("config.yaml", "environment.json", "evaluation.json", "metrics.csv"):
+        (folder / name).write_text("{[,\n\0")
+    facts = read_facts(folder)
+    assert (facts.command, facts.mAP, facts.seed, facts.progress) == ("retrain", None, None, "0/?")
+    assert [run.name for run in find_runs(results)] == ["retrain", "search"]
+
+
+def test_the_page_holds_links_that_lead_somewhere_and_escapes_names(
+    capsys: pytest.CaptureFixture, results: Path
+) -> None:
+    page = results / "pages" / "index.html"
+    assert _run(capsys, "runs", results, "--html", page)[0] == 0
+    text = page.read_text()
+    assert "Market-1501 &lt;b&gt;" in text
+    assert "<b>" not in text
+    links = re.findall(r'href="([^"]+)"', text)
+    assert len(links) == 3
+    assert all((page.parent / link).is_file() for link in links)
+    assert "50.00 %" in text
+
+
+def test_a_comparison_shows_the_settings_that_differ_and_all_scores(
+    capsys: pytest.CaptureFixture, results: Path
+) -> None:
+    code, out, _ = _run(capsys, "runs", "compare", results / "a" / "retrain", results / "a" / "search")
+    assert code == 0
+    rows = {line[0]: line[1:] for line in (re.split(r"\s*│\s*", r)[1:-1] for r in out.splitlines() if "│" in r)}
+    assert rows["seed"] == ["1", "2"]
+    assert rows["retrain.lr"] == ["0.1", "-"]
+    assert rows["evaluation rank-1"] == ["0.7500", "-"]
+    assert rows["validation/mAP"] == ["0.2500", "0.2500"]
+    assert "name" not in rows
+    assert "data.name" not in rows
+    assert scores_of(results / "a" / "retrain")["evaluation mAP"] == 0.5
+    assert "expected two or more" in _refused(capsys, "runs", "compare", results / "a" / "retrain")
+
+
+def test_nothing_is_deleted_without_a_yes(
+    capsys: pytest.CaptureFixture, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = results / "a" / "retrain"
+    assert "give --yes" in _refused(capsys, "runs", "delete", run)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    asked = []
+    answers = iter([False, True])
+    monkeypatch.setattr("typer.confirm", lambda text, **_: (asked.append(text), next(answers))[1])
+    code, _, err = _run(capsys, "runs", "delete", run)
+    assert (code, run.is_dir()) == (0, True)
+    assert "kept" in err
+    assert "retrain, finished, epochs 2/4" in asked[0]
+    assert "6 files" in asked[0]
+    assert _run(capsys, "runs", "delete", run)[0] == 0
+    assert not run.exists()
+
+
+def test_a_yes_deletes_the_run_alone_and_only_a_run(capsys: pytest.CaptureFixture, results: Path) -> None:
+    assert "is not a run folder" in _refused(capsys, "runs", "delete", results / "notes", "--yes")
+    link = results / "link"
+    link.symlink_to(results / "a" / "retrain")
+    assert "is a link" in _refused(capsys, "runs", "delete", link, "--yes")
+    code, _, err = _run(capsys, "runs", "delete", results / "a" / "search", "--yes")
+    assert (code, (results / "a" / "search").exists(), (results / "a" / "retrain").is_dir()) == (0, False, True)
+    assert "deleted" in err
+
+
+def test_what_is_no_folder_of_runs_is_named(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    assert "there is no folder" in _refused(capsys, "runs", tmp_path / "nowhere")
+    assert "holds no runs" in _refused(capsys, "runs", tmp_path)
+    assert "is not a run folder" in _refused(capsys, "runs", "compare", tmp_path, tmp_path)
+
+
+def test_listing_loads_no_torch_and_the_shell_completes_commands(results: Path) -> None:
+    code = "import sys; from dcs_nas.cli import _run; assert _run(sys.argv[1:], False) == 0; "
+    code += "assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code, "runs", str(results)], check=True, capture_output=True)
+    typed = {"COMP_WORDS": "dcs-nas run", "COMP_CWORD": "1", "_DCS_NAS_COMPLETE": "complete_bash"}
+    asked = "from dcs_nas.cli import main; main([])"
+    found = subprocess.run([sys.executable, "-c", asked], env={**os.environ, **typed}, capture_output=True, text=True)
+    assert found.stdout.split() == ["runs"]

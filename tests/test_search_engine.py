@@ -1,0 +1,295 @@
+"""The search by its options: second order, relaxations, guard, people of their own, cost, perturbation, validation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch import Tensor, nn
+
+from dcs_nas.config import Config, GuardConfig, load_config
+from dcs_nas.data.datamodule import ReidData
+from dcs_nas.data.samplers import split_people
+from dcs_nas.errors import InputError
+from dcs_nas.losses import PrototypeMemory
+from dcs_nas.models.statistics import frozen_statistics, recalibrated_statistics
+from dcs_nas.runs import read_metrics
+from dcs_nas.search.derive import derive
+from dcs_nas.search.guard import CollapseGuard, skip_counts
+from dcs_nas.search.perturbation import by_perturbation
+from dcs_nas.search.search import run_search
+from dcs_nas.search.supernet_score import SupernetScore
+from dcs_nas.space import CellStructure, ChainGenotype, Genotype, NetworkSpec, Origin, load_genotype, shipped_file
+from dcs_nas.training.checkpoints import load_checkpoint
+from tests.test_jobs import JOB, SPACE
+
+
+@pytest.fixture(scope="module")
+def job(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A configuration file beside its space."""
+    folder = tmp_path_factory.mktemp("engine")
+    (folder / "space.yaml").write_text(SPACE)
+    data = yaml.safe_load(JOB)
+    data["data"] |= {"root": str(people), "cache": str(folder / "cache")}
+    data["search"] |= {"space": str(folder / "space.yaml"), "epochs": 2}
+    data["search"]["guard"] = {"eigenvalue_iterations": 0, "gap": False}
+    (folder / "job.yaml").write_text(yaml.safe_dump(data))
+    return folder / "job.yaml"
+
+
+def _config(job: Path, *overrides: str) -> Config:
+    return load_config(job, [f"search.{o}" for o in overrides])
+
+
+def _alphas(folder: Path) -> dict[str, Tensor]:
+    state = load_checkpoint(folder / "checkpoints" / "last.ckpt")["state_dict"]
+    return {name: value for name, value in state.items() if "mixtures" in name}
+
+
+OPTIONS = {
+    "exact": ["order=2"],
+    "finite": ["order=2", "hessian=finite_difference"],
+    "gumbel": ["relaxation={kind: gumbel, temperature: 5, temperature_end: 1}"],
+    "dirichlet": ["relaxation={kind: dirichlet, anchor: 0.01}"],
+    "partial": ["relaxation.partial_channels=2"],
+    "overlap": ["identity_overlap=0.5"],
+    "cost": ["cost={kind: flops, form: multiplicative, beta: 0.6}"],
+    "checkpointed": ["checkpoint_activations=true"],
+}
+
+
+@pytest.mark.parametrize("name", list(OPTIONS))
+def test_every_option_searches_and_the_same_seed_gives_the_same_alphas(name: str, job: Path, tmp_path: Path) -> None:
+    config = _config(job, *OPTIONS[name])
+    first, second = (run_search(config, tmp_path / n) for n in "ab")
+    assert first == second
+    a, b = _alphas(tmp_path / "a"), _alphas(tmp_path / "b")
+    assert all(torch.equal(value, b[key]) for key, value in a.items())
+    rows = read_metrics(tmp_path / "a" / "metrics.csv")
+    assert len(rows) == 2
+    assert all(np.isfinite(value) for row in rows for value in row.values())
+    if name == "gumbel":
+        assert [row["relaxation_temperature"] for row in rows] == [5.0, 1.0]
+    if name == "overlap":
+        assert rows[1]["architecture/prototype"] > 0
+        assert "architecture/identity" not in rows[1]
+    if name == "cost":
+        assert rows[1]["architecture/cost"] > 0
+    if name == "dirichlet":
+        assert "architecture/penalty" in rows[0]
+
+
+def test_options_lead_to_other_alphas(job: Path, tmp_path: Path) -> None:
+    """No option can be accepted and ignored. Checkpointing alone changes nothing."""
+    found = {}
+    for name in ("first", *OPTIONS):
+        run_search(_config(job, "epochs=1", *OPTIONS.get(name, [])), tmp_path / name)
+        found[name] = torch.cat([v.flatten() for v in _alphas(tmp_path / name).values()])
+    same = [
+        (a, b)
+        for a in found
+        for b in found
+        if a < b and found[a].shape == found[b].shape and torch.equal(found[a], found[b])
+    ]
+    assert same == [("checkpointed", "first")]
+
+
+def test_a_cheaper_network_is_found_when_cost_weighs_more(job: Path, tmp_path: Path) -> None:
+    costs = []
+    for weight in (0.001, 100):
+        cost = f"cost={{kind: flops, weight: {weight}, target: 1000}}"
+        run_search(_config(job, cost, "epochs=4"), tmp_path / str(weight))
+        costs.append(read_metrics(tmp_path / str(weight) / "metrics.csv")[-1]["architecture/cost"])
+    assert costs[1] < costs[0]
+
+
+def test_the_guard_logs_skips_gap_and_the_eigenvalue_of_every_epoch(job: Path, tmp_path: Path) -> None:
+    run_search(_config(job, "guard={eigenvalue_iterations: 2, eigenvalue_images: 4}"), tmp_path / "run")
+    for row in read_metrics(tmp_path / "run" / "metrics.csv"):
+        assert {"guard/eigenvalue", "guard/gap", "skips/normal", "skips/reduce", "entropy/normal"} <= set(row)
+
+
+def test_looking_at_the_search_does_not_change_it(job: Path, tmp_path: Path) -> None:
+    watched = ["guard={eigenvalue_iterations: 2, eigenvalue_images: 4, gap: true}"]
+    run_search(_config(job, "validation=0.3", "validate_every=2"), tmp_path / "blind")
+    run_search(_config(job, "validation=0.3", "validate_every=1", *watched), tmp_path / "watched")
+    blind, seen = (
+        load_checkpoint(tmp_path / name / "checkpoints" / "last.ckpt")["state_dict"] for name in ("blind", "watched")
+    )
+    changed = [k for k, v in blind.items() if not torch.equal(v, seen[k]) and "batches_tracked" not in k]
+    assert [k for k in changed if not k.endswith("kept")] == []
+
+
+def test_a_collapsed_search_stops_and_keeps_its_last_good_genotype(job: Path, tmp_path: Path) -> None:
+    guard = "guard={action: stop, eigenvalue_iterations: 1, window: 1, ratio: 0.999999}"
+    config = _config(job, "epochs=6", "arch_lr=0.5", guard)
+    found = run_search(config, tmp_path / "run")
+    epochs = len(read_metrics(tmp_path / "run" / "metrics.csv"))
+    assert epochs < 6
+    assert found.origin.epoch == epochs - 2
+    assert "collapse in epoch" in (tmp_path / "run" / "log.txt").read_text()
+    (tmp_path / "run" / "genotype.yaml").unlink()
+    assert run_search(config, tmp_path / "run", resume=True) == found
+    assert len(read_metrics(tmp_path / "run" / "metrics.csv")) == epochs
+
+
+def test_retrieval_among_people_held_out_chooses_the_genotype(job: Path, tmp_path: Path) -> None:
+    config = _config(job, "validation=0.3", "validate_every=1", "choose=best", "epochs=3")
+    found = run_search(config, tmp_path / "run")
+    rows = read_metrics(tmp_path / "run" / "metrics.csv")
+    scores = [row["validation/mAP_derived"] for row in rows]
+    assert found.origin.epoch == scores.index(max(scores))
+    assert all(0 < row["validation/mAP"] <= 1 for row in rows)
+
+
+def test_derivation_by_perturbation_ends_in_a_genotype_of_the_space(job: Path, tmp_path: Path) -> None:
+    config = _config(job, "epochs=1", "derivation=perturbation", "perturbation={batches: 1, tune_steps: 1}")
+    first = run_search(config, tmp_path / "a")
+    assert first == run_search(config, tmp_path / "b")
+    assert "perturbation" in str(first.origin.method)
+    assert Genotype.read(tmp_path / "a" / "genotype.yaml") == first
+
+
+def test_perturbation_keeps_what_is_missed_most() -> None:
+    structure = CellStructure(nodes=1, operations=("none", "skip_connect", "sep_conv_3x3"), attention=("none", "dcs"))
+    start = {"normal": torch.full((2, 3), 1 / 3), "normal_attention": torch.full((1, 2), 0.5)}
+    worth = {"normal": torch.tensor([[0.0, 2.0, 1.0], [0.0, 1.0, 3.0]]), "normal_attention": torch.tensor([[0.0, 1.0]])}
+    asked: list[Mapping[str, Tensor]] = []
+
+    def loss(weights: Mapping[str, Tensor]) -> float:
+        asked.append(weights)
+        return -sum(float((weights[name] * worth[name]).sum()) for name in worth)
+
+    found = by_perturbation(start, structure, loss, seed=0)
+    network = NetworkSpec(channels=4, cells=1, height=8, width=8)
+    genotype = derive(found, structure, network, name="x", origin=Origin())
+    assert [(e.op, e.source) for e in genotype.cells["normal"].nodes[0]] == [("skip_connect", 0), ("sep_conv_3x3", 1)]
+    assert genotype.cells["normal"].attention == "dcs"
+    for weights in asked[:4]:  # what is taken from an operation goes to the others of its edge
+        torch.testing.assert_close(weights["normal"].sum(1), torch.ones(2))
+
+
+def test_skips_are_counted_and_capped() -> None:
+    structure = CellStructure(nodes=2, operations=("none", "skip_connect", "sep_conv_3x3"))
+    network = NetworkSpec(channels=4, cells=1, height=8, width=8)
+    weights = {"normal": torch.tensor([[0.1, 0.6, 0.3]] * 5), "normal_attention": torch.ones(1, 1)}
+    weights["normal"][3, 1] = 0.9
+    free = derive(weights, structure, network, name="x", origin=Origin())
+    assert skip_counts(free) == {"normal": 4}
+    capped = derive(weights, structure, network, name="x", origin=Origin(), max_skips=1)
+    assert skip_counts(capped) == {"normal": 1}
+    assert ("skip_connect", 1) in [(e.op, e.source) for e in capped.cells["normal"].nodes[1]]
+
+
+def test_the_guard_follows_the_published_rules() -> None:
+    guard = CollapseGuard(GuardConfig(action="stop", max_skips=2, window=2, ratio=0.75))
+    for epoch, value in enumerate([1.0, 1.0, 1.1, 1.2]):
+        assert guard.judge(epoch, 2, value) is None
+    assert guard.last_good == 3
+    assert "eigenvalue grew" in str(guard.judge(4, 2, 2.5))  # (1.2 + 2.5) / (1.0 + 1.1) > 1 / 0.75
+    assert guard.last_good == 2
+    assert guard.stopped
+    other = CollapseGuard(GuardConfig(action="log", max_skips=2))
+    other.load(guard.state())
+    assert other.eigenvalues == guard.eigenvalues
+    assert "3 skip connections, more than 2" in str(other.judge(5, 3))
+    assert not other.stopped
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5, 1.0])
+def test_halves_share_as_many_people_as_asked_and_no_image(overlap: float) -> None:
+    labels = [person for person in range(40) for _ in range(4)]
+    first, second = split_people(labels, share=0.5, overlap=overlap, seed=0)
+    assert sorted(first + second) == list(range(160))
+    people = [{labels[i] for i in half} for half in (first, second)]
+    assert len(people[0] & people[1]) == round(overlap * 40)
+    assert abs(len(people[0]) - len(people[1])) <= 1
+
+
+def test_people_held_out_of_the_search_are_in_neither_half(job: Path) -> None:
+    data = ReidData(_config(job))
+    halves, held = data.search_halves(share=0.5, overlap=0.5, validation=0.3)
+    assert held is not None
+    searched = set(halves["weights"].labels) | set(halves["architecture"].labels)
+    assert not searched & set(held.labels)
+    assert len(searched) + len(set(held.labels)) == data.num_people
+
+
+def test_prototypes_equal_a_loop() -> None:
+    memory = PrototypeMemory(num_people=4, feature_dim=3, temperature=0.1, momentum=0.2)
+    batches = [(torch.randn(6, 3), torch.tensor([0, 0, 1, 1, 3, 3])) for _ in range(2)]
+    expected: dict[int, Tensor] = {}
+    for features, labels in batches:
+        memory.update(features, labels)
+        for person in set(labels.tolist()):
+            rows = [f / f.norm() for f, y in zip(features, labels) if y == person]
+            mean = sum(rows) / len(rows)  # type: ignore[operator]
+            mean = mean / mean.norm()
+            moved = mean if person not in expected else 0.2 * expected[person] + 0.8 * mean
+            expected[person] = moved / moved.norm()
+    features, labels = torch.randn(3, 3, requires_grad=True), torch.tensor([0, 3, 2])  # 2 is new
+    losses = []
+    for f, y in zip(features, labels.tolist()):
+        if y in expected:
+            scores = {k: float(f.detach() @ c / f.detach().norm() / 0.1) for k, c in expected.items()}
+            losses.append(-scores[y] + np.log(sum(np.exp(s) for s in scores.values())))
+    found = memory(features, labels)
+    assert found.item() == pytest.approx(float(np.mean(losses)), rel=1e-5)
+    found.backward()
+    assert features.grad is not None
+    assert float(features.grad[2].abs().sum()) == 0
+
+
+def test_statistics_are_left_alone_or_measured_anew() -> None:
+    norm = nn.BatchNorm1d(2)
+    norm(torch.randn(8, 2))
+    before = norm.running_mean.clone()  # type: ignore[union-attr]
+    with frozen_statistics(norm):
+        norm(torch.randn(8, 2))
+    assert torch.equal(norm.running_mean, before)  # type: ignore[arg-type]
+    batches = [torch.randn(8, 2) + 5 for _ in range(3)]
+    with recalibrated_statistics(norm, lambda: [norm(batch) for batch in batches]):
+        torch.testing.assert_close(norm.running_mean, torch.cat(batches).mean(0))
+    assert torch.equal(norm.running_mean, before)  # type: ignore[arg-type]
+    assert norm.momentum == 0.1
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("choose=best", "validation is 0; hold out a share of the people"),
+        ("guard={action: cap}", "max_skips is not set"),
+        ("guard={action: stop, eigenvalue_iterations: 0}", "nothing to stop at"),
+        ("relaxation={kind: gumbal}", "relaxation.kind"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(override: str, message: str, job: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        _config(job, override)
+
+
+def test_a_supernet_scores_genotypes_on_the_people_held_out(job: Path, tmp_path: Path) -> None:
+    found = run_search(_config(job, "validation=0.3", "epochs=1"), tmp_path / "run")
+    score = SupernetScore(tmp_path / "run", batches=2)
+    first = score(found)
+    assert 0 < first <= 1
+    assert score(found) == first
+    run_search(_config(job, "epochs=1"), tmp_path / "blind")
+    with pytest.raises(InputError, match="held no people out; search with search.validation above 0"):
+        SupernetScore(tmp_path / "blind")
+
+
+def test_a_chain_is_searched_like_cells(job: Path, tmp_path: Path) -> None:
+    chain = shipped_file("search_spaces", "demo_chain")
+    config = _config(job, f"space={chain}", "epochs=1", "cost={kind: flops, form: multiplicative}", "validation=0.3")
+    found = run_search(config, tmp_path / "run")
+    assert isinstance(found, ChainGenotype)
+    assert load_genotype(tmp_path / "run" / "genotype.yaml") == found
+    (row,) = read_metrics(tmp_path / "run" / "metrics.csv")
+    assert {"entropy/kernel", "skips/blocks", "architecture/cost", "validation/mAP_derived"} <= set(row)
+    with pytest.raises(InputError, match="guard.max_skips is for spaces of cells"):
+        run_search(_config(job, f"space={chain}", "guard={action: cap, max_skips: 1}"), tmp_path / "x")
