@@ -5,6 +5,7 @@ Shapes: Q queries, G gallery images, C channels.
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,3 +67,25 @@ def features_of(labels: list[np.ndarray], channels: int, *, noise: float, seed: 
 def labels_of(size: str, path: Path | None) -> list[np.ndarray]:
     """The labels in ``path``, or drawn ones where it is None."""
     return synthetic_labels(SIZES[size]) if path is None else real_labels(path)
+
+
+def known_labels(size: str) -> Path | None:
+    """The real labels of a size, where they lie beside the project, in ``../shared/metadata``."""
+    path = Path(__file__).parents[2] / "shared" / "metadata" / f"{size}_test_labels.npz"
+    return path if path.is_file() else None
+
+
+def labels_option(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--labels``, which is None for drawn labels after ``chosen_labels``."""
+    parser.add_argument(
+        "--labels",
+        default="auto",
+        help="an .npz file of real labels, 'drawn', or 'auto': the real ones if they are near",
+    )
+
+
+def chosen_labels(options: argparse.Namespace) -> Path | None:
+    """The file that ``--labels`` asks for, None where labels are to be drawn."""
+    if options.labels == "auto":
+        return known_labels(options.size)
+    return None if options.labels == "drawn" else Path(options.labels)

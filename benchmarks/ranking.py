@@ -1,10 +1,11 @@
 """Ranking by counting against ranking by sorting, and against the matrix product that both need.
 
-    python benchmarks/ranking.py --size market1501 --labels labels.npz --json ranking.json
+    python benchmarks/ranking.py --size market1501 --json ranking.json
     python benchmarks/ranking.py --size msmt17 --baseline-queries 200
 
 Prints, for one size of test set, the time to score a given distance matrix (the matrix product left out), the time to
-score features beside that of the bare matrix product, and the peak memory beyond the features.
+score features beside that of the bare matrix product, and the peak memory beyond the features of both. Scores must
+agree to 1e-6. Labels are the real ones of Market-1501 where ../shared/metadata holds them, otherwise drawn.
 
 Shapes: Q queries, G gallery images, C channels.
 """
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _evaluation import SIZES, features_of, labels_of
+from _evaluation import SIZES, chosen_labels, features_of, labels_of, labels_option
 from measure import alternate, peak_memory, write_json
 
 from dcs_nas.evaluation import RankingResult, rank, rank_distances
@@ -101,17 +102,29 @@ def compare_with_product(labels: list[np.ndarray], channels: int, repeats: int) 
     return {"seconds": seconds, "ratio": seconds["rank"] / seconds["matrix product"]}
 
 
-def prepared_rank(size: str, path: Path | None, channels: int) -> Callable[[], object]:
+def rank_features(query: torch.Tensor, gallery: torch.Tensor, labels: list[np.ndarray]) -> object:
+    return rank(query, gallery, *labels)
+
+
+def sort_features(query: torch.Tensor, gallery: torch.Tensor, labels: list[np.ndarray]) -> object:
+    """The baseline from features: the whole distance matrix, then a sort per query."""
+    distances = torch.addmm(gallery.square().sum(1), query, gallery.T, alpha=-2).numpy()
+    return sort_every_query(distances, *labels, python_precision=False)
+
+
+def prepared(job: Callable, size: str, path: Path | None, channels: int, queries: int) -> Callable[[], object]:
     labels = labels_of(size, path)
     query, gallery = features_of(labels, channels, noise=NOISE)
-    rank(query[:8], gallery, labels[0][:8], labels[1], labels[2][:8], labels[3])
-    return functools.partial(rank, query, gallery, *labels)
+    few = [labels[0][:8], labels[1], labels[2][:8], labels[3]]
+    job(query[:8], gallery, few)
+    chosen = [labels[0][:queries], labels[1], labels[2][:queries], labels[3]]
+    return functools.partial(job, query[:queries], gallery, chosen)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="market1501")
-    parser.add_argument("--labels", type=Path, help="real labels (.npz); drawn ones of the size by default")
+    labels_option(parser)
     parser.add_argument("--channels", type=int, default=2048)
     parser.add_argument("--repeats", type=int, default=1, help="timed runs of sorting and counting")
     parser.add_argument("--product-repeats", type=int, default=5, help="timed runs beside the matrix product")
@@ -119,10 +132,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
 
-    labels = labels_of(options.size, options.labels)
+    path = chosen_labels(options)
+    labels = labels_of(options.size, path)
     sides = (len(labels[0]), len(labels[1]))
     print(f"{options.size}: {sides[0]} queries x {sides[1]} gallery images, {options.channels} channels, "
-          f"{torch.get_num_threads()} threads")  # fmt: skip
+          f"{torch.get_num_threads()} threads, {'real' if path else 'drawn'} labels")  # fmt: skip
     queries = min(options.baseline_queries or sides[0], sides[0])
     given = compare_on_distances(labels, options.channels, queries, options.repeats)
     for name, value in given["seconds"].items():
@@ -131,8 +145,16 @@ def main() -> None:
     product = compare_with_product(labels, options.channels, options.product_repeats)
     print(f"  all queries, from features: rank {product['seconds']['rank']:.2f} s, bare matrix product "
           f"{product['seconds']['matrix product']:.2f} s: ratio {product['ratio']:.2f}")  # fmt: skip
-    memory = peak_memory(prepared_rank, options.size, options.labels, options.channels, repeats=1)
-    print(f"  peak memory beyond the features: {memory / 1e9:.3f} GB")
+    arguments = (options.size, path, options.channels)
+    memory = {
+        "dcs_nas": peak_memory(prepared, rank_features, *arguments, sides[0], repeats=1),
+        "argsort, precision in NumPy": peak_memory(prepared, sort_features, *arguments, queries, repeats=1),
+    }
+    asked = {"dcs_nas": sides[0], "argsort, precision in NumPy": queries}
+    for name, value in memory.items():
+        print(
+            f"  {asked[name]} queries, from features: {name:30} {value / 1e9:8.3f} GB beyond the features at its peak"
+        )
     write_json(
         options.json,
         {
@@ -140,11 +162,12 @@ def main() -> None:
             "queries": sides[0],
             "gallery": sides[1],
             "channels": options.channels,
-            "labels": "real" if options.labels else "drawn",
+            "labels": path.name if path else "drawn",
             "threads": torch.get_num_threads(),
             "distances_given": given,
             "from_features": product,
             "peak_memory_bytes": memory,
+            "peak_memory_queries": asked,
         },
     )
 

@@ -1,0 +1,252 @@
+"""Does the search find better cells than chance, on synthetic people, at equal size and training?
+
+    python benchmarks/search_quality.py --work results/search_quality
+
+Every genotype is trained from scratch by configs/search_quality.yaml, at the width whose parameters come nearest to
+--parameters (within 10 %), and scored on people unseen in search and training. Searches: ours (orders 1 and 2, with
+and without the information bottleneck), NNI's DARTS; NNI's evolution for as many minutes as ours of the same seed took;
+and, without a search, random genotypes, DARTS' published cell (V2) and all-sep_conv_3x3. Kendall's tau compares what
+the supernet of the first search says of all these genotypes with what training them gives. Resumable: whatever is
+finished in --work is kept; --only does some of the work, --table writes from what there is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import kendalltau, ttest_ind
+
+from dcs_nas.config import Config, load_config
+from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
+from dcs_nas.files import write_json, write_text
+from dcs_nas.models.cell_space import fixed_network
+from dcs_nas.retrain.evaluate import evaluate_run
+from dcs_nas.retrain.retrain import FINISHED, run_retraining
+from dcs_nas.runs import environment
+from dcs_nas.search.genotypes import random_genotype
+from dcs_nas.search.search import run_search
+from dcs_nas.search.supernet_score import SupernetScore
+from dcs_nas.space import CellGenotype, Edge, Genotype, Origin, SpaceSpec, read_space, reference, shipped_file
+
+IB = ["loss.ib_kind=ibb", "loss.ib_weight=0.1"]
+SEARCHES: dict[str, list[str]] = {
+    "ours, order 1": [],
+    "ours, order 1, IB": IB,
+    "ours, order 2": ["search.order=2"],
+    "ours, order 2, IB": ["search.order=2", *IB],
+    "NNI DARTS": ["search.strategy=nni.darts"],
+    "NNI evolution": ["search.strategy=nni.evolution"],
+}
+RANDOM = 8
+_V2 = {  # arXiv 1806.09055, cnn/genotypes.py: DARTS_V2
+    "normal": "sep_conv_3x3 0 sep_conv_3x3 1 sep_conv_3x3 0 sep_conv_3x3 1 "
+    "sep_conv_3x3 1 skip_connect 0 skip_connect 0 dil_conv_3x3 2",
+    "reduce": "max_pool_3x3 0 max_pool_3x3 1 skip_connect 2 max_pool_3x3 1 "
+    "max_pool_3x3 0 skip_connect 2 skip_connect 2 max_pool_3x3 1",
+}
+
+
+def main() -> None:
+    arguments = _arguments()
+    data = arguments.work / "data"
+    if not data.is_dir():
+        write_synthetic(data, settings=SyntheticSettings())
+    entries: dict[str, list[tuple[Path, int]]] = {}
+    for name, given in _given(arguments).items():
+        entries[name] = [(given_path, seed) for given_path, seed in given]
+    for seed in arguments.seeds:
+        for name in SEARCHES:
+            path = _search(name, seed, arguments) if not arguments.table else _folder(name, seed, arguments)
+            if (path / "genotype.yaml").is_file():
+                entries.setdefault(name, []).append((path / "genotype.yaml", seed))
+        if not arguments.table:
+            for name in list(entries):
+                for genotype, own in entries[name]:
+                    if own == seed and name in _wanted(arguments, list(entries)):
+                        _train(name, genotype, own, arguments)
+    _write(entries, arguments)
+
+
+def _given(arguments: argparse.Namespace) -> dict[str, list[tuple[Path, int]]]:
+    """Genotypes that nothing searched for: files of random cells, DARTS' own, and all separable convolutions."""
+    config, space = _config(0, arguments, []), _space()
+    network = space.network(config.data.height, config.data.width)
+    random = np.random.default_rng(0)
+    made = {}
+    for i in range(RANDOM):
+        made[f"random_{i}"] = random_genotype(space, network, random, name=space.name, origin=Origin(method="random"))
+    made["darts_v2"] = _genotype(space, _V2)
+    made["sep_conv_3x3"] = _genotype(space, dict.fromkeys(("normal", "reduce"), _uniform(space.nodes)))
+    found: dict[str, list[tuple[Path, int]]] = {"random": [], "DARTS V2 (published)": [], "all sep_conv_3x3": []}
+    for (name, genotype), entry in zip(made.items(), ["random"] * RANDOM + list(found)[1:]):
+        path = arguments.work / "given" / f"{name}.yaml"
+        write_text(path, genotype.to_yaml())
+        found[entry].append((path, 0))
+    return found
+
+
+def _uniform(nodes: int) -> str:
+    return " ".join("sep_conv_3x3 0 sep_conv_3x3 1" for _ in range(nodes))
+
+
+def _genotype(space: SpaceSpec, cells: dict[str, str]) -> Genotype:
+    config_size = 64, 32
+    found = {}
+    for kind, text in cells.items():
+        words = text.split()
+        edges = [Edge(op=op, source=int(source)) for op, source in zip(words[::2], words[1::2])]
+        nodes = tuple(tuple(sorted(edges[i : i + 2], key=lambda e: e.source)) for i in range(0, len(edges), 2))
+        found[kind] = CellGenotype(nodes=nodes, attention="none")
+    return Genotype(
+        space=reference(space, space.name), network=space.network(*config_size), cells=found, origin=Origin()
+    )
+
+
+def _search(name: str, seed: int, arguments: argparse.Namespace) -> Path:
+    folder = _folder(name, seed, arguments)
+    if (folder / "genotype.yaml").is_file() or name not in _wanted(arguments, list(SEARCHES)):
+        return folder
+    overrides = list(SEARCHES[name])
+    if name == "NNI evolution":
+        minutes = json.loads((_folder("ours, order 1", seed, arguments) / "minutes.json").read_text())["minutes"]
+        overrides.append(f"search.trials.minutes={minutes:.2f}")
+    began = time.perf_counter()
+    run_search(_config(seed, arguments, overrides), folder, resume=(folder / "config.yaml").is_file())
+    write_json(folder / "minutes.json", {"minutes": (time.perf_counter() - began) / 60})
+    return folder
+
+
+def _train(name: str, genotype: Path, seed: int, arguments: argparse.Namespace) -> None:
+    folder = _trained(name, genotype, seed, arguments)
+    if (folder / "evaluation.json").is_file():
+        return
+    channels, parameters = _width(genotype, arguments.parameters)
+    config = _config(seed, arguments, [f"retrain.channels={channels}"])
+    if not (folder / FINISHED).is_file():
+        run_retraining(config, folder, genotype=genotype, resume=(folder / "config.yaml").is_file())
+    report = evaluate_run(folder).report
+    write_json(folder / "evaluation.json", {**report, "parameters": parameters, "channels": channels})
+    score = f"{100 * report['mAP']:.2f} % with {parameters:,} parameters"
+    print(f"{name}, {genotype.stem}, seed {seed}: mAP {score}", file=sys.stderr, flush=True)
+
+
+def _width(path: Path, wanted: int) -> tuple[int, int]:
+    """The width whose backbone comes nearest to ``wanted`` parameters."""
+    genotype = Genotype.read(path)
+    sizes = {}
+    for channels in range(2, 65):
+        network = genotype.network.model_copy(update={"channels": channels})
+        changed = genotype.model_copy(update={"network": network})
+        sizes[channels] = sum(p.numel() for p in fixed_network(changed).parameters())
+        if sizes[channels] > 2 * wanted:
+            break
+    return min(sizes.items(), key=lambda item: abs(item[1] - wanted))
+
+
+def _write(entries: dict[str, list[tuple[Path, int]]], arguments: argparse.Namespace) -> None:
+    scores: dict[str, list[dict[str, Any]]] = {}
+    for name, found in entries.items():
+        files = [_trained(name, genotype, seed, arguments) / "evaluation.json" for genotype, seed in found]
+        scores[name] = [json.loads(file.read_text()) for file in files if file.is_file()]
+    chance = [100 * report["mAP"] for report in scores["random"]]
+    rows = [_row(name, reports, chance) for name, reports in scores.items() if reports]
+    tau = _tau(entries, arguments)
+    text = io.StringIO()
+    text.write("# synthetic people (dcs-nas synth, defaults); people unseen in search and training; mAP in percent\n")
+    text.write("# python benchmarks/search_quality.py; configs/search_quality.yaml; ")
+    text.write(
+        f"torch {environment()['versions']['torch']}; equal training, about {arguments.parameters:,} parameters\n"
+    )
+    text.write(f"# p: Welch's t-test against random, one-sided (above); {tau}\n")
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(arguments.out, text.getvalue())
+    print(text.getvalue())
+
+
+def _row(name: str, reports: list[dict[str, Any]], chance: list[float]) -> dict[str, Any]:
+    maps = [100 * report["mAP"] for report in reports]
+    several = len(maps) > 1 and len(chance) > 1
+    above = ttest_ind(maps, chance, equal_var=False, alternative="greater").pvalue if several else None
+    return {
+        "cells": name,
+        "trainings": len(maps),
+        "mAP_mean": round(statistics.mean(maps), 2),
+        "mAP_std": round(statistics.stdev(maps), 2) if len(maps) > 1 else "",
+        "above_random": round(statistics.mean(maps) - statistics.mean(chance), 2) if chance else "",
+        "p": "" if above is None or name == "random" else f"{above:.3f}",
+        "parameters": "/".join(
+            f"{n:,}" for n in sorted({report["parameters"] for report in reports})[:: max(1, len(maps) - 1)]
+        ),
+    }
+
+
+def _tau(entries: dict[str, list[tuple[Path, int]]], arguments: argparse.Namespace) -> str:
+    folder = _folder("ours, order 1", arguments.seeds[0], arguments)
+    kept = folder / "supernet_scores.json"
+    known = json.loads(kept.read_text()) if kept.is_file() else {}
+    pairs = []
+    judge: SupernetScore | None = None
+    for name, found in entries.items():
+        for genotype, seed in found:
+            file = _trained(name, genotype, seed, arguments) / "evaluation.json"
+            if not file.is_file() or not (folder / "genotype.yaml").is_file():
+                continue
+            key = str(genotype.relative_to(arguments.work))
+            if key not in known:
+                judge = judge or SupernetScore(folder)
+                known[key] = judge(Genotype.read(genotype))
+                write_json(kept, known)
+            pairs.append((known[key], json.loads(file.read_text())["mAP"]))
+    if len(pairs) < 3:
+        return "too few genotypes for Kendall's tau"
+    result = kendalltau(*zip(*pairs))
+    found = f"{result.statistic:.2f} (p {result.pvalue:.3f})"
+    return f"Kendall's tau of supernet and trained mAP over {len(pairs)} genotypes: {found}"
+
+
+def _config(seed: int, arguments: argparse.Namespace, overrides: list[str]) -> Config:
+    own = [f"seed={seed}", f"data.root={arguments.work / 'data'}", f"results={arguments.work}"]
+    return load_config(shipped_file("configs", "search_quality"), [*own, *overrides])
+
+
+def _space() -> SpaceSpec:
+    return read_space(shipped_file("search_spaces", "quality_cells"))
+
+
+def _folder(name: str, seed: int, arguments: argparse.Namespace) -> Path:
+    return arguments.work / "search" / f"{name.replace(', ', '_').replace(' ', '-')}-{seed}"
+
+
+def _trained(name: str, genotype: Path, seed: int, arguments: argparse.Namespace) -> Path:
+    label = genotype.stem if genotype.parent.name == "given" else name.replace(", ", "_").replace(" ", "-")
+    return arguments.work / "retrain" / f"{label}-{seed}"
+
+
+def _wanted(arguments: argparse.Namespace, names: list[str]) -> list[str]:
+    return arguments.only or names
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--parameters", type=int, default=120_000, help="of every network that is trained")
+    parser.add_argument("--only", nargs="+", metavar="ROW", help="rows of the table to work for, e.g. random")
+    parser.add_argument("--table", action="store_true", help="write the table from what is finished")
+    parser.add_argument("--work", type=Path, default=Path("results/search_quality"))
+    parser.add_argument("--out", type=Path, default=Path("results/reference/search_quality.csv"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
