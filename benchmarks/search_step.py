@@ -131,7 +131,7 @@ def _compare(arguments: argparse.Namespace) -> dict[str, Any]:
     torch.manual_seed(0)
     seconds = alternate({name: make(SIZES).step for name, make in peers.items()}, arguments.repeats)
     names = {"ours": _ours_step, "nni": _nni_step, "published": _published_step}
-    memory = {} if arguments.attention else {name: peak_memory(names[name]) / MIB for name in peers}
+    memory = {} if arguments.attention else {name: peak_memory(names[name], repeats=1) / MIB for name in peers}
     for name in peers:
         line = f"{name:10} {seconds[name]:.3f} s, {seconds[name] / seconds['ours']:.2f} times ours"
         print(line + (f", {memory[name]:.0f} MiB beyond what lives on" if memory else ""))

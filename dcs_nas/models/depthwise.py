@@ -23,9 +23,7 @@ class DepthwiseConv(nn.Conv2d):
         super().__init__(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.stride != (1, 1) or not _worth_it(x) or torch.is_autocast_enabled("cpu"):
-            return super().forward(x)
-        return cast(Tensor, _Depthwise.apply(x, self.weight, self.dilation[0]))
+        return depthwise(x, self.weight, self.dilation[0]) if self.stride == (1, 1) else super().forward(x)
 
 
 class PointwiseConv(nn.Conv2d):
@@ -44,6 +42,13 @@ def _worth_it(x: Tensor) -> bool:
     """Whether this is training on a CPU in the layout that its kernels like."""
     training = torch.is_grad_enabled() and not torch.compiler.is_compiling()
     return training and x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def depthwise(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+    """x (B, C, H, W) with kernels (C, 1, k, k), stride 1 and "same" padding; ``DepthwiseConv`` as a function."""
+    if _worth_it(x) and not torch.is_autocast_enabled("cpu"):
+        return cast(Tensor, _Depthwise.apply(x, weight, dilation))
+    return conv2d(x, weight, padding=dilation * (weight.shape[2] - 1) // 2, dilation=dilation, groups=x.shape[1])
 
 
 class _Depthwise(torch.autograd.Function):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
 from torch.utils.checkpoint import checkpoint
 
+from dcs_nas.models.banks import bank, mergeable, repeated, separated
 from dcs_nas.models.mixture import Mixture
 from dcs_nas.models.nni_imports import BaseSuperNetModule, Cell, LayerChoice
 from dcs_nas.models.operations import ReluFirst
@@ -59,6 +60,8 @@ class SuperCell(BaseSuperNetModule):
             for source in range(node):
                 made = {name: make(node, 0, source) for name, make in cell.op_candidates_factory.items()}
                 self.edges.append(nn.ModuleDict(self._keep(made, source)))
+        self._banks = [self._mergeable(source) for source in range(self.nodes + 2)]
+        self._norms = [m for m in self.modules() if isinstance(m, nn.BatchNorm2d)]
 
     def _keep(self, made: Mapping[str, nn.Module], source: int) -> dict[str, nn.Module]:
         own: dict[str, nn.Module] = {}
@@ -68,6 +71,17 @@ class SuperCell(BaseSuperNetModule):
             elif name not in self._of_state(source):
                 self._of_state(source)[name] = operation
         return own
+
+    def _mergeable(self, source: int) -> dict[str, list[ReluFirst]]:
+        """The operations of each kind that read a state, where they can be computed side by side."""
+        found: dict[str, list[ReluFirst]] = {}
+        for name in self.mixture.names:
+            readers = range(max(0, source - 1), self.nodes)
+            edges = [cast(nn.ModuleDict, self.edges[edge_index(node, source)]) for node in readers]
+            operations = [edge[name] for edge in edges if name in edge]
+            if operations and mergeable(operations):
+                found[name] = [cast(ReluFirst, operation) for operation in operations]
+        return found
 
     def operation(self, node: int, source: int, name: str) -> nn.Module:
         """The module that computes ``name`` on the edge from state ``source`` to node ``node`` (from 0)."""
@@ -90,23 +104,43 @@ class SuperCell(BaseSuperNetModule):
     def _compute(
         self, before: Tensor, last: Tensor, weights: Tensor, columns: Sequence[Sequence[int]] | None
     ) -> Tensor:
-        states = [State(x, self.partial) for x in self.preprocessor([before, last])]
-        every = range(len(self.mixture.names))
         scalars = [row.unbind() for row in weights.unbind()]
+        dense = columns is None and self.training and all(norm.momentum is not None for norm in self._norms)
+        states: list[State] = []
+        for x in self.preprocessor([before, last]):
+            states.append(self._state(x, len(states), scalars, dense))
+        every = range(len(self.mixture.names))
         for node in range(self.nodes):
             total: Tensor | None = None
             for source, state in enumerate(states):
                 row = edge_index(node, source)
+                if node in state.computed:
+                    total = state.computed[node] if total is None else total + state.computed[node]
                 for column in every if columns is None else columns[row]:
                     name = self.mixture.names[column]
-                    if name != "none":
+                    if name != "none" and not (state.computed and name in self._banks[source]):
                         total = self._add(total, scalars[row][column], node, source, name, state)
             if total is None:  # all that was drawn is "none"
                 total = self._of_state(0)["none"](states[0].mixed)
             if self.partial > 1:
                 total = self._with_bypass(total, states, weights, node)
-            states.append(State(total, self.partial))
+            states.append(self._state(total, len(states), scalars, dense))
         return torch.cat([state.value for state in states[2:]], dim=1)
+
+    def _state(self, value: Tensor, source: int, scalars: Sequence[Sequence[Tensor]], dense: bool) -> State:
+        """A state; in a dense pass with what its readers' operations of a kind give, computed side by side."""
+        state = State(value, self.partial)
+        readers = range(max(0, source - 1), self.nodes)
+        total: Tensor | None = None
+        for name, operations in self._banks[source].items() if dense else ():
+            x = state.once("relu", torch.relu)
+            wide = state.once("wide", lambda _, x=x: repeated(x, len(readers)))  # type: ignore[misc]
+            column = self.mixture.names.index(name)
+            found = bank(operations, x, wide, [scalars[edge_index(node, source)][column] for node in readers])
+            total = found if total is None else total + found
+        if total is not None:
+            state.computed = dict(zip(readers, separated(total, len(readers))))
+        return state
 
     def _add(self, total: Tensor | None, weight: Tensor, node: int, source: int, name: str, state: State) -> Tensor:
         operation = self.operation(node, source, name)
@@ -165,11 +199,15 @@ class SuperChoice(BaseSuperNetModule):
 
 
 class State:
-    """A state of a cell (B, C, H, W) and what has been computed of it once. Operations read ``mixed``."""
+    """A state of a cell (B, C, H, W) and what has been computed of it once. Operations read ``mixed``.
+
+    ``computed``: by node, the weighted sum of the operations that were computed side by side.
+    """
 
     def __init__(self, value: Tensor, partial: int) -> None:
         self.value = self.mixed = value
         self._seen = max(1, value.shape[1] // partial)
+        self.computed: dict[int, Tensor] = {}
         self._done: dict[str, Tensor] = {}
         if partial > 1:
             self.mixed = value[:, : self._seen].contiguous(memory_format=torch.channels_last)
