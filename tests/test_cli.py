@@ -14,7 +14,10 @@ from PIL import Image
 from dcs_nas.cli import main
 from dcs_nas.space import Genotype, read_space, reference, shipped_file
 
-COMMANDS = ["synth", "search", "retrain", "evaluate", "rank", "visualize", "datasets", "demo"]
+COMMANDS = [
+    *("synth", "search", "retrain", "evaluate", "rank", "visualize", "datasets", "demo"),
+    *("profile", "tune", "report", "export", "runs"),
+]
 
 
 def _run(capsys: pytest.CaptureFixture, *arguments: object) -> tuple[int, str, str]:
