@@ -1,0 +1,91 @@
+"""A job's settings: one YAML file plus ``-o key=value`` overrides, typed and validated, unknown keys refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from dcs_nas.config.data import AugmentConfig, DataConfig, DataSource
+from dcs_nas.config.evaluate import EvaluateConfig
+from dcs_nas.config.loss import DcsConfig, LossConfig
+from dcs_nas.config.machine import TrainerConfig
+from dcs_nas.config.retrain import RetrainConfig
+from dcs_nas.config.search import SearchConfig
+from dcs_nas.config.search_parts import CostConfig, GuardConfig, PerturbationConfig, RelaxationConfig, TrialsConfig
+from dcs_nas.config.tune import PortalConfig, TuneConfig
+from dcs_nas.errors import InputError
+from dcs_nas.settings import Settings, parse, parse_yaml, read_yaml
+
+__all__ = [
+    "AugmentConfig",
+    "Config",
+    "CostConfig",
+    "DataConfig",
+    "DataSource",
+    "DcsConfig",
+    "EvaluateConfig",
+    "GuardConfig",
+    "LossConfig",
+    "PerturbationConfig",
+    "PortalConfig",
+    "RelaxationConfig",
+    "RetrainConfig",
+    "SearchConfig",
+    "TrainerConfig",
+    "TrialsConfig",
+    "TuneConfig",
+    "load_config",
+]
+
+
+class Config(Settings):
+    """One job. ``dcs-nas search`` wants the section ``search``, ``dcs-nas retrain`` the section ``retrain``."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
+    results: Path = Path("results")
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
+    loss: LossConfig = LossConfig()
+    dcs: DcsConfig = DcsConfig()
+    search: SearchConfig | None = None
+    retrain: RetrainConfig | None = None
+    evaluate: EvaluateConfig = EvaluateConfig()
+    trainer: TrainerConfig = TrainerConfig()
+    tune: TuneConfig | None = None
+
+    def section(self, name: Literal["search", "retrain", "tune"]) -> Any:
+        """The section a command needs; ``InputError`` where the file has none."""
+        section = getattr(self, name)
+        if section is None:
+            raise InputError(f"the configuration '{self.name}' has no section '{name}'; add one, see configs/")
+        return section
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """A configuration file, with ``key.key=value`` overrides whose values are YAML.
+
+    Raises ``InputError`` for a missing or malformed file, an unknown key or a wrong value.
+    """
+    data = read_yaml(path)
+    for override in overrides:
+        _apply(data, override)
+    return parse(Config, {"name": path.stem, **data}, source=str(path))
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key.strip():
+        raise InputError(f"override '{override}' is not of the form key=value, e.g. -o search.epochs=20")
+    *path, last = key.strip().split(".")
+    place = data
+    for part in path:
+        if place.get(part) is None:
+            place[part] = {}
+        if not isinstance(place[part], dict):
+            raise InputError(f"override '{override}': '{part}' is a value, not a section")
+        place = place[part]
+    place[last] = parse_yaml(value, source=f"the value of override '{override}'")

@@ -1,0 +1,64 @@
+"""Section ``data`` and ``augment``: which images, at what size, in what batches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from dcs_nas.settings import Settings
+
+
+class DataSource(Settings):
+    """A data set by name, its folder, and the options of its loader."""
+
+    name: str
+    root: Path | None = None
+    options: dict[str, Any] = {}
+
+
+class DataConfig(Settings):
+    """Which images, at what size (pixels), in what batches.
+
+    Training is on ``name`` and on every data set of ``also``; ``combine_all`` takes their test images in too. Testing
+    is on ``test`` where it is given (cross-domain), otherwise on ``name``.
+    """
+
+    name: str = "market1501"
+    root: Path | None = None
+    options: dict[str, Any] = {}
+    also: tuple[DataSource, ...] = ()
+    combine_all: bool = False
+    test: DataSource | None = None
+    height: int = Field(default=256, ge=8, le=4096)
+    width: int = Field(default=128, ge=8, le=4096)
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    people_per_batch: int = Field(default=16, ge=1, le=4096)
+    images_per_person: int = Field(default=4, ge=1, le=256)
+    test_batch: int = Field(default=256, ge=1, le=65536)
+    cache: Path | None = None
+
+    @property
+    def batch_size(self) -> int:
+        return self.people_per_batch * self.images_per_person
+
+    @property
+    def own(self) -> DataSource:
+        """The data set ``name``, without those of ``also``."""
+        return DataSource(name=self.name, root=self.root, options=self.options)
+
+    def on(self, source: DataSource) -> DataConfig:
+        """The same sizes and batches on one data set alone."""
+        one = {"name": source.name, "root": source.root, "options": source.options}
+        return self.model_copy(update={**one, "also": (), "combine_all": False, "test": None})
+
+
+class AugmentConfig(Settings):
+    """Augmentation of a training batch; probabilities, and pixels for the pad."""
+
+    flip: float = Field(default=0.5, ge=0, le=1)
+    pad: int = Field(default=10, ge=0, le=512)
+    erase: float = Field(default=0.5, ge=0, le=1)
+    color_jitter: float = Field(default=0.0, ge=0, le=1)
