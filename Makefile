@@ -1,10 +1,11 @@
-# make demo, make test: from a bare checkout both set everything up first; a second run installs nothing.
+# make demo, make test, make docs: from a bare checkout all set everything up first; a second run installs nothing.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-READY := $(VENV)/ready-$(shell cat pyproject.toml constraints.txt scripts/setup.sh | cksum | cut -d' ' -f1)
+HASHES ?= yes
+READY := $(VENV)/ready-$(shell cat pyproject.toml constraints.txt *.lock scripts/setup.sh | cksum | cut -d' ' -f1)
 
-.PHONY: demo test setup clean
+.PHONY: demo test docs audit setup clean
 demo: setup
 	@$(BIN)/dcs-nas demo
 
@@ -16,11 +17,18 @@ test: setup
 	@$(BIN)/python -m pytest --cov --cov-report=
 	@$(BIN)/coverage report --skip-covered --skip-empty --fail-under=85
 
+docs: setup
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "open site/index.html; with a search field: $(BIN)/mkdocs serve"
+
+audit:
+	@PYTHON=$(PYTHON) sh scripts/audit.sh
+
 setup: $(READY)
 
 $(READY):
-	@PYTHON=$(PYTHON) sh scripts/setup.sh $(VENV)
+	@PYTHON=$(PYTHON) HASHES=$(HASHES) sh scripts/setup.sh $(VENV)
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .coverage*
+	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache .coverage*

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Make a virtual environment with what constraints.txt pins, and get Graphviz's dot where it is missing.
+# Make a virtual environment of the files that the lock files name, to the hash, and get Graphviz's dot where it is
+# missing. HASHES=no takes the same versions without hashes: for a build of torch of your own.
 set -eu
 venv=$1
 python=${PYTHON:-python3}
@@ -13,10 +14,49 @@ fi
 echo "setup: installing into $venv (once; a few minutes)"
 rm -f "$venv"/ready-*
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
-"$venv/bin/python" -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev,export]' || {
-    echo "setup: pip failed, see above; the package index must be reachable once" >&2
-    exit 1
+pip() {
+    "$venv/bin/python" -m pip "$@" -qq --disable-pip-version-check
 }
+
+# Wheels only, so that nothing of a package runs before its hash is checked; --no-deps, since the lock names everything.
+locked() {
+    pip install --require-hashes --no-deps --only-binary :all: -r "$@" || {
+        echo "setup: pip failed, see above: the package index must be reachable once, and a file that does not have its hash" \
+            "in $1 is refused. With a build of torch of your own: make HASHES=no" >&2
+        exit 1
+    }
+}
+
+case ${HASHES:-yes}-$(uname -sm) in
+yes-Linux\ x86_64 | yes-Darwin\ arm64)
+    locked requirements.lock
+    # pip chooses the build of torch, CUDA or CPU, by how it is set up; what it chose is then checked like all else.
+    version=$(sed -n 's/^torch==//p' constraints.txt)
+    torch=$(mktemp -d)
+    trap 'rm -rf "$torch"' EXIT
+    "$venv/bin/python" -c "from importlib.metadata import version as v; assert v('torch').split('+')[0] == '$version'" \
+        2>/dev/null || pip download --no-deps --only-binary :all: --dest "$torch" "torch==$version" || {
+        echo "setup: torch $version could not be fetched, see above; the package index must be reachable once" >&2
+        exit 1
+    }
+    locked requirements-torch.lock --no-index --find-links "$torch"
+    if "$venv/bin/python" scripts/wants_cuda.py; then
+        locked requirements-cuda.lock
+    fi
+    pip install --no-deps --no-build-isolation -e .
+    "$venv/bin/python" -m pip check --disable-pip-version-check || {
+        echo "setup: the lock files do not fit each other or pyproject.toml; write them anew by scripts/lock.sh" >&2
+        exit 1
+    }
+    ;;
+*)
+    echo "setup: versions as in constraints.txt, hashes not checked ($([ "${HASHES:-yes}" = yes ] && uname -sm || echo HASHES=no))"
+    pip install -c constraints.txt -e '.[dev,docs,export]' || {
+        echo "setup: pip failed, see above; the package index must be reachable once" >&2
+        exit 1
+    }
+    ;;
+esac
 
 if ! command -v dot >/dev/null 2>&1; then
     echo "setup: Graphviz's dot is missing, trying the system's package manager"
