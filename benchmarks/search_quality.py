@@ -34,7 +34,7 @@ from dcs_nas.retrain.retrain import FINISHED, run_retraining
 from dcs_nas.runs import environment
 from dcs_nas.search.genotypes import random_genotype
 from dcs_nas.search.search import run_search
-from dcs_nas.search.supernet_score import SupernetScore
+from dcs_nas.search.supernet_score import SupernetScore, supernet_score
 from dcs_nas.space import CellGenotype, Edge, Genotype, Origin, SpaceSpec, read_space, reference, shipped_file
 
 IB = ["loss.ib_kind=ibb", "loss.ib_weight=0.1"]
@@ -204,7 +204,7 @@ def _tau(entries: dict[str, list[tuple[Path, int]]], arguments: argparse.Namespa
                 continue
             key = str(genotype.relative_to(arguments.work))
             if key not in known:
-                judge = judge or SupernetScore(folder)
+                judge = judge or supernet_score(folder)
                 known[key] = judge(Genotype.read(genotype))
                 write_json(kept, known)
             pairs.append((known[key], json.loads(file.read_text())["mAP"]))

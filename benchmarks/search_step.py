@@ -6,13 +6,23 @@ SGD for the weights on another. NNI's network is its own hub space (which leaves
 ``DartsLightningModule.training_step`` does; the published one is benchmarks/_plain_darts.py.
 
     python benchmarks/search_step.py --json results/reference/search_step.json
-    python benchmarks/search_step.py --attention          # our space with attention, against its plain formulation
-    python benchmarks/search_step.py --growth results/reference/search_growth.png
+    python benchmarks/search_step.py --attention --json results/reference/search_step_attention.json
+    python benchmarks/search_step.py --outside --json results/reference/search_step_outside.json
+    python benchmarks/search_step.py --growth results/reference/search_step_growth \
+        --json results/reference/search_step_growth.json
+
+``--attention``: three attention blocks on the edges and six candidates on the outputs; NNI's DARTS makes its own
+supernet of our space, the plain formulation computes every edge for itself. ``--growth``: how a step's cost grows with
+each size, as numbers and a plot. ``--outside``: the share of a real run of configs/demo.yaml that is not the network's
+(first epoch and ends of epochs left out). ``--clock cpu --threads 1`` on a machine with other work: seconds of this
+process alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,12 +30,15 @@ from typing import Any
 
 import torch
 from _plain_darts import OPERATIONS, PlainNetwork
-from measure import MIB, alternate, peak_memory, write_json
+from _timed_run import CLOCKS, StepTimer, in_turn, ratio, timed_by
+from measure import MIB, peak_memory, write_json
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from dcs_nas.models.cell_space import CellSpace
 from dcs_nas.models.super_cell import SuperCell, edge_index
 from dcs_nas.models.supernet import Supernet
+from dcs_nas.report.palette import theme
 from dcs_nas.runs import environment
 from dcs_nas.search.bilevel import without_gradients
 from dcs_nas.space import CellStructure, NetworkSpec
@@ -83,30 +96,45 @@ def ours(sizes: dict[str, int], attention: bool = False) -> Search:
     return search
 
 
-def published(sizes: dict[str, int]) -> Search:
-    network = PlainNetwork(width=sizes["width"], cells=sizes["cells"], nodes=sizes["nodes"], classes=CLASSES)
-    return Search(network, list(network.alphas), sizes, freeze=False)
+def published(sizes: dict[str, int], attention: bool = False) -> Search:
+    """The published code; with attention our modules in its formulation: nothing shared, NCHW, all gradients."""
+    if attention:
+        network = Classifier(_supernet(sizes, True))
+        for cell in network.supernet.space.cells:
+            object.__setattr__(cell, "_compute", _plain_cell(cell))
+        return Search(network, list(network.supernet.alphas().values()), sizes, freeze=False)
+    plain = PlainNetwork(width=sizes["width"], cells=sizes["cells"], nodes=sizes["nodes"], classes=CLASSES)
+    return Search(plain, list(plain.alphas), sizes, freeze=False)
 
 
-def published_with_attention(sizes: dict[str, int]) -> Search:
-    """Our modules in the published formulation: nothing shared within a cell, NCHW, all gradients in both halves."""
-    network = Classifier(_supernet(sizes, True))
-    for cell in network.supernet.space.cells:
-        object.__setattr__(cell, "_compute", _plain_cell(cell))
-    return Search(network, list(network.supernet.alphas().values()), sizes, freeze=False)
-
-
-def nni(sizes: dict[str, int]) -> Search:
-    from dcs_nas.models.nni_imports import DARTS
-
+def nni(sizes: dict[str, int], attention: bool = False) -> Search:
+    """NNI's DARTS on its own space of DARTS, or on ours with attention, without ``none`` as all of NNI's cells."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from nni.nas.hub.pytorch import nasnet
 
+        from dcs_nas.models.nni_imports import DARTS
+
         strategy = DARTS()
-        network = strategy.mutate_model(nasnet.DARTS(width=sizes["width"], num_cells=sizes["cells"], dataset="cifar"))
+        if attention:
+            structure, spec = _space(sizes, True, without="none")
+            network: nn.Module = _Pooled(strategy.mutate_model(CellSpace(structure, spec)))
+        else:
+            space = nasnet.DARTS(width=sizes["width"], num_cells=sizes["cells"], dataset="cifar")
+            network = strategy.mutate_model(space)
     alphas = {id(a): a for m in network.modules() if hasattr(m, "arch_parameters") for a in m.arch_parameters()}
     return Search(network, list(alphas.values()), sizes, freeze=False)
+
+
+class _Pooled(nn.Module):
+    """A space of ours with a linear classifier."""
+
+    def __init__(self, space: CellSpace) -> None:
+        super().__init__()
+        self.space, self.linear = space, nn.Linear(space.num_features, CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.linear(self.space(images).mean(dim=(2, 3)))
 
 
 PEERS: dict[str, Callable[..., Search]] = {"ours": ours, "nni": nni, "published": published}
@@ -116,26 +144,27 @@ def main() -> None:
     arguments = _arguments()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    results: dict[str, Any] = {"sizes": SIZES, "threads": torch.get_num_threads(), **environment()}
+    facts = {"sizes": SIZES, "threads": torch.get_num_threads(), "clock": arguments.clock, **environment()}
     if arguments.growth:
-        results["growth"] = _growth(arguments.growth, arguments.repeats)
+        found = _growth(arguments)
+    elif arguments.outside:
+        found = _outside(arguments)
     else:
-        results |= _compare(arguments)
-    write_json(arguments.json, results)
+        found = _compare(arguments)
+    write_json(arguments.json, {**facts, **found})
 
 
 def _compare(arguments: argparse.Namespace) -> dict[str, Any]:
-    peers = PEERS
-    if arguments.attention:
-        peers = {"ours": lambda sizes: ours(sizes, True), "published": published_with_attention}
+    """Medians of the times, of the ratios of steps that stood side by side, and memory."""
     torch.manual_seed(0)
-    seconds = alternate({name: make(SIZES).step for name, make in peers.items()}, arguments.repeats)
-    names = {"ours": _ours_step, "nni": _nni_step, "published": _published_step}
-    memory = {} if arguments.attention else {name: peak_memory(names[name], repeats=1) / MIB for name in peers}
-    for name in peers:
-        line = f"{name:10} {seconds[name]:.3f} s, {seconds[name] / seconds['ours']:.2f} times ours"
+    steps = {name: make(SIZES, arguments.attention).step for name, make in PEERS.items()}
+    times = in_turn(steps, arguments.repeats, CLOCKS[arguments.clock])
+    ratios = {name: ratio(found, to=times["ours"]) for name, found in times.items()}
+    seconds = {name: statistics.median(found) for name, found in times.items()}
+    memory = {name: peak_memory(_step, name, repeats=1) / MIB for name in PEERS} if not arguments.attention else {}
+    for name in PEERS:
+        line = f"{name:10} {seconds[name]:.3f} s, {ratios[name]:.2f} times ours"
         print(line + (f", {memory[name]:.0f} MiB beyond what lives on" if memory else ""))
-    ratios = {name: seconds[name] / seconds["ours"] for name in peers}
     return {
         "space": "attention" if arguments.attention else "darts",
         "seconds": seconds,
@@ -144,20 +173,36 @@ def _compare(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _ours_step() -> Callable[[], None]:
-    return ours(SIZES).step
+def _step(name: str) -> Callable[[], None]:
+    return PEERS[name](SIZES).step
 
 
-def _nni_step() -> Callable[[], None]:
-    return nni(SIZES).step
+def _outside(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Shares of the time between the first and the last step of an epoch, in a real search."""
+    from dcs_nas.config import load_config
+    from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
+    from dcs_nas.search.search import run_search
+    from dcs_nas.space import shipped_file
+
+    timer = StepTimer(CLOCKS[arguments.clock])
+    with tempfile.TemporaryDirectory() as folder:
+        root = arguments.data or Path(folder) / "data"
+        if not root.is_dir():
+            write_synthetic(root, settings=SyntheticSettings())
+        own = [f"data.root={root}", f"results={folder}", f"search.epochs={arguments.epochs}"]
+        own += ["trainer.accelerator=cpu", f"trainer.threads={torch.get_num_threads()}"]
+        with timed_by(timer):
+            run_search(load_config(shipped_file("configs", "demo"), own), Path(folder) / "run")
+    shares = timer.shares
+    outside = shares["loader and Lightning"] + shares["augmentation"]
+    for part, share in shares.items():
+        print(f"{part:24} {100 * share:6.2f} %")
+    print(f"outside the step's own work: {100 * outside:.2f} % of {timer.seconds['all'] / timer.steps:.3f} s a step")
+    return {"shares": shares, "outside": outside, "steps": timer.steps, "seconds": timer.seconds}
 
 
-def _published_step() -> Callable[[], None]:
-    return published(SIZES).step
-
-
-def _growth(path: Path, repeats: int) -> dict[str, dict[int, float]]:
-    """Seconds of a step as one size changes and the others stay; and a plot of them."""
+def _growth(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of a step as one size changes and the others stay, and the ratio to the usual size; a plot of them."""
     changes = {
         "width": (4, 8, 16, 32),
         "cells": (2, 4, 8, 12),
@@ -165,37 +210,63 @@ def _growth(path: Path, repeats: int) -> dict[str, dict[int, float]]:
         "batch": (8, 16, 32, 64),
         "size": (16, 32, 48, 64),
     }
-    found: dict[str, dict[int, float]] = {}
+    seconds: dict[str, dict[int, float]] = {}
+    ratios: dict[str, dict[int, float]] = {}
     for name, values in changes.items():
         steps = {str(v): ours({**SIZES, name: v}).step for v in values}
-        found[name] = {int(v): s for v, s in alternate(steps, repeats).items()}
-        print(name, ", ".join(f"{v}: {s:.3f} s" for v, s in found[name].items()))
-    _plot(found, path)
-    return found
+        times = in_turn(steps, arguments.repeats, CLOCKS[arguments.clock])
+        usual = times[str(SIZES[name])]
+        seconds[name] = {int(v): statistics.median(found) for v, found in times.items()}
+        ratios[name] = {int(v): ratio(found, to=usual) for v, found in times.items()}
+        print(name, ", ".join(f"{v}: {s:.3f} s ({ratios[name][v]:.2f})" for v, s in seconds[name].items()), flush=True)
+    _plot(ratios, arguments.growth)
+    return {"seconds": seconds, "ratios": ratios}
 
 
-def _plot(found: dict[str, dict[int, float]], path: Path) -> None:
+def _plot(found: dict[str, dict[int, float]], stem: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, len(found), figsize=(3 * len(found), 2.6), sharey=True, layout="constrained")
-    for axis, (name, times) in zip(axes, found.items()):
-        axis.plot(list(times), list(times.values()), marker="o", color="#0072b2")
-        axis.axvline(SIZES[name], color="#999999", linewidth=0.8, linestyle=":")
-        axis.set_xlabel({"size": "image height and width (pixels)", "batch": "batch (images)"}.get(name, name))
-        axis.set_ylim(bottom=0)
-        axis.grid(alpha=0.3)
-    axes[0].set_ylabel("seconds a bilevel step")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    colours = theme("light")
+    line = colours.families["separable"].line
+    fixed = {"svg.hashsalt": "dcs_nas", "svg.fonttype": "path", "font.family": "DejaVu Sans", "font.size": 10.0}
+    with plt.rc_context(fixed):
+        size = (3 * len(found), 2.9)
+        figure, axes = plt.subplots(1, len(found), figsize=size, layout="constrained", facecolor=colours.ground)
+        for axis, (name, ratios) in zip(axes, found.items()):
+            usual = SIZES[name]
+            guide = [v**2 / usual**2 if name == "size" else v / usual for v in ratios]
+            words = "as the number of pixels" if name == "size" else "in proportion"
+            axis.plot(list(ratios), guide, linestyle=":", color=colours.wire, label=words)
+            axis.plot(list(ratios), list(ratios.values()), marker="o", color=line, label="measured")
+            axis.axvline(usual, color=colours.wire, linewidth=0.8, alpha=0.6)
+            axis.set_xlabel({"size": "image height and width (pixels)", "batch": "batch (images)"}.get(name, name))
+            axis.set_xticks(list(ratios))
+            axis.set_ylim(bottom=0)
+            axis.set_xlim(left=0)
+            axis.grid(color=colours.wire, alpha=0.3)
+            axis.legend(frameon=False, fontsize=8, loc="upper left")
+            for side in ("top", "right"):
+                axis.spines[side].set_visible(False)
+        axes[0].set_ylabel("cost of a step (1: usual size)")
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        for form in ("svg", "png"):
+            metadata = {"Date": None} if form == "svg" else None
+            figure.savefig(stem.with_suffix(f".{form}"), dpi=150, metadata=metadata)
 
 
 def _supernet(sizes: dict[str, int], attention: bool) -> Supernet:
+    return Supernet(*_space(sizes, attention))
+
+
+def _space(sizes: dict[str, int], attention: bool, without: str = "") -> tuple[CellStructure, NetworkSpec]:
     operations = (*OPERATIONS, *(("dcs", "rga_spatial", "rga_channel") if attention else ()))
     structure = CellStructure(
-        nodes=sizes["nodes"], operations=operations, attention=ATTENTION if attention else ("none",)
+        nodes=sizes["nodes"],
+        operations=tuple(name for name in operations if name != without),
+        attention=ATTENTION if attention else ("none",),
     )
     cells = sizes["cells"]
     reductions = tuple(sorted({cells // 3, 2 * cells // 3})) if cells < 3 else thirds(cells)
@@ -207,7 +278,7 @@ def _supernet(sizes: dict[str, int], attention: bool) -> Supernet:
         height=sizes["size"],
         width=sizes["size"],
     )
-    return Supernet(structure, network)
+    return structure, network
 
 
 def _plain_cell(cell: SuperCell) -> Callable[..., Tensor]:
@@ -232,7 +303,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--attention", action="store_true", help="the space with attention on edges and outputs")
-    parser.add_argument("--growth", type=Path, metavar="PNG", help="how cost grows with each size, as a plot")
+    parser.add_argument("--growth", type=Path, metavar="STEM", help="how cost grows with each size: STEM.svg, STEM.png")
+    parser.add_argument("--outside", action="store_true", help="the share of a real search that is not the network's")
+    parser.add_argument("--epochs", type=int, default=3, help="of the real search; the first one is not counted")
+    parser.add_argument("--data", type=Path, help="synthetic people for the real search; drawn anew without it")
+    parser.add_argument("--clock", choices=list(CLOCKS), default="wall")
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from dcs_nas.api_views import GenotypeView, Scores
 from dcs_nas.config import Config, load_config
 from dcs_nas.errors import InputError
+from dcs_nas.extensions import load_extensions as import_extensions
 from dcs_nas.files import write_text
 from dcs_nas.runs import RunFolder, read_metrics
 from dcs_nas.space import AnyGenotype, shipped_file
@@ -196,6 +197,17 @@ def load_run(folder: str | Path) -> SearchRun | TrainedRun:
 def load_genotype(path: str | Path) -> GenotypeView:
     """A genotype file, or the record of an epoch, to look at and to train."""
     return GenotypeView(read_genotype(Path(path)))
+
+
+def load_extensions(*files: str | Path) -> None:
+    """Import Python files of one's own operations, data sets and the like, as ``--extension`` does.
+
+    Settings name them in ``extensions``; this is for runs and genotypes without settings at hand.
+
+    Raises:
+        InputError: no such file, a name that is taken, or an error in the file, with its line.
+    """
+    import_extensions(files, given=True)
 
 
 def _settings(config: AnyConfig, overrides: Sequence[str]) -> Config:

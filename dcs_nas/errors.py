@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_LONGEST = 3000  # characters of a message
 
 
 class InputError(ValueError):
     """What was found, what was expected, and how to mend it, in one line.
 
-    The command line prints it as it is and exits with 1; every other exception is a defect of ours.
+    The command line prints it as it is and exits with 1; every other exception is a defect of ours. Control characters
+    in it, which may come from other people's files and steer a terminal, are shown as ``?``.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
+
+def printable(text: str) -> str:
+    """The text as one line, with ``?`` for control characters and bytes that are not UTF-8; a very long one is cut."""
+    line = " ".join(part.strip() for part in _CONTROL.sub("?", text).splitlines())
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 500]} ... {line[-400:]}"
 
 
 def choices(name: str, known: Iterable[str]) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from dcs_nas.errors import InputError, choices
 
@@ -11,7 +12,7 @@ F = TypeVar("F", bound=Callable)
 
 
 class Registry(Generic[F]):
-    """A named table of factories.
+    """A named table of factories, each with its owner: the module, or the file, whose import entered it.
 
     >>> OPERATIONS = Registry("operation")
     >>> @OPERATIONS.register("twice")
@@ -23,21 +24,29 @@ class Registry(Generic[F]):
     def __init__(self, what: str) -> None:
         self.what = what
         self._table: dict[str, F] = {}
+        self._owners: dict[str, str] = {}
+        _REGISTRIES.append(self)
 
     def register(self, name: str) -> Callable[[F], F]:
-        """Decorator that enters a factory under ``name``; raises ``ValueError`` if the name is taken."""
+        """Decorator that enters a factory under ``name``; raises ``InputError`` if the name is taken."""
 
         def enter(factory: F) -> F:
             if name in self._table:
-                raise ValueError(f"{self.what} '{name}' is registered already, by {self._table[name]!r}")
+                raise InputError(
+                    f"{self.what} '{name}' is registered already, by {self._owners[name]}; choose another name"
+                )
             self._table[name] = factory
+            self._owners[name] = _importing()
             return factory
 
         return enter
 
     def __getitem__(self, name: str) -> F:
         if name not in self._table:
-            raise InputError(f"unknown {self.what} '{name}'; {choices(name, self)}")
+            raise InputError(
+                f"unknown {self.what} '{name}'; {choices(name, self)}. One of somebody's own is in a Python file: "
+                "give it, by -o extensions=[FILE] to a configuration, by --extension FILE otherwise"
+            )
         return self._table[name]
 
     def __contains__(self, name: object) -> bool:
@@ -48,3 +57,39 @@ class Registry(Generic[F]):
 
     def __len__(self) -> int:
         return len(self._table)
+
+    def owner(self, name: str) -> str:
+        """Who entered ``name``: a module of this package, or the path of an extension."""
+        return self._owners[name]
+
+    def is_own(self, name: str) -> bool:
+        """Whether ``name`` comes from outside this package."""
+        return name in self._owners and not self._owners[name].startswith("dcs_nas.")
+
+    def forget(self, owner: str) -> None:
+        """Take out all that ``owner`` entered."""
+        for name in [name for name, by in self._owners.items() if by == owner]:
+            del self._table[name], self._owners[name]
+
+
+_REGISTRIES: list[Registry[Any]] = []
+
+
+def entered_by(owner: str) -> list[tuple[str, str]]:
+    """(what, name) of all that ``owner`` entered into any registry."""
+    return [(r.what, name) for r in _REGISTRIES for name in r if r.owner(name) == owner]
+
+
+def forget(owner: str) -> None:
+    """Take out of every registry what ``owner`` entered."""
+    for registry in _REGISTRIES:
+        registry.forget(owner)
+
+
+def _importing() -> str:
+    """The innermost module that is being imported: one of this package by its name, another one by its file."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_name != "<module>":
+        frame = frame.f_back
+    name = str(frame.f_globals.get("__name__", ""))
+    return name if name.startswith("dcs_nas.") else str(frame.f_globals.get("__file__", name))

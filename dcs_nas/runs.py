@@ -1,15 +1,15 @@
-"""Run folders: seeds, environment stamp, log, metrics. Nothing is overwritten silently."""
+"""Run folders: seeds, environment stamp, metrics. Nothing is overwritten silently, nothing by two at a time."""
 
 from __future__ import annotations
 
 import csv
 import io
-import logging
 import os
 import platform
-import shutil
+import socket
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,11 +20,16 @@ from typing import Any
 from dcs_nas import __version__
 from dcs_nas.config import Config
 from dcs_nas.errors import InputError
+from dcs_nas.extensions import require_recorded, to_record
 from dcs_nas.files import write_json, write_text
-from dcs_nas.processes import is_first
+from dcs_nas.processes import hear, is_first, tell
+from dcs_nas.run_lock import require_free
+from dcs_nas.run_start import BEGAN, opened, require_same
 from dcs_nas.settings import parse, read_yaml, to_yaml
 
 _REPORTED = ("torch", "numpy", "nni", "pytorch-lightning", "kornia", "scipy", "networkx", "pillow")
+_MAY_CHANGE = ("trainer.devices", "trainer.num_nodes", "trainer.timeout_minutes")
+_SHARED_SECONDS = 60  # a network file system may show what another machine has written as late as that
 
 
 def environment() -> dict[str, Any]:
@@ -71,55 +76,63 @@ class RunFolder:
         self.path = path
 
     @classmethod
-    def start(cls, path: Path, config: Config, *, resume: bool = False, overwrite: bool = False) -> RunFolder:
-        """Make, continue or replace a run folder.
+    @contextmanager
+    def open(cls, path: Path, config: Config, *, resume: bool = False, overwrite: bool = False) -> Iterator[RunFolder]:
+        """Make, continue or replace a run folder, and hold its lock while the job works in it.
 
-        Raises ``InputError`` where the folder holds another run and neither ``resume`` nor ``overwrite`` is given,
-        where there is nothing to resume, or where the settings to resume with differ from those it began with.
-        Of several processes the first alone does all this.
+        Raises ``InputError`` where another process works in the folder, where it holds another run and neither
+        ``resume`` nor ``overwrite`` is given, where there is nothing to resume, or where the settings to resume with
+        differ from those it began with. Of several processes the first alone does all this.
         """
+        run = cls(path)
         if not is_first():
-            return cls(path)
-        if resume and overwrite:
-            raise InputError("--resume and --overwrite exclude each other; give one")
-        run, began = cls(path), path / "config.yaml"
-        if path.exists() and not path.is_dir():
-            raise InputError(f"{path} is a file, expected a run folder; choose another name")
-        if resume:
-            run._check_same(config)
+            hear(f"{path} is open")
+            run._require_shared()
+            yield run
+            return
+        with opened(path, what="run", resume=resume, overwrite=overwrite):
+            if resume:
+                require_same(path, _settings(run.config()), _settings(config))
+                require_recorded(path, config.extensions)
+            else:
+                own = {"extensions": to_record(config.extensions)} if config.extensions else {}
+                write_json(path / "environment.json", {**environment(), **own})
+                write_text(path / BEGAN, to_yaml(config))
+            tell(f"{path} is open")
+            yield run
+
+    @classmethod
+    def start(cls, path: Path, config: Config, *, resume: bool = False, overwrite: bool = False) -> RunFolder:
+        """As ``open``, without keeping the lock: for folders that no job works in."""
+        with cls.open(path, config, resume=resume, overwrite=overwrite) as run:
             return run
-        if began.exists() and not overwrite:
-            raise InputError(f"{path} holds a run already; continue it with --resume or replace it with --overwrite")
-        if path.is_dir() and not began.exists() and any(p.name != "log.txt" for p in path.iterdir()):
-            raise InputError(f"{path} is not empty and holds no run; choose another name or folder")
-        if path.exists():
-            shutil.rmtree(path)
-        path.mkdir(parents=True)
-        write_json(path / "environment.json", environment())
-        write_text(began, to_yaml(config))
-        return run
+
+    @staticmethod
+    def require_free(path: Path) -> None:
+        """Raise ``InputError`` where another process works in the folder; before long preparations for ``open``."""
+        if is_first():
+            require_free(path)
 
     def config(self) -> Config:
         """The resolved settings that the run began with."""
-        path = self.path / "config.yaml"
+        path = self.path / BEGAN
         if not path.is_file():
             raise InputError(f"{self.path} is not a run folder: it has no config.yaml")
         return parse(Config, read_yaml(path), source=str(path))
 
+    def _require_shared(self) -> None:
+        """Raise ``InputError`` where this process does not see the folder that the first has opened."""
+        for _ in range(_SHARED_SECONDS):
+            if (self.path / BEGAN).is_file():
+                return
+            time.sleep(1)
+        raise InputError(
+            f"{socket.gethostname()} does not see {self.path}, where the first process works; "
+            "set results to a folder that all machines share"
+        )
+
     def __truediv__(self, name: str) -> Path:
         return self.path / name
-
-    def _check_same(self, config: Config) -> None:
-        if not (self.path / "config.yaml").is_file():
-            raise InputError(f"there is no run to resume in {self.path}; start it without --resume")
-        old, new = (_flat(c.model_dump(mode="json")) for c in (self.config(), config))
-        changed = [key for key in old | new if old.get(key) != new.get(key)]
-        if changed:
-            key = changed[0]
-            raise InputError(
-                f"{self.path} began with {key}={old.get(key)}, not {new.get(key)}; "
-                "resume with the same settings, or use --overwrite"
-            )
 
 
 class MetricsFile:
@@ -149,20 +162,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [{**row, "epoch": int(row["epoch"])} for row in rows]
 
 
-@contextmanager
-def logging_to(path: Path) -> Iterator[None]:
-    """Append what dcs_nas logs to a file, with times."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logger = logging.getLogger("dcs_nas")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        handler.close()
+def _settings(config: Config) -> dict[str, Any]:
+    """Those that a resumed run has to have again; of extensions it is the content, wherever they lie."""
+    return _flat(config.model_dump(mode="json", exclude={"extensions"}))
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

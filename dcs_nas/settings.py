@@ -9,56 +9,118 @@ from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from yaml.composer import Composer
+from yaml.constructor import SafeConstructor
+from yaml.resolver import Resolver
 
 from dcs_nas.errors import InputError, choices
 
 LARGEST_FILE = 4 * 2**20  # bytes; a settings file of more is not one
+LARGEST_YAML = 2**20  # characters
+MOST_VALUES = 100_000
+DEEPEST = 60  # mappings and lists inside one another
+_LONGEST_NUMBER = 100  # characters
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
 
 class Settings(BaseModel):
     """Base of every group of settings: keyword-only, immutable, no unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, populate_by_name=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, populate_by_name=True, allow_inf_nan=False
+    )
 
 
 S = TypeVar("S", bound=Settings)
 
 
-class _PlainLoader(yaml.SafeLoader):
-    """Safe YAML without aliases (which can blow a small file up) and without repeated keys (which hide a value)."""
+if yaml.__with_libyaml__:  # scans in C, ten times faster
+    from yaml.cyaml import CParser  # type: ignore[attr-defined]
+
+    class _Parser(Composer, CParser, SafeConstructor, Resolver):
+        def __init__(self, stream: Any) -> None:
+            CParser.__init__(self, stream)
+            Composer.__init__(self)
+            SafeConstructor.__init__(self)
+            Resolver.__init__(self)
+
+else:
+
+    class _Parser(yaml.SafeLoader):  # type: ignore[no-redef]
+        pass
+
+
+class _PlainLoader(_Parser):
+    """Safe YAML of bounded depth, with neither aliases (which blow a small file up) nor repeated keys (which hide one).
+
+    Strings hold no control characters and no halves of surrogate pairs, which no file name can have or should.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self.depth = self.values = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.events.AliasEvent):
-            raise yaml.constructor.ConstructorError(
-                None, None, "aliases (*name) are not accepted here", self.peek_event().start_mark
-            )
-        return super().compose_node(parent, index)
+            raise _refusal("aliases (*name) are not accepted here", self.peek_event())
+        if self.depth >= DEEPEST:
+            raise _refusal(f"more than {DEEPEST} lists and mappings inside one another", self.peek_event())
+        if self.values >= MOST_VALUES:
+            raise _refusal(f"more than {MOST_VALUES:,} values", self.peek_event())
+        self.depth, self.values = self.depth + 1, self.values + 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_scalar(self, node: Any) -> Any:
+        if isinstance(node.value, str) and _CONTROL.search(node.value):
+            raise _refusal("a string holds a control character", node)
+        if node.tag.endswith((":int", ":float")) and len(node.value) > _LONGEST_NUMBER:
+            raise _refusal(f"a number of {len(node.value):,} characters, expected at most {_LONGEST_NUMBER}", node)
+        return super().construct_scalar(node)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict:
-        keys = [self.construct_object(k, deep=True) for k, _ in node.value]
-        for k, (key_node, _) in zip(keys, node.value):
-            if isinstance(k, str) and keys.count(k) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"key '{k}' stands twice", key_node.start_mark)
+        seen = set()
+        for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            key = self.construct_object(key_node, deep=True)
+            try:
+                if key in seen:
+                    raise _refusal(f"key '{_cut(str(key))}' stands twice", key_node)
+                seen.add(key)
+            except TypeError:  # a list or the like, which the parser itself refuses as a key
+                break
         return super().construct_mapping(node, deep=deep)
 
 
-_PlainLoader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
-_PlainLoader.add_implicit_resolver(  # 1e-3 is a number here, as everywhere but in YAML 1.1
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
+def _refusal(what: str, place: Any) -> yaml.YAMLError:
+    return yaml.constructor.ConstructorError(None, None, what, place.start_mark)
+
+
+class _PlainDumper(yaml.SafeDumper):
+    """Writes strings that ``_PlainLoader`` would read as numbers, such as the hash 974e57180983, in quotes."""
+
+
+for _kind_of_yaml in (_PlainLoader, _PlainDumper):
+    _resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+    _kind_of_yaml.yaml_implicit_resolvers = _resolvers
+    _kind_of_yaml.add_implicit_resolver(  # 1e-3 is a number here, as everywhere but in YAML 1.1
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+        list("-+0123456789"),
+    )
 
 
 def parse_yaml(text: str, *, source: str) -> Any:
     """YAML text as plain data; ``InputError`` with file, line and column where it does not parse."""
+    if len(text) > LARGEST_YAML:
+        raise InputError(f"{source} has {len(text):,} characters of YAML, expected at most {LARGEST_YAML:,}")
     try:
-        return yaml.load(text, Loader=_PlainLoader)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        return yaml.load(text, Loader=_PlainLoader)  # type: ignore[arg-type]
+    except Exception as error:  # values that do not fit their tags (!!bool x) lead the parser to exceptions of any kind
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        what = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise InputError(f"{source} is not valid YAML{where}: {what}") from None
+        what = getattr(error, "problem", None) or " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{source} is not valid YAML{where}: {_cut(str(what), 200)}") from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -99,18 +161,18 @@ def to_yaml(settings: Settings) -> str:
 
 def plain_yaml(data: Any) -> str:
     """Plain data as YAML, keys in the order given, short lists on one line."""
-    return yaml.safe_dump(data, sort_keys=False, default_flow_style=None, allow_unicode=True, width=120)
+    return yaml.dump(data, Dumper=_PlainDumper, sort_keys=False, default_flow_style=None, allow_unicode=True, width=120)
 
 
 def _first_error(kind: type[BaseModel], error: ValidationError) -> str:
     first = error.errors()[0]
-    place = ".".join(str(p) for p in first["loc"])
+    place = _cut(".".join(str(p) for p in first["loc"]))
     if first["type"] == "extra_forbidden":
-        return f"unknown key '{place}'; {choices(str(first['loc'][-1]), _known_keys(kind, first['loc'][:-1]))}"
+        return f"unknown key '{place}'; {choices(_cut(str(first['loc'][-1])), _known_keys(kind, first['loc'][:-1]))}"
     if first["type"] == "missing":
         return f"'{place}' is missing"
     found = "" if first["type"] == "value_error" and not place else f", found {_short(first['input'])}"
-    message = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    message = _cut(first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, "), 1000)
     return f"{place}: {message}{found}" if place else message
 
 
@@ -136,5 +198,11 @@ def _kind(data: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    try:
+        return _cut(repr(value))
+    except ValueError:  # an integer of thousands of digits
+        return f"a {type(value).__name__}"
+
+
+def _cut(text: str, longest: int = 80) -> str:
+    return text if len(text) <= longest else text[: longest - 3] + "..."

@@ -10,8 +10,12 @@ import networkx
 import pytest
 
 from dcs_nas.errors import InputError
+from dcs_nas.report.chain_graph import box_width, chain_file
 from dcs_nas.report.chain_picture import Line, chain_lines
 from dcs_nas.report.graphs import FORMATS, draw, draw_difference, draw_strip
+from dcs_nas.report.layered import SIZE
+from dcs_nas.report.palette import theme
+from dcs_nas.report.picture import Box
 from dcs_nas.search.derive_chain import chain_genotype
 from dcs_nas.space import ChainGenotype, Origin
 from tests.chains import chain_space, random_chain
@@ -96,3 +100,28 @@ def test_differences_are_drawn_and_those_of_other_spaces_refused(tmp_path: Path)
         draw_strip([("epoch 1", _genotype())], tmp_path)  # type: ignore[list-item]
     with pytest.raises(InputError, match="the second belongs to space 'tiny' .*, not to 'tiny'"):
         draw_difference(_genotype(), random_chain(chain_space(), 0), tmp_path)
+
+
+def _size(picture: bytes) -> tuple[float, float]:
+    """Width and height of an svg in points."""
+    root = ElementTree.fromstring(picture)
+    return float(root.attrib["width"].removesuffix("pt")), float(root.attrib["height"].removesuffix("pt"))
+
+
+def test_a_difference_has_wider_boxes_than_a_chain_and_its_legend_a_line_more() -> None:
+    changes = {"stage2_block1_kernel": 7, "stage2_block1_expansion": 3, "stage2_block1_width": 8}
+    one, other = _genotype(), _genotype(**changes)
+    chain = _size(chain_file(one, theme("light"), "svg"))
+    difference = _size(chain_file(one, theme("light"), "svg", other))
+    assert difference[0] > chain[0] + 6 * 20
+    assert difference[1] > chain[1]
+
+
+def test_the_words_of_a_difference_fit_into_their_boxes() -> None:
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextPath
+
+    for row in ("3×3 → 5×5, e1 → e3", "width 112 → 120", "+ squeeze-excite", "RGA spatial → no"):
+        box = Box("op", "1.1", (row,), "separable", "changed")
+        words = TextPath((0, 0), row, size=SIZE, prop=FontProperties(family="DejaVu Sans"))
+        assert words.get_extents().width + 6 < box_width(box)

@@ -11,30 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dcs_nas.cli import main
 from dcs_nas.space import Genotype, read_space, reference, shipped_file
+from tests.command_line import refused, run_command
 
 COMMANDS = [
     *("synth", "search", "retrain", "evaluate", "rank", "visualize", "datasets", "demo"),
     *("profile", "tune", "report", "export", "runs"),
 ]
-
-
-def _run(capsys: pytest.CaptureFixture, *arguments: object) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as stopped:
-        main([str(a) for a in arguments])
-    out, err = capsys.readouterr()
-    return int(stopped.value.code or 0), out, err
-
-
-def _refused(capsys: pytest.CaptureFixture, *arguments: object) -> str:
-    """The one line that a command says before it exits with 1."""
-    code, _, err = _run(capsys, *arguments)
-    assert code == 1
-    lines = [line for line in err.splitlines() if line.startswith("dcs-nas: ")]
-    assert len(lines) == 1, err
-    assert "Traceback" not in err
-    return lines[0]
 
 
 def _genotype(path: Path) -> Path:
@@ -54,7 +37,7 @@ def test_help_lists_every_command_and_loads_no_torch() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(capsys: pytest.CaptureFixture, command: str) -> None:
-    code, out, _ = _run(capsys, command, "--help")
+    code, out, _ = run_command(capsys, command, "--help")
     assert code == 0
     assert "Usage: dcs-nas" in out
 
@@ -62,7 +45,7 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture, command: str) -> 
 def test_the_version_is_printed(capsys: pytest.CaptureFixture) -> None:
     from dcs_nas import __version__
 
-    assert _run(capsys, "--version")[:2] == (0, f"dcs-nas {__version__}\n")
+    assert run_command(capsys, "--version")[:2] == (0, f"dcs-nas {__version__}\n")
 
 
 @pytest.mark.parametrize(
@@ -86,11 +69,11 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture) -> None:
     ],
 )
 def test_bad_input_is_one_clear_line(capsys: pytest.CaptureFixture, arguments: list[str], message: str) -> None:
-    assert message in _refused(capsys, *arguments)
+    assert message in refused(capsys, *arguments)
 
 
 def test_v_shows_the_traceback(capsys: pytest.CaptureFixture) -> None:
-    _, _, err = _run(capsys, "visualize", "/no/such.yaml", "-v")
+    _, _, err = run_command(capsys, "visualize", "/no/such.yaml", "-v")
     assert "Traceback" in err
 
 
@@ -105,7 +88,7 @@ def test_an_unknown_operation_lists_the_choices(capsys: pytest.CaptureFixture, p
         "-o",
         f"results={tmp_path}",
     ]
-    line = _refused(capsys, "search", "demo", *options, "-o", "data.people_per_batch=4")
+    line = refused(capsys, "search", "demo", *options, "-o", "data.people_per_batch=4")
     assert "unknown operation 'sep_conv_9x9'; did you mean sep_conv_" in line
     assert "dil_conv_5x5" in line
 
@@ -127,19 +110,19 @@ def _search(root: Path, tmp_path: Path) -> list[str]:
 
 
 def test_an_empty_data_folder_is_named(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
-    assert "bounding_box_train" in _refused(capsys, *_search(_market(tmp_path / "data"), tmp_path))
+    assert "bounding_box_train" in refused(capsys, *_search(_market(tmp_path / "data"), tmp_path))
 
 
 def test_a_file_name_that_does_not_parse_is_named(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
     root = _market(tmp_path / "data", *NAMES, "holiday.jpg")
-    assert "holiday.jpg" in _refused(capsys, *_search(root, tmp_path))
+    assert "holiday.jpg" in refused(capsys, *_search(root, tmp_path))
 
 
 def test_a_truncated_image_is_named(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
     root = _market(tmp_path / "data", *NAMES)
     broken = root / "bounding_box_train" / NAMES[3]
     broken.write_bytes(broken.read_bytes()[:300])
-    assert f"{NAMES[3]} does not decode as an image" in _refused(capsys, *_search(root, tmp_path))
+    assert f"{NAMES[3]} does not decode as an image" in refused(capsys, *_search(root, tmp_path))
 
 
 def _features(path: Path, *, same_camera: bool = False) -> Path:
@@ -160,7 +143,8 @@ def _features(path: Path, *, same_camera: bool = False) -> Path:
 
 @pytest.mark.parametrize("extra", [[], ["--metric", "cosine"], ["--rerank"], ["--protocol", "no_camera_filter"]])
 def test_features_of_anyone_are_ranked(capsys: pytest.CaptureFixture, tmp_path: Path, extra: list[str]) -> None:
-    code, out, _ = _run(capsys, "rank", _features(tmp_path / "f.npz"), *extra, "--json", tmp_path / "scores.json")
+    file = _features(tmp_path / "f.npz")
+    code, out, _ = run_command(capsys, "rank", file, *extra, "--json", tmp_path / "scores.json")
     assert code == 0
     assert "mAP" in out
     scores = json.loads((tmp_path / "scores.json").read_text())
@@ -171,44 +155,44 @@ def test_features_of_anyone_are_ranked(capsys: pytest.CaptureFixture, tmp_path: 
 
 
 def test_no_query_with_a_match_is_refused(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
-    line = _refused(capsys, "rank", _features(tmp_path / "f.npz", same_camera=True))
+    line = refused(capsys, "rank", _features(tmp_path / "f.npz", same_camera=True))
     assert "match" in line
 
 
 def test_a_features_file_is_never_unpickled(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
     np.savez(tmp_path / "f.npz", query_features=np.array([{"a": 1}], dtype=object))
-    assert "f.npz" in _refused(capsys, "rank", tmp_path / "f.npz")
+    assert "f.npz" in refused(capsys, "rank", tmp_path / "f.npz")
 
 
 def test_cells_are_drawn_and_compared(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
     first, second = _genotype(tmp_path / "a.yaml"), tmp_path / "b.yaml"
     second.write_text(first.read_text().replace("skip_connect, from: 1", "dil_conv_3x3, from: 1"))
-    code, out, _ = _run(capsys, "visualize", first, "-o", tmp_path / "one", "--format", "svg,dot,graphml")
+    code, out, _ = run_command(capsys, "visualize", first, "-o", tmp_path / "one", "--format", "svg,dot,graphml")
     assert code == 0
     files = [Path(line) for line in out.split()]
     assert {"normal.svg", "reduce.dot", "normal.graphml"} <= {f.name for f in files}
     assert all(f.stat().st_size for f in files)
-    code, out, _ = _run(capsys, "visualize", first, second, "-o", tmp_path / "two")
+    code, out, _ = run_command(capsys, "visualize", first, second, "-o", tmp_path / "two")
     assert code == 0
     assert (tmp_path / "two" / "difference_normal.svg").is_file()
-    assert "expected one, or two" in _refused(capsys, "visualize", first, first, first)
-    assert "unknown format" in _refused(capsys, "visualize", first, "--format", "bmp")
+    assert "expected one, or two" in refused(capsys, "visualize", first, first, first)
+    assert "unknown format" in refused(capsys, "visualize", first, "--format", "bmp")
 
 
 def test_data_sets_are_listed_described_and_checked(
     capsys: pytest.CaptureFixture, people: Path, tmp_path: Path
 ) -> None:
-    assert "msmt17" in _run(capsys, "datasets")[1]
-    assert "bounding_box_train" in _run(capsys, "datasets", "market1501")[1]
-    code, out, _ = _run(capsys, "datasets", "synthetic", "--root", people, "--images")
+    assert "msmt17" in run_command(capsys, "datasets")[1]
+    assert "bounding_box_train" in run_command(capsys, "datasets", "market1501")[1]
+    code, out, _ = run_command(capsys, "datasets", "synthetic", "--root", people, "--images")
     assert code == 0
     assert "8" in out
-    assert "not fit for training" in _refused(capsys, "datasets", "market1501", "--root", tmp_path)
+    assert "not fit for training" in refused(capsys, "datasets", "market1501", "--root", tmp_path)
 
 
 def test_synthetic_people_are_drawn_by_the_command(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
     few = ["--train-people", 2, "--test-people", 2, "--distractor-people", 0, "--junk-images", 0, "--cameras", 2]
     out = tmp_path / "set"
-    assert _run(capsys, "synth", out, *few, "--width", 16, "--height", 32)[0] == 0
+    assert run_command(capsys, "synth", out, *few, "--width", 16, "--height", 32)[0] == 0
     assert sorted(p.name for p in out.iterdir()) == ["bounding_box_test", "bounding_box_train", "query"]
-    assert str(out) in _refused(capsys, "synth", out, *few)
+    assert str(out) in refused(capsys, "synth", out, *few)

@@ -14,7 +14,6 @@ import pytest
 import yaml
 from PIL import Image
 
-from dcs_nas.cli import main
 from dcs_nas.config import load_config
 from dcs_nas.data.datamodule import ReidData
 from dcs_nas.errors import InputError
@@ -22,6 +21,7 @@ from dcs_nas.evaluation import load_features
 from dcs_nas.evaluation.averages import average
 from dcs_nas.retrain.evaluate import evaluate_run
 from dcs_nas.retrain.retrain import run_retraining
+from tests.command_line import refused, run_command
 from tests.make_datasets import write_cuhk03_mat, write_duke, write_msmt17
 
 JOB = """
@@ -64,21 +64,6 @@ def _reconfigured(folder: Path, change: Callable[[dict[str, Any]], object]) -> P
     change(data)
     (folder / "config.yaml").write_text(yaml.safe_dump(data))
     return folder
-
-
-def _run(capsys: pytest.CaptureFixture, *arguments: object) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as stopped:
-        main([str(a) for a in arguments])
-    out, err = capsys.readouterr()
-    return int(stopped.value.code or 0), out, err
-
-
-def _refused(capsys: pytest.CaptureFixture, *arguments: object) -> str:
-    code, _, err = _run(capsys, *arguments)
-    assert code == 1
-    lines = [line for line in err.splitlines() if line.startswith("dcs-nas: ")]
-    assert len(lines) == 1, err
-    return lines[0]
 
 
 # Two data sets together, combine-all, cross-domain
@@ -191,7 +176,7 @@ def test_wrong_options_are_one_clear_line(
     capsys: pytest.CaptureFixture, run: Path, monkeypatch: pytest.MonkeyPatch, options: list, message: str
 ) -> None:
     monkeypatch.chdir(run)
-    assert message in _refused(capsys, "evaluate", run, *options)
+    assert message in refused(capsys, "evaluate", run, *options)
 
 
 # Files
@@ -203,7 +188,7 @@ def test_features_are_saved_with_paths_and_rank_gives_the_same_scores(
     files = {name: tmp_path / name for name in ("f.npz", "q.csv", "rank.csv", "rank.json")}
     steps = ["--rerank", "--k1", 5, "--k2", 3, "--expand", 2, "--trapezoid", "--confidence", 20]
     options = ["--save-features", files["f.npz"], "--csv", files["q.csv"]]
-    code, out, err = _run(capsys, "evaluate", run, *steps, *options)
+    code, out, err = run_command(capsys, "evaluate", run, *steps, *options)
     assert code == 0, err
     assert "mAP" in out
     assert "queries expanded by 2 neighbours, alpha 0, re-ranked with k1 5, k2 3, lambda 0.3" in err
@@ -213,7 +198,7 @@ def test_features_are_saved_with_paths_and_rank_gives_the_same_scores(
     assert saved.query_paths is not None
     assert saved.query_paths[0].startswith("query/")
     ranked_options = ["--metric", "cosine", "--csv", files["rank.csv"], "--json", files["rank.json"]]
-    assert _run(capsys, "rank", files["f.npz"], *steps, *ranked_options)[0] == 0
+    assert run_command(capsys, "rank", files["f.npz"], *steps, *ranked_options)[0] == 0
     ranked = json.loads(files["rank.json"].read_text())
     for key in ("mAP", "mINP", "cmc", "protocol", "queries", "confidence"):
         assert ranked[key] == evaluated[key]
@@ -225,13 +210,13 @@ def test_features_are_saved_with_paths_and_rank_gives_the_same_scores(
 
 def test_every_way_to_evaluate_has_its_own_file(capsys: pytest.CaptureFixture, run: Path, people: Path) -> None:
     for options in ([], ["--flip"], ["--expand", 3], ["--data", "synthetic", "--root", people]):
-        assert _run(capsys, "evaluate", run, *options)[0] == 0
+        assert run_command(capsys, "evaluate", run, *options)[0] == 0
     names = {file.name for file in run.glob("evaluation*.json")}
     assert names == {f"evaluation{end}.json" for end in ("", "_flip", "_expand-3", "_synthetic")}
 
 
 def test_pictures_show_the_hardest_queries_first_beside_the_cmc_curve(capsys: pytest.CaptureFixture, run: Path) -> None:
-    code, out, _ = _run(capsys, "evaluate", run, "--pictures", 3, "--top", 4)
+    code, out, _ = run_command(capsys, "evaluate", run, "--pictures", 3, "--top", 4)
     assert code == 0
     folder = run / "ranked" / "evaluation"
     index = json.loads((folder / "ranked.json").read_text())
@@ -242,7 +227,7 @@ def test_pictures_show_the_hardest_queries_first_beside_the_cmc_curve(capsys: py
     assert {file.name for file in folder.iterdir()} == expected
     assert str(folder / "overview.png") in out
     assert all(len(entry["images"]) == 4 for entry in index)
-    assert _run(capsys, "evaluate", run, "--pictures", 1)[0] == 0
+    assert run_command(capsys, "evaluate", run, "--pictures", 1)[0] == 0
     assert len(list(folder.glob("0*_ap_*.png"))) == 1
 
 
@@ -263,7 +248,7 @@ def test_classic_cuhk03_is_the_mean_over_its_splits_of_ten_drawn_galleries(
 ) -> None:
     write_cuhk03_mat(tmp_path / "cuhk03" / "cuhk-03.mat")
     options = ["--data", "cuhk03", "--root", tmp_path / "cuhk03", "--data-option", "protocol=classic"]
-    code, out, err = _run(capsys, "evaluate", run, *options, "--splits", 3)
+    code, out, err = run_command(capsys, "evaluate", run, *options, "--splits", 3)
     assert code == 0, err
     assert "standard deviation" in out
     assert "mean of 10 drawn galleries, seed 0" in err
@@ -272,29 +257,29 @@ def test_classic_cuhk03_is_the_mean_over_its_splits_of_ten_drawn_galleries(
     assert [one["data"]["version"] for one in report["evaluations"]] == versions
     assert report["mAP"] == pytest.approx(np.mean([one["mAP"] for one in report["evaluations"]]))
     assert report["protocol"]["name"] == "single_gallery_shot"
-    line = _refused(capsys, "evaluate", run, *options, "--splits", 3, "--data-option", "split=2")
+    line = refused(capsys, "evaluate", run, *options, "--splits", 3, "--data-option", "split=2")
     assert "split=2 names one split" in line
-    assert "unknown key 'split'" in _refused(
+    assert "unknown key 'split'" in refused(
         capsys, "evaluate", run, *["--data", "msmt17", "--root", tmp_path], "--data-option", "version=V1", "--splits", 2
     )
 
 
 def test_splits_whose_people_were_trained_on_are_refused(capsys: pytest.CaptureFixture, run: Path) -> None:
-    line = _refused(capsys, "evaluate", run, "--splits", 20)
+    line = refused(capsys, "evaluate", run, "--splits", 20)
     assert "was trained on one split of market1501, whose people are tested on in the others" in line
 
 
 def test_several_runs_are_averaged(capsys: pytest.CaptureFixture, run: Path, tmp_path: Path) -> None:
     other = shutil.copytree(run, tmp_path / "other")
-    code, out, _ = _run(capsys, "evaluate", run, other, "--json", tmp_path / "mean.json")
+    code, out, _ = run_command(capsys, "evaluate", run, other, "--json", tmp_path / "mean.json")
     assert code == 0
     mean = json.loads((tmp_path / "mean.json").read_text())
     assert mean["standard_deviation"]["mAP"] == 0
     assert mean["mAP"] == json.loads((other / "evaluation.json").read_text())["mAP"]
     assert "mean of 2 runs" in out
-    line = _refused(capsys, "evaluate", run, other, "--save-features", tmp_path / "f.npz")
+    line = refused(capsys, "evaluate", run, other, "--save-features", tmp_path / "f.npz")
     assert "--save-features is about one evaluation, found several" in line
-    assert "--splits 2 goes with one RUN, found 2" in _refused(capsys, "evaluate", run, other, "--splits", 2)
+    assert "--splits 2 goes with one RUN, found 2" in refused(capsys, "evaluate", run, other, "--splits", 2)
 
 
 def test_a_mean_has_the_spread_of_its_parts_and_mixes_nothing() -> None:
@@ -326,7 +311,7 @@ def test_a_damaged_note_on_the_training_data_is_named(run: Path) -> None:
 
 
 def test_no_picture_asked_for_still_draws_the_cmc_curve(capsys: pytest.CaptureFixture, run: Path) -> None:
-    assert _run(capsys, "evaluate", run, "--pictures", 0)[0] == 0
+    assert run_command(capsys, "evaluate", run, "--pictures", 0)[0] == 0
     assert {file.name for file in (run / "ranked" / "evaluation").iterdir()} == {"cmc.png", "cmc.svg"}
     with Image.open(run / "ranked" / "evaluation" / "cmc.png") as picture:
         assert picture.size[0] > 800

@@ -18,7 +18,6 @@ import yaml
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dcs_nas.cli import main
 from dcs_nas.config import load_config
 from dcs_nas.data.augment import Normalize
 from dcs_nas.data.cache import read_image
@@ -40,6 +39,7 @@ from dcs_nas.models.inverted_residual import ConvNorm, SqueezeExcite, fitted
 from dcs_nas.models.operations import OPERATIONS, DilatedConv, FactorizedReduce, PoolBn, Zero, build_operation
 from dcs_nas.retrain.evaluate import evaluate_run
 from dcs_nas.retrain.retrain import load_trained, run_retraining
+from tests.command_line import refused, run_command
 from tests.test_folding import with_statistics
 
 JOB = """
@@ -75,20 +75,6 @@ def exported(run: Path) -> dict[str, ExportedFile]:
 @pytest.fixture(scope="module")
 def model(exported: dict[str, ExportedFile]) -> Path:
     return exported[".onnx"].path
-
-
-def _run(capsys: pytest.CaptureFixture, *arguments: object) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as stopped:
-        main([str(a) for a in arguments])
-    out, err = capsys.readouterr()
-    return int(stopped.value.code or 0), out, err
-
-
-def _refused(capsys: pytest.CaptureFixture, *arguments: object) -> str:
-    code, _, err = _run(capsys, *arguments)
-    assert code == 1, err
-    (line,) = (line for line in err.splitlines() if line.startswith("dcs-nas: "))
-    return line
 
 
 def _source(network: nn.Module, height: int, width: int) -> Deployable:
@@ -243,17 +229,17 @@ def test_images_at_a_step_of_dcs_attention_are_told_apart() -> None:
 
 
 def test_the_command_writes_what_is_asked_for(capsys: pytest.CaptureFixture, run: Path, tmp_path: Path) -> None:
-    code, out, err = _run(capsys, "export", run, "--format", "pt2", "-o", tmp_path / "new")
+    code, out, err = run_command(capsys, "export", run, "--format", "pt2", "-o", tmp_path / "new")
     assert code == 0, err
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["model.pt2"]
     assert str(tmp_path / "new" / "model.pt2") in out
     assert "32 features, to be compared by cosine distance" in err
-    assert "unknown format 'onxn'; did you mean onnx?" in _refused(capsys, "export", run, "--format", "onxn").replace(
+    assert "unknown format 'onxn'; did you mean onnx?" in refused(capsys, "export", run, "--format", "onxn").replace(
         " of an export", ""
     )
-    assert "no format" in _refused(capsys, "export", run, "--format", "")
-    assert "is not a run folder" in _refused(capsys, "export", tmp_path)
-    assert "there is no checkpoint" in _refused(capsys, "export", run, "--checkpoint", "best")
+    assert "no format" in refused(capsys, "export", run, "--format", "")
+    assert "is not a run folder" in refused(capsys, "export", tmp_path)
+    assert "there is no checkpoint" in refused(capsys, "export", run, "--checkpoint", "best")
 
 
 def test_a_missing_package_is_named_with_what_to_install(
@@ -261,9 +247,9 @@ def test_a_missing_package_is_named_with_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    line = _refused(capsys, "export", run)
+    line = refused(capsys, "export", run)
     assert line.endswith("needs onnxscript, onnxruntime, not installed here; pip install 'dcs-nas[export]'")
-    assert "needs onnxruntime" in _refused(capsys, "rank", model, "--query", run, "--gallery", run)
+    assert "needs onnxruntime" in refused(capsys, "rank", model, "--query", run, "--gallery", run)
 
 
 def test_without_its_data_a_run_is_checked_on_random_images(run: Path, tmp_path: Path) -> None:
@@ -281,12 +267,12 @@ def test_foreign_damaged_and_newer_files_are_refused(
 ) -> None:
     folders = ["--query", tmp_path, "--gallery", tmp_path]
     (tmp_path / "a.onnx").write_bytes(model.read_bytes()[:1000])
-    assert "is damaged or no ONNX file" in _refused(capsys, "rank", tmp_path / "a.onnx", *folders)
-    assert "there is no file" in _refused(capsys, "rank", tmp_path / "none.onnx", *folders)
+    assert "is damaged or no ONNX file" in refused(capsys, "rank", tmp_path / "a.onnx", *folders)
+    assert "there is no file" in refused(capsys, "rank", tmp_path / "none.onnx", *folders)
     proto = onnx.load(model)
     del proto.metadata_props[:]
     onnx.save(proto, tmp_path / "b.onnx")
-    assert "was not written by dcs-nas export" in _refused(capsys, "rank", tmp_path / "b.onnx", *folders)
+    assert "was not written by dcs-nas export" in refused(capsys, "rank", tmp_path / "b.onnx", *folders)
     newer = {**INFO.to_properties(), "dcs_nas.format": "9"}
     with pytest.raises(InputError, match="metadata of format 9, this dcs_nas reads 1"):
         read_properties(newer, source="x")
@@ -308,7 +294,7 @@ def test_an_exported_model_ranks_two_folders_as_the_evaluation_of_its_run_does(
     options = ["--rerank", "--k1", 5, "--json", tmp_path / "scores.json"]
     folders = ["--query", people / "query", "--gallery", people / "bounding_box_test"]
     for source in (folders, ["--root", people]):
-        code, out, err = _run(capsys, "rank", model, *source, *options)
+        code, out, err = run_command(capsys, "rank", model, *source, *options)
         assert code == 0, err
         assert "mAP" in out
         found = json.loads((tmp_path / "scores.json").read_text())
@@ -326,11 +312,11 @@ def test_images_without_names_that_say_who_are_listed_by_distance(
     for i, file in enumerate(sorted((people / "query").iterdir())[:3]):
         shutil.copy(file, query / f"holiday{i}.jpg")
     shutil.copy(query / "holiday1.jpg", gallery / "same.jpg")
-    line = _refused(capsys, "rank", model, "--query", query, "--gallery", gallery)
+    line = refused(capsys, "rank", model, "--query", query, "--gallery", gallery)
     assert "holiday0.jpg does not parse" in line
     assert "or give --top K" in line
     options = ["--query", query, "--gallery", gallery, "--top", 4]
-    code, _, err = _run(capsys, "rank", model, *options, "--csv", tmp_path / "lists.csv")
+    code, _, err = run_command(capsys, "rank", model, *options, "--csv", tmp_path / "lists.csv")
     assert code == 0, err
     rows = list(csv.DictReader((tmp_path / "lists.csv").read_text().splitlines()))
     assert [row["rank"] for row in rows] == ["1", "2", "3", "4"] * 3
@@ -341,7 +327,7 @@ def test_images_without_names_that_say_who_are_listed_by_distance(
     for q, similarities in enumerate(of_query @ of_gallery.T):
         nearest = [paths[1][i].as_posix() for i in np.argsort(-similarities, kind="stable")[:4]]
         assert [row["image"] for row in rows[4 * q : 4 * q + 4]] == nearest
-    assert _run(capsys, "rank", model, *options)[1] == (tmp_path / "lists.csv").read_text()
+    assert run_command(capsys, "rank", model, *options)[1] == (tmp_path / "lists.csv").read_text()
 
 
 @pytest.mark.parametrize(
@@ -361,8 +347,8 @@ def test_wrong_options_of_rank_are_one_clear_line(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     shutil.copytree(people / "query", "q")
-    assert message in _refused(capsys, "rank", model, *options)
+    assert message in refused(capsys, "rank", model, *options)
 
 
 def test_folders_go_with_an_onnx_file_alone(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
-    assert "--query goes with an ONNX file" in _refused(capsys, "rank", tmp_path / "f.npz", "--query", tmp_path)
+    assert "--query goes with an ONNX file" in refused(capsys, "rank", tmp_path / "f.npz", "--query", tmp_path)

@@ -162,7 +162,7 @@ def test_an_interrupted_search_says_so_and_exits_with_2(job: Path, tmp_path: Pat
     os.kill(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert "interrupted; what was saved stays: search and retrain go on with --resume" in said
+    assert "interrupted; what was saved stays: search, retrain and tune go on with --resume" in said
     assert "Traceback" not in said
 
 
@@ -318,5 +318,6 @@ def test_an_interrupted_demo_goes_on_and_a_finished_one_starts_anew(
     summary = json.loads((out / "demo.json").read_text())
     assert summary["parameters"] > 0
     assert summary["multiply_adds"] > 0
-    assert set(summary["minutes"]) == {"synth", "search", "retrain", "evaluate", "visualize"}
+    assert set(summary["minutes"]) == {"synth", "search", "retrain", "evaluate", "visualize", "report"}
+    assert (out / summary["report"]).is_file()
     assert all((out / file).is_file() for file in summary["graphs"])

@@ -9,7 +9,9 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "dcs_nas"
 LAYERS = {
-    "__init__": 0, "errors": 0, "registry": 0, "settings": 0, "files": 0, "config": 0, "runs": 0, "processes": 0,
+    "__init__": 0, "errors": 0, "registry": 0, "settings": 0, "files": 0, "archives": 0, "config": 0, "runs": 0,
+    "run_lock": 0, "run_start": 0, "processes": 0, "slurm": 0,
+    "extensions": 0,
     "space": 1, "data": 1, "losses": 1, "evaluation": 1,
     "models": 2,
     "training": 3,

@@ -14,6 +14,7 @@ import yaml
 from dcs_nas.data.samplers import IdentitySampler
 from dcs_nas.errors import InputError
 from tests.test_jobs import JOB
+from tests.two_processes import run_together
 
 SPACE = """
 cells: 2
@@ -40,33 +41,42 @@ def job(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "job.yaml"
 
 
-def _search(job: Path, folder: Path, *, devices: int, plain: bool) -> list[dict[str, torch.Tensor]]:
+def _alphas(folder: Path, processes: int) -> list[dict[str, torch.Tensor]]:
+    return [torch.load(folder / f"alphas.{rank}", weights_only=True) for rank in range(processes)]
+
+
+def _together(job: Path, folder: Path, *, processes: int) -> list[dict[str, torch.Tensor]]:
     folder.mkdir()
-    command = [sys.executable, "-m", "tests.two_processes", str(job), str(folder / "run"), str(folder / "alphas")]
-    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
+    arguments = ["search", str(job), "--out", str(folder / "run")]
+    ended = run_together(arguments, folder, processes=processes, PLAIN="1", ALPHAS=str(folder / "alphas"))
+    assert not any(ended.codes), ended.said
+    return _alphas(folder, processes)
+
+
+def test_lightnings_two_processes_have_the_same_alphas(job: Path, tmp_path: Path) -> None:
+    arguments = ["search", str(job), "--out", str(tmp_path / "run"), "-o", "trainer.devices=2"]
+    unset = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    environment = {k: v for k, v in os.environ.items() if k not in unset}
     done = subprocess.run(
-        [*command, str(devices), *(["plain"] if plain else [])],
-        env={**environment, "OMP_NUM_THREADS": "1"},
+        [sys.executable, "-m", "tests.two_processes", *arguments],
+        env={**environment, "OMP_NUM_THREADS": "1", "ALPHAS": str(tmp_path / "alphas")},
         cwd=Path(__file__).parents[1],
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return [torch.load(folder / f"alphas.{rank}", weights_only=True) for rank in range(devices)]
-
-
-def test_both_processes_have_the_same_alphas(job: Path, tmp_path: Path) -> None:
-    first, second = _search(job, tmp_path / "two", devices=2, plain=False)
+    first, second = _alphas(tmp_path, 2)
     assert first.keys() == second.keys()
     assert all(torch.equal(alpha, second[name]) for name, alpha in first.items())
-    assert (tmp_path / "two" / "run" / "genotype.yaml").is_file()
+    assert (tmp_path / "run" / "genotype.yaml").is_file()
 
 
 def test_without_batch_norm_two_processes_find_the_alphas_of_one(job: Path, tmp_path: Path) -> None:
-    (alone,) = _search(job, tmp_path / "one", devices=1, plain=True)
-    first, _ = _search(job, tmp_path / "two", devices=2, plain=True)
+    (alone,) = _together(job, tmp_path / "one", processes=1)
+    first, second = _together(job, tmp_path / "two", processes=2)
     torch.testing.assert_close(first, alone, rtol=1e-5, atol=1e-5)
+    assert all(torch.equal(alpha, second[name]) for name, alpha in first.items())
 
 
 def test_processes_share_every_batch_without_overlap(monkeypatch: pytest.MonkeyPatch) -> None:

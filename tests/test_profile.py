@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dcs_nas.cli import main
 from dcs_nas.models.backbones import BACKBONES
 from dcs_nas.models.cell_space import fixed_network
 from dcs_nas.models.flops import count
 from dcs_nas.models.latency import LatencyTable
 from dcs_nas.models.profile import profile
 from dcs_nas.space import CellStructure, Genotype, NetworkSpec, reference
+from tests.command_line import refused, run_command
 
 CPU = torch.device("cpu")
 
@@ -89,23 +89,10 @@ def test_profiling_changes_nothing() -> None:
 # The command
 
 
-def _run(capsys: pytest.CaptureFixture, *arguments: object) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as stopped:
-        main(["profile", *(str(a) for a in arguments)])
-    out, err = capsys.readouterr()
-    return int(stopped.value.code or 0), out, err
-
-
-def _refused(capsys: pytest.CaptureFixture, *arguments: object) -> str:
-    code, _, err = _run(capsys, *arguments)
-    assert code == 1
-    lines = [line for line in err.splitlines() if line.startswith("dcs-nas: ")]
-    assert len(lines) == 1, err
-    return lines[0]
-
-
 def _profiled(capsys: pytest.CaptureFixture, folder: Path, *arguments: object) -> dict:
-    code, _, err = _run(capsys, *arguments, "--rounds", 0, "--device", "cpu", "--json", folder / "found.json")
+    code, _, err = run_command(
+        capsys, "profile", *arguments, "--rounds", 0, "--device", "cpu", "--json", folder / "found.json"
+    )
     assert code == 0, err
     return json.loads((folder / "found.json").read_text())
 
@@ -142,7 +129,9 @@ def test_the_table_shows_every_row_and_the_totals(
     capsys: pytest.CaptureFixture, genotype: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    code, out, err = _run(capsys, genotype, "--rounds", 1, "--depth", 1, "--device", "cpu", "--threads", 1)
+    code, out, err = run_command(
+        capsys, "profile", genotype, "--rounds", 1, "--depth", 1, "--device", "cpu", "--threads", 1
+    )
     assert code == 0
     for word in ("stem", "cells", "attention", "total", "parameters", "FLOPs (M)", "latency (ms)"):
         assert word in out
@@ -171,7 +160,7 @@ def test_a_configuration_of_a_search_stands_for_its_supernet(
     (tmp_path / "tiny.yaml").write_text(json.dumps(space))
     (tmp_path / "job.yaml").write_text(f"search: {{space: {tmp_path / 'tiny.yaml'}}}\n")
     options = ["--channels", 2, "--height", 16, "--width", 16, "--rounds", 0, "--json", tmp_path / "found.json"]
-    code, out, _ = _run(capsys, tmp_path / "job.yaml", *options)
+    code, out, _ = run_command(capsys, "profile", tmp_path / "job.yaml", *options)
     assert code == 0
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["title"] == f"supernet of {tmp_path / 'tiny.yaml'}, images 16 x 16"
@@ -193,7 +182,7 @@ def test_run_folders_are_profiled_as_what_they_searched_or_trained(
     run.mkdir()
     data = "data: {height: 32, width: 16}\n"
     (run / "config.yaml").write_text(f"name: a\n{data}search: {{space: demo_cells}}\nretrain: {{channels: 6}}\n")
-    assert "has no genotype.yaml yet; finish the run with --resume" in _refused(capsys, run)
+    assert "has no genotype.yaml yet; finish the run with --resume" in refused(capsys, "profile", run)
     (run / "genotype.yaml").write_text(genotype.read_text())
     assert "of width 4," in _profiled(capsys, tmp_path, run)["title"]
     (run / "finished.yaml").write_text("epochs: 1\n")
@@ -208,18 +197,18 @@ def test_a_latency_table_is_measured_once_and_kept(
 ) -> None:
     file = tmp_path / "tables" / "latency.yaml"
     options = ["--rounds", 1, "--depth", 1, "--device", "cpu", "--latency-table", file]
-    code, _, err = _run(capsys, genotype, *options)
+    code, _, err = run_command(capsys, "profile", genotype, *options)
     assert code == 0
     assert f"-o search.cost.kind=latency -o search.cost.latency_table={file}" in err
     first = LatencyTable.read(file)
     assert "sep_conv_3x3 stride 2 8x16x8 to 8x8x4" in first.microseconds
     assert all(value >= 0 for value in first.microseconds.values())
-    assert "was measured before" in _run(capsys, genotype, *options)[2]
+    assert "was measured before" in run_command(capsys, "profile", genotype, *options)[2]
     assert LatencyTable.read(file) == first
-    assert "has batch '1', not '2'; give another file, or use --overwrite" in _refused(
-        capsys, genotype, *options, "--batch", 2
+    assert "has batch '1', not '2'; give another file, or use --overwrite" in refused(
+        capsys, "profile", genotype, *options, "--batch", 2
     )
-    assert _run(capsys, genotype, *options, "--batch", 2, "--overwrite")[0] == 0
+    assert run_command(capsys, "profile", genotype, *options, "--batch", 2, "--overwrite")[0] == 0
     assert LatencyTable.read(file).batch == 2
 
 
@@ -238,9 +227,9 @@ def test_a_latency_table_is_measured_once_and_kept(
 def test_what_cannot_be_profiled_is_refused(
     capsys: pytest.CaptureFixture, arguments: list[object], message: str
 ) -> None:
-    assert message in _refused(capsys, *arguments)
+    assert message in refused(capsys, "profile", *arguments)
 
 
 def test_a_genotype_takes_no_overrides(capsys: pytest.CaptureFixture, genotype: Path) -> None:
-    line = _refused(capsys, genotype, "-o", "search.epochs=3")
+    line = refused(capsys, "profile", genotype, "-o", "search.epochs=3")
     assert "is not a configuration, so -o search.epochs=3 has nothing to replace" in line

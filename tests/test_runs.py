@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from dcs_nas.cli import main
 from dcs_nas.cli.run_facts import find_runs, read_facts, scores_of
+from tests.command_line import refused, run_command
 
 METRICS = "epoch,train/loss,validation/mAP\n0,3.5,\n1,2.5,0.25\n"
 
@@ -52,24 +52,10 @@ def results(tmp_path: Path) -> Path:
     return root
 
 
-def _run(capsys: pytest.CaptureFixture, *arguments: object) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as stopped:
-        main([str(a) for a in arguments])
-    out, err = capsys.readouterr()
-    return int(stopped.value.code or 0), out, err
-
-
-def _refused(capsys: pytest.CaptureFixture, *arguments: object) -> str:
-    code, _, err = _run(capsys, *arguments)
-    assert code == 1
-    (line,) = (line for line in err.splitlines() if line.startswith("dcs-nas: "))
-    return line
-
-
 def test_runs_are_listed_with_state_and_scores_the_latest_first(
     capsys: pytest.CaptureFixture, results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code, out, _ = _run(capsys, "runs", results)
+    code, out, _ = run_command(capsys, "runs", results)
     assert code == 0
     lines = [re.split(r"\s*│\s*", line)[1:-1] for line in out.splitlines() if line.startswith("│")]
     assert [line[0] for line in lines] == ["a/search", "a/retrain"]
@@ -79,7 +65,7 @@ def test_runs_are_listed_with_state_and_scores_the_latest_first(
         ["Market-1501 <b>", "1", "2/4", "50.00 %"],
     ]
     monkeypatch.chdir(results.parent)
-    assert _run(capsys, "runs")[1] == _run(capsys, "runs", "list")[1]
+    assert run_command(capsys, "runs")[1] == run_command(capsys, "runs", "list")[1]
 
 
 def test_damaged_files_are_dashes_and_other_folders_are_no_runs(results: Path) -> None:
@@ -95,7 +81,7 @@ def test_the_page_holds_links_that_lead_somewhere_and_escapes_names(
     capsys: pytest.CaptureFixture, results: Path
 ) -> None:
     page = results / "pages" / "index.html"
-    assert _run(capsys, "runs", results, "--html", page)[0] == 0
+    assert run_command(capsys, "runs", results, "--html", page)[0] == 0
     text = page.read_text()
     assert "Market-1501 &lt;b&gt;" in text
     assert "<b>" not in text
@@ -108,7 +94,7 @@ def test_the_page_holds_links_that_lead_somewhere_and_escapes_names(
 def test_a_comparison_shows_the_settings_that_differ_and_all_scores(
     capsys: pytest.CaptureFixture, results: Path
 ) -> None:
-    code, out, _ = _run(capsys, "runs", "compare", results / "a" / "retrain", results / "a" / "search")
+    code, out, _ = run_command(capsys, "runs", "compare", results / "a" / "retrain", results / "a" / "search")
     assert code == 0
     rows = {line[0]: line[1:] for line in (re.split(r"\s*│\s*", r)[1:-1] for r in out.splitlines() if "│" in r)}
     assert rows["seed"] == ["1", "2"]
@@ -118,41 +104,41 @@ def test_a_comparison_shows_the_settings_that_differ_and_all_scores(
     assert "name" not in rows
     assert "data.name" not in rows
     assert scores_of(results / "a" / "retrain")["evaluation mAP"] == 0.5
-    assert "expected two or more" in _refused(capsys, "runs", "compare", results / "a" / "retrain")
+    assert "expected two or more" in refused(capsys, "runs", "compare", results / "a" / "retrain")
 
 
 def test_nothing_is_deleted_without_a_yes(
     capsys: pytest.CaptureFixture, results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = results / "a" / "retrain"
-    assert "give --yes" in _refused(capsys, "runs", "delete", run)
+    assert "give --yes" in refused(capsys, "runs", "delete", run)
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     asked = []
     answers = iter([False, True])
     monkeypatch.setattr("typer.confirm", lambda text, **_: (asked.append(text), next(answers))[1])
-    code, _, err = _run(capsys, "runs", "delete", run)
+    code, _, err = run_command(capsys, "runs", "delete", run)
     assert (code, run.is_dir()) == (0, True)
     assert "kept" in err
     assert "retrain, finished, epochs 2/4" in asked[0]
     assert "6 files" in asked[0]
-    assert _run(capsys, "runs", "delete", run)[0] == 0
+    assert run_command(capsys, "runs", "delete", run)[0] == 0
     assert not run.exists()
 
 
 def test_a_yes_deletes_the_run_alone_and_only_a_run(capsys: pytest.CaptureFixture, results: Path) -> None:
-    assert "is not a run folder" in _refused(capsys, "runs", "delete", results / "notes", "--yes")
+    assert "is not a run folder" in refused(capsys, "runs", "delete", results / "notes", "--yes")
     link = results / "link"
     link.symlink_to(results / "a" / "retrain")
-    assert "is a link" in _refused(capsys, "runs", "delete", link, "--yes")
-    code, _, err = _run(capsys, "runs", "delete", results / "a" / "search", "--yes")
+    assert "is a link" in refused(capsys, "runs", "delete", link, "--yes")
+    code, _, err = run_command(capsys, "runs", "delete", results / "a" / "search", "--yes")
     assert (code, (results / "a" / "search").exists(), (results / "a" / "retrain").is_dir()) == (0, False, True)
     assert "deleted" in err
 
 
 def test_what_is_no_folder_of_runs_is_named(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
-    assert "there is no folder" in _refused(capsys, "runs", tmp_path / "nowhere")
-    assert "holds no runs" in _refused(capsys, "runs", tmp_path)
-    assert "is not a run folder" in _refused(capsys, "runs", "compare", tmp_path, tmp_path)
+    assert "there is no folder" in refused(capsys, "runs", tmp_path / "nowhere")
+    assert "holds no runs" in refused(capsys, "runs", tmp_path)
+    assert "is not a run folder" in refused(capsys, "runs", "compare", tmp_path, tmp_path)
 
 
 def test_listing_loads_no_torch_and_the_shell_completes_commands(results: Path) -> None:

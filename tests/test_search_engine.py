@@ -19,11 +19,22 @@ from dcs_nas.losses import PrototypeMemory
 from dcs_nas.models.statistics import frozen_statistics, recalibrated_statistics
 from dcs_nas.runs import read_metrics
 from dcs_nas.search.derive import derive
+from dcs_nas.search.derive_retrieval import likely
 from dcs_nas.search.guard import CollapseGuard, skip_counts
 from dcs_nas.search.perturbation import by_perturbation
+from dcs_nas.search.record import ArchitectureRecord
 from dcs_nas.search.search import run_search
-from dcs_nas.search.supernet_score import SupernetScore
-from dcs_nas.space import CellStructure, ChainGenotype, Genotype, NetworkSpec, Origin, load_genotype, shipped_file
+from dcs_nas.search.supernet_score import supernet_score
+from dcs_nas.space import (
+    CellStructure,
+    ChainGenotype,
+    Genotype,
+    NetworkSpec,
+    Origin,
+    load_genotype,
+    load_space,
+    shipped_file,
+)
 from dcs_nas.training.checkpoints import load_checkpoint
 from tests.test_jobs import JOB, SPACE
 
@@ -262,6 +273,7 @@ def test_statistics_are_left_alone_or_measured_anew() -> None:
     ("override", "message"),
     [
         ("choose=best", "validation is 0; hold out a share of the people"),
+        ("derivation=retrieval", "derivation is 'retrieval', but validation is 0"),
         ("guard={action: cap}", "max_skips is not set"),
         ("guard={action: stop, eigenvalue_iterations: 0}", "nothing to stop at"),
         ("relaxation={kind: gumbal}", "relaxation.kind"),
@@ -274,13 +286,47 @@ def test_settings_that_make_no_sense_are_refused(override: str, message: str, jo
 
 def test_a_supernet_scores_genotypes_on_the_people_held_out(job: Path, tmp_path: Path) -> None:
     found = run_search(_config(job, "validation=0.3", "epochs=1"), tmp_path / "run")
-    score = SupernetScore(tmp_path / "run", batches=2)
+    score = supernet_score(tmp_path / "run", batches=2)
     first = score(found)
     assert 0 < first <= 1
     assert score(found) == first
     run_search(_config(job, "epochs=1"), tmp_path / "blind")
     with pytest.raises(InputError, match="held no people out; search with search.validation above 0"):
-        SupernetScore(tmp_path / "blind")
+        supernet_score(tmp_path / "blind")
+
+
+@pytest.mark.parametrize("space", ["cells", "chain"])
+def test_derivation_by_retrieval_keeps_the_likely_genotype_that_finds_people_best(
+    space: str, job: Path, tmp_path: Path
+) -> None:
+    options = ["validation=0.3", "epochs=1", "derivation=retrieval", "retrieval={candidates: 4, batches: 2}"]
+    options += [f"space={shipped_file('search_spaces', 'demo_chain')}"] if space == "chain" else []
+    found = run_search(_config(job, *options), tmp_path / "run")
+    assert found.origin.method.endswith("derived by retrieval")
+    assert "the best of 4" in (tmp_path / "run" / "log.txt").read_text()
+    assert load_genotype(tmp_path / "run" / "genotype.yaml") == found
+    score = supernet_score(tmp_path / "run", batches=2)
+    weights = score.supernet.mixture_weights()
+    file = shipped_file("search_spaces", "demo_chain") if space == "chain" else job.parent / "space.yaml"
+    record = ArchitectureRecord(tmp_path, load_space(file), data="", seed=3, method="")
+    drawn = likely(weights, lambda w: record.genotype(score.supernet, 0, w), candidates=4, seed=3)
+    assert score(found) == max(score(one) for one in drawn)
+
+
+def test_likely_genotypes_are_drawn_as_often_as_their_weights_say() -> None:
+    weights = {"normal": torch.tensor([[0.7, 0.2, 0.1]])}
+    counts = {0: 0, 1: 0, 2: 0}
+    for seed in range(1500):
+        first, *others = likely(weights, lambda w: int(w["normal"][0].argmax()), candidates=2, seed=seed)  # type: ignore[arg-type,return-value]
+        assert first == 0
+        counts[int(others[0])] += 1  # type: ignore[call-overload]
+    assert counts[0] == 0
+    assert counts[1] / 1500 == pytest.approx(0.2 / 0.3, abs=0.04)
+
+
+def test_sharp_weights_give_fewer_genotypes_than_were_asked_for() -> None:
+    weights = {"normal": torch.tensor([[1.0, 0.0]])}
+    assert likely(weights, lambda w: int(w["normal"][0].argmax()), candidates=5, seed=0) == [0]  # type: ignore[arg-type,return-value,comparison-overlap]
 
 
 def test_a_chain_is_searched_like_cells(job: Path, tmp_path: Path) -> None:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
 import traceback
-from typing import Annotated
+from collections.abc import Iterator
+from typing import Annotated, Any
 
 import typer
 
 from dcs_nas.cli import demo, export, jobs, profile, report, runs, tools, tune
-from dcs_nas.cli.console import say, stop_bars
+from dcs_nas.cli.console import stop_bars
 from dcs_nas.errors import InputError, TrainingError
+from dcs_nas.files import in_words
+from dcs_nas.processes import first_to_fail, launch
 
 # typer brings its own click, or the installed one: either way this is the base of its usage errors.
 _UsageError: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+_DISTRIBUTED = ("search", "retrain", "evaluate")
 
 app = typer.Typer(
     name="dcs-nas",
@@ -27,6 +34,7 @@ app = typer.Typer(
 
 @app.callback(invoke_without_command=True)
 def _options(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
 ) -> None:
     if version:
@@ -34,6 +42,12 @@ def _options(
 
         print(f"dcs-nas {__version__}")
         raise typer.Exit
+    found = launch()
+    if found is not None and found.world > 1 and context.invoked_subcommand not in _DISTRIBUTED:
+        raise InputError(
+            f"dcs-nas {context.invoked_subcommand} runs as one process, but {found.launcher} has started "
+            f"{found.world}; start it without {found.launcher} ({', '.join(_DISTRIBUTED)} run on several)"
+        )
 
 
 for command in (
@@ -60,7 +74,10 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit; an error is one line that says what was found, what was expected and how to mend it."""
     given = sys.argv[1:] if arguments is None else arguments
     verbose = any(a in ("-v", "--verbose") for a in given)
-    sys.exit(_run([a for a in given if a not in ("-v", "--verbose")], verbose))
+    code = 2
+    with contextlib.suppress(KeyboardInterrupt), _ended_like_interrupted():
+        code = _run([a for a in given if a not in ("-v", "--verbose")], verbose)
+    sys.exit(code)
 
 
 def _run(arguments: list[str], verbose: bool) -> int:
@@ -81,17 +98,44 @@ def _run(arguments: list[str], verbose: bool) -> int:
         _fail(str(error), verbose)
         return 1
     except OSError as error:
-        _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error), verbose)
+        _fail(in_words(error), verbose)
         return 1
     except Exception as error:  # a defect of ours: still one line
         _fail(f"unexpected {type(error).__name__}: {error}; run again with -v for the traceback and report it", verbose)
         return 1
-    _fail("interrupted; what was saved stays: search and retrain go on with --resume", False)
+    _fail("interrupted; what was saved stays: search, retrain and tune go on with --resume", False)
     return 2
 
 
+@contextlib.contextmanager
+def _ended_like_interrupted() -> Iterator[None]:
+    """Within it, SIGTERM ends a command as Ctrl-C does: what is half written goes, and the exit code is 2.
+
+    Lightning has a handler of its own while it trains, which ends the step first and calls ours too.
+    """
+
+    def end(number: int, frame: Any) -> None:
+        if signal.getsignal(signal.SIGTERM) is end:
+            raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, end)
+    except ValueError:  # not in the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _fail(message: str, verbose: bool) -> None:
+    """Say why; of several processes the first to fail says so, whatever the others make of its end."""
     stop_bars()
+    if not first_to_fail():
+        return
     if verbose:
         traceback.print_exc()
-    say(f"dcs-nas: {' '.join(message.split())}")
+    found = launch()
+    who = f", process {found.rank} of {found.world}" if found is not None and found.rank else ""
+    print(f"dcs-nas{who}: {' '.join(message.split())}", file=sys.stderr, flush=True)

@@ -23,7 +23,7 @@ def progress(label: str) -> Callable[[int, int], None]:
     bar: list[Any] = []
 
     def update(done: int, total: int) -> None:
-        if not sys.stderr.isatty():
+        if not (sys.stderr.isatty() and is_first()):
             return
         if not bar:
             bar.extend(_start(label, total))
@@ -42,10 +42,12 @@ def stop_bars() -> None:
 
 
 def show_log() -> None:
-    """Show what dcs_nas logs: epoch lines where there is no bar to watch, warnings always."""
+    """Show what dcs_nas logs: epoch lines where there is no bar to watch, warnings always; by the first process."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     handler.setLevel(logging.WARNING if sys.stderr.isatty() else logging.INFO)
+    if not is_first():
+        handler.setLevel(logging.ERROR)
     logger = logging.getLogger("dcs_nas")
     logger.handlers = [h for h in logger.handlers if not isinstance(h, logging.StreamHandler)] + [handler]
     logger.setLevel(logging.INFO)

@@ -1,4 +1,4 @@
-"""``dcs-nas demo``: synthetic people, search, retraining, evaluation, pictures, in one go."""
+"""``dcs-nas demo``: synthetic people, search, retraining, evaluation, pictures, a report, in one go."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import typer
 from dcs_nas.cli.console import progress, say, show_log, table
 from dcs_nas.cli.jobs import Overrides
 
-STAGES = ("synth", "search", "retrain", "evaluate", "visualize")
+STAGES = ("synth", "search", "retrain", "evaluate", "visualize", "report")
 
 
 def demo(
@@ -21,7 +21,7 @@ def demo(
     config: Annotated[str, typer.Option(help="The configuration to run.")] = "demo",
     override: Overrides = None,
 ) -> None:
-    """Draw people, search, retrain, evaluate, draw the cells; ends with a table of what came out.
+    """Draw people, search, retrain, evaluate, draw the architecture, report; ends with a table of what came out.
 
     A demo that was interrupted goes on where it stopped; one that was finished starts anew.
     """
@@ -119,12 +119,22 @@ def _visualize(out: Path, root: Path, settings: Any) -> dict[str, Any]:
     return {"graphs": [str(file.relative_to(out)) for file in drawing.files]}
 
 
+def _report(out: Path, root: Path, settings: Any) -> dict[str, Any]:
+    from dcs_nas.report.page import Options, write_report
+
+    page = write_report([out], out / "report.html", options=Options(maps=4, ranked=4), progress=progress)
+    for note in page.notes:
+        say(note)
+    return {"report": page.file.name}
+
+
 _RUN: dict[str, Callable[[Path, Path, Any], dict[str, Any]]] = {
     "synth": _synth,
     "search": _search,
     "retrain": _retrain,
     "evaluate": _evaluate,
     "visualize": _visualize,
+    "report": _report,
 }
 
 
@@ -151,7 +161,7 @@ def _show(out: Path, found: dict[str, Any], minutes: dict[str, float]) -> None:
     table("searched network", ["parameters", "FLOPs (multiply-adds)"], size)
     times = [f"{minutes[stage]:.2f}" for stage in STAGES]
     table("minutes", [*STAGES, "all"], [[*times, f"{sum(minutes.values()):.2f}"]])
-    print("open:")
+    print(f"open:\n  {out / found['report']}")
     for file in found["graphs"]:
         print(f"  {out / file}")
     print(f"  {out / 'search' / 'genotype.yaml'}\n  {out / 'retrain' / 'evaluation.json'}")

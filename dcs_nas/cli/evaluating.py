@@ -13,6 +13,7 @@ from dcs_nas.errors import InputError
 from dcs_nas.evaluation import save_features
 from dcs_nas.evaluation.averages import average
 from dcs_nas.files import write_json
+from dcs_nas.processes import is_first
 from dcs_nas.retrain.evaluate import Evaluation, evaluate_run, evaluate_splits
 
 _TOP = 10
@@ -93,6 +94,8 @@ def _check(runs: Sequence[Path], splits: int | None, outputs: Outputs) -> None:
 
 
 def _write_one(run: Path, found: Evaluation, name: str, features: str, outputs: Outputs) -> None:
+    if not is_first():
+        return
     score_table(found.report, f"{run}: {found.report['data']['version']}, {features}")
     target = outputs.json or run / f"{name}.json"
     write_json(target, found.report)
@@ -107,6 +110,8 @@ def _write_one(run: Path, found: Evaluation, name: str, features: str, outputs: 
 
 
 def _write_average(reports: Sequence[Mapping[str, Any]], names: Sequence[str], title: str, target: Path | None) -> None:
+    if not is_first():
+        return
     mean = average(reports)
     average_table(mean, names, title)
     if target is not None:

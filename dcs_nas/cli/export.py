@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from dcs_nas.cli import own_code
 from dcs_nas.cli.console import say, table
 
 
@@ -15,6 +16,7 @@ def export(
     format: Annotated[str, typer.Option(help="Some of onnx,pt2.")] = "onnx,pt2",
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder; by default export/ in RUN.")] = None,
     checkpoint: Annotated[str, typer.Option(help="last, or best where people were held out.")] = "last",
+    extension: own_code.Extension = None,
 ) -> None:
     """Write the feature extractor of a trained run as model.onnx and model.pt2.
 
@@ -23,6 +25,7 @@ def export(
     """
     from dcs_nas.deploy.export import export_run
 
+    own_code.load(extension)
     formats = [name.strip() for name in format.split(",") if name.strip()]
     files, source = export_run(run, out or run / "export", formats=formats, checkpoint=checkpoint)
     info = source.info

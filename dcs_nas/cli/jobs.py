@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from dcs_nas.cli import scores
+from dcs_nas.cli import own_code, scores
 from dcs_nas.cli.console import progress, say, show_log
+from dcs_nas.slurm import goes_on
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="A configuration: a path, or a name in configs/.")]
 Overrides = Annotated[
@@ -35,6 +36,7 @@ def search(
     settings = load_config(shipped_file("configs", config), override or [])
     settings.section("search")
     folder = out or settings.results / settings.name / "search"
+    resume, overwrite = goes_on(folder, resume=resume, overwrite=overwrite)
     show_log()
     from dcs_nas.search.search import run_search
 
@@ -62,6 +64,7 @@ def retrain(
     if settings.section("retrain").backbone is None and genotype is None:
         genotype = settings.results / settings.name / "search" / "genotype.yaml"
     folder = out or settings.results / settings.name / "retrain"
+    resume, overwrite = goes_on(folder, resume=resume, overwrite=overwrite)
     show_log()
     from dcs_nas.retrain.retrain import run_retraining
 
@@ -113,6 +116,7 @@ def evaluate(
     top: Annotated[
         int | None, typer.Option(min=1, max=100, help="Images of a list in a picture; 10 by default.")
     ] = None,
+    extension: own_code.Extension = None,
 ) -> None:
     """CMC, mAP and mINP of a trained run, on its own or on another data set.
 
@@ -121,6 +125,7 @@ def evaluate(
     show_log()
     from dcs_nas.cli.evaluating import Outputs, evaluate_and_write
 
+    own_code.load(extension)
     given = scores.changes(
         flip=flip,
         protocol=protocol,

@@ -10,6 +10,7 @@ from torch import nn
 
 from dcs_nas.config import Config, DataConfig, RetrainConfig, load_config
 from dcs_nas.errors import InputError
+from dcs_nas.extensions import load_extensions, load_recorded
 from dcs_nas.models.backbones import BACKBONES
 from dcs_nas.models.build import build_supernet, scaled
 from dcs_nas.models.cell_space import fixed_network
@@ -68,6 +69,7 @@ def read_target(path: Path, sizes: Sizes, overrides: list[str]) -> Target:
 def _of_run(path: Path, sizes: Sizes, overrides: list[str]) -> Target:
     _no_overrides(path, overrides)
     config, file = RunFolder(path).config(), path / "genotype.yaml"
+    load_recorded(path)
     searched = config.search is not None and not (path / "finished.yaml").is_file()
     if config.retrain is not None and config.retrain.backbone is not None and not file.is_file():
         return _of_backbone(config, config.retrain, sizes, str(path))
@@ -86,6 +88,7 @@ def _of_run(path: Path, sizes: Sizes, overrides: list[str]) -> Target:
 
 
 def _of_config(config: Config, sizes: Sizes, source: str) -> Target:
+    load_extensions(config.extensions)
     if config.retrain is not None and config.retrain.backbone is not None:
         return _of_backbone(config, config.retrain, sizes, source)
     if config.search is None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from dcs_nas.cli import own_code
 from dcs_nas.cli.console import progress, say
 
 
@@ -25,6 +26,7 @@ def report(
     ranked: Annotated[
         int, typer.Option(metavar="N", min=0, max=64, help="Evaluate again and draw the N worst and N best queries.")
     ] = 0,
+    extension: own_code.Extension = None,
 ) -> None:
     """One self-contained HTML page of a run: curves, architecture over the epochs, scores, ranked lists, attention.
 
@@ -32,6 +34,7 @@ def report(
     """
     from dcs_nas.report.page import Options, write_report
 
+    own_code.load(extension)
     page = write_report(run, out, options=Options(maps=maps, ranked=ranked), progress=progress)
     for note in page.notes:
         say(note)

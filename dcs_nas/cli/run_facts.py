@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from collections.abc import Iterator
@@ -127,7 +128,7 @@ def _last_metrics(folder: Path) -> dict[str, float]:
 
     try:
         rows = read_metrics(folder / "metrics.csv")
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, csv.Error):
         return {}
     return dict(rows[-1]) if rows else {}
 
@@ -146,7 +147,7 @@ def _mapping(path: Path) -> dict[str, Any]:
 def _json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -15,6 +15,7 @@ from dcs_nas.cli.console import say, table
 from dcs_nas.cli.run_facts import RunFacts, find_runs, read_facts, scores_of, settings_of
 from dcs_nas.cli.run_index import percent, write_index
 from dcs_nas.errors import InputError
+from dcs_nas.run_lock import lock_folder, require_free
 
 _UNSET = "-"
 
@@ -99,7 +100,7 @@ def delete(
     run: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")],
     yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
 ) -> None:
-    """Delete runs with all that is in their folders; asks first."""
+    """Delete runs with all that is in their folders; asks first, and refuses runs in use."""
     facts = [read_facts(folder) for folder in run]
     for one in facts:
         if one.path.is_symlink():
@@ -110,7 +111,10 @@ def delete(
         if not yes and not typer.confirm(f"delete {_described(one)}?", err=True):
             say(f"kept: {one.path}")
             continue
-        shutil.rmtree(one.path)
+        for inner in find_runs(one.path):
+            require_free(inner)
+        with lock_folder(one.path):
+            shutil.rmtree(one.path)
         say(f"deleted: {one.path}")
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dcs_nas.cli import onnx_rank, scores
+from dcs_nas.cli import onnx_rank, own_code, scores
 from dcs_nas.cli.console import progress, say, table
 
 
@@ -158,12 +158,14 @@ def datasets(
         list[str] | None, typer.Option("-o", "--set", metavar="KEY=VALUE", help="An option of the loader.")
     ] = None,
     images: Annotated[bool, typer.Option("--images", help="Also decode every image.")] = False,
+    extension: own_code.Extension = None,
 ) -> None:
     """The known data sets; check one on disk."""
     from dcs_nas.data.check import check_dataset
     from dcs_nas.data.datasets import DATASETS, describe
     from dcs_nas.errors import InputError
 
+    own_code.load(extension)
     if name is None:
         rows = [[known, describe(known).splitlines()[0]] for known in DATASETS]
         table("data sets", ["name", "what it is"], rows, words=True)

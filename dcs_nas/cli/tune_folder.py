@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,12 +13,12 @@ from typing import Any
 from dcs_nas.cli.tune_space import from_nni, with_values
 from dcs_nas.cli.tune_study import Trial
 from dcs_nas.config import Config, TuneConfig
-from dcs_nas.errors import InputError
 from dcs_nas.files import write_json, write_text
+from dcs_nas.run_start import BEGAN, opened, require_same
 from dcs_nas.runs import RunFolder, environment
 from dcs_nas.settings import to_yaml
 
-LOCK = ".lock"
+_OTHERWISE = "another dcs-nas tune, or by a trial that outlived one"
 _MAY_CHANGE = ("trials", "concurrency", "hours", "gpus", "mode", "portal", "training_service")
 
 
@@ -31,31 +29,14 @@ def open_folder(path: Path, config: Config, *, resume: bool, overwrite: bool) ->
     Since trials hold the lock too, ``--resume`` never meets one that outlived a killed tuning. How much is run and
     where may change on resume; raises ``InputError`` for any other change, and where the folder holds another tuning.
     """
-    if resume and overwrite:
-        raise InputError("--resume and --overwrite exclude each other; give one")
-    began = path / "config.yaml"
-    if resume and not began.is_file():
-        raise InputError(f"there is no tuning to resume in {path}; start it without --resume")
-    if path.is_dir() and not began.is_file() and any(p.name != LOCK for p in path.iterdir()):
-        raise InputError(f"{path} is not empty and holds no tuning; choose another name or folder")
-    if began.is_file() and not (resume or overwrite):
-        raise InputError(f"{path} holds a tuning already; continue it with --resume or replace it with --overwrite")
-    path.mkdir(parents=True, exist_ok=True)
-    with (path / LOCK).open("ab") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"{path} is in use by another dcs-nas tune, or by a trial that outlived one; end it first"
-            ) from None
+    with opened(path, what="tuning", resume=resume, overwrite=overwrite, otherwise=_OTHERWISE) as lock:
         os.set_inheritable(lock.fileno(), True)
         if resume:
-            _check_same(path, config)
+            require_same(path, _fixed(RunFolder(path).config()), _fixed(config))
         else:
-            _empty(path)
             write_json(path / "environment.json", environment())
-        write_text(began, to_yaml(_without_secrets(config)))
         write_text(path / "job.yaml", to_yaml(config.model_copy(update={"tune": None})))
+        write_text(path / BEGAN, to_yaml(_without_secrets(config)))
         yield lock.fileno()
 
 
@@ -86,25 +67,6 @@ def _write_table(path: Path, trials: Sequence[Trial], tune: TuneConfig) -> None:
         shown = ["" if trial.value is None else repr(trial.value), *values.values()]
         writer.writerow([trial.label, trial.state, *shown, trial.seconds, trial.message])
     write_text(path / "trials.csv", text.getvalue())
-
-
-def _empty(path: Path) -> None:
-    for part in path.iterdir():
-        if part.is_dir() and not part.is_symlink():
-            shutil.rmtree(part)
-        elif part.name != LOCK:
-            part.unlink()
-
-
-def _check_same(path: Path, config: Config) -> None:
-    old, new = (_fixed(c) for c in (RunFolder(path).config(), config))
-    changed = [key for key in old | new if old.get(key) != new.get(key)]
-    if changed:
-        key = changed[0]
-        raise InputError(
-            f"{path} began with {key}={old.get(key)}, not {new.get(key)}; "
-            "resume with the same settings, or use --overwrite"
-        )
 
 
 def _fixed(config: Config) -> dict[str, Any]:

@@ -119,7 +119,7 @@ def write_code(config: Config, folder: Path, genotype: Path | None) -> Path:
     job = config.model_copy(update={"tune": tune.model_copy(update={"training_service": None})})
     write_text(code / "job.yaml", to_yaml(job))
     if genotype is not None:
-        shutil.copyfile(genotype, code / "genotype.yaml")
+        write_text(code / "genotype.yaml", genotype.read_text(encoding="utf-8"))
     return code.resolve()
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from dcs_nas.config.data import AugmentConfig, DataConfig, DataSource
 from dcs_nas.config.evaluate import EvaluateConfig
@@ -14,7 +15,14 @@ from dcs_nas.config.loss import DcsConfig, LossConfig
 from dcs_nas.config.machine import TrainerConfig
 from dcs_nas.config.retrain import RetrainConfig
 from dcs_nas.config.search import SearchConfig
-from dcs_nas.config.search_parts import CostConfig, GuardConfig, PerturbationConfig, RelaxationConfig, TrialsConfig
+from dcs_nas.config.search_parts import (
+    CostConfig,
+    GuardConfig,
+    PerturbationConfig,
+    RelaxationConfig,
+    RetrievalConfig,
+    TrialsConfig,
+)
 from dcs_nas.config.tune import PortalConfig, TuneConfig
 from dcs_nas.errors import InputError
 from dcs_nas.settings import Settings, parse, parse_yaml, read_yaml
@@ -33,6 +41,7 @@ __all__ = [
     "PortalConfig",
     "RelaxationConfig",
     "RetrainConfig",
+    "RetrievalConfig",
     "SearchConfig",
     "TrainerConfig",
     "TrialsConfig",
@@ -42,11 +51,16 @@ __all__ = [
 
 
 class Config(Settings):
-    """One job. ``dcs-nas search`` wants the section ``search``, ``dcs-nas retrain`` the section ``retrain``."""
+    """One job. ``dcs-nas search`` wants the section ``search``, ``dcs-nas retrain`` the section ``retrain``.
+
+    ``extensions`` are Python files that register operations, data sets and the like of one's own; in a file their paths
+    are relative to it, elsewhere to the current folder (``dcs_nas.extensions``).
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
     results: Path = Path("results")
     seed: int = Field(default=0, ge=0, lt=2**31)
+    extensions: tuple[Path, ...] = ()
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
     loss: LossConfig = LossConfig()
@@ -56,6 +70,25 @@ class Config(Settings):
     evaluate: EvaluateConfig = EvaluateConfig()
     trainer: TrainerConfig = TrainerConfig()
     tune: TuneConfig | None = None
+
+    @field_validator("extensions", mode="before")
+    @classmethod
+    def _absolute(cls, paths: Any) -> Any:
+        if not isinstance(paths, (list, tuple)) or not all(isinstance(path, (str, Path)) for path in paths):
+            raise ValueError("expected a list of Python files, e.g. [my_ops.py]")
+        return tuple(dict.fromkeys(Path(os.path.abspath(Path(path).expanduser())) for path in paths))
+
+    @model_validator(mode="after")
+    def _check_nonfinite(self) -> Config:
+        if (
+            self.trainer.nonfinite == "skip"
+            and self.search is not None
+            and self.search.strategy in ("nni.darts", "nni.gumbel")
+        ):
+            raise ValueError(
+                f"trainer.nonfinite is 'skip', but steps of {self.search.strategy} are NNI's own: use stop"
+            )
+        return self
 
     def section(self, name: Literal["search", "retrain", "tune"]) -> Any:
         """The section a command needs; ``InputError`` where the file has none."""
@@ -71,9 +104,15 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     Raises ``InputError`` for a missing or malformed file, an unknown key or a wrong value.
     """
     data = read_yaml(path)
+    if isinstance(data.get("extensions"), list):
+        data["extensions"] = [_beside(path, extension) for extension in data["extensions"]]
     for override in overrides:
         _apply(data, override)
     return parse(Config, {"name": path.stem, **data}, source=str(path))
+
+
+def _beside(file: Path, path: Any) -> Any:
+    return file.parent / Path(path).expanduser() if isinstance(path, str) else path
 
 
 def _apply(data: dict[str, Any], override: str) -> None:

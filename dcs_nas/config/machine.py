@@ -12,14 +12,23 @@ from dcs_nas.settings import Settings
 class TrainerConfig(Settings):
     """The machine: passed on to Lightning's Trainer.
 
+    ``devices``: how many, which (``0,2``), or ``-1`` for all; ``auto`` is as many as a launcher has started, else one.
+    A step whose loss or gradient is NaN or infinite stops the job, or is left out (``nonfinite: skip``).
+    Of several processes, each waits ``timeout_minutes`` at most for another that does not answer.
+    ``compile`` is the mode of torch.compile for the network (reduce-overhead: CUDA graphs); ``matmul_precision`` below
+    highest lets a GPU compute float32 products in TF32 or bfloat16.
     ``loggers`` get the means of every epoch beside metrics.csv; wandb and mlflow have to be installed.
     """
 
     accelerator: str = "auto"
     devices: int | str = "auto"
     num_nodes: int = Field(default=1, ge=1)
+    timeout_minutes: float = Field(default=30, gt=0, le=10080)
     precision: str = "32-true"
     deterministic: bool | None = None
+    compile: Literal["off", "default", "reduce-overhead", "max-autotune"] = "off"
+    matmul_precision: Literal["highest", "high", "medium"] = "highest"
+    nonfinite: Literal["stop", "skip"] = "stop"
     threads: int | None = Field(default=None, ge=1)
     loggers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
 

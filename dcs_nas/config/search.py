@@ -6,7 +6,14 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from dcs_nas.config.search_parts import CostConfig, GuardConfig, PerturbationConfig, RelaxationConfig, TrialsConfig
+from dcs_nas.config.search_parts import (
+    CostConfig,
+    GuardConfig,
+    PerturbationConfig,
+    RelaxationConfig,
+    RetrievalConfig,
+    TrialsConfig,
+)
 from dcs_nas.settings import Settings
 
 
@@ -17,7 +24,8 @@ class SearchConfig(Settings):
     images move the weights, the others the alphas: of every person where ``identity_overlap`` is 1; below, only that
     share of the people is in both halves, and the alphas learn from losses that need no classifier. The share
     ``validation`` of the people is in neither: retrieval among them is measured every ``validate_every`` epochs, and
-    ``choose: best`` takes the genotype of the best of these.
+    ``choose: best`` takes the genotype of the best of these. A genotype is derived by the ``strongest`` alphas, by
+    ``perturbation``, or by ``retrieval`` among those people, for supernets that train sampled paths.
     """
 
     space: str
@@ -44,8 +52,9 @@ class SearchConfig(Settings):
     validation: float = Field(default=0.0, ge=0, lt=1)
     validate_every: int = Field(default=5, ge=1)
     choose: Literal["last", "best"] = "last"
-    derivation: Literal["strongest", "perturbation"] = "strongest"
+    derivation: Literal["strongest", "perturbation", "retrieval"] = "strongest"
     perturbation: PerturbationConfig = PerturbationConfig()
+    retrieval: RetrievalConfig = RetrievalConfig()
     guard: GuardConfig = GuardConfig()
     checkpoint_activations: bool = False
 
@@ -53,8 +62,10 @@ class SearchConfig(Settings):
     def _check_choice(self) -> SearchConfig:
         if self.choose == "best" and not self.validation:
             raise ValueError("choose is 'best', but validation is 0; hold out a share of the people, e.g. 0.1")
-        if self.choose == "best" and self.derivation == "perturbation":
-            raise ValueError("choose 'best' and derivation 'perturbation' exclude each other; the latter is of the end")
+        if self.choose == "best" and self.derivation != "strongest":
+            raise ValueError(f"choose 'best' and derivation '{self.derivation}' exclude each other: both choose")
+        if self.derivation == "retrieval" and not self.validation:
+            raise ValueError("derivation is 'retrieval', but validation is 0; hold out a share of the people, e.g. 0.1")
         if self.order == 2 and self.hessian == "exact" and self.checkpoint_activations:
             raise ValueError("checkpoint_activations and hessian 'exact' exclude each other; use finite_difference")
         return self

@@ -129,6 +129,16 @@ class PerturbationConfig(Settings):
     lr: float = Field(default=0.001, gt=0)
 
 
+class RetrievalConfig(Settings):
+    """Derivation by retrieval: ``candidates`` genotypes, drawn by the alphas, compared on the people held out.
+
+    Running statistics are measured on ``batches`` of the weights' half for each.
+    """
+
+    candidates: int = Field(default=30, ge=1, le=100_000)
+    batches: int = Field(default=8, ge=1, le=1000)
+
+
 class TrialsConfig(Settings):
     """Strategies that train one network after another: ``random``, ``nni.random``, ``nni.evolution``.
 

@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
-import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
 
+from dcs_nas.data.datasets.files import reason_of
+from dcs_nas.data.images import read_image
 from dcs_nas.errors import InputError
+from dcs_nas.files import atomic_path
 
-LAYOUT = 1
+__all__ = ["Progress", "image_cache", "read_image"]
+
+log = logging.getLogger(__name__)
+LAYOUT = 2
 Progress = Callable[[int, int], None]
 
 
@@ -41,36 +46,11 @@ def image_cache(
     """
     shape = (len(paths), height, width, 3)
     file = folder / f"{_key(root, paths, shape)}.uint8"
-    if not file.is_file():
+    if not _is_whole(file, shape):
         folder.mkdir(parents=True, exist_ok=True)
         _require_space(folder, int(np.prod(shape)))
         _decode_all(root, paths, shape, file, progress)
     return np.memmap(file, dtype=np.uint8, mode="r", shape=shape)
-
-
-def read_image(path: Path, *, height: int, width: int) -> np.ndarray:
-    """One image as (H, W, 3) uint8, upright, RGB, resized bilinearly; ``InputError`` where it does not decode."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                image.draft("RGB", (2 * width, 2 * height))
-                upright = _rgb(ImageOps.exif_transpose(image))
-                return np.asarray(upright.resize((width, height), Image.Resampling.BILINEAR))
-    except FileNotFoundError:
-        raise InputError(f"{path} is listed, but there is no such file; list the folder again") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(f"{path} does not decode as an image ({error}); replace or remove it") from None
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":  # 16 bits a pixel or more: to 8, by the full range
-        values = np.asarray(image, dtype=np.float64)
-        top = 65535.0 if values.max(initial=0) > 255 else 255.0
-        image = Image.fromarray((np.clip(values / top, 0, 1) * 255).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    return image.convert("RGB")
 
 
 def _key(root: Path, paths: Sequence[str], shape: tuple[int, ...]) -> str:
@@ -80,6 +60,8 @@ def _key(root: Path, paths: Sequence[str], shape: tuple[int, ...]) -> str:
             status = (root / path).stat()
         except FileNotFoundError:
             raise InputError(f"{root / path} is listed, but there is no such file; list the folder again") from None
+        except OSError as error:  # links in a circle, no permission
+            raise InputError(f"{root / path} cannot be read ({reason_of(error)}); replace or remove it") from None
         digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:24]
 
@@ -87,19 +69,25 @@ def _key(root: Path, paths: Sequence[str], shape: tuple[int, ...]) -> str:
 def _decode_all(
     root: Path, paths: Sequence[str], shape: tuple[int, int, int, int], file: Path, progress: Progress | None
 ) -> None:
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    pool = ThreadPoolExecutor(os.cpu_count())
     try:
-        images = np.memmap(temporary, dtype=np.uint8, mode="w+", shape=shape)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with atomic_path(file) as temporary, temporary.open("wb") as target:
             decoded = pool.map(lambda path: read_image(root / path, height=shape[1], width=shape[2]), paths)
             for i, image in enumerate(decoded):
-                images[i] = image
+                target.write(image.tobytes())
                 if progress:
                     progress(i + 1, len(paths))
-        images.flush()
-        temporary.replace(file)
     finally:
-        temporary.unlink(missing_ok=True)
+        pool.shutdown(cancel_futures=True)
+
+
+def _is_whole(file: Path, shape: tuple[int, ...]) -> bool:
+    if not file.is_file():
+        return False
+    if file.stat().st_size == int(np.prod(shape)):
+        return True
+    log.warning("%s is cut off: decoding its images again", file)
+    return False
 
 
 def _require_space(folder: Path, needed: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -127,11 +126,13 @@ def remarks(dataset: ReidDataset) -> tuple[str, ...]:
 
 def unreadable_images(dataset: ReidDataset, *, progress: Progress | None = None) -> tuple[str, ...]:
     """Every image decoded once; one line, path and reason, for each that fails."""
+    from dcs_nas.data.images import image_fault
+
     paths = sorted({r.path for split in SPLITS for r in dataset.split(split)})
     faults: list[str] = []
-    with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        warnings.simplefilter("error")  # Pillow only warns of images large enough to exhaust memory
-        for done, (path, fault) in enumerate(zip(paths, pool.map(_fault, (dataset.root / p for p in paths))), start=1):
+    files = [dataset.root / path for path in paths]
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for done, (path, fault) in enumerate(zip(paths, pool.map(image_fault, files)), start=1):
             if fault is not None:
                 faults.append(f"{path}: {fault}")
             if progress is not None:
@@ -178,18 +179,6 @@ def _training_remarks(train: Sequence[Record]) -> Iterator[str]:
     lonely = sum(count == 1 for count in images.values())
     if lonely:
         yield f"{_people(lonely)} of the {len(images):,} to train on with a single image: no positive pair"
-
-
-def _fault(path: Path) -> str | None:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            image.draft("RGB", (64, 64))  # JPEG decodes faster at a lower scale, and still reads the whole file
-            image.load()
-    except Exception as error:  # a damaged file leads Pillow's many decoders to exceptions of any kind
-        return str(error).replace(str(path), "the file") or type(error).__name__
-    return None
 
 
 def _lines(report: CheckReport, limit: int) -> Iterator[str]:

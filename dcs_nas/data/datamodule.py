@@ -23,6 +23,7 @@ from dcs_nas.data.records import SPLITS, Record, ReidDataset, combine
 from dcs_nas.data.samplers import IdentitySampler, SequentialBatches, hold_out_people, split_people
 from dcs_nas.errors import InputError
 from dcs_nas.files import write_json
+from dcs_nas.processes import in_turn, is_first, rank, world
 
 log = logging.getLogger(__name__)
 Batch = dict[str, Tensor]
@@ -82,8 +83,11 @@ class ReidData:
         """Keep what was trained on in a run's folder.
 
         ``data.json`` holds version, counts and deviations from the published facts; ``labels.json`` which of the user's
-        names of people and cameras became which number, where a data set has names.
+        names of people and cameras became which number, where a data set has names. Of several processes the first
+        alone writes.
         """
+        if not is_first():
+            return
         write_json(folder / DATA_FILE, {**self.dataset.statistics(), "deviations": list(self.dataset.notes)})
         maps = {"people": self.dataset.label_map, "cameras": self.dataset.camera_map}
         known = {name: numbers for name, numbers in maps.items() if numbers}
@@ -155,20 +159,21 @@ class ReidData:
         return DataLoader(images, sampler=sampler, batch_size=None)
 
     def test_loader(self, images: Images) -> DataLoader:
-        """All images in order, in batches of ``data.test_batch``."""
-        return DataLoader(
-            images, sampler=SequentialBatches(len(images), size=self.settings.test_batch), batch_size=None
-        )
+        """Images in order, in batches of ``data.test_batch``: all, or of W processes every W-th batch for each."""
+        batches = SequentialBatches(len(images), size=self.settings.test_batch, shard=(rank(), world()))
+        return DataLoader(images, sampler=batches, batch_size=None)
 
     def _images(self, part: str, dataset: ReidDataset, records: Sequence[Record], labels: Sequence[int]) -> Images:
-        pixels = image_cache(
-            dataset.root,
-            [r.path for r in records],
-            height=self.settings.height,
-            width=self.settings.width,
-            folder=self.settings.cache or self.config.results / ".cache",
-            progress=self._progress(f"decoding {len(records):,} {part} images") if self._progress else None,
-        )
+        folder = self.settings.cache or self.config.results / ".cache"
+        with in_turn(folder / ".lock"):
+            pixels = image_cache(
+                dataset.root,
+                [r.path for r in records],
+                height=self.settings.height,
+                width=self.settings.width,
+                folder=folder,
+                progress=self._progress(f"decoding {len(records):,} {part} images") if self._progress else None,
+            )
         return Images(pixels, records, labels)
 
 

@@ -74,16 +74,20 @@ class IdentitySampler:
 
 
 class SequentialBatches:
-    """All indices in order, in batches of ``size``; the last may be smaller."""
+    """All indices in order, in batches of ``size``; the last may be smaller.
 
-    def __init__(self, length: int, *, size: int) -> None:
+    ``shard`` (i, n) gives the batches i, i + n, ... alone: those of all i are all batches, each once.
+    """
+
+    def __init__(self, length: int, *, size: int, shard: tuple[int, int] = (0, 1)) -> None:
         self.length, self.size = length, size
+        self._starts = range(shard[0] * size, length, shard[1] * size)
 
     def __len__(self) -> int:
-        return -(-self.length // self.size)
+        return len(self._starts)
 
     def __iter__(self) -> Iterator[list[int]]:
-        for start in range(0, self.length, self.size):
+        for start in self._starts:
             yield list(range(start, min(start + self.size, self.length)))
 
 

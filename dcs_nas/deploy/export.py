@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,8 +24,10 @@ from dcs_nas.deploy.extractor import Deployable, at_a_step, deployable
 from dcs_nas.deploy.info import ExportInfo
 from dcs_nas.deploy.onnx_file import OnnxModel, finished_model
 from dcs_nas.deploy.packages import require
+from dcs_nas.deploy.pt2_check import checked_archive
 from dcs_nas.errors import InputError, choices
 from dcs_nas.files import atomic_path
+from dcs_nas.settings import parse
 
 FORMATS = ("onnx", "pt2")
 TOLERANCE = {"onnx": 1e-4, "pt2": 1e-5}
@@ -103,20 +106,36 @@ def differences(run: Callable[[Tensor], Tensor], source: Deployable, images: Ten
 def load_pt2(path: Path) -> tuple[Callable[[Tensor], Tensor], ExportInfo]:
     """A ``.pt2`` file of ours: what maps images (B, 3, H, W) uint8 to features (B, D), and its metadata.
 
+    Nothing in the file is unpickled or run as Python, see ``pt2_check``.
+
     Raises:
-        InputError: a file that is missing, damaged or not of ours.
+        InputError: a file that is missing, damaged, or holds what no export of ours does.
     """
     if not path.is_file():
         raise InputError(f"there is no file {path}; check the path, or write one with dcs-nas export RUN")
-    extra = {INFO_FILE: ""}
+    try:
+        content, extra = checked_archive(path)
+    except Exception as error:  # a damaged file can make its parser raise anything
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"{path} is damaged or no .pt2 file of ours: {reason}") from None
+    if INFO_FILE not in extra:
+        raise InputError(f"{path} was not written by dcs-nas export: it has no {INFO_FILE}")
+    info = parse(ExportInfo, _mapping(extra[INFO_FILE], path), source=f"metadata of {path}")
     try:
         with _quiet():
-            program = torch.export.load(path, extra_files=extra)
-    except Exception as error:  # a damaged file can make its parser raise anything
-        raise InputError(f"{path} is damaged or no .pt2 file ({type(error).__name__})") from None
-    if not extra[INFO_FILE]:
-        raise InputError(f"{path} was not written by dcs-nas export: it has no {INFO_FILE}")
-    return program.module(), ExportInfo.model_validate(json.loads(extra[INFO_FILE]))
+            return torch.export.load(content).module(), info
+    except Exception as error:
+        raise InputError(f"{path} is damaged or no .pt2 file of ours ({type(error).__name__})") from None
+
+
+def _mapping(text: str, path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise InputError(f"{path} has damaged metadata; export the run again")
+    return found
 
 
 def _largest(errors: Tensor) -> float:

@@ -38,8 +38,8 @@ class ExportInfo(Settings):
     format: int = FORMAT
     input: Literal["images: uint8 RGB (batch, 3, height, width)"] = "images: uint8 RGB (batch, 3, height, width)"
     output: Literal["features: float32 (batch, features)"] = "features: float32 (batch, features)"
-    height: int = Field(ge=1)
-    width: int = Field(ge=1)
+    height: int = Field(ge=1, le=4096)
+    width: int = Field(ge=1, le=4096)
     resize: str = "bilinear (Pillow)"
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -70,7 +70,7 @@ def read_properties(properties: Mapping[str, str], *, source: str) -> ExportInfo
         raise InputError(f"{source} was not written by dcs-nas export: it has no metadata '{PREFIX}height' and so on")
     try:
         values = {name: json.loads(value) for name, value in found.items()}
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InputError(f"{source} has damaged metadata; export the run again") from None
     if isinstance(values.get("format"), int) and values["format"] > FORMAT:
         raise InputError(f"{source} has metadata of format {values['format']}, this dcs_nas reads {FORMAT}; update it")

@@ -13,11 +13,13 @@ import numpy as np
 
 from dcs_nas.data.cache import read_image
 from dcs_nas.deploy.info import ExportInfo, read_properties
+from dcs_nas.deploy.onnx_check import refers_to_other_files
 from dcs_nas.deploy.packages import require
 from dcs_nas.errors import InputError
 
 Progress = Callable[[int, int], None]
 _BATCH = 64
+_LARGEST = 2**31  # bytes, the format's own limit
 
 
 def finished_model(model: Any, info: ExportInfo) -> Any:
@@ -40,8 +42,25 @@ def finished_model(model: Any, info: ExportInfo) -> Any:
     return model
 
 
+def _checked(path: Path) -> bytes:
+    if path.stat().st_size > _LARGEST:
+        raise InputError(f"{path} has {path.stat().st_size:,} bytes, expected at most {_LARGEST:,}")
+    content = path.read_bytes()
+    try:
+        elsewhere = refers_to_other_files(content)
+    except ValueError as error:
+        raise InputError(f"{path} is damaged or no ONNX file ({error})") from None
+    if elsewhere:
+        raise InputError(
+            f"{path} takes weights from other files, which is refused; dcs-nas export writes all into one file"
+        )
+    return content
+
+
 class OnnxModel:
     """A feature extractor that ``dcs-nas export`` wrote, run by onnxruntime.
+
+    The file is complete in itself: one that takes weights from other files is refused, wherever they are.
 
     Raises:
         InputError: no such file, one that is no ONNX file or not of ours, or onnxruntime is missing.
@@ -53,19 +72,31 @@ class OnnxModel:
 
         if not path.is_file():
             raise InputError(f"there is no file {path}; check the path, or write one with dcs-nas export RUN")
+        self.path, content = path, _checked(path)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
         providers = [p for p in wanted if p in onnxruntime.get_available_providers()]
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+            self._session = onnxruntime.InferenceSession(content, options, providers=providers)
         except Exception as error:  # a damaged file can make its parser raise anything
             raise InputError(f"{path} is damaged or no ONNX file ({type(error).__name__})") from None
         self.info = read_properties(self._session.get_modelmeta().custom_metadata_map, source=str(path))
+        names = [[value.name for value in side()] for side in (self._session.get_inputs, self._session.get_outputs)]
+        if names != [["images"], ["features"]]:
+            raise InputError(f"{path} maps {names[0]} to {names[1]}, expected images to features; export the run again")
 
     def run(self, images: np.ndarray) -> np.ndarray:
-        """Features (B, D) float32 of images (B, 3, H, W) uint8."""
-        return self._session.run(["features"], {"images": images})[0]
+        """Features (B, D) float32 of images (B, 3, H, W) uint8; ``InputError`` where the graph gives anything else."""
+        try:
+            found = self._session.run(["features"], {"images": images})[0]
+        except Exception as error:  # whatever a graph of others leads the runtime to
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"{self.path} does not run on images of its own size: {reason}") from None
+        if not isinstance(found, np.ndarray) or found.ndim != 2 or len(found) != len(images):
+            shape = getattr(found, "shape", type(found).__name__)
+            raise InputError(f"{self.path} gives {shape} for {len(images)} images, expected a row of features for each")
+        return found
 
     def features(self, paths: Sequence[Path], *, progress: Progress | None = None) -> np.ndarray:
         """Features (B, D) of image files, which are resized as in training.

@@ -5,14 +5,13 @@ Shapes: Q queries, G gallery images, C channels.
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dcs_nas.archives import require_file, require_moderate_growth
 from dcs_nas.errors import InputError
 from dcs_nas.evaluation.inputs import as_labels, as_matrix, same_width, squared_norms
 from dcs_nas.files import atomic_path
@@ -70,13 +69,13 @@ def load_features(path: Path | str) -> FeatureSet:
         InputError: no such file, not an .npz file or a damaged one, missing arrays, or arrays that don't fit.
     """
     path = Path(path)
+    require_file(path, what="features file")
+    require_moderate_growth(path, what="features file")
     try:
         arrays = _read_arrays(path)
-    except FileNotFoundError:
-        raise InputError(f"features file {path} does not exist") from None
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        raise
+    except Exception as error:  # a damaged file leads NumPy's parsers to exceptions of any kind
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path} cannot be read as an .npz file of plain arrays: {reason}") from error
     try:
@@ -94,7 +93,11 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         if missing:
             found = ", ".join(archive.files) or "nothing"
             raise InputError(f"{path} lacks {', '.join(missing)}; it holds {found}")
-        return {key: archive[key] for key in (*FEATURE_KEYS, *PATH_KEYS) if key in archive}
+        arrays = {key: archive[key] for key in (*FEATURE_KEYS, *PATH_KEYS) if key in archive}
+    for key, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # a member without the format's first bytes comes as it is
+            raise InputError(f"{path}: {key} is damaged: it is no array; write the file again")
+    return arrays
 
 
 def save_features(path: Path | str, features: FeatureSet) -> None:

@@ -65,6 +65,8 @@ def as_labels(name: str, values: Integers) -> np.ndarray:
     array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise InputError(f"{name} has shape {array.shape} and dtype {array.dtype}; a vector of integers is expected")
+    if array.dtype == np.uint64 and len(array) and array.max() > np.iinfo(np.int64).max:
+        raise InputError(f"{name} holds {array.max()}; integers below 2^63 are expected")
     return array.astype(np.int64)
 
 

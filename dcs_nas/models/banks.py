@@ -24,7 +24,7 @@ def mergeable(operations: Sequence[nn.Module]) -> bool:
     first = operations[0]
     return (
         len(operations) > 1
-        and isinstance(first, _KNOWN)
+        and type(first) in _KNOWN
         and not any(norm.affine for norm in first.modules() if isinstance(norm, nn.BatchNorm2d))
     )
 

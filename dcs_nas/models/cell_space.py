@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from dcs_nas.errors import InputError
 from dcs_nas.models.blocks import build_attention
 from dcs_nas.models.nni_imports import Cell, LayerChoice, ModelSpace
 from dcs_nas.models.operations import FactorizedReduce, ReluConvBn, build_operation
@@ -96,7 +97,14 @@ class CellInputs(nn.Module):
 
 
 def fixed_network(genotype: Genotype) -> nn.Module:
-    """The network of a genotype: NNI's ``freeze`` of its space, trainable from scratch."""
+    """The network of a genotype: NNI's ``freeze`` of its space, trainable from scratch.
+
+    Raises ``InputError`` for one too large to be meant.
+    """
+    try:
+        genotype.check_size()
+    except ValueError as error:
+        raise InputError(str(error)) from None
     return CellSpace(genotype.space, genotype.network, affine=True).freeze(genotype.to_sample())
 
 

@@ -25,6 +25,8 @@ from dcs_nas.settings import Settings, parse, read_yaml
 
 log = logging.getLogger(__name__)
 FORMAT = 1
+LONGEST = 1e12
+"""Microseconds, eleven days: a latency of more is none."""
 WARM_UP = 5
 Progress = Callable[[int, int], None]
 
@@ -55,7 +57,7 @@ class LatencyTable(Settings):
     batch: int = Field(ge=1)
     dtype: str = "float32"
     rounds: int = Field(ge=1)
-    microseconds: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
+    microseconds: dict[str, Annotated[float, Field(ge=0, le=LONGEST)]]
 
     @classmethod
     def read(cls, path: Path) -> LatencyTable:

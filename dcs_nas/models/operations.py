@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm
 
+from dcs_nas.errors import InputError
 from dcs_nas.models.blocks import ATTENTION, build_attention
 from dcs_nas.models.depthwise import DepthwiseConv, PointwiseConv
+from dcs_nas.models.own import tried
 from dcs_nas.registry import Registry
 
 Operation = Callable[..., nn.Module]
@@ -126,8 +128,22 @@ class Zero(nn.Module):
 
 
 def build_operation(name: str, channels: int, stride: int, *, height: int, width: int, affine: bool) -> nn.Module:
-    """The operation ``name``; an unknown one raises ``InputError`` with the choices."""
-    return OPERATIONS[name](channels, stride, height=height, width=width, affine=affine)
+    """The operation ``name``, or the attention block of that name.
+
+    Raises:
+        InputError: an unknown name, or an operation of a user's own that does not do what ``Operation`` says.
+    """
+    if name not in OPERATIONS and name in ATTENTION:
+        return _attention(name, channels, stride, height=height, width=width, affine=affine)
+    make = partial(OPERATIONS[name], channels, stride, height=height, width=width, affine=affine)
+    if not OPERATIONS.is_own(name):
+        return make()
+    what = f"operation '{name}' of {OPERATIONS.owner(name)}"
+    given, expected = (channels, height * stride, width * stride), (channels, height, width)
+    operation = tried(what, make, given, expected, call="factory(channels, stride, height=, width=, affine=)")
+    if isinstance(operation, ReluFirst) and type(operation).forward is not ReluFirst.forward:
+        raise InputError(f"{what} is a ReluFirst with a forward of its own; write after_relu, or derive from nn.Module")
+    return operation
 
 
 def weighted_norm(norm: nn.BatchNorm2d, x: Tensor, weight: Tensor | None) -> Tensor:

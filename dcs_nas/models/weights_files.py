@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dcs_nas.archives import require_file, require_moderate_growth
 from dcs_nas.errors import InputError
 
 # Where training scripts put the state dict inside a checkpoint, in the order in which they are looked for.
@@ -50,9 +51,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         InputError: no such file, a damaged one, one that would run code, or one without tensors by name.
     """
     path = Path(path)
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise InputError(f"weights file {path} {what}; expected a file: check the path")
+    require_file(path, what="weights file")
+    require_moderate_growth(path, what="weights file")
     reader = {".npz": _read_npz, ".safetensors": _read_safetensors}.get(path.suffix.lower(), _read_torch)
     try:
         content = reader(path)
@@ -92,6 +92,8 @@ def _tensor(entry: Mapping[str, Any], data: bytearray, start: int) -> Tensor:
     if not 0 <= begin <= end <= len(data) - start:
         raise ValueError("a tensor ends beyond the file: it is truncated")
     if begin == end:
+        if 0 not in entry["shape"]:
+            raise ValueError("a tensor has a shape and no bytes")
         return torch.empty(entry["shape"], dtype=kind)
     return torch.frombuffer(data[start + begin : start + end], dtype=kind).reshape(entry["shape"])
 

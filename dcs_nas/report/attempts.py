@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
 from typing import TypeVar
 
 from dcs_nas.errors import InputError
 
 T = TypeVar("T")
-_FAULTS = (InputError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError)
+_FAULTS = (
+    InputError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, ArithmeticError, RuntimeError,
+    csv.Error,
+)  # fmt: skip
 
 
 class Attempts:

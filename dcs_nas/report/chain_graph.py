@@ -23,8 +23,8 @@ _GAP = 22.0  # between boxes of a line
 _PAD = 9.0  # between a stage's border and its boxes
 _BETWEEN = 24.0  # between stages
 _WITHIN = 12.0  # between lines of a stage
-_WORDS = "k×k, e: depthwise kernel, expansion"
-_CHANGES = f"{_WORDS}; filled: changed from the first to the second"
+_LEGEND = ("k×k, eN: depthwise kernel k, expansion N", "under a stage: height×width of its maps")
+_CHANGES = "filled: changed from the first to the second"
 
 
 def chain_file(genotype: ChainGenotype, theme: Theme, form: str, other: ChainGenotype | None = None) -> bytes:
@@ -41,25 +41,33 @@ def _painted(found: list[Line], theme: Theme, form: str, *, difference: bool) ->
     from matplotlib.figure import Figure
 
     label = max(text_width(word) for line in found for word in line.title) + _PAD
-    column = max(box_size(box)[0] for line in found for box in line.boxes)
+    column = max(box_width(box) for line in found for box in line.boxes)
     heights = [max(box_size(box)[1] for box in line.boxes) for line in found]
     tops = _tops(found, heights)
     left = _MARGIN + label + _PAD
     most = max(len(line.boxes) for line in found)
-    width = left + most * (column + _GAP) - _GAP + _PAD + _MARGIN
-    height = tops[-1] + heights[-1] + SIZE + _PAD + 2 * _MARGIN
+    words = (*_LEGEND, _CHANGES) if difference else _LEGEND
+    legend = max(text_width(row, SIZE - 2) for row in words) + 2 * _MARGIN
+    width = max(left + most * (column + _GAP) - _GAP + _PAD + _MARGIN, legend)
+    height = tops[-1] + heights[-1] + SIZE * len(words) + _PAD + 2 * _MARGIN
     with matplotlib.rc_context(settings()):
         figure = Figure(figsize=(width / 72, height / 72))
         axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
         axes.set_axis_off()
         _groups(axes, found, tops, heights, width, theme)
         _lines(axes, found, tops, heights, (left, column), theme)
-        words = _CHANGES if difference else _WORDS
-        write(axes, (_MARGIN, height - _MARGIN - SIZE / 2), words, theme.text, align="left", size=SIZE - 2)
+        for row, word in enumerate(reversed(words)):
+            y = height - _MARGIN - SIZE * (row + 0.5)
+            write(axes, (_MARGIN, y), word, theme.text, align="left", size=SIZE - 2)
         stream = io.BytesIO()
         metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form)
         figure.savefig(stream, format=form, dpi=DPI, facecolor=theme.ground, metadata=metadata)
     return stream.getvalue()
+
+
+def box_width(box: Box) -> float:
+    """The width of a box, with room for its arrows, which are wider than letters."""
+    return box_size(box)[0] + SIZE * max(0.5 * row.count("→") for row in box.text())
 
 
 def _tops(found: list[Line], heights: list[float]) -> list[float]:

@@ -52,7 +52,7 @@ def read_cmc(path: Path, name: str) -> CmcCurve:
         return cmc_curve(json.loads(path.read_text(encoding="utf-8")), name)
     except FileNotFoundError:
         raise InputError(f"there is no file {path}; write it with dcs-nas evaluate") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise InputError(f"{path} holds no evaluation; expected what dcs-nas evaluate writes") from None
 
 

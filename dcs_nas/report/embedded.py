@@ -10,6 +10,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from dcs_nas.data.images import opened
+
 _LARGEST_SIDE = 16_000  # pixels, just under WebP's own limit
 
 
@@ -44,7 +46,7 @@ def in_both_themes(paint: Callable[[str], bytes], alt: str, caption: str = "") -
 
 def read_uri(path: Path) -> str:
     """A picture file as it is in the page: PNG as WebP, SVG unchanged."""
-    if path.suffix == ".svg":
+    if path.suffix == ".svg" and path.is_file():
         return svg_uri(path.read_bytes())
-    with Image.open(path) as picture:
+    with opened(path) as picture:
         return picture_uri(picture)

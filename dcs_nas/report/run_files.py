@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,10 @@ from dcs_nas.space.genotype import FORMAT
 
 T = TypeVar("T")
 Table = list[list[float | None]]
-_DAMAGE = (InputError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError)
+_DAMAGE = (
+    InputError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, ArithmeticError, RecursionError,
+    csv.Error,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dcs_nas.config import DataConfig, DataSource, EvaluateConfig
+from dcs_nas.config import Config, DataConfig, DataSource, EvaluateConfig
 from dcs_nas.data.cache import Progress
 from dcs_nas.data.datamodule import DATA_FILE, Images, ReidData
 from dcs_nas.data.records import ReidDataset
@@ -21,7 +21,10 @@ from dcs_nas.evaluation import DistanceBlocks, FeatureSet, RankingResult
 from dcs_nas.evaluation.configured import changed, score_as_configured
 from dcs_nas.retrain.retrain import load_trained
 from dcs_nas.runs import environment
+from dcs_nas.training.checkpoints import whole_checkpoint
 from dcs_nas.training.features import color_histograms, extract_features, labelled_features
+from dcs_nas.training.hints import training_errors
+from dcs_nas.training.joined import joined
 
 FEATURES = ("network", "color-histogram", "color-histogram-corrected")
 
@@ -54,7 +57,7 @@ def evaluate_run(
 
     ``features`` is ``network``, or one of the baselines that know clothing colours alone: ``color-histogram`` and
     ``color-histogram-corrected`` (colour cast removed). ``changes`` are settings of ``EvaluateConfig`` that replace the
-    run's own.
+    run's own. Processes that a launcher has started share the images; each has all features and scores in the end.
 
     Raises:
         InputError: a folder that holds no trained run, bad data or settings, or test images that were trained on.
@@ -64,16 +67,17 @@ def evaluate_run(
     config, network = load_trained(folder, checkpoint=checkpoint)
     settings = _settings(config.evaluate, changes, features)
     source = _source(config.data, data_name, root, dict(data_options or {}))
-    data = ReidData(config.model_copy(update={"data": config.data.on(source)}), progress=progress)
-    query, gallery = data.test()
-    device = torch.device("cuda" if torch.cuda.is_available() and config.trainer.accelerator != "cpu" else "cpu")
-    network.to(device)
-    labelled = _features(features, network, data, query, gallery, flip=settings.flip, progress=progress)
+    with joined(_for_any_processes(config), training=False), training_errors(config, "evaluate"):
+        device = torch.device("cuda" if torch.cuda.is_available() and config.trainer.accelerator != "cpu" else "cpu")
+        data = ReidData(config.model_copy(update={"data": config.data.on(source)}), progress=progress)
+        query, gallery = data.test()
+        network.to(device)
+        labelled = _features(features, network, data, query, gallery, flip=settings.flip, progress=progress)
     scored = score_as_configured(labelled, settings, protocol=data.test_dataset.protocol, device=device)
     facts = {
         "features": features,
         "run": folder.name,
-        "checkpoint": checkpoint,
+        "checkpoint": whole_checkpoint(folder / "checkpoints" / f"{checkpoint}.ckpt", warn=False).stem,
         "flip": settings.flip,
         "seed": config.seed,
         "data": {**data.test_dataset.statistics(), "deviations": list(data.test_dataset.notes)},
@@ -126,6 +130,11 @@ def _source(data: DataConfig, name: str | None, root: Path | None, options: dict
             "on them; name another data set by data.test, or by --data and --root"
         )
     return source
+
+
+def _for_any_processes(config: Config) -> Config:
+    """The settings without the devices that the run was trained on."""
+    return config.model_copy(update={"trainer": config.trainer.model_copy(update={"devices": "auto", "num_nodes": 1})})
 
 
 def _trained_on(data: DataConfig) -> tuple[DataSource, ...]:

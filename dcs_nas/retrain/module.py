@@ -6,29 +6,25 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from dcs_nas.config import Config, RetrainConfig
 from dcs_nas.data.augment import Augment
 from dcs_nas.data.datamodule import Batch, Images, ReidData, file_names
 from dcs_nas.losses import Objective
-from dcs_nas.models.blocks import kept_shares, set_temperature, temperature
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.processes import rank, world
 from dcs_nas.retrain.schedule import learning_rate_factor
 from dcs_nas.runs import RunFolder, seed_everything
+from dcs_nas.training.acceleration import fused
+from dcs_nas.training.channel_selection import channel_figures, cool
 from dcs_nas.training.checkpoints import save_checkpoint
-from dcs_nas.training.objective import (
-    Means,
-    batch_terms,
-    refresh_objective,
-    require_finite,
-    update_objective,
-)
+from dcs_nas.training.finite import StepGuard, clip_gradients, require_finite
+from dcs_nas.training.objective import Means, batch_terms, refresh_objective, update_objective
 from dcs_nas.training.parallel import average_buffers, joint, joint_embedding, sum_gradients
 from dcs_nas.training.trainer import EpochLog
-from dcs_nas.training.validation import validate
+from dcs_nas.training.validation import validate, validation_is_due
 
 
 class Retraining(pl.LightningModule):
@@ -57,6 +53,7 @@ class Retraining(pl.LightningModule):
         self.network, self.objective, self.augment, self.config = network, objective, augment, config
         self._data, self._images, self._validation, self._run = data, images, validation, run
         self._log, self._means = EpochLog(run), Means()
+        self._guard = StepGuard(self, skip=config.trainer.nonfinite == "skip")
         self.register_buffer("best_score", torch.tensor(-1.0))
 
     @property
@@ -67,25 +64,29 @@ class Retraining(pl.LightningModule):
         s = self.settings
         parameters = [p for p in self.network.parameters() if p.requires_grad]
         kinds: dict[str, Any] = {
-            "adam": lambda: Adam(parameters, lr=s.lr, weight_decay=s.weight_decay),
-            "adamw": lambda: AdamW(parameters, lr=s.lr, weight_decay=s.weight_decay),
-            "sgd": lambda: SGD(parameters, lr=s.lr, weight_decay=s.weight_decay, momentum=s.momentum),
+            "adam": lambda: Adam(parameters, lr=s.lr, weight_decay=s.weight_decay, **fused(self)),
+            "adamw": lambda: AdamW(parameters, lr=s.lr, weight_decay=s.weight_decay, **fused(self)),
+            "sgd": lambda: SGD(parameters, lr=s.lr, weight_decay=s.weight_decay, momentum=s.momentum, **fused(self)),
         }
         centers = list(self.objective.parameters())
         return [kinds[s.optimizer](), *([SGD(centers, lr=s.center_lr)] if centers else [])]
 
     def on_train_epoch_start(self) -> None:
-        dcs = self.config.dcs
-        set_temperature(self.network, temperature(self.current_epoch, start=dcs.tau, decay=dcs.decay))
+        cool(self.network, self.config.dcs, self.current_epoch)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         seed_everything(self.config.seed, self.current_epoch, batch_idx, rank())
+        self._place = f"step {batch_idx + 1} of epoch {self.current_epoch + 1}"
+        self._files = file_names(self._images, batch["indices"])
+        with self._guard.step():
+            self._step(batch, batch_idx)
+
+    def _step(self, batch: Batch, batch_idx: int) -> None:
         own, labels = self.augment(batch["images"]), joint(batch["labels"])
         embedding = joint_embedding(self.network(own, batch["cameras"]))
         images = joint(own) if self.objective.needs_inputs else None
         terms = batch_terms(self.objective, embedding, labels, images)
-        place = f"step {batch_idx + 1} of epoch {self.current_epoch + 1}"
-        require_finite(terms, where=place, files=file_names(self._images, batch["indices"]))
+        require_finite(terms, where=self._place, files=self._files)
         network, *centers = self._optimizers()
         for optimizer in (network, *centers):
             optimizer.zero_grad(set_to_none=True)
@@ -102,20 +103,24 @@ class Retraining(pl.LightningModule):
         self._means.add(terms, "train/")
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Clip the network's gradients, after a scaler has given them their size back."""
-        if self.settings.grad_clip is not None and optimizer is self.trainer.optimizers[0]:
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.grad_clip)
+        """Check and clip the network's gradients, after a scaler has given them their size back."""
+        if optimizer is self.trainer.optimizers[0]:
+            clip_gradients(
+                self.network.named_parameters(),
+                self.settings.grad_clip,
+                scaled=str(self.trainer.precision).startswith("16"),
+                where=self._place,
+                files=self._files,
+            )
 
     def on_train_epoch_end(self) -> None:
         average_buffers(self.network)
-        means = self._means.pop()
+        means = self._means.pop() | self._guard.end_epoch()
         means["lr"] = self._optimizers()[0].param_groups[0]["lr"]
-        means["tau"] = temperature(self.current_epoch, start=self.config.dcs.tau, decay=self.config.dcs.decay)
-        shares = list(kept_shares(self.network).values())
-        if shares:
-            means["dcs_kept"] = float(torch.stack(shares).mean())
+        means |= channel_figures(self.network, self.config.dcs, self.current_epoch)
         refresh_objective(self.objective, self.network, [self._images], self.config)
-        if self._validation is not None and self._validation_is_due():
+        s = self.settings
+        if self._validation is not None and validation_is_due(self.current_epoch, s.validate_every, s.epochs):
             means["validation/mAP"] = self._validate()
         self._log.write(self, means, show=("train/loss", "train/identity", "train/triplet", "lr", "validation/mAP"))
 
@@ -127,10 +132,6 @@ class Retraining(pl.LightningModule):
         epoch = self.current_epoch + batch_idx / max(1, int(self.trainer.num_training_batches))
         for group in optimizer.param_groups:
             group["lr"] = self.settings.lr * learning_rate_factor(epoch, self.settings)
-
-    def _validation_is_due(self) -> bool:
-        epoch = self.current_epoch + 1
-        return epoch % self.settings.validate_every == 0 or epoch == self.settings.epochs
 
     def _validate(self) -> float:
         assert self._validation is not None

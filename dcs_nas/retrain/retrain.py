@@ -11,15 +11,21 @@ from dcs_nas.data.augment import build_augment
 from dcs_nas.data.cache import Progress
 from dcs_nas.data.datamodule import ReidData
 from dcs_nas.errors import InputError
+from dcs_nas.extensions import load_extensions, load_recorded
 from dcs_nas.files import write_text
 from dcs_nas.models.build import build_fixed
 from dcs_nas.models.heads import ReidNetwork
+from dcs_nas.processes import is_first
 from dcs_nas.retrain.inherit import inherit
 from dcs_nas.retrain.module import Retraining
-from dcs_nas.runs import RunFolder, logging_to, seed_everything
+from dcs_nas.run_start import logging_to
+from dcs_nas.runs import RunFolder, seed_everything
 from dcs_nas.settings import plain_yaml
 from dcs_nas.space import AnyGenotype, load_genotype, load_space, shipped_file
-from dcs_nas.training.checkpoints import load_checkpoint
+from dcs_nas.training.acceleration import accelerate
+from dcs_nas.training.checkpoints import LAST, is_damaged, load_checkpoint
+from dcs_nas.training.hints import training_errors
+from dcs_nas.training.joined import jointly
 from dcs_nas.training.objective import build_objective
 from dcs_nas.training.trainer import fit, make_trainer, memory_format, without_known_warnings
 
@@ -27,6 +33,7 @@ log = logging.getLogger(__name__)
 FINISHED = "finished.yaml"
 
 
+@jointly
 def run_retraining(
     config: Config,
     folder: Path,
@@ -42,7 +49,9 @@ def run_retraining(
     after which ``resume`` goes on from the last whole epoch.
     """
     settings = config.section("retrain")
+    load_extensions(config.extensions)
     architecture = _read_genotype(config, genotype)
+    RunFolder.require_free(folder)
     data = ReidData(config, progress=progress)
     images, validation = data.training_and_validation(share=settings.validation)
     people = len(set(images.labels.tolist()))
@@ -54,23 +63,26 @@ def run_retraining(
             raise InputError("retrain.inherit is given without a genotype; give a named backbone retrain.weights")
         inherit(network, architecture, settings.inherit)
     objective = build_objective(config.loss, people=people, features=network.num_features, network=network)
+    accelerate(network, config)
     if resume:
         _check_genotype(folder, architecture)
-    run = RunFolder.start(folder, config, resume=resume, overwrite=overwrite)
-    if (run / FINISHED).is_file():
-        log.info("%s is finished already", folder)
-        return
-    if architecture is not None:
-        write_text(run / "genotype.yaml", architecture.to_yaml())
-    data.save_labels(run.path)
-    augment = build_augment(config)
-    module = Retraining(network, objective, augment, config, data=data, images=images, validation=validation, run=run)
-    with logging_to(run / "log.txt"), without_known_warnings():
-        trainer = make_trainer(config, run, epochs=settings.epochs)
-        fit(trainer, module, loader, run)
-        if trainer.is_global_zero:
-            facts = {"epochs": settings.epochs, "train_people": people, "train_images": len(images)}
-            write_text(run / FINISHED, plain_yaml(facts))
+    with RunFolder.open(folder, config, resume=resume, overwrite=overwrite) as run:
+        if (run / FINISHED).is_file() and not is_damaged(run / "checkpoints" / LAST):
+            log.info("%s is finished already", folder)
+            return
+        if architecture is not None and is_first():
+            write_text(run / "genotype.yaml", architecture.to_yaml())
+        data.save_labels(run.path)
+        augment = build_augment(config)
+        module = Retraining(
+            network, objective, augment, config, data=data, images=images, validation=validation, run=run
+        )
+        with logging_to(run / "log.txt"), without_known_warnings(), training_errors(config, "retrain"):
+            trainer = make_trainer(config, run, epochs=settings.epochs)
+            fit(trainer, module, loader, run)
+            if trainer.is_global_zero:
+                facts = {"epochs": settings.epochs, "train_people": people, "train_images": len(images)}
+                write_text(run / FINISHED, plain_yaml(facts))
 
 
 def load_trained(folder: Path, *, checkpoint: str = "last") -> tuple[Config, ReidNetwork]:
@@ -79,6 +91,7 @@ def load_trained(folder: Path, *, checkpoint: str = "last") -> tuple[Config, Rei
     config = run.config()
     if config.retrain is None:
         raise InputError(f"{folder} is no retraining run: its config.yaml has no section 'retrain'")
+    load_recorded(folder)
     path = run / "checkpoints" / f"{checkpoint}.ckpt"
     state = load_checkpoint(path)["state_dict"]
     state = {key.removeprefix("network."): value for key, value in state.items() if key.startswith("network.")}

@@ -28,12 +28,15 @@ from dcs_nas.files import write_text
 from dcs_nas.models.cell_space import CellSpace, fixed_network
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.models.nni_imports import DARTS, GumbelDARTS, Random, RegularizedEvolution, Strategy
-from dcs_nas.runs import MetricsFile, RunFolder, logging_to, mix_seed, seed_everything
+from dcs_nas.run_start import logging_to
+from dcs_nas.runs import MetricsFile, RunFolder, mix_seed, seed_everything
 from dcs_nas.search.genotypes import computing, genotype_of_sample, random_genotype
 from dcs_nas.search.nni_trials import explore
 from dcs_nas.search.oneshot import OneShotTraining, write_architecture
 from dcs_nas.search.trials import Evaluate, Outcome, Trials, write_best
 from dcs_nas.space import Genotype, NetworkSpec, Origin, SpaceSpec, read_space, shipped_file
+from dcs_nas.training.checkpoints import LAST, is_damaged
+from dcs_nas.training.hints import training_errors
 from dcs_nas.training.objective import build_objective
 from dcs_nas.training.short import train_and_score
 from dcs_nas.training.trainer import EpochLog, fit, make_trainer, memory_format, without_known_warnings
@@ -58,18 +61,19 @@ def run_baseline(
     """
     if strategy not in STRATEGIES:
         raise InputError(f"unknown baseline '{strategy}'; {choices(strategy, STRATEGIES)}")
+    RunFolder.require_free(folder)
     job = _Job(strategy, _on_one_device(strategy, config), progress)
     search = STRATEGIES[strategy](job)
-    run = RunFolder.start(folder, config, resume=resume, overwrite=overwrite)
-    if (run / "genotype.yaml").is_file():
-        log.info("%s is finished already", folder)
-        return Genotype.read(run / "genotype.yaml")
-    job.data.save_labels(run.path)
-    with logging_to(run / "log.txt"), without_known_warnings():
-        _name_unused(job)
-        genotype = search(run)
-    write_text(run / "genotype.yaml", genotype.to_yaml())
-    return genotype
+    with RunFolder.open(folder, config, resume=resume, overwrite=overwrite) as run:
+        if (run / "genotype.yaml").is_file() and not is_damaged(run / "checkpoints" / LAST):
+            log.info("%s is finished already", folder)
+            return Genotype.read(run / "genotype.yaml")
+        job.data.save_labels(run.path)
+        with logging_to(run / "log.txt"), without_known_warnings(), training_errors(config, "search"):
+            _name_unused(job)
+            genotype = search(run)
+        write_text(run / "genotype.yaml", genotype.to_yaml())
+        return genotype
 
 
 class _Job:

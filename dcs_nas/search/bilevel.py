@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
@@ -21,7 +20,6 @@ from dcs_nas.data.augment import Augment
 from dcs_nas.data.datamodule import HALVES, Batch, Images
 from dcs_nas.errors import InputError
 from dcs_nas.losses import Objective, PrototypeMemory
-from dcs_nas.models.blocks import kept_shares, set_temperature, temperature
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.models.mixed_network import MixedNetwork
 from dcs_nas.models.statistics import frozen_statistics
@@ -30,6 +28,9 @@ from dcs_nas.runs import seed_everything
 from dcs_nas.search.gradients import WeightStep, second_order
 from dcs_nas.search.passes import Pass, SearchLoss
 from dcs_nas.search.watch import Watch
+from dcs_nas.training.acceleration import fused
+from dcs_nas.training.channel_selection import channel_figures, cool
+from dcs_nas.training.finite import StepGuard, clip_gradients
 from dcs_nas.training.objective import Means, refresh_objective
 from dcs_nas.training.parallel import average_buffers, sum_gradients, sum_over_processes
 from dcs_nas.training.trainer import EpochLog
@@ -43,6 +44,10 @@ class BilevelSearch(pl.LightningModule):
     gradients of weights (order 1), the weight step none of alphas.
 
     ``watch`` sees every epoch's end and gives figures to log.
+
+    Attributes:
+        weights: what the lower level optimizes, the supernet's weights and the heads.
+        alphas: what the upper level optimizes.
     """
 
     def __init__(
@@ -65,8 +70,12 @@ class BilevelSearch(pl.LightningModule):
             self.memory = PrototypeMemory(num_people=people, feature_dim=network.num_features)
         self.loss = SearchLoss(network, objective, self.memory, config, halves=halves)
         self.recent: Pass | None = None
-        self._frozen = {id(alpha) for alpha in self.alphas()}
-        self._frozen |= {id(p) for p in network.parameters() if not p.requires_grad}
+        self.alphas = list(self.supernet.alphas().values())
+        upper = {id(alpha) for alpha in self.alphas}
+        lower = [(n, p) for n, p in network.named_parameters() if p.requires_grad and id(p) not in upper]
+        self._named = {"weights": lower, "architecture": list(self.supernet.alphas().items())}
+        self.weights = [p for _, p in lower]
+        self._guard = StepGuard(self, skip=config.trainer.nonfinite == "skip")
         self._log, self._watch, self._means = epoch_log, watch, Means()
 
     @property
@@ -77,36 +86,29 @@ class BilevelSearch(pl.LightningModule):
     def supernet(self) -> MixedNetwork:
         return self.network.backbone  # type: ignore[return-value]
 
-    def weights(self) -> list[nn.Parameter]:
-        """What the lower level optimizes: the supernet's weights and the heads."""
-        return [p for p in self.network.parameters() if id(p) not in self._frozen]
-
-    def alphas(self) -> list[nn.Parameter]:
-        """What the upper level optimizes."""
-        return list(self.supernet.alphas().values())
-
     def configure_optimizers(self) -> tuple[list[Optimizer], list[Any]]:
         s = self.settings
         if s.order == 2 and str(self.trainer.precision).startswith("16"):
             raise InputError("search.order 2 needs gradients that are not scaled; use trainer.precision=bf16-mixed")
         centers = list(self.objective.parameters())
-        weights = SGD(self.weights() + centers, lr=s.lr, momentum=s.momentum, weight_decay=s.weight_decay)
-        alphas = Adam(self.alphas(), lr=s.arch_lr, betas=s.arch_betas, weight_decay=s.arch_weight_decay)
+        weights = SGD(self.weights + centers, lr=s.lr, momentum=s.momentum, weight_decay=s.weight_decay, **fused(self))
+        alphas = Adam(self.alphas, lr=s.arch_lr, betas=s.arch_betas, weight_decay=s.arch_weight_decay, **fused(self))
         return [weights, alphas], [CosineAnnealingLR(weights, T_max=s.epochs, eta_min=s.lr_min)]
 
     def on_train_epoch_start(self) -> None:
-        dcs, s = self.config.dcs, self.settings
-        set_temperature(self.network, temperature(self.current_epoch, start=dcs.tau, decay=dcs.decay))
+        s = self.settings
+        cool(self.network, self.config.dcs, self.current_epoch)
         self.supernet.set_temperature(s.relaxation.at(self.current_epoch, s.epochs))
 
     def training_step(self, batch: dict[str, Batch], batch_idx: int) -> None:
         seed_everything(self.config.seed, self.current_epoch, batch_idx, rank())
-        passes = {half: self.prepare(half, batch[half], batch_idx) for half in HALVES}
-        self.recent = passes["architecture"]
-        weight_optimizer, alpha_optimizer = self.optimizers()  # type: ignore[attr-defined]
-        if self.current_epoch >= self.settings.warmup_epochs:
-            self._architecture_step(passes, weight_optimizer, alpha_optimizer)
-        self._weight_step(passes["weights"], weight_optimizer)
+        with self._guard.step():
+            passes = {half: self.prepare(half, batch[half], batch_idx) for half in HALVES}
+            weight_optimizer, alpha_optimizer = self.optimizers()  # type: ignore[attr-defined]
+            if self.current_epoch >= self.settings.warmup_epochs:
+                self._architecture_step(passes, weight_optimizer, alpha_optimizer)
+            self._weight_step(passes["weights"], weight_optimizer)
+            self.recent = passes["architecture"]
 
     def prepare(self, half: str, batch: Batch, step: int) -> Pass:
         """A batch of one half, augmented, on the module's device."""
@@ -115,15 +117,15 @@ class BilevelSearch(pl.LightningModule):
         return Pass(self.loss, half, batch, self.augment(batch["images"]), key=key, place=place)
 
     def _architecture_step(self, passes: dict[str, Pass], weight_optimizer: Any, optimizer: Any) -> None:
-        alphas = self.alphas()
+        alphas = self.alphas
         optimizer.zero_grad(set_to_none=True)
         if self.settings.order == 1:
-            with without_gradients(self.weights()):
+            with without_gradients(self.weights):
                 self.manual_backward(passes["architecture"].loss())
             sum_gradients(alphas)
         else:
             group = weight_optimizer.param_groups[0]
-            weights = self.weights()
+            weights = self.weights
             state = weight_optimizer.state
             step = WeightStep(
                 lr=group["lr"],
@@ -143,21 +145,29 @@ class BilevelSearch(pl.LightningModule):
                 )
             for alpha, gradient in zip(alphas, found):
                 alpha.grad = gradient
+        self._current = passes["architecture"]
         optimizer.step()
         self._finish(passes["architecture"])
 
     def _weight_step(self, current: Pass, optimizer: Any) -> None:
         optimizer.zero_grad(set_to_none=True)
-        with without_gradients(self.alphas()):
+        with without_gradients(self.alphas):
             self.manual_backward(current.loss())
-            sum_gradients([*self.weights(), *self.objective.parameters()])
+            sum_gradients([*self.weights, *self.objective.parameters()])
+            self._current = current
             optimizer.step()
         self._finish(current)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Clip the weights' gradients, after a scaler has given them their size back."""
-        if optimizer.param_groups[0]["params"][0] is not next(iter(self.alphas())):
-            nn.utils.clip_grad_norm_(self.weights(), self.settings.grad_clip)
+        """Check gradients and clip the weights', after a scaler has given them their size back."""
+        current = self._current
+        clip_gradients(
+            self._named[current.half],
+            self.settings.grad_clip if current.half == "weights" else None,
+            scaled=str(self.trainer.precision).startswith("16"),
+            where=current.place,
+            files=current.files,
+        )
 
     def _finish(self, current: Pass) -> None:
         """Log the terms of a step and learn the statistics of its people."""
@@ -168,14 +178,11 @@ class BilevelSearch(pl.LightningModule):
             self.memory.update(current.features, current.labels)
 
     def on_train_epoch_end(self) -> None:
-        means = self._means.pop()
+        means = self._means.pop() | self._guard.end_epoch()
         weight_optimizer, _ = self.optimizers()  # type: ignore[attr-defined]
         means["lr"] = weight_optimizer.param_groups[0]["lr"]
-        means["tau"] = temperature(self.current_epoch, start=self.config.dcs.tau, decay=self.config.dcs.decay)
         means["relaxation_temperature"] = self.settings.relaxation.at(self.current_epoch, self.settings.epochs)
-        shares = [share for share in kept_shares(self.network).values() if not share.isnan()]
-        if shares:
-            means["dcs_kept"] = float(torch.stack(shares).mean())
+        means |= channel_figures(self.network, self.config.dcs, self.current_epoch)
         self.lr_schedulers().step()  # type: ignore[union-attr]
         average_buffers(self.network)
         learned = [images for half, images in self.loss.halves.items() if half == "weights" or self.memory is not None]

@@ -79,12 +79,27 @@ def mixed_product(loss: Loss, weights: Sequence[Tensor], alphas: Sequence[Tensor
 
     Fused attention kernels have no second derivative: here attention is computed by plain matrix products.
     """
+    with _twice_differentiable():
+        first = torch.autograd.grad(loss(), list(weights), create_graph=True, allow_unused=True)
+        return _along(first, v, alphas)
+
+
+def _along(
+    first: Sequence[Tensor | None], v: Sequence[Tensor], alphas: Sequence[Tensor], *, keep: bool = False
+) -> list[Tensor]:
+    """The gradient over alphas of <first, v>; ``keep`` the graph of ``first`` for another v."""
+    along = [(g * direction).sum() for g, direction in zip(first, v) if g is not None and g.requires_grad]
+    total = torch.stack(along).sum() if along else torch.zeros((), requires_grad=True)
+    found = torch.autograd.grad(total, list(alphas), allow_unused=True, retain_graph=keep)
+    return [torch.zeros_like(a) if g is None else g for g, a in zip(found, alphas)]
+
+
+@contextmanager
+def _twice_differentiable() -> Iterator[None]:
+    """Attention by plain matrix products; an operation without second derivative is an ``InputError``."""
     try:
         with sdpa_kernel(SDPBackend.MATH):
-            first = torch.autograd.grad(loss(), list(weights), create_graph=True, allow_unused=True)
-            along = [(g * direction).sum() for g, direction in zip(first, v) if g is not None and g.requires_grad]
-            total = torch.stack(along).sum() if along else torch.zeros((), requires_grad=True)
-            found = torch.autograd.grad(total, list(alphas), allow_unused=True)
+            yield
     except RuntimeError as error:
         if "derivative for" not in str(error):
             raise
@@ -92,22 +107,23 @@ def mixed_product(loss: Loss, weights: Sequence[Tensor], alphas: Sequence[Tensor
             f"an operation of this network has no second derivative ({str(error).splitlines()[0]}); "
             "use search.hessian: finite_difference or search.order: 1"
         ) from None
-    return [torch.zeros_like(a) if g is None else g for g, a in zip(found, alphas)]
 
 
 def dominant_eigenvalue(loss: Loss, alphas: Sequence[Tensor], *, iterations: int, reduce: Reduce = list) -> float:
     """The eigenvalue of largest size of the Hessian of a loss over the alphas, by power iteration.
 
-    Starts from the same direction every time. ``loss`` must draw the same random numbers at every call.
+    Starts from the same direction every time. The loss is computed once; its graph lives as long as the iteration.
     """
     generator = torch.Generator().manual_seed(0)
     v = [torch.randn(a.shape, generator=generator, dtype=a.dtype).to(a) for a in alphas]
     value = torch.zeros(())
-    for _ in range(iterations):
-        v = _unit(v)
-        product = reduce(mixed_product(loss, alphas, alphas, v))
-        value = torch.stack([(p * d).sum() for p, d in zip(product, v)]).sum()
-        v = list(product)
+    with _twice_differentiable():
+        first = torch.autograd.grad(loss(), list(alphas), create_graph=True, allow_unused=True)
+        for _ in range(iterations):
+            v = _unit(v)
+            product = reduce(_along(first, v, alphas, keep=True))
+            value = torch.stack([(p * d).sum() for p, d in zip(product, v)]).sum()
+            v = list(product)
     return float(value)
 
 

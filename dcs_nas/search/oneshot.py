@@ -19,15 +19,17 @@ from dcs_nas.data.augment import Augment
 from dcs_nas.data.datamodule import HALVES, Batch, Images, file_names
 from dcs_nas.files import write_text
 from dcs_nas.losses import Objective
-from dcs_nas.models.blocks import kept_shares, set_temperature, temperature
 from dcs_nas.models.cell_space import CellSpace
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.models.nni_imports import DifferentiableMixedCell, DifferentiableMixedLayer, LightningModule
 from dcs_nas.runs import seed_everything
 from dcs_nas.settings import plain_yaml
 from dcs_nas.space import Genotype
-from dcs_nas.training.objective import Means, batch_terms, require_finite
+from dcs_nas.training.channel_selection import channel_figures, cool
+from dcs_nas.training.finite import require_finite
+from dcs_nas.training.objective import Means, batch_terms, update_objective
 from dcs_nas.training.trainer import EpochLog
+from dcs_nas.training.validation import validation_is_due
 
 
 class OneShotTraining(LightningModule):
@@ -73,9 +75,8 @@ class OneShotTraining(LightningModule):
         return [weights], [CosineAnnealingLR(weights, T_max=s.epochs, eta_min=s.lr_min)]
 
     def on_train_epoch_start(self) -> None:
-        dcs = self.config.dcs
         self._lr = self.trainer.optimizers[0].param_groups[0]["lr"]
-        set_temperature(self.network, temperature(self.current_epoch, start=dcs.tau, decay=dcs.decay))
+        cool(self.network, self.config.dcs, self.current_epoch)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         half = HALVES[1 - batch_idx % 2]
@@ -86,22 +87,17 @@ class OneShotTraining(LightningModule):
         place = f"the {half} step {batch_idx // 2 + 1} of epoch {self.current_epoch + 1}"
         require_finite(terms, where=place, files=file_names(self._halves[half], batch["indices"]))
         if half == "weights":
-            self.objective.update(embedding.features.detach(), labels, images if self.objective.needs_inputs else None)
+            update_objective(self.objective, embedding, labels, images)
         self._means.add(terms, f"{half}/")
         return terms["loss"]
 
     def on_train_epoch_end(self) -> None:
         means = self._means.pop()
         means["lr"] = self._lr
-        means["tau"] = temperature(self.current_epoch, start=self.config.dcs.tau, decay=self.config.dcs.decay)
-        shares = list(kept_shares(self.network).values())
-        if shares:
-            means["dcs_kept"] = float(torch.stack(shares).mean())
+        means |= channel_figures(self.network, self.config.dcs, self.current_epoch)
         self.objective.end_epoch()
-        epoch = self.current_epoch + 1
-        if self._validation is not None and (
-            epoch % self.settings.validate_every == 0 or epoch == self.settings.epochs
-        ):
+        s = self.settings
+        if self._validation is not None and validation_is_due(self.current_epoch, s.validate_every, s.epochs):
             means["validation/mAP"] = self._validation()
         if self.trainer.is_global_zero:
             self.after_epoch(self.current_epoch)

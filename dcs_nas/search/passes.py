@@ -15,7 +15,8 @@ from dcs_nas.models.heads import Embedding, ReidNetwork
 from dcs_nas.models.mixed_network import MixedNetwork
 from dcs_nas.processes import rank, world
 from dcs_nas.runs import seed_everything
-from dcs_nas.training.objective import batch_terms, ib_inputs, require_finite
+from dcs_nas.training.finite import require_finite
+from dcs_nas.training.objective import batch_terms, ib_inputs
 from dcs_nas.training.parallel import joint, joint_embedding
 
 
@@ -85,14 +86,19 @@ class Pass:
     def __init__(
         self, loss: SearchLoss, half: str, batch: Batch, images: Tensor, *, key: tuple[int, int, int], place: str
     ) -> None:
-        self._loss, self.half, self.batch, self.images, self._key, self._place = loss, half, batch, images, key, place
+        self._loss, self.half, self.batch, self.images, self._key, self.place = loss, half, batch, images, key, place
         self.labels = joint(batch["labels"])
         self.inputs = joint(images) if loss.objective.needs_inputs else None
+
+    @property
+    def files(self) -> list[str]:
+        """The batch's image files."""
+        return file_names(self._loss.halves[self.half], self.batch["indices"])
 
     def first(self, count: int) -> Pass:
         """The same with the first ``count`` images of this process."""
         batch = {name: values[:count] for name, values in self.batch.items()}
-        return Pass(self._loss, self.half, batch, self.images[:count], key=self._key, place=self._place)
+        return Pass(self._loss, self.half, batch, self.images[:count], key=self._key, place=self.place)
 
     def loss(self, *, expected: bool = False) -> Tensor:
         """The loss of the joint batch over the number of processes; its terms and features are kept.
@@ -107,5 +113,5 @@ class Pass:
         self.features = embedding.features.detach()
         self.inputs = ib_inputs(parts.objective, embedding, self.inputs)
         self.terms = parts.terms(self.half, embedding, self.labels, self.inputs)
-        require_finite(self.terms, where=self._place, files=file_names(parts.halves[self.half], self.batch["indices"]))
+        require_finite(self.terms, where=self.place, files=self.files)
         return self.terms["loss"] / world()

@@ -63,16 +63,16 @@ class _Tuner:
 
     def __init__(self, module: BilevelSearch, loader: Iterable[Batch], *, lr: float) -> None:
         self._module, self._batches, self._steps = module, cycle(loader), 0
-        self._optimizer = SGD(module.weights(), lr=lr, momentum=module.settings.momentum)
+        self._optimizer = SGD(module.weights, lr=lr, momentum=module.settings.momentum)
 
     def step(self, count: int) -> None:
         module = self._module
         for batch in islice(self._batches, count):
             self._optimizer.zero_grad(set_to_none=True)
-            with without_gradients(module.alphas()):
+            with without_gradients(module.alphas):
                 module.prepare("weights", _moved(module, batch), self._steps).loss().backward()
-            sum_gradients(module.weights())
-            nn.utils.clip_grad_norm_(module.weights(), module.settings.grad_clip)
+            sum_gradients(module.weights)
+            nn.utils.clip_grad_norm_(module.weights, module.settings.grad_clip)
             self._optimizer.step()
             self._steps += 1
 

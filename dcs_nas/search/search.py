@@ -5,23 +5,33 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from pytorch_lightning.utilities.combined_loader import CombinedLoader
+from torch.utils.data import DataLoader
 
 from dcs_nas.config import Config, SearchConfig
 from dcs_nas.data.augment import build_augment
 from dcs_nas.data.cache import Progress
-from dcs_nas.data.datamodule import ReidData
+from dcs_nas.data.datamodule import Images, ReidData
 from dcs_nas.errors import InputError
+from dcs_nas.extensions import load_extensions
 from dcs_nas.files import write_text
 from dcs_nas.models.build import build_supernet
-from dcs_nas.runs import RunFolder, logging_to, seed_everything
+from dcs_nas.run_start import logging_to
+from dcs_nas.runs import RunFolder, seed_everything
 from dcs_nas.search.bilevel import BilevelSearch
+from dcs_nas.search.derive_retrieval import derive_by_retrieval
 from dcs_nas.search.perturbation import derive_by_perturbation
 from dcs_nas.search.record import ArchitectureRecord
+from dcs_nas.search.supernet_score import SupernetScore
 from dcs_nas.search.watch import Watch
 from dcs_nas.space import AnyGenotype, ChainSpec, load_genotype, load_space, shipped_file
+from dcs_nas.training.acceleration import accelerate, require_compilable
+from dcs_nas.training.checkpoints import LAST, is_damaged
+from dcs_nas.training.hints import training_errors
+from dcs_nas.training.joined import jointly, require_alone
 from dcs_nas.training.objective import build_objective
 from dcs_nas.training.trainer import EpochLog, fit, make_trainer, memory_format, without_known_warnings
 from dcs_nas.training.validation import first_of_each_view, validate
@@ -29,6 +39,7 @@ from dcs_nas.training.validation import first_of_each_view, validate
 log = logging.getLogger(__name__)
 
 
+@jointly
 def run_search(
     config: Config,
     folder: Path,
@@ -43,10 +54,14 @@ def run_search(
     which ``resume`` goes on from the last whole epoch.
     """
     settings = config.section("search")
+    load_extensions(config.extensions)
     if settings.strategy != "bilevel":
         from dcs_nas.search.baselines import run_baseline  # NNI's strategies take seconds to import
 
+        require_alone(f"search.strategy {settings.strategy}")
         return run_baseline(settings.strategy, config, folder, resume=resume, overwrite=overwrite, progress=progress)
+    require_compilable(config.trainer, settings)
+    RunFolder.require_free(folder)
     space = load_space(shipped_file("search_spaces", settings.space))
     if isinstance(space, ChainSpec):
         _refuse_for_chains(settings)
@@ -62,42 +77,62 @@ def run_search(
     seed_everything(config.seed)
     network = memory_format(build_supernet(space, settings, config.data, data.num_people))
     objective = build_objective(config.loss, people=data.num_people, features=network.num_features, network=network)
-    run = RunFolder.start(folder, config, resume=resume, overwrite=overwrite)
-    if resume and (run / "genotype.yaml").is_file():
-        log.info("%s is finished already", folder)
-        return load_genotype(run / "genotype.yaml")
-    data.save_labels(run.path)
-    record = ArchitectureRecord(
-        run / "architecture",
-        space,
-        data=data.dataset.version,
-        seed=config.seed,
-        method=method(settings),
-        max_skips=settings.guard.max_skips if settings.guard.action == "cap" else None,
-    )
-    validation = partial(validate, network, data, held, metric=config.evaluate.metric) if held is not None else None
-    watch = Watch(settings, record, validation)
-    augment = build_augment(config)
-    module = BilevelSearch(
-        network,
-        objective,
-        augment,
-        config,
-        halves=halves,
-        people=data.num_people,
-        epoch_log=EpochLog(run),
-        watch=watch,
-    )
-    with logging_to(run / "log.txt"), without_known_warnings():
-        trainer = make_trainer(config, run, epochs=settings.epochs)
-        fit(trainer, module, CombinedLoader(loaders, "min_size"), run)
-        if settings.derivation == "perturbation":
-            genotype = derive_by_perturbation(module.to(trainer.strategy.root_device), record, loaders)
-        else:
-            genotype = watch.chosen(module.supernet)
-        if trainer.is_global_zero:
-            write_text(run / "genotype.yaml", genotype.to_yaml())
-    return genotype
+    accelerate(network, config)
+    with RunFolder.open(folder, config, resume=resume, overwrite=overwrite) as run:
+        if resume and (run / "genotype.yaml").is_file() and not is_damaged(run / "checkpoints" / LAST):
+            log.info("%s is finished already", folder)
+            return load_genotype(run / "genotype.yaml")
+        data.save_labels(run.path)
+        record = ArchitectureRecord(
+            run / "architecture",
+            space,
+            data=data.dataset.version,
+            seed=config.seed,
+            method=method(settings),
+            max_skips=settings.guard.max_skips if settings.guard.action == "cap" else None,
+        )
+        validation = partial(validate, network, data, held, metric=config.evaluate.metric) if held is not None else None
+        watch = Watch(settings, record, validation)
+        augment = build_augment(config)
+        module = BilevelSearch(
+            network,
+            objective,
+            augment,
+            config,
+            halves=halves,
+            people=data.num_people,
+            epoch_log=EpochLog(run),
+            watch=watch,
+        )
+        with logging_to(run / "log.txt"), without_known_warnings(), training_errors(config, "search"):
+            trainer = make_trainer(config, run, epochs=settings.epochs)
+            fit(trainer, module, CombinedLoader(loaders, "min_size"), run)
+            module.to(trainer.strategy.root_device)
+            genotype = _derive(module, watch, record, loaders, data, held)
+            if trainer.is_global_zero:
+                write_text(run / "genotype.yaml", genotype.to_yaml())
+        return genotype
+
+
+def _derive(
+    module: BilevelSearch,
+    watch: Watch,
+    record: ArchitectureRecord,
+    loaders: dict[str, DataLoader],
+    data: ReidData,
+    held: Images | None,
+) -> AnyGenotype:
+    """The genotype of a search that is over, as ``search.derivation`` says."""
+    settings = module.settings
+    if settings.derivation == "perturbation":
+        return derive_by_perturbation(module, record, loaders)
+    if settings.derivation == "retrieval" and held is not None:
+        seed_everything(module.config.seed)
+        batches = islice(loaders["weights"], settings.retrieval.batches)
+        images = [module.augment(batch["images"].to(module.device)) for batch in batches]
+        score = SupernetScore(module.network, data, held, images, module.config)
+        return derive_by_retrieval(score, record, settings)
+    return watch.chosen(module.supernet)
 
 
 def _refuse_for_chains(settings: SearchConfig) -> None:

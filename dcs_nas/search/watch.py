@@ -19,6 +19,7 @@ from dcs_nas.search.passes import Pass, SearchLoss
 from dcs_nas.search.record import ArchitectureRecord, alpha_entropy
 from dcs_nas.space import AnyGenotype, ChainGenotype
 from dcs_nas.training.parallel import sum_over_processes
+from dcs_nas.training.validation import validation_is_due
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +61,8 @@ class Watch:
             reason = self.guard.judge(epoch, skips.get("normal", 0), figures.get("guard/eigenvalue"))
             if reason is not None:
                 log.warning("collapse in epoch %d: %s", epoch + 1, reason)
-        if self._validate is not None and self._is_due(epoch):
+        s = self.settings
+        if self._validate is not None and validation_is_due(epoch, s.validate_every, s.epochs):
             figures |= self._retrieval(epoch, loss, genotype, recent)
         if rank() == 0:
             self.record.write(supernet, epoch)
@@ -121,6 +123,3 @@ class Watch:
         if epoch >= self.settings.warmup_epochs and (self.best is None or score > self.best[0]):
             self.best = (score, epoch)
         return found
-
-    def _is_due(self, epoch: int) -> bool:
-        return (epoch + 1) % self.settings.validate_every == 0 or epoch + 1 == self.settings.epochs

@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 
 from dcs_nas.errors import InputError, choices
 from dcs_nas.settings import Settings, parse, read_yaml
+from dcs_nas.space.size import LARGEST, chain_relations, check_weights
 from dcs_nas.space.spec import Name, SpaceSpec, read_space
 
 Activation = Literal["relu6", "hswish"]
@@ -23,7 +24,6 @@ Kernel = Literal[3, 5, 7]
 Expansion = Annotated[int, Field(ge=1, le=8)]
 Width = Annotated[int, Field(ge=1, le=2048)]
 DEPTH = ("keep", "skip")
-LARGEST = 10**9  # parameters of a space's largest network
 
 
 class Choice(NamedTuple):
@@ -123,7 +123,13 @@ class ChainSpec(ChainStructure):
 
     def network(self, height: int, width: int) -> ChainNetwork:
         """The network searched on images of ``height`` x ``width``."""
-        return parse(ChainNetwork, {"height": height, "width": width}, source=f"network of space '{self.name}'")
+        source = f"network of space '{self.name}'"
+        network = parse(ChainNetwork, {"height": height, "width": width}, source=source)
+        try:
+            check_weights(chain_relations(self, height, width), "its attention")
+        except ValueError as error:
+            raise InputError(f"{source}: {error}") from None
+        return network
 
 
 Space = SpaceSpec | ChainSpec
@@ -160,7 +166,8 @@ def load_space(path: Path) -> Space:
     data = {"name": path.stem, **read_yaml(path)}
     kind = data.get("kind", "cells")
     if kind not in ("cells", "chain"):
-        raise InputError(f"{path}: unknown kind of search space {kind!r}; {choices(str(kind), ['cells', 'chain'])}")
+        named = str(kind)[:80]
+        raise InputError(f"{path}: unknown kind of search space '{named}'; {choices(named, ['cells', 'chain'])}")
     return read_space(path) if kind == "cells" else parse(ChainSpec, data, source=str(path))
 
 

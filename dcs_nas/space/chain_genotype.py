@@ -13,6 +13,7 @@ from dcs_nas.errors import InputError
 from dcs_nas.settings import Settings, parse, plain_yaml
 from dcs_nas.space.chain import ChainNetwork, ChainStructure, Name, StageSpec, attention_choice, block_choices
 from dcs_nas.space.genotype import FORMAT, Genotype, Origin, genotype_data
+from dcs_nas.space.size import chain_relations, check_weights
 from dcs_nas.space.spec import CellStructure
 
 if TYPE_CHECKING:
@@ -71,6 +72,8 @@ class ChainGenotype(Settings):
             raise ValueError(f"{len(self.stages)} stages are given, the space has {len(self.space.stages)}")
         for number, (stage, spec) in enumerate(zip(self.stages, self.space.stages), start=1):
             _check_stage(number, stage, spec)
+        relations = chain_relations(self.space, self.network.height, self.network.width)
+        check_weights(relations, "the attention of this genotype")
         return self
 
     def to_sample(self) -> dict[str, Any]:

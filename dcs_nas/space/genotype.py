@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from dcs_nas.errors import InputError
 from dcs_nas.settings import Settings, parse, plain_yaml, read_yaml
+from dcs_nas.space.size import cells_weights, check_weights
 from dcs_nas.space.spec import CellStructure, Name, NetworkSpec
 
 if TYPE_CHECKING:
@@ -85,7 +86,13 @@ class Genotype(Settings):
             raise ValueError(f"cells of kind {', '.join(sorted(needed - set(self.cells)))} are missing")
         for kind, cell in self.cells.items():
             _check_cell(kind, cell, self.space)
+        self.check_size()
         return self
+
+    def check_size(self) -> None:
+        """``ValueError`` where the network is absurdly large; nothing is allocated to find out."""
+        edges = self.space.nodes * self.space.edges_per_node
+        check_weights(cells_weights(self.space, self.network, edges=edges), "the network of this genotype")
 
     def to_sample(self) -> dict[str, Any]:
         """The choices under NNI's labels: ``{'normal/op_2_0': 'dcs', 'normal/input_2_0': [1], ...}``."""
@@ -153,7 +160,7 @@ def genotype_data(path: Path) -> dict[str, Any]:
     if isinstance(data.get("genotype"), dict):  # the record of an epoch
         data = data["genotype"]
     found = data.get("format")
-    if not isinstance(found, int) or isinstance(found, bool):
+    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
         raise InputError(f"{path} is not a genotype: it has no 'format' number")
     if found > FORMAT:
         raise InputError(f"{path} has genotype format {found}, this version reads up to {FORMAT}; update dcs_nas")

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from dcs_nas.errors import InputError, choices
 from dcs_nas.settings import Settings, parse, read_yaml
+from dcs_nas.space.size import cells_weights, check_weights
 
 Stem = Literal["conv", "stride2", "stride4"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,100}$")]
@@ -93,7 +94,13 @@ class SpaceSpec(CellStructure):
             "height": height,
             "width": width,
         }
-        return parse(NetworkSpec, {**fields, **wanted}, source=f"network of space '{self.name}'")
+        source = f"network of space '{self.name}'"
+        network = parse(NetworkSpec, {**fields, **wanted}, source=source)
+        try:
+            check_weights(cells_weights(self, network, edges=self.nodes * (self.nodes + 3) // 2), "its supernet")
+        except ValueError as error:
+            raise InputError(f"{source}: {error}") from None
+        return network
 
 
 def thirds(cells: int) -> tuple[int, ...]:
@@ -118,7 +125,12 @@ def read_space(path: Path) -> SpaceSpec:
 
 def shipped_file(folder: str, name: str | Path) -> Path:
     """The file that a user means by ``name``: a path, or the bare name of one in ``folder`` here or as shipped."""
-    path = Path(name).expanduser()
+    try:
+        path = Path(name).expanduser()
+        path.is_file()
+    except (OSError, RuntimeError, ValueError) as error:  # a name too long, ~ of nobody
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"{str(name)[:80]} cannot be looked up ({reason}); give a path or a name") from None
     package = Path(__file__).resolve().parents[1]
     bare = path.name if path.suffix else f"{path.name}.yaml"
     places = [path, Path(folder) / bare, package.parent / folder / bare, package / "_shipped" / folder / bare]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from dcs_nas.data.augment import Normalize
-from dcs_nas.data.datamodule import Images, ReidData
+from dcs_nas.data.datamodule import Images, ReidData, file_names
+from dcs_nas.errors import TrainingError
 from dcs_nas.evaluation import FeatureSet
+from dcs_nas.training.parallel import gather_batches
 
 Progress = Callable[[int, int], None]
 
@@ -26,24 +29,45 @@ def extract_features(
 ) -> np.ndarray:
     """Features (N, D) float32 of a split, in its order; ``flip`` adds those of the mirrored image.
 
-    The network is left in the mode that it was in.
+    Of W processes each computes every W-th batch, and all get all: to the bit what one process alone computes. The
+    network is left in the mode that it was in. Raises ``TrainingError`` naming images whose features are not finite.
     """
     device = next(network.parameters()).device
     normalize = Normalize(data.settings.mean, data.settings.std).to(device)
     was_training = network.training
     network.eval()
     found: list[np.ndarray] = []
-    for batch in data.test_loader(images):
+    own = _features(network, normalize, data.test_loader(images), flip=flip)
+    for features in gather_batches(own, count=len(images), size=data.settings.test_batch, device=device):
+        found.append(features.cpu().numpy())
+        if progress:
+            progress(sum(map(len, found)), len(images))
+    network.train(was_training)
+    joined = np.concatenate(found)
+    _require_finite(joined, images)
+    return joined
+
+
+def _require_finite(features: np.ndarray, images: Images) -> None:
+    wrong = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if len(wrong):
+        raise TrainingError(
+            f"the features of {len(wrong):,} of {len(features):,} images are NaN or infinite, first of "
+            f"{', '.join(file_names(images, wrong[:3]))}: the network's weights or running statistics are damaged; "
+            "train with a lower learning rate, or in higher precision"
+        )
+
+
+def _features(network: nn.Module, normalize: Normalize, loader: DataLoader, *, flip: bool) -> Iterator[Tensor]:
+    """Features (n, D) float32 of each batch of a loader."""
+    device = normalize.scale.device
+    for batch in loader:
         pixels = normalize(batch["images"].to(device, non_blocking=True))
         cameras = batch["cameras"].to(device)
         features = network(pixels, cameras)
         if flip:
             features = features + network(pixels.flip(3), cameras)
-        found.append(features.float().cpu().numpy())
-        if progress:
-            progress(sum(map(len, found)), len(images))
-    network.train(was_training)
-    return np.concatenate(found)
+        yield features.float()
 
 
 def color_histograms(images: Images, *, corrected: bool = False) -> np.ndarray:

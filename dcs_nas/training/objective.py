@@ -11,8 +11,8 @@ from torch import Tensor
 from dcs_nas.config import Config, LossConfig
 from dcs_nas.data.augment import Normalize
 from dcs_nas.data.datamodule import Images
-from dcs_nas.errors import InputError, TrainingError
-from dcs_nas.losses import Objective, first_nonfinite
+from dcs_nas.errors import InputError
+from dcs_nas.losses import Objective
 from dcs_nas.models.heads import Embedding, ReidNetwork
 from dcs_nas.processes import rank, world
 
@@ -118,17 +118,6 @@ def _embedded(
         assert inputs is not None
         grid = F.adaptive_avg_pool2d(inputs.float(), config.loss.ib_grid)
         yield embedding.features.float(), grid, batch["labels"].to(device)
-
-
-def require_finite(terms: Mapping[str, Tensor], *, where: str, files: list[str]) -> None:
-    """Raise ``TrainingError`` naming the step, the term and the batch's files where a term is NaN or infinite."""
-    if bool(torch.isfinite(terms["loss"])):
-        return
-    term = first_nonfinite(terms) or "loss"
-    raise TrainingError(
-        f"the term '{term}' became {terms[term].item()} in {where}; lower the learning rate or look at the batch: "
-        f"{', '.join(files[:4])}{', ...' if len(files) > 4 else ''}"
-    )
 
 
 class Means:

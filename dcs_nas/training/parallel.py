@@ -7,15 +7,19 @@ computes the whole loss L. What is differentiated is the sum of L / W over the p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
+import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
+from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
 from torch.nn import Module, Parameter
 
+from dcs_nas.errors import TrainingError
 from dcs_nas.models.heads import Embedding
 from dcs_nas.processes import rank, world
 
@@ -32,6 +36,35 @@ class ReplicatedStrategy(DDPStrategy):
             dist.broadcast(tensor.data, src=0)
 
 
+class EqualProcesses(Checkpoint):
+    """Ends the job after an epoch in which processes have come to other parameters or buffers; nothing is saved then.
+
+    Lightning runs callbacks of this base class last, when the epoch's statistics are joined.
+    """
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        require_equal(pl_module.state_dict(), where=f"after epoch {trainer.current_epoch + 1}")
+
+
+def require_equal(state: Mapping[str, Tensor], *, where: str) -> None:
+    """Raise ``TrainingError`` in all processes unless all hold these tensors bit by bit (their CRC-32)."""
+    if world() == 1:
+        return
+    device = next(iter(state.values())).device
+    own = torch.tensor([_checksum(value) for value in state.values()], device=device)
+    found = [torch.empty_like(own) for _ in range(world())]
+    dist.all_gather(found, own)
+    differs = torch.stack([other != found[0] for other in found]).cpu()
+    if not bool(differs.any()):
+        return
+    names = [name for name, wrong in zip(state, differs.any(0).tolist()) if wrong]
+    other = int(differs.any(1).nonzero()[0])
+    raise TrainingError(
+        f"{where}, processes 0 and {other} of {world()} differ in {len(names)} of {len(state)} tensors, such as "
+        f"{names[0]}; use machines of one kind and one version of torch, then go on with --resume from the epoch before"
+    )
+
+
 def joint(tensor: Tensor) -> Tensor:
     """The tensors (B, ...) of all processes in order of rank, (W B, ...): in value and derivatives of every order."""
     return tensor if world() == 1 else cast(Tensor, _Gather.apply(tensor))
@@ -41,6 +74,29 @@ def joint_embedding(embedding: Embedding) -> Embedding:
     """The embedding of the joint batch."""
     stem = None if embedding.stem is None else joint(embedding.stem)
     return Embedding(joint(embedding.features), [joint(logits) for logits in embedding.logits or []], stem)
+
+
+def gather_batches(own: Iterator[Tensor], *, count: int, size: int, device: torch.device) -> Iterator[Tensor]:
+    """The batches (n, D) of all processes in order: of W, this one has batches r, r + W, ... of ``count`` rows.
+
+    Every batch has ``size`` rows but the last. W are exchanged at a time; what fills up the last ones is left out.
+    """
+    if world() == 1:
+        yield from own
+        return
+    width = torch.zeros(1, dtype=torch.long, device=device)
+    for first in range(0, count, size * world()):
+        batch = next(own, None)
+        if not first:
+            width.fill_(0 if batch is None else batch.shape[1])
+            dist.broadcast(width, src=0)
+        padded = torch.zeros(size, int(width), device=device)
+        if batch is not None:
+            padded[: len(batch)] = batch
+        parts = [torch.empty_like(padded) for _ in range(world())]
+        dist.all_gather(parts, padded)
+        for start, part in zip(range(first, count, size), parts):
+            yield part[: count - start]
 
 
 def sum_over_processes(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -68,6 +124,10 @@ def average_buffers(module: Module) -> None:
     if world() > 1:
         for buffer, total in zip(buffers, sum_over_processes(buffers)):
             buffer.copy_(total / world())
+
+
+def _checksum(tensor: Tensor) -> int:
+    return zlib.crc32(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 class _Gather(torch.autograd.Function):

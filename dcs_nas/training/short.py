@@ -14,10 +14,11 @@ from dcs_nas.config import Config, SearchConfig
 from dcs_nas.data.augment import Augment, build_augment
 from dcs_nas.data.datamodule import Batch, Images, ReidData, file_names
 from dcs_nas.losses import Objective
-from dcs_nas.models.blocks import set_temperature, temperature
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.runs import RunFolder, seed_everything
-from dcs_nas.training.objective import Means, batch_terms, build_objective, require_finite
+from dcs_nas.training.channel_selection import cool
+from dcs_nas.training.finite import StepGuard, clip_gradients, require_finite
+from dcs_nas.training.objective import Means, batch_terms, build_objective, update_objective
 from dcs_nas.training.trainer import EpochLog, fit, make_trainer, without_known_warnings
 from dcs_nas.training.validation import validate
 
@@ -64,6 +65,7 @@ class _ShortTraining(pl.LightningModule):
         self.network, self.objective, self.augment, self.config = network, objective, augment, config
         self._data, self._images, self._held = data, images, held
         self._log, self._means = EpochLog(run), Means()
+        self._guard = StepGuard(self, skip=config.trainer.nonfinite == "skip")
         self.register_buffer("score", torch.tensor(float("nan")))
 
     @property
@@ -80,26 +82,30 @@ class _ShortTraining(pl.LightningModule):
         return [optimizer], [CosineAnnealingLR(optimizer, T_max=self.epochs, eta_min=s.lr_min)]
 
     def on_train_epoch_start(self) -> None:
-        dcs = self.config.dcs
-        set_temperature(self.network, temperature(self.current_epoch, start=dcs.tau, decay=dcs.decay))
+        cool(self.network, self.config.dcs, self.current_epoch)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         seed_everything(self.config.seed, self.current_epoch, batch_idx)
+        with self._guard.step():
+            self._step(batch, batch_idx)
+
+    def _step(self, batch: Batch, batch_idx: int) -> None:
         images, labels = self.augment(batch["images"]), batch["labels"]
         embedding = self.network(images, batch["cameras"])
         terms = batch_terms(self.objective, embedding, labels, images)
         place = f"step {batch_idx + 1} of epoch {self.current_epoch + 1}"
-        require_finite(terms, where=place, files=file_names(self._images, batch["indices"]))
+        files = file_names(self._images, batch["indices"])
+        require_finite(terms, where=place, files=files)
         optimizer: Any = self.optimizers()
         optimizer.zero_grad(set_to_none=True)
         self.manual_backward(terms["loss"])
-        nn.utils.clip_grad_norm_(self._weights(), self.settings.grad_clip)
+        clip_gradients(self.named_parameters(), self.settings.grad_clip, scaled=False, where=place, files=files)
         optimizer.step()
-        self.objective.update(embedding.features.detach(), labels, images if self.objective.needs_inputs else None)
+        update_objective(self.objective, embedding, labels, images)
         self._means.add(terms, "train/")
 
     def on_train_epoch_end(self) -> None:
-        means = self._means.pop()
+        means = self._means.pop() | self._guard.end_epoch()
         self.lr_schedulers().step()  # type: ignore[union-attr]
         self.objective.end_epoch()
         if self.current_epoch + 1 == self.epochs:

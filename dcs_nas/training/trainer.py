@@ -7,21 +7,24 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from datetime import timedelta
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, RichProgressBar
 from pytorch_lightning.callbacks.progress.rich_progress import RichProgressBarTheme
+from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from pytorch_lightning.utilities.types import TRAIN_DATALOADERS
 
-from dcs_nas.config import Config, TrainerConfig
-from dcs_nas.processes import launched_world
+from dcs_nas.config import Config
+from dcs_nas.files import naming
 from dcs_nas.runs import MetricsFile, RunFolder
-from dcs_nas.training.checkpoints import EpochCheckpoint, load_checkpoint
+from dcs_nas.slurm import requeued_on_signal
+from dcs_nas.training.checkpoints import LAST, PREVIOUS, EpochCheckpoint, load_checkpoint, whole_checkpoint
+from dcs_nas.training.joined import devices_and_machines, end_with_parent, processes_of
 from dcs_nas.training.loggers import make_loggers
-from dcs_nas.training.parallel import ReplicatedStrategy
+from dcs_nas.training.parallel import EqualProcesses, ReplicatedStrategy
 
 log = logging.getLogger(__name__)
 _HARMLESS = (
@@ -29,6 +32,7 @@ _HARMLESS = (
     ".*GPU available but not used.*",
     ".*Detected call of `lr_scheduler.step.*",
     ".*LeafSpec.*",
+    ".*The .grad attribute of a Tensor that is not a leaf.*",  # torch.compile looks at the drawn weights
 )
 
 
@@ -38,20 +42,24 @@ def make_trainer(config: Config, run: RunFolder, *, epochs: int) -> pl.Trainer:
     Deterministic algorithms are the default on a CPU; on a GPU ``trainer.deterministic`` asks for them.
     """
     settings = config.trainer
+    devices, machines = devices_and_machines(settings)
+    patience = timedelta(minutes=settings.timeout_minutes)
+    end_with_parent()
     _quiet_lightning()
     if settings.threads:
         torch.set_num_threads(settings.threads)
     on_cpu = settings.accelerator == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
     # A guard for debugging, which costs a write of all memory that is allocated.
     setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010
-    callbacks: list[Callback] = [EpochCheckpoint(run / "checkpoints")]
+    callbacks: list[Callback] = [EqualProcesses(), EpochCheckpoint(run / "checkpoints")]
     if sys.stderr.isatty():
         callbacks.append(RichProgressBar(leave=False, theme=RichProgressBarTheme(metrics_format=".3f")))
     return pl.Trainer(
         accelerator=settings.accelerator,
-        devices=settings.devices,
-        num_nodes=settings.num_nodes,
-        strategy=ReplicatedStrategy() if _processes(settings) > 1 else "auto",
+        devices=devices,
+        num_nodes=machines,
+        strategy=ReplicatedStrategy(timeout=patience) if processes_of(settings) > 1 else "auto",
+        plugins=_environment(),
         precision=settings.precision,  # type: ignore[arg-type]
         max_epochs=epochs,
         deterministic=on_cpu if settings.deterministic is None else settings.deterministic,
@@ -76,19 +84,17 @@ def without_known_warnings() -> Iterator[None]:
 
 
 def fit(trainer: pl.Trainer, module: pl.LightningModule, loaders: TRAIN_DATALOADERS, run: RunFolder) -> None:
-    """Train to the end, from ``checkpoints/last.ckpt`` where the run has one.
+    """Train to the end, from ``checkpoints/last.ckpt`` where the run has one, or from the one before if it is damaged.
 
     Raises ``KeyboardInterrupt`` where the user stops it; what was saved stays.
     """
-    last: Path | None = run / "checkpoints" / "last.ckpt"
-    assert last is not None
-    if last.is_file():
-        epoch = load_checkpoint(last)["epoch"] + 1
-        log.info("resuming after epoch %d of %s", epoch, trainer.max_epochs)
-    else:
-        last = None
+    begin, folder = None, run / "checkpoints"
+    if (folder / LAST).is_file() or (folder / PREVIOUS).is_file():
+        begin = whole_checkpoint(folder / LAST)
+        log.info("resuming after epoch %d of %s", load_checkpoint(begin)["epoch"] + 1, trainer.max_epochs)
     try:
-        trainer.fit(module, loaders, ckpt_path=last, weights_only=True)
+        with requeued_on_signal():
+            trainer.fit(module, loaders, ckpt_path=begin, weights_only=True)
     except SystemExit:
         raise KeyboardInterrupt from None
 
@@ -109,8 +115,9 @@ class EpochLog:
             self._file = MetricsFile(self._run / "metrics.csv", first_epoch=epoch)
         self._file.append(epoch, means)
         for logger in module.loggers:
-            logger.log_metrics(means, step=epoch)
-            logger.save()
+            with naming(self._run.path):
+                logger.log_metrics(means, step=epoch)
+                logger.save()
         shown = ", ".join(f"{name} {means[name]:.4g}" for name in show if name in means)
         log.info("epoch %d/%s: %s", epoch + 1, module.trainer.max_epochs, shown)
 
@@ -120,15 +127,11 @@ def memory_format(module: Any) -> Any:
     return module.to(memory_format=torch.channels_last)
 
 
-def _processes(settings: TrainerConfig) -> int:
-    """How many processes the settings and the launcher ask for."""
-    devices = settings.devices
-    if devices == "auto":
-        devices = torch.cuda.device_count() if settings.accelerator in ("auto", "gpu", "cuda") else 1
-    elif not isinstance(devices, int):
-        devices = -1 if devices.strip() == "-1" else len([d for d in devices.split(",") if d.strip()])
-    devices = torch.cuda.device_count() if devices == -1 else devices
-    return max(launched_world(), max(1, devices) * settings.num_nodes)
+def _environment() -> list[Any] | None:
+    """Under SLURM, Lightning's processes without its checkpoints in the middle of an epoch, see ``dcs_nas.slurm``."""
+    if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
+        return [SLURMEnvironment(auto_requeue=False)]
+    return None
 
 
 def _quiet_lightning() -> None:

@@ -23,6 +23,11 @@ def validate(network: nn.Module, data: ReidData, images: Images, *, metric: str)
     return score(labelled, protocol="cross_camera", metric=metric).mAP
 
 
+def validation_is_due(epoch: int, every: int, epochs: int) -> bool:
+    """Whether to validate after an epoch, from 0, of ``epochs``: after each ``every``-th, and after the last."""
+    return (epoch + 1) % every == 0 or epoch + 1 == epochs
+
+
 def first_of_each_view(people: np.ndarray, cameras: np.ndarray) -> np.ndarray:
     """Index of the first image of every (person, camera), for people seen by two cameras or more."""
     views, first = np.unique(np.stack([people, cameras]), axis=1, return_index=True)

@@ -6,7 +6,16 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-from dcs_nas.data.datasets.files import existing_folder, inner_path, is_image_name, listing_of, report_absent
+from dcs_nas.data.datasets.files import (
+    LARGEST_LIST,
+    existing_folder,
+    inner_path,
+    is_file,
+    is_image_name,
+    listing_of,
+    report_absent,
+    require_size,
+)
 from dcs_nas.data.datasets.labels import LabelledImage, from_labels
 from dcs_nas.data.datasets.problems import report
 from dcs_nas.data.datasets.registry import DATASETS
@@ -34,10 +43,10 @@ def csv_list(root: Path, *, file: str = "images.csv") -> ReidDataset:
     Options:
         file (default images.csv): the CSV file in ROOT
     """
-    if Path(root).expanduser().is_file():
+    if is_file(root):
         root, file = Path(root).expanduser().parent, Path(root).name
     root = existing_folder(root)
-    if not (root / file).is_file():
+    if inner_path(file, source="the option file") is None or not is_file(root / file):
         raise InputError(f"no file {file} in {root}; found {listing_of(root)}; name yours with the option file")
     rows, columns = _read(root / file)
     images = list(_images(rows, columns, file))
@@ -53,6 +62,7 @@ def csv_list(root: Path, *, file: str = "images.csv") -> ReidDataset:
 
 def _read(path: Path) -> tuple[list[tuple[int, list[str]]], list[str]]:
     """The rows with their line numbers, and the names of the columns."""
+    require_size(path, LARGEST_LIST)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             header = file.readline()

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from dcs_nas.data.datasets.cuhk03_extract import extract_images, is_extracted, read_test_sets
 from dcs_nas.data.datasets.facts import Facts
-from dcs_nas.data.datasets.files import absent_images, find_root, list_images, listing_of, report_absent
+from dcs_nas.data.datasets.files import absent_images, find_root, list_images, listing_of, report_absent, require_size
 from dcs_nas.data.datasets.named_boxes import with_deviations
 from dcs_nas.data.datasets.problems import report
 from dcs_nas.data.datasets.registry import DATASETS
@@ -20,6 +20,7 @@ from dcs_nas.errors import InputError
 
 _MAT = "cuhk-03.mat"
 _RELEASE = "cuhk03_release"
+_LARGEST_CONFIG = 2**20  # bytes; the published ones have a tenth of that
 _NAME = re.compile(r"(?P<pair>\d)_(?P<person>\d{3})_(?P<view>[12])_(\d{2})\.png")
 _NEW_FACTS = {
     "detected": Facts((767, 7_365), (700, 1_400), (700, 5_332), distractors=0, cameras=2),
@@ -113,8 +114,12 @@ def read_protocol(config: Path, folder: str) -> tuple[tuple[Record, ...], tuple[
         InputError: the file cannot be read, lacks a variable, or its indices, names and cameras do not fit together.
     """
     content = _load_mat(config)
-    names = [str(cell.item()) for cell in content["filelist"]]
-    people, cameras = content["labels"], content["camId"]
+    try:
+        names = [str(cell.item()) for cell in content["filelist"]]
+        people, cameras = (content[key].astype("int64") for key in ("labels", "camId"))
+        indices = [content[key].astype("int64") for key in ("train_idx", "query_idx", "gallery_idx")]
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise InputError(f"{config} holds other values than names and numbers ({error}); fetch it again") from None
     if not len(names) == len(people) == len(cameras):
         sizes = f"{len(names)} names, {len(people)} labels and {len(cameras)} cameras"
         raise InputError(f"{config} holds {sizes}, expected as many of each; fetch the file again")
@@ -125,15 +130,15 @@ def read_protocol(config: Path, folder: str) -> tuple[tuple[Record, ...], tuple[
             expected = f"expected PAIR_PERSON_VIEW_IMAGE.png of view {camera}, such as 1_001_1_01.png"
             raise InputError(f"{config} lists {name!r}, {expected}; fetch the file again")
         records.append(Record(f"{folder}/{name}", int(person), int(camera) - 1))
-    train, query, gallery = (
-        _chosen(records, content[key], f"{key} of {config}") for key in ("train_idx", "query_idx", "gallery_idx")
-    )
+    keys = ("train_idx", "query_idx", "gallery_idx")
+    train, query, gallery = (_chosen(records, i, f"{key} of {config}") for key, i in zip(keys, indices))
     return train, query, gallery
 
 
 def _load_mat(config: Path) -> dict[str, Any]:
     from scipy.io import loadmat
 
+    require_size(config, _LARGEST_CONFIG)
     try:
         content = loadmat(config)
     except Exception as error:  # the parser raises whatever a damaged file leads it to

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dcs_nas.errors import InputError
+from dcs_nas.files import atomic_path, sync_below
 
 if TYPE_CHECKING:
     import h5py
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 """Called with what is done and what there is in all."""
 
+LARGEST_ARRAY = 2**26  # bytes; the images are smaller by far
 IMAGES_PER_PERSON = 10  # cells of a row: five of the pair's first camera, five of its second
 _COUNT_FILE = ".extracted"
 _PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -38,10 +40,12 @@ def extract_images(mat: Path, labels: str, folder: Path, *, progress: Progress |
         cells = list(_cells(file, labels, mat))
         count = 0
         for done, (name, reference) in enumerate(cells, start=1):
-            count += _extract_one(file[reference], folder / name)
+            count += _extract_one(file[reference], folder / name, mat)
             if progress is not None:
                 progress(done, len(cells))
-    _write_whole(folder / _COUNT_FILE, lambda path: path.write_text(f"{count}\n"))
+    with _writing(folder):
+        sync_below(folder)
+    _write_whole(folder / _COUNT_FILE, lambda path: path.write_text(f"{count}\n"), sync=True)
     return count
 
 
@@ -56,8 +60,8 @@ def is_extracted(folder: Path) -> bool:
 def read_test_sets(mat: Path) -> list[frozenset[tuple[int, int]]]:
     """The classic protocol's 20 sets of 100 test people, each as (camera pair, person in the pair), both from 1."""
     with _opened(mat) as file:
-        sets = [file[reference][()] for reference in _references(file, "testsets", mat)]
-    return [frozenset((int(pair), int(person)) for pair, person in people.T) for people in sets]
+        sets = [_values(file[reference], mat) for reference in _references(file, "testsets", mat)]
+        return [frozenset((int(pair), int(person)) for pair, person in people.T) for people in sets]
 
 
 @contextmanager
@@ -67,7 +71,9 @@ def _opened(mat: Path) -> Iterator[h5py.File]:
     try:
         with h5py.File(mat, "r") as file:
             yield file
-    except (OSError, RuntimeError) as error:
+    except InputError:
+        raise
+    except (OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, MemoryError) as error:
         raise InputError(
             f"{mat} cannot be read ({error}); it may be cut off: unpack cuhk03_release.zip again"
         ) from None
@@ -88,15 +94,30 @@ def _references(file: h5py.File, name: str, mat: Path) -> np.ndarray:
     if name not in file:
         found = ", ".join(file) or "nothing"
         raise InputError(f"{mat} holds {found}, expected '{name}'; is it the cuhk-03.mat of CUHK03?")
-    if h5py.check_ref_dtype(file[name].dtype) is None:
+    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+        raise InputError(f"{mat}: '{name}' is a link to another place or file, which is refused; fetch the file again")
+    if not isinstance(file[name], h5py.Dataset) or h5py.check_ref_dtype(file[name].dtype) is None:
         raise InputError(f"{mat}: '{name}' is no cell array; is it the cuhk-03.mat of CUHK03?")
-    return file[name][()].ravel()
+    return _values(file[name], mat).ravel()
+
+
+def _values(dataset: Any, mat: Path) -> np.ndarray:
+    """The array of a dataset that keeps its values in this very file, and not too many of them."""
+    import h5py
+
+    if not isinstance(dataset, h5py.Dataset):
+        raise InputError(f"{mat} holds a {type(dataset).__name__} where an array is expected; fetch the file again")
+    if dataset.external or dataset.is_virtual:
+        raise InputError(f"{mat} takes values from other files, which is refused; fetch the file again")
+    if dataset.nbytes > LARGEST_ARRAY:
+        raise InputError(f"{mat} holds an array {dataset.shape} of {dataset.nbytes:,} bytes; fetch the file again")
+    return dataset[()]
 
 
 def _cells(file: h5py.File, labels: str, mat: Path) -> Iterator[tuple[str, h5py.Reference]]:
     """File name and reference of every image cell; MATLAB's axes come out of HDF5 in reverse order."""
     for pair, pair_reference in enumerate(_references(file, labels, mat), start=1):
-        people = file[pair_reference][()].T
+        people = _values(file[pair_reference], mat).T
         if people.ndim != 2 or people.shape[1] != IMAGES_PER_PERSON:
             expected = f"expected people x {IMAGES_PER_PERSON}"
             raise InputError(f"{mat}: camera pair {pair} of '{labels}' has the shape {people.shape}, {expected}")
@@ -106,13 +127,15 @@ def _cells(file: h5py.File, labels: str, mat: Path) -> Iterator[tuple[str, h5py.
                 yield f"{pair:01d}_{person:03d}_{view:01d}_{image:02d}.png", reference
 
 
-def _extract_one(cell: h5py.Dataset, path: Path) -> bool:
+def _extract_one(cell: h5py.Dataset, path: Path, mat: Path) -> bool:
     """Write one image unless its cell is empty; returns whether there is one."""
     if cell.ndim != 3:
         return False
     if not _is_whole_png(path):
-        pixels = cell[()].T
-        _write_whole(path, lambda part: _save_png(pixels, part))
+        pixels = _values(cell, mat).T
+        if pixels.dtype.name != "uint8" or pixels.shape[2] != 3 or 0 in pixels.shape:
+            raise InputError(f"{mat}: the cell of {path.name} holds {pixels.dtype} {pixels.shape}, expected an image")
+        _write_whole(path, lambda part: _save_png(pixels, part), sync=False)
     return True
 
 
@@ -133,11 +156,6 @@ def _is_whole_png(path: Path) -> bool:
         return False
 
 
-def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with _writing(path.parent):
-        try:
-            write(part)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+def _write_whole(path: Path, write: Callable[[Path], Any], *, sync: bool) -> None:
+    with _writing(path.parent), atomic_path(path, sync=sync) as part:
+        write(part)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -11,19 +12,24 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from dcs_nas.data.datasets.problems import report
 from dcs_nas.errors import InputError
 
+LARGEST_LIST = 2**28  # bytes of a list file: several million images
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".ppm", ".webp"})
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\u0080-\u009f\ud800-\udfff]")
 _SEARCH_DEPTH = 2  # data/ and data/market1501/ both lead to data/market1501/Market-1501-v15.09.15/
 
 
 def existing_folder(root: Path) -> Path:
     """``root`` with ``~`` expanded; ``InputError`` where there is no such folder or nothing in it."""
-    root = Path(root).expanduser()
-    if not root.exists():
-        raise InputError(f"there is no folder {root}; give the folder that holds the data set")
-    if not root.is_dir():
-        raise InputError(f"{root} is a file, expected the folder that holds the data set")
-    if not visible(root):
-        raise InputError(f"{root} is empty, expected the folder that holds the data set")
+    try:
+        root = Path(root).expanduser()
+        if not root.exists():
+            raise InputError(f"there is no folder {root}; give the folder that holds the data set")
+        if not root.is_dir():
+            raise InputError(f"{root} is a file, expected the folder that holds the data set")
+        if not visible(root):
+            raise InputError(f"{root} is empty, expected the folder that holds the data set")
+    except (OSError, RuntimeError) as error:  # a name too long, a folder that may not be read, ~ of nobody
+        raise InputError(f"the folder {root} cannot be read ({reason_of(error)}); check the path") from None
     return root
 
 
@@ -51,15 +57,18 @@ def find_root(root: Path, *, parts: Sequence[str], title: str, aliases: Sequence
 def list_images(root: Path, folder: str) -> list[str]:
     """Sorted paths, relative to ``root``, of the images in one folder; reports an absent or empty one.
 
-    Hidden files and what does not have an image's suffix (Thumbs.db, readme.txt) are passed over.
+    Hidden files and what does not have an image's suffix (Thumbs.db, readme.txt) are passed over. Reported are names
+    with control characters or not in UTF-8, and what has an image's name and is none: a folder, a pipe, a link to
+    nowhere.
     """
     path = root / folder
     if not path.is_dir():
         report("missing part", f"no folder {folder} in {root}; found {listing_of(root)}")
         return []
     with os.scandir(path) as entries:
-        names = sorted(e.name for e in entries if is_image_name(e.name) and e.is_file())
-    if not names:
+        found = sorted((e for e in entries if is_image_name(e.name)), key=lambda e: e.name)
+    names = [e.name for e in found if _is_plain(e, path)]
+    if not found:
         report("missing part", f"{path} holds no images; expected files such as .jpg or .png in it")
     return [f"{folder}/{name}" for name in names]
 
@@ -70,6 +79,7 @@ def read_lines(root: Path, name: str) -> list[tuple[int, str]]:
     if not path.is_file():
         report("missing part", f"no file {name} in {root}; found {listing_of(root)}")
         return []
+    require_size(path, LARGEST_LIST)
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
@@ -79,13 +89,43 @@ def read_lines(root: Path, name: str) -> list[tuple[int, str]]:
 
 
 def list_folders(path: Path) -> list[str]:
-    """Sorted names of the folders in ``path``, hidden ones left out."""
-    return sorted(name for name in visible(path) if (path / name).is_dir())
+    """Sorted names of the folders in ``path``, hidden ones left out; a name that cannot be printed is reported."""
+    found = sorted(name for name in visible(path) if (path / name).is_dir())
+    return [name for name in found if is_printable(name, path)]
 
 
 def is_image_name(name: str) -> bool:
     """Whether a file of this name counts as an image: not hidden, and an image's suffix."""
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; ``~`` is expanded, and what the system cannot look up is none."""
+    try:
+        return Path(path).expanduser().is_file()
+    except (OSError, RuntimeError):  # a name too long, ~ of nobody
+        return False
+
+
+def is_printable(name: str, folder: Path) -> bool:
+    """Whether a name holds neither control characters nor bytes that are not UTF-8; reported where it does."""
+    if _CONTROL.search(name) is None:
+        return True
+    expected = "expected UTF-8 without control characters: rename it"
+    report("unparsable name", f"the name {name!r} in {folder} cannot be printed; {expected}")
+    return False
+
+
+def require_size(path: Path, largest: int) -> None:
+    """``InputError`` unless the file has at most ``largest`` bytes."""
+    size = path.stat().st_size
+    if size > largest:
+        raise InputError(f"{path} has {size:,} bytes, expected at most {largest:,}; is it the right file?")
+
+
+def reason_of(error: BaseException) -> str:
+    """What the system says of a file that it does not open, such as "Permission denied"."""
+    return getattr(error, "strerror", None) or str(error)
 
 
 def inner_path(text: str, *, source: str) -> str | None:
@@ -95,7 +135,10 @@ def inner_path(text: str, *, source: str) -> str | None:
     them, whereas a list file may come from anywhere.
     """
     path = PurePosixPath(text.replace("\\", "/"))
-    if not text or path.is_absolute() or PureWindowsPath(text).drive or ".." in path.parts or "\0" in text:
+    if _CONTROL.search(text):
+        report("bad list entry", f"{source}: path {text!r} holds a control character; rename the image")
+        return None
+    if not text or path.is_absolute() or PureWindowsPath(text).drive or ".." in path.parts:
         report(
             "bad list entry", f"{source}: path {text!r} leads out of the data set; expected a path inside its folder"
         )
@@ -145,12 +188,36 @@ def _folders_with(root: Path, parts: Sequence[str], aliases: Sequence[str], dept
     return [found for child in children for found in _folders_with(child, parts, aliases, depth - 1)]
 
 
+def _is_plain(entry: os.DirEntry[str], folder: Path) -> bool:
+    if not is_printable(entry.name, folder):
+        return False
+    try:
+        kind = entry.stat().st_mode
+        if stat.S_ISREG(kind):
+            return True
+        what = "a folder" if stat.S_ISDIR(kind) else "a pipe, socket or device"
+    except OSError as error:
+        what = f"a link that leads nowhere ({reason_of(error)})" if entry.is_symlink() else reason_of(error)
+    report("unparsable name", f"{folder / entry.name} has the name of an image and is {what}; remove it")
+    return False
+
+
 def _absent_from(folder: Path, paths: Sequence[str]) -> list[str]:
-    if not folder.is_dir():
+    try:
+        if not folder.is_dir():
+            return list(paths)
+        with os.scandir(folder) as entries:
+            there = {e.name for e in entries if _is_file(e)}
+    except OSError:  # a name too long, a folder that may not be read
         return list(paths)
-    with os.scandir(folder) as entries:
-        there = {e.name for e in entries if e.is_file()}
     return [p for p in paths if p.rpartition("/")[2] not in there]
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link to itself
+        return False
 
 
 def _plain(name: str) -> str:

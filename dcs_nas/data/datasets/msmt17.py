@@ -18,7 +18,8 @@ FIRST_TEST_PERSON = 10_000
 
 _FOLDERS = {"V1": ("train", "test"), "V2": ("mask_train_v2", "mask_test_v2")}
 _TRAIN_IMAGES = {"train": 30_248, "train+val": 32_621}
-_NAME = re.compile(r"\d+_\d+_(\d+)_")
+_NAME = re.compile(r"[0-9]+_[0-9]+_([0-9]{1,4})_")
+_PERSON = re.compile(r"[0-9]{1,9}")
 _EXAMPLE = "0000/0000_045_12_0303morning_0006_2.jpg 0"
 
 
@@ -74,7 +75,7 @@ def _records(root: Path, folder: str, name: str, *, first_person: int) -> tuple[
 def _record(line: str, folder: str, source: str, first_person: int) -> Record | None:
     path, _, person = line.rpartition(" ")
     match = _NAME.match(path.rpartition("/")[2])
-    if match is None or int(match[1]) == 0 or not (person.isascii() and person.isdigit()):
+    if match is None or int(match[1]) == 0 or not _PERSON.fullmatch(person):
         report("unparsable name", f"{source}: {line!r} does not parse; expected PATH PERSON, such as {_EXAMPLE}")
         return None
     inside = inner_path(path, source=source)

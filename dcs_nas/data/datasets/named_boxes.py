@@ -13,7 +13,7 @@ from dcs_nas.data.datasets.problems import report
 from dcs_nas.data.records import JUNK, Record, ReidDataset
 
 MARKET_FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
-_NAME = re.compile(r"(-1|\d+)_c(\d+)")
+_NAME = re.compile(r"(-1|[0-9]{1,9})_c([0-9]{1,4})(?![0-9])")
 
 
 def load_named_boxes(

@@ -47,7 +47,7 @@ def _records(root: Path, kind: str, *, camera: int) -> tuple[Record, ...]:
 
 
 def _is_number(name: str, kind: str) -> bool:
-    if name.isascii() and name.isdigit() and int(name) > 0:
+    if len(name) < 10 and name.isascii() and name.isdigit() and int(name) > 0:
         return True
     report("unparsable name", f"the folder name {kind}/{name} does not parse; expected a person's number, such as 001")
     return False

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal
 
-from dcs_nas.errors import InputError
+from dcs_nas.errors import InputError, printable
 
 Kind = Literal["unusable folder", "missing part", "unparsable name", "missing image", "bad list entry"]
 
@@ -26,6 +26,7 @@ _collection: ContextVar[list[Problem] | None] = ContextVar("problems", default=N
 
 def report(kind: Kind, message: str) -> None:
     """Raise ``InputError(message)``; inside `collected` note it instead, and the loader goes on without the part."""
+    message = printable(message)
     problems = _collection.get()
     if problems is None:
         raise InputError(message)

@@ -29,12 +29,16 @@ def load_dataset(name: str, root: Path | str, **options: Any) -> ReidDataset:
     """
     loader = DATASETS[name]
     checked = check_options(name, options)
-    return loader(Path(root), **checked)
+    dataset = loader(Path(root), **checked)
+    if not isinstance(dataset, ReidDataset):
+        found = type(dataset).__name__
+        raise InputError(f"the loader of data set '{name}' ({DATASETS.owner(name)}) gave {found}, expected ReidDataset")
+    return dataset
 
 
 def check_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
     """The options of a data set with their types checked; ``InputError`` lists what it takes."""
-    kind = _options_of(name)
+    kind = _options_of(DATASETS[name])
     for key, field in kind.model_fields.items():
         if field.is_required() and key not in options:
             raise InputError(
@@ -52,11 +56,12 @@ def describe(name: str) -> str:
 
 
 @cache
-def _options_of(name: str) -> type[Settings]:
-    loader = DATASETS[name]
+def _options_of(loader: Loader) -> type[Settings]:
     hints = get_type_hints(loader, include_extras=True)
     parameters = [p for p in inspect.signature(loader).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    fields: dict[str, Any] = {p.name: (hints[p.name], ... if p.default is p.empty else p.default) for p in parameters}
+    fields: dict[str, Any] = {
+        p.name: (hints.get(p.name, Any), ... if p.default is p.empty else p.default) for p in parameters
+    }
     return create_model(f"{loader.__name__}_options", __base__=Settings, **fields)
 
 

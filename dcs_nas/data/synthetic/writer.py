@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-import shutil
 import signal
-import tempfile
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -17,6 +17,7 @@ from pathlib import Path
 from dcs_nas.data.synthetic.picture import Shot, take_picture
 from dcs_nas.data.synthetic.settings import CAST, TRACK, SyntheticSettings
 from dcs_nas.errors import InputError
+from dcs_nas.files import atomic_folder
 
 TRAIN, GALLERY, QUERY = "bounding_box_train", "bounding_box_test", "query"
 _DISTRACTOR, _JUNK = 0, -1
@@ -57,17 +58,11 @@ def write_synthetic(
     out = Path(out).resolve()
     workers = _check(out, workers)
     entries = list(_entries(settings))
-    scratch = _make_scratch(out)
-    try:
-        whole = scratch / out.name
+    _make_parent(out)
+    with atomic_folder(out) as whole:
         for part in (TRAIN, GALLERY, QUERY):
-            (whole / part).mkdir(parents=True)
+            (whole / part).mkdir()
         _draw_all(entries, whole, settings, workers, progress)
-        if out.exists():
-            out.rmdir()
-        whole.rename(out)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return dict(Counter(entry.part for entry in entries))
 
 
@@ -81,11 +76,9 @@ def _check(out: Path, workers: int | None) -> int:
     return workers or os.cpu_count() or 1
 
 
-def _make_scratch(out: Path) -> Path:
-    """A folder beside ``out``, so that what is complete moves there in one step."""
+def _make_parent(out: Path) -> None:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     except OSError as error:
         raise InputError(f"{out} cannot be made ({error.strerror}): expected a place to write to") from error
 
@@ -144,14 +137,24 @@ def _spread(draw: Callable[[list[_Entry]], int], batches: list[list[_Entry]], wo
     if workers == 1 or len(batches) == 1:
         yield from map(draw, batches)
         return
-    interrupts = (signal.SIGINT, signal.SIG_IGN)  # the parent's to handle
-    pool = ProcessPoolExecutor(
-        min(workers, len(batches)), get_context("spawn"), initializer=signal.signal, initargs=interrupts
-    )
+    pool = ProcessPoolExecutor(min(workers, len(batches)), get_context("spawn"), initializer=_follow_parent)
     try:
         yield from pool.map(draw, batches)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _follow_parent() -> None:
+    """Leave interruptions to the parent process, and end with it, however it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _draw_batch(batch: list[_Entry], whole: Path, settings: SyntheticSettings) -> int:

@@ -6,6 +6,7 @@ nonlocal: reduction, scale.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,7 @@ from dcs_nas.models.blocks.dcs import DCSAttention, kept_shares, select_channels
 from dcs_nas.models.blocks.harmonious import HardAttention, HarmoniousAttention, SoftAttention, stack_regions
 from dcs_nas.models.blocks.nonlocal_block import NonLocalBlock
 from dcs_nas.models.blocks.rga import RGA
+from dcs_nas.models.own import tried
 from dcs_nas.registry import Registry
 
 __all__ = [
@@ -80,11 +82,16 @@ def build_attention(name: str, channels: int, height: int, width: int, **setting
     """The attention block ``name`` for maps (B, channels, height, width); "none" gives the identity.
 
     Raises:
-        InputError: an unknown name, a setting that the block does not have, or a bad value.
+        InputError: an unknown name, a setting that the block does not have, a bad value, or a user's own block that
+            does not keep a map's shape.
     """
     factory = _none if name == "none" else ATTENTION[name]
     known = [p.name for p in inspect.signature(factory).parameters.values() if p.kind is p.KEYWORD_ONLY]
     for key in settings:
         if key not in known:
             raise InputError(f"attention block '{name}' has no setting '{key}'; {choices(key, known)}")
-    return factory(channels, height, width, **settings)
+    if not ATTENTION.is_own(name):
+        return factory(channels, height, width, **settings)
+    what, shape = f"attention block '{name}' of {ATTENTION.owner(name)}", (channels, height, width)
+    make = functools.partial(factory, channels, height, width, **settings)
+    return tried(what, make, shape, shape, call="factory(channels, height, width, **settings)")

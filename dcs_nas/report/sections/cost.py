@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dcs_nas.errors import InputError
+from dcs_nas.extensions import load_recorded
 from dcs_nas.report.run_files import RunFiles
 
 COLUMNS = ["layer", "kind", "output", "parameters", "multiply-adds", "kept for the backward pass"]
@@ -39,6 +40,7 @@ def cost_table(run: RunFiles) -> Cost | None:
     settings = RetrainConfig() if run.searched or config.retrain is None else config.retrain
     if settings.backbone is None and run.genotype is None:
         return None
+    load_recorded(run.path)
     settings = settings.model_copy(update={"weights": None, "inherit": None})
     genotype = None if settings.backbone else run.genotype
     height, width = config.data.height, config.data.width

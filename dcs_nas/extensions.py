@@ -1,0 +1,207 @@
+"""Python files of a user's own that register operations, attention blocks, backbones or data sets.
+
+They are code, so one rule decides which are run: what the user names in a configuration of theirs or on the command
+line is; what a run folder names is too, once this user has named a file of the same content (SHA-256) before; all else
+is asked for. A genotype names operations alone, and never a file. direnv and Jupyter's notebook trust do likewise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from dcs_nas.errors import InputError
+from dcs_nas.files import write_text
+from dcs_nas.processes import is_first
+from dcs_nas.registry import entered_by, forget
+
+log = logging.getLogger(__name__)
+_TYPES = {"path": str, "sha256": str}
+
+
+@dataclass(frozen=True)
+class Extension:
+    """A file as it was when it was imported; ``names`` are (what, name) of what it registers."""
+
+    path: Path
+    sha256: str
+    names: tuple[tuple[str, str], ...] = ()
+
+
+_loaded: dict[Path, Extension] = {}
+_given: set[str] = set()  # names of files that were given for what a run folder recorded
+
+
+def load_extensions(paths: Sequence[Path | str], *, given: bool = False) -> list[Extension]:
+    """Import files that the user has named; one that is imported already, here or from a copy, is left as it is.
+
+    A file that has changed since it was imported is imported anew. ``given``: for run folders, they take the place of
+    recorded files of their names, whatever these held.
+
+    Raises:
+        InputError: no such file, a name that is taken, or an error in the file, with its line.
+    """
+    found = [_load(Path(os.path.abspath(Path(path).expanduser()))) for path in paths]
+    if given:
+        _given.update(extension.path.name for extension in found)
+    if is_first():
+        _trust(found)
+    return found
+
+
+def load_recorded(folder: Path) -> None:
+    """Import what the run in ``folder`` was made with, as far as this user has named it before.
+
+    Raises:
+        InputError: a recorded file is not there, has changed, or was never named by this user.
+    """
+    for extension in recorded(folder):
+        path, digest = extension.path, extension.sha256
+        if any(known.sha256 == digest for known in _loaded.values()):
+            continue
+        if path.name in _given:
+            log.warning("%s was made with another %s than the one given", folder, path.name)
+            continue
+        name = f"{folder} was made with own code, {path}"
+        if not path.is_file():
+            raise InputError(f"{name}, which is not there any more; give the file by --extension FILE")
+        now = _digest(_content(path))
+        if now != digest:
+            raise InputError(
+                f"{name}, which has changed since (SHA-256 {digest[:12]} then, {now[:12]} now); "
+                "restore it, or give the file to use by --extension FILE"
+            )
+        if digest not in _trusted():
+            raise InputError(f"{name}, which you have never run here; read it, then allow it by --extension {path}")
+        _load(path)
+
+
+def recorded(folder: Path) -> list[Extension]:
+    """The extensions that a run folder records in ``environment.json``; ``InputError`` where it is damaged."""
+    path = folder / "environment.json"
+    if not path.is_file():
+        return []
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8")).get("extensions", [])
+        if not all(isinstance(e[key], kind) for e in entries for key, kind in _TYPES.items()):
+            raise ValueError("its extensions are not lists of path and sha256")
+        return [Extension(Path(entry["path"]), entry["sha256"]) for entry in entries]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"{path} is damaged ({error}); restore it, or make the run again") from None
+
+
+def to_record(paths: Sequence[Path]) -> list[dict[str, Any]]:
+    """Path, SHA-256 and names of imported files, as ``environment.json`` keeps them."""
+    found = [(path, _loaded.get(path) or _load(path)) for path in paths]
+    return [{"path": str(path), "sha256": e.sha256, "names": [list(n) for n in e.names]} for path, e in found]
+
+
+def require_recorded(folder: Path, paths: Sequence[Path]) -> None:
+    """Raise ``InputError`` unless the files hold what the run in ``folder`` began with, wherever they lie."""
+    then = {e.sha256: e.path for e in recorded(folder)}
+    now = {_digest(_content(path)): path for path in paths}
+    for digest, path in now.items():
+        if digest not in then:
+            known = {p.name for p in then.values()}
+            how = "has changed since" if path.name in known else "was no extension of"
+            raise InputError(f"{path} {how} the run in {folder} began; restore the extensions, or use --overwrite")
+    missing = [path for digest, path in then.items() if digest not in now]
+    if missing:
+        raise InputError(f"{folder} began with the extension {missing[0]}; name it in extensions, or use --overwrite")
+
+
+def _load(path: Path) -> Extension:
+    content = _content(path)
+    digest = _digest(content)
+    for known in _loaded.values():
+        if known.sha256 == digest:
+            return known
+    if path in _loaded:
+        del _loaded[path]
+        forget(str(path))
+    module = ModuleType(f"own_{path.stem}_{digest[:12]}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # dataclasses and pickles look there
+    try:
+        exec(compile(content, str(path), "exec", dont_inherit=True), module.__dict__)
+        names = tuple(entered_by(str(path)))
+        _check_names(names)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # sys.exit() too ends the file, and not us
+        forget(str(path))
+        del sys.modules[module.__name__]
+        raise InputError(f"extension {path}{_where(error, path)}: {_words(error)}") from error
+    _loaded[path] = Extension(path, digest, names)
+    if names:
+        log.info("extension %s: %s", path, ", ".join(f"{what} {name}" for what, name in names))
+    else:
+        log.warning("extension %s registers nothing", path)
+    return _loaded[path]
+
+
+def _content(path: Path) -> bytes:
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise InputError(f"extension {path} {what}; expected a Python file, check the path")
+    return path.read_bytes()
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _check_names(names: Sequence[tuple[str, str]]) -> None:
+    for what, name in names:
+        if not name.isidentifier():
+            raise InputError(f"{what} '{name}': a name is of letters, digits and _, and begins with a letter")
+
+
+def _where(error: BaseException, path: Path) -> str:
+    """The line of the file that failed, which may have called what raised."""
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        return f", line {error.lineno}"
+    numbers = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f", line {numbers[-1]}" if numbers else ""
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, InputError):
+        return str(error)
+    words = error.msg if isinstance(error, SyntaxError) else " ".join(str(error).split())
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__
+
+
+def _state() -> Path:
+    """What this user has run: lines of SHA-256 and path, in ``dcs_nas/`` of XDG's state folder."""
+    base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return Path(base) / "dcs_nas" / "extensions.txt"
+
+
+def _trusted() -> dict[str, str]:
+    """SHA-256 to the line that holds it."""
+    try:
+        rows = _state().read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return {}
+    return {row.split()[0]: row for row in rows if row.strip()}
+
+
+def _trust(extensions: Sequence[Extension]) -> None:
+    known = _trusted()
+    new = {e.sha256: f"{e.sha256}  {e.path}" for e in extensions if e.sha256 not in known}
+    if not new:
+        return
+    try:
+        write_text(_state(), "".join(f"{row}\n" for row in {**known, **new}.values()))
+    except OSError as error:
+        log.info("%s cannot be written (%s): run folders will ask for --extension", _state(), error.strerror)

@@ -1,0 +1,47 @@
+"""Compilation, reduced-precision products and fused optimizers, as ``trainer`` asks for them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from dcs_nas.config import Config, SearchConfig, TrainerConfig
+from dcs_nas.errors import InputError
+
+
+def accelerate(network: nn.Module, config: Config, *, backend: str = "inductor") -> None:
+    """Set the precision of float32 products, and compile the network in place where ``trainer.compile`` says so.
+
+    A compiled network gives the same values to rounding; blocks that draw random numbers draw others. Its first passes
+    compile for minutes: one graph for each of the weight and the architecture step, one for evaluation.
+    """
+    settings = config.trainer
+    torch.set_float32_matmul_precision(settings.matmul_precision)
+    torch.backends.cudnn.allow_tf32 = settings.matmul_precision != "highest"
+    if settings.compile != "off":
+        mode = None if settings.compile == "default" or backend != "inductor" else settings.compile
+        network.compile(mode=mode, backend=backend)
+
+
+def require_compilable(trainer: TrainerConfig, search: SearchConfig) -> None:
+    """Raise ``InputError`` for a search that a compiled network can't do."""
+    if trainer.compile == "off":
+        return
+    wrong = {
+        f"strategy {search.strategy}": search.strategy != "bilevel",
+        "relaxation gumbel, which draws another network at every step": search.relaxation.kind == "gumbel",
+        "hessian exact, which differentiates twice: use finite_difference": search.order == 2
+        and search.hessian == "exact",
+        "derivation perturbation, which tries another network at every step": search.derivation == "perturbation",
+    }
+    for what, found in wrong.items():
+        if found:
+            raise InputError(f"trainer.compile is not for search.{what}; or set trainer.compile=off")
+
+
+def fused(module: nn.Module) -> dict[str, Any]:
+    """Options of an optimizer whose whole step is one kernel, where the module is on a GPU."""
+    parameter = next(module.parameters(), None)
+    return {"fused": True} if parameter is not None and parameter.is_cuda else {}

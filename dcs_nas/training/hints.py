@@ -1,0 +1,57 @@
+"""Failures of the machine, said in terms of the settings that mend them: memory that runs out, a missing compiler."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+
+from dcs_nas.config import Config
+from dcs_nas.errors import TrainingError
+
+_CPU_MESSAGE = "DefaultCPUAllocator"
+
+
+@contextmanager
+def training_errors(config: Config, job: Literal["search", "retrain", "evaluate"]) -> Iterator[None]:
+    """Within it, running out of memory and a failing compiler raise ``TrainingError`` that names the settings."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise TrainingError(_out_of_memory(config, job)) from error
+    except RuntimeError as error:
+        if _CPU_MESSAGE in str(error):
+            raise TrainingError(_out_of_memory(config, job)) from error
+        if config.trainer.compile != "off" and _is_from_compiler(error):
+            raise TrainingError(_not_compiled(config, error)) from error
+        raise
+
+
+def _is_from_compiler(error: RuntimeError) -> bool:
+    from torch._dynamo.exc import TorchDynamoException  # loads the compiler, which takes seconds
+
+    return isinstance(error, TorchDynamoException)
+
+
+def _not_compiled(config: Config, error: RuntimeError) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = " ".join(lines[:2]) or type(error).__name__
+    return (
+        f"trainer.compile '{config.trainer.compile}' failed: {reason}; it needs a C++ compiler, on a GPU Triton: "
+        "install it, or set trainer.compile=off"
+    )
+
+
+def _out_of_memory(config: Config, job: str) -> str:
+    data = config.data
+    if job == "evaluate":
+        return f"out of memory; lower data.test_batch (now {data.test_batch})"
+    batch = f"data.people_per_batch (now {data.people_per_batch}) or data.images_per_person ({data.images_per_person})"
+    further = [f"data.height and width ({data.height} x {data.width})"]
+    if config.trainer.precision == "32-true" and config.trainer.accelerator != "cpu" and torch.cuda.is_available():
+        further.append("or set trainer.precision=bf16-mixed")
+    if job == "search" and config.search is not None and not config.search.checkpoint_activations:
+        further.append("or set search.checkpoint_activations=true, which trades time for memory")
+    return f"out of memory; lower {batch}, {', '.join(further)}"

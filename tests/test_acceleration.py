@@ -1,0 +1,99 @@
+"""A compiled network computes the same; what can't be compiled is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from dcs_nas.config import Config, load_config
+from dcs_nas.errors import InputError
+from dcs_nas.models.build import build_supernet
+from dcs_nas.models.heads import ReidNetwork
+from dcs_nas.search.search import run_search
+from dcs_nas.space import SpaceSpec
+from dcs_nas.training.acceleration import accelerate, fused
+
+SPACE = SpaceSpec(
+    name="tiny",
+    cells=2,
+    channels=4,
+    nodes=2,
+    reductions=(1,),
+    operations=("none", "skip_connect", "max_pool_3x3", "sep_conv_3x3"),
+    attention=("none", "dcs"),
+)
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> None:
+    torch._dynamo.reset()
+
+
+def _config(**trainer: str) -> Config:
+    data = {"height": 32, "width": 16}
+    return Config.model_validate({"name": "c", "data": data, "search": {"space": "tiny"}, "trainer": trainer})
+
+
+def _network() -> ReidNetwork:
+    torch.manual_seed(0)
+    config = _config()
+    return build_supernet(SPACE, config.section("search"), config.data, 5).eval()
+
+
+def _gradients(network: ReidNetwork, images: Tensor) -> list[Tensor | None]:
+    with network.backbone.drawn():  # type: ignore[operator]
+        loss = network(images).square().sum()
+    return list(torch.autograd.grad(loss, [p for p in network.parameters() if p.requires_grad], allow_unused=True))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+def test_a_compiled_supernet_gives_the_values_and_gradients_of_the_plain_one_in_every_pass() -> None:
+    plain, compiled = _network(), _network()
+    accelerate(compiled, _config(compile="default"), backend="aot_eager")
+    for seed in range(2):
+        images = torch.randn(4, 3, 32, 16, generator=torch.Generator().manual_seed(seed))
+        for found, expected in zip(_gradients(compiled, images), _gradients(plain, images)):
+            assert (found is None) == (expected is None)
+            if found is not None and expected is not None:
+                torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_supernet_compiles_in_one_piece() -> None:
+    network = _network()
+    explained = torch._dynamo.explain(network)(torch.randn(2, 3, 32, 16))
+    assert (explained.graph_count, explained.graph_break_count) == (1, 0)
+
+
+def test_compiling_leaves_the_names_of_the_state() -> None:
+    network = _network()
+    names = list(network.state_dict())
+    accelerate(network, _config(compile="default"), backend="aot_eager")
+    assert list(network.state_dict()) == names
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("search.relaxation.kind=gumbel", "search.relaxation gumbel"),
+        ("search.order=2", "search.hessian exact"),
+        ("search.derivation=perturbation", "search.derivation perturbation"),
+    ],
+)
+def test_a_search_that_cannot_be_compiled_is_refused(override: str, said: str, tmp_path: Path) -> None:
+    config = load_config(Path("configs/demo.yaml"), ["trainer.compile=default", override])
+    with pytest.raises(InputError, match=f"trainer.compile is not for {said}.*set trainer.compile=off"):
+        run_search(config, tmp_path / "run")
+
+
+def test_the_precision_of_products_is_as_configured() -> None:
+    accelerate(_network(), _config(matmul_precision="high"))
+    assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == ("high", True)
+    accelerate(_network(), _config())
+    assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == ("highest", False)
+
+
+def test_optimizers_are_fused_on_a_gpu_alone() -> None:
+    assert fused(_network()) == {}

@@ -1,0 +1,220 @@
+"""Checkpoints: whole or known to be damaged, and then the one before is there."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import random
+import shutil
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from dcs_nas.config import load_config
+from dcs_nas.errors import InputError
+from dcs_nas.retrain.evaluate import evaluate_run
+from dcs_nas.retrain.retrain import load_trained, run_retraining
+from dcs_nas.runs import read_metrics
+from dcs_nas.training.checkpoints import fault, load_checkpoint, save_checkpoint, sealed, whole_checkpoint
+from tests.run_folders import genotypes
+from tests.test_jobs import JOB
+
+
+@pytest.fixture(autouse=True)
+def _plain_log() -> Iterator[None]:
+    """Without the handlers that commands leave on the log, whose streams are gone after their test."""
+    logger = logging.getLogger("dcs_nas")
+    logger.handlers, logger.propagate = [], True
+    yield
+    logger.handlers, logger.propagate = [], True
+
+
+def _trainer(epoch: int) -> Any:
+    """As much of a trainer as a checkpoint needs; its state is ``epoch`` in every entry."""
+    state = {"state_dict": {"network.weight": torch.full((40, 10), float(epoch))}, "epoch": epoch}
+    connector = SimpleNamespace(dump_checkpoint=lambda **_: state)
+    strategy = SimpleNamespace(barrier=lambda _: None)
+    return SimpleNamespace(_checkpoint_connector=connector, strategy=strategy, is_global_zero=True)
+
+
+def _saved(folder: Path, epochs: int) -> Path:
+    for epoch in range(epochs):
+        save_checkpoint(_trainer(epoch), folder / "last.ckpt")
+    return folder / "last.ckpt"
+
+
+def _flip(path: Path, bit: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)
+
+
+def _damage(path: Path) -> None:
+    _flip(path, 4 * path.stat().st_size)
+
+
+def test_a_checkpoint_ends_with_its_sha_256_and_is_read_by_torch_and_zip(tmp_path: Path) -> None:
+    path = _saved(tmp_path, 1)
+    content = path.read_bytes()
+    said = zipfile.ZipFile(path).comment.decode()
+    assert said == f"sha256:{hashlib.sha256(content[:-71]).hexdigest()}"
+    assert torch.load(path, weights_only=True)["epoch"] == load_checkpoint(path)["epoch"] == 0
+    assert zipfile.ZipFile(path).testzip() is None
+
+
+def test_the_one_before_is_kept_and_nothing_else_is_left(tmp_path: Path) -> None:
+    _saved(tmp_path, 3)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last.ckpt", "previous.ckpt"]
+    assert [load_checkpoint(tmp_path / f"{name}.ckpt")["epoch"] for name in ("last", "previous")] == [2, 1]
+
+
+def test_a_flip_of_any_bit_is_found_or_harmless(tmp_path: Path) -> None:
+    whole = sealed(_trainer(3)._checkpoint_connector.dump_checkpoint())
+    path, draw = tmp_path / "best.ckpt", random.Random(0)
+    bits = 8 * len(whole)
+    harmless = 0
+    for bit in [*draw.sample(range(bits), 200), *range(bits - 8 * 73, bits, 5)]:
+        path.write_bytes(whole)
+        _flip(path, bit)
+        if fault(path) is None:
+            found = load_checkpoint(path)["state_dict"]["network.weight"]
+            assert bool((found == 3).all())
+            harmless += 1
+    assert harmless < 20
+
+
+def test_a_file_cut_off_anywhere_is_damaged(tmp_path: Path) -> None:
+    path = _saved(tmp_path, 1)
+    whole = path.read_bytes()
+    for length in (0, 1, 100, len(whole) // 2, len(whole) - 71, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        assert fault(path) is not None
+        with pytest.raises(InputError, match=r"last\.ckpt is damaged"):
+            load_checkpoint(path)
+
+
+def test_instead_of_a_damaged_last_the_one_before_is_used_with_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = _saved(tmp_path, 3)
+    _damage(path)
+    with caplog.at_level(logging.WARNING, "dcs_nas"):
+        assert load_checkpoint(path)["epoch"] == 1
+    word = f"{path} is damaged (its SHA-256 is not the one it had); going back to previous.ckpt, of epoch 2"
+    assert [record.getMessage() for record in caplog.records] == [word]
+
+
+def test_where_both_are_damaged_one_line_says_so(tmp_path: Path) -> None:
+    path = _saved(tmp_path, 2)
+    _damage(path)
+    path.with_name("previous.ckpt").write_bytes(b"")
+    with pytest.raises(InputError) as refused:
+        load_checkpoint(path)
+    assert str(refused.value) == (
+        f"{path} is damaged (its SHA-256 is not the one it had), and {tmp_path / 'previous.ckpt'} is damaged or no "
+        "checkpoint of ours (EOFError); train again with --overwrite"
+    )
+
+
+def test_a_last_that_is_gone_while_the_one_before_is_there_is_replaced_too(tmp_path: Path) -> None:
+    path = _saved(tmp_path, 2)
+    path.unlink()
+    assert whole_checkpoint(path).name == "previous.ckpt"
+    path.with_name("previous.ckpt").unlink()
+    with pytest.raises(InputError, match="there is no checkpoint .*has the run finished an epoch"):
+        whole_checkpoint(path)
+
+
+def test_a_damaged_last_does_not_take_the_place_of_the_whole_one_before(tmp_path: Path) -> None:
+    path = _saved(tmp_path, 2)
+    _damage(path)
+    save_checkpoint(_trainer(7), path)
+    assert [load_checkpoint(tmp_path / f"{name}.ckpt")["epoch"] for name in ("last", "previous")] == [7, 0]
+
+
+def test_other_checkpoints_have_none_before_them_and_are_named_with_a_way_out(tmp_path: Path) -> None:
+    save_checkpoint(_trainer(0), tmp_path / "best.ckpt")
+    save_checkpoint(_trainer(1), tmp_path / "best.ckpt")
+    assert [p.name for p in tmp_path.iterdir()] == ["best.ckpt"]
+    _damage(tmp_path / "best.ckpt")
+    _saved(tmp_path, 2)
+    with pytest.raises(InputError, match=r"best\.ckpt is damaged .*; use --checkpoint last, or train again"):
+        load_checkpoint(tmp_path / "best.ckpt")
+
+
+def test_files_of_others_without_a_checksum_are_read(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"a": torch.ones(2)}}, tmp_path / "last.ckpt")
+    assert fault(tmp_path / "last.ckpt") is None
+    assert load_checkpoint(tmp_path / "last.ckpt")["state_dict"]["a"].sum() == 2
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_disk_that_fills_up_leaves_both_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if not links:
+        monkeypatch.setattr("os.link", refuse)
+    path = _saved(tmp_path, 2)
+    with monkeypatch.context() as full:
+        full.setattr(Path, "write_bytes", refuse)
+        with pytest.raises(OSError, match="No space left") as stopped:
+            save_checkpoint(_trainer(2), path)
+    assert stopped.value.filename == str(path)
+    assert [load_checkpoint(tmp_path / f"{name}.ckpt")["epoch"] for name in ("last", "previous")] == [1, 0]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.fixture(scope="module")
+def trained(people: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A configuration file, and the run folder of an uninterrupted training by it."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    job = yaml.safe_load(JOB)
+    job["data"] |= {"root": str(people), "cache": str(folder / "cache")}
+    job["retrain"] |= {"channels": 4, "cells": 2, "validation": 0.3}
+    del job["search"]
+    (folder / "job.yaml").write_text(yaml.safe_dump(job))
+    (folder / "genotype.yaml").write_text(genotypes(1)[0].to_yaml())
+    run_retraining(load_config(folder / "job.yaml"), folder / "run", genotype=folder / "genotype.yaml")
+    return folder / "job.yaml", folder / "run"
+
+
+def _same_bits(a: Path, b: Path, name: str = "last") -> bool:
+    first, second = (load_checkpoint(run / "checkpoints" / f"{name}.ckpt")["state_dict"] for run in (a, b))
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def test_a_finished_training_with_a_damaged_last_is_made_whole_to_the_bit(
+    trained: tuple[Path, Path], tmp_path: Path
+) -> None:
+    job, whole = trained
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    _damage(run / "checkpoints" / "last.ckpt")
+    rows = read_metrics(run / "metrics.csv")
+    run_retraining(load_config(job), run, genotype=whole / "genotype.yaml", resume=True)
+    assert fault(run / "checkpoints" / "last.ckpt") is None
+    assert _same_bits(whole, run)
+    assert _same_bits(whole, run, "best")
+    assert read_metrics(run / "metrics.csv") == rows
+    assert "going back to previous.ckpt, of epoch 2" in (run / "log.txt").read_text()
+
+
+def test_an_evaluation_says_which_checkpoint_it_is_of(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained[1], run)
+    _damage(run / "checkpoints" / "last.ckpt")
+    assert evaluate_run(run).report["checkpoint"] == "previous"
+    assert evaluate_run(run, checkpoint="best").report["checkpoint"] == "best"
+    _damage(run / "checkpoints" / "best.ckpt")
+    with pytest.raises(InputError, match=r"best\.ckpt is damaged"):
+        load_trained(run, checkpoint="best")

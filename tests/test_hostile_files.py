@@ -1,0 +1,692 @@
+"""Files made to do harm: nothing in them runs, nothing absurd is allocated, nothing outside is read."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import re
+import struct
+import time
+import tracemalloc
+import zipfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch import nn
+from torch.export import Dim
+
+from dcs_nas.config import load_config
+from dcs_nas.data.datasets import load_dataset
+from dcs_nas.deploy.export import load_pt2
+from dcs_nas.deploy.info import ExportInfo
+from dcs_nas.deploy.onnx_check import refers_to_other_files
+from dcs_nas.deploy.onnx_file import OnnxModel
+from dcs_nas.errors import InputError
+from dcs_nas.evaluation import load_features
+from dcs_nas.models.cell_space import fixed_network
+from dcs_nas.models.latency import LatencyTable
+from dcs_nas.models.weights_files import read_weights
+from dcs_nas.report.curves import read_cmc
+from dcs_nas.report.run_files import read_run
+from dcs_nas.settings import DEEPEST, LARGEST_YAML, MOST_VALUES, parse_yaml, read_text
+from dcs_nas.space import Genotype, load_genotype, load_space, shipped_file
+from dcs_nas.training.checkpoints import load_checkpoint
+from tests.make_datasets import cuhk03_names, cuhk03_pixels, write_cuhk03_mat, write_cuhk03_protocol
+from tests.test_features_file import arrays
+
+PACKAGE = Path(__file__).parents[1] / "dcs_nas"
+
+
+class Payload:
+    """Unpickled it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self) -> Any:
+        return eval, (f"open({self.path!r}, 'w').close() or {{}}",)
+
+
+@pytest.fixture
+def harm(tmp_path: Path) -> Any:
+    """Where a payload would leave its mark; afterwards there must be none."""
+    path = tmp_path / "harm"
+    yield path
+    assert not path.exists()
+
+
+def _refused(read: Callable[[], object], message: str | None = None) -> str:
+    with pytest.raises(InputError, match=message) as caught:
+        read()
+    assert str(caught.value).isprintable()
+    return str(caught.value)
+
+
+# Pickles
+
+
+def test_the_payload_of_these_tests_works(tmp_path: Path) -> None:
+    pickle.loads(pickle.dumps(Payload(tmp_path / "mark")))
+    assert (tmp_path / "mark").is_file()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path, harm: Path, zipped: bool) -> None:
+    path = tmp_path / "last.ckpt"
+    torch.save({"state_dict": {}, "epoch": Payload(harm)}, path, _use_new_zipfile_serialization=zipped)
+    _refused(lambda: load_checkpoint(path), "last.ckpt")
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.pt", "w.ckpt", "w.bin", "w", "w.npz", "w.safetensors"])
+def test_weights_that_would_run_code_are_refused(tmp_path: Path, harm: Path, name: str) -> None:
+    for content in (pickle.dumps({"w": Payload(harm)}), _saved({"w": Payload(harm)}), _pickled_npz(w=harm)):
+        (tmp_path / name).write_bytes(content)
+        _refused(lambda: read_weights(tmp_path / name), "cannot be read")
+
+
+def test_features_that_would_run_code_are_refused(tmp_path: Path, harm: Path) -> None:
+    path = tmp_path / "f.npz"
+    path.write_bytes(_pickled_npz(query_features=harm, **arrays(query_features=None)))
+    _refused(lambda: load_features(path), "Object arrays cannot be loaded")
+    path.write_bytes(pickle.dumps(Payload(harm)))
+    _refused(lambda: load_features(path), "cannot be read")
+
+
+def _saved(content: Any) -> bytes:
+    stream = io.BytesIO()
+    torch.save(content, stream)
+    return stream.getvalue()
+
+
+def _pickled_npz(**values: Any) -> bytes:
+    stream = io.BytesIO()
+    odd = {k: np.array([Payload(v)], dtype=object) if isinstance(v, Path) else v for k, v in values.items()}
+    np.savez(stream, allow_pickle=True, **odd)
+    return stream.getvalue()
+
+
+def test_no_module_unpickles_evaluates_or_unpacks_archives() -> None:
+    forbidden = re.compile(
+        r"pickle\.loads?\(|torch\.load\([^)]*weights_only=False|yaml\.(unsafe_|full_)?load\(|allow_pickle=True|[^.\w]eval\(|[^.\w]exec\(|"
+        r"extractall\(|\.extract\(|tarfile|unpack_archive"
+    )
+    allowed = {
+        ("settings.py", "yaml.load("),  # with a loader of plain data
+        ("extensions.py", "exec("),  # modules of the user's own, named on the command line or in a configuration
+    }
+    found = {
+        (path.name, match[0].strip())
+        for path in PACKAGE.rglob("*.py")
+        for match in forbidden.finditer(path.read_text(encoding="utf-8"))
+    }
+    assert found <= allowed
+
+
+# Exported files
+
+
+class _Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.c = nn.Conv2d(3, 4, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.c(images.float()).mean((2, 3))
+
+
+INFO = ExportInfo(
+    height=16, width=8, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), metric="cosine", features=4, cameras="unused",
+    folded=0, network="test", trained_on="nothing", run="run", checkpoint="last", seed=0, version="0",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def parts() -> dict[str, bytes]:
+    """The members of a good ``.pt2`` file by name."""
+    images = torch.zeros(2, 3, 16, 8, dtype=torch.uint8)
+    program = torch.export.export(_Small().eval(), (images,), dynamic_shapes={"images": {0: Dim("batch")}})
+    stream = io.BytesIO()
+    torch.export.save(program, stream, extra_files={"dcs_nas.json": INFO.model_dump_json()})
+    with zipfile.ZipFile(stream) as archive:
+        return {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
+
+
+def _pt2(path: Path, parts: dict[str, bytes], **options: Any) -> Path:
+    with zipfile.ZipFile(path, "w", **options) as archive:
+        for name, content in parts.items():
+            archive.writestr(f"archive/{name}", content)
+    return path
+
+
+def _edited(parts: dict[str, bytes], name: str, change: Callable[[Any], object]) -> dict[str, bytes]:
+    data = json.loads(parts[name])
+    change(data)
+    return {**parts, name: json.dumps(data).encode()}
+
+
+def test_a_pt2_file_of_ours_is_read_by_its_checked_parts(tmp_path: Path, parts: dict[str, bytes]) -> None:
+    run, info = load_pt2(_pt2(tmp_path / "m.pt2", parts))
+    assert info == INFO
+    assert run(torch.zeros(5, 3, 16, 8, dtype=torch.uint8)).shape == (5, 4)
+
+
+MODEL, WEIGHTS = "models/model.json", "data/weights/model_weights_config.json"
+CONSTANTS = "data/constants/model_constants_config.json"
+
+
+def _node(data: Any, target: str, **inputs: Any) -> None:
+    kinds = {str: "as_string", bool: "as_bool", int: "as_int"}
+    node = data["graph_module"]["graph"]["nodes"][0]
+    node["target"] = target
+    node["inputs"] = [{"name": k, "arg": {kinds[type(v)]: v}, "kind": 1} for k, v in inputs.items()]
+
+
+def _pickled_weight(parts: dict[str, bytes], harm: Path) -> dict[str, bytes]:
+    parts = _edited(parts, WEIGHTS, lambda d: d["config"]["c.weight"].update(use_pickle=True))
+    return {**parts, "data/weights/weight_0": _saved(Payload(harm))}
+
+
+def _pickled_constant(parts: dict[str, bytes], harm: Path) -> dict[str, bytes]:
+    entry = {"path_name": "opaque_obj_0", "is_param": False, "use_pickle": True, "tensor_meta": None}
+    parts = _edited(parts, CONSTANTS, lambda d: d["config"].update(x=entry))
+    return {**parts, "data/constants/opaque_obj_0": pickle.dumps(Payload(harm))}
+
+
+def _size_that_is_code(parts: dict[str, bytes], harm: Path) -> dict[str, bytes]:
+    text = parts[MODEL].decode()
+    size = re.search(r'"expr_str": "[^"]*"', text)
+    assert size is not None
+    code = json.dumps({"expr_str": f"open({str(harm)!r}, 'w').close() or 4"})[1:-1]
+    return {**parts, MODEL: text.replace(size[0], code).encode()}
+
+
+def _name_that_is_code(parts: dict[str, bytes], harm: Path) -> dict[str, bytes]:
+    code = json.dumps(f"x = open({str(harm)!r}, 'w').close(); y").encode()
+    return {**parts, MODEL: parts[MODEL].replace(b'"conv2d"', code)}
+
+
+ATTACKS: dict[str, Callable[[dict[str, bytes], Path], dict[str, bytes]]] = {
+    "example inputs": lambda p, h: {**p, "data/sample_inputs/model.pt": _saved((Payload(h),))},
+    "a pickled weight": _pickled_weight,
+    "a pickled constant": _pickled_constant,
+    "weights of an old format": lambda p, h: {**p, "data/weights/model.pt": _saved({"x": Payload(h)})},
+    "a call": lambda p, h: _edited(p, MODEL, lambda d: _node(d, "torch.hub.os.system", command=f"touch {h}")),
+    "a file as a tensor": lambda p, h: _edited(
+        p, MODEL, lambda d: _node(d, "torch.ops.aten.from_file.default", filename=str(h), shared=True, size=4)
+    ),
+    "a size": _size_that_is_code,
+    "a name": _name_that_is_code,
+    "a guard": lambda p, h: _edited(
+        p, MODEL, lambda d: d.update(guards_code=[f"open({str(h)!r}, 'w').close() is None"])
+    ),
+    "a compiled library": lambda p, h: {**p, "data/aotinductor/model/x.so": b"\x7fELF"},
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_nothing_in_a_pt2_file_is_run(tmp_path: Path, harm: Path, parts: dict[str, bytes], attack: str) -> None:
+    path = _pt2(tmp_path / "m.pt2", ATTACKS[attack](parts, harm))
+    if attack == "example inputs":  # which are left out
+        load_pt2(path)
+    else:
+        _refused(lambda: load_pt2(path), r"is damaged or no \.pt2 file of ours")
+
+
+def test_a_pt2_file_with_hidden_or_packed_members_is_refused(tmp_path: Path, parts: dict[str, bytes]) -> None:
+    path = _pt2(tmp_path / "m.pt2", parts, compression=zipfile.ZIP_DEFLATED)
+    _refused(lambda: load_pt2(path), "twice or compressed")
+    with pytest.warns(UserWarning, match="Duplicate name"), zipfile.ZipFile(_pt2(path, parts), "a") as archive:
+        archive.writestr(f"archive/{MODEL}", b"{}")
+    _refused(lambda: load_pt2(path), "twice or compressed")
+    for content in (b"", b"PK", b"\0" * 100, pickle.dumps({})):
+        path.write_bytes(content)
+        _refused(lambda: load_pt2(path), "is damaged or no .pt2 file")
+
+
+def _onnx(location: str | None, *, inside: str = "graph") -> bytes:
+    """A model whose weights are in the file ``location``, or in itself."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    weights = numpy_helper.from_array(np.zeros((1, 4), dtype=np.float32), "w")
+    if location is not None:
+        weights.ClearField("raw_data")
+        weights.data_location = TensorProto.EXTERNAL
+        entry = weights.external_data.add()
+        entry.key, entry.value = "location", location
+    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", 3, 16, 8])
+    features = helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", 4])
+    constant = helper.make_node("Constant", [], ["w"], value=weights)
+    nodes = [
+        helper.make_node("Cast", ["images"], ["x"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["x"], ["m"], axes=[1, 2, 3], keepdims=0),
+        helper.make_node("Unsqueeze", ["m", "one"], ["u"]),
+        helper.make_node("Add", ["u", "w"], ["features"]),
+    ]
+    one = numpy_helper.from_array(np.array([1]), "one")
+    initial = [one, weights] if inside == "graph" else [one]
+    graph = helper.make_graph(nodes if inside == "graph" else [constant, *nodes], "g", [images], [features], initial)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    helper.set_model_props(model, INFO.to_properties())
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize("inside", ["graph", "node"])
+@pytest.mark.parametrize("location", ["../secret", "/etc/passwd", "beside", "../../../../etc/passwd"])
+def test_an_onnx_file_that_reads_other_files_is_refused(tmp_path: Path, location: str, inside: str) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    for path in (tmp_path / "secret", folder / "beside"):
+        path.write_bytes(bytes(16))
+    (folder / "m.onnx").write_bytes(_onnx(location, inside=inside))
+    _refused(lambda: OnnxModel(folder / "m.onnx"), "takes weights from other files, which is refused")
+
+
+def test_an_onnx_file_that_is_complete_runs_and_a_damaged_one_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    whole = _onnx(None)
+    path.write_bytes(whole)
+    model = OnnxModel(path)
+    assert model.run(np.zeros((2, 3, 16, 8), dtype=np.uint8)).shape == (2, 4)
+    _refused(lambda: model.run(np.zeros((2, 3, 9, 9), dtype=np.uint8)), "does not run on images of its own size")
+    for content in (b"", whole[: len(whole) // 2], b"\xff" * 50, b"\x0b" * 50, b"\x3a\xff\xff\xff\xff\x7f"):
+        path.write_bytes(content)
+        _refused(lambda: OnnxModel(path), "m.onnx")
+    deep = b""
+    for _ in range(200):  # a graph in an attribute of a node of a graph ...
+        deep = _field(1, _field(5, _field(6, deep)))
+    with pytest.raises(ValueError, match="nested too deeply"):
+        refers_to_other_files(_field(7, deep))
+
+
+def _field(number: int, content: bytes) -> bytes:
+    length, value = b"", len(content)
+    while True:
+        length += bytes([value & 0x7F | (0x80 if value > 0x7F else 0)])
+        value >>= 7
+        if not value:
+            return bytes([number << 3 | 2]) + length + content
+
+
+# YAML
+
+
+BILLION = "a: &a [x, x, x]\n" + "".join(
+    f"{chr(98 + i)}: &{chr(98 + i)} [*{chr(97 + i)}, *{chr(97 + i)}]\n" for i in range(20)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (BILLION, "aliases"),
+        ("[" * 100_000, f"more than {DEEPEST} lists and mappings inside one another"),
+        ("a:\n" + "".join(" " * 4 * i + "- a:\n" for i in range(1, 300)), f"more than {DEEPEST} lists"),
+        ("{a: " * 5000 + "1" + "}" * 5000, f"more than {DEEPEST} lists"),
+        ("[" + "1," * MOST_VALUES + "1]", f"more than {MOST_VALUES:,} values"),
+        ("a: " + "x" * LARGEST_YAML, f"characters of YAML, expected at most {LARGEST_YAML:,}"),
+        ("!!python/object/apply:os.system ['touch harm']", "could not determine a constructor for the tag"),
+        ("!!python/name:os.system", "could not determine a constructor"),
+        ("!<tag:yaml.org,2002:python/object/new:os.system> [x]", "could not determine a constructor"),
+        ("a: 1\nb: 2\na: 3", "key 'a' stands twice"),
+        ("1: x\n1: y", "key '1' stands twice"),
+        ("<<: {a: 1}", "not valid YAML"),
+        ("? [1]\n: 2", "not valid YAML"),
+        ("a: \0", "not valid YAML"),
+        ('a: "\\0"', "a string holds a control character"),
+        ('a: "\\x1b[2J"', "a string holds a control character"),
+        ('a: "\\ud800"', "not valid YAML"),
+        ("a: " + "9" * 5000, "a number of 5,000 characters"),
+        ("a: !!bool x", "not valid YAML"),
+        ("a: !!int ''", "not valid YAML"),
+        ("a: !!timestamp x", "not valid YAML"),
+        ("a: 2001-99-99", "not valid YAML"),
+    ],
+)
+def test_harmful_yaml_is_refused_at_once(text: str, message: str, monkeypatch: Any, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    began = time.perf_counter()
+    _refused(lambda: parse_yaml(text, source="job.yaml"), re.escape(message))
+    assert time.perf_counter() - began < 10
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_small_text_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_bytes(b"a: \xff")
+    _refused(lambda: load_config(path), "is not UTF-8 text")
+    with path.open("wb") as file:
+        file.truncate(10**10)
+    _refused(lambda: load_config(path), "has 10,000,000,000 bytes")
+    path.unlink()
+    os.mkfifo(path)
+    _refused(lambda: read_text(path), "there is no file")
+
+
+def test_numbers_that_are_none_are_refused_in_settings(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("search: {space: demo_cells}")
+    for value in (".nan", ".inf", "-.inf", "1e999"):
+        _refused(partial(load_config, tmp_path / "job.yaml", [f"search.lr={value}"]))
+
+
+# Genotypes and spaces
+
+
+SPACE = {
+    "name": "s", "nodes": 2, "cells": 2, "channels": 4, "operations": ["skip_connect", "sep_conv_3x3"],
+    "attention": ["none", "rga"], "reductions": [],
+}  # fmt: skip
+
+
+def _genotype(**network: Any) -> dict[str, Any]:
+    from dcs_nas.settings import parse
+    from dcs_nas.space import SpaceSpec, reference
+
+    space = parse(SpaceSpec, SPACE, source="")
+    edges = [[{"op": "skip_connect", "from": s} for s in (i, i + 1)] for i in range(2)]
+    sizes = {"channels": 4, "cells": 2, "reductions": [], "height": 32, "width": 16}
+    return {
+        "format": 1,
+        "space": reference(space, "s").model_dump(mode="json", by_alias=True),
+        "network": {**sizes, **network},
+        "cells": {"normal": {"nodes": edges}, "reduce": {"nodes": edges}},
+    }
+
+
+def _write(path: Path, data: Any) -> Path:
+    path.write_text(yaml.safe_dump(json.loads(json.dumps(data))))  # without shared parts, which would become aliases
+    return path
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        {"channels": 10**9},
+        {"cells": 10**6},
+        {"height": 10**9},
+        {"channels": 10**30},
+        {"channels": -4},
+        {"stem_multiplier": 10**6},
+        {"channels": 2048, "cells": 100, "reductions": [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]},
+        {"height": 4096, "width": 4096},  # relations of 2048 x 2048 positions
+    ],
+)
+def test_absurd_sizes_are_refused_before_anything_is_allocated(tmp_path: Path, network: dict[str, Any]) -> None:
+    path = _write(tmp_path / "g.yaml", _genotype(**network))
+    tracemalloc.start()
+    _refused(lambda: load_genotype(path), "g.yaml")
+    assert tracemalloc.get_traced_memory()[1] < 5 * 2**20
+    tracemalloc.stop()
+
+
+def test_a_genotype_that_is_blown_up_later_is_refused_before_it_is_built(tmp_path: Path) -> None:
+    genotype = load_genotype(_write(tmp_path / "g.yaml", _genotype()))
+    assert isinstance(genotype, Genotype)
+    huge = genotype.network.model_copy(update={"channels": 2048, "cells": 100})
+    _refused(lambda: fixed_network(genotype.model_copy(update={"network": huge})), "weights, expected at most")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"channels": 10**9}, {"cells": 10**6}, {"nodes": 10**6}, {"nodes": -1}, {"operations": ["a"] * 1000},
+        {"operations": [f"o{i}" for i in range(100)]}, {"cells": 1e400}, {"nodes": "16" * 100},
+    ],
+)  # fmt: skip
+def test_an_absurd_space_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    _refused(lambda: load_space(_write(tmp_path / "s.yaml", {**SPACE, **change})), "s.yaml")
+
+
+def test_a_space_whose_supernet_would_be_absurd_is_refused_with_its_images(tmp_path: Path) -> None:
+    space = load_space(_write(tmp_path / "s.yaml", {**SPACE, "channels": 2048, "cells": 100}))
+    _refused(lambda: space.network(64, 32), "its supernet would have at least .* weights")
+    chain = load_space(shipped_file("search_spaces", "demo_chain"))
+    _refused(lambda: chain.network(4096, 4096), "its attention would have at least .* weights")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda g: g["cells"]["normal"]["nodes"][0][0].update({"from": 2}), "node 0 reads state 2"),
+        (lambda g: g["cells"]["normal"]["nodes"][1][0].update({"from": 3}), "node 1 reads state 3"),
+        (lambda g: g["cells"]["normal"]["nodes"][1][0].update({"from": -1}), "greater than or equal to 0"),
+        (lambda g: g["cells"]["normal"]["nodes"].pop(), "has 1 nodes, its space has 2"),
+        (lambda g: g["cells"].pop("normal"), "cells of kind normal are missing"),
+        (lambda g: g.update(cells={}), "cells of kind normal are missing"),
+        (lambda g: g.update(cells=[g["cells"]]), "cells"),
+        (lambda g: g.update(format=0), "no 'format' number"),
+        (lambda g: g.update(format=10**40), "reads up to 1"),
+    ],
+)
+def test_a_genotype_with_cycles_or_gaps_is_refused(tmp_path: Path, change: Any, message: str) -> None:
+    data = _genotype()
+    change(data)
+    _refused(lambda: load_genotype(_write(tmp_path / "g.yaml", data)), re.escape(message))
+
+
+def test_names_that_cannot_be_looked_up_are_refused() -> None:
+    for name in ("x" * 5000, "~nobody-of-this-name", "a\0b", "../" * 2000):
+        _refused(partial(shipped_file, "search_spaces", name))
+
+
+# Arrays
+
+
+def test_an_archive_that_unpacks_to_far_more_than_its_size_is_not_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "f.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("query_features.npy", "w") as member:
+        member.write(b"\x93NUMPY\x01\x00")
+        for _ in range(260):
+            member.write(bytes(2**20))
+    assert path.stat().st_size < 2**20
+    for read in (load_features, read_weights):
+        _refused(partial(read, path), "unpacks to .* do not trust it")
+
+
+def test_an_archive_in_several_volumes_is_refused(tmp_path: Path) -> None:
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 0, 0, 0, 0, 0)
+    for name, read in {"f.npz": load_features, "w.pth": read_weights}.items():
+        (tmp_path / name).write_bytes(struct.pack("<4sLQL", b"PK\6\7", 0, 0, 2) + end)
+        _refused(partial(read, tmp_path / name), "span multiple disks")
+
+
+def _header(text: str) -> bytes:
+    padded = text.encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(padded)) + padded
+
+
+@pytest.mark.parametrize(
+    "shape", ["(1000000000000,)", "(-1,)", "(2147483648, 2147483648)", "('a',)", "(" * 300, "((1,),)"]
+)
+def test_arrays_whose_header_lies_are_refused(tmp_path: Path, shape: str) -> None:
+    path = tmp_path / "f.npz"
+    np.savez(path, **arrays(query_features=None))
+    with zipfile.ZipFile(path, "a") as archive:
+        content = _header(f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}") + bytes(64)
+        archive.writestr("query_features.npy", content)
+    _refused(lambda: load_features(path), "f.npz")
+
+
+def test_a_member_that_is_no_array_and_labels_beyond_64_bits_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "f.npz"
+    np.savez(path, **arrays(query_features=None))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("query_features.npy", b"plain text")
+    _refused(lambda: load_features(path), "query_features is damaged: it is no array")
+    np.savez(path, **arrays(query_pids=np.full(4, 2**64 - 1, dtype=np.uint64)))
+    _refused(lambda: load_features(path), "query_pids holds 18446744073709551615; integers below 2")
+
+
+def test_pipes_and_folders_are_not_waited_for(tmp_path: Path) -> None:
+    for name in ("f.npz", "w.pth", "m.onnx", "m.pt2", "last.ckpt"):
+        os.mkfifo(tmp_path / name)
+    readers = {"f.npz": load_features, "w.pth": read_weights, "m.onnx": OnnxModel, "m.pt2": load_pt2}
+    for name, read in {**readers, "last.ckpt": load_checkpoint}.items():
+        _refused(partial(read, tmp_path / name), re.escape(name))
+
+
+def test_a_safetensors_file_that_promises_what_it_has_not_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    for entry in (
+        {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 0]},
+        {"dtype": "F32", "shape": [2], "data_offsets": [0, 10**12]},
+        {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 8]},
+        {"dtype": "OBJ", "shape": [1], "data_offsets": [0, 8]},
+        {"dtype": "F32", "shape": [2], "data_offsets": [8, 0]},
+    ):
+        header = json.dumps({"w": entry}).encode()
+        path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
+        _refused(lambda: read_weights(path), "cannot be read")
+    path.write_bytes(struct.pack("<Q", 5000) + b"[" * 5000)
+    _refused(lambda: read_weights(path), "cannot be read")
+
+
+# Paths that lead out
+
+
+@pytest.mark.parametrize(
+    "path", ["../secret.jpg", "/etc/secret.jpg", "a/../../secret.jpg", "..\\secret.jpg", "C:\\x.jpg"]
+)
+def test_lists_cannot_name_images_outside_their_folder(tmp_path: Path, path: str) -> None:
+    (tmp_path / "secret.jpg").touch()
+    root = tmp_path / "data"
+    (root / "train" / "0000").mkdir(parents=True)
+    (root / "test").mkdir()
+    (root / "images.csv").write_text(f"path,person,camera,split\n{path},p,c,train\n")
+    _refused(lambda: load_dataset("csv", root), "leads out of the data set")
+    name = path.replace("secret", "0000_000_01_0303morning_0015_0")
+    for part in ("train", "query", "gallery"):
+        (root / f"list_{part}.txt").write_text(f"{name} 0\n")
+    _refused(lambda: load_dataset("msmt17", root, version="V1"), "leads out of the data set|does not parse")
+
+
+def test_a_list_with_absurd_numbers_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "train" / "0000").mkdir(parents=True)
+    (tmp_path / "train" / "0000" / "0000_000_01_0303morning_0015_0.jpg").touch()
+    (tmp_path / "test").mkdir()
+    for camera, person in (("01", "9" * 5000), ("9" * 5000, "0"), ("0" * 5000, "0")):
+        (tmp_path / "list_train.txt").write_text(f"0000/0000_000_{camera}_0303morning_0015_0.jpg {person}\n")
+        _refused(partial(load_dataset, "msmt17", tmp_path, version="V1"), "does not parse")
+
+
+def test_the_list_itself_cannot_be_outside_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.jpg").touch()
+    (tmp_path / "secret.csv").write_text("path,person,camera,split\na.jpg,p,c,train\n")
+    for file in ("../secret.csv", str(tmp_path / "secret.csv")):
+        _refused(partial(load_dataset, "csv", tmp_path / "data", file=file), "leads out of the data set")
+
+
+def test_a_list_of_absurd_length_is_refused_unread(tmp_path: Path) -> None:
+    with (tmp_path / "images.csv").open("wb") as file:
+        file.truncate(10**10)
+    _refused(lambda: load_dataset("csv", tmp_path), "has 10,000,000,000 bytes, expected at most")
+
+
+# HDF5
+
+
+@pytest.fixture
+def cuhk03(tmp_path: Path) -> Path:
+    root = tmp_path / "cuhk03"
+    root.mkdir()
+    write_cuhk03_protocol(root, cuhk03_names())
+    return root
+
+
+def test_hdf5_links_and_values_outside_the_file_are_refused(tmp_path: Path, cuhk03: Path) -> None:
+    import h5py
+
+    mat = cuhk03 / "cuhk-03.mat"
+    write_cuhk03_mat(mat)
+    with h5py.File(tmp_path / "other.mat", "w") as file:
+        file["testsets"] = np.zeros(3)
+    links = [
+        h5py.ExternalLink(str(tmp_path / "other.mat"), "/testsets"),
+        h5py.SoftLink("/detected"),
+        h5py.SoftLink("/loop"),
+    ]
+    for link in links:
+        with h5py.File(mat, "a") as file:
+            del file["testsets"]
+            file["testsets"] = link
+        _refused(lambda: load_dataset("cuhk03", cuhk03, protocol="classic"), "cuhk-03.mat")
+
+
+def _first_image(file: Any) -> tuple[Any, Any]:
+    people = file[file["detected"][()].ravel()[0]]
+    return people, people[0, 0]
+
+
+@pytest.mark.parametrize("attack", ["external", "virtual", "huge", "floats"])
+def test_hdf5_arrays_of_other_files_or_of_absurd_size_are_refused(tmp_path: Path, cuhk03: Path, attack: str) -> None:
+    import h5py
+
+    mat = cuhk03 / "cuhk-03.mat"
+    write_cuhk03_mat(mat)
+    (tmp_path / "secret").write_bytes(bytes(range(256)) * 10)
+    with h5py.File(mat, "a") as file:
+        people, _ = _first_image(file)
+        if attack == "external":
+            bad = file.create_dataset("bad", (3, 8, 16), "u1", external=[(str(tmp_path / "secret"), 0, 384)])
+        elif attack == "virtual":
+            layout = h5py.VirtualLayout((3, 8, 16), "u1")
+            layout[:] = h5py.VirtualSource(str(tmp_path / "secret.h5"), "x", (3, 8, 16))
+            bad = file.create_virtual_dataset("bad", layout)
+        elif attack == "huge":
+            bad = file.create_dataset("bad", (3, 10**6, 10**6), "u1", chunks=(1, 100, 100))
+        else:
+            bad = file.create_dataset("bad", (3, 8, 16), "f8")
+        cells = people[()]
+        cells[0, 0] = bad.ref
+        people[...] = cells
+    message = {"huge": "bytes", "floats": "expected an image"}.get(attack, "takes values from other files")
+    _refused(lambda: load_dataset("cuhk03", cuhk03), message)
+    assert cuhk03_pixels(1, 1, 1) is not None
+
+
+# What a run leaves
+
+
+def test_a_run_folder_with_junk_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
+    from dcs_nas.cli.run_facts import read_facts, scores_of
+
+    (tmp_path / "config.yaml").write_text("name: x\nseed: [1]\nsearch: 3\n")
+    for name, content in [
+        ("environment.json", "[" * 10_000),
+        ("data.json", '{"version": NaN}'),
+        ("evaluation.json", '{"mAP": NaN, "mINP": 1, "cmc": [1]}'),
+        ("evaluation_x.json", '{"mAP": 1, "mINP": ' + "9" * 5000 + ', "cmc": [1]}'),
+        ("genotype.yaml", "[" * 10_000),
+        ("metrics.csv", "epoch,loss\n0,1,2,3\ninf,nan\n"),
+    ]:
+        (tmp_path / name).write_text(content)
+    run = read_run(tmp_path)
+    assert len(run.notes) == 5, run.notes
+    assert run.metrics == []
+    assert read_facts(tmp_path).epochs == 0
+    scores_of(tmp_path)
+    for junk in ('epoch\n"' + "x" * 200_000 + '"\n', "epoch\ninf\n", "epoch\nx\n", "\0\n\0\n", "loss\n1\n"):
+        (tmp_path / "metrics.csv").write_text(junk)
+        assert read_facts(tmp_path).epochs == 0
+        assert any("metrics.csv is left out" in note for note in read_run(tmp_path).notes)
+    (tmp_path / "evaluation.json").write_text("[" * 10_000)
+    _refused(lambda: read_cmc(tmp_path / "evaluation.json", "x"), "holds no evaluation")
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf"), 1e13, "x", None, True, [1]])
+def test_a_latency_table_with_absurd_values_is_refused(tmp_path: Path, value: Any) -> None:
+    table = {"format": 1, "space": "s", "device": "d", "torch": "2", "threads": 1, "batch": 1, "rounds": 1}
+    good = LatencyTable.read(_write(tmp_path / "t.yaml", {**table, "microseconds": {"a": 1.5}}))
+    assert good["a"] == 1.5
+    if value is not True:  # 1 microsecond
+        _refused(
+            lambda: LatencyTable.read(_write(tmp_path / "t.yaml", {**table, "microseconds": {"a": value}})), "t.yaml"
+        )

@@ -1,0 +1,250 @@
+"""One process at a time on a run folder: who holds it is shown, and what a dead process held is taken over."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from dcs_nas.cli import main
+from dcs_nas.cli.tune_folder import open_folder
+from dcs_nas.config import Config, DataConfig, TuneConfig
+from dcs_nas.errors import InputError
+from dcs_nas.files import write_json
+from dcs_nas.run_lock import LOCK, last_owner, lock_folder, require_free
+from dcs_nas.runs import RunFolder
+
+HOLD = """
+import sys
+from pathlib import Path
+from dcs_nas.run_lock import lock_folder
+lock = lock_folder(Path(sys.argv[1]))
+print("held", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.fixture(autouse=True)
+def _plain_log() -> Iterator[None]:
+    """Without the handlers that commands leave on the log, whose streams are gone after their test."""
+    logger = logging.getLogger("dcs_nas")
+    logger.handlers, logger.propagate = [], True
+    yield
+    logger.handlers, logger.propagate = [], True
+
+
+def _config(**changes: object) -> Config:
+    return Config(name="locked", data=DataConfig(name="market1501"), **changes)
+
+
+@contextmanager
+def _holder(folder: Path) -> Iterator[subprocess.Popen]:
+    """Another process that holds the lock of ``folder`` until it is killed."""
+    command = [sys.executable, "-c", HOLD, str(folder)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _sign(folder: Path, **changes: object) -> None:
+    """A lock file that a process of this machine has left, one that is dead unless ``pid`` is given."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    record = {"pid": ended.pid, "host": socket.gethostname(), "command": "dcs-nas search demo", "since": "2026-01-02"}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / LOCK).write_text(json.dumps({**record, "emptying": False, **changes}))
+
+
+def test_a_second_process_is_refused_in_one_line_that_names_the_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    run = RunFolder.start(tmp_path / "run", _config()).path
+    with _holder(run) as holder:
+        with pytest.raises(SystemExit) as stopped:
+            main(["runs", "delete", str(run), "--yes"])
+        (line,) = capsys.readouterr().err.splitlines()
+        with pytest.raises(InputError) as refused:
+            RunFolder.require_free(run)
+    assert stopped.value.code == 1
+    assert line == f"dcs-nas: {refused.value}"
+    owner = f"-c {run} (process {holder.pid} on {socket.gethostname()}, since 2"
+    assert f"{run} is in use by {owner}" in line
+    assert line.endswith("; wait for it or end it first")
+
+
+@pytest.mark.parametrize("options", [{}, {"resume": True}, {"overwrite": True}])
+def test_neither_resuming_nor_overwriting_enters_a_run_in_use(tmp_path: Path, options: dict[str, bool]) -> None:
+    run = RunFolder.start(tmp_path / "run", _config())
+    with _holder(run.path), pytest.raises(InputError, match="is in use by"):
+        RunFolder.start(run.path, _config(), **options)
+    assert run.config() == _config()
+
+
+def test_a_lock_whose_owner_was_killed_is_taken_over_with_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = RunFolder.start(tmp_path / "run", _config())
+    with _holder(run.path) as holder:
+        pass
+    with RunFolder.open(run.path, _config(), resume=True):
+        owner = last_owner(run.path)
+        assert owner is not None
+        assert (owner.pid, owner.host) == (os.getpid(), socket.gethostname())
+    word = f"is taken over from -c {run.path} (process {holder.pid} on"
+    assert word in (run / "log.txt").read_text()
+    assert word in caplog.text
+
+
+def test_a_lock_is_let_go_at_the_end_and_after_an_error(tmp_path: Path) -> None:
+    run = RunFolder.start(tmp_path / "run", _config())
+    with pytest.raises(RuntimeError), RunFolder.open(run.path, _config(), resume=True):
+        raise RuntimeError
+    assert last_owner(run.path) is None
+    require_free(run.path)
+    RunFolder.start(run.path, _config(), resume=True)
+    assert not (run / "log.txt").exists()
+
+
+def test_what_outlives_an_owner_keeps_the_lock_and_is_said_to(tmp_path: Path) -> None:
+    lock = lock_folder(tmp_path)
+    os.set_inheritable(lock.fileno(), True)
+    child = subprocess.Popen(["sleep", "60"], pass_fds=[lock.fileno()])
+    os.close(lock.fileno())
+    _sign(tmp_path)
+    with pytest.raises(InputError, match=r"in use by what dcs-nas search demo \(process \d+ .*\) has left running"):
+        lock_folder(tmp_path)
+    child.kill()
+    child.wait()
+    lock_folder(tmp_path).release()
+
+
+def test_where_there_are_no_locks_a_word_is_said_and_a_living_owner_heeded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    run = RunFolder.start(tmp_path / "run", _config())
+    assert "has no locks (No locks available): see that no other process works on it" in (run / "log.txt").read_text()
+    _sign(run.path, pid=os.getppid())
+    with pytest.raises(InputError, match=rf"in use by dcs-nas search demo \(process {os.getppid()} on"):
+        RunFolder.start(run.path, _config(), resume=True)
+    _sign(run.path)
+    with lock_folder(run.path) as lock:
+        assert len(lock.notes) == 2
+        assert "is taken over from dcs-nas search demo" in lock.notes[0]
+
+
+def test_an_owner_on_another_machine_is_named_when_its_free_lock_is_taken_over(tmp_path: Path) -> None:
+    _sign(tmp_path, host="elsewhere", pid=os.getpid())
+    with lock_folder(tmp_path) as lock:
+        assert "on elsewhere, since 2026-01-02), which ended without letting go" in lock.notes[0]
+
+
+def test_of_several_processes_only_the_first_takes_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    with RunFolder.open(tmp_path / "run", _config()):
+        monkeypatch.setenv("RANK", "1")
+        RunFolder.require_free(tmp_path / "run")
+        with RunFolder.open(tmp_path / "run", _config(seed=5), resume=True):
+            pass
+
+
+def test_readers_are_not_held_up(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run = RunFolder.start(tmp_path / "run", _config())
+    with _holder(run.path):
+        assert run.config() == _config()
+        write_json(run / "evaluation.json", {"mAP": 0.5})
+        with pytest.raises(SystemExit) as stopped:
+            main(["runs", str(run.path)])
+    assert not stopped.value.code
+    assert "50.00 %" in capsys.readouterr().out
+
+
+def test_a_run_in_use_is_not_deleted_nor_a_folder_around_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    outer = RunFolder.start(tmp_path / "tune", _config())
+    inner = RunFolder.start(outer / "trial_000", _config())
+    for held in (inner, outer):
+        with _holder(held.path), pytest.raises(SystemExit) as stopped:
+            main(["runs", "delete", str(outer.path), "--yes"])
+        assert stopped.value.code == 1
+        assert f"{held.path} is in use by" in capsys.readouterr().err
+        assert (inner / "config.yaml").is_file()
+    with pytest.raises(SystemExit) as stopped:
+        main(["runs", "delete", str(outer.path), "--yes"])
+    assert not stopped.value.code
+    assert not outer.path.exists()
+
+
+def test_a_start_that_was_killed_is_repeated_and_other_content_is_refused(tmp_path: Path) -> None:
+    for emptying in (True, False):
+        folder = tmp_path / str(emptying)
+        _sign(folder, emptying=emptying)
+        (folder / "environment.json").write_text("{}")
+        if emptying:
+            assert RunFolder.start(folder, _config()).config() == _config()
+        else:
+            with pytest.raises(InputError, match="is not empty and holds no run"):
+                RunFolder.start(folder, _config())
+            assert (folder / "environment.json").read_text() == "{}"
+
+
+def test_what_a_killed_process_was_writing_is_cleared_when_a_run_goes_on(tmp_path: Path) -> None:
+    run = RunFolder.start(tmp_path / "run", _config())
+    (run / "checkpoints").mkdir()
+    left = [run / ".writing-1.json", run / "checkpoints" / ".writing-2.ckpt"]
+    for path in left:
+        path.write_text("half")
+    RunFolder.start(run.path, _config(), resume=True)
+    assert not any(path.exists() for path in left)
+
+
+def test_a_lock_file_that_is_gone_when_its_turn_comes_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = fcntl.flock, []
+
+    def delete_first(descriptor: int, kind: int) -> None:
+        if not calls:
+            (tmp_path / LOCK).unlink()
+        calls.append(kind)
+        real(descriptor, kind)
+
+    monkeypatch.setattr(fcntl, "flock", delete_first)
+    with lock_folder(tmp_path):
+        assert len(calls) == 2
+        assert (tmp_path / LOCK).is_file()
+
+
+def test_a_run_and_a_tuning_say_alike_what_differs(tmp_path: Path) -> None:
+    tune = TuneConfig.model_validate(
+        {"command": "search", "metric": "mAP", "goal": "maximize", "trials": 2, "space": {"seed": {"choice": [1, 2]}}}
+    )
+    RunFolder.start(tmp_path / "run", _config())
+    with pytest.raises(InputError) as of_run:
+        RunFolder.start(tmp_path / "run", _config(seed=5), resume=True)
+    with open_folder(tmp_path / "tune", _config(tune=tune), resume=False, overwrite=False):
+        pass
+    with (
+        pytest.raises(InputError) as of_tuning,
+        open_folder(tmp_path / "tune", _config(tune=tune, seed=5), resume=True, overwrite=False),
+    ):
+        pass
+    assert str(of_run.value).replace("/run", "") == str(of_tuning.value).replace("/tune", "")

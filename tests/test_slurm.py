@@ -1,0 +1,87 @@
+"""A job that SLURM preempts is queued again and goes on to the same bits."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from dcs_nas.slurm import goes_on, job_id
+from dcs_nas.training.checkpoints import load_checkpoint
+from tests.test_jobs import JOB, SPACE
+
+
+def test_outside_slurm_and_at_its_first_start_a_job_does_as_it_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.yaml").touch()
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert goes_on(tmp_path, resume=False, overwrite=True) == (False, True)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
+    assert goes_on(tmp_path, resume=False, overwrite=True) == (False, True)
+
+
+def test_a_job_started_again_goes_on_where_it_had_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    assert goes_on(tmp_path, resume=False, overwrite=True) == (False, True)
+    (tmp_path / "config.yaml").touch()
+    assert goes_on(tmp_path, resume=False, overwrite=True) == (True, False)
+
+
+def test_a_task_of_an_array_is_named_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "5")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    assert job_id() == "5_3"
+
+
+def test_a_preempted_search_is_queued_again_and_ends_in_the_same_bits(people: Path, tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text(SPACE)
+    data = yaml.safe_load(JOB)
+    data["data"] |= {"root": str(people), "cache": str(tmp_path / "cache")}
+    data["search"]["space"] = str(tmp_path / "space.yaml")
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(data))
+    asked = tmp_path / "asked.txt"
+    scontrol = tmp_path / "bin" / "scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> "{asked}"\n')
+    scontrol.chmod(0o755)
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "SLURM_JOB_NAME": "reid", "SLURM_PROCID": "0"}
+    slurm |= {"SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NODELIST": "localhost"}
+    environment = os.environ | slurm | {"PATH": f"{scontrol.parent}:{os.environ['PATH']}"}
+
+    def start(out: str, **more: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "dcs_nas", "search", str(tmp_path / "job.yaml"), "--out", str(tmp_path / out)]
+        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment | more)
+
+    first = start("a")
+    _wait_for(tmp_path / "a" / "checkpoints" / "last.ckpt", first)
+    first.send_signal(signal.SIGUSR1)
+    _, said = first.communicate(timeout=120)
+    assert first.returncode == 2, said
+    assert "SLURM ends job 7; it is queued again" in said
+    assert asked.read_text() == "requeue 7\n"
+    for process in (start("a", SLURM_RESTART_COUNT="1"), start("b")):
+        _, said = process.communicate(timeout=240)
+        assert process.returncode == 0, said
+    a, b = (load_checkpoint(tmp_path / n / "checkpoints" / "last.ckpt")["state_dict"] for n in "ab")
+    assert all(torch.equal(value, b[key]) for key, value in a.items())
+    assert (tmp_path / "a" / "genotype.yaml").read_text() == (tmp_path / "b" / "genotype.yaml").read_text()
+
+
+def _wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    for _ in range(12000):
+        if path.exists() or process.poll() is not None:
+            break
+        time.sleep(0.01)
+    assert process.poll() is None, process.communicate()
