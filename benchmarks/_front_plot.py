@@ -10,7 +10,12 @@ import numpy as np
 
 from dcs_nas.report.palette import theme
 
-LABELS = {"searched": "searched, by beta", "random": "random, as many multiply-adds", "smallest": "smallest", "largest": "largest"}
+LABELS = {
+    "searched": "searched, by beta",
+    "random": "random, as many multiply-adds",
+    "smallest": "smallest",
+    "largest": "largest",
+}
 MARKS = {  # family of the palette, marker, line
     "searched": ("separable", "o", "-"),
     "random": ("pooling", "s", "--"),

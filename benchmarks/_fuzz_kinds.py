@@ -384,7 +384,7 @@ def _make_features(rng: random.Random, folder: Path) -> None:
     arrays = dict(_features())
     for _ in range(rng.randrange(3)):
         key = rng.choice(sorted(arrays))
-        with contextlib.suppress(TypeError, ValueError):  # a second change that the first one leaves no way for
+        with contextlib.suppress(TypeError, ValueError, OverflowError):  # a change that an earlier one has ruled out
             arrays[key] = _odd_array(arrays[key], rng)
     if rng.random() < 0.1:
         arrays.pop(rng.choice(sorted(arrays)))

@@ -159,7 +159,11 @@ def _table(rows: Sequence[Mapping[str, Any]], arguments: argparse.Namespace) -> 
     text = io.StringIO()
     text.write("# synthetic people (dcs-nas synth, defaults), unseen in search and training; mAP, rank1 in percent\n")
     words = ", ".join(f"{name} {value}" for name, value in _settings(arguments).items())
-    text.write(f"# python benchmarks/chain_front.py; configs/demo_chain.yaml, {words}\n")
+    seeds = " ".join(str(seed) for seed in sorted({row["seed"] for row in rows}))
+    betas = " ".join(sorted({row["beta"] for row in rows} - {""}, key=float))
+    text.write(
+        f"# python benchmarks/chain_front.py --seeds {seeds} --betas {betas}; configs/demo_chain.yaml, {words}\n"
+    )
     versions = environment()["versions"]
     text.write(f"# torch {versions['torch']}, dcs_nas {versions['dcs_nas']}; {_verdict(rows)}\n")
     writer = csv.DictWriter(text, list(rows[0]))

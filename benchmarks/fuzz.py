@@ -216,6 +216,7 @@ def fuzz(kind: Kind, arguments: argparse.Namespace) -> dict[str, Any]:
                 if key == "slowest_s"
                 else total[key] + found.get(key, type(total[key])())
             )
+        total["seconds"] = round(total["seconds"], 1)
         if done.returncode:
             total["crashes"] += 1
             total["inputs"] += 1

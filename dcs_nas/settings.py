@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -149,9 +151,27 @@ def read_text(path: Path) -> str:
 def parse(kind: type[S], data: Mapping[str, Any], *, source: str) -> S:
     """``data`` as settings of one kind; the first thing wrong is raised as an ``InputError`` of one line."""
     try:
-        return kind.model_validate(dict(data))
+        found = kind.model_validate(dict(data))
     except ValidationError as error:
         raise InputError(f"{source}: {_first_error(kind, error)}") from None
+    _require_plain(data, "", source)
+    return found
+
+
+def _require_plain(value: Any, place: str, source: str) -> None:
+    """Refuse what would not survive being written and read again, where a field takes values of any type."""
+    if isinstance(value, (bytes, date, set)) or (isinstance(value, float) and not math.isfinite(value)):
+        raise InputError(
+            f"{source}: {_cut(place)}: expected text, true, false or a finite number, found {_short(value)}"
+        )
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise InputError(f"{source}: {_cut(place)}: expected keys that are text, found {_short(key)}: quote it")
+            _require_plain(inner, f"{place}.{key}" if place else key, source)
+    elif isinstance(value, (list, tuple)):
+        for i, inner in enumerate(value):
+            _require_plain(inner, f"{place}.{i}", source)
 
 
 def to_yaml(settings: Settings) -> str:

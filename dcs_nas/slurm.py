@@ -40,7 +40,10 @@ def goes_on(folder: Path, *, resume: bool, overwrite: bool) -> tuple[bool, bool]
 
 @contextmanager
 def requeued_on_signal() -> Iterator[None]:
-    """Within it, SIGUSR1 to a SLURM job puts the job back into the queue and raises ``KeyboardInterrupt``."""
+    """Within it, SIGUSR1 to a SLURM job puts the job back into the queue and raises ``KeyboardInterrupt``.
+
+    Of several tasks the first does so; the others go on until SLURM ends them, so that the first is not lost with them.
+    """
     if job_id() is None or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -53,7 +56,9 @@ def requeued_on_signal() -> Iterator[None]:
 
 def _requeue(number: int, frame: FrameType | None) -> None:
     job = job_id()
-    if is_first() and job is not None:
+    if not is_first():
+        return
+    if job is not None:
         try:
             done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=60)
             problem = done.stderr.strip() if done.returncode else ""

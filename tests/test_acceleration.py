@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ from dcs_nas.config import Config, load_config
 from dcs_nas.errors import InputError
 from dcs_nas.models.build import build_supernet
 from dcs_nas.models.heads import ReidNetwork
+from dcs_nas.search.gradients import dominant_eigenvalue
 from dcs_nas.search.search import run_search
 from dcs_nas.space import SpaceSpec
-from dcs_nas.training.acceleration import accelerate, fused
+from dcs_nas.training.acceleration import accelerate, eager, set_precision
 
 SPACE = SpaceSpec(
     name="tiny",
@@ -78,6 +80,7 @@ def test_compiling_leaves_the_names_of_the_state() -> None:
     ("override", "said"),
     [
         ("search.relaxation.kind=gumbel", "search.relaxation gumbel"),
+        ("search.strategy=random", "search.strategy random"),
         ("search.order=2", "search.hessian exact"),
         ("search.derivation=perturbation", "search.derivation perturbation"),
     ],
@@ -88,12 +91,19 @@ def test_a_search_that_cannot_be_compiled_is_refused(override: str, said: str, t
         run_search(config, tmp_path / "run")
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+def test_a_compiled_network_runs_uncompiled_where_it_is_differentiated_twice() -> None:
+    network, config = _network(), _config(compile="default")
+    accelerate(network, config, backend="aot_eager")
+    images = torch.randn(2, 3, 32, 16)
+    with eager(config.trainer), network.backbone.drawn():  # type: ignore[operator]
+        alphas = list(network.backbone.alphas().values())  # type: ignore[operator]
+        value = dominant_eigenvalue(lambda: network(images).square().sum(), alphas, iterations=1)
+    assert math.isfinite(value)
+
+
 def test_the_precision_of_products_is_as_configured() -> None:
-    accelerate(_network(), _config(matmul_precision="high"))
+    set_precision(_config(matmul_precision="high").trainer)
     assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == ("high", True)
-    accelerate(_network(), _config())
+    set_precision(_config().trainer)
     assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == ("highest", False)
-
-
-def test_optimizers_are_fused_on_a_gpu_alone() -> None:
-    assert fused(_network()) == {}

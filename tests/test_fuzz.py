@@ -20,8 +20,8 @@ from _fuzz_kinds import KINDS, Kind, _genotypes, fresh  # noqa: E402
 from _fuzz_mutate import changed_bytes, changed_data, changed_text  # noqa: E402
 
 sys.path.remove(str(BENCHMARKS))
-INPUTS = {"configurations": 80, "genotypes": 80, "run folders": 40}
-"""Of the slower kinds; of the others 200."""
+INPUTS = {"configurations": 50, "genotypes": 50, "run folders": 25, "weights files": 300}
+"""Of the others 150."""
 
 
 def _refusal(kind: Kind, folder: Path) -> str | None:
@@ -37,7 +37,7 @@ def test_changed_files_are_read_or_refused_in_one_line(kind: Kind, tmp_path: Pat
     outcomes = {True: 0, False: 0}
 
     @settings(
-        max_examples=INPUTS.get(kind.name, 200),
+        max_examples=INPUTS.get(kind.name, 150),
         database=None,
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
@@ -53,8 +53,8 @@ def test_changed_files_are_read_or_refused_in_one_line(kind: Kind, tmp_path: Pat
         assert message is None or (len(message.splitlines()) == 1 and len(message) <= 5000)
 
     run()
-    assert outcomes[True] >= 5, "hardly any input is valid: what comes behind the first check is not reached"
-    assert outcomes[False] >= 5
+    assert outcomes[True] >= 2, "hardly any input is valid: what comes behind the first check is not reached"
+    assert outcomes[False] >= 2
 
 
 def test_changes_depend_on_the_seed_alone_and_leave_the_example_as_it_was() -> None:

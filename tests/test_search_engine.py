@@ -313,6 +313,25 @@ def test_derivation_by_retrieval_keeps_the_likely_genotype_that_finds_people_bes
     assert score(found) == max(score(one) for one in drawn)
 
 
+@pytest.mark.parametrize("derivation", ["strongest", "retrieval", "perturbation"])
+def test_a_search_interrupted_after_its_last_epoch_derives_the_same(derivation: str, job: Path, tmp_path: Path) -> None:
+    config = _config(
+        job,
+        "validation=0.3",
+        f"derivation={derivation}",
+        "retrieval={candidates: 3, batches: 1}",
+        "relaxation={temperature: 5, temperature_end: 0.1}",
+    )
+    found = run_search(config, tmp_path / "run")
+    (tmp_path / "run" / "genotype.yaml").unlink()
+    assert run_search(config, tmp_path / "run", resume=True) == found
+
+
+def test_what_chooses_at_the_end_and_what_stops_before_it_exclude_each_other(job: Path) -> None:
+    with pytest.raises(InputError, match="guard.action 'stop' and derivation 'retrieval' exclude each other"):
+        _config(job, "validation=0.2", "derivation=retrieval", "guard={action: stop, max_skips: 1}")
+
+
 def test_likely_genotypes_are_drawn_as_often_as_their_weights_say() -> None:
     weights = {"normal": torch.tensor([[0.7, 0.2, 0.1]])}
     counts = {0: 0, 1: 0, 2: 0}

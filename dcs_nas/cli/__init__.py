@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -67,6 +68,7 @@ for command in (
     app.command()(command)
 app.add_typer(runs.app, name="runs")
 
+_AGAIN_SECONDS = 0.2
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 
@@ -111,22 +113,33 @@ def _run(arguments: list[str], verbose: bool) -> int:
 def _ended_like_interrupted() -> Iterator[None]:
     """Within it, SIGTERM ends a command as Ctrl-C does: what is half written goes, and the exit code is 2.
 
-    Lightning has a handler of its own while it trains, which ends the step first and calls ours too.
+    Lightning has a handler of its own while it trains, which ends the step first and calls ours too. An interruption
+    that Python drops, since it fell into a destructor or the callback of a weak reference, is repeated.
     """
 
     def end(number: int, frame: Any) -> None:
         if signal.getsignal(signal.SIGTERM) is end:
             raise KeyboardInterrupt
 
+    def repeat(dropped: Any) -> None:
+        if dropped.exc_type is not KeyboardInterrupt:
+            hook(dropped)
+            return
+        again = threading.Timer(_AGAIN_SECONDS, signal.pthread_kill, (threading.get_ident(), signal.SIGTERM))
+        again.daemon = True
+        again.start()
+
     try:
-        before = signal.signal(signal.SIGTERM, end)
+        before, hook = signal.signal(signal.SIGTERM, end), sys.unraisablehook
     except ValueError:  # not in the main thread
         yield
         return
+    sys.unraisablehook = repeat
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+        sys.unraisablehook = hook
 
 
 def _fail(message: str, verbose: bool) -> None:

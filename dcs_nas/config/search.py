@@ -64,6 +64,8 @@ class SearchConfig(Settings):
             raise ValueError("choose is 'best', but validation is 0; hold out a share of the people, e.g. 0.1")
         if self.choose == "best" and self.derivation != "strongest":
             raise ValueError(f"choose 'best' and derivation '{self.derivation}' exclude each other: both choose")
+        if self.guard.action == "stop" and self.derivation != "strongest":
+            raise ValueError(f"guard.action 'stop' and derivation '{self.derivation}' exclude each other: both choose")
         if self.derivation == "retrieval" and not self.validation:
             raise ValueError("derivation is 'retrieval', but validation is 0; hold out a share of the people, e.g. 0.1")
         if self.order == 2 and self.hessian == "exact" and self.checkpoint_activations:

@@ -17,7 +17,7 @@ from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.processes import rank, world
 from dcs_nas.retrain.schedule import learning_rate_factor
 from dcs_nas.runs import RunFolder, seed_everything
-from dcs_nas.training.acceleration import fused
+from dcs_nas.training.acceleration import fused, is_scaled
 from dcs_nas.training.channel_selection import channel_figures, cool
 from dcs_nas.training.checkpoints import save_checkpoint
 from dcs_nas.training.finite import StepGuard, clip_gradients, require_finite
@@ -108,7 +108,7 @@ class Retraining(pl.LightningModule):
             clip_gradients(
                 self.network.named_parameters(),
                 self.settings.grad_clip,
-                scaled=str(self.trainer.precision).startswith("16"),
+                scaled=is_scaled(self),
                 where=self._place,
                 files=self._files,
             )

@@ -28,7 +28,7 @@ from dcs_nas.runs import seed_everything
 from dcs_nas.search.gradients import WeightStep, second_order
 from dcs_nas.search.passes import Pass, SearchLoss
 from dcs_nas.search.watch import Watch
-from dcs_nas.training.acceleration import fused
+from dcs_nas.training.acceleration import eager, fused, is_scaled
 from dcs_nas.training.channel_selection import channel_figures, cool
 from dcs_nas.training.finite import StepGuard, clip_gradients
 from dcs_nas.training.objective import Means, refresh_objective
@@ -96,9 +96,13 @@ class BilevelSearch(pl.LightningModule):
         return [weights, alphas], [CosineAnnealingLR(weights, T_max=s.epochs, eta_min=s.lr_min)]
 
     def on_train_epoch_start(self) -> None:
-        s = self.settings
-        cool(self.network, self.config.dcs, self.current_epoch)
-        self.supernet.set_temperature(s.relaxation.at(self.current_epoch, s.epochs))
+        self.start_epoch(self.current_epoch)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Set the temperatures of an epoch, from 0; random draws are of this epoch from now on."""
+        s, self._epoch = self.settings, epoch
+        cool(self.network, self.config.dcs, epoch)
+        self.supernet.set_temperature(s.relaxation.at(epoch, s.epochs))
 
     def training_step(self, batch: dict[str, Batch], batch_idx: int) -> None:
         seed_everything(self.config.seed, self.current_epoch, batch_idx, rank())
@@ -112,8 +116,8 @@ class BilevelSearch(pl.LightningModule):
 
     def prepare(self, half: str, batch: Batch, step: int) -> Pass:
         """A batch of one half, augmented, on the module's device."""
-        place = f"the {half} step {step + 1} of epoch {self.current_epoch + 1}"
-        key = (self.config.seed, self.current_epoch, step)
+        place = f"the {half} step {step + 1} of epoch {self._epoch + 1}"
+        key = (self.config.seed, self._epoch, step)
         return Pass(self.loss, half, batch, self.augment(batch["images"]), key=key, place=place)
 
     def _architecture_step(self, passes: dict[str, Pass], weight_optimizer: Any, optimizer: Any) -> None:
@@ -164,7 +168,7 @@ class BilevelSearch(pl.LightningModule):
         clip_gradients(
             self._named[current.half],
             self.settings.grad_clip if current.half == "weights" else None,
-            scaled=str(self.trainer.precision).startswith("16"),
+            scaled=is_scaled(self),
             where=current.place,
             files=current.files,
         )
@@ -188,7 +192,8 @@ class BilevelSearch(pl.LightningModule):
         learned = [images for half, images in self.loss.halves.items() if half == "weights" or self.memory is not None]
         with self.supernet.drawn(expected=True):
             refresh_objective(self.objective, self.network, learned, self.config)
-        means |= self._watch.after_epoch(self.current_epoch, self.loss, self.recent)
+        with eager(self.config.trainer):
+            means |= self._watch.after_epoch(self.current_epoch, self.loss, self.recent)
         self.recent = None
         if self._watch.stopped:
             self.trainer.should_stop = True

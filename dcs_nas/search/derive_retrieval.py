@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dcs_nas.config import SearchConfig
+from dcs_nas.errors import TrainingError
 from dcs_nas.search.record import ArchitectureRecord
 from dcs_nas.search.supernet_score import SupernetScore
 from dcs_nas.space import AnyGenotype
@@ -30,13 +31,22 @@ def derive_by_retrieval(score: SupernetScore, record: ArchitectureRecord, settin
     found = likely(
         supernet.mixture_weights(), genotype, candidates=settings.retrieval.candidates, seed=score.config.seed
     )
-    scores = [score(one) for one in found]
+    scores = [_finite_score(score, one) for one in found]
     best = max(range(len(found)), key=scores.__getitem__)
     log.info(
         "mAP among the people held out, with the supernet's weights: %.3f for the strongest, %.3f for the best of %d",
         scores[0], scores[best], len(found),
     )  # fmt: skip
     return found[best]
+
+
+def _finite_score(score: SupernetScore, genotype: AnyGenotype) -> float:
+    """0 for a network whose features are not finite with the supernet's weights."""
+    try:
+        return score(genotype)
+    except TrainingError as error:
+        log.warning("a candidate is given up: %s", error)
+        return 0.0
 
 
 def likely(

@@ -28,8 +28,8 @@ from dcs_nas.search.record import ArchitectureRecord
 from dcs_nas.search.supernet_score import SupernetScore
 from dcs_nas.search.watch import Watch
 from dcs_nas.space import AnyGenotype, ChainSpec, load_genotype, load_space, shipped_file
-from dcs_nas.training.acceleration import accelerate, require_compilable
-from dcs_nas.training.checkpoints import LAST, is_damaged
+from dcs_nas.training.acceleration import accelerate, eager, require_compilable
+from dcs_nas.training.checkpoints import LAST, is_damaged, load_checkpoint
 from dcs_nas.training.hints import training_errors
 from dcs_nas.training.joined import jointly, require_alone
 from dcs_nas.training.objective import build_objective
@@ -55,12 +55,12 @@ def run_search(
     """
     settings = config.section("search")
     load_extensions(config.extensions)
+    require_compilable(config.trainer, settings)
     if settings.strategy != "bilevel":
         from dcs_nas.search.baselines import run_baseline  # NNI's strategies take seconds to import
 
         require_alone(f"search.strategy {settings.strategy}")
         return run_baseline(settings.strategy, config, folder, resume=resume, overwrite=overwrite, progress=progress)
-    require_compilable(config.trainer, settings)
     RunFolder.require_free(folder)
     space = load_space(shipped_file("search_spaces", settings.space))
     if isinstance(space, ChainSpec):
@@ -108,7 +108,9 @@ def run_search(
             trainer = make_trainer(config, run, epochs=settings.epochs)
             fit(trainer, module, CombinedLoader(loaders, "min_size"), run)
             module.to(trainer.strategy.root_device)
-            genotype = _derive(module, watch, record, loaders, data, held)
+            epoch = load_checkpoint(run / "checkpoints" / LAST)["epoch"]
+            with eager(config.trainer):
+                genotype = _derive(module, watch, record, loaders, data, held, epoch=epoch)
             if trainer.is_global_zero:
                 write_text(run / "genotype.yaml", genotype.to_yaml())
         return genotype
@@ -121,13 +123,21 @@ def _derive(
     loaders: dict[str, DataLoader],
     data: ReidData,
     held: Images | None,
+    *,
+    epoch: int,
 ) -> AnyGenotype:
-    """The genotype of a search that is over, as ``search.derivation`` says."""
+    """The genotype of a search that is over after ``epoch`` (from 0), as ``search.derivation`` says.
+
+    All that an epoch sets at its start is set here, for a search that was interrupted after its last epoch.
+    """
     settings = module.settings
+    seed_everything(module.config.seed)
+    module.start_epoch(epoch)
+    for loader in loaders.values():
+        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
     if settings.derivation == "perturbation":
         return derive_by_perturbation(module, record, loaders)
     if settings.derivation == "retrieval" and held is not None:
-        seed_everything(module.config.seed)
         batches = islice(loaders["weights"], settings.retrieval.batches)
         images = [module.augment(batch["images"].to(module.device)) for batch in batches]
         score = SupernetScore(module.network, data, held, images, module.config)

@@ -20,6 +20,7 @@ from dcs_nas.models.statistics import recalibrated_statistics
 from dcs_nas.runs import RunFolder, seed_everything
 from dcs_nas.space import AnyGenotype, load_space, shipped_file
 from dcs_nas.training.checkpoints import load_checkpoint
+from dcs_nas.training.parallel import average_buffers
 from dcs_nas.training.trainer import memory_format
 from dcs_nas.training.validation import validate
 
@@ -56,6 +57,7 @@ class SupernetScore:
     def _run(self) -> None:
         for images in self._batches:
             self.network(images)
+        average_buffers(self.network)
 
 
 def supernet_score(folder: Path, *, batches: int = 8) -> SupernetScore:

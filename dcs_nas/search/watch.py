@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,8 @@ from dcs_nas.search.guard import CollapseGuard, skip_counts
 from dcs_nas.search.passes import Pass, SearchLoss
 from dcs_nas.search.record import ArchitectureRecord, alpha_entropy
 from dcs_nas.space import AnyGenotype, ChainGenotype
-from dcs_nas.training.parallel import sum_over_processes
+from dcs_nas.training.finite import NonFiniteError
+from dcs_nas.training.parallel import average_buffers, sum_over_processes
 from dcs_nas.training.validation import validation_is_due
 
 log = logging.getLogger(__name__)
@@ -57,7 +59,11 @@ class Watch:
         figures |= {f"skips/{kind}": float(count) for kind, count in skips.items()}
         moving = recent is not None and epoch >= self.settings.warmup_epochs
         if moving and recent is not None:
-            figures |= self._curvature(loss, recent) | self._gap(loss, recent, genotype)
+            for measure in (self._curvature, self._gap):
+                try:
+                    figures |= measure(loss, recent, genotype)
+                except NonFiniteError as error:
+                    log.warning("a figure of epoch %d is left out: %s", epoch + 1, error)
             reason = self.guard.judge(epoch, skips.get("normal", 0), figures.get("guard/eigenvalue"))
             if reason is not None:
                 log.warning("collapse in epoch %d: %s", epoch + 1, reason)
@@ -85,7 +91,7 @@ class Watch:
         self.guard.load(state["guard"])
         self.best = tuple(state["best"]) if state["best"] else None
 
-    def _curvature(self, loss: SearchLoss, recent: Pass) -> dict[str, float]:
+    def _curvature(self, loss: SearchLoss, recent: Pass, genotype: AnyGenotype) -> dict[str, float]:
         """The dominant eigenvalue of the architecture loss's Hessian over the alphas, on some images."""
         guard, alphas = self.settings.guard, list(loss.supernet.alphas().values())
         if not guard.eigenvalue_iterations:
@@ -117,9 +123,16 @@ class Watch:
         assert self._validate is not None
         found = {"validation/mAP": self._validate()}
         if recent is not None:
-            with loss.supernet.fixed_to(genotype), recalibrated_statistics(loss.network, recent.loss):
+            run = partial(_averaged, recent, loss)
+            with loss.supernet.fixed_to(genotype), recalibrated_statistics(loss.network, run):
                 found["validation/mAP_derived"] = self._validate()
         score = found.get("validation/mAP_derived", found["validation/mAP"])
         if epoch >= self.settings.warmup_epochs and (self.best is None or score > self.best[0]):
             self.best = (score, epoch)
         return found
+
+
+def _averaged(recent: Pass, loss: SearchLoss) -> None:
+    """A pass whose batch statistics are the mean over all processes."""
+    recent.loss()
+    average_buffers(loss.network)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from torch import nn
 
@@ -12,17 +14,21 @@ from dcs_nas.errors import InputError
 
 
 def accelerate(network: nn.Module, config: Config, *, backend: str = "inductor") -> None:
-    """Set the precision of float32 products, and compile the network in place where ``trainer.compile`` says so.
+    """Compile the network in place where ``trainer.compile`` says so.
 
     A compiled network gives the same values to rounding; blocks that draw random numbers draw others. Its first passes
     compile for minutes: one graph for each of the weight and the architecture step, one for evaluation.
     """
     settings = config.trainer
-    torch.set_float32_matmul_precision(settings.matmul_precision)
-    torch.backends.cudnn.allow_tf32 = settings.matmul_precision != "highest"
     if settings.compile != "off":
         mode = None if settings.compile == "default" or backend != "inductor" else settings.compile
         network.compile(mode=mode, backend=backend)
+
+
+def set_precision(settings: TrainerConfig) -> None:
+    """How exact float32 products and convolutions are on a GPU, as ``trainer.matmul_precision`` says."""
+    torch.set_float32_matmul_precision(settings.matmul_precision)
+    torch.backends.cudnn.allow_tf32 = settings.matmul_precision != "highest"
 
 
 def require_compilable(trainer: TrainerConfig, search: SearchConfig) -> None:
@@ -41,7 +47,19 @@ def require_compilable(trainer: TrainerConfig, search: SearchConfig) -> None:
             raise InputError(f"trainer.compile is not for search.{what}; or set trainer.compile=off")
 
 
-def fused(module: nn.Module) -> dict[str, Any]:
-    """Options of an optimizer whose whole step is one kernel, where the module is on a GPU."""
-    parameter = next(module.parameters(), None)
-    return {"fused": True} if parameter is not None and parameter.is_cuda else {}
+def fused(module: pl.LightningModule) -> dict[str, Any]:
+    """Options of an optimizer whose whole step is one kernel, where the module is on a GPU.
+
+    Not with a scaler, which would leave the gradients scaled until that kernel, behind the back of clipping.
+    """
+    return {"fused": True} if module.device.type == "cuda" and not is_scaled(module) else {}
+
+
+def is_scaled(module: pl.LightningModule) -> bool:
+    """Whether a scaler of half precision multiplies the loss, and leaves out steps whose gradients overflow."""
+    return getattr(module.trainer.precision_plugin, "scaler", None) is not None
+
+
+def eager(settings: TrainerConfig) -> AbstractContextManager[Any]:
+    """Within it, a compiled network runs uncompiled: for passes that differ, or that are differentiated twice."""
+    return nullcontext() if settings.compile == "off" else torch.compiler.set_stance("force_eager")

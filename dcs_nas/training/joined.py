@@ -29,6 +29,7 @@ from dcs_nas.processes import (
     rank,
     world,
 )
+from dcs_nas.slurm import requeued_on_signal
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -73,7 +74,7 @@ def jointly(job: Callable[Concatenate[Config, P], R]) -> Callable[Concatenate[Co
 
     @wraps(job)
     def run(config: Config, *arguments: P.args, **options: P.kwargs) -> R:
-        with joined(config):
+        with requeued_on_signal(), joined(config):
             return job(config, *arguments, **options)
 
     return run

@@ -16,6 +16,7 @@ from dcs_nas.data.datamodule import Batch, Images, ReidData, file_names
 from dcs_nas.losses import Objective
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.runs import RunFolder, seed_everything
+from dcs_nas.training.acceleration import is_scaled
 from dcs_nas.training.channel_selection import cool
 from dcs_nas.training.finite import StepGuard, clip_gradients, require_finite
 from dcs_nas.training.objective import Means, batch_terms, build_objective, update_objective
@@ -95,14 +96,20 @@ class _ShortTraining(pl.LightningModule):
         terms = batch_terms(self.objective, embedding, labels, images)
         place = f"step {batch_idx + 1} of epoch {self.current_epoch + 1}"
         files = file_names(self._images, batch["indices"])
+        self._place, self._files = place, files
         require_finite(terms, where=place, files=files)
         optimizer: Any = self.optimizers()
         optimizer.zero_grad(set_to_none=True)
         self.manual_backward(terms["loss"])
-        clip_gradients(self.named_parameters(), self.settings.grad_clip, scaled=False, where=place, files=files)
         optimizer.step()
         update_objective(self.objective, embedding, labels, images)
         self._means.add(terms, "train/")
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Check and clip the gradients, after a scaler has given them their size back."""
+        clip = self.settings.grad_clip
+        named = self.named_parameters()
+        clip_gradients(named, clip, scaled=is_scaled(self), where=self._place, files=self._files)
 
     def on_train_epoch_end(self) -> None:
         means = self._means.pop() | self._guard.end_epoch()

@@ -20,7 +20,7 @@ from pytorch_lightning.utilities.types import TRAIN_DATALOADERS
 from dcs_nas.config import Config
 from dcs_nas.files import naming
 from dcs_nas.runs import MetricsFile, RunFolder
-from dcs_nas.slurm import requeued_on_signal
+from dcs_nas.training.acceleration import set_precision
 from dcs_nas.training.checkpoints import LAST, PREVIOUS, EpochCheckpoint, load_checkpoint, whole_checkpoint
 from dcs_nas.training.joined import devices_and_machines, end_with_parent, processes_of
 from dcs_nas.training.loggers import make_loggers
@@ -46,6 +46,7 @@ def make_trainer(config: Config, run: RunFolder, *, epochs: int) -> pl.Trainer:
     patience = timedelta(minutes=settings.timeout_minutes)
     end_with_parent()
     _quiet_lightning()
+    set_precision(settings)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     on_cpu = settings.accelerator == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
@@ -93,8 +94,7 @@ def fit(trainer: pl.Trainer, module: pl.LightningModule, loaders: TRAIN_DATALOAD
         begin = whole_checkpoint(folder / LAST)
         log.info("resuming after epoch %d of %s", load_checkpoint(begin)["epoch"] + 1, trainer.max_epochs)
     try:
-        with requeued_on_signal():
-            trainer.fit(module, loaders, ckpt_path=begin, weights_only=True)
+        trainer.fit(module, loaders, ckpt_path=begin, weights_only=True)
     except SystemExit:
         raise KeyboardInterrupt from None
 
