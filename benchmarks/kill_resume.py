@@ -3,10 +3,10 @@
     OMP_NUM_THREADS=1 python benchmarks/kill_resume.py --points 50 --json results/reference/kill_resume.json
 
 Small jobs on synthetic people run once undisturbed. Then, for each seeded point, a job begins in a new folder, is sent
-SIGKILL, SIGTERM or SIGINT at a moment between the start of its process and its end (an earlier one where it has ended by
+SIGKILL, SIGTERM or SIGINT at a moment between the start of its process and its end (an earlier one where it ended by
 then), and is run again: a search or a training with --resume where it had begun. A point has survived where the second
-run succeeds, every file is equal to the undisturbed job's, nothing half written is left, and no process of the first run
-either. Compared are all bytes, but for checkpoints, whose content is (all tensors, optimizers and counters), and the
+run succeeds, every file is equal to the undisturbed job's, nothing half written is left, nor a process of the first.
+Compared are all bytes, but for checkpoints, whose content is (all tensors, optimizers and counters), and the
 report, which is without its time. The log, TensorBoard's events and the lock tell of times and stay out.
 """
 

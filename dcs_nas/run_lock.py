@@ -20,6 +20,7 @@ from typing import Any
 from dcs_nas.errors import InputError
 
 LOCK = ".lock"
+BEGAN = "config.yaml"
 _ATTEMPTS, _PAUSE_SECONDS = 8, 0.05  # others hold the lock for an instant when they ask whether it is free
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
@@ -63,12 +64,14 @@ class FolderLock:
 
     def __init__(self, descriptor: int, folder: Path, left: Owner | None, notes: list[str]) -> None:
         self._descriptor, self._file, self.left, self.notes = descriptor, folder / LOCK, left, notes
+        self._emptying = False
 
     def fileno(self) -> int:
         return self._descriptor
 
     def sign(self, *, emptying: bool = False) -> None:
         """Write down who holds the lock."""
+        self._emptying = emptying
         record = Owner(os.getpid(), socket.gethostname(), _command(), f"{datetime.now():%Y-%m-%d %H:%M:%S}", emptying)
         content = json.dumps(asdict(record)).encode() + b"\n"
         try:
@@ -78,8 +81,10 @@ class FolderLock:
             raise OSError(error.errno, error.strerror, str(self._file)) from error
 
     def release(self) -> None:
+        """Let go; a folder that was emptied and begun no more keeps the record, by which it may be emptied again."""
         with contextlib.suppress(OSError):  # a lock that is no longer on a disk that works is released all the same
-            os.ftruncate(self._descriptor, 0)
+            if not self._emptying or (self._file.parent / BEGAN).exists():
+                os.ftruncate(self._descriptor, 0)
         os.close(self._descriptor)
 
     def __enter__(self) -> FolderLock:
@@ -155,7 +160,7 @@ def _locked(descriptor: int, folder: Path, kind: int, otherwise: str) -> list[st
         if error.errno not in _NO_LOCKS:
             raise
         owner = _read(descriptor)
-        if owner is not None and owner.alive:
+        if owner is not None and owner.alive and owner.pid != os.getpid():
             raise InputError(_in_use(folder, owner, otherwise)) from None
         return [f"the file system of {folder} has no locks ({error.strerror}): see that no other process works on it"]
     return []

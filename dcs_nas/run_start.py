@@ -12,11 +12,10 @@ from typing import Any
 from dcs_nas.errors import InputError
 from dcs_nas.files import LEFTOVER, remove_leftovers
 from dcs_nas.processes import is_first
-from dcs_nas.run_lock import LOCK, FolderLock, Owner, last_owner, lock_folder, require_free
+from dcs_nas.run_lock import BEGAN, LOCK, FolderLock, Owner, last_owner, lock_folder, require_free
 
 log = logging.getLogger(__name__)
 LOG = "log.txt"
-BEGAN = "config.yaml"
 
 
 @contextmanager
@@ -96,6 +95,8 @@ def _refuse_content(path: Path, what: str, resume: bool, overwrite: bool, left: 
     began = (path / BEGAN).exists()
     if resume and not began:
         raise InputError(f"there is no {what} to resume in {path}; start it without --resume")
+    if began and overwrite and not (path / "environment.json").exists():
+        raise InputError(f"{path} holds a config.yaml that is of no {what}, so it is not replaced; give another folder")
     if began and not (resume or overwrite):
         raise InputError(f"{path} holds a {what} already; continue it with --resume or replace it with --overwrite")
     if (

@@ -164,7 +164,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def _settings(config: Config) -> dict[str, Any]:
     """Those that a resumed run has to have again; of extensions it is the content, wherever they lie."""
-    return _flat(config.model_dump(mode="json", exclude={"extensions"}))
+    settings = _flat(config.model_dump(mode="json", exclude={"extensions"}))
+    return {key: value for key, value in settings.items() if key not in _MAY_CHANGE}
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

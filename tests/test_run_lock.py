@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from dcs_nas import runs
 from dcs_nas.cli import main
 from dcs_nas.cli.tune_folder import open_folder
 from dcs_nas.config import Config, DataConfig, TuneConfig
@@ -248,3 +249,45 @@ def test_a_run_and_a_tuning_say_alike_what_differs(tmp_path: Path) -> None:
     ):
         pass
     assert str(of_run.value).replace("/run", "") == str(of_tuning.value).replace("/tune", "")
+
+
+def test_a_start_that_fails_after_the_folder_was_emptied_can_be_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, folder = Config(name="a"), tmp_path / "run"
+    with RunFolder.open(folder, config):
+        pass
+
+    def full(path: Path, text: str) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "write_text", full)
+        with pytest.raises(OSError, match="No space left"), RunFolder.open(folder, config, overwrite=True):
+            pass
+    assert not (folder / "config.yaml").exists()
+    with RunFolder.open(folder, config) as run:
+        assert run.config() == config
+
+
+def test_a_config_yaml_that_no_run_wrote_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("defaults: []")
+    (tmp_path / "thesis.tex").write_text("words")
+    said, opened = "holds a config.yaml that is of no run, so it is not replaced", Config(name="a")
+    with pytest.raises(InputError, match=said), RunFolder.open(tmp_path, opened, overwrite=True):
+        pass
+    assert (tmp_path / "thesis.tex").read_text() == "words"
+
+
+def test_devices_and_patience_may_change_on_resume(tmp_path: Path) -> None:
+    with RunFolder.open(tmp_path / "run", Config(name="a")):
+        pass
+    changed = Config.model_validate({"name": "a", "trainer": {"devices": 2, "timeout_minutes": 5}})
+    with RunFolder.open(tmp_path / "run", changed, resume=True):
+        pass
+    other = Config(name="a", seed=1)
+    with (
+        pytest.raises(InputError, match="began with seed=0, not 1"),
+        RunFolder.open(tmp_path / "run", other, resume=True),
+    ):
+        pass
