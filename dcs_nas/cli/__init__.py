@@ -125,9 +125,11 @@ def _ended_like_interrupted() -> Iterator[None]:
         if dropped.exc_type is not KeyboardInterrupt:
             hook(dropped)
             return
-        again = threading.Timer(_AGAIN_SECONDS, signal.pthread_kill, (threading.get_ident(), signal.SIGTERM))
-        again.daemon = True
-        again.start()
+        again.append(threading.Timer(_AGAIN_SECONDS, signal.pthread_kill, (threading.get_ident(), signal.SIGTERM)))
+        again[-1].daemon = True
+        again[-1].start()
+
+    again: list[threading.Timer] = []
 
     try:
         before, hook = signal.signal(signal.SIGTERM, end), sys.unraisablehook
@@ -138,6 +140,8 @@ def _ended_like_interrupted() -> Iterator[None]:
     try:
         yield
     finally:
+        for timer in again:
+            timer.cancel()
         signal.signal(signal.SIGTERM, before)
         sys.unraisablehook = hook
 
