@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = sys.argv[1:] if arguments is None else arguments
     verbose = any(a in ("-v", "--verbose") for a in given)
     code = 2
-    with contextlib.suppress(KeyboardInterrupt), _ended_like_interrupted():
+    with contextlib.suppress(KeyboardInterrupt), _ended_by_signals():
         code = _run([a for a in given if a not in ("-v", "--verbose")], verbose)
     sys.exit(code)
 
@@ -109,40 +109,47 @@ def _run(arguments: list[str], verbose: bool) -> int:
     return 2
 
 
+class _Ended(KeyboardInterrupt):
+    """What a signal raises. Of a plain KeyboardInterrupt that leaves code made from a string, such as a dataclass's,
+    CPython remembers that it was there, and ends by SIGINT instead of with our exit code."""
+
+
 @contextlib.contextmanager
-def _ended_like_interrupted() -> Iterator[None]:
+def _ended_by_signals() -> Iterator[None]:
     """Within it, SIGTERM ends a command as Ctrl-C does: what is half written goes, and the exit code is 2.
 
     Lightning has a handler of its own while it trains, which ends the step first and calls ours too. An interruption
     that Python drops, since it fell into a destructor or the callback of a weak reference, is repeated.
     """
+    again: list[threading.Timer] = []
 
     def end(number: int, frame: Any) -> None:
-        if signal.getsignal(signal.SIGTERM) is end:
-            raise KeyboardInterrupt
+        if signal.getsignal(number) is end:
+            raise _Ended
 
     def repeat(dropped: Any) -> None:
-        if dropped.exc_type is not KeyboardInterrupt:
+        if not issubclass(dropped.exc_type, KeyboardInterrupt):
             hook(dropped)
             return
         again.append(threading.Timer(_AGAIN_SECONDS, signal.pthread_kill, (threading.get_ident(), signal.SIGTERM)))
         again[-1].daemon = True
         again[-1].start()
 
-    again: list[threading.Timer] = []
-
-    try:
-        before, hook = signal.signal(signal.SIGTERM, end), sys.unraisablehook
-    except ValueError:  # not in the main thread
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
-    sys.unraisablehook = repeat
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    hook, sys.unraisablehook = sys.unraisablehook, repeat
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, end)
     try:
         yield
     finally:
         for timer in again:
             timer.cancel()
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         sys.unraisablehook = hook
 
 
