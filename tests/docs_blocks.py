@@ -155,17 +155,17 @@ class Runner:
     def __init__(self, data: Path, patch: pytest.MonkeyPatch, output: pytest.CaptureFixture) -> None:
         self._data, self._output = data, output
         self._names: dict[str, Any] = {"__name__": "__main__"}
-        plain = config.load_config
         space = Path("tiny_space.yaml").resolve()
         space.write_text(TINY_SPACE)
+        plain = config.parse
 
-        def tiny(path: Path, overrides: Sequence[str] = ()) -> config.Config:
-            return plain(path, [*overrides, *_tiny(plain(path, overrides), space)])
+        def tiny(model: type[Any], data: dict[str, Any], *, source: str) -> Any:
+            for change in _tiny(plain(model, data, source=source), space):
+                config._apply(data, change)
+            return plain(model, data, source=source)
 
-        import dcs_nas.api
-
-        patch.setattr(config, "load_config", tiny)
-        patch.setattr(dcs_nas.api, "load_config", tiny)
+        # Not load_config itself: a module imported meanwhile would keep the replacement.
+        patch.setattr(config, "parse", tiny)
 
     def run(self, block: Block) -> None:
         """Run what can be run; a command that fails, or an exception, fails the test with the block's place."""
