@@ -4,10 +4,11 @@
 
 Every genotype is trained from scratch by configs/search_quality.yaml, at the width whose parameters come nearest to
 --parameters (within 10 %), and scored on people unseen in search and training. Searches: ours (orders 1 and 2, with
-and without the information bottleneck), NNI's DARTS; NNI's evolution for as many minutes as ours of the same seed took;
-and, without a search, random genotypes, DARTS' published cell (V2) and all-sep_conv_3x3. Kendall's tau compares what
-the supernet of the first search says of all these genotypes with what training them gives. Resumable: whatever is
-finished in --work is kept; --only does some of the work, --table writes from what there is.
+and without the information bottleneck) over sampled paths with parameters as a cost; ours over weighted sums without a
+cost, as DARTS; NNI's DARTS with as many epochs as the latter; NNI's evolution for as many minutes as ours of order 1
+and the same seed took; and, without a search, random genotypes, DARTS' published cell (V2) and all-sep_conv_3x3.
+Kendall's tau compares what a search says of all genotypes but its own with what training them gives. Resumable:
+whatever is finished in --work is kept; --only does some of the work, --table writes from what there is.
 """
 
 from __future__ import annotations
@@ -23,12 +24,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.stats import kendalltau, ttest_ind
 
 from dcs_nas.config import Config, load_config
 from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
 from dcs_nas.files import write_json, write_text
 from dcs_nas.models.cell_space import fixed_network
+from dcs_nas.models.super_cell import edge_index
 from dcs_nas.retrain.evaluate import evaluate_run
 from dcs_nas.retrain.retrain import FINISHED, run_retraining
 from dcs_nas.runs import environment
@@ -38,11 +41,21 @@ from dcs_nas.search.supernet_score import SupernetScore, supernet_score
 from dcs_nas.space import CellGenotype, Edge, Genotype, Origin, SpaceSpec, read_space, reference, shipped_file
 
 IB = ["loss.ib_kind=ibb", "loss.ib_weight=0.1"]
+ORDER_2 = ["search.order=2"]
+SAMPLED = [
+    "search.epochs=30",
+    "search.warmup_epochs=10",
+    "search.relaxation.kind=gumbel",
+    "search.cost={kind: parameters, form: multiplicative, beta: 0.1}",
+    "search.guard.eigenvalue_iterations=0",
+]
 SEARCHES: dict[str, list[str]] = {
-    "ours, order 1": [],
-    "ours, order 1, IB": IB,
-    "ours, order 2": ["search.order=2"],
-    "ours, order 2, IB": ["search.order=2", *IB],
+    "ours, order 1": SAMPLED,
+    "ours, order 1, IB": [*SAMPLED, *IB],
+    "ours, order 2": [*SAMPLED, *ORDER_2],
+    "ours, order 2, IB": [*SAMPLED, *ORDER_2, *IB],
+    "ours, softmax": [],
+    "ours, softmax, IB": IB,
     "NNI DARTS": ["search.strategy=nni.darts"],
     "NNI evolution": ["search.strategy=nni.evolution"],
 }
@@ -60,9 +73,7 @@ def main() -> None:
     data = arguments.work / "data"
     if not data.is_dir():
         write_synthetic(data, settings=SyntheticSettings())
-    entries: dict[str, list[tuple[Path, int]]] = {}
-    for name, given in _given(arguments).items():
-        entries[name] = [(given_path, seed) for given_path, seed in given]
+    entries = _given(arguments)
     for seed in arguments.seeds:
         for name in SEARCHES:
             path = _search(name, seed, arguments) if not arguments.table else _folder(name, seed, arguments)
@@ -158,15 +169,19 @@ def _write(entries: dict[str, list[tuple[Path, int]]], arguments: argparse.Names
         files = [_trained(name, genotype, seed, arguments) / "evaluation.json" for genotype, seed in found]
         scores[name] = [json.loads(file.read_text()) for file in files if file.is_file()]
     chance = [100 * report["mAP"] for report in scores["random"]]
-    rows = [_row(name, reports, chance) for name, reports in scores.items() if reports]
-    tau = _tau(entries, arguments)
+    rows = [
+        {**_row(name, reports, chance), "search_minutes": _minutes(name, arguments)}
+        for name, reports in scores.items()
+        if reports
+    ]
     text = io.StringIO()
     text.write("# synthetic people (dcs-nas synth, defaults); people unseen in search and training; mAP in percent\n")
     text.write("# python benchmarks/search_quality.py; configs/search_quality.yaml; ")
     text.write(
         f"torch {environment()['versions']['torch']}; equal training, about {arguments.parameters:,} parameters\n"
     )
-    text.write(f"# p: Welch's t-test against random, one-sided (above); {tau}\n")
+    text.write("# p: Welch's t-test against random, one-sided (above)\n")
+    text.writelines(f"# {tau}\n" for tau in _taus(entries, arguments))
     writer = csv.DictWriter(text, list(rows[0]))
     writer.writeheader()
     writer.writerows(rows)
@@ -191,28 +206,64 @@ def _row(name: str, reports: list[dict[str, Any]], chance: list[float]) -> dict[
     }
 
 
-def _tau(entries: dict[str, list[tuple[Path, int]]], arguments: argparse.Namespace) -> str:
-    folder = _folder("ours, order 1", arguments.seeds[0], arguments)
-    kept = folder / "supernet_scores.json"
-    known = json.loads(kept.read_text()) if kept.is_file() else {}
-    pairs = []
-    judge: SupernetScore | None = None
+def _minutes(name: str, arguments: argparse.Namespace) -> float | str:
+    """Of a search, the median of its seeds."""
+    files = [_folder(name, seed, arguments) / "minutes.json" for seed in arguments.seeds]
+    found = [json.loads(file.read_text())["minutes"] for file in files if file.is_file()]
+    return round(statistics.median(found), 1) if found else ""
+
+
+def _taus(entries: dict[str, list[tuple[Path, int]]], arguments: argparse.Namespace) -> list[str]:
+    """Kendall's tau of two scores of the first-order searches with the mAP of the genotypes trained, as sentences.
+
+    A genotype's score is its log probability under the alphas, or its mAP with the supernet's weights among the people
+    that the search held out. Those that a search has found itself are left out of its own tau.
+    """
+    trained = {}
     for name, found in entries.items():
         for genotype, seed in found:
             file = _trained(name, genotype, seed, arguments) / "evaluation.json"
-            if not file.is_file() or not (folder / "genotype.yaml").is_file():
-                continue
-            key = str(genotype.relative_to(arguments.work))
-            if key not in known:
-                judge = judge or supernet_score(folder)
-                known[key] = judge(Genotype.read(genotype))
-                write_json(kept, known)
-            pairs.append((known[key], json.loads(file.read_text())["mAP"]))
-    if len(pairs) < 3:
-        return "too few genotypes for Kendall's tau"
-    result = kendalltau(*zip(*pairs))
-    found = f"{result.statistic:.2f} (p {result.pvalue:.3f})"
-    return f"Kendall's tau of supernet and trained mAP over {len(pairs)} genotypes: {found}"
+            if file.is_file():
+                trained[genotype] = float(json.loads(file.read_text())["mAP"])
+    taus: dict[str, list[str]] = {"log probability under the alphas": [], "mAP with the supernet's weights": []}
+    for seed in arguments.seeds:
+        folder = _folder("ours, order 1", seed, arguments)
+        others = [genotype for genotype in trained if genotype.parent != folder]
+        if len(others) < 3 or not (folder / "genotype.yaml").is_file():
+            continue
+        scores = _supernet_scores(folder, others, arguments.work)
+        for i, kind in enumerate(taus):
+            result = kendalltau([score[i] for score in scores], [trained[genotype] for genotype in others])
+            taus[kind].append(f"{result.statistic:.2f} (p {result.pvalue:.3f}, {len(others)} genotypes)")
+    return [f"Kendall's tau of {kind} and trained mAP, searches of order 1: {'; '.join(t)}" for kind, t in taus.items()]
+
+
+def _supernet_scores(folder: Path, genotypes: list[Path], work: Path) -> list[tuple[float, float]]:
+    """Log probability and mAP of each genotype with a search's supernet; known ones are read."""
+    kept = folder / "supernet_scores.json"
+    known = json.loads(kept.read_text()) if kept.is_file() else {}
+    judge: SupernetScore | None = None
+    for path in genotypes:
+        key = str(path.relative_to(work))
+        if key not in known:
+            judge = judge or supernet_score(folder)
+            genotype = Genotype.read(path)
+            known[key] = [_log_probability(judge, genotype), judge(genotype)]
+            write_json(kept, known)
+    return [tuple(known[str(path.relative_to(work))]) for path in genotypes]
+
+
+def _log_probability(judge: SupernetScore, genotype: Genotype) -> float:
+    """The sum of the logs of the mixture weights of the operations on the genotype's edges."""
+    supernet = judge.supernet
+    weights = {kind: torch.log(table.detach().double()) for kind, table in supernet.mixture_weights().items()}
+    operations = list(genotype.space.operations)
+    return sum(
+        float(weights[kind][edge_index(node, edge.source), operations.index(edge.op)])
+        for kind, cell in genotype.cells.items()
+        for node, edges in enumerate(cell.nodes)
+        for edge in edges
+    )
 
 
 def _config(seed: int, arguments: argparse.Namespace, overrides: list[str]) -> Config:

@@ -95,7 +95,7 @@ def recorded(folder: Path) -> list[Extension]:
         if not all(isinstance(e[key], kind) for e in entries for key, kind in _TYPES.items()):
             raise ValueError("its extensions are not lists of path and sha256")
         return [Extension(Path(entry["path"]), entry["sha256"]) for entry in entries]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise InputError(f"{path} is damaged ({error}); restore it, or make the run again") from None
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import logging
 import os
 import platform
 import socket
@@ -24,16 +26,20 @@ from dcs_nas.extensions import require_recorded, to_record
 from dcs_nas.files import write_json, write_text
 from dcs_nas.processes import hear, is_first, tell
 from dcs_nas.run_lock import require_free
-from dcs_nas.run_start import BEGAN, opened, require_same
+from dcs_nas.run_start import BEGAN, LOG, logging_to, opened, require_same
 from dcs_nas.settings import parse, read_yaml, to_yaml
 
+log = logging.getLogger(__name__)
 _REPORTED = ("torch", "numpy", "nni", "pytorch-lightning", "kornia", "scipy", "networkx", "pillow")
+_BITS = {"versions": ("torch", "numpy", "python"), "machine": ("processor", "threads")}
 _MAY_CHANGE = ("trainer.devices", "trainer.num_nodes", "trainer.timeout_minutes")
 _SHARED_SECONDS = 60  # a network file system may show what another machine has written as late as that
 
 
-def environment() -> dict[str, Any]:
-    """Versions, machine and command, kept with every result."""
+def environment(threads: int | None = None) -> dict[str, Any]:
+    """Versions, machine and command, kept with every result; ``threads`` as asked for, by default torch's own."""
+    import torch
+
     versions = {"dcs_nas": __version__, "python": platform.python_version()}
     for package in _REPORTED:
         try:
@@ -42,7 +48,12 @@ def environment() -> dict[str, Any]:
             continue
     return {
         "versions": versions,
-        "machine": {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()},
+        "machine": {
+            "system": platform.system(),
+            "processor": platform.machine(),
+            "cores": os.cpu_count(),
+            "threads": threads or torch.get_num_threads(),
+        },
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "git": _git_revision(),
     }
@@ -91,12 +102,14 @@ class RunFolder:
             yield run
             return
         with opened(path, what="run", resume=resume, overwrite=overwrite):
+            now = environment(config.trainer.threads)
             if resume:
                 require_same(path, _settings(run.config()), _settings(config))
                 require_recorded(path, config.extensions)
+                run._tell_changes(now)
             else:
                 own = {"extensions": to_record(config.extensions)} if config.extensions else {}
-                write_json(path / "environment.json", {**environment(), **own})
+                write_json(path / "environment.json", {**now, **own})
                 write_text(path / BEGAN, to_yaml(config))
             tell(f"{path} is open")
             yield run
@@ -119,6 +132,24 @@ class RunFolder:
         if not path.is_file():
             raise InputError(f"{self.path} is not a run folder: it has no config.yaml")
         return parse(Config, read_yaml(path), source=str(path))
+
+    def _tell_changes(self, now: Mapping[str, Any]) -> None:
+        """Warn of what keeps a resumed run from giving the bits of an uninterrupted one."""
+        stamp = self.path / "environment.json"
+        began = json.loads(stamp.read_text(encoding="utf-8")) if stamp.is_file() else {}
+        changes = []
+        for part, names in _BITS.items():
+            then = began.get(part)
+            if not isinstance(then, dict):
+                continue
+            pairs = [(name, then[name], now[part].get(name)) for name in names if name in then]
+            changes += [f"{name} {old} then, {new} now" for name, old, new in pairs if old != new]
+        if changes:
+            with logging_to(self.path / LOG):
+                log.warning(
+                    "%s goes on under other conditions, so results may differ in their last bits: %s",
+                    self.path, "; ".join(changes),
+                )  # fmt: skip
 
     def _require_shared(self) -> None:
         """Raise ``InputError`` where this process does not see the folder that the first has opened."""

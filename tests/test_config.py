@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from dcs_nas.config import Config, RetrainConfig, load_config
 from dcs_nas.errors import InputError
@@ -108,6 +109,25 @@ def test_the_environment_is_kept_with_the_run(tmp_path: Path) -> None:
     RunFolder.start(tmp_path / "run", _config())
     stamp = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert {"dcs_nas", "python", "torch", "nni"} <= set(stamp["versions"])
+    assert stamp["machine"]["threads"] == torch.get_num_threads()
+
+
+def test_a_run_that_goes_on_under_other_conditions_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = _config(trainer={"threads": 3})
+    RunFolder.start(tmp_path / "run", config)
+    RunFolder.start(tmp_path / "run", config, resume=True)
+    assert not caplog.messages
+    stamp = tmp_path / "run" / "environment.json"
+    began = json.loads(stamp.read_text())
+    began["machine"]["threads"], began["versions"]["torch"] = 64, "1.0"
+    stamp.write_text(json.dumps(began))
+    RunFolder.start(tmp_path / "run", config, resume=True)
+    (said,) = caplog.messages
+    assert f"torch 1.0 then, {torch.__version__} now; threads 64 then, 3 now" in said
+    assert said in (tmp_path / "run" / "log.txt").read_text()
+    stamp.write_text("[" * 10_000)
+    with pytest.raises(InputError, match=r"environment.json is damaged"):
+        RunFolder.start(tmp_path / "run", config, resume=True)
 
 
 def test_metrics_survive_and_are_cut_at_the_epoch_of_resumption(tmp_path: Path) -> None:

@@ -152,6 +152,7 @@ def test_a_run_of_somebody_else_runs_no_code_until_it_is_named(
     line = refused(capsys, "evaluate", runs / "retrain")
     own = job.parent / "my_ops.py"
     assert line.endswith(f"which you have never run here; read it, then allow it by --extension {own}")
+    assert "never run here" in refused(capsys, "profile", runs / "search" / "config.yaml", "--rounds", 0)
     assert not extensions._loaded
     _runs_well("evaluate", runs / "retrain", "--extension", own, "--json", tmp_path / "scores.json")
     new_process()

@@ -42,12 +42,10 @@ def stop_bars() -> None:
 
 
 def show_log() -> None:
-    """Show what dcs_nas logs: epoch lines where there is no bar to watch, warnings always; by the first process."""
-    handler = logging.StreamHandler()
+    """Show what dcs_nas logs, a line for every epoch, above any bar; of several processes all of the first's."""
+    handler = _AboveBars()
     handler.setFormatter(logging.Formatter("%(message)s"))
-    handler.setLevel(logging.WARNING if sys.stderr.isatty() else logging.INFO)
-    if not is_first():
-        handler.setLevel(logging.ERROR)
+    handler.setLevel(logging.INFO if is_first() else logging.ERROR)
     logger = logging.getLogger("dcs_nas")
     logger.handlers = [h for h in logger.handlers if not isinstance(h, logging.StreamHandler)] + [handler]
     logger.setLevel(logging.INFO)
@@ -68,6 +66,18 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, 
     for row in rows:
         drawn.add_row(*(Text(str(cell)) for cell in row))
     Console().print(drawn)
+
+
+class _AboveBars(logging.StreamHandler):
+    """Lines to what is standard error when they come: while a bar is drawn, that is a stand-in which keeps it below."""
+
+    @property
+    def stream(self) -> Any:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, stream: Any) -> None:
+        pass
 
 
 def _start(label: str, total: int) -> tuple[Any, Any]:

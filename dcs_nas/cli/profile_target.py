@@ -15,6 +15,7 @@ from dcs_nas.models.backbones import BACKBONES
 from dcs_nas.models.build import build_supernet, scaled
 from dcs_nas.models.cell_space import fixed_network
 from dcs_nas.models.cost import CellCosts, cell_costs
+from dcs_nas.run_lock import BEGAN
 from dcs_nas.runs import RunFolder
 from dcs_nas.settings import read_yaml
 from dcs_nas.space import AnyGenotype, ChainGenotype, ChainSpec, load_genotype, load_space, shipped_file
@@ -63,7 +64,12 @@ def read_target(path: Path, sizes: Sizes, overrides: list[str]) -> Target:
         if "format" in data or isinstance(data.get("genotype"), dict):
             _no_overrides(path, overrides)
             return _of_genotype(load_genotype(path), sizes, str(path))
-    return _of_config(load_config(shipped_file("configs", path), overrides), sizes, str(path))
+    config = load_config(shipped_file("configs", path), overrides)
+    if path.name == BEGAN and (path.parent / "environment.json").is_file():
+        load_recorded(path.parent)  # a run's own file: whoever wrote it, its code is run on the terms of run folders
+    else:
+        load_extensions(config.extensions)
+    return _of_config(config, sizes, str(path))
 
 
 def _of_run(path: Path, sizes: Sizes, overrides: list[str]) -> Target:
@@ -88,7 +94,6 @@ def _of_run(path: Path, sizes: Sizes, overrides: list[str]) -> Target:
 
 
 def _of_config(config: Config, sizes: Sizes, source: str) -> Target:
-    load_extensions(config.extensions)
     if config.retrain is not None and config.retrain.backbone is not None:
         return _of_backbone(config, config.retrain, sizes, source)
     if config.search is None:

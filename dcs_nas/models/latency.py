@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
-import yaml
 from pydantic import Field
 from torch import nn
 
 from dcs_nas.errors import InputError
 from dcs_nas.files import write_text
-from dcs_nas.settings import Settings, parse, read_yaml
+from dcs_nas.settings import Settings, parse, read_yaml, to_yaml
 
 log = logging.getLogger(__name__)
 FORMAT = 1
@@ -72,7 +71,7 @@ class LatencyTable(Settings):
 
     def write(self, path: Path) -> None:
         """The table as a YAML file, whole or not at all."""
-        write_text(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, width=120, allow_unicode=True))
+        write_text(path, to_yaml(self))
 
     def __getitem__(self, key: str) -> float:
         if key not in self.microseconds:

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, RichProgressBar
-from pytorch_lightning.callbacks.progress.rich_progress import RichProgressBarTheme
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from pytorch_lightning.utilities.types import TRAIN_DATALOADERS
 
@@ -25,6 +24,7 @@ from dcs_nas.training.checkpoints import LAST, PREVIOUS, EpochCheckpoint, load_c
 from dcs_nas.training.joined import devices_and_machines, end_with_parent, processes_of
 from dcs_nas.training.loggers import make_loggers
 from dcs_nas.training.parallel import EqualProcesses, ReplicatedStrategy
+from dcs_nas.training.progress import JobBar
 
 log = logging.getLogger(__name__)
 _HARMLESS = (
@@ -37,7 +37,7 @@ _HARMLESS = (
 
 
 def make_trainer(config: Config, run: RunFolder, *, epochs: int) -> pl.Trainer:
-    """A trainer for ``epochs`` epochs with our checkpoints, the loggers asked for and progress bar.
+    """A trainer for ``epochs`` epochs with our checkpoints, the loggers asked for and, on a terminal, a bar.
 
     Deterministic algorithms are the default on a CPU; on a GPU ``trainer.deterministic`` asks for them.
     """
@@ -54,7 +54,7 @@ def make_trainer(config: Config, run: RunFolder, *, epochs: int) -> pl.Trainer:
     setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010
     callbacks: list[Callback] = [EqualProcesses(), EpochCheckpoint(run / "checkpoints")]
     if sys.stderr.isatty():
-        callbacks.append(RichProgressBar(leave=False, theme=RichProgressBarTheme(metrics_format=".3f")))
+        callbacks.append(JobBar())
     return pl.Trainer(
         accelerator=settings.accelerator,
         devices=devices,
@@ -67,7 +67,7 @@ def make_trainer(config: Config, run: RunFolder, *, epochs: int) -> pl.Trainer:
         logger=make_loggers(config, run),
         callbacks=callbacks,
         default_root_dir=run.path,
-        enable_progress_bar=sys.stderr.isatty(),
+        enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
