@@ -26,6 +26,7 @@ from dcs_nas.runs import read_metrics
 from dcs_nas.search.search import run_search
 from dcs_nas.space import Genotype
 from dcs_nas.training.checkpoints import load_checkpoint
+from tests.command_line import run_command
 
 SPACE = """
 cells: 2
@@ -199,11 +200,19 @@ def test_a_killed_retraining_resumes_to_the_same_bits(job: Path, searched: Path,
     assert not _differing(trained, folder)
 
 
-def test_held_out_people_choose_the_best_checkpoint(job: Path, searched: Path, tmp_path: Path) -> None:
+def test_held_out_people_choose_the_best_checkpoint(
+    job: Path, searched: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     changes = ["retrain.validation=0.3", "retrain.validate_every=1", "loss.center_weight=0.0005"]
-    run_retraining(load_config(job, changes), tmp_path / "held", genotype=searched / "genotype.yaml")
+    overrides = [word for change in changes for word in ("-o", change)]
+    given = ["--genotype", searched / "genotype.yaml", "--out", tmp_path / "held"]
+    code, out, _ = run_command(capsys, "retrain", job, *given, *overrides)
+    assert code == 0
     scores = [row["validation/mAP"] for row in read_metrics(tmp_path / "held" / "metrics.csv")]
     assert len(scores) == 3
+    assert "held-out mAP" in out
+    assert f"{100 * scores[-1]:.2f} %" in out
     _, network = load_trained(tmp_path / "held", checkpoint="best")
     best = load_checkpoint(tmp_path / "held" / "checkpoints" / "best.ckpt")
     assert best["epoch"] == scores.index(max(scores))

@@ -52,8 +52,13 @@ def show_log() -> None:
     logger.propagate = False
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, words: bool = False) -> None:
-    """A table on standard output; numbers stand to the right, ``words`` to the left."""
+def table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, words: bool = False, whole: int = 0
+) -> None:
+    """A table on standard output; numbers stand to the right, ``words`` to the left.
+
+    Where the terminal is narrow, cells are folded, those of the first ``whole`` columns last.
+    """
     if not is_first():
         return
     from rich.console import Console
@@ -62,7 +67,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, 
 
     drawn = Table(title=Text(title), title_justify="left")
     for i, column in enumerate(columns):
-        drawn.add_column(column, justify="left" if i == 0 or words else "right", overflow="fold")
+        drawn.add_column(column, justify="left" if i == 0 or words else "right", overflow="fold", no_wrap=i < whole)
     for row in rows:
         drawn.add_row(*(Text(str(cell)) for cell in row))
     Console().print(drawn)

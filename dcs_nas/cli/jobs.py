@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from dcs_nas.cli import own_code, scores
-from dcs_nas.cli.console import progress, say, show_log
+from dcs_nas.cli.console import progress, say, show_log, table
+from dcs_nas.processes import is_first
 from dcs_nas.slurm import goes_on
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="A configuration: a path, or a name in configs/.")]
@@ -69,6 +70,8 @@ def retrain(
     from dcs_nas.retrain.retrain import run_retraining
 
     run_retraining(settings, folder, genotype=genotype, resume=resume, overwrite=overwrite, progress=progress)
+    if is_first():
+        _show_trained(folder)
     say(f"trained: {folder}")
     say(f"next: dcs-nas evaluate {folder}")
 
@@ -151,3 +154,27 @@ def evaluate(
         settings=given,
         outputs=Outputs(json=json, csv=csv, features=save_features, pictures=pictures, top=top),
     )
+
+
+def _show_trained(folder: Path) -> None:
+    """What was trained, on what, and where it ended, as a table."""
+    from dcs_nas.models.flops import count
+    from dcs_nas.retrain.retrain import FINISHED, load_trained
+    from dcs_nas.runs import read_metrics
+    from dcs_nas.settings import read_yaml
+
+    config, network = load_trained(folder)
+    cost = count(network.backbone, config.data.height, config.data.width)
+    facts, last = read_yaml(folder / FINISHED), read_metrics(folder / "metrics.csv")[-1]
+    shown = {
+        "parameters": f"{cost.parameters:,}",
+        "FLOPs (M)": f"{cost.macs / 1e6:,.1f}",
+        "people": f"{facts['train_people']:,}",
+        "images": f"{facts['train_images']:,}",
+        "epochs": str(facts["epochs"]),
+        "loss": f"{last['train/loss']:.3g}",
+    }
+    if "validation/mAP" in last:
+        shown["held-out mAP"] = f"{100 * last['validation/mAP']:.2f} %"
+    assert config.retrain is not None
+    table(f"{folder}: {config.retrain.backbone or 'searched network'}", list(shown), [list(shown.values())])

@@ -54,7 +54,7 @@ def list_runs(
             _name(run, root),
             run.command,
             run.state,
-            f"{run.changed:%Y-%m-%d %H:%M}",
+            _when(run.changed),
             run.data,
             _UNSET if run.seed is None else str(run.seed),
             run.progress,
@@ -63,10 +63,15 @@ def list_runs(
         for run in runs
     ]
     columns = ["run", "command", "state", "changed", "data", "seed", "epochs", "mAP"]
-    table(f"runs in {root}", columns, rows, words=True)
+    table(f"runs in {root}", columns, rows, words=True, whole=3)
     if html is not None:
         write_index(html, root, runs)
         say(f"page: {html}")
+
+
+def _when(moment: datetime) -> str:
+    """A time of this year without the year, as narrow terminals like it."""
+    return f"{moment:%m-%d %H:%M}" if moment.year == datetime.now().year else f"{moment:%Y-%m-%d}"
 
 
 @app.command()

@@ -183,12 +183,14 @@ def _write_pt2(program: ExportedProgram, info: ExportInfo, path: Path) -> Callab
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Within it, what torch's exporters say of their own internals stays silent."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)
