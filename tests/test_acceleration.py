@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dcs_nas.config import Config, load_config
+from dcs_nas.data.datamodule import ReidData
 from dcs_nas.errors import InputError
 from dcs_nas.models.build import build_supernet
 from dcs_nas.models.heads import ReidNetwork
@@ -107,3 +108,18 @@ def test_the_precision_of_products_is_as_configured() -> None:
     assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == ("high", True)
     set_precision(_config().trainer)
     assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == ("highest", False)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "accelerator", "pinned"), [(False, "auto", False), (True, "auto", True), (True, "cpu", False)]
+)
+def test_batches_for_a_gpu_come_in_pinned_memory(
+    cuda: bool, accelerator: str, pinned: bool, people: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    size = {"height": 32, "width": 16, "people_per_batch": 2, "images_per_person": 2}
+    settings = {"name": "c", "data": {"root": people, **size}, "trainer": {"accelerator": accelerator}}
+    data = ReidData(Config.model_validate(settings))
+    query, gallery = data.test()
+    loaders = [data.identity_loader(data.train(), stream=0), data.test_loader(query), data.test_loader(gallery)]
+    assert [loader.pin_memory for loader in loaders] == [pinned] * 3

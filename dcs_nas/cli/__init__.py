@@ -96,8 +96,9 @@ def _run(arguments: list[str], verbose: bool) -> int:
     except (KeyboardInterrupt, typer.Abort):
         pass
     except _UsageError as error:
-        message = getattr(error, "format_message", error.__str__)()
-        _fail(f"{message}; see dcs-nas --help", verbose)
+        message = getattr(error, "format_message", error.__str__)().rstrip(".")
+        asked = getattr(getattr(error, "ctx", None), "command_path", "dcs-nas")
+        _fail(f"{message}{' See' if message.endswith('?') else '; see'} {asked} --help", verbose)
         return 1
     except (InputError, TrainingError) as error:
         _fail(str(error), verbose)

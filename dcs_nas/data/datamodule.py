@@ -156,12 +156,17 @@ class ReidData:
                 f"the {what} images do not fill one batch of {sampler.P} people x {sampler.K} images; "
                 "lower data.people_per_batch or data.images_per_person"
             )
-        return DataLoader(images, sampler=sampler, batch_size=None)
+        return self._loader(images, sampler)
 
     def test_loader(self, images: Images) -> DataLoader:
         """Images in order, in batches of ``data.test_batch``: all, or of W processes every W-th batch for each."""
         batches = SequentialBatches(len(images), size=self.settings.test_batch, shard=(rank(), world()))
-        return DataLoader(images, sampler=batches, batch_size=None)
+        return self._loader(images, batches)
+
+    def _loader(self, images: Images, batches: Iterable[list[int]]) -> DataLoader:
+        """For a GPU in pinned memory, from which a batch is copied while the one before is computed with."""
+        pinned = torch.cuda.is_available() and self.config.trainer.accelerator != "cpu"
+        return DataLoader(images, sampler=batches, batch_size=None, pin_memory=pinned)
 
     def _images(self, part: str, dataset: ReidDataset, records: Sequence[Record], labels: Sequence[int]) -> Images:
         folder = self.settings.cache or self.config.results / ".cache"
