@@ -68,6 +68,18 @@ def test_runs_are_listed_with_state_and_scores_the_latest_first(
     assert run_command(capsys, "runs")[1] == run_command(capsys, "runs", "list")[1]
 
 
+def test_a_narrow_terminal_keeps_short_names_whole_and_long_ones_leave_room(
+    capsys: pytest.CaptureFixture, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = run_command(capsys, "runs", results)[1]
+    assert re.search(r"│ a/retrain *│ retrain │ finished *│", shown)
+    _make(results / ("long" * 15) / "search", "search", age=30)
+    shown = run_command(capsys, "runs", results)[1]
+    assert max(map(len, shown.splitlines())) <= 80
+    assert re.search(r"│ 50\.00 %", shown)
+
+
 def test_damaged_files_are_dashes_and_other_folders_are_no_runs(results: Path) -> None:
     folder = results / "a" / "retrain"
     for name in ("config.yaml", "environment.json", "evaluation.json", "metrics.csv"):

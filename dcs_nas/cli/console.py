@@ -10,6 +10,7 @@ from typing import Any
 from dcs_nas.processes import is_first
 
 _running: list[Any] = []
+_SHORT = 16  # characters
 
 
 def say(text: str) -> None:
@@ -57,7 +58,7 @@ def table(
 ) -> None:
     """A table on standard output; numbers stand to the right, ``words`` to the left.
 
-    Where the terminal is narrow, cells are folded, those of the first ``whole`` columns last.
+    Where the terminal is narrow, cells are folded, but not those of the first ``whole`` columns that are short.
     """
     if not is_first():
         return
@@ -65,11 +66,13 @@ def table(
     from rich.table import Table
     from rich.text import Text
 
+    rows = [[str(cell) for cell in row] for row in rows]
     drawn = Table(title=Text(title), title_justify="left")
     for i, column in enumerate(columns):
-        drawn.add_column(column, justify="left" if i == 0 or words else "right", overflow="fold", no_wrap=i < whole)
+        kept = i < whole and all(len(row[i]) <= _SHORT for row in rows)
+        drawn.add_column(column, justify="left" if i == 0 or words else "right", overflow="fold", no_wrap=kept)
     for row in rows:
-        drawn.add_row(*(Text(str(cell)) for cell in row))
+        drawn.add_row(*map(Text, row))
     Console().print(drawn)
 
 
