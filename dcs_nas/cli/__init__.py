@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import sys
 import threading
@@ -75,8 +74,6 @@ _INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit; an error is one line that says what was found, what was expected and how to mend it."""
-    # OpenMP's threads spin while they wait for each other, which on a busy machine costs ten times the work itself.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is loaded
     given = sys.argv[1:] if arguments is None else arguments
     verbose = any(a in ("-v", "--verbose") for a in given)
     code = 2

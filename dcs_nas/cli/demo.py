@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -25,6 +26,9 @@ def demo(
 
     A demo that was interrupted goes on where it stopped; one that was finished starts anew.
     """
+    # OpenMP's threads spin while they wait for each other, which on a busy machine costs ten times the work itself.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is loaded; on an idle one it costs a third
+
     from dcs_nas.config import load_config
     from dcs_nas.files import write_json
     from dcs_nas.runs import environment
