@@ -149,16 +149,14 @@ def _rederived(name: str, seed: int, arguments: argparse.Namespace) -> Path | No
     """What ``search.derivation=retrieval`` gives of the supernet of a finished search."""
     path = _folder(name, seed, arguments) / "genotype.yaml"
     source = _folder(REDERIVED[name], seed, arguments)
-    known = path.is_file()
-    if not known and not arguments.table and name in _wanted(arguments, list(REDERIVED)):
+    if not path.is_file() and not arguments.table and name in _wanted(arguments, list(REDERIVED)):
         score = supernet_score(source)
         method = f"{Genotype.read(source / 'genotype.yaml').origin.method}, by retrieval"
         record = ArchitectureRecord(path.parent, _space(), data="synthetic", seed=seed, method=method)
         retrieval = RetrievalConfig(candidates=CANDIDATES)
         settings = score.config.section("search").model_copy(update={"retrieval": retrieval})
         write_text(path, derive_by_retrieval(score, record, settings).to_yaml())
-        known = True
-    return path if known else None
+    return path if path.is_file() else None
 
 
 def _train(name: str, genotype: Path, seed: int, arguments: argparse.Namespace) -> None:

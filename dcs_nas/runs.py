@@ -37,9 +37,11 @@ _SHARED_SECONDS = 60  # a network file system may show what another machine has 
 
 
 def environment(threads: int | None = None) -> dict[str, Any]:
-    """Versions, machine and command, kept with every result; ``threads`` as asked for, by default torch's own."""
-    import torch
+    """Versions, machine and command, kept with every result; ``threads`` as asked for, by default torch's own.
 
+    A process that has not loaded torch, such as the one that tunes, does not load it for this.
+    """
+    torch = sys.modules.get("torch")
     versions = {"dcs_nas": __version__, "python": platform.python_version()}
     for package in _REPORTED:
         try:
@@ -52,7 +54,7 @@ def environment(threads: int | None = None) -> dict[str, Any]:
             "system": platform.system(),
             "processor": platform.machine(),
             "cores": os.cpu_count(),
-            "threads": threads or torch.get_num_threads(),
+            **({"threads": threads or torch.get_num_threads()} if torch else {}),
         },
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "git": _git_revision(),
@@ -142,7 +144,7 @@ class RunFolder:
             then = began.get(part)
             if not isinstance(then, dict):
                 continue
-            pairs = [(name, then[name], now[part].get(name)) for name in names if name in then]
+            pairs = [(name, then[name], now[part][name]) for name in names if name in then and name in now[part]]
             changes += [f"{name} {old} then, {new} now" for name, old, new in pairs if old != new]
         if changes:
             with logging_to(self.path / LOG):

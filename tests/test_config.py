@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -110,6 +112,11 @@ def test_the_environment_is_kept_with_the_run(tmp_path: Path) -> None:
     stamp = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert {"dcs_nas", "python", "torch", "nni"} <= set(stamp["versions"])
     assert stamp["machine"]["threads"] == torch.get_num_threads()
+
+
+def test_the_stamp_of_a_process_without_torch_does_not_load_it() -> None:
+    code = "import sys; from dcs_nas.runs import environment; environment(); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_run_that_goes_on_under_other_conditions_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -32,6 +32,13 @@ class TrainerConfig(Settings):
     threads: int | None = Field(default=None, ge=1)
     loggers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
 
+    @property
+    def cuda(self) -> bool:
+        """Whether a CUDA GPU is there and not refused."""
+        import torch
+
+        return torch.cuda.is_available() and self.accelerator != "cpu"
+
     @model_validator(mode="after")
     def _check_loggers(self) -> TrainerConfig:
         if len(set(self.loggers)) < len(self.loggers):

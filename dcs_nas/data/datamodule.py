@@ -165,8 +165,7 @@ class ReidData:
 
     def _loader(self, images: Images, batches: Iterable[list[int]]) -> DataLoader:
         """For a GPU in pinned memory, from which a batch is copied while the one before is computed with."""
-        pinned = torch.cuda.is_available() and self.config.trainer.accelerator != "cpu"
-        return DataLoader(images, sampler=batches, batch_size=None, pin_memory=pinned)
+        return DataLoader(images, sampler=batches, batch_size=None, pin_memory=self.config.trainer.cuda)
 
     def _images(self, part: str, dataset: ReidDataset, records: Sequence[Record], labels: Sequence[int]) -> Images:
         folder = self.settings.cache or self.config.results / ".cache"

@@ -68,7 +68,7 @@ def evaluate_run(
     settings = _settings(config.evaluate, changes, features)
     source = _source(config.data, data_name, root, dict(data_options or {}))
     with joined(_for_any_processes(config), training=False), training_errors(config, "evaluate"):
-        device = torch.device("cuda" if torch.cuda.is_available() and config.trainer.accelerator != "cpu" else "cpu")
+        device = torch.device("cuda" if config.trainer.cuda else "cpu")
         data = ReidData(config.model_copy(update={"data": config.data.on(source)}), progress=progress)
         query, gallery = data.test()
         network.to(device)

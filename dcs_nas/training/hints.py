@@ -50,7 +50,7 @@ def _out_of_memory(config: Config, job: str) -> str:
         return f"out of memory; lower data.test_batch (now {data.test_batch})"
     batch = f"data.people_per_batch (now {data.people_per_batch}) or data.images_per_person ({data.images_per_person})"
     further = [f"data.height and width ({data.height} x {data.width})"]
-    if config.trainer.precision == "32-true" and config.trainer.accelerator != "cpu" and torch.cuda.is_available():
+    if config.trainer.precision == "32-true" and config.trainer.cuda:
         further.append("or set trainer.precision=bf16-mixed")
     if job == "search" and config.search is not None and not config.search.checkpoint_activations:
         further.append("or set search.checkpoint_activations=true, which trades time for memory")

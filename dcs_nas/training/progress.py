@@ -58,9 +58,6 @@ class JobBar(Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         self._stop()
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        self._stop()
-
     def _stop(self) -> None:
         if self._bar is not None:
             self._bar.stop()
