@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,15 @@ def _seeded() -> None:
     np.random.seed(0)
     torch.manual_seed(0)
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def plain_log() -> Iterator[None]:
+    """Without the handlers that commands leave on the log, which would keep lines from those that look for them."""
+    logger = logging.getLogger("dcs_nas")
+    logger.handlers, logger.propagate = [], True
+    yield
+    logger.handlers, logger.propagate = [], True
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import logging
 import random
 import shutil
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,14 +25,7 @@ from dcs_nas.training.checkpoints import fault, load_checkpoint, save_checkpoint
 from tests.run_folders import genotypes
 from tests.test_jobs import JOB
 
-
-@pytest.fixture(autouse=True)
-def _plain_log() -> Iterator[None]:
-    """Without the handlers that commands leave on the log, whose streams are gone after their test."""
-    logger = logging.getLogger("dcs_nas")
-    logger.handlers, logger.propagate = [], True
-    yield
-    logger.handlers, logger.propagate = [], True
+pytestmark = pytest.mark.usefixtures("plain_log")
 
 
 def _trainer(epoch: int) -> Any:

@@ -40,13 +40,7 @@ from tests.test_jobs import JOB
 PACKAGE = Path(files.__file__).parent
 
 
-@pytest.fixture(autouse=True)
-def _plain_log() -> Iterator[None]:
-    """Without the handlers that commands leave on the log, whose streams are gone after their test."""
-    logger = logging.getLogger("dcs_nas")
-    logger.handlers, logger.propagate = [], True
-    yield
-    logger.handlers, logger.propagate = [], True
+pytestmark = pytest.mark.usefixtures("plain_log")
 
 
 def _full(*_: object, **__: object) -> None:

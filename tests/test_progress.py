@@ -81,13 +81,9 @@ def test_the_bar_goes_with_a_job_that_fails(monkeypatch: pytest.MonkeyPatch) -> 
     assert sys.stderr is before
 
 
+@pytest.mark.usefixtures("plain_log")
 def test_lines_of_the_log_stand_above_the_bar_on_lines_of_their_own() -> None:
-    logger = logging.getLogger("dcs_nas")
-    kept = logger.handlers, logger.level, logger.propagate
-    try:
-        show_log()
-        text = _shown(Job(), 2)
-    finally:
-        logger.handlers, logger.level, logger.propagate = kept
+    show_log()
+    text = _shown(Job(), 2)
     lines = [line.strip() for line in text.replace("\r", "\n").splitlines()]
     assert [line for line in lines if line.endswith("is over")] == ["epoch 1 is over", "epoch 2 is over"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
-import logging
 import os
 import socket
 import subprocess
@@ -35,13 +34,7 @@ sys.stdin.readline()
 """
 
 
-@pytest.fixture(autouse=True)
-def _plain_log() -> Iterator[None]:
-    """Without the handlers that commands leave on the log, whose streams are gone after their test."""
-    logger = logging.getLogger("dcs_nas")
-    logger.handlers, logger.propagate = [], True
-    yield
-    logger.handlers, logger.propagate = [], True
+pytestmark = pytest.mark.usefixtures("plain_log")
 
 
 def _config(**changes: object) -> Config:
