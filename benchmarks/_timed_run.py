@@ -1,17 +1,13 @@
-"""Where the time of a real training run goes, and functions called in turn by a clock of one's choice."""
+"""Where the time of a real training run goes."""
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
-
-Clock = Callable[[], float]
-CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
+from measure import Clock
 
 
 class StepTimer(pl.Callback):
@@ -91,21 +87,3 @@ def timed_by(timer: StepTimer) -> Iterator[None]:
         yield
     finally:
         pl.Trainer.fit = fit  # type: ignore[method-assign]
-
-
-def in_turn(functions: Mapping[str, Callable[[], object]], repeats: int, clock: Clock) -> dict[str, list[float]]:
-    """Seconds of every call of each function, called in turn ``repeats`` times after one warm-up."""
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for call in functions.values():
-        call()
-    for _ in range(repeats):
-        for name, call in functions.items():
-            began = clock()
-            call()
-            seconds[name].append(clock() - began)
-    return seconds
-
-
-def ratio(several: list[float], to: list[float]) -> float:
-    """The median of the ratios of calls that stood side by side."""
-    return statistics.median(a / b for a, b in zip(several, to))

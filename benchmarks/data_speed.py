@@ -19,15 +19,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from _timed_run import CLOCKS, StepTimer, in_turn, timed_by
-from measure import write_json
+from _timed_run import StepTimer, timed_by
+from measure import CLOCKS, in_turn, write_json
 
 from dcs_nas.config import Config, load_config
 from dcs_nas.data.augment import build_augment
 from dcs_nas.data.datamodule import ReidData
 from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
 from dcs_nas.retrain.retrain import run_retraining
-from dcs_nas.runs import environment
 from dcs_nas.search.search import run_search
 from dcs_nas.space import shipped_file
 
@@ -50,7 +49,7 @@ def main() -> None:
     ratios = {name: given["loader and augmentation"] / found["images_per_second"] for name, found in used.items()}
     print("the data are " + ", ".join(f"{r:.0f} times as fast as {name}" for name, r in ratios.items()))
     facts = {"config": arguments.config, "clock": arguments.clock, "threads": arguments.threads}
-    write_json(arguments.json, {**facts, "input": given, "models": used, "ratios": ratios, **environment()})
+    write_json(arguments.json, {**facts, "input": given, "models": used, "ratios": ratios})
 
 
 def _input(config: Config, arguments: argparse.Namespace) -> dict[str, float]:

@@ -234,8 +234,6 @@ def main() -> None:
         return child(arguments)
     from measure import write_json
 
-    from dcs_nas.runs import environment
-
     chosen = [k for k in KINDS if not arguments.kinds or any(k.name.startswith(n) for n in arguments.kinds)]
     if arguments.engine == "atheris":
         chosen = [k for k in chosen if k.name in ATHERIS_KINDS]
@@ -249,7 +247,7 @@ def main() -> None:
         for place in found["places"]:
             print(f"    {place}", flush=True)
         facts = {"engine": arguments.engine, "seed": arguments.seed, "limit_cpu_s": SECONDS, "limit_bytes": MEMORY}
-        write_json(arguments.json, {"kinds": results, **facts, **environment()})
+        write_json(arguments.json, {"kinds": results, **facts})
     return None
 
 

@@ -35,7 +35,6 @@ import yaml
 from measure import write_json
 
 from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
-from dcs_nas.runs import environment
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 SPACE = {
@@ -114,7 +113,7 @@ def main() -> None:
     print(f"{'all':10} {survived}/{len(points)} survived")
     signals = Counter(point.signal for point in points)
     whole = {"points": len(points), "survived": survived, "signals": dict(signals), "seed": arguments.seed}
-    write_json(arguments.json, {**whole, "commands": commands, "each": [asdict(p) for p in points], **environment()})
+    write_json(arguments.json, {**whole, "commands": commands, "each": [asdict(p) for p in points]})
 
 
 def _all_points(folder: Path, arguments: argparse.Namespace) -> tuple[list[Point], dict[str, float]]:

@@ -25,7 +25,6 @@ from measure import write_json
 from dcs_nas.config import Config, load_config
 from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
 from dcs_nas.errors import TrainingError
-from dcs_nas.runs import environment
 from dcs_nas.search.search import run_search
 
 SPACE = {
@@ -85,7 +84,7 @@ def main() -> None:
         "collected_mib": [round(h.collected, 2) for h in figures],
         "resident_mib": [round(h.resident, 2) for h in figures],
     }
-    write_json(arguments.json, {**results, **environment()})
+    write_json(arguments.json, results)
 
 
 def held() -> Held:

@@ -1,10 +1,9 @@
-"""What the benchmarks share: alternating timings, peak memory in a fresh process, results as JSON."""
+"""What the benchmarks share: functions timed in turn, peak memory in a fresh process, results as JSON."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
-import json
 import multiprocessing
 import statistics
 import time
@@ -12,21 +11,48 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from dcs_nas import files
+from dcs_nas.runs import environment
+
+Clock = Callable[[], float]
+CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 MIB = 2**20
 _M_MMAP_THRESHOLD = -3  # malloc.h
 
 
-def alternate(functions: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each function, called in turn ``repeats`` times after one warm-up."""
+def in_turn(
+    functions: Mapping[str, Callable[[], object]],
+    repeats: int,
+    clock: Clock = time.perf_counter,
+    *,
+    steady: bool = False,
+) -> dict[str, list[float]]:
+    """Seconds of every call of each function, called in turn ``repeats`` times after one warm-up.
+
+    ``steady``: every timed call follows an untimed one of the same function, so that caches and the allocator are as
+    this function leaves them, not as the one before it.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for call in functions.values():
         call()
     for _ in range(repeats):
         for name, call in functions.items():
-            start = time.perf_counter()
+            if steady:
+                call()
+            began = clock()
             call()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+            seconds[name].append(clock() - began)
+    return seconds
+
+
+def alternate(functions: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Median seconds of each function, called in turn."""
+    return {name: statistics.median(values) for name, values in in_turn(functions, repeats).items()}
+
+
+def ratio(several: list[float], to: list[float]) -> float:
+    """The median of the ratios of calls that stood side by side."""
+    return statistics.median(a / b for a, b in zip(several, to, strict=True))
 
 
 def peak_memory(prepare: Callable[..., Callable[[], object]], *arguments: Any, repeats: int = 3) -> float:
@@ -43,10 +69,10 @@ def peak_memory(prepare: Callable[..., Callable[[], object]], *arguments: Any, r
 
 
 def write_json(path: Path | None, results: Mapping[str, object]) -> None:
-    """Writes ``results`` to ``path``, unless that is None."""
+    """Writes ``results``, versions, machine and command to ``path``, unless that is None."""
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(results, indent=2) + "\n")
+        files.write_json(path, {**results, **environment()})
 
 
 def _peak(prepare: Callable[..., Callable[[], object]], arguments: tuple[Any, ...]) -> float:

@@ -30,8 +30,8 @@ from typing import Any
 
 import torch
 from _plain_darts import OPERATIONS, PlainNetwork
-from _timed_run import CLOCKS, StepTimer, in_turn, ratio, timed_by
-from measure import MIB, peak_memory, write_json
+from _timed_run import StepTimer, timed_by
+from measure import CLOCKS, MIB, in_turn, peak_memory, ratio, write_json
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -39,7 +39,6 @@ from dcs_nas.models.cell_space import CellSpace
 from dcs_nas.models.super_cell import SuperCell, edge_index
 from dcs_nas.models.supernet import Supernet
 from dcs_nas.report.palette import theme
-from dcs_nas.runs import environment
 from dcs_nas.search.bilevel import without_gradients
 from dcs_nas.space import CellStructure, NetworkSpec
 from dcs_nas.space.spec import thirds
@@ -144,7 +143,7 @@ def main() -> None:
     arguments = _arguments()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    facts = {"sizes": SIZES, "threads": torch.get_num_threads(), "clock": arguments.clock, **environment()}
+    facts = {"sizes": SIZES, "threads": torch.get_num_threads(), "clock": arguments.clock}
     if arguments.growth:
         found = _growth(arguments)
     elif arguments.outside:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dcs_nas.errors import InputError
 from dcs_nas.models.blocks import RGA
-from dcs_nas.models.blocks.relations import RelationEmbedding
+from dcs_nas.models.blocks.relations import RelationEmbedding, gram
 from dcs_nas.models.interop import load_rga
 
 PARTS = ["rga_spatial", "rga_channel", "rga_spatial_channel"]
@@ -107,6 +107,13 @@ def test_the_folded_norm_records_the_statistics_that_batch_norm_records(momentum
         expected = projection @ F.relu(plain(folded._mixing(theta_phi) @ theta_phi))
         torch.testing.assert_close(folded(theta_phi, projection), expected)
     torch.testing.assert_close(folded.norm.state_dict(), plain.state_dict())
+
+
+def test_the_gram_matrix_has_the_gradients_of_the_product_up_to_the_second() -> None:
+    x = torch.randn(2, 3, 5, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(gram(x), x @ x.mT)
+    assert torch.autograd.gradcheck(gram, x)
+    assert torch.autograd.gradgradcheck(gram, x)
 
 
 def test_statistics_stay_exact_when_the_mean_dwarfs_the_spread():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from functools import reduce
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,25 @@ _ROWS = 128  # relation features at a time: the backward pass holds (B, 128, M) 
 def product(weight: Tensor, x: Tensor) -> Tensor:
     """weight (E, D) times each image of x (B, D, M); ``matmul`` would copy x to fold the batch into one product."""
     return torch.bmm(weight.expand(x.shape[0], -1, -1), x)
+
+
+def gram(x: Tensor) -> Tensor:
+    """x x^T (B, D, D) of x (B, D, M)."""
+    return cast(Tensor, _Gram.apply(x))
+
+
+class _Gram(torch.autograd.Function):
+    """The gradient (G + G^T) x as one product, which is two products and a sum to autograd."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x @ x.mT
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (gradient,), (x,) = gradients, ctx.saved_tensors
+        return (gradient + gradient.mT) @ x
 
 
 class Pointwise(nn.Module):
@@ -84,7 +104,7 @@ class RelationEmbedding(nn.Module):
             return self.norm.get_buffer("running_mean"), self.norm.get_buffer("running_var")
         centre = theta_phi.mean(2, keepdim=True)
         spread = theta_phi - centre
-        covariance = spread @ spread.mT / theta_phi.shape[2]
+        covariance = gram(spread) / theta_phi.shape[2]
         means = (mixing @ centre).squeeze(2)
         within = ((mixing @ covariance) * mixing).sum(2).mean(0)
         mean, variance = means.mean(0), within + means.var(0, correction=0)
