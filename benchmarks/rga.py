@@ -102,7 +102,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, nargs=4, default=(2, 256, 64, 32), metavar=("B", "C", "H", "W"))
     parser.add_argument("--repeats", type=int, default=31)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the timed runs")
+    parser.add_argument("--threads", type=int, default=1, help="of the timed runs; several wait for each other")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -81,7 +81,7 @@ class RelationEmbedding(nn.Module):
             return product(projection, F.relu(self.norm(mixing @ theta_phi), inplace=True))
         mixing, shift = self._normalised(mixing, theta_phi)
         rows = zip(mixing.split(_ROWS, 1), shift.split(_ROWS), projection.split(_ROWS, 1), strict=True)
-        return reduce(torch.add, (product(p, F.relu_(torch.baddbmm(s, m, theta_phi))) for m, s, p in rows))
+        return reduce(torch.add, (product(p, F.relu_(torch.bmm(m, theta_phi).add_(s))) for m, s, p in rows))
 
     def _mixing(self, theta_phi: Tensor) -> Tensor:
         """[W_in phi^T, W_out theta^T] (B, e, 2d), as one product over the whole batch."""
