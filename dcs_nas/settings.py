@@ -110,12 +110,6 @@ for _kind_of_yaml in (_PlainLoader, _PlainDumper):
         re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
         list("-+0123456789"),
     )
-_boolean = "tag:yaml.org,2002:bool"  # true and false alone: off, no and the like are words, and names of settings
-_PlainLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != _boolean]
-    for first, resolvers in _PlainLoader.yaml_implicit_resolvers.items()
-}
-_PlainLoader.add_implicit_resolver(_boolean, re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
 
 
 def parse_yaml(text: str, *, source: str) -> Any:

@@ -39,12 +39,11 @@ def test_overrides_replace_values_and_make_sections(tmp_path: Path) -> None:
     assert (config.search.epochs, config.retrain.lr, str(config.data.root), config.seed) == (7, 1e-3, "/data", 4)
 
 
-def test_words_that_yaml_once_took_for_booleans_stay_words_where_words_are_meant(tmp_path: Path) -> None:
-    config = load_config(_file(tmp_path), ["trainer.compile=off", "trainer.deterministic=no", "name=on"])
-    assert (config.trainer.compile, config.trainer.deterministic, config.name) == ("off", False, "on")
-    assert (
-        load_config(_file(tmp_path, SEARCH + "trainer: {compile: off, deterministic: True}\n")).trainer.compile == "off"
-    )
+def test_compiling_is_called_off_by_the_word_that_yaml_takes_for_false(tmp_path: Path) -> None:
+    assert load_config(_file(tmp_path), ["trainer.compile=off"]).trainer.compile == "off"
+    assert load_config(_file(tmp_path, SEARCH + "trainer: {compile: off}\n")).trainer.compile == "off"
+    with pytest.raises(InputError, match=r"trainer.compile: Input should be 'off', 'default'.*found True"):
+        load_config(_file(tmp_path), ["trainer.compile=on"])
 
 
 def test_a_configuration_reads_back_as_it_was_written(tmp_path: Path) -> None:

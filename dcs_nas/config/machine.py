@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from dcs_nas.settings import Settings
 
@@ -38,6 +38,11 @@ class TrainerConfig(Settings):
         import torch
 
         return torch.cuda.is_available() and self.accelerator != "cpu"
+
+    @field_validator("compile", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: object) -> object:
+        return "off" if value is False else value  # which YAML takes for false
 
     @model_validator(mode="after")
     def _check_loggers(self) -> TrainerConfig:
