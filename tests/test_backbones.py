@@ -33,7 +33,7 @@ def vectors(output: Any) -> list[Tensor]:
 def wake_silent_branches(network: nn.Module) -> None:
     """A BatchNorm that starts at 0 hides all that is before it from the loss; at 1 it shows it."""
     for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d) and not module.weight.any():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) and not module.weight.any():
             nn.init.ones_(module.weight)
 
 

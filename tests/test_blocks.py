@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -99,6 +101,33 @@ def test_a_new_residual_block_is_the_identity(name):
     x = random_map(6, 4, 3)
     assert torch.equal(block(x), x)
     assert torch.equal(block.eval()(x), x)
+
+
+GATED = ["harmonious", "rga", "rga_channel", "rga_spatial"]
+
+
+@pytest.mark.parametrize("name", GATED)
+def test_gates_start_constant_and_learn_from_the_first_step(name):
+    block = build_attention(name, 16, 8, 4)
+    x = random_map(16, 8, 4, batch=4)
+    y = block(x)
+    share = {"harmonious": 1 / (1 + math.exp(-1)), "rga": 0.25}.get(name, 0.5)
+    torch.testing.assert_close(y, share * x)
+    (y * torch.randn_like(y)).sum().backward()
+    scales = [
+        m.weight for m in block.modules() if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d)) if not m.weight.any()
+    ]
+    assert scales
+    assert all(scale.grad.abs().max() > 0 for scale in scales)
+
+
+@pytest.mark.parametrize("name", GATED)
+def test_the_published_start_is_still_to_be_had(name):
+    block = build_attention(name, 16, 8, 4, gate_start="published")
+    x = random_map(16, 8, 4)
+    assert (block(x) / x).std() > 0.01
+    with pytest.raises(InputError, match="unknown gate_start 'publised'; did you mean published"):
+        build_attention(name, 16, 8, 4, gate_start="publised")
 
 
 def test_none_is_the_identity_and_has_no_settings():

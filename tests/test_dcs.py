@@ -9,9 +9,11 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from dcs_nas.config import DcsConfig, load_config
 from dcs_nas.errors import InputError
-from dcs_nas.models.blocks import DCSAttention, kept_shares, select_channels, set_temperature, temperature
+from dcs_nas.models.blocks import DCSAttention, kept_shares, select_channels, set_temperature
 from dcs_nas.models.blocks.dcs import attend
+from dcs_nas.space import shipped_file
 
 
 def opened(channels: int, **settings) -> DCSAttention:
@@ -125,10 +127,42 @@ def test_the_masks_of_a_picture_say_which_channels_each_position_keeps():
     assert torch.equal(mask[1, :, 2, 3], block.selector(x[1, :, 2, 3]) > 0)
 
 
-def test_temperature_follows_the_published_schedule():
-    assert temperature(0) == 5.0
-    assert temperature(10) == pytest.approx(5.0 * 0.956**10)
-    assert temperature(2, start=1.0, decay=0.5) == 0.25
+def test_temperature_follows_the_published_schedule_down_to_a_floor_that_can_be_taken_away():
+    assert DcsConfig().temperature(0) == 5.0
+    assert DcsConfig().temperature(10) == pytest.approx(5.0 * 0.956**10)
+    assert DcsConfig().temperature(119) == 0.5
+    assert DcsConfig(tau_min=0).temperature(119) == pytest.approx(5.0 * 0.956**119)
+    with pytest.raises(ValueError, match="tau_min is 0.5, above tau 0.1; set tau_min to tau or below"):
+        DcsConfig(tau=0.1)
+
+
+def dead_share(tau: float) -> float:
+    """The share of logits of unit spread whose gradient, that of the relaxed mask, is below 1e-6 in a training pass."""
+    generator = torch.Generator().manual_seed(0)
+    uniform = torch.rand(100_000, generator=generator, dtype=torch.float64)
+    logits = torch.randn(100_000, generator=generator, dtype=torch.float64) + torch.logit(uniform)
+    soft = torch.sigmoid(logits / tau)
+    return float((soft * (1 - soft) / tau < 1e-6).double().mean())
+
+
+JOBS = [
+    (path.stem, section)
+    for path in sorted(shipped_file("configs", "demo").parent.glob("*.yaml"))
+    for section in ("search", "retrain")
+    if getattr(load_config(path), section) is not None
+]
+
+
+@pytest.mark.parametrize(("name", "section"), JOBS)
+def test_logits_keep_a_gradient_over_the_whole_of_every_shipped_configuration(name, section):
+    config = load_config(shipped_file("configs", name))
+    taus = {config.dcs.temperature(epoch) for epoch in range(config.section(section).epochs)}
+    assert dead_share(min(taus)) < 0.01
+    assert 0.25 / min(taus) <= 0.5, "the steepest gradient of a mask"
+
+
+def test_without_a_floor_most_logits_die_in_a_long_training():
+    assert dead_share(DcsConfig(tau_min=0).temperature(119)) > 0.8
 
 
 def test_temperature_is_set_in_every_block_and_shares_are_read_by_name():

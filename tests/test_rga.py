@@ -126,7 +126,7 @@ def test_statistics_stay_exact_when_the_mean_dwarfs_the_spread():
 
 
 def test_another_kind_of_norm_is_applied_to_the_relations_themselves():
-    block = RGA(16, 4, 4)
+    block = RGA(16, 4, 4, gate_start="published")
     block(torch.randn(4, 16, 4, 4))
     x = torch.randn(2, 16, 4, 4)
     expected = block.eval()(x)
@@ -149,7 +149,7 @@ def test_a_frozen_norm_keeps_its_statistics_in_training():
     ("size", "max_nodes", "pooled"), [((8, 4), 8, (4, 2)), ((7, 5), 12, (4, 3)), ((8, 4), 32, (8, 4))]
 )
 def test_large_maps_are_pooled_for_the_gates_alone(size, max_nodes, pooled):
-    block = RGA(16, *size, use_channel=False, max_nodes=max_nodes).eval()
+    block = RGA(16, *size, use_channel=False, max_nodes=max_nodes, gate_start="published").eval()
     assert block.spatial.relations.weight.shape[2] == pooled[0] * pooled[1] <= max_nodes
     x = torch.randn(2, 16, *size)
     small = x

@@ -13,12 +13,13 @@ from dcs_nas.config import Config, RetrainConfig
 from dcs_nas.data.augment import Augment
 from dcs_nas.data.datamodule import Batch, Images, ReidData, file_names
 from dcs_nas.losses import Objective
+from dcs_nas.models.blocks import set_temperature
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.processes import rank, world
 from dcs_nas.retrain.schedule import learning_rate_factor
 from dcs_nas.runs import RunFolder, seed_everything
 from dcs_nas.training.acceleration import fused, is_scaled
-from dcs_nas.training.channel_selection import channel_figures, cool
+from dcs_nas.training.channel_selection import channel_figures
 from dcs_nas.training.checkpoints import save_checkpoint
 from dcs_nas.training.finite import StepGuard, clip_gradients, require_finite
 from dcs_nas.training.objective import Means, batch_terms, refresh_objective, update_objective
@@ -72,7 +73,7 @@ class Retraining(pl.LightningModule):
         return [kinds[s.optimizer](), *([SGD(centers, lr=s.center_lr)] if centers else [])]
 
     def on_train_epoch_start(self) -> None:
-        cool(self.network, self.config.dcs, self.current_epoch)
+        set_temperature(self.network, self.config.dcs.temperature(self.current_epoch))
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         seed_everything(self.config.seed, self.current_epoch, batch_idx, rank())

@@ -20,6 +20,7 @@ from dcs_nas.data.augment import Augment
 from dcs_nas.data.datamodule import HALVES, Batch, Images
 from dcs_nas.errors import InputError
 from dcs_nas.losses import Objective, PrototypeMemory
+from dcs_nas.models.blocks import set_temperature
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.models.mixed_network import MixedNetwork
 from dcs_nas.models.statistics import frozen_statistics
@@ -29,7 +30,7 @@ from dcs_nas.search.gradients import WeightStep, second_order
 from dcs_nas.search.passes import Pass, SearchLoss
 from dcs_nas.search.watch import Watch
 from dcs_nas.training.acceleration import eager, fused, is_scaled
-from dcs_nas.training.channel_selection import channel_figures, cool
+from dcs_nas.training.channel_selection import channel_figures
 from dcs_nas.training.finite import StepGuard, clip_gradients
 from dcs_nas.training.objective import Means, refresh_objective
 from dcs_nas.training.parallel import average_buffers, sum_gradients, sum_over_processes
@@ -101,7 +102,7 @@ class BilevelSearch(pl.LightningModule):
     def start_epoch(self, epoch: int) -> None:
         """Set the temperatures of an epoch, from 0; random draws are of this epoch from now on."""
         s, self._epoch = self.settings, epoch
-        cool(self.network, self.config.dcs, epoch)
+        set_temperature(self.network, self.config.dcs.temperature(epoch))
         self.supernet.set_temperature(s.relaxation.at(epoch, s.epochs))
 
     def training_step(self, batch: dict[str, Batch], batch_idx: int) -> None:

@@ -19,13 +19,14 @@ from dcs_nas.data.augment import Augment
 from dcs_nas.data.datamodule import HALVES, Batch, Images, file_names
 from dcs_nas.files import write_text
 from dcs_nas.losses import Objective
+from dcs_nas.models.blocks import set_temperature
 from dcs_nas.models.cell_space import CellSpace
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.models.nni_imports import DifferentiableMixedCell, DifferentiableMixedLayer, LightningModule
 from dcs_nas.runs import seed_everything
 from dcs_nas.settings import plain_yaml
 from dcs_nas.space import Genotype
-from dcs_nas.training.channel_selection import channel_figures, cool
+from dcs_nas.training.channel_selection import channel_figures
 from dcs_nas.training.finite import require_finite
 from dcs_nas.training.objective import Means, batch_terms, update_objective
 from dcs_nas.training.trainer import EpochLog
@@ -76,7 +77,7 @@ class OneShotTraining(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self._lr = self.trainer.optimizers[0].param_groups[0]["lr"]
-        cool(self.network, self.config.dcs, self.current_epoch)
+        set_temperature(self.network, self.config.dcs.temperature(self.current_epoch))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         half = HALVES[1 - batch_idx % 2]

@@ -14,10 +14,10 @@ from dcs_nas.config import Config, SearchConfig
 from dcs_nas.data.augment import Augment, build_augment
 from dcs_nas.data.datamodule import Batch, Images, ReidData, file_names
 from dcs_nas.losses import Objective
+from dcs_nas.models.blocks import set_temperature
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.runs import RunFolder, seed_everything
 from dcs_nas.training.acceleration import is_scaled
-from dcs_nas.training.channel_selection import cool
 from dcs_nas.training.finite import StepGuard, clip_gradients, require_finite
 from dcs_nas.training.objective import Means, batch_terms, build_objective, update_objective
 from dcs_nas.training.trainer import EpochLog, fit, make_trainer, without_known_warnings
@@ -83,7 +83,7 @@ class _ShortTraining(pl.LightningModule):
         return [optimizer], [CosineAnnealingLR(optimizer, T_max=self.epochs, eta_min=s.lr_min)]
 
     def on_train_epoch_start(self) -> None:
-        cool(self.network, self.config.dcs, self.current_epoch)
+        set_temperature(self.network, self.config.dcs.temperature(self.current_epoch))
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         seed_everything(self.config.seed, self.current_epoch, batch_idx)

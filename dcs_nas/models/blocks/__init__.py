@@ -1,7 +1,7 @@
 """Attention blocks, all from (B, C, H, W) to (B, C, H, W), by name.
 
-Settings per name: dcs: scale, tau; harmonious: reduction, regions; rga, rga_spatial, rga_channel: reduction, max_nodes;
-nonlocal: reduction, scale.
+Settings per name: dcs: scale, tau; harmonious: reduction, regions, gate_start; rga, rga_spatial, rga_channel:
+reduction, max_nodes, gate_start; nonlocal: reduction, scale.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from dcs_nas.errors import InputError, choices
-from dcs_nas.models.blocks.dcs import DCSAttention, kept_shares, select_channels, set_temperature, temperature
+from dcs_nas.models.blocks.dcs import DCSAttention, kept_shares, select_channels, set_temperature
 from dcs_nas.models.blocks.harmonious import HardAttention, HarmoniousAttention, SoftAttention, stack_regions
 from dcs_nas.models.blocks.nonlocal_block import NonLocalBlock
 from dcs_nas.models.blocks.rga import RGA
@@ -34,7 +34,6 @@ __all__ = [
     "select_channels",
     "set_temperature",
     "stack_regions",
-    "temperature",
 ]
 
 ATTENTION: Registry[Callable[..., nn.Module]] = Registry("attention block")
@@ -46,27 +45,72 @@ def _dcs(channels: int, height: int, width: int, *, scale: str = "sqrt", tau: fl
 
 
 @ATTENTION.register("harmonious")
-def _harmonious(channels: int, height: int, width: int, *, reduction: int = 16, regions: int = 4) -> nn.Module:
-    return HarmoniousAttention(channels, height, reduction=reduction, regions=regions)
+def _harmonious(
+    channels: int, height: int, width: int, *, reduction: int = 16, regions: int = 4, gate_start: str = "constant"
+) -> nn.Module:
+    return HarmoniousAttention(channels, height, reduction=reduction, regions=regions, gate_start=gate_start)
 
 
 @ATTENTION.register("rga_spatial")
 def _rga_spatial(
-    channels: int, height: int, width: int, *, reduction: int = 8, max_nodes: int | None = None
+    channels: int,
+    height: int,
+    width: int,
+    *,
+    reduction: int = 8,
+    max_nodes: int | None = None,
+    gate_start: str = "constant",
 ) -> nn.Module:
-    return RGA(channels, height, width, use_channel=False, reduction=reduction, max_nodes=max_nodes)
+    return RGA(
+        channels,
+        height,
+        width,
+        use_channel=False,
+        reduction=reduction,
+        max_nodes=max_nodes,
+        gate_start=gate_start,
+    )
 
 
 @ATTENTION.register("rga_channel")
 def _rga_channel(
-    channels: int, height: int, width: int, *, reduction: int = 8, max_nodes: int | None = None
+    channels: int,
+    height: int,
+    width: int,
+    *,
+    reduction: int = 8,
+    max_nodes: int | None = None,
+    gate_start: str = "constant",
 ) -> nn.Module:
-    return RGA(channels, height, width, use_spatial=False, reduction=reduction, max_nodes=max_nodes)
+    return RGA(
+        channels,
+        height,
+        width,
+        use_spatial=False,
+        reduction=reduction,
+        max_nodes=max_nodes,
+        gate_start=gate_start,
+    )
 
 
 @ATTENTION.register("rga")
-def _rga(channels: int, height: int, width: int, *, reduction: int = 8, max_nodes: int | None = None) -> nn.Module:
-    return RGA(channels, height, width, reduction=reduction, max_nodes=max_nodes)
+def _rga(
+    channels: int,
+    height: int,
+    width: int,
+    *,
+    reduction: int = 8,
+    max_nodes: int | None = None,
+    gate_start: str = "constant",
+) -> nn.Module:
+    return RGA(
+        channels,
+        height,
+        width,
+        reduction=reduction,
+        max_nodes=max_nodes,
+        gate_start=gate_start,
+    )
 
 
 @ATTENTION.register("nonlocal")

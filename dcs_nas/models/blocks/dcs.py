@@ -22,11 +22,6 @@ from dcs_nas.models.blocks.parts import (
 )
 
 
-def temperature(epoch: int, *, start: float = 5.0, decay: float = 0.956) -> float:
-    """The temperature of epoch 0, 1, 2, ...: start * decay ** epoch, the schedule that the paper publishes."""
-    return start * decay**epoch
-
-
 def select_channels(logits: Tensor, tau: Tensor | float, training: bool) -> Tensor:
     """Binary mask of the logits' shape and dtype: 1 keeps a channel of a token, 0 drops it.
 

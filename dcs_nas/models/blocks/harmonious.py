@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dcs_nas.models.blocks.parts import check_sizes, widened, zero_started_norm
+from dcs_nas.models.blocks.parts import check_sizes, start_gate, widened, zero_started_norm
 
 
 class ConvBlock(nn.Module):
@@ -57,13 +57,18 @@ class ChannelAttention(nn.Module):
 
 
 class SoftAttention(nn.Module):
-    """Soft attention map sigmoid(conv1x1(spatial(x) * channel(x))), of x's shape."""
+    """Soft attention map sigmoid(conv1x1(spatial(x) * channel(x))), of x's shape.
 
-    def __init__(self, channels: int, *, reduction: int = 16) -> None:
+    ``gate_start`` "constant" starts every weight at sigmoid(1), on the open side of the last ReLU, so that it can learn
+    (ours, for training from scratch); "published" starts with random weights.
+    """
+
+    def __init__(self, channels: int, *, reduction: int = 16, gate_start: str = "constant") -> None:
         super().__init__()
         self.spatial_attn = SpatialAttention()
         self.channel_attn = ChannelAttention(channels, reduction=reduction)
         self.conv = ConvBlock(channels, channels, 1)
+        start_gate(self.conv.bn, gate_start, shift=1.0)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to weights (B, C, H, W) in [1/2, 1)."""
@@ -120,15 +125,18 @@ class HarmoniousAttention(nn.Module):
         height: H of the maps, which bounds the number of regions.
         reduction: C / reduction channels (at least 1) inside the channel attention.
         regions: T, at most H of them are used.
+        gate_start: of the soft attention, "constant" or "published".
 
     Raises:
-        InputError: a size below 1.
+        InputError: a size below 1, an unknown start.
     """
 
-    def __init__(self, channels: int, height: int, *, reduction: int = 16, regions: int = 4) -> None:
+    def __init__(
+        self, channels: int, height: int, *, reduction: int = 16, regions: int = 4, gate_start: str = "constant"
+    ) -> None:
         super().__init__()
         check_sizes(channels=channels, height=height, reduction=reduction, regions=regions)
-        self.soft_attn = SoftAttention(channels, reduction=reduction)
+        self.soft_attn = SoftAttention(channels, reduction=reduction, gate_start=gate_start)
         self.hard_attn = HardAttention(channels, regions=min(regions, height))
         self.local = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
         self.norm = zero_started_norm(channels)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dcs_nas.errors import InputError, choices
 
 SCALES = ("sqrt", "literal")
+GATE_STARTS = ("constant", "published")
 
 
 def to_tokens(x: Tensor) -> Tensor:
@@ -48,6 +49,22 @@ def zero_started_norm(channels: int) -> nn.BatchNorm2d:
     norm = nn.BatchNorm2d(channels)
     nn.init.zeros_(norm.weight)
     return norm
+
+
+def start_gate(norm: nn.BatchNorm1d | nn.BatchNorm2d, gate_start: str, *, shift: float = 0.0) -> None:
+    """Start the BatchNorm that gives a sigmoid gate its logits: "constant" sets its scale to 0, "published" leaves it.
+
+    A BatchNorm of few logits has unit spread whatever it reads, so a published gate is random at first and multiplies
+    noise into the map. At scale 0 every weight is sigmoid(shift), and the scale learns from the first step on.
+
+    Raises:
+        InputError: an unknown start.
+    """
+    if gate_start not in GATE_STARTS:
+        raise InputError(f"unknown gate_start '{gate_start}'; {choices(gate_start, GATE_STARTS)}")
+    if gate_start == "constant":
+        nn.init.zeros_(norm.weight)
+        nn.init.constant_(norm.bias, shift)
 
 
 def widened(x: Tensor) -> Tensor:

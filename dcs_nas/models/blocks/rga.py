@@ -9,13 +9,14 @@ equations 3 to 8, and microsoft/Relation-Aware-Global-Attention-Networks, reid/m
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcs_nas.errors import InputError
-from dcs_nas.models.blocks.parts import check_sizes
+from dcs_nas.models.blocks.parts import check_sizes, start_gate
 from dcs_nas.models.blocks.relations import Pointwise, RelationEmbedding
 
 
@@ -26,7 +27,7 @@ class RelationGate(nn.Module):
     g, theta, phi are one product and one BatchNorm, in this order.
     """
 
-    def __init__(self, features: int, nodes: int, *, reduction: int = 8) -> None:
+    def __init__(self, features: int, nodes: int, *, reduction: int = 8, gate_start: str = "constant") -> None:
         super().__init__()
         self.embedded, relations = max(1, features // reduction), max(1, nodes // reduction)
         hidden = max(1, (1 + relations) // reduction)
@@ -34,6 +35,7 @@ class RelationGate(nn.Module):
         self.relations = RelationEmbedding(nodes, relations)
         self.hidden = Pointwise(1 + relations, hidden)
         self.logit = Pointwise(hidden, 1)
+        start_gate(self.logit.norm, gate_start)
 
     def forward(self, nodes: Tensor) -> Tensor:
         """Logits (B, 1, M) of nodes (B, D, M)."""
@@ -57,9 +59,11 @@ class RGA(nn.Module):
         reduction: divides the widths of all embeddings (published: 8), never below 1.
         max_nodes: larger maps are average-pooled to at most so many positions for the gates alone, and the positions'
             logits are brought back by bilinear interpolation. None: never.
+        gate_start: "constant": every weight starts at 1/2 (ours, for training from scratch); "published": random gates.
 
     Raises:
-        InputError: a size below 1, no gate at all, or a map of another size than the block was built for.
+        InputError: a size below 1, no gate at all, an unknown start, or a map of another size than the block was
+            built for.
     """
 
     def __init__(
@@ -72,6 +76,7 @@ class RGA(nn.Module):
         use_channel: bool = True,
         reduction: int = 8,
         max_nodes: int | None = None,
+        gate_start: str = "constant",
     ) -> None:
         super().__init__()
         check_sizes(channels=channels, height=height, width=width, reduction=reduction)
@@ -80,8 +85,9 @@ class RGA(nn.Module):
         self.height, self.width = height, width
         self.stride = _pooling_stride(height, width, max_nodes)
         positions = math.ceil(height / self.stride) * math.ceil(width / self.stride)
-        self.spatial = RelationGate(channels, positions, reduction=reduction) if use_spatial else None
-        self.channel = RelationGate(positions, channels, reduction=reduction) if use_channel else None
+        gate = partial(RelationGate, reduction=reduction, gate_start=gate_start)
+        self.spatial = gate(channels, positions) if use_spatial else None
+        self.channel = gate(positions, channels) if use_channel else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Weighs the positions and the channels of x (B, C, H, W)."""
