@@ -21,6 +21,9 @@ def synth(
     images_per_camera: Annotated[int, typer.Option(help="Images of a person in each camera passed.")] = 4,
     height: Annotated[int, typer.Option(help="Pixels.")] = 128,
     width: Annotated[int, typer.Option(help="Pixels.")] = 64,
+    occlusion: Annotated[int, typer.Option(help="Percent of images with something in front.")] = 22,
+    misalignment: Annotated[int, typer.Option(help="How far boxes miss the body, in percent of the usual.")] = 100,
+    subject: Annotated[str, typer.Option(help="people, or tiles: panels of coloured tiles.")] = "people",
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
 ) -> None:
     """Draw a synthetic pedestrian data set in Market-1501 layout."""
@@ -35,6 +38,9 @@ def synth(
         images_per_camera=images_per_camera,
         height=height,
         width=width,
+        occlusion=occlusion,
+        misalignment=misalignment,
+        subject=subject,
         seed=seed,
     )
     counts = write_synthetic(out, settings=settings, progress=progress("drawing"))

@@ -15,8 +15,7 @@ from dcs_nas.data.synthetic.identity import Looks, sample_looks
 from dcs_nas.data.synthetic.occluders import draw_occluder
 from dcs_nas.data.synthetic.pose import sample_pose
 from dcs_nas.data.synthetic.settings import IMAGE, LOOKS, TRACK, SyntheticSettings
-
-_OCCLUDED = 0.22
+from dcs_nas.data.synthetic.tiles import Panel, draw_panel, sample_panel
 
 
 @dataclass(frozen=True)
@@ -45,10 +44,12 @@ def take_picture(shot: Shot, settings: SyntheticSettings) -> Image.Image:
     rng = settings.rng(IMAGE, shot.person, shot.camera, shot.take)
     canvas = Canvas(_background(camera, track, settings, rng))
     height = settings.height * SUPERSAMPLING
-    frame = _junk_frame(canvas, height, rng) if shot.junk else _box_frame(canvas, height, rng)
-    if frame is not None:
+    frame = _junk_frame(canvas, height, rng) if shot.junk else _box_frame(canvas, height, settings.misalignment, rng)
+    if frame is not None and settings.subject == "tiles":
+        draw_panel(canvas, _panel(shot.person, settings), track.yaw + rng.normal(0.0, 0.1), frame)
+    elif frame is not None:
         draw_person(canvas, _looks(shot.person, settings), sample_pose(rng, track.yaw), camera.pitch, frame)
-    if rng.random() < _OCCLUDED:
+    if rng.random() < settings.occlusion / 100:
         draw_occluder(canvas, rng)
     return photograph(_light(canvas, rng), camera, track.exposure * rng.uniform(0.93, 1.07), rng)
 
@@ -61,6 +62,11 @@ def _camera(number: int, settings: SyntheticSettings) -> Camera:
 @lru_cache(maxsize=512)
 def _looks(person: int, settings: SyntheticSettings) -> Looks:
     return sample_looks(settings.rng(LOOKS, person))
+
+
+@lru_cache(maxsize=512)
+def _panel(number: int, settings: SyntheticSettings) -> Panel:
+    return sample_panel(settings.rng(LOOKS, number))
 
 
 def _sample_track(camera: Camera, rng: np.random.Generator) -> _Track:
@@ -76,11 +82,12 @@ def _background(camera: Camera, track: _Track, settings: SyntheticSettings, rng:
     return camera.scene.crop((left, top, left + width, top + height))
 
 
-def _box_frame(canvas: Canvas, height: float, rng: np.random.Generator) -> Frame:
+def _box_frame(canvas: Canvas, height: float, misalignment: int, rng: np.random.Generator) -> Frame:
     """Where a detector's box, a little too large, too small or shifted, shows the body."""
-    scale = height * rng.uniform(0.8, 1.04)
-    left = canvas.image.size[0] / 2 + height * rng.normal(0.0, 0.02)
-    return Frame(left, 0.5 * (height - scale) + height * rng.normal(0.0, 0.035), scale)
+    error = misalignment / 100
+    scale = height * rng.uniform(0.8, 1.04) ** error
+    left = canvas.image.size[0] / 2 + height * rng.normal(0.0, 0.02 * error)
+    return Frame(left, 0.5 * (height - scale) + height * rng.normal(0.0, 0.035 * error), scale)
 
 
 def _junk_frame(canvas: Canvas, height: float, rng: np.random.Generator) -> Frame | None:

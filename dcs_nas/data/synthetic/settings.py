@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from dcs_nas.errors import InputError
+from dcs_nas.errors import InputError, choices
 
+SUBJECTS = ("people", "tiles")
 # What a random stream is for: the first number after the seed, so that no two uses share a stream.
 LOOKS, TRACK, IMAGE, CAMERA, CAST, SCENE = range(6)
 
@@ -29,10 +30,13 @@ class SyntheticSettings:
         cameras: a person passes at least 2 of them, and most of them if there are more.
         images_per_camera: images of a person in each camera passed; for test people the first is the query.
         width, height: of every image, in pixels.
+        occlusion: percent of the images in which something stands before the subject.
+        misalignment: by how much boxes miss the body, in percent of what a detector's do here.
+        subject: ``people``, or ``tiles``: panels of coloured tiles, seen by the same cameras.
         seed: of everything that is random.
 
     Raises:
-        InputError: a setting that is not a whole number within its bounds.
+        InputError: a setting that is not a whole number within its bounds, or an unknown subject.
     """
 
     train_people: int = _bounded(100, 2, 4000)
@@ -43,10 +47,15 @@ class SyntheticSettings:
     images_per_camera: int = _bounded(4, 2, 50)
     width: int = _bounded(64, 16, 512)
     height: int = _bounded(128, 32, 1024)
+    occlusion: int = _bounded(22, 0, 100)
+    misalignment: int = _bounded(100, 0, 500)
     seed: int = _bounded(0, 0, 2**63 - 1)
+    subject: str = "people"
 
     def __post_init__(self) -> None:
-        for setting in fields(self):
+        if self.subject not in SUBJECTS:
+            raise InputError(f"unknown subject '{self.subject}'; {choices(self.subject, SUBJECTS)}")
+        for setting in (s for s in fields(self) if s.metadata):
             value, lowest, highest = getattr(self, setting.name), *setting.metadata.values()
             if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= highest:
                 raise InputError(f"{setting.name} is {value!r}: expected a whole number from {lowest} to {highest}")

@@ -1,0 +1,191 @@
+"""Train every architecture of a small search space: the tables that ``dcs_nas.tabular`` reads.
+
+    python benchmarks/bench_table.py bench_cells --workers 2
+
+Each row is one training of configs/NAME.yaml with one seed on synthetic people, scored on people unseen in training:
+all architectures with two seeds, a random 60 of them with five. --tiles trains the 60 with two seeds on drawn tiles in
+place of people, into NAME_tiles.csv. Resumable: rows that --out holds are kept, each new one is appended when it is
+done; the order is random, so that an unfinished table is a fair sample. A table continues only with the code,
+configuration and space that began it: check out the commit in its first lines. One process a core, at low priority.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import os
+import random
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dcs_nas.config import Config, load_config
+from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
+from dcs_nas.errors import TrainingError
+from dcs_nas.files import write_text
+from dcs_nas.models.flops import count
+from dcs_nas.retrain.evaluate import evaluate_run
+from dcs_nas.retrain.retrain import load_trained, run_retraining
+from dcs_nas.runs import environment, read_metrics
+from dcs_nas.space import load_space, shipped_file
+from dcs_nas.space.architectures import architectures, decode
+
+SEEDS, NOISE_SEEDS, SAMPLED = (0, 1), (0, 1, 2, 3, 4), 60
+DATA = {"train_people": 120, "test_people": 150}
+COLUMNS = [
+    *("architecture", "seed", "mAP", "rank1", "mINP", "validation_mAP", "half_mAP", "quarter_mAP"),
+    *("parameters", "multiply_adds", "seconds"),
+]
+ROOT = Path(__file__).resolve().parents[1]
+Task = tuple[str, int]
+
+
+def main() -> None:
+    arguments = _arguments()
+    os.nice(arguments.nice)
+    name, work = arguments.name, arguments.work
+    data = work / ("tiles" if arguments.tiles else "people")
+    if not data.is_dir():
+        write_synthetic(data, settings=SyntheticSettings(subject=data.name, **DATA))
+    out = arguments.out or ROOT / f"results/reference/{name}{'_tiles' if arguments.tiles else ''}.csv"
+    tasks = _tasks(name, tiles=arguments.tiles)
+    _begin(out, name, len(tasks), tiles=arguments.tiles)
+    done = {(row["architecture"], int(row["seed"])) for row in read_rows(out)}
+    missing = [task for task in tasks if task not in done][: arguments.rows]
+    print(f"{out}: {len(done)} of {len(tasks)} rows are there, training {len(missing)}", flush=True)
+    began = time.time()
+    for number, row in enumerate(_trained(missing, name, data, work, arguments.workers), start=1):
+        with out.open("a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, COLUMNS).writerow(row)
+        left = (time.time() - began) / number * (len(missing) - number) / 3600
+        print(f"{number}/{len(missing)}, {left:.1f} h left: {row}", flush=True)
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Return the whole rows of a table; a line that an interruption cut short is dropped."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
+    return [row for row in rows if row["seconds"]]
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=["bench_cells", "bench_chain"])
+    parser.add_argument("--tiles", action="store_true", help="the second data set: patterned tiles")
+    parser.add_argument("--workers", type=int, default=1, help="processes, one a core")
+    parser.add_argument("--rows", type=int, help="stop after so many")
+    parser.add_argument("--nice", type=int, default=10, help="added to the processes' niceness")
+    parser.add_argument("--work", type=Path, default=ROOT / "results/bench")
+    parser.add_argument("--out", type=Path)
+    return parser.parse_args()
+
+
+def _tasks(name: str, *, tiles: bool) -> list[Task]:
+    """The noise sample first, then all others, each seed after seed in one random order."""
+    config, space = _config(name), load_space(shipped_file("search_spaces", name))
+    all_of_them = architectures(space, config.data.height, config.data.width)
+    random.Random(0).shuffle(all_of_them)
+    sample, rest = all_of_them[:SAMPLED], all_of_them[SAMPLED:]
+    if tiles:
+        return [(text, seed) for seed in SEEDS for text in sample]
+    return [(text, s) for s in NOISE_SEEDS for text in sample] + [(text, s) for text in rest for s in SEEDS]
+
+
+def _begin(out: Path, name: str, rows: int, *, tiles: bool) -> None:
+    """Write the head of a new table, or check that the one there was begun with the same code and settings."""
+    own = f"# code, configuration and space: {_fingerprint(name)}"
+    if out.is_file():
+        head = [line for line in out.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+        if own not in head:
+            commit = next((line for line in head if line.startswith("# commit")), "# no commit named")
+            raise SystemExit(
+                f"{out} was begun with other code or settings ({commit[2:]}); continue it from a checkout of that"
+            )
+        if not out.read_text(encoding="utf-8").endswith("\n"):  # a row that was cut short
+            write_text(out, out.read_text(encoding="utf-8").rpartition("\n")[0] + "\n")
+        return
+    stamp = environment(threads=1)
+    versions = ", ".join(f"{package} {version}" for package, version in stamp["versions"].items())
+    subject = "tiles" if tiles else "people"
+    head = [
+        f"# all architectures of search_spaces/{name}.yaml, each trained by configs/{name}.yaml; {rows} rows",
+        f"# python benchmarks/bench_table.py {name}{' --tiles' if tiles else ''}",
+        f"# synthetic {subject}: {', '.join(f'{key} {value}' for key, value in DATA.items())}, seed 0",
+        "# mAP, rank-1, mINP in percent, cosine distance, cross-camera; validation, half, quarter: mAP of identities",
+        "# held out after all, half and a quarter of the epochs; seconds: processor time of training, one thread",
+        f"# commit {stamp['git']}; {versions}",
+        own,
+        ",".join(COLUMNS),
+    ]
+    write_text(out, "\n".join(head) + "\n")
+
+
+def _fingerprint(name: str) -> str:
+    """Twelve hex digits of everything that a row depends on but the versions of other packages."""
+    files = [
+        *sorted((ROOT / "dcs_nas").rglob("*.py")),
+        ROOT / f"configs/{name}.yaml",
+        ROOT / f"search_spaces/{name}.yaml",
+    ]
+    digest = hashlib.sha256(repr(DATA).encode())
+    for file in files:
+        digest.update(file.relative_to(ROOT).as_posix().encode() + file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _trained(tasks: list[Task], name: str, data: Path, work: Path, workers: int) -> Iterator[dict[str, Any]]:
+    """Rows in the order in which they are done, ``workers`` at a time."""
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        running = set()
+        for task in tasks:
+            running.add(pool.submit(_train, *task, name, data, work))
+            if len(running) > workers:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in done)
+        yield from (future.result() for future in wait(running).done)
+
+
+def _config(name: str, *overrides: str) -> Config:
+    return load_config(shipped_file("configs", name), ["trainer.loggers=[]", *overrides])
+
+
+def _train(text: str, seed: int, name: str, data: Path, work: Path) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(dir=work) as folder:
+        run = Path(folder) / "run"
+        own = [f"seed={seed}", f"data.root={data}", f"data.cache={work / 'cache'}", f"results={folder}"]
+        config = _config(name, *own)
+        size = config.data.height, config.data.width
+        genotype = Path(folder) / "genotype.yaml"
+        write_text(genotype, decode(text, load_space(shipped_file("search_spaces", name)), *size).to_yaml())
+        began = time.process_time()
+        try:
+            run_retraining(config, run, genotype=genotype)
+        except TrainingError as error:
+            raise SystemExit(f"{text}, seed {seed}: {error}") from None
+        seconds = time.process_time() - began
+        report = evaluate_run(run).report
+        curve = {row["epoch"] + 1: row.get("validation/mAP") for row in read_metrics(run / "metrics.csv")}
+        epochs = config.section("retrain").epochs
+        cost = count(load_trained(run)[1].backbone, *size)
+    percent = {"mAP": report["mAP"], "rank1": report["cmc"][0], "mINP": report["mINP"]}
+    percent |= {f"{part}_mAP": curve[epochs // k] for part, k in (("validation", 1), ("half", 2), ("quarter", 4))}
+    return {
+        "architecture": text,
+        "seed": seed,
+        **{key: f"{100 * value:.3f}" for key, value in percent.items()},
+        "parameters": cost.parameters,
+        "multiply_adds": cost.macs,
+        "seconds": f"{seconds:.1f}",
+    }
+
+
+if __name__ == "__main__":
+    main()
