@@ -14,7 +14,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PACKAGES = ("search", "retrain")
-_FUNCTIONS = ("evaluate", "load_run", "load_genotype", "load_extensions")
+_FUNCTIONS = ("evaluate", "tabular", "load_run", "load_genotype", "load_extensions")
 
 
 class CallablePackage(ModuleType):

@@ -30,6 +30,7 @@ from dcs_nas.files import write_text
 from dcs_nas.runs import RunFolder, read_metrics
 from dcs_nas.space import AnyGenotype, shipped_file
 from dcs_nas.space import load_genotype as read_genotype
+from dcs_nas.space.table import Table
 
 if TYPE_CHECKING:
     from dcs_nas.models.heads import ReidNetwork
@@ -197,6 +198,19 @@ def load_run(folder: str | Path) -> SearchRun | TrainedRun:
 def load_genotype(path: str | Path) -> GenotypeView:
     """A genotype file, or the record of an epoch, to look at and to train."""
     return GenotypeView(read_genotype(Path(path)))
+
+
+def tabular(name: str, path: str | Path | None = None) -> Table:
+    """What training gave for every architecture of a small space: "bench_cells" or "bench_chain", see docs/bench.md.
+
+    Args:
+        name: of the table.
+        path: a file of ``benchmarks/bench_table.py``; by default the table that ships with the package.
+
+    Raises:
+        InputError: an unknown name, or a file that is no such table.
+    """
+    return Table.read(name, None if path is None else Path(path))
 
 
 def load_extensions(*files: str | Path) -> None:

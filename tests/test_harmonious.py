@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from dcs_nas.models.backbones import BACKBONES
 from dcs_nas.models.blocks import HardAttention, HarmoniousAttention, SoftAttention, stack_regions
 
 
@@ -24,6 +25,13 @@ def loaded(module: nn.Module, published: dict[str, torch.Tensor], prefix: str) -
 def test_soft_attention_agrees_with_the_published_module(published):
     soft = loaded(SoftAttention(32), published, "state/ha2.soft_attn.")
     torch.testing.assert_close(soft(published["ha2_x"]), published["ha2_soft"], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("gate_start", ["constant", "published"])
+def test_the_gates_of_ha_cnn_start_as_asked(gate_start):
+    network = BACKBONES["hacnn"](height=160, width=64, gate_start=gate_start)
+    x = torch.randn(2, 128, 8, 4)
+    assert (network.ha1.soft_attn(x).std() < 1e-6) == (gate_start == "constant")
 
 
 def test_hard_attention_agrees_with_the_published_module(published):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
 from dcs_nas.data.synthetic.identity import COLOURS, sample_looks
 from dcs_nas.data.synthetic.picture import Shot, take_picture
 from dcs_nas.data.synthetic.pose import View, make_skeleton, sample_pose
+from dcs_nas.data.synthetic.tiles import sample_panel
 from dcs_nas.errors import InputError
 
 PARTS = ("bounding_box_train", "bounding_box_test", "query")
@@ -51,6 +53,37 @@ def test_the_folder_has_market_1501_parts_names_and_the_counts_returned(written:
     assert sorted(p.name for p in root.iterdir()) == sorted(PARTS)
     assert counts == {part: len(list((root / part).iterdir())) for part in PARTS}
     assert set().union(*(people(root, part).keys() for part in PARTS)) == {-1, 0, *range(1, 8)}
+
+
+def test_tiles_are_another_subject_and_difficulty_is_a_setting(written: Written) -> None:
+    shot = Shot(1, 1, 0)
+    pictures = {
+        what: np.asarray(take_picture(shot, replace(SMALL, **changes)), dtype=float)
+        for what, changes in {
+            "people": {}, "tiles": {"subject": "tiles"}, "hidden": {"occlusion": 100}, "off": {"misalignment": 400},
+        }.items()
+    }  # fmt: skip
+    assert all(np.abs(pictures[what] - pictures["people"]).mean() > 1 for what in ("tiles", "off"))
+    again = np.asarray(take_picture(shot, replace(SMALL, subject="tiles")), dtype=float)
+    assert np.array_equal(again, pictures["tiles"])
+    with pytest.raises(InputError, match="unknown subject 'tile'; did you mean tiles"):
+        replace(SMALL, subject="tile")
+    with pytest.raises(InputError, match="occlusion is 101: expected a whole number from 0 to 100"):
+        replace(SMALL, occlusion=101)
+
+
+@pytest.mark.parametrize(("percent", "share"), [(0, 0), (100, 1)])
+def test_so_many_percent_of_the_images_are_occluded(percent: int, share: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+    monkeypatch.setattr("dcs_nas.data.synthetic.picture.draw_occluder", lambda *_: drawn.append(1))
+    for take in range(6):
+        take_picture(Shot(2, 1, take), replace(SMALL, occlusion=percent, images_per_camera=6))
+    assert len(drawn) == 6 * share
+
+
+def test_tiles_of_an_identity_are_alike_and_those_of_others_differ() -> None:
+    panels = [sample_panel(np.random.default_rng(seed)) for seed in (1, 1, 2)]
+    assert panels[0] == panels[1] != panels[2]
 
 
 def test_training_and_test_people_are_disjoint_and_as_many_as_asked_for(written: Written) -> None:

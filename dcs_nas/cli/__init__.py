@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dcs_nas.cli import demo, export, jobs, profile, report, runs, tools, tune
+from dcs_nas.cli import bench, demo, export, jobs, profile, report, runs, tools, tune
 from dcs_nas.cli.console import stop_bars
 from dcs_nas.errors import InputError, TrainingError
 from dcs_nas.files import in_words
@@ -61,6 +61,7 @@ for command in (
     tools.datasets,
     report.report,
     profile.profile,
+    bench.bench,
     export.export,
     tune.tune,
     demo.demo,

@@ -30,7 +30,7 @@ class RunFacts:
     seed: int | None
     epochs: int
     of_epochs: int | None
-    mAP: float | None  # noqa: N815
+    mAP: float | None
     config: dict[str, Any]
 
     @property

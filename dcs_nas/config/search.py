@@ -84,6 +84,13 @@ class SearchConfig(Settings):
     def _check_strategy(self) -> SearchConfig:
         if self.strategy != "bilevel" and self.cost != CostConfig():
             raise ValueError(f"strategy {self.strategy} knows no cost term; leave cost out, or search by bilevel")
+        if self.trials.table is not None and self.strategy not in ("random", "nni.random", "nni.evolution"):
+            raise ValueError(
+                f"trials.table is '{self.trials.table}', but strategy {self.strategy} trains a supernet; leave it "
+                "out, or choose a strategy of trials: random, nni.random or nni.evolution"
+            )
+        if self.trials.table is not None and self.trials.table != self.space:
+            raise ValueError(f"trials.table is '{self.trials.table}', but space is '{self.space}'; set both alike")
         if self.strategy == "nni.evolution" and self.trials.population >= self.trials.trials:
             raise ValueError(
                 f"trials.population {self.trials.population} of {self.trials.trials} trials leaves none to evolve; "

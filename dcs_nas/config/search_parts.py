@@ -145,6 +145,8 @@ class TrialsConfig(Settings):
     Each of at most ``trials`` networks is trained for ``epochs`` as a search trains its weights, without the share
     ``validation`` of the people, on whom it is scored; the search's own share counts where it is not 0. No trial begins
     once ``minutes`` of training are spent.
+    ``table`` names a table of ``dcs_nas.space.table``, whose scores are read in place of training, at the seconds that
+    it has recorded: the search has to be on the table's space, and needs no data.
     ``population`` and ``sample`` are those of regularized evolution (arXiv 1802.01548, algorithm 1).
     """
 
@@ -154,6 +156,7 @@ class TrialsConfig(Settings):
     minutes: float | None = Field(default=None, gt=0)
     population: int = Field(default=10, ge=1)
     sample: int = Field(default=5, ge=1)
+    table: Literal["bench_cells"] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> TrialsConfig:

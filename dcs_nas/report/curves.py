@@ -35,7 +35,7 @@ class CmcCurve:
 
     name: str
     cmc: Sequence[float]
-    mAP: float  # noqa: N815
+    mAP: float
     interval: Sequence[Sequence[float]] | None = None
     style: int | None = None
 

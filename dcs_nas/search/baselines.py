@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from dcs_nas.search.nni_trials import explore
 from dcs_nas.search.oneshot import OneShotTraining, write_architecture
 from dcs_nas.search.trials import Evaluate, Outcome, Trials, write_best
 from dcs_nas.space import Genotype, NetworkSpec, Origin, SpaceSpec, read_space, shipped_file
+from dcs_nas.space.table import Table
 from dcs_nas.training.checkpoints import LAST, is_damaged
 from dcs_nas.training.hints import training_errors
 from dcs_nas.training.objective import build_objective
@@ -68,7 +69,8 @@ def run_baseline(
         if (run / "genotype.yaml").is_file() and not is_damaged(run / "checkpoints" / LAST):
             log.info("%s is finished already", folder)
             return Genotype.read(run / "genotype.yaml")
-        job.data.save_labels(run.path)
+        if job.table is None:
+            job.data.save_labels(run.path)
         with logging_to(run / "log.txt"), without_known_warnings(), training_errors(config, "search"):
             _name_unused(job)
             genotype = search(run)
@@ -87,10 +89,18 @@ class _Job:
         self.network: NetworkSpec = self.space.network(
             *size, channels=self.settings.channels, cells=self.settings.cells
         )
-        self.data = ReidData(config, progress=progress)
+        self.table = Table.read(self.settings.trials.table) if self.settings.trials.table else None
+        self._progress = progress
+        if self.table is None:
+            self.data  # noqa: B018  bad data shall be told before a run folder is made
+
+    @cached_property
+    def data(self) -> ReidData:
+        """The images, which a search that reads a table does not need."""
+        return ReidData(self.config, progress=self._progress)
 
     def origin(self, note: str, epoch: int | None = None) -> Origin:
-        version = self.data.dataset.version
+        version = self.data.dataset.version if self.table is None else f"table {self.table.name}"
         method = f"{self.strategy}, {note}"
         return Origin(data=version, seed=self.config.seed, epoch=epoch, method=method, version=__version__)
 
@@ -224,6 +234,8 @@ def _name_unused(job: _Job) -> None:
 
 def _trial_evaluation(job: _Job) -> Evaluate:
     """How a genotype is trained and scored; a training that breaks down scores 0."""
+    if job.table is not None:
+        return partial(_look_up, job.table, job.config.seed)
     share = job.settings.validation or job.settings.trials.validation
     images, held = job.data.training_and_validation(share=share)
     assert held is not None
@@ -244,6 +256,12 @@ def _trial_evaluation(job: _Job) -> Evaluate:
     return evaluate
 
 
+def _look_up(table: Table, seed: int, genotype: Genotype, run: RunFolder) -> Outcome:
+    """What the table says of one training: the score of identities held out, with the seed whose turn it is."""
+    row = table[genotype].trainings[table.seeds[seed % len(table.seeds)]]
+    return Outcome(score=row.validation_mAP / 100, parameters=row.parameters, seconds=row.seconds)
+
+
 def _nni_strategy(job: _Job) -> Strategy:
     trials, seed = job.settings.trials, job.config.seed
     if job.strategy == "nni.random":
@@ -253,7 +271,9 @@ def _nni_strategy(job: _Job) -> Strategy:
 
 def _note(job: _Job) -> str:
     trials = job.settings.trials
-    return f"best of {trials.trials} trials of {trials.epochs} epochs"
+    return f"best of {trials.trials} trials " + (
+        f"of table {trials.table}" if trials.table else f"of {trials.epochs} epochs"
+    )
 
 
 def _parameters(network: ReidNetwork) -> int:

@@ -22,11 +22,15 @@ log = logging.getLogger(__name__)
 
 
 class Outcome(Settings):
-    """What training a network showed: its score, or the problem that ended it; parameters are counted."""
+    """What training a network showed: its score, or the problem that ended it; parameters are counted.
+
+    ``seconds`` is what the training took, where a table has recorded it; else it is measured.
+    """
 
     score: float = Field(ge=0, le=1)
     parameters: int = Field(ge=0)
     problem: str = ""
+    seconds: float | None = Field(default=None, ge=0)
 
 
 class Trial(Outcome):
@@ -84,8 +88,8 @@ class Trials:
     def _train(self, number: int, genotype: Genotype, run: RunFolder) -> Trial:
         began = time.monotonic()
         outcome = self._evaluate(genotype, run)
-        seconds = round(time.monotonic() - began, 3)
-        trial = Trial(**outcome.model_dump(), number=number, seconds=seconds, genotype=genotype)
+        seconds = outcome.seconds if outcome.seconds is not None else round(time.monotonic() - began, 3)
+        trial = Trial(**outcome.model_dump(exclude={"seconds"}), number=number, seconds=seconds, genotype=genotype)
         write_text(run / "trial.yaml", to_yaml(trial))
         shutil.rmtree(run / "checkpoints", ignore_errors=True)
         return trial

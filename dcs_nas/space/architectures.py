@@ -13,6 +13,8 @@ import re
 from collections.abc import Iterator
 from itertools import combinations, permutations, product
 
+from pydantic import ValidationError
+
 from dcs_nas.errors import InputError
 from dcs_nas.space.chain import ChainNetwork, ChainSpec, Space, StageSpec
 from dcs_nas.space.chain_genotype import AnyGenotype, BlockGenotype, ChainGenotype, StageGenotype, chain_reference
@@ -48,8 +50,9 @@ def decode(text: str, space: Space, height: int, width: int) -> AnyGenotype:
     """
     try:
         return _decode(text, space, space.network(height, width))
-    except (ValueError, KeyError) as error:
-        problem = str(error).splitlines()[0] if isinstance(error, ValueError) else "another number of parts"
+    except ValueError as error:
+        found = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        problem = found.removeprefix("Value error, ")
         raise InputError(f"'{text[:200]}' is no architecture of space '{space.name}': {problem}") from None
 
 

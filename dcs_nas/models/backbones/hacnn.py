@@ -55,9 +55,9 @@ class InceptionB(nn.Module):
 class HarmoniousPair(nn.Module):
     """Soft attention map (B, C, H, W) and region offsets (B, T, 2) of one map."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, *, gate_start: str) -> None:
         super().__init__()
-        self.soft_attn = SoftAttention(channels)
+        self.soft_attn = SoftAttention(channels, gate_start=gate_start)
         self.hard_attn = HardAttention(channels, regions=REGIONS)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,9 +75,10 @@ class HACNN(Backbone):
         channels: of the three levels, multiples of 4.
         features: D of each vector.
         learn_region: have the local branch.
+        gate_start: of the soft attention, "constant" (ours, for training from scratch) or "published".
 
     Raises:
-        InputError: widths that are no multiples of 4.
+        InputError: widths that are no multiples of 4, an unknown start.
     """
 
     kind = "vectors"
@@ -86,7 +87,12 @@ class HACNN(Backbone):
     default_stages = stages
 
     def __init__(
-        self, *, channels: tuple[int, int, int] = (128, 256, 384), features: int = 512, learn_region: bool = True
+        self,
+        *,
+        channels: tuple[int, int, int] = (128, 256, 384),
+        features: int = 512,
+        learn_region: bool = True,
+        gate_start: str = "constant",
     ) -> None:
         super().__init__()
         check_sizes(features=features)
@@ -98,7 +104,7 @@ class HACNN(Backbone):
         for level, (inward, outward) in enumerate(zip((32, *channels), channels), 1):
             inception = nn.Sequential(InceptionA(inward, outward), InceptionB(outward, outward))
             self.add_module(f"inception{level}", inception)
-            self.add_module(f"ha{level}", HarmoniousPair(outward))
+            self.add_module(f"ha{level}", HarmoniousPair(outward, gate_start=gate_start))
             if learn_region:
                 self.add_module(f"local_conv{level}", InceptionB(inward, outward))
         self.fc_global = _features(channels[-1], features)
@@ -164,6 +170,6 @@ def _features(channels: int, features: int) -> nn.Sequential:
 
 
 @register_backbone("hacnn")
-def hacnn(*, height: int, width: int, learn_region: bool = True) -> HACNN:
+def hacnn(*, height: int, width: int, learn_region: bool = True, gate_start: str = "constant") -> HACNN:
     """HA-CNN: 4.5 M parameters, 512 global and 512 local features; published for 160 x 64."""
-    return HACNN(learn_region=learn_region)
+    return HACNN(learn_region=learn_region, gate_start=gate_start)

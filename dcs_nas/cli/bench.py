@@ -1,0 +1,106 @@
+"""``dcs-nas bench``: how good an architecture is among all of its space. Heavy imports wait for the command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dcs_nas.cli.console import say, table
+
+if TYPE_CHECKING:
+    from dcs_nas.space.table import Entry, Table
+
+_SHOWN = 8
+
+
+def bench(
+    target: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="GENOTYPE_OR_RUN", help="Genotype files, search runs, or texts as a table has them."),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--table", metavar="NAME", help="bench_cells or bench_chain; by default the target's.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="FILE", help="Draw where they stand: .png, .svg or .pdf.")
+    ] = None,
+) -> None:
+    """Rank, regret and distance to the Pareto front of architectures of a space that is trained as a whole.
+
+    Without a target: the tables, their noise, and their best, median and worst architecture.
+    """
+    from dcs_nas.errors import InputError
+    from dcs_nas.space.table import TABLES, Table
+
+    if not target:
+        if out is not None:
+            raise InputError("--out draws where architectures stand; name at least one genotype or run")
+        for each in [name] if name else TABLES:
+            _describe(Table.read(each))
+        return
+    if len(target) > _SHOWN:
+        raise InputError(f"{len(target)} architectures are named; expected at most {_SHOWN} at a time")
+    found = Table.read(name or _table_of(target[0]))
+    entries = {_label(text): _entry(text, found) for text in target}
+    columns = ["architecture", "mAP", "spread", "rank", "regret", "to the front", "multiply-adds", "parameters"]
+    table(f"{found.name}: {len(found)} architectures, {_noise(found)}", columns, map(_row, entries.values()))
+    if out is not None:
+        from dcs_nas.report.standing import draw_standing
+
+        draw_standing(found, entries, out)
+        print(out)
+
+
+def _describe(found: Table) -> None:
+    entries = found.entries
+    places = {"best": entries[0], "median": entries[len(entries) // 2], "worst": entries[-1]}
+    title = f"{found.name}: {len(found)} architectures{'' if found.whole else ' so far'}, {_noise(found)}"
+    rows = [[place, e.architecture, f"{e.score:.2f}", f"{e.multiply_adds:,}"] for place, e in places.items()]
+    table(title, ["", "architecture", "mAP", "multiply-adds"], rows)
+    if not found.whole:
+        say(f"{found.name} is unfinished: ranks and regrets are among the architectures that are trained")
+
+
+def _noise(found: Table) -> str:
+    if found.noise is None:
+        return "noise not measured yet"
+    return f"noise {found.noise.score:.2f} of a spread of {found.noise.between:.2f} points"
+
+
+def _row(entry: Entry) -> list[str]:
+    scores = [f"{value:.2f}" for value in (entry.score, entry.spread)]
+    distances = [f"{value:.2f}" for value in (entry.regret, entry.front_distance)]
+    costs = [f"{value:,}" for value in (entry.multiply_adds, entry.parameters)]
+    return [entry.architecture, *scores, str(entry.rank), *distances, *costs]
+
+
+def _table_of(target: str) -> str:
+    """The table of a target's space; a text is recognised by how chains are written."""
+    from dcs_nas.space import load_genotype
+
+    path = _file(target)
+    if path is not None:
+        return load_genotype(path).space.name
+    return "bench_cells" if "~" in target else "bench_chain"
+
+
+def _entry(target: str, found: Table) -> Entry:
+    from dcs_nas.space import load_genotype
+
+    path = _file(target)
+    return found[target if path is None else load_genotype(path)]
+
+
+def _file(target: str) -> Path | None:
+    """The genotype file that a target names; None for a text such as ``skip_connect~0|sep_conv_3x3~2+dcs``."""
+    if "+" in target and not Path(target).exists():
+        return None
+    path = Path(target)
+    return path / "genotype.yaml" if path.is_dir() else path
+
+
+def _label(target: str) -> str:
+    path = Path(target)
+    return path.parent.name if path.name == "genotype.yaml" and path.parent.name else path.name or target
