@@ -102,7 +102,7 @@ def check_dataset(
         problems=tuple(problems),
         unreadable=unreadable_images(dataset, progress=progress) if images else None,
         unmatched=unmatched_queries(dataset),
-        remarks=remarks(dataset),
+        remarks=(*dataset.passed_over, *remarks(dataset)),
     )
 
 
@@ -194,7 +194,8 @@ def _lines(report: CheckReport, limit: int) -> Iterator[str]:
     yield from _section("remark", report.remarks, limit)
     if report.dataset is not None and not report.problems:
         read = "images not read" if report.unreadable is None else f"{len(report.unreadable):,} unreadable images"
-        yield f"  complete; {read}"
+        but = " but for what was passed over" if report.dataset.passed_over else ""
+        yield f"  complete{but}; {read}"
 
 
 def _statistics_lines(dataset: ReidDataset) -> Iterator[str]:

@@ -214,7 +214,7 @@ def _load(source: DataSource, key: str) -> ReidDataset:
             f"{key}.root is not set; give the folder of {source.name}, e.g. -o {key}.root=/data/{source.name}"
         )
     dataset = load_dataset(source.name, Path(source.root).expanduser(), **source.options)
-    for note in dataset.notes:
+    for note in (*dataset.notes, *dataset.passed_over):
         log.warning("%s: %s", dataset.name, note)
     return dataset
 

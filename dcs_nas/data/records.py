@@ -39,7 +39,8 @@ class ReidDataset:
     A person's number means the same person in all three splits. ``version`` says exactly which data these are and goes
     into every result; ``protocol`` names the ranking protocol (one of `PROTOCOLS`); ``notes`` are the deviations from
     the published facts. ``label_map`` and ``camera_map`` hold the user's own names of people and cameras, where the
-    data set has names and not numbers.
+    data set has names and not numbers. ``passed_over`` counts and names the files that were left out, a line for each
+    kind.
     """
 
     name: str
@@ -52,6 +53,7 @@ class ReidDataset:
     notes: tuple[str, ...] = ()
     label_map: dict[str, int] | None = None
     camera_map: dict[str, int] | None = None
+    passed_over: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         assert self.protocol in PROTOCOLS, self.protocol
