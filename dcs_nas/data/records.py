@@ -92,6 +92,7 @@ def combine(datasets: Sequence[ReidDataset], *, splits: Sequence[Split] = ("trai
     ``splits=("train", "query", "gallery")`` is the *combine-all* setting, in which test images are trained on too.
     People and cameras of different data sets get different numbers; within one data set a person stays one person.
     Distractors are left out, since they are no one person. The result has no query and no gallery: test on another set.
+    Its protocol filters cameras unless that of none does: people of a set without cameras then match nobody.
 
     Raises:
         InputError: no data set, the same data set twice, or no common parent folder.
@@ -115,10 +116,15 @@ def combine(datasets: Sequence[ReidDataset], *, splits: Sequence[Split] = ("trai
         query=(),
         gallery=(),
         version=" + ".join(d.version for d in datasets) + f" ({' + '.join(splits)})",
+        protocol=_common_protocol(datasets),
         notes=tuple(f"{d.name}: {note}" for d in datasets for note in d.notes),
         label_map=people or None,
         camera_map=cameras or None,
     )
+
+
+def _common_protocol(datasets: Sequence[ReidDataset]) -> str:
+    return "no_camera_filter" if all(d.protocol == "no_camera_filter" for d in datasets) else "cross_camera"
 
 
 def _chosen(dataset: ReidDataset, splits: Sequence[str]) -> list[Record]:
