@@ -124,6 +124,8 @@ CASES = [
          (APART, "search.strategy=bilevel")),
     Case("single images", "search", "search.strategy=random search.identity_overlap=0", "has a single image",
          ("search.strategy=bilevel",)),
+    Case("single images", "search", f"{APART} data.people_per_batch=4", "show 3 people, a batch takes 4",
+         ("data.people_per_batch=3",)),
     Case("some single", "search", "", "5 of the 6 identities to search on have a single image", (APART,)),
     Case("three people", "retrain", "retrain.validation=0.4", "holding out 2 of 3 identities", DO_WITHOUT["retrain"]),
     Case("three people", "search", "search.validation=0.4", "holding out 2 of 3 identities", DO_WITHOUT["search"]),

@@ -336,7 +336,7 @@ def test_what_a_loader_passes_over_is_counted_and_named(
     assert whole.dataset is not None
     assert whole.dataset.passed_over == ()
     assert "  complete; images not read" in whole.lines()
-    for file in ("a.heic", "notes.txt", ".hidden", "deep/b.heic"):
+    for file in ("a.heic", "notes.txt", ".hidden", "Thumbs.db", "deep/b.heic"):
         (tmp_path / folder / "deep").mkdir(exist_ok=True)
         (tmp_path / folder / file).write_text("x")
     shutil.copy(tmp_path / whole.dataset.gallery[0].path, tmp_path / folder / "deep" / "0001_c1_1.jpg")
@@ -384,8 +384,8 @@ def test_a_folder_data_set_reads_deeper_folders_and_counts_what_lies_beside(tmp_
     assert report.dataset.passed_over == (
         "passed over 3 folders beside train, query and gallery: __MACOSX/ (0 images), docs/ (1 images), "
         "train_all/ (2 images)",
-        "passed over 1 images beside the folders of people: train/loose.jpg",
-        "passed over 1 images beside the folders of cameras: train/anna/beside.jpg",
+        "passed over 1 files beside the folders of people: train/loose.jpg",
+        "passed over 1 files beside the folders of cameras: train/anna/beside.jpg",
     )
     assert load_dataset("folder", tmp_path, camera="none").passed_over == report.dataset.passed_over[:2]
 
@@ -398,9 +398,21 @@ def test_an_undivided_folder_passes_over_what_is_no_person(tmp_path: Path) -> No
     assert data.label_map == {"anna": 1, "ben": 2}
     assert data.protocol == "no_camera_filter"
     assert data.passed_over == (
-        "passed over 1 images beside the folders of people: loose.jpg",
+        "passed over 1 files beside the folders of people: loose.jpg",
         "passed over 2 folders without images: __MACOSX/, docs/",
     )
+
+
+def test_a_data_set_of_numbered_folders_counts_the_files_beside_them(tmp_path: Path) -> None:
+    write_image(write_occluded_reid(tmp_path) / "whole_body_images" / "001_09.tif")
+    passed_over = load_dataset("occluded_reid", tmp_path).passed_over
+    assert passed_over == ("passed over 1 files beside the folders of people: whole_body_images/001_09.tif",)
+
+
+def test_images_that_a_list_of_veri776_leaves_out_are_counted(tmp_path: Path) -> None:
+    write_image(write_veri(tmp_path) / "image_query" / "0002_c003_1_0.jpg")
+    passed_over = load_dataset("veri776", tmp_path).passed_over
+    assert passed_over == ("passed over 1 images that name_query.txt does not list: image_query/0002_c003_1_0.jpg",)
 
 
 def test_a_linked_folder_is_followed_and_a_circle_of_links_ends(tmp_path: Path) -> None:

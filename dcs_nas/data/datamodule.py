@@ -177,11 +177,10 @@ class ReidData:
         """Raise ``InputError`` where a half lacks identities because their single images are in the other one."""
         identities, images = np.unique(labels, return_counts=True)
         single, fewest = int((images == 1).sum()), min(len(set(half.labels.tolist())) for half in halves.values())
-        batch = self.settings.people_per_batch
-        if not single or fewest >= min(batch, len(identities)):
-            return
         apart = min(max(1, round(share * len(identities))), len(identities) - 1)
-        most = min(apart, len(identities) - apart)
+        batch, most = self.settings.people_per_batch, min(apart, len(identities) - apart)
+        if not single or fewest >= min(batch, most):
+            return
         changes = ["search.identity_overlap=0"]
         changes += ["search.strategy=bilevel"] if self.config.section("search").strategy != "bilevel" else []
         changes += [f"data.people_per_batch={most}"] if most < batch else []

@@ -17,6 +17,7 @@ IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".avif"}
     | {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx"}
 )
+_OF_SYSTEMS = ("thumbs.db", "desktop.ini")  # which some systems put into every folder, and hide
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\u0080-\u009f\ud800-\udfff]")
 _SEARCH_DEPTH = 2  # data/ and data/market1501/ both lead to data/market1501/Market-1501-v15.09.15/
 
@@ -61,7 +62,7 @@ def list_images(root: Path, folder: str, *, deeper: bool = False) -> list[str]:
     """Sorted paths, relative to ``root``, of the images in one folder, ``deeper`` also of those in folders inside it.
 
     An absent or empty folder is reported. Hidden files are left out; counted as passed over are files without an
-    image's suffix (Thumbs.db, readme.txt) and, but with ``deeper``, images in folders inside. Reported are names with
+    image's suffix (readme.txt) and, but with ``deeper``, images in folders inside. Reported are names with
     control characters or not in UTF-8, and what has an image's name and is none: a folder, a pipe, a link to nowhere.
     """
     path = root / folder
@@ -78,6 +79,14 @@ def list_images(root: Path, folder: str, *, deeper: bool = False) -> list[str]:
     return [f"{folder}/{p}" for p in found if _is_plain(p, path)]
 
 
+def pass_over_files(root: Path, folder: str, what: str) -> None:
+    """Count the files that lie in ``folder`` itself as passed over."""
+    path = root / folder
+    pass_over(
+        what, ((path / name).relative_to(root).as_posix() for name in visible(path) if not (path / name).is_dir())
+    )
+
+
 def images_below(path: Path, above: tuple[str, ...] = ()) -> tuple[list[str], list[str]]:
     """Paths relative to ``path``, at any depth, of what has an image's name, and of all other files; none is hidden.
 
@@ -87,7 +96,7 @@ def images_below(path: Path, above: tuple[str, ...] = ()) -> tuple[list[str], li
     images: list[str] = []
     foreign: list[str] = []
     with os.scandir(path) as entries:
-        names = sorted((e.name, _is_folder(e)) for e in entries if not e.name.startswith("."))
+        names = sorted((e.name, _is_folder(e)) for e in entries if not _is_hidden(e.name))
     for name, is_folder in names:
         if is_image_name(name):
             images.append(name)
@@ -219,7 +228,7 @@ def locate(root: Path, paths: Iterable[str], *, source: str) -> dict[str, str]:
 
 def visible(path: Path) -> list[str]:
     """Sorted names in a folder, hidden ones left out."""
-    return sorted(name for name in os.listdir(path) if not name.startswith("."))
+    return sorted(name for name in os.listdir(path) if not _is_hidden(name))
 
 
 def listing_of(path: Path, limit: int = 8) -> str:
@@ -270,6 +279,10 @@ def _is_plain(name: str, folder: Path) -> bool:
         what = f"a link that leads nowhere ({reason_of(error)})" if os.path.islink(path) else reason_of(error)
     report("unparsable name", f"{path} has the name of an image and is {what}; remove it")
     return False
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _OF_SYSTEMS
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -10,11 +10,10 @@ from dcs_nas.data.datasets.division import Seed, Share, divided
 from dcs_nas.data.datasets.files import (
     existing_folder,
     images_below,
-    is_image_name,
     list_folders,
     list_images,
     listing_of,
-    visible,
+    pass_over_files,
 )
 from dcs_nas.data.datasets.labels import LabelledImage, from_labels
 from dcs_nas.data.datasets.problems import pass_over, report
@@ -68,7 +67,7 @@ def _parts(root: Path, *, divide: bool) -> dict[str, list[str]]:
     if divide:
         if splits:
             raise InputError(f"{root} holds {', '.join(splits)}, which divide it already; leave the option split out")
-        _pass_over_files(root, "", "images beside the folders of people")
+        pass_over_files(root, "", "files beside the folders of people")
         filled = [name for name in folders if images_below(root / name)[0]]
         pass_over("folders without images", (f"{name}/" for name in folders if name not in filled))
         return {"": filled}
@@ -79,13 +78,8 @@ def _parts(root: Path, *, divide: bool) -> dict[str, list[str]]:
     others = [(name, len(images_below(root / name)[0])) for name in folders if name not in SPLITS]
     pass_over("folders beside train, query and gallery", (f"{name}/ ({count:,} images)" for name, count in others))
     for name in splits:
-        _pass_over_files(root, name, "images beside the folders of people")
+        pass_over_files(root, name, "files beside the folders of people")
     return {name: list_folders(root / name) for name in splits}
-
-
-def _pass_over_files(root: Path, folder: str, what: str) -> None:
-    prefix = f"{folder}/" if folder else ""
-    pass_over(what, (f"{prefix}{n}" for n in visible(root / folder) if is_image_name(n)))
 
 
 def _camera_pattern(text: str) -> re.Pattern[str]:
@@ -124,7 +118,7 @@ def _images_by_camera(root: Path, inside: str, person: str, split: str) -> Itera
             "give the option camera=none, or one that reads it from the file's name",
         )
         return
-    _pass_over_files(root, inside, "images beside the folders of cameras")
+    pass_over_files(root, inside, "files beside the folders of cameras")
     for camera in cameras:
         for path in list_images(root, f"{inside}/{camera}", deeper=True):
             yield LabelledImage(path, person, camera, split)

@@ -7,6 +7,7 @@ from pathlib import Path
 from dcs_nas.data.datasets.facts import Facts
 from dcs_nas.data.datasets.files import find_root, inner_path, list_images, locate, read_lines
 from dcs_nas.data.datasets.named_boxes import named_records, with_deviations
+from dcs_nas.data.datasets.problems import pass_over
 from dcs_nas.data.datasets.registry import DATASETS
 from dcs_nas.data.records import ReidDataset
 
@@ -54,4 +55,6 @@ def _paths(root: Path, folder: str) -> list[str]:
     lines = read_lines(root, names)
     listed = {inner_path(line, source=f"{names}, line {number}", root=images) for number, line in lines}
     where = locate(images, sorted(name for name in listed if name is not None), source=names)
-    return sorted({f"{folder}/{path}" for path in where.values()})
+    kept = {f"{folder}/{path}" for path in where.values()}
+    pass_over(f"images that {names} does not list", (path for path in paths if path not in kept))
+    return sorted(kept)
