@@ -174,8 +174,8 @@ def _arguments(command: str, job: Path, root: Path, out: Path) -> list[str]:
         return [name, str(job / "run"), "--data", "folder", "--root", str(root), "--json", str(out / "scores.json")]
     if name == "rank":
         return [name, str(_features(root, out / "features.npz"))]
-    given = [str(job / "job.yaml")] if name == "search" else [str(job / "train.yaml"), "--genotype", "genotype.yaml"]
-    return [name, *given, "--out", str(out / "run"), "-o", f"data.root={root}"]
+    words = [str(job / "job.yaml")] if name == "search" else [str(job / "train.yaml"), "--genotype", "genotype.yaml"]
+    return [name, *words, "--out", str(out / "run"), "-o", f"data.root={root}"]
 
 
 def _features(root: Path, file: Path) -> Path:
@@ -230,8 +230,8 @@ def test_data_without_cameras_are_validated_by_their_own_protocol(
     monkeypatch.chdir(job)
     tree = {f"{part}/{person}": [f"{k}.jpg" for k in range(4)] for part, person in _people()}
     root = write_folder(tmp_path / "data", tree)
-    given = _as_given([*VALIDATED[command].split(), "data.options.camera=none"], roots)
-    code, _, err = run_command(capsys, *_arguments(command, job, root, tmp_path), *given)
+    words = _as_given([*VALIDATED[command].split(), "data.options.camera=none"], roots)
+    code, _, err = run_command(capsys, *_arguments(command, job, root, tmp_path), *words)
     assert code == 0, err
     assert 0 < read_metrics(tmp_path / "run" / "metrics.csv")[-1]["validation/mAP"] <= 1
 
@@ -290,13 +290,13 @@ def test_a_query_finds_its_own_image_in_no_validation(
 def test_the_best_checkpoint_of_a_run_without_validation_is_told_so(
     command: str, roots: Mapping[str, Path], job: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    given = [command, job / "run", *(["--out", tmp_path] if command == "export" else ["--data", "folder"])]
-    given += [] if command == "export" else ["--root", roots["whole"], "--json", tmp_path / "scores.json"]
-    said = refused(capsys, *given, "--checkpoint", "best")
+    words = [command, job / "run", *(["--out", tmp_path] if command == "export" else ["--data", "folder"])]
+    words += [] if command == "export" else ["--root", roots["whole"], "--json", tmp_path / "scores.json"]
+    said = refused(capsys, *words, "--checkpoint", "best")
     assert "held nobody out (retrain.validation is 0), so it has no best checkpoint; use --checkpoint last" in said
     assert "retrain.validation above 0" in said
-    assert "unknown checkpoint 'bset'; did you mean best?" in refused(capsys, *given, "--checkpoint", "bset")
-    assert run_command(capsys, *given, "--checkpoint", "last")[0] == 0
+    assert "unknown checkpoint 'bset'; did you mean best?" in refused(capsys, *words, "--checkpoint", "bset")
+    assert run_command(capsys, *words, "--checkpoint", "last")[0] == 0
 
 
 def test_the_best_checkpoint_is_there_after_a_validation(

@@ -219,8 +219,8 @@ def test_undivided_data_are_divided_by_identity(
     assert load_dataset(name, tmp_path, **options) == data
     seeds = {tuple(load_dataset(name, tmp_path, **options, seed=seed).train) for seed in range(5)}
     assert len(seeds) > 1
-    given = [word for key, value in options.items() for word in ("-o", f"{key}={value!r}")]
-    assert run_command(capsys, "datasets", name, "--root", tmp_path, "--images", *given)[0] == 0
+    words = [word for key, value in options.items() for word in ("-o", f"{key}={value!r}")]
+    assert run_command(capsys, "datasets", name, "--root", tmp_path, "--images", *words)[0] == 0
 
 
 def test_a_division_depends_on_the_names_of_identities_alone(tmp_path: Path) -> None:
@@ -349,8 +349,8 @@ def test_what_a_loader_passes_over_is_counted_and_named(
     read = set(_paths(report.dataset)) - set(_paths(whole.dataset))
     assert (deeper in report.remarks) != (read == {f"{folder}/deep/0001_c1_1.jpg"})
     assert "  complete but for what was passed over; images not read" in report.lines()
-    given = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
-    assert others in run_command(capsys, "datasets", name, "--root", tmp_path, *given)[1]
+    words = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
+    assert others in run_command(capsys, "datasets", name, "--root", tmp_path, *words)[1]
 
 
 @pytest.mark.parametrize("name", [n for n in LOADERS if n not in ("folder", "cuhk03")])

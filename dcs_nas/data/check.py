@@ -153,7 +153,7 @@ def unreadable_images(dataset: ReidDataset, *, progress: Progress | None = None)
 
 
 def _no_match(unmatched: Unmatched, *, has_camera_option: bool) -> Problem:
-    """The fault of a data set of whose queries none has a match, for one of the causes, with how to fix it."""
+    """Describe why no query of a data set has a match, for one of the causes, and how to fix it."""
     advice = _ADVICE[unmatched.cause]
     if unmatched.cause == _OWN_CAMERA and has_camera_option:
         advice += ", or load the data with -o camera=none"

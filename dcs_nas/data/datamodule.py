@@ -130,7 +130,7 @@ class ReidData:
 
     @property
     def camera_filter(self) -> bool:
-        """Whether validation leaves out what the query's own camera took, rather than the query's own image alone."""
+        """Report whether validation leaves out all by the query's own camera, not the query's own image alone."""
         return (self.config.evaluate.protocol or self.dataset.protocol) != "no_camera_filter"
 
     def search_halves(
@@ -147,9 +147,9 @@ class ReidData:
         kept, held = self._hold_out(images, validation, "search.validation")
         labels = images.labels[kept].tolist()
         halves = split_people(labels, share=share, overlap=overlap, seed=self.config.seed)
-        found = {name: images.subset([kept[i] for i in half]) for name, half in zip(HALVES, halves)}
-        self._require_shared(labels, found, share)
-        return found, images.subset(held) if held else None
+        named = {name: images.subset([kept[i] for i in half]) for name, half in zip(HALVES, halves)}
+        self._require_shared(labels, named, share)
+        return named, images.subset(held) if held else None
 
     def training_and_validation(
         self, *, share: float, setting: str = "retrain.validation"

@@ -20,7 +20,7 @@ _WITHOUT = {
 def hold_out_people(
     labels: Sequence[int], *, share: float, seed: int, setting: str = "retrain.validation"
 ) -> tuple[list[int], list[int]]:
-    """Indices of the people kept and of those held out, about ``share`` of them (at least two where share > 0)."""
+    """Return indices of the people kept and of those held out: about ``share`` of them, at least two if it is above 0."""
     people = sorted(set(labels))
     if not share:
         return list(range(len(labels))), []
@@ -37,7 +37,7 @@ def hold_out_people(
 
 
 def first_of_each_view(people: np.ndarray, views: np.ndarray) -> np.ndarray:
-    """Sorted indices of the first image of every (identity, view), of identities with two views or more; views (N,)."""
+    """Return sorted indices of the first image of every (identity, view), of identities with two views or more."""
     pairs, first = np.unique(np.stack([people, views]), axis=1, return_index=True)
     identity, count = np.unique(pairs[0], return_counts=True)
     return np.sort(first[np.isin(pairs[0], identity[count > 1])])

@@ -110,7 +110,7 @@ def load_trained(folder: Path, *, checkpoint: str = "last") -> tuple[Config, Rei
 
 
 def _checkpoint(run: RunFolder, settings: RetrainConfig, name: str) -> Path:
-    """The path of the checkpoint ``name``; ``InputError`` saying why there is no best one."""
+    """Return the path of the checkpoint ``name``; raise ``InputError`` saying why there is no best one."""
     if name not in CHECKPOINTS:
         raise InputError(f"unknown checkpoint '{name}'; {choices(name, CHECKPOINTS)}")
     path = run / "checkpoints" / f"{name}.ckpt"

@@ -81,7 +81,7 @@ def csv_list(
 
 
 def _read(path: Path) -> tuple[list[str], list[_Row]]:
-    """The names of the columns, and the rows with their line numbers."""
+    """Return the names of the columns, and the rows with their line numbers."""
     require_size(path, LARGEST_LIST)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -99,7 +99,7 @@ def _read(path: Path) -> tuple[list[str], list[_Row]]:
 
 
 def _places(header: list[str], columns: Mapping[str, str], path: Path) -> dict[str, int]:
-    """Column to its place in a row: as the option ``columns`` says, under its own name, or under a usual one."""
+    """Return the place of each column in a row: by the option ``columns``, by its own name, or by a usual one."""
     for column in columns:
         if column not in _COLUMNS:
             raise InputError(f"options of data set 'csv': columns: unknown '{column}'; {choices(column, _COLUMNS)}")
@@ -107,11 +107,11 @@ def _places(header: list[str], columns: Mapping[str, str], path: Path) -> dict[s
     for column, usual in _COLUMNS.items():
         names = [columns[column].lower()] if column in columns else [column, *usual.split()]
         exact = [i for i, name in enumerate(header) if name == names[0]]
-        found = exact or [i for i, name in enumerate(header) if _plain(name) in names]
-        if len(found) == 1:
-            places[column] = found[0]
-        elif found or column in ("path", "person") or column in columns:
-            what, example = (f"{len(found)} columns", header[found[0]]) if found else ("no column", "NAME")
+        fitting = exact or [i for i, name in enumerate(header) if _plain(name) in names]
+        if len(fitting) == 1:
+            places[column] = fitting[0]
+        elif fitting or column in ("path", "person") or column in columns:
+            what, example = (f"{len(fitting)} columns", header[fitting[0]]) if fitting else ("no column", "NAME")
             raise InputError(
                 f"{path} has the columns {', '.join(header)}: {what} for the {column}, expected one, such as "
                 f"{', '.join(names[:4])}; name yours by the option columns, e.g. columns={{{column}: {example}}}"

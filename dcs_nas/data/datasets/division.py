@@ -19,7 +19,7 @@ Seed = Annotated[int, Field(ge=0)]
 
 
 def divided(images: Sequence[LabelledImage], *, share: float, seed: int) -> list[LabelledImage]:
-    """The images with their parts: about ``share`` of the identities to train on, the others to test on.
+    """Return the images with their parts: about ``share`` of the identities to train on, the others to test on.
 
     Which ones depends on ``seed`` and their names alone (the order of SHA-256 hashes). Of a test identity the first
     image by each camera, in the order of paths, is a query and the others are the gallery. The only image by a camera
@@ -54,7 +54,7 @@ def divided(images: Sequence[LabelledImage], *, share: float, seed: int) -> list
 
 
 def _queries(images: Sequence[LabelledImage]) -> Iterator[str]:
-    """The paths of the queries among images of test identities."""
+    """Yield the paths of the queries among images of test identities."""
     views: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for image in sorted(images, key=lambda image: image.path):
         views[image.person][image.camera].append(image.path)

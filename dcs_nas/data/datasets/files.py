@@ -71,12 +71,12 @@ def list_images(root: Path, folder: str, *, deeper: bool = False) -> list[str]:
         return []
     images, foreign = images_below(path)
     inside = [p for p in images if "/" in p and not deeper]
-    found = [p for p in images if deeper or "/" not in p]
-    if not found:
+    kept = [p for p in images if deeper or "/" not in p]
+    if not kept:
         report("missing part", f"{path} holds no images; {_instead_of_images(folder, inside, foreign)}")
     pass_over("images in deeper folders", (f"{folder}/{p}" for p in inside))
     pass_over("files without the ending of an image", (f"{folder}/{p}" for p in foreign))
-    return [f"{folder}/{p}" for p in found if _is_plain(p, path)]
+    return [f"{folder}/{p}" for p in kept if _is_plain(p, path)]
 
 
 def pass_over_files(root: Path, folder: str, what: str) -> None:
@@ -88,7 +88,7 @@ def pass_over_files(root: Path, folder: str, what: str) -> None:
 
 
 def images_below(path: Path, above: tuple[str, ...] = ()) -> tuple[list[str], list[str]]:
-    """Paths relative to ``path``, at any depth, of what has an image's name, and of all other files; none is hidden.
+    """Return paths relative to ``path``, at any depth, of what has an image's name, and of other visible files.
 
     Sorted within each folder, whose own files come first. A link to a folder that it lies in is not followed.
     """
@@ -109,8 +109,8 @@ def images_below(path: Path, above: tuple[str, ...] = ()) -> tuple[list[str], li
             except (OSError, RecursionError):  # a folder that may not be read
                 foreign.append(f"{name}/")
                 continue
-            for own, found in zip((images, foreign), inner):
-                own += [f"{name}/{p}" for p in found]
+            for own, inside in zip((images, foreign), inner):
+                own += [f"{name}/{p}" for p in inside]
     return images, foreign
 
 
@@ -170,7 +170,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def inner_path(text: str, *, source: str, root: Path) -> str | None:
-    """A path out of a list file, relative to ``root``, or None (reported) where it leads out of that folder.
+    """Return a path out of a list file, relative to ``root``, or None (reported) where it leads out of that folder.
 
     An absolute path has to lie inside; other ones, drive letters and ``..`` are refused. Links inside the folder are
     followed: who owns the folder made them, whereas a list file may come from anywhere.
@@ -215,7 +215,7 @@ def report_absent(root: Path, paths: Iterable[str], *, source: str) -> set[str]:
 
 
 def locate(root: Path, paths: Iterable[str], *, source: str) -> dict[str, str]:
-    """Listed paths to those of their images below ``root``; what is not there is reported and left out.
+    """Return the path below ``root`` of each listed one; what is not there is reported and left out.
 
     A path may repeat the last folders of ``root`` itself, as lists written from above it do.
     """
@@ -251,14 +251,14 @@ def _folders_with(root: Path, parts: Sequence[str], aliases: Sequence[str], dept
 
 
 def _without_folder(root: Path, path: str) -> str:
-    """``path`` without the longest start that repeats the end of ``root``."""
+    """Return ``path`` without the longest start that repeats the end of ``root``."""
     parts, folder = path.split("/"), os.path.abspath(root).split(os.sep)
     repeated = next((n for n in range(len(parts) - 1, 0, -1) if parts[:n] == folder[-n:]), 0)
     return "/".join(parts[repeated:])
 
 
 def _instead_of_images(folder: str, inside: Sequence[str], foreign: Sequence[str]) -> str:
-    """What a folder without images holds, and how to fix that."""
+    """Describe what a folder without images holds, and how to fix that."""
     if inside:
         return f"{len(inside):,} lie in folders inside it, first {folder}/{inside[0]}: move them up"
     if foreign:

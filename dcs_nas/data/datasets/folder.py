@@ -61,7 +61,7 @@ def folder(root: Path, *, camera: str = "folder", split: Share = None, seed: See
 
 
 def _parts(root: Path, *, divide: bool) -> dict[str, list[str]]:
-    """The folders of people in each part of a data set, of an undivided one in the part ""."""
+    """List the folders of people in each part of a data set, of an undivided one in the part ""."""
     folders = list_folders(root)
     splits = [name for name in SPLITS if name in folders]
     if divide:

@@ -54,7 +54,7 @@ def check_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def options_of(name: str) -> list[str]:
-    """The names of the options that a data set takes."""
+    """Return the names of the options that a data set takes."""
     return list(_options_of(DATASETS[name]).model_fields)
 
 
