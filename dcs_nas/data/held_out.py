@@ -20,7 +20,7 @@ _WITHOUT = {
 def hold_out_people(
     labels: Sequence[int], *, share: float, seed: int, setting: str = "retrain.validation"
 ) -> tuple[list[int], list[int]]:
-    """Return indices of the people kept and of those held out: about ``share`` of them, at least two if it is above 0."""
+    """Return indices of the people kept and of about ``share`` of them held out, at least two where it is above 0."""
     people = sorted(set(labels))
     if not share:
         return list(range(len(labels))), []
