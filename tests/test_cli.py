@@ -187,7 +187,7 @@ def test_data_sets_are_listed_described_and_checked(
     code, out, _ = run_command(capsys, "datasets", "synthetic", "--root", people, "--images")
     assert code == 0
     assert "8" in out
-    assert "not fit for training" in refused(capsys, "datasets", "market1501", "--root", tmp_path)
+    assert "not fit for use" in refused(capsys, "datasets", "market1501", "--root", tmp_path)
 
 
 def test_synthetic_people_are_drawn_by_the_command(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:

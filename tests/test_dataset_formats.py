@@ -131,7 +131,7 @@ def test_msmt17_never_guesses_its_version(tmp_path):
         ("0000/0000_002_00_0303morning_0016_1.jpg 0", "does not parse"),
         ("../0000/0000_002_01_0303morning_0016_1.jpg 0", "leads out of the data set"),
         ("0000/0000_003_01_0303morning_0016_1.jpg 0", "list_query.txt lists 1 image that is not in"),
-        ("0005/0000_003_01_0303morning_0016_1.jpg 0", "first test/0005/0000_003_01_0303morning_0016_1.jpg"),
+        ("0005/0000_003_01_0303morning_0016_1.jpg 0", "test, first 0005/0000_003_01_0303morning_0016_1.jpg"),
     ],
 )
 def test_faulty_msmt17_lists_are_refused(tmp_path, line, message):

@@ -271,8 +271,10 @@ def test_faulty_csv_files_are_refused(tmp_path):
     assert "images.csv lists 1 image that is not in" in refusal("csv", tmp_path)
     (tmp_path / "images.csv").write_text("")
     assert "is empty, expected a header line path,person,camera,split" in refusal("csv", tmp_path)
-    (tmp_path / "images.csv").write_text("file,person,split\n")
-    assert "has the columns file, person, split, expected one each of" in refusal("csv", tmp_path)
+    (tmp_path / "images.csv").write_text("photo,person,split\n")
+    assert "has the columns photo, person, split: no column for the path, expected one, such as" in refusal(
+        "csv", tmp_path
+    )
     (tmp_path / "images.csv").write_bytes(b"path,person,split\n\xff")
     assert "is not UTF-8 text" in refusal("csv", tmp_path)
     (tmp_path / "images.csv").write_text("path,person,split\n")

@@ -169,7 +169,7 @@ def test_the_configuration_sets_how_to_evaluate_and_options_replace_it(run: Path
         (["--data-option", "version"], "option 'version' is not of the form key=value"),
         (["--data-option", "version=V1"], "data set 'market1501'"),
         (["--save-features", "f.txt"], "should be named *.npz"),
-        (["--checkpoint", "best"], "there is no checkpoint"),
+        (["--checkpoint", "best"], "held nobody out (retrain.validation is 0)"),
     ],
 )
 def test_wrong_options_are_one_clear_line(

@@ -131,6 +131,6 @@ def test_the_command_says_it_in_one_line_and_exits_with_1(
         main(["datasets", name, "--root", str(tmp_path), *given])
     out, err = capsys.readouterr()
     assert stopped.value.code == 1
-    assert f"{tmp_path} is not fit for training as {name}" in err.strip().splitlines()[-1]
+    assert f"{tmp_path} is not fit for use as {name}" in err.strip().splitlines()[-1]
     assert "Traceback" not in err
     assert part in out or "images but no" in out

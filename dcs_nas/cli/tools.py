@@ -183,4 +183,4 @@ def datasets(
     report = check_dataset(name, root, options=options, images=images, progress=progress("decoding"))
     print("\n".join(report.lines()))
     if not report.ok:
-        raise InputError(f"{root} is not fit for training as {name}; see the list above")
+        raise InputError(f"{root} is not fit for use as {name}; see the list above")

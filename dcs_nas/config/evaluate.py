@@ -12,7 +12,8 @@ from dcs_nas.settings import Settings
 class EvaluateConfig(Settings):
     """How features are compared; the options of ``dcs-nas evaluate`` replace these.
 
-    ``protocol`` is the data set's own unless given. ``expand`` is the number of neighbours of average query expansion
+    ``protocol`` is the data set's own unless given; validation leaves out the query's own camera where it does, and
+    otherwise the query's own image alone. ``expand`` is the number of neighbours of average query expansion
     (0: none), each weighted by its similarity to the power ``expand_alpha``. ``confidence`` is the number of bootstrap
     resamples of the queries for 95 % intervals (0: none).
     """

@@ -12,6 +12,7 @@ from typing import Any
 
 from dcs_nas.data.datasets import check_options, load_dataset
 from dcs_nas.data.datasets.problems import Problem, collected
+from dcs_nas.data.datasets.registry import options_of
 from dcs_nas.data.records import DISTRACTOR, SPLITS, Record, ReidDataset
 from dcs_nas.errors import InputError
 
@@ -19,6 +20,14 @@ Progress = Callable[[int, int], None]
 """Called with how many images are read and how many there are."""
 
 _EXAMPLES = 3
+_IS_DISTRACTOR = "the query is a distractor (person 0)"
+_NOT_IN_GALLERY = "the person has no image in the gallery"
+_OWN_CAMERA = "the person's gallery images all come from the query's own camera"
+_ADVICE = {
+    _IS_DISTRACTOR: "give the queries' identities other numbers than 0",
+    _NOT_IN_GALLERY: "give an identity the same name in queries and gallery",
+    _OWN_CAMERA: "evaluate with --protocol no_camera_filter (evaluate.protocol in a configuration)",
+}
 
 
 @dataclass(frozen=True)
@@ -95,14 +104,17 @@ def check_dataset(
         except InputError as error:
             fatal = Problem("unusable folder", str(error))
             return CheckReport(name, Path(root), None, problems=(*problems, fatal))
+    unmatched = unmatched_queries(dataset)
+    if dataset.query and dataset.gallery and sum(len(u.queries) for u in unmatched) == len(dataset.query):
+        problems += [_no_match(u, has_camera_option="camera" in options_of(name)) for u in unmatched]
     return CheckReport(
         name,
         dataset.root,
         dataset,
         problems=tuple(problems),
         unreadable=unreadable_images(dataset, progress=progress) if images else None,
-        unmatched=unmatched_queries(dataset),
-        remarks=remarks(dataset),
+        unmatched=unmatched,
+        remarks=(*dataset.passed_over, *remarks(dataset)),
     )
 
 
@@ -140,13 +152,21 @@ def unreadable_images(dataset: ReidDataset, *, progress: Progress | None = None)
     return tuple(faults)
 
 
+def _no_match(unmatched: Unmatched, *, has_camera_option: bool) -> Problem:
+    """Describe why no query of a data set has a match, for one of the causes, and how to fix it."""
+    advice = _ADVICE[unmatched.cause]
+    if unmatched.cause == _OWN_CAMERA and has_camera_option:
+        advice += ", or load the data with -o camera=none"
+    return Problem("no match", f"no query has a match, {len(unmatched.queries):,} since {unmatched.cause}: {advice}")
+
+
 def _cause(query: Record, cameras: set[int], *, filtered: bool) -> str | None:
     if query.person == DISTRACTOR:
-        return "the query is a distractor (person 0)"
+        return _IS_DISTRACTOR
     if not cameras:
-        return "the person has no image in the gallery"
+        return _NOT_IN_GALLERY
     if filtered and cameras == {query.camera}:
-        return "the person's gallery images all come from the query's own camera"
+        return _OWN_CAMERA
     return None
 
 
@@ -159,14 +179,14 @@ def _remarks(dataset: ReidDataset) -> Iterator[str]:
         count = sum(r.person == DISTRACTOR for r in dataset.train)
         yield f"{count:,} training images of person 0, who is a distractor in the gallery, will be one class"
     if dataset.train:
-        yield from _training_remarks(dataset.train)
+        yield from _training_remarks(dataset.train, filtered=dataset.protocol != "no_camera_filter")
     query = {r.path for r in dataset.query}
     repeated = sum(r.path in query for r in dataset.gallery)
     if repeated and dataset.protocol == "no_camera_filter":
         yield f"{repeated:,} query images are gallery images too, and nothing filters them: each finds itself"
 
 
-def _training_remarks(train: Sequence[Record]) -> Iterator[str]:
+def _training_remarks(train: Sequence[Record], *, filtered: bool) -> Iterator[str]:
     cameras: dict[int, set[int]] = defaultdict(set)
     for record in train:
         cameras[record.person].add(record.camera)
@@ -176,6 +196,8 @@ def _training_remarks(train: Sequence[Record]) -> Iterator[str]:
         if single:
             share = f"{_people(single)} of the {len(cameras):,} to train on"
             yield f"{share} seen by one camera only: no match across cameras"
+    elif filtered:
+        yield "one camera took all images to train on: validation needs evaluate.protocol=no_camera_filter"
     lonely = sum(count == 1 for count in images.values())
     if lonely:
         yield f"{_people(lonely)} of the {len(images):,} to train on with a single image: no positive pair"
@@ -194,7 +216,8 @@ def _lines(report: CheckReport, limit: int) -> Iterator[str]:
     yield from _section("remark", report.remarks, limit)
     if report.dataset is not None and not report.problems:
         read = "images not read" if report.unreadable is None else f"{len(report.unreadable):,} unreadable images"
-        yield f"  complete; {read}"
+        but = " but for what was passed over" if report.dataset.passed_over else ""
+        yield f"  complete{but}; {read}"
 
 
 def _statistics_lines(dataset: ReidDataset) -> Iterator[str]:

@@ -19,8 +19,9 @@ from torch.utils.data import DataLoader, Dataset
 from dcs_nas.config import Config, DataConfig, DataSource
 from dcs_nas.data.cache import Progress, image_cache
 from dcs_nas.data.datasets import load_dataset
+from dcs_nas.data.held_out import hold_out_people, require_queries
 from dcs_nas.data.records import SPLITS, Record, ReidDataset, combine
-from dcs_nas.data.samplers import IdentitySampler, SequentialBatches, hold_out_people, split_people
+from dcs_nas.data.samplers import IdentitySampler, SequentialBatches, split_people
 from dcs_nas.errors import InputError
 from dcs_nas.files import write_json
 from dcs_nas.processes import in_turn, is_first, rank, world
@@ -100,6 +101,12 @@ class ReidData:
 
     def train(self) -> Images:
         """All training images; label = class of the person, in the people's order."""
+        if not self.people:
+            name, root = self.dataset.name, self.dataset.root
+            raise InputError(
+                f"{name} in {root} has no images to train on; name a data set that has some by data.name and "
+                "data.root, and this one by data.test"
+            )
         classes = {person: i for i, person in enumerate(self.people)}
         return self._images("train", self.dataset, self.dataset.train, [classes[r.person] for r in self.dataset.train])
 
@@ -112,11 +119,19 @@ class ReidData:
                 "name another data set by data.test, or by --data and --root"
             )
         if not dataset.query or not dataset.gallery:
-            raise InputError(f"{dataset.name} in {dataset.root} has no queries or gallery to evaluate on")
+            raise InputError(
+                f"{dataset.name} in {dataset.root} has no queries or gallery to evaluate on; name a data set that has "
+                "both by data.test, or by --data and --root"
+            )
         return (
             self._images("query", dataset, dataset.query, [r.person for r in dataset.query]),
             self._images("gallery", dataset, dataset.gallery, [r.person for r in dataset.gallery]),
         )
+
+    @property
+    def camera_filter(self) -> bool:
+        """Report whether validation leaves out all by the query's own camera, not the query's own image alone."""
+        return (self.config.evaluate.protocol or self.dataset.protocol) != "no_camera_filter"
 
     def search_halves(
         self, *, share: float, overlap: float = 1.0, validation: float = 0.0
@@ -124,23 +139,55 @@ class ReidData:
         """Training images of the two ``HALVES``, and those of people held out of both.
 
         Split within every person (DARTS) where ``overlap`` is 1; below, only that share of the people is in both.
+
+        Raises:
+            InputError: nobody to train on, halves of too few people, or nobody held out whom a query could find.
         """
         images = self.train()
-        kept, held = hold_out_people(images.labels.tolist(), share=validation, seed=self.config.seed)
+        kept, held = self._hold_out(images, validation, "search.validation")
         labels = images.labels[kept].tolist()
         halves = split_people(labels, share=share, overlap=overlap, seed=self.config.seed)
-        found = {name: images.subset([kept[i] for i in half]) for name, half in zip(HALVES, halves)}
-        return found, images.subset(held) if held else None
+        named = {name: images.subset([kept[i] for i in half]) for name, half in zip(HALVES, halves)}
+        self._require_shared(labels, named, share)
+        return named, images.subset(held) if held else None
 
-    def training_and_validation(self, *, share: float) -> tuple[Images, Images | None]:
-        """Images to train on, and those of the people held out (none where ``share`` is 0), classes from 0 in each."""
+    def training_and_validation(
+        self, *, share: float, setting: str = "retrain.validation"
+    ) -> tuple[Images, Images | None]:
+        """Images to train on, and those of the people held out (none where ``share`` is 0), classes from 0 in each.
+
+        Raises:
+            InputError: nobody to train on, or nobody held out, as ``setting`` asks, whom a query could find.
+        """
         images = self.train()
-        kept, held = hold_out_people(images.labels.tolist(), share=share, seed=self.config.seed)
+        kept, held = self._hold_out(images, share, setting)
         if not held:
             return images, None
         training = images.subset(kept)
         training.labels = np.unique(training.labels, return_inverse=True)[1]
         return training, images.subset(held)
+
+    def _hold_out(self, images: Images, share: float, setting: str) -> tuple[list[int], list[int]]:
+        kept, held = hold_out_people(images.labels.tolist(), share=share, seed=self.config.seed, setting=setting)
+        if held:
+            require_queries(images.labels, images.cameras, held, camera_filter=self.camera_filter, setting=setting)
+        return kept, held
+
+    def _require_shared(self, labels: Sequence[int], halves: dict[str, Images], share: float) -> None:
+        """Raise ``InputError`` where a half lacks identities because their single images are in the other one."""
+        identities, images = np.unique(labels, return_counts=True)
+        single, fewest = int((images == 1).sum()), min(len(set(half.labels.tolist())) for half in halves.values())
+        apart = min(max(1, round(share * len(identities))), len(identities) - 1)
+        batch, most = self.settings.people_per_batch, min(apart, len(identities) - apart)
+        if not single or fewest >= min(batch, most):
+            return
+        changes = ["search.identity_overlap=0"]
+        changes += ["search.strategy=bilevel"] if self.config.section("search").strategy != "bilevel" else []
+        changes += [f"data.people_per_batch={most}"] if most < batch else []
+        raise InputError(
+            f"{single} of the {len(identities)} identities to search on have a single image, which leaves one half "
+            f"{fewest} identities, a batch takes {batch}; set {' and '.join(changes)}, so that each half has its own"
+        )
 
     def identity_loader(self, images: Images, *, stream: int, what: str = "training") -> DataLoader:
         """P x K batches; ``stream`` sets loaders of one run apart in their draws."""
@@ -151,11 +198,6 @@ class ReidData:
             seed=self.config.seed * 16 + stream,
             what=what,
         )
-        if not len(sampler):
-            raise InputError(
-                f"the {what} images do not fill one batch of {sampler.P} people x {sampler.K} images; "
-                "lower data.people_per_batch or data.images_per_person"
-            )
         return self._loader(images, sampler)
 
     def test_loader(self, images: Images) -> DataLoader:
@@ -214,7 +256,7 @@ def _load(source: DataSource, key: str) -> ReidDataset:
             f"{key}.root is not set; give the folder of {source.name}, e.g. -o {key}.root=/data/{source.name}"
         )
     dataset = load_dataset(source.name, Path(source.root).expanduser(), **source.options)
-    for note in dataset.notes:
+    for note in (*dataset.notes, *dataset.passed_over):
         log.warning("%s: %s", dataset.name, note)
     return dataset
 

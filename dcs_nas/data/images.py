@@ -17,8 +17,10 @@ from PIL import Image, ImageOps
 from dcs_nas.data.datasets.files import reason_of
 from dcs_nas.errors import InputError
 
-FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "PPM", "WEBP", "GIF")
-"""What is decoded, whatever the name ends in; none of them runs another program, as PostScript does."""
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "PPM", "WEBP", "GIF", "JPEG2000", "AVIF")
+"""What is decoded, whatever the name ends in; none of them runs another program, as PostScript does.
+
+A Pillow that was built without a format's decoder says so."""
 
 _ORIENTATION = 0x0112
 _QUARTER_TURNS = (5, 6, 7, 8)

@@ -39,7 +39,8 @@ class ReidDataset:
     A person's number means the same person in all three splits. ``version`` says exactly which data these are and goes
     into every result; ``protocol`` names the ranking protocol (one of `PROTOCOLS`); ``notes`` are the deviations from
     the published facts. ``label_map`` and ``camera_map`` hold the user's own names of people and cameras, where the
-    data set has names and not numbers.
+    data set has names and not numbers. ``passed_over`` counts and names the files that were left out, a line for each
+    kind.
     """
 
     name: str
@@ -52,6 +53,7 @@ class ReidDataset:
     notes: tuple[str, ...] = ()
     label_map: dict[str, int] | None = None
     camera_map: dict[str, int] | None = None
+    passed_over: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         assert self.protocol in PROTOCOLS, self.protocol
@@ -90,6 +92,7 @@ def combine(datasets: Sequence[ReidDataset], *, splits: Sequence[Split] = ("trai
     ``splits=("train", "query", "gallery")`` is the *combine-all* setting, in which test images are trained on too.
     People and cameras of different data sets get different numbers; within one data set a person stays one person.
     Distractors are left out, since they are no one person. The result has no query and no gallery: test on another set.
+    Its protocol filters cameras unless that of none does: people of a set without cameras then match nobody.
 
     Raises:
         InputError: no data set, the same data set twice, or no common parent folder.
@@ -113,10 +116,15 @@ def combine(datasets: Sequence[ReidDataset], *, splits: Sequence[Split] = ("trai
         query=(),
         gallery=(),
         version=" + ".join(d.version for d in datasets) + f" ({' + '.join(splits)})",
+        protocol=_common_protocol(datasets),
         notes=tuple(f"{d.name}: {note}" for d in datasets for note in d.notes),
         label_map=people or None,
         camera_map=cameras or None,
     )
+
+
+def _common_protocol(datasets: Sequence[ReidDataset]) -> str:
+    return "no_camera_filter" if all(d.protocol == "no_camera_filter" for d in datasets) else "cross_camera"
 
 
 def _chosen(dataset: ReidDataset, splits: Sequence[str]) -> list[Record]:

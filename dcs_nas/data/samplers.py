@@ -32,10 +32,9 @@ class IdentitySampler:
         for index, label in enumerate(labels):
             self._images[int(label)].append(index)
         if len(self._images) < self.P:
-            raise InputError(
-                f"the {what} images show {len(self._images)} people, a batch takes {self.P}; "
-                "lower data.people_per_batch"
-            )
+            count = len(self._images)
+            advice = f"lower data.people_per_batch to {count}" if count > 1 else "add images of others"
+            raise InputError(f"the {what} images show {count} people, a batch takes {self.P}; {advice}")
         self._groups = {label: max(1, len(images) // self.K) for label, images in self._images.items()}
         self._length = _most_batches(list(self._groups.values()), self.P)
 
@@ -124,18 +123,6 @@ def split_people(labels: Sequence[int], *, share: float, overlap: float, seed: i
         sorted([shared[i] for i in first] + [i for person in people[both:cut] for i in by_label[person]]),
         sorted([shared[i] for i in second] + [i for person in people[cut:] for i in by_label[person]]),
     )
-
-
-def hold_out_people(labels: Sequence[int], *, share: float, seed: int) -> tuple[list[int], list[int]]:
-    """Indices of the people kept and of those held out, about ``share`` of them (at least two where share > 0)."""
-    people = sorted(set(labels))
-    if not share:
-        return list(range(len(labels))), []
-    count = max(2, round(share * len(people)))
-    if count > len(people) - 2:
-        raise InputError(f"holding out {count} of {len(people)} people leaves too few to train on; lower the share")
-    held = set(np.random.default_rng(mix_seed(seed, 2)).permutation(people)[:count].tolist())
-    return [i for i, p in enumerate(labels) if p not in held], [i for i, p in enumerate(labels) if p in held]
 
 
 def _by_label(labels: Sequence[int]) -> dict[int, list[int]]:

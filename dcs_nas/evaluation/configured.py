@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from dcs_nas.config import EvaluateConfig
@@ -16,6 +18,7 @@ from dcs_nas.evaluation.result import RankingResult
 from dcs_nas.evaluation.scoring import Expansion, Reranking, distances_of, score_distances
 from dcs_nas.settings import parse
 
+log = logging.getLogger(__name__)
 _RERANKING = ("rerank_k1", "rerank_k2", "rerank_lambda")
 
 
@@ -50,7 +53,17 @@ def changed(own: EvaluateConfig, changes: Mapping[str, Any]) -> EvaluateConfig:
 def score_as_configured(
     features: FeatureSet, settings: EvaluateConfig, *, protocol: str, device: torch.device | str | None = None
 ) -> Scored:
-    """Expand, re-rank and score ``features``; ``protocol`` counts where the settings name none."""
+    """Expand, re-rank and score ``features``; ``protocol`` counts where the settings name none.
+
+    Query images that are gallery images too, and that the protocol leaves in, are logged.
+    """
+    protocol = settings.protocol or protocol
+    if protocol == "no_camera_filter" and features.query_paths is not None and features.gallery_paths is not None:
+        itself = int(np.isin(features.query_paths, features.gallery_paths).sum())
+        if itself:
+            log.warning(
+                "%d query images are gallery images too, and protocol %s lets each find itself", itself, protocol
+            )
     reranking = Reranking(k1=settings.rerank_k1, k2=settings.rerank_k2, weight=settings.rerank_lambda)
     expansion = Expansion(neighbours=settings.expand, alpha=settings.expand_alpha) if settings.expand else None
     distances = distances_of(
@@ -63,7 +76,7 @@ def score_as_configured(
     result = score_distances(
         distances,
         features,
-        protocol=settings.protocol or protocol,
+        protocol=protocol,
         expansion=expansion,
         max_rank=settings.max_rank,
         average_precision=settings.average_precision,

@@ -113,7 +113,7 @@ def rank_distances(
     labels = Labels.checked(query_pids, gallery_pids, query_camids, gallery_camids)
     labels.expect(*source.shape, "distances")
     skipped = labels.skipped(camera_filter=rules.removes_same_camera)
-    queries = _scorable(skipped)
+    queries = _scorable(skipped, protocol)
     if rules.single_shot:
         query, ranks = rank_single_shots(
             source, labels, queries, repeats=rules.repeats, seed=seed, query_block=query_block
@@ -206,12 +206,21 @@ def _as_blocks(distances: Array | DistanceBlocks) -> DistanceBlocks:
     return distances if isinstance(distances, DistanceBlocks) else MatrixDistances(distances)
 
 
-def _scorable(skipped: np.ndarray) -> np.ndarray:
+_ADVICE = {
+    "only_same_camera": "their gallery images are by the query's own camera, which {} leaves out: rank with --protocol "
+    "no_camera_filter (evaluate.protocol in a configuration)",
+    "no_match_in_gallery": "their person ids are not in the gallery: give an identity the same id in both",
+    "junk": "person -1 is junk: give the queries person ids",
+}
+"""How to fix each of ``SKIP_CAUSES``, where it leaves no query with a score."""
+
+
+def _scorable(skipped: np.ndarray, protocol: str) -> np.ndarray:
     queries = np.flatnonzero(skipped == "")
     if not len(queries):
-        causes, counts = np.unique(skipped, return_counts=True)
-        listing = ", ".join(f"{cause} {count}" for cause, count in zip(causes, counts, strict=True))
-        raise InputError(f"no query has a match in the gallery ({listing}); check person ids and cameras of both")
+        causes = [(cause, int((skipped == cause).sum())) for cause in _ADVICE]
+        reasons = "; ".join(f"{cause} {count}: {_ADVICE[cause].format(protocol)}" for cause, count in causes if count)
+        raise InputError(f"no query has a match in the gallery; {reasons}")
     return queries
 
 

@@ -6,11 +6,11 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from dcs_nas.config import Config
+from dcs_nas.config import Config, RetrainConfig
 from dcs_nas.data.augment import build_augment
 from dcs_nas.data.cache import Progress
 from dcs_nas.data.datamodule import ReidData
-from dcs_nas.errors import InputError
+from dcs_nas.errors import InputError, choices
 from dcs_nas.extensions import load_extensions, load_recorded
 from dcs_nas.files import write_text
 from dcs_nas.models.build import build_fixed
@@ -31,6 +31,7 @@ from dcs_nas.training.trainer import fit, make_trainer, memory_format, without_k
 
 log = logging.getLogger(__name__)
 FINISHED = "finished.yaml"
+CHECKPOINTS = ("last", "best")
 
 
 @jointly
@@ -92,7 +93,7 @@ def load_trained(folder: Path, *, checkpoint: str = "last") -> tuple[Config, Rei
     if config.retrain is None:
         raise InputError(f"{folder} is no retraining run: its config.yaml has no section 'retrain'")
     load_recorded(folder)
-    path = run / "checkpoints" / f"{checkpoint}.ckpt"
+    path = _checkpoint(run, config.retrain, checkpoint)
     state = load_checkpoint(path)["state_dict"]
     state = {key.removeprefix("network."): value for key, value in state.items() if key.startswith("network.")}
     classifier = state.get("heads.0.classifier.weight")
@@ -106,6 +107,24 @@ def load_trained(folder: Path, *, checkpoint: str = "last") -> tuple[Config, Rei
     except RuntimeError as error:
         raise InputError(f"{path} does not fit the run's own settings: {str(error).splitlines()[-1].strip()}") from None
     return config, memory_format(network).eval()
+
+
+def _checkpoint(run: RunFolder, settings: RetrainConfig, name: str) -> Path:
+    """Return the path of the checkpoint ``name``; raise ``InputError`` saying why there is no best one."""
+    if name not in CHECKPOINTS:
+        raise InputError(f"unknown checkpoint '{name}'; {choices(name, CHECKPOINTS)}")
+    path = run / "checkpoints" / f"{name}.ckpt"
+    if name == "best" and not path.is_file():
+        if not settings.validation:
+            raise InputError(
+                f"{run.path} held nobody out (retrain.validation is 0), so it has no best checkpoint; use --checkpoint "
+                "last, or train with retrain.validation above 0, e.g. 0.1"
+            )
+        raise InputError(
+            f"{run.path} has no best checkpoint yet: it is validated after every {settings.validate_every} epochs and "
+            "after the last; use --checkpoint last, or train on with --resume"
+        )
+    return path
 
 
 def _read_genotype(config: Config, path: Path | None) -> AnyGenotype | None:

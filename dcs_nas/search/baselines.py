@@ -41,7 +41,7 @@ from dcs_nas.training.hints import training_errors
 from dcs_nas.training.objective import build_objective
 from dcs_nas.training.short import train_and_score
 from dcs_nas.training.trainer import EpochLog, fit, make_trainer, memory_format, without_known_warnings
-from dcs_nas.training.validation import first_of_each_view, validate
+from dcs_nas.training.validation import validate
 
 log = logging.getLogger(__name__)
 
@@ -121,8 +121,6 @@ def _one_shot(job: _Job) -> Search:
     """NNI's DARTS or GumbelDARTS."""
     config, settings, data = job.config, job.settings, job.data
     halves, held = data.search_halves(share=settings.weight_share, validation=settings.validation)
-    if held is not None:
-        first_of_each_view(held.labels, held.cameras)  # raises where no one held out can be scored
     loaders = {
         name: data.identity_loader(halves[half], stream=i, what=half)
         for i, (name, half) in enumerate(zip(("train", "val"), HALVES))
@@ -236,10 +234,12 @@ def _trial_evaluation(job: _Job) -> Evaluate:
     """How a genotype is trained and scored; a training that breaks down scores 0."""
     if job.table is not None:
         return partial(_look_up, job.table, job.config.seed)
-    share = job.settings.validation or job.settings.trials.validation
-    images, held = job.data.training_and_validation(share=share)
+    own = job.settings.validation
+    images, held = job.data.training_and_validation(
+        share=own or job.settings.trials.validation,
+        setting="search.validation" if own else "search.trials.validation",
+    )
     assert held is not None
-    first_of_each_view(held.labels, held.cameras)  # raises where no one held out can be scored
     job.data.identity_loader(images, stream=9)
     people = len(set(images.labels.tolist()))
 

@@ -34,7 +34,7 @@ from dcs_nas.training.hints import training_errors
 from dcs_nas.training.joined import jointly, require_alone
 from dcs_nas.training.objective import build_objective
 from dcs_nas.training.trainer import EpochLog, fit, make_trainer, memory_format, without_known_warnings
-from dcs_nas.training.validation import first_of_each_view, validate
+from dcs_nas.training.validation import validate
 
 log = logging.getLogger(__name__)
 
@@ -69,8 +69,6 @@ def run_search(
     halves, held = data.search_halves(
         share=settings.weight_share, overlap=settings.identity_overlap, validation=settings.validation
     )
-    if held is not None:
-        first_of_each_view(held.labels, held.cameras)  # refuses people whom nobody could be found for
     loaders = {
         half: data.identity_loader(images, stream=i, what=half) for i, (half, images) in enumerate(halves.items())
     }

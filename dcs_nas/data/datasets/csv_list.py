@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
+from dcs_nas.data.datasets.division import Seed, Share, divided
 from dcs_nas.data.datasets.files import (
     LARGEST_LIST,
     existing_folder,
@@ -13,7 +15,7 @@ from dcs_nas.data.datasets.files import (
     is_file,
     is_image_name,
     listing_of,
-    report_absent,
+    locate,
     require_size,
 )
 from dcs_nas.data.datasets.labels import LabelledImage, from_labels
@@ -22,12 +24,26 @@ from dcs_nas.data.datasets.registry import DATASETS
 from dcs_nas.data.records import SPLITS, ReidDataset
 from dcs_nas.errors import InputError, choices
 
-_COLUMNS = ("path", "person", "camera", "split")
+_COLUMNS = {
+    "path": "file filename filepath image imagename imagepath imagefile img imgname imgpath",
+    "person": "personid pid id identity identityid label subject subjectid vehicle vehicleid",
+    "camera": "cameraid cam camid",
+    "split": "set subset part partition",
+}
+"""Column to its other names, without case and punctuation."""
 _DELIMITERS = ",;\t"
+_Row = tuple[int, list[str]]
 
 
 @DATASETS.register("csv")
-def csv_list(root: Path, *, file: str = "images.csv") -> ReidDataset:
+def csv_list(
+    root: Path,
+    *,
+    file: str = "images.csv",
+    columns: dict[str, str] | None = None,
+    split: Share = None,
+    seed: Seed = 0,
+) -> ReidDataset:
     """Your own images, listed in one CSV file with a header line.
 
     ROOT (the folder, or the CSV file itself):
@@ -35,33 +51,37 @@ def csv_list(root: Path, *, file: str = "images.csv") -> ReidDataset:
                          a/0001.jpg,anna,door,train
                          b/0002.jpg,ben,hall,query
         a/0001.jpg ...   the images, anywhere in the folder
-    Paths are relative to ROOT, or to the CSV file's folder where ROOT is the file, and may not lead out of it. split is
-    train, query or gallery. person and camera are any names, numbered in sorted order, and the numbers are kept with
-    the run; a person named -1 is junk and left out. Without a column camera, ranking has no camera filter. Further
-    columns are passed over; fields may be separated by commas, semicolons or tabs.
+    Paths are relative to ROOT, or to the CSV file's folder where ROOT is the file; they may begin with the name of that
+    folder, or be absolute, but not lead out of it. split is train, query or gallery. person and camera are any names,
+    numbered in sorted order, and the numbers are kept with the run; a person named -1 is junk and left out. Without a
+    column camera, ranking has no camera filter. Other usual names of columns are known, such as filename, pid, camid
+    and subset. Further columns are passed over; fields may be separated by commas, semicolons or tabs.
 
     Options:
         file (default images.csv): the CSV file in ROOT
+        columns (no default): your names of columns, such as {path: photo, person: who, camera: place, split: fold}
+        split (0 to 1, no default): where there is no column split, the share of the people to train on; of each of the
+                                    others the first image by every camera is a query, the rest the gallery
+        seed (default 0): another one divides otherwise
     """
     if is_file(root):
         root, file = Path(root).expanduser().parent, Path(root).name
     root = existing_folder(root)
-    if inner_path(file, source="the option file") is None or not is_file(root / file):
+    if inner_path(file, source="the option file", root=root) is None or not is_file(root / file):
         raise InputError(f"no file {file} in {root}; found {listing_of(root)}; name yours with the option file")
-    rows, columns = _read(root / file)
-    images = list(_images(rows, columns, file))
-    absent = report_absent(root, (image.path for image in images), source=file)
-    return from_labels(
-        [image for image in images if image.path not in absent],
-        name="csv",
-        root=root,
-        version=f"csv {root.name}/{file}",
-        protocol="cross_camera" if "camera" in columns else "no_camera_filter",
-    )
+    header, rows = _read(root / file)
+    places = _places(header, columns or {}, root / file)
+    _check_split(places, split, root / file)
+    images = list(_images(rows, header, places, root, file))
+    version = f"csv {root.name}/{file}"
+    if split is not None:
+        images, version = divided(images, share=split, seed=seed), f"{version}, split {split:g}, seed {seed}"
+    protocol = "cross_camera" if "camera" in places else "no_camera_filter"
+    return from_labels(images, name="csv", root=root, version=version, protocol=protocol)
 
 
-def _read(path: Path) -> tuple[list[tuple[int, list[str]]], list[str]]:
-    """The rows with their line numbers, and the names of the columns."""
+def _read(path: Path) -> tuple[list[str], list[_Row]]:
+    """Return the names of the columns, and the rows with their line numbers."""
     require_size(path, LARGEST_LIST)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -75,46 +95,83 @@ def _read(path: Path) -> tuple[list[tuple[int, list[str]]], list[str]]:
         raise InputError(f"{path} is no valid CSV: {error}") from None
     if not rows:
         raise InputError(f"{path} is empty, expected a header line {','.join(_COLUMNS)}")
-    columns = [name.lower() for name in rows[0][1]]
-    for column in ("path", "person", "split"):
-        if columns.count(column) != 1:
-            found = ", ".join(columns)
-            raise InputError(f"{path} has the columns {found}, expected one each of {', '.join(_COLUMNS)}")
-    return rows[1:], columns
+    return [name.lower() for name in rows[0][1]], rows[1:]
 
 
-def _images(rows: list[tuple[int, list[str]]], columns: list[str], file: str) -> Iterator[LabelledImage]:
+def _places(header: list[str], columns: Mapping[str, str], path: Path) -> dict[str, int]:
+    """Return the place of each column in a row: by the option ``columns``, by its own name, or by a usual one."""
+    for column in columns:
+        if column not in _COLUMNS:
+            raise InputError(f"options of data set 'csv': columns: unknown '{column}'; {choices(column, _COLUMNS)}")
+    places = {}
+    for column, usual in _COLUMNS.items():
+        names = [columns[column].lower()] if column in columns else [column, *usual.split()]
+        exact = [i for i, name in enumerate(header) if name == names[0]]
+        fitting = exact or [i for i, name in enumerate(header) if _plain(name) in names]
+        if len(fitting) == 1:
+            places[column] = fitting[0]
+        elif fitting or column in ("path", "person") or column in columns:
+            what, example = (f"{len(fitting)} columns", header[fitting[0]]) if fitting else ("no column", "NAME")
+            raise InputError(
+                f"{path} has the columns {', '.join(header)}: {what} for the {column}, expected one, such as "
+                f"{', '.join(names[:4])}; name yours by the option columns, e.g. columns={{{column}: {example}}}"
+            )
+    return places
+
+
+def _plain(name: str) -> str:
+    return "".join(letter for letter in name if letter.isalnum())
+
+
+def _check_split(places: Mapping[str, int], split: float | None, path: Path) -> None:
+    if split is not None and "split" in places:
+        raise InputError(f"{path} has a column split, which divides it already; leave the option split out")
+    if split is None and "split" not in places:
+        raise InputError(
+            f"{path} has no column split, expected train, query or gallery for each image; name yours by the option "
+            "columns, e.g. columns={split: fold}, or divide by identity with the option split=0.5"
+        )
+
+
+def _images(
+    rows: list[_Row], header: list[str], places: Mapping[str, int], root: Path, file: str
+) -> Iterator[LabelledImage]:
+    listed = [
+        (n, i) for n, cells in rows if (i := _image(cells, header, places, root, f"{file}, line {n}")) is not None
+    ]
+    where = locate(root, (image.path for _, image in listed), source=file)
     seen: dict[tuple[str, str], int] = {}
-    for number, cells in rows:
-        image = _image(cells, columns, f"{file}, line {number}")
-        if image is None:
+    for number, image in listed:
+        if image.path not in where:
             continue
+        image = replace(image, path=where[image.path])
         first = seen.setdefault((image.path, image.split), number)
         if first == number:
             yield image
         else:
-            report(
-                "bad list entry",
-                f"{file}, line {number}: {image.path} stands in line {first} for {image.split} already",
-            )
+            part = f" for {image.split}" if image.split else ""
+            report("bad list entry", f"{file}, line {number}: {image.path} stands in line {first}{part} already")
 
 
-def _image(cells: list[str], columns: list[str], source: str) -> LabelledImage | None:
-    if len(cells) != len(columns):
-        report("bad list entry", f"{source} has {len(cells)} fields, expected {len(columns)}: {', '.join(columns)}")
+def _image(
+    cells: list[str], header: list[str], places: Mapping[str, int], root: Path, source: str
+) -> LabelledImage | None:
+    if len(cells) != len(header):
+        report("bad list entry", f"{source} has {len(cells)} fields, expected {len(header)}: {', '.join(header)}")
         return None
-    row = dict(zip(columns, cells))
-    path = inner_path(row["path"], source=source)
+    row = {column: cells[i] for column, i in places.items()}
+    path = inner_path(row["path"], source=source, root=root)
     if path is None:
         return None
     if not is_image_name(path.rpartition("/")[2]):
         report("unparsable name", f"{source}: {path} is not the name of an image; expected .jpg, .png or the like")
         return None
-    if row["split"].lower() not in SPLITS:
+    split = row.get("split", "").lower()
+    if "split" in row and split not in SPLITS:
         report("bad list entry", f"{source}: unknown split '{row['split']}'; {choices(row['split'], SPLITS)}")
         return None
     for column in ("person", "camera"):
         if row.get(column) == "":
             report("bad list entry", f"{source}: the field {column} is empty; every image needs one")
             return None
-    return LabelledImage(path, row["person"], row.get("camera", "all"), row["split"].lower())
+    return LabelledImage(path, row["person"], row.get("camera", "all"), split)

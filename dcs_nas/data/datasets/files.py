@@ -9,11 +9,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from dcs_nas.data.datasets.problems import report
+from dcs_nas.data.datasets.problems import pass_over, report
 from dcs_nas.errors import InputError
 
 LARGEST_LIST = 2**28  # bytes of a list file: several million images
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".ppm", ".webp"})
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".avif"}
+    | {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx"}
+)
+_OF_SYSTEMS = ("thumbs.db", "desktop.ini")  # which some systems put into every folder, and hide
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\u0080-\u009f\ud800-\udfff]")
 _SEARCH_DEPTH = 2  # data/ and data/market1501/ both lead to data/market1501/Market-1501-v15.09.15/
 
@@ -54,23 +58,60 @@ def find_root(root: Path, *, parts: Sequence[str], title: str, aliases: Sequence
     )
 
 
-def list_images(root: Path, folder: str) -> list[str]:
-    """Sorted paths, relative to ``root``, of the images in one folder; reports an absent or empty one.
+def list_images(root: Path, folder: str, *, deeper: bool = False) -> list[str]:
+    """Sorted paths, relative to ``root``, of the images in one folder, ``deeper`` also of those in folders inside it.
 
-    Hidden files and what does not have an image's suffix (Thumbs.db, readme.txt) are passed over. Reported are names
-    with control characters or not in UTF-8, and what has an image's name and is none: a folder, a pipe, a link to
-    nowhere.
+    An absent or empty folder is reported. Hidden files are left out; counted as passed over are files without an
+    image's suffix (readme.txt) and, but with ``deeper``, images in folders inside. Reported are names with
+    control characters or not in UTF-8, and what has an image's name and is none: a folder, a pipe, a link to nowhere.
     """
     path = root / folder
     if not path.is_dir():
         report("missing part", f"no folder {folder} in {root}; found {listing_of(root)}")
         return []
+    images, foreign = images_below(path)
+    inside = [p for p in images if "/" in p and not deeper]
+    kept = [p for p in images if deeper or "/" not in p]
+    if not kept:
+        report("missing part", f"{path} holds no images; {_instead_of_images(folder, inside, foreign)}")
+    pass_over("images in deeper folders", (f"{folder}/{p}" for p in inside))
+    pass_over("files without the ending of an image", (f"{folder}/{p}" for p in foreign))
+    return [f"{folder}/{p}" for p in kept if _is_plain(p, path)]
+
+
+def pass_over_files(root: Path, folder: str, what: str) -> None:
+    """Count the files that lie in ``folder`` itself as passed over."""
+    path = root / folder
+    pass_over(
+        what, ((path / name).relative_to(root).as_posix() for name in visible(path) if not (path / name).is_dir())
+    )
+
+
+def images_below(path: Path, above: tuple[str, ...] = ()) -> tuple[list[str], list[str]]:
+    """Return paths relative to ``path``, at any depth, of what has an image's name, and of other visible files.
+
+    Sorted within each folder, whose own files come first. A link to a folder that it lies in is not followed.
+    """
+    real = os.path.realpath(path)
+    images: list[str] = []
+    foreign: list[str] = []
     with os.scandir(path) as entries:
-        found = sorted((e for e in entries if is_image_name(e.name)), key=lambda e: e.name)
-    names = [e.name for e in found if _is_plain(e, path)]
-    if not found:
-        report("missing part", f"{path} holds no images; expected files such as .jpg or .png in it")
-    return [f"{folder}/{name}" for name in names]
+        names = sorted((e.name, _is_folder(e)) for e in entries if not _is_hidden(e.name))
+    for name, is_folder in names:
+        if is_image_name(name):
+            images.append(name)
+        elif not is_folder:
+            foreign.append(name)
+    for name, is_folder in names:
+        if is_folder and not is_image_name(name) and os.path.realpath(path / name) not in (real, *above):
+            try:
+                inner = images_below(path / name, (real, *above))
+            except (OSError, RecursionError):  # a folder that may not be read
+                foreign.append(f"{name}/")
+                continue
+            for own, inside in zip((images, foreign), inner):
+                own += [f"{name}/{p}" for p in inside]
+    return images, foreign
 
 
 def read_lines(root: Path, name: str) -> list[tuple[int, str]]:
@@ -128,19 +169,24 @@ def reason_of(error: BaseException) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-def inner_path(text: str, *, source: str) -> str | None:
-    """A relative path out of a list file with forward slashes, or None (reported) where it leads out of the folder.
+def inner_path(text: str, *, source: str, root: Path) -> str | None:
+    """Return a path out of a list file, relative to ``root``, or None (reported) where it leads out of that folder.
 
-    Absolute paths, drive letters and ``..`` are refused. Links inside the folder are followed: who owns the folder made
-    them, whereas a list file may come from anywhere.
+    An absolute path has to lie inside; other ones, drive letters and ``..`` are refused. Links inside the folder are
+    followed: who owns the folder made them, whereas a list file may come from anywhere.
     """
     path = PurePosixPath(text.replace("\\", "/"))
     if _CONTROL.search(text):
         report("bad list entry", f"{source}: path {text!r} holds a control character; rename the image")
         return None
+    if path.is_absolute() and ".." not in path.parts:
+        folders = (os.path.abspath(root), os.path.realpath(root))
+        inside = next((folder for folder in folders if path.is_relative_to(folder)), None)
+        path = path.relative_to(inside) if inside else path
     if not text or path.is_absolute() or PureWindowsPath(text).drive or ".." in path.parts:
         report(
-            "bad list entry", f"{source}: path {text!r} leads out of the data set; expected a path inside its folder"
+            "bad list entry",
+            f"{source}: path {text!r} leads out of the data set; expected a path inside {root}, or relative to it",
         )
         return None
     return path.as_posix()
@@ -157,16 +203,32 @@ def absent_images(root: Path, paths: Iterable[str]) -> list[str]:
 
 def report_absent(root: Path, paths: Iterable[str], *, source: str) -> set[str]:
     """The listed images that are not there, reported in one line with the first of them."""
+    paths = list(paths)
     absent = absent_images(root, paths)
     if absent:
         count = "1 image that is" if len(absent) == 1 else f"{len(absent):,} images that are"
-        report("missing image", f"{source} lists {count} not in {root}, first {absent[0]}; unpack the images again")
+        advice = "unpack the images again, or take them out of the list"
+        if len(absent) == len(paths):
+            advice = f"expected paths relative to that folder, which holds {listing_of(root, 3)}"
+        report("missing image", f"{source} lists {count} not in {root}, first {absent[0]}; {advice}")
     return set(absent)
+
+
+def locate(root: Path, paths: Iterable[str], *, source: str) -> dict[str, str]:
+    """Return the path below ``root`` of each listed one; what is not there is reported and left out.
+
+    A path may repeat the last folders of ``root`` itself, as lists written from above it do.
+    """
+    where = {path: path for path in paths}
+    for path in absent_images(root, where):
+        where[path] = _without_folder(root, path)
+    absent = report_absent(root, where.values(), source=source)
+    return {path: place for path, place in where.items() if place not in absent}
 
 
 def visible(path: Path) -> list[str]:
     """Sorted names in a folder, hidden ones left out."""
-    return sorted(name for name in os.listdir(path) if not name.startswith("."))
+    return sorted(name for name in os.listdir(path) if not _is_hidden(name))
 
 
 def listing_of(path: Path, limit: int = 8) -> str:
@@ -188,18 +250,46 @@ def _folders_with(root: Path, parts: Sequence[str], aliases: Sequence[str], dept
     return [found for child in children for found in _folders_with(child, parts, aliases, depth - 1)]
 
 
-def _is_plain(entry: os.DirEntry[str], folder: Path) -> bool:
-    if not is_printable(entry.name, folder):
+def _without_folder(root: Path, path: str) -> str:
+    """Return ``path`` without the longest start that repeats the end of ``root``."""
+    parts, folder = path.split("/"), os.path.abspath(root).split(os.sep)
+    repeated = next((n for n in range(len(parts) - 1, 0, -1) if parts[:n] == folder[-n:]), 0)
+    return "/".join(parts[repeated:])
+
+
+def _instead_of_images(folder: str, inside: Sequence[str], foreign: Sequence[str]) -> str:
+    """Describe what a folder without images holds, and how to fix that."""
+    if inside:
+        return f"{len(inside):,} lie in folders inside it, first {folder}/{inside[0]}: move them up"
+    if foreign:
+        return f"found {foreign[0]}, expected files such as .jpg or .png in it: convert or unpack what is there"
+    return "expected files such as .jpg or .png in it"
+
+
+def _is_plain(name: str, folder: Path) -> bool:
+    if not is_printable(name, folder):
         return False
+    path = os.path.join(folder, name)
     try:
-        kind = entry.stat().st_mode
+        kind = os.stat(path).st_mode
         if stat.S_ISREG(kind):
             return True
         what = "a folder" if stat.S_ISDIR(kind) else "a pipe, socket or device"
     except OSError as error:
-        what = f"a link that leads nowhere ({reason_of(error)})" if entry.is_symlink() else reason_of(error)
-    report("unparsable name", f"{folder / entry.name} has the name of an image and is {what}; remove it")
+        what = f"a link that leads nowhere ({reason_of(error)})" if os.path.islink(path) else reason_of(error)
+    report("unparsable name", f"{path} has the name of an image and is {what}; remove it")
     return False
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _OF_SYSTEMS
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _absent_from(folder: Path, paths: Sequence[str]) -> list[str]:

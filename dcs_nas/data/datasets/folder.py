@@ -6,25 +6,36 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from dcs_nas.data.datasets.files import existing_folder, list_folders, list_images, listing_of
+from dcs_nas.data.datasets.division import Seed, Share, divided
+from dcs_nas.data.datasets.files import (
+    existing_folder,
+    images_below,
+    list_folders,
+    list_images,
+    listing_of,
+    pass_over_files,
+)
 from dcs_nas.data.datasets.labels import LabelledImage, from_labels
-from dcs_nas.data.datasets.problems import report
+from dcs_nas.data.datasets.problems import pass_over, report
 from dcs_nas.data.datasets.registry import DATASETS
 from dcs_nas.data.records import SPLITS, ReidDataset
 from dcs_nas.errors import InputError
 
 
 @DATASETS.register("folder")
-def folder(root: Path, *, camera: str = "folder") -> ReidDataset:
+def folder(root: Path, *, camera: str = "folder", split: Share = None, seed: Seed = 0) -> ReidDataset:
     r"""Your own images, one folder for each person.
 
     ROOT:
         train/PERSON/CAMERA/*.jpg      people to train on
         query/PERSON/CAMERA/*.jpg      people to look for
         gallery/PERSON/CAMERA/*.jpg    where to look for them
+    or, with the option split, undivided:
+        PERSON/CAMERA/*.jpg            people to be divided; without any CAMERA folder, cameras are unknown
     PERSON and CAMERA are any names; the same name means the same person or camera everywhere. They are numbered in
     sorted order, and the numbers are kept with the run. A person named -1 is junk and left out. train/ may be absent
-    where nothing is trained, query/ and gallery/ where nothing is tested.
+    where nothing is trained, query/ and gallery/ where nothing is tested. Images in folders inside these are read too.
+    Files beside the folders, and other folders beside train/, query/ and gallery/, are passed over and counted.
 
     Options:
         camera (default folder): where the camera's name is found
@@ -32,22 +43,43 @@ def folder(root: Path, *, camera: str = "folder") -> ReidDataset:
             none                 nowhere: images lie in SPLIT/PERSON/, and ranking has no camera filter
             a regular expression with one group: images lie in SPLIT/PERSON/, and the group matches the camera's name
                                  in the file's name, such as '_c(\d+)_' for 17_c2_0001.jpg
+        split (0 to 1, no default): the share of the people of an undivided folder to train on; of each of the others
+                                 the first image by every camera is a query, the rest the gallery
+        seed (default 0): another one divides otherwise
     """
     root = existing_folder(root)
-    _check_splits(root)
+    parts = _parts(root, divide=split is not None)
+    if split is not None and camera == "folder" and not any(list_folders(root / person) for person in parts[""]):
+        camera = "none"
     pattern = None if camera in ("folder", "none") else _camera_pattern(camera)
-    images = [image for split in SPLITS if (root / split).is_dir() for image in _images(root, split, camera, pattern)]
+    images = [i for part, people in parts.items() for i in _images(root, part, people, camera, pattern)]
+    version = f"folder {root.name}"
+    if split is not None:
+        images, version = divided(images, share=split, seed=seed), f"{version}, split {split:g}, seed {seed}"
     protocol = "no_camera_filter" if camera == "none" else "cross_camera"
-    return from_labels(images, name="folder", root=root, version=f"folder {root.name}", protocol=protocol)
+    return from_labels(images, name="folder", root=root, version=version, protocol=protocol)
 
 
-def _check_splits(root: Path) -> None:
-    found = [name for name in list_folders(root) if name in SPLITS]
-    strange = [name for name in list_folders(root) if name not in SPLITS]
-    if not found or strange:
-        raise InputError(
-            f"{root} holds {listing_of(root)}, expected the folders train, query and gallery and no others"
-        )
+def _parts(root: Path, *, divide: bool) -> dict[str, list[str]]:
+    """List the folders of people in each part of a data set, of an undivided one in the part ""."""
+    folders = list_folders(root)
+    splits = [name for name in SPLITS if name in folders]
+    if divide:
+        if splits:
+            raise InputError(f"{root} holds {', '.join(splits)}, which divide it already; leave the option split out")
+        pass_over_files(root, "", "files beside the folders of people")
+        filled = [name for name in folders if images_below(root / name)[0]]
+        pass_over("folders without images", (f"{name}/" for name in folders if name not in filled))
+        return {"": filled}
+    if not splits:
+        inner = next((name for name in folders if set(SPLITS) & set(list_folders(root / name))), None)
+        advice = f"give {root / inner}" if inner else "for a folder of each person instead, give the option split=0.5"
+        raise InputError(f"{root} holds {listing_of(root)}, expected the folders train, query and gallery; {advice}")
+    others = [(name, len(images_below(root / name)[0])) for name in folders if name not in SPLITS]
+    pass_over("folders beside train, query and gallery", (f"{name}/ ({count:,} images)" for name, count in others))
+    for name in splits:
+        pass_over_files(root, name, "files beside the folders of people")
+    return {name: list_folders(root / name) for name in splits}
 
 
 def _camera_pattern(text: str) -> re.Pattern[str]:
@@ -63,29 +95,32 @@ def _camera_pattern(text: str) -> re.Pattern[str]:
     return pattern
 
 
-def _images(root: Path, split: str, camera: str, pattern: re.Pattern[str] | None) -> Iterator[LabelledImage]:
-    people = list_folders(root / split)
+def _images(
+    root: Path, split: str, people: list[str], camera: str, pattern: re.Pattern[str] | None
+) -> Iterator[LabelledImage]:
     if not people:
         report("missing part", f"{root / split} holds no folders; expected one for each person")
     for person in people:
-        inside = f"{split}/{person}"
+        inside = f"{split}/{person}" if split else person
         if camera == "folder":
-            yield from _images_by_camera(root, split, person)
+            yield from _images_by_camera(root, inside, person, split)
         else:
-            for path in list_images(root, inside):
+            for path in list_images(root, inside, deeper=True):
                 yield LabelledImage(path, person, _camera_of(path, pattern), split)
 
 
-def _images_by_camera(root: Path, split: str, person: str) -> Iterator[LabelledImage]:
-    cameras = list_folders(root / split / person)
+def _images_by_camera(root: Path, inside: str, person: str, split: str) -> Iterator[LabelledImage]:
+    cameras = list_folders(root / inside)
     if not cameras:
         report(
             "missing part",
-            f"{root / split / person} holds {listing_of(root / split / person, 3)}, expected a folder for each camera; "
+            f"{root / inside} holds {listing_of(root / inside, 3)}, expected a folder for each camera; "
             "give the option camera=none, or one that reads it from the file's name",
         )
+        return
+    pass_over_files(root, inside, "files beside the folders of cameras")
     for camera in cameras:
-        for path in list_images(root, f"{split}/{person}/{camera}"):
+        for path in list_images(root, f"{inside}/{camera}", deeper=True):
             yield LabelledImage(path, person, camera, split)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from dcs_nas.data.datasets.facts import Facts
-from dcs_nas.data.datasets.files import find_root, inner_path, read_lines, report_absent
+from dcs_nas.data.datasets.files import find_root, inner_path, locate, read_lines
 from dcs_nas.data.datasets.named_boxes import with_deviations
 from dcs_nas.data.datasets.problems import report
 from dcs_nas.data.datasets.registry import DATASETS
@@ -64,21 +65,23 @@ def _facts(train: str) -> Facts:
 def _records(root: Path, folder: str, name: str, *, first_person: int) -> tuple[Record, ...]:
     """The images of one list file, in sorted order."""
     lines = read_lines(root, name)
+    images = root / folder
     if (root / name).is_file() and not lines:
         report("missing part", f"{root / name} is empty; expected lines such as {_EXAMPLE}")
-    parsed = (_record(line, folder, f"{name}, line {number}", first_person) for number, line in lines)
-    records = sorted((r for r in parsed if r is not None), key=lambda r: r.path)
-    absent = report_absent(root, (r.path for r in records), source=name)
-    return tuple(r for r in records if r.path not in absent)
+    parsed = (_record(line, images, f"{name}, line {number}", first_person) for number, line in lines)
+    records = [r for r in parsed if r is not None]
+    where = locate(images, (r.path for r in records), source=name)
+    there = (replace(r, path=f"{folder}/{where[r.path]}") for r in records if r.path in where)
+    return tuple(sorted(there, key=lambda r: r.path))
 
 
-def _record(line: str, folder: str, source: str, first_person: int) -> Record | None:
+def _record(line: str, images: Path, source: str, first_person: int) -> Record | None:
     path, _, person = line.rpartition(" ")
-    match = _NAME.match(path.rpartition("/")[2])
+    match = _NAME.match(path.replace("\\", "/").rpartition("/")[2])
     if match is None or int(match[1]) == 0 or not _PERSON.fullmatch(person):
         report("unparsable name", f"{source}: {line!r} does not parse; expected PATH PERSON, such as {_EXAMPLE}")
         return None
-    inside = inner_path(path, source=source)
+    inside = inner_path(path, source=source, root=images)
     if inside is None:
         return None
-    return Record(f"{folder}/{inside}", first_person + int(person), int(match[1]) - 1)
+    return Record(inside, first_person + int(person), int(match[1]) - 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dcs_nas.data.datasets.facts import Facts
-from dcs_nas.data.datasets.files import find_root, list_folders, list_images, listing_of
+from dcs_nas.data.datasets.files import find_root, list_folders, list_images, listing_of, pass_over_files
 from dcs_nas.data.datasets.named_boxes import with_deviations
 from dcs_nas.data.datasets.problems import report
 from dcs_nas.data.datasets.registry import DATASETS
@@ -39,6 +39,7 @@ def _records(root: Path, kind: str, *, camera: int) -> tuple[Record, ...]:
     if not (root / kind).is_dir():
         report("missing part", f"no folder {kind} in {root}; found {listing_of(root)}")
         return ()
+    pass_over_files(root, kind, "files beside the folders of people")
     people = [name for name in list_folders(root / kind) if _is_number(name, kind)]
     if not people:
         report("missing part", f"{root / kind} holds no numbered folders; expected one for each person, such as 001")

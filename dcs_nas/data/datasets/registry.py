@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from pydantic import create_model
 
+from dcs_nas.data.datasets.problems import passed_over
 from dcs_nas.data.records import ReidDataset
 from dcs_nas.errors import InputError
 from dcs_nas.registry import Registry
@@ -29,11 +31,12 @@ def load_dataset(name: str, root: Path | str, **options: Any) -> ReidDataset:
     """
     loader = DATASETS[name]
     checked = check_options(name, options)
-    dataset = loader(Path(root), **checked)
+    with passed_over() as lines:
+        dataset = loader(Path(root), **checked)
     if not isinstance(dataset, ReidDataset):
         found = type(dataset).__name__
         raise InputError(f"the loader of data set '{name}' ({DATASETS.owner(name)}) gave {found}, expected ReidDataset")
-    return dataset
+    return replace(dataset, passed_over=tuple(lines))
 
 
 def check_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -48,6 +51,11 @@ def check_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
         raise InputError(f"data set '{name}' takes no options, found {', '.join(options)}")
     settings = parse(kind, options, source=f"options of data set '{name}'")
     return {key: getattr(settings, key) for key in kind.model_fields}
+
+
+def options_of(name: str) -> list[str]:
+    """Return the names of the options that a data set takes."""
+    return list(_options_of(DATASETS[name]).model_fields)
 
 
 def describe(name: str) -> str:

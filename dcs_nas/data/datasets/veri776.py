@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from dcs_nas.data.datasets.facts import Facts
-from dcs_nas.data.datasets.files import find_root, inner_path, list_images, read_lines, report_absent
+from dcs_nas.data.datasets.files import find_root, inner_path, list_images, locate, read_lines
 from dcs_nas.data.datasets.named_boxes import named_records, with_deviations
+from dcs_nas.data.datasets.problems import pass_over
 from dcs_nas.data.datasets.registry import DATASETS
 from dcs_nas.data.records import ReidDataset
 
@@ -50,7 +51,10 @@ def _paths(root: Path, folder: str) -> list[str]:
     paths = list_images(root, folder)
     if not (root / names).exists():
         return paths
-    listed = {inner_path(line, source=f"{names}, line {number}") for number, line in read_lines(root, names)}
-    wanted = [f"{folder}/{name}" for name in sorted(name for name in listed if name is not None)]
-    absent = report_absent(root, wanted, source=names)
-    return [path for path in wanted if path not in absent]
+    images = root / folder
+    lines = read_lines(root, names)
+    listed = {inner_path(line, source=f"{names}, line {number}", root=images) for number, line in lines}
+    where = locate(images, sorted(name for name in listed if name is not None), source=names)
+    kept = {f"{folder}/{path}" for path in where.values()}
+    pass_over(f"images that {names} does not list", (path for path in paths if path not in kept))
+    return sorted(kept)
