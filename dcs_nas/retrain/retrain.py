@@ -18,7 +18,7 @@ from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.processes import is_first
 from dcs_nas.retrain.inherit import inherit
 from dcs_nas.retrain.module import Retraining
-from dcs_nas.run_start import logging_to
+from dcs_nas.run_start import early_log, logging_to
 from dcs_nas.runs import RunFolder, seed_everything
 from dcs_nas.settings import plain_yaml
 from dcs_nas.space import AnyGenotype, load_genotype, load_space, shipped_file
@@ -34,6 +34,7 @@ FINISHED = "finished.yaml"
 
 
 @jointly
+@early_log()
 def run_retraining(
     config: Config,
     folder: Path,
