@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dcs_nas.errors import InputError
 from dcs_nas.models.backbones import BACKBONES, Backbone, insert_attention, stage_maps
+from dcs_nas.models.backbones.osnet import ChannelGate
 from dcs_nas.models.blocks import ATTENTION
 
 # The cheapest images of which every stage keeps a map.
@@ -32,8 +33,10 @@ def vectors(output: Any) -> list[Tensor]:
 
 
 def wake_silent_branches(network: nn.Module) -> None:
-    """A BatchNorm that starts at 0 hides all that is before it from the loss; at 1 it shows it."""
+    """A BatchNorm that starts at 0 hides all that is before it from the loss, a gate of one or two hidden channels may."""
     for module in network.modules():
+        if isinstance(module, ChannelGate) and module.fc1.bias is not None:
+            nn.init.ones_(module.fc1.bias)
         if isinstance(module, nn.BatchNorm2d) and not module.weight.any():
             nn.init.ones_(module.weight)
 
