@@ -33,10 +33,10 @@ def vectors(output: Any) -> list[Tensor]:
 
 
 def wake_silent_branches(network: nn.Module) -> None:
-    """A BatchNorm that starts at 0 hides all that is before it from the loss, a gate of one or two hidden channels may."""
+    """A BatchNorm that starts at 0 hides all that is before it from the loss, a gate of two hidden channels may."""
     for module in network.modules():
-        if isinstance(module, ChannelGate) and module.fc1.bias is not None:
-            nn.init.ones_(module.fc1.bias)
+        if isinstance(module, ChannelGate):
+            module.fc1.weight.data.abs_()
         if isinstance(module, nn.BatchNorm2d) and not module.weight.any():
             nn.init.ones_(module.weight)
 
