@@ -117,12 +117,13 @@ def visualize(
         ),
     ],
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder; by default graphs/ beside the file.")] = None,
-    format: Annotated[str, typer.Option(help="Some of svg,png,pdf,dot,graphml.")] = "svg,png",
+    format: Annotated[str, typer.Option(help="Some of svg,png,pdf,dot,graphml, and darts: its text.")] = "svg,png",
     theme: Annotated[str, typer.Option(help="light or dark.")] = "light",
 ) -> None:
     """Draw the cells or the chain of a genotype as graphs, or the difference of two.
 
     Of a search's run folder, or the architecture/ in it: a strip of each cell over the epochs, and an animated GIF.
+    A genotype may also be the text that DARTS prints, alone, in a log or in a genotypes.py: FILE, FILE:NAME, FILE:LINE.
     """
     from dcs_nas.errors import InputError
     from dcs_nas.report.graphs import draw, draw_difference
