@@ -48,6 +48,8 @@ def rank(
     query: onnx_rank.Query = None,
     gallery: onnx_rank.Gallery = None,
     root: onnx_rank.Root = None,
+    data: onnx_rank.Data = None,
+    data_option: onnx_rank.DataOption = None,
     top: onnx_rank.Top = None,
     protocol: scores.Protocol = None,
     metric: Annotated[
@@ -65,11 +67,12 @@ def rank(
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to write the scores.")] = None,
     csv: scores.Csv = None,
 ) -> None:
-    """CMC, mAP and mINP of anyone's features, across cameras unless another protocol is given.
+    """CMC, mAP and mINP of anyone's features, across cameras unless another protocol or data set is given.
 
     FEATURES.npz holds query_features, gallery_features (n, D), query_pids, gallery_pids, query_camids, gallery_camids
     (n), and may hold query_paths, gallery_paths (n). MODEL.onnx, written by dcs-nas export, makes the features of two
-    folders of images named PERSON_cCAMERA...; images of other names can be listed with --top.
+    folders of images named PERSON_cCAMERA..., or of a data set (--root, --data); images of other names, or one image
+    (--query), are listed with their nearest by --top.
     """
     from dcs_nas.config import EvaluateConfig
     from dcs_nas.evaluation.configured import changed, score_as_configured
@@ -90,16 +93,20 @@ def rank(
         max_rank=max_rank,
     )
     changed(EvaluateConfig(), given)
+    top = onnx_rank.list_length(query, top)
     if top is not None:
         onnx_rank.refuse(
             top, protocol=protocol, trapezoid=trapezoid, confidence=confidence, max_rank=max_rank, json=json
         )
-    read, own_metric = onnx_rank.read(features, query, gallery, root, labelled=top is None)
+    options = scores.parse_options(data_option or [])
+    read, own_metric, protocol = onnx_rank.read(
+        features, query, gallery, root, data=data, options=options, labelled=top is None
+    )
     settings = changed(EvaluateConfig.model_validate({"metric": own_metric}), given)
     if top is not None:
         onnx_rank.write_nearest(read, settings, top, csv)
         return
-    found = score_as_configured(read, settings, protocol="cross_camera")
+    found = score_as_configured(read, settings, protocol=protocol)
     report = {**found.report(), **environment()}
     scores.score_table(report, str(features))
     if json is not None:
