@@ -16,8 +16,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from pydantic import ValidationError
 from torch import Tensor, nn
 
+from dcs_nas.config import RetrainConfig
 from dcs_nas.errors import InputError
 from dcs_nas.models import weights
 from dcs_nas.models.backbones import BACKBONES, Backbone
@@ -513,3 +515,18 @@ def write_safetensors(path: Path, tensors: dict[str, Tensor]) -> None:
         offset += len(blob)
     text = json.dumps(header).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text + b"".join(blobs))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"weights_key": "teacher"}, "weights_key is given without weights"),
+        ({"weights": "w.pth", "weights_share": 1.5}, "less than or equal to 1"),
+        ({"weights": "w.pth", "weights_share": -0.1}, "greater than or equal to 0"),
+        ({"weights": "w.pth", "weights_key": ""}, "at least 1 character"),
+    ],
+)
+def test_settings_of_weights_are_checked(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        RetrainConfig.model_validate(settings)
+    assert RetrainConfig(weights=Path("w.pth")).weights_share == weights.SHARE
