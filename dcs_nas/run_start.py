@@ -16,6 +16,7 @@ from dcs_nas.run_lock import BEGAN, LOCK, FolderLock, Owner, last_owner, lock_fo
 
 log = logging.getLogger(__name__)
 LOG = "log.txt"
+_early: list[_EarlyLog] = []
 
 
 @contextmanager
@@ -60,6 +61,20 @@ def require_same(path: Path, began: Mapping[str, Any], given: Mapping[str, Any])
 
 
 @contextmanager
+def early_log() -> Iterator[None]:
+    """Keep what dcs_nas logs before ``logging_to`` opens the log of the run, which then begins with it."""
+    handler, logger = _EarlyLog(), logging.getLogger("dcs_nas")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    _early.append(handler)
+    try:
+        yield
+    finally:
+        _early.pop()
+        logger.removeHandler(handler)
+
+
+@contextmanager
 def logging_to(path: Path) -> Iterator[None]:
     """Append what dcs_nas logs to a file, with times; of several processes the first alone."""
     if not is_first():
@@ -69,6 +84,9 @@ def logging_to(path: Path) -> Iterator[None]:
     handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("dcs_nas")
+    early = _early[-1] if _early else _EarlyLog()
+    early.move_to(handler)
+    logger.removeHandler(early)
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
@@ -76,6 +94,25 @@ def logging_to(path: Path) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         handler.close()
+        if early in _early:
+            logger.addHandler(early)
+
+
+class _EarlyLog(logging.Handler):
+    """The records of a log that has no file yet."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self._records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a record."""
+        self._records.append(record)
+
+    def move_to(self, handler: logging.Handler) -> None:
+        """Hand the records over."""
+        while self._records:
+            handler.handle(self._records.pop(0))
 
 
 class _LogFile(logging.FileHandler):

@@ -134,10 +134,27 @@ def osnet_by_names(s: State, x: Tensor) -> Tensor:
     return norm(s, "fc.1", pooled @ s["fc.0.weight"].T + s["fc.0.bias"]).relu()
 
 
-def test_osnet_is_torchreids_by_its_names() -> None:
-    backbone, x = with_random_statistics("osnet_x1_0", 64, 32), torch.randn(2, 3, 64, 32)
+@pytest.mark.parametrize(
+    ("name", "stem", "widths", "millions"),
+    [  # widths: torchreid/models/osnet.py; millions of parameters: deep-person-reid, docs/MODEL_ZOO.md
+        ("osnet_x1_0", 64, (256, 384, 512), 2.2),
+        ("osnet_x0_75", 48, (192, 288, 384), 1.3),
+        ("osnet_x0_5", 32, (128, 192, 256), 0.6),
+        ("osnet_x0_25", 16, (64, 96, 128), 0.2),
+    ],
+)
+def test_osnet_is_torchreids_by_its_names_and_widths(
+    name: str, stem: int, widths: tuple[int, ...], millions: float
+) -> None:
+    backbone, x = with_random_statistics(name, 64, 32), torch.randn(2, 3, 64, 32)
+    state = backbone.state_dict()
     with torch.no_grad():
-        torch.testing.assert_close(backbone(x), osnet_by_names(backbone.state_dict(), x), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(backbone(x), osnet_by_names(state, x), rtol=1e-4, atol=1e-5)
+    assert state["conv1.conv.weight"].shape == (stem, 3, 7, 7)
+    for stage, width in zip(("conv2", "conv3", "conv4"), widths, strict=True):
+        assert state[f"{stage}.1.conv3.conv.weight"].shape == (width, width // 4, 1, 1)
+    assert state["fc.0.weight"].shape == (512, widths[-1])
+    assert round(sum(p.numel() for p in backbone.parameters()) / 1e6, 1) == millions
 
 
 def test_hacnn_has_torchreids_names_and_gives_its_feature() -> None:

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 from dcs_nas.errors import InputError
 from dcs_nas.models.backbones import BACKBONES, Backbone, insert_attention, stage_maps
+from dcs_nas.models.backbones.osnet import ChannelGate
 from dcs_nas.models.blocks import ATTENTION
 
 # The cheapest images of which every stage keeps a map.
-SIZES = dict.fromkeys(("hacnn", "osnet_x1_0", "mobilenet_v2", "resnet18"), (64, 32))
+OSNETS = [name for name in BACKBONES if name.startswith("osnet")]
+SIZES = dict.fromkeys(("hacnn", *OSNETS, "mobilenet_v2", "resnet18"), (64, 32))
 ATTENDED = [(name, "dcs") for name in BACKBONES] + [("resnet18", name) for name in ATTENTION if name != "dcs"]
 
 
@@ -31,8 +33,10 @@ def vectors(output: Any) -> list[Tensor]:
 
 
 def wake_silent_branches(network: nn.Module) -> None:
-    """A BatchNorm that starts at 0 hides all that is before it from the loss; at 1 it shows it."""
+    """A BatchNorm that starts at 0 hides all that is before it from the loss, a gate of two hidden channels may."""
     for module in network.modules():
+        if isinstance(module, ChannelGate):
+            module.fc1.weight.data.abs_()
         if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) and not module.weight.any():
             nn.init.ones_(module.weight)
 
@@ -97,6 +101,7 @@ def test_asking_for_stage_maps_changes_nothing() -> None:
         ("resnet18", ["layer1", "layer2", "layer3", "layer4"]),
         ("mobilenet_v2", ["stage2", "stage3", "stage5", "stage7"]),
         ("osnet_x1_0", ["conv2", "conv3", "conv4"]),
+        ("osnet_x0_25", ["conv2", "conv3", "conv4"]),
         ("hacnn", ["inception1", "inception2", "inception3"]),
         ("vit_small", ["block2", "block5", "block8"]),
     ],

@@ -144,8 +144,7 @@ def convertible() -> set[str]:
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_backbone_consists_of_operations_that_convert(name: str, convertible: set[str]) -> None:
-    sizes = {"hacnn": (64, 32), "osnet_x1_0": (64, 32)}
-    height, width = sizes.get(name, (32, 16))
+    height, width = (64, 32) if name.startswith(("hacnn", "osnet")) else (32, 16)
     with torch.device("meta"):  # first values take longer than all else
         network = ReidNetwork(BACKBONES[name](height=height, width=width), 5, height=height, width=width)
     network.to_empty(device="cpu")
@@ -303,6 +302,75 @@ def test_an_exported_model_ranks_two_folders_as_the_evaluation_of_its_run_does(
         assert found["protocol"] == expected["protocol"]
 
 
+def as_folder(people: Path, root: Path, *, cameras: bool) -> Path:
+    """The tiny data set as SPLIT/PERSON/CAMERA/*.jpg, or SPLIT/PERSON/*.jpg."""
+    for split, source in (("query", "query"), ("gallery", "bounding_box_test")):
+        for image in sorted((people / source).iterdir()):
+            person, camera = image.name.split("_")[:2]
+            if person not in ("-1", "0000"):
+                target = root / split / person / (camera[:2] if cameras else "")
+                target.mkdir(parents=True, exist_ok=True)
+                shutil.copy(image, target)
+    return root
+
+
+def as_csv(people: Path, root: Path, *, cameras: bool) -> Path:
+    """The same as images.csv beside the images."""
+    folder = as_folder(people, root, cameras=True)
+    rows = [["path", "person", *(["camera"] if cameras else []), "split"]]
+    for image in sorted(folder.glob("*/*/*/*.jpg")):
+        split, person, camera, _ = image.relative_to(folder).parts
+        rows.append([image.relative_to(folder).as_posix(), person, *([camera] if cameras else []), split])
+    (root / "images.csv").write_text("\n".join(map(",".join, rows)))
+    return root
+
+
+@pytest.mark.parametrize("cameras", [True, False])
+@pytest.mark.parametrize("kind", ["folder", "csv", "csv file", "market1501"])
+def test_an_exported_model_ranks_data_of_every_kind_as_the_evaluation_of_its_run_does(
+    capsys: pytest.CaptureFixture, run: Path, model: Path, people: Path, tmp_path: Path, kind: str, cameras: bool
+) -> None:
+    name, options = kind.split()[0], []
+    if kind == "market1501":
+        root = people
+    else:
+        root = (as_folder if kind == "folder" else as_csv)(people, tmp_path / "own", cameras=cameras)
+        options = ["--data-option", "camera=none"] if kind == "folder" and not cameras else []
+    expected = evaluate_run(run, data_name=name, root=root, data_options={"camera": "none"} if options else {}).report
+    given = ["--root", root / "images.csv"] if kind == "csv file" else ["--root", root, "--data", name, *options]
+    code, _, err = run_command(capsys, "rank", model, *given, "--json", tmp_path / "scores.json")
+    assert code == 0, err
+    found = json.loads((tmp_path / "scores.json").read_text())
+    assert found["mAP"] == pytest.approx(expected["mAP"], abs=1e-6)
+    assert found["queries"] == expected["queries"]
+    assert found["protocol"] == expected["protocol"]
+    assert found["protocol"]["name"] == ("no_camera_filter" if kind != "market1501" and not cameras else "cross_camera")
+
+
+@pytest.mark.parametrize("gallery", ["folder of images", "market1501", "folder", "csv"])
+def test_one_image_is_a_query(
+    capsys: pytest.CaptureFixture, model: Path, people: Path, tmp_path: Path, gallery: str
+) -> None:
+    image = Path(shutil.copy(sorted((people / "query").iterdir())[1], tmp_path / "who is it.jpg"))
+    if gallery == "folder of images":
+        given, files = ["--gallery", people / "bounding_box_test"], (people / "bounding_box_test").iterdir()
+    elif gallery == "market1501":
+        given, files = ["--root", people], (people / "bounding_box_test").iterdir()
+    else:
+        root = (as_folder if gallery == "folder" else as_csv)(people, tmp_path / "own", cameras=True)
+        given, files = ["--root", root, "--data", gallery], root.glob("gallery/*/*/*.jpg")
+    code, out, err = run_command(capsys, "rank", model, "--query", image, *given)
+    assert code == 0, err
+    rows = list(csv.DictReader(out.splitlines()))
+    assert [(row["query"], row["rank"]) for row in rows] == [(image.as_posix(), str(k)) for k in range(1, 11)]
+    paths = sorted(files)
+    features = OnnxModel(model).features([image, *paths])
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    nearest = np.argsort(-(features[1:] @ features[0]), kind="stable")[:10]
+    assert [row["image"] for row in rows] == [paths[i].as_posix() for i in nearest]
+    assert len(run_command(capsys, "rank", model, "--query", image, *given, "--top", 3)[1].splitlines()) == 4
+
+
 def test_images_without_names_that_say_who_are_listed_by_distance(
     capsys: pytest.CaptureFixture, model: Path, people: Path, tmp_path: Path
 ) -> None:
@@ -334,7 +402,16 @@ def test_images_without_names_that_say_who_are_listed_by_distance(
     ("options", "message"),
     [
         (["--query", "."], "give --query DIR and --gallery DIR, or --root DIR alone"),
-        (["--root", ".", "--query", "."], "give --query DIR and --gallery DIR, or --root DIR alone"),
+        (["--root", ".", "--query", "q", "--gallery", "q"], "give --query DIR and --gallery DIR, or --root DIR alone"),
+        (["--root", "q", "--query", "q"], "nothing says who is in q by the numbers of q; give --top K"),
+        (["--query", "q", "--gallery", "q", "--data", "folder"], "--data goes with --root DIR"),
+        (["--query", "q", "--gallery", "q", "--data-option", "a=1"], "--data-option goes with --root DIR"),
+        (["--root", "q", "--data", "foldr"], "unknown data set 'foldr'; did you mean folder"),
+        (["--root", "q", "--data", "folder", "--data-option", "camra=none"], "did you mean camera"),
+        (["--root", "q"], "of another data set name the kind by --data, such as folder or csv"),
+        (["--query", "none.jpg", "--gallery", "q"], "there is no file none.jpg; give an image, or a folder of images"),
+        (["--query", "q/a.txt", "--gallery", "q"], "does not decode as an image"),
+        (["--query", "q/a.txt", "--gallery", "q", "--json", "s.json"], "--json is about scores, and a list of the 10"),
         (["--query", "none", "--gallery", "."], "there is no folder none"),
         (["--root", "."], "expected query, bounding_box_test"),
         (["--query", "q", "--gallery", "q", "--top", 2, "--confidence", 9], "--confidence is about scores"),
@@ -347,6 +424,7 @@ def test_wrong_options_of_rank_are_one_clear_line(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     shutil.copytree(people / "query", "q")
+    Path("q/a.txt").write_text("no image")
     assert message in refused(capsys, "rank", model, *options)
 
 

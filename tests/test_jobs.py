@@ -330,3 +330,27 @@ def test_an_interrupted_demo_goes_on_and_a_finished_one_starts_anew(
     assert set(summary["minutes"]) == {"synth", "search", "retrain", "evaluate", "visualize", "report"}
     assert (out / summary["report"]).is_file()
     assert all((out / file).is_file() for file in summary["graphs"])
+
+
+def test_what_a_weights_file_gave_is_in_the_log_of_the_run(job: Path, tmp_path: Path) -> None:
+    options = ["retrain.epochs=1", "retrain.warmup_epochs=0", "retrain.backbone=resnet10_small"]
+    run_retraining(load_config(job, options), tmp_path / "first")
+    weights = tmp_path / "first" / "checkpoints" / "last.ckpt"
+    run_retraining(load_config(job, [*options, f"retrain.weights={weights}"]), tmp_path / "second")
+    for folder, loaded in ((tmp_path / "first", 0), (tmp_path / "second", 1)):
+        log = (folder / "log.txt").read_text()
+        assert log.count(f"INFO {weights}: 72 tensors loaded, 308,976 of 308,976 numbers; skipped from") == loaded
+        assert log.count("epoch 1/1") == 1
+        assert "market1501" in log.splitlines()[0]
+
+
+def test_a_searchs_own_checkpoint_is_refused_as_weights_and_taken_by_inherit(
+    job: Path, searched: Path, tmp_path: Path
+) -> None:
+    config = load_config(job, ["retrain.epochs=1", f"retrain.weights={searched}/checkpoints/last.ckpt"])
+    with pytest.raises(InputError, match=r"supplies .* starts from the supernet of a search by retrain\.inherit=RUN"):
+        run_retraining(config, tmp_path / "run", genotype=searched / "genotype.yaml")
+    assert not (tmp_path / "run").exists()
+    config = load_config(job, ["retrain.epochs=1", f"retrain.inherit={searched}"])
+    run_retraining(config, tmp_path / "run", genotype=searched / "genotype.yaml")
+    assert "tensors inherited" in (tmp_path / "run" / "log.txt").read_text()

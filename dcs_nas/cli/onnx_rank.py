@@ -1,12 +1,12 @@
-"""What ``dcs-nas rank`` does with an ONNX file: features of two image folders; and lists of the nearest images."""
+"""What ``dcs-nas rank`` does with an ONNX file: features of folders or of a data set; lists of the nearest images."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -15,18 +15,30 @@ from dcs_nas.errors import InputError
 
 if TYPE_CHECKING:
     from dcs_nas.config import EvaluateConfig
+    from dcs_nas.data.records import Record, ReidDataset
+    from dcs_nas.deploy.onnx_file import OnnxModel
     from dcs_nas.evaluation import FeatureSet
 
-Query = Annotated[Path | None, typer.Option(metavar="DIR", help="With an ONNX file: the folder of the query images.")]
+Query = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="With an ONNX file: the folder of the query images, or one image.")
+]
 Gallery = Annotated[Path | None, typer.Option(metavar="DIR", help="And that of the gallery images.")]
 Root = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", help="Instead of both: a folder like Market-1501's, with query/ and so on."),
+    typer.Option(
+        metavar="DIR", help="Instead of both: a folder like Market-1501's, or of the data set that --data names."
+    ),
+]
+Data = Annotated[str | None, typer.Option(metavar="NAME", help="With --root: folder, csv or another data set.")]
+DataOption = Annotated[
+    list[str] | None, typer.Option(metavar="KEY=VALUE", help="An option of its loader, e.g. camera=none. Repeatable.")
 ]
 Top = Annotated[
     int | None,
     typer.Option(
-        metavar="K", min=1, help="No scores, but the K nearest gallery images of every query as CSV, to --csv or here."
+        metavar="K",
+        min=1,
+        help="No scores, but the K nearest gallery images of every query as CSV, to --csv or here; 10 of one image.",
     ),
 ]
 
@@ -34,25 +46,72 @@ _FOLDERS = ("query", "bounding_box_test")
 _EXAMPLE = "0002_c1s1_000451_03.jpg"
 
 
+_TOP = 10
+
+
+class Side(NamedTuple):
+    """Queries or gallery: image files with people and cameras, zeros where they are not known."""
+
+    paths: Sequence[Path]
+    people: Sequence[int]
+    cameras: Sequence[int]
+
+
+class Ranked(NamedTuple):
+    """What is ranked, and by which distance and protocol unless told otherwise."""
+
+    features: FeatureSet
+    metric: str = "euclidean"
+    protocol: str = "cross_camera"
+
+
+def list_length(query: Path | None, top: int | None) -> int | None:
+    """Return how many nearest images to list, None for scores: of one image as the query 10 unless ``top`` is given."""
+    return _TOP if top is None and query is not None and _is_image(query) else top
+
+
 def read(
-    file: Path, query: Path | None, gallery: Path | None, root: Path | None, *, labelled: bool
-) -> tuple[FeatureSet, str]:
-    """Features of a file, and the distance to compare them by unless told otherwise.
+    file: Path,
+    query: Path | None,
+    gallery: Path | None,
+    root: Path | None,
+    *,
+    data: str | None,
+    options: Mapping[str, Any],
+    labelled: bool,
+) -> Ranked:
+    """Return the features of a file.
 
     An ``.npz`` file holds them; an ONNX file makes them of two folders, whose image names say who and by which camera
-    (PERSON_cCAMERA...) where ``labelled``.
+    (PERSON_cCAMERA...) where ``labelled``, or of a data set.
 
     Raises:
         InputError: folders that are missing or not wanted, names that don't parse, or what the files themselves refuse.
     """
+    from dcs_nas.deploy.onnx_file import OnnxModel
     from dcs_nas.evaluation import load_features
 
-    given = [f"--{name}" for name, value in (("query", query), ("gallery", gallery), ("root", root)) if value]
+    given = {"query": query, "gallery": gallery, "root": root, "data": data, "data-option": options}
+    asked = [f"--{name}" for name, value in given.items() if value]
     if file.suffix.lower() != ".onnx":
-        if given:
-            raise InputError(f"{given[0]} goes with an ONNX file of dcs-nas export, found {file}")
-        return load_features(file), "euclidean"
-    return _extracted(file, *_folders(file, query, gallery, root), labelled=labelled)
+        if asked:
+            raise InputError(f"{asked[0]} goes with an ONNX file of dcs-nas export, found {file}")
+        return Ranked(load_features(file))
+    if root is None and (data or options):
+        raise InputError(f"{asked[-1]} goes with --root DIR, the folder of the data set; give it")
+    if (root is None) == (gallery is None) or (root is None and query is None):
+        raise InputError(f"{file} makes features of images; give --query DIR and --gallery DIR, or --root DIR alone")
+    if root is not None and query is not None and labelled:
+        raise InputError(
+            f"nothing says who is in {query} by the numbers of {root}; give --top K for the nearest images"
+        )
+    model = OnnxModel(file)
+    if root is not None:
+        queries, found, protocol = _test_images(root, data, options, labelled=labelled)
+        return _extracted(model, queries if query is None else _listed(query, labelled=False), found, protocol)
+    assert query is not None
+    assert gallery is not None
+    return _extracted(model, _listed(query, labelled=labelled), _listed(gallery, labelled=labelled), "cross_camera")
 
 
 def refuse(count: int, **options: Any) -> None:
@@ -60,7 +119,9 @@ def refuse(count: int, **options: Any) -> None:
     for name, value in options.items():
         if value is not None:
             option = name.replace("_", "-")
-            raise InputError(f"--{option} is about scores, and --top {count} gives none; leave one of them out")
+            raise InputError(
+                f"--{option} is about scores, and a list of the {count} nearest images has none; leave it out"
+            )
 
 
 def write_nearest(features: FeatureSet, settings: EvaluateConfig, count: int, target: Path | None) -> None:
@@ -97,47 +158,67 @@ def _names(paths: Any, count: int) -> list[str]:
     return [str(i) for i in range(count)] if paths is None else paths.tolist()
 
 
-def _folders(file: Path, query: Path | None, gallery: Path | None, root: Path | None) -> tuple[Path, Path]:
-    from dcs_nas.data.datasets.files import find_root
+def _test_images(root: Path, data: str | None, options: Mapping[str, Any], *, labelled: bool) -> tuple[Side, Side, str]:
+    """Queries and gallery of a data set, or of a folder like Market-1501's, and the protocol to rank them by."""
+    from dcs_nas.data.datasets import load_dataset
+    from dcs_nas.data.datasets.files import find_root, is_file
 
-    if root is not None and query is None and gallery is None:
-        folder = find_root(root, parts=_FOLDERS, title="images like Market-1501's", aliases=("market", "synth", "duke"))
-        return folder / _FOLDERS[0], folder / _FOLDERS[1]
-    if root is not None or query is None or gallery is None:
-        raise InputError(f"{file} makes features of images; give --query DIR and --gallery DIR, or --root DIR alone")
-    return query, gallery
+    if data is None and not is_file(root):
+        try:
+            folder = find_root(
+                root, parts=_FOLDERS, title="images like Market-1501's", aliases=("market", "synth", "duke")
+            )
+        except InputError as error:
+            raise InputError(f"{error}; of another data set name the kind by --data, such as folder or csv") from None
+        queries, gallery = (_listed(folder / name, labelled=labelled) for name in _FOLDERS)
+        return queries, gallery, "cross_camera"
+    dataset = load_dataset(data or "csv", root, **options)
+    if not dataset.query or not dataset.gallery:
+        raise InputError(f"{dataset.name} in {dataset.root} has no queries or gallery to rank; name another folder")
+    return _side(dataset, dataset.query), _side(dataset, dataset.gallery), dataset.protocol
 
 
-def _extracted(file: Path, query: Path, gallery: Path, *, labelled: bool) -> tuple[FeatureSet, str]:
+def _side(dataset: ReidDataset, records: Sequence[Record]) -> Side:
+    paths = [dataset.root / record.path for record in records]
+    return Side(paths, [record.person for record in records], [record.camera for record in records])
+
+
+def _extracted(model: OnnxModel, queries: Side, gallery: Side, protocol: str) -> Ranked:
     import numpy as np
 
-    from dcs_nas.deploy.onnx_file import OnnxModel
     from dcs_nas.evaluation import FeatureSet
 
-    model = OnnxModel(file)
     arrays: dict[str, Any] = {}
-    for part, folder in (("query", query), ("gallery", gallery)):
-        names, people, cameras = _listed(folder, labelled=labelled)
-        paths = [folder / name for name in names]
-        arrays[f"{part}_features"] = model.features(paths, progress=progress(f"features of {folder}"))
-        arrays[f"{part}_pids"] = np.array(people, dtype=np.int64)
-        arrays[f"{part}_camids"] = np.array(cameras, dtype=np.int64)
-        arrays[f"{part}_paths"] = np.array([path.as_posix() for path in paths])
-    return FeatureSet(**arrays), model.info.metric
+    for part, side in (("query", queries), ("gallery", gallery)):
+        arrays[f"{part}_features"] = model.features(side.paths, progress=progress(f"features of {part} images"))
+        arrays[f"{part}_pids"] = np.array(side.people, dtype=np.int64)
+        arrays[f"{part}_camids"] = np.array(side.cameras, dtype=np.int64)
+        arrays[f"{part}_paths"] = np.array([path.as_posix() for path in side.paths])
+    return Ranked(FeatureSet(**arrays), model.info.metric, protocol)
 
 
-def _listed(folder: Path, *, labelled: bool) -> tuple[Sequence[str], Sequence[int], Sequence[int]]:
-    """Names of the images in a folder, junk left out, with people and cameras; without names, all images and zeros."""
-    from dcs_nas.data.datasets.files import existing_folder, list_images
+def _is_image(path: Path) -> bool:
+    from dcs_nas.data.datasets.files import is_file, is_image_name
+
+    return is_file(path) or (is_image_name(path.name) and not path.is_dir())
+
+
+def _listed(folder: Path, *, labelled: bool) -> Side:
+    """The images in a folder, junk left out, with people and cameras; without labels, all images; or one image."""
+    from dcs_nas.data.datasets.files import existing_folder, is_file, list_images
     from dcs_nas.data.datasets.named_boxes import named_records
 
+    if _is_image(folder):
+        if not is_file(folder):
+            raise InputError(f"there is no file {folder}; give an image, or a folder of images")
+        return Side([folder], [0], [0])
     names = [path.rpartition("/")[2] for path in list_images(existing_folder(folder), ".")]
     if not labelled:
-        return names, [0] * len(names), [0] * len(names)
+        return Side([folder / name for name in names], [0] * len(names), [0] * len(names))
     try:
         records = named_records(names, example=_EXAMPLE)
     except InputError as error:
         raise InputError(f"{folder}: {error}; or give --top K for lists of the nearest images without scores") from None
     if not records:
         raise InputError(f"{folder} holds junk alone (person -1); expected images of people")
-    return [r.path for r in records], [r.person for r in records], [r.camera for r in records]
+    return Side([folder / r.path for r in records], [r.person for r in records], [r.camera for r in records])

@@ -18,7 +18,15 @@ from dcs_nas.models.cost import CellCosts, cell_costs
 from dcs_nas.run_lock import BEGAN
 from dcs_nas.runs import RunFolder
 from dcs_nas.settings import read_yaml
-from dcs_nas.space import AnyGenotype, ChainGenotype, ChainSpec, load_genotype, load_space, shipped_file
+from dcs_nas.space import (
+    AnyGenotype,
+    ChainGenotype,
+    ChainSpec,
+    is_published,
+    load_genotype,
+    load_space,
+    shipped_file,
+)
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,9 @@ def read_target(path: Path, sizes: Sizes, overrides: list[str]) -> Target:
     """
     if path.is_dir():
         return _of_run(path, sizes, overrides)
+    if is_published(path):
+        _no_overrides(path, overrides)
+        return _of_genotype(load_genotype(path), sizes, str(path))
     if path.is_file():
         data = read_yaml(path)
         if "format" in data or isinstance(data.get("genotype"), dict):

@@ -54,6 +54,8 @@ def rank(
     query: onnx_rank.Query = None,
     gallery: onnx_rank.Gallery = None,
     root: onnx_rank.Root = None,
+    data: onnx_rank.Data = None,
+    data_option: onnx_rank.DataOption = None,
     top: onnx_rank.Top = None,
     protocol: scores.Protocol = None,
     metric: Annotated[
@@ -71,11 +73,12 @@ def rank(
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to write the scores.")] = None,
     csv: scores.Csv = None,
 ) -> None:
-    """CMC, mAP and mINP of anyone's features, across cameras unless another protocol is given.
+    """CMC, mAP and mINP of anyone's features, across cameras unless another protocol or data set is given.
 
     FEATURES.npz holds query_features, gallery_features (n, D), query_pids, gallery_pids, query_camids, gallery_camids
     (n), and may hold query_paths, gallery_paths (n). MODEL.onnx, written by dcs-nas export, makes the features of two
-    folders of images named PERSON_cCAMERA...; images of other names can be listed with --top.
+    folders of images named PERSON_cCAMERA..., or of a data set (--root, --data); images of other names, or one image
+    (--query), are listed with their nearest by --top.
     """
     from dcs_nas.config import EvaluateConfig
     from dcs_nas.evaluation.configured import changed, score_as_configured
@@ -96,16 +99,20 @@ def rank(
         max_rank=max_rank,
     )
     changed(EvaluateConfig(), given)
+    top = onnx_rank.list_length(query, top)
     if top is not None:
         onnx_rank.refuse(
             top, protocol=protocol, trapezoid=trapezoid, confidence=confidence, max_rank=max_rank, json=json
         )
-    read, own_metric = onnx_rank.read(features, query, gallery, root, labelled=top is None)
+    options = scores.parse_options(data_option or [])
+    read, own_metric, protocol = onnx_rank.read(
+        features, query, gallery, root, data=data, options=options, labelled=top is None
+    )
     settings = changed(EvaluateConfig.model_validate({"metric": own_metric}), given)
     if top is not None:
         onnx_rank.write_nearest(read, settings, top, csv)
         return
-    found = score_as_configured(read, settings, protocol="cross_camera")
+    found = score_as_configured(read, settings, protocol=protocol)
     report = {**found.report(), **environment()}
     scores.score_table(report, str(features))
     if json is not None:
@@ -123,12 +130,13 @@ def visualize(
         ),
     ],
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder; by default graphs/ beside the file.")] = None,
-    format: Annotated[str, typer.Option(help="Some of svg,png,pdf,dot,graphml.")] = "svg,png",
+    format: Annotated[str, typer.Option(help="Some of svg,png,pdf,dot,graphml, and darts: its text.")] = "svg,png",
     theme: Annotated[str, typer.Option(help="light or dark.")] = "light",
 ) -> None:
     """Draw the cells or the chain of a genotype as graphs, or the difference of two.
 
     Of a search's run folder, or the architecture/ in it: a strip of each cell over the epochs, and an animated GIF.
+    A genotype may also be the text that DARTS prints, alone, in a log or in a genotypes.py: FILE, FILE:NAME, FILE:LINE.
     """
     from dcs_nas.errors import InputError
     from dcs_nas.report.graphs import draw, draw_difference

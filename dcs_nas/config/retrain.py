@@ -14,11 +14,15 @@ class RetrainConfig(Settings):
     """Training of a fixed network: a genotype's, or a named backbone.
 
     It starts from scratch, from a file of ``weights``, or by ``inherit`` from the supernet of a search's run folder.
+    Of a file with several networks ``weights_key`` names one. A file that supplies less than ``weights_share`` of the
+    network's numbers is refused; below 0.9, tensors of other shapes are skipped.
     """
 
     backbone: str | None = None
     backbone_options: dict[str, Any] = {}
     weights: Path | None = None
+    weights_key: str | None = Field(default=None, min_length=1, max_length=200)
+    weights_share: float = Field(default=0.9, ge=0, le=1)
     inherit: Path | None = None
     channels: int | None = Field(default=None, ge=1, le=2048)
     cells: int | None = Field(default=None, ge=1, le=100)
@@ -42,4 +46,6 @@ class RetrainConfig(Settings):
     def _check_start(self) -> RetrainConfig:
         if self.weights is not None and self.inherit is not None:
             raise ValueError("weights and inherit are both given; the network starts from one of them")
+        if self.weights_key is not None and self.weights is None:
+            raise ValueError("weights_key is given without weights; name the file, or leave it out")
         return self

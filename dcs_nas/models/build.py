@@ -73,7 +73,8 @@ def build_fixed(settings: RetrainConfig, data: DataConfig, people: int, genotype
     else:
         backbone = fixed_network(scaled(genotype, settings, data))
     if settings.weights is not None:
-        log.info("%s: %s", settings.weights, load_weights(backbone, settings.weights).summary())
+        report = load_weights(backbone, settings.weights, share=settings.weights_share, key=settings.weights_key)
+        log.info("%s: %s", settings.weights, report.summary())
     return ReidNetwork(backbone, people, height=data.height, width=data.width)
 
 

@@ -5,10 +5,12 @@ Formats: torch.save'd state dicts (.pth, .pt, .pt.tar, .bin, .ckpt: anything wit
 
 from __future__ import annotations
 
+import argparse
 import json
 import pickle
 import warnings
 import zipfile
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,7 @@ from torch import Tensor
 from dcs_nas.archives import require_file, require_moderate_growth
 from dcs_nas.errors import InputError
 
-# Where training scripts put the state dict inside a checkpoint, in the order in which they are looked for.
-_NESTS = ("state_dict", "model_state_dict", "model")
+_DEEPEST = 10  # mappings inside one another
 _SAFETENSORS_TYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -32,10 +33,11 @@ _SAFETENSORS_TYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-# torchreid's checkpoints keep their scores as numpy scalars, which torch refuses unless what makes them is named:
-# under numpy 1 as well as numpy 2.
+# torchreid's checkpoints keep their scores as numpy scalars, DINO's their options as a Namespace, which torch refuses
+# unless what makes them is named: numpy's under numpy 1 as well as numpy 2.
 _MAKE_SCALAR = np.float64(0).__reduce__()[0]
-_NUMPY_SCALARS: list[Any] = [
+_PLAIN_OBJECTS: list[Any] = [
+    argparse.Namespace,
     (_MAKE_SCALAR, "numpy.core.multiarray.scalar"),
     (_MAKE_SCALAR, "numpy._core.multiarray.scalar"),
     np.dtype,
@@ -45,7 +47,7 @@ _NUMPY_SCALARS: list[Any] = [
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Name to tensor, on the CPU; a state dict nested in a checkpoint is found.
+    """Return name to tensor, on the CPU; what is nested in a checkpoint is named ``state_dict.conv1.weight``.
 
     Raises:
         InputError: no such file, a damaged one, one that would run code, or one without tensors by name.
@@ -63,7 +65,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 
 def _read_torch(path: Path) -> Any:
-    with torch.serialization.safe_globals(_NUMPY_SCALARS), warnings.catch_warnings():
+    with torch.serialization.safe_globals(_PLAIN_OBJECTS), warnings.catch_warnings():
         # What torch warns of (a pickle of another protocol) ends in its refusal.
         warnings.simplefilter("ignore")
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -99,17 +101,26 @@ def _tensor(entry: Mapping[str, Any], data: bytearray, start: int) -> Tensor:
 
 
 def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
-    while isinstance(content, Mapping):
-        nested = next((content[key] for key in _NESTS if isinstance(content.get(key), Mapping)), None)
-        if nested is None:
-            break
-        content = nested
-    tensors = {}
-    if isinstance(content, Mapping):
-        tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    tensors = _flattened(content) if isinstance(content, Mapping) else {}
     if not tensors:
         found = f"a {type(content).__name__} without tensors by name"
         raise InputError(f"weights file {path} holds {found}; expected a state dict (name to tensor)")
+    return tensors
+
+
+def _flattened(content: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """Dotted names of all tensors in mappings inside one another; a mapping under two names counts once."""
+    tensors: dict[str, Tensor] = {}
+    seen, queue = {id(content)}, deque([("", 0, content)])
+    while queue:
+        prefix, depth, mapping = queue.popleft()
+        for key, value in mapping.items():
+            if isinstance(value, Tensor):
+                if value.layout is torch.strided and value.device.type == "cpu" and not value.is_quantized:
+                    tensors.setdefault(f"{prefix}{key}", value)
+            elif isinstance(value, Mapping) and id(value) not in seen and depth < _DEEPEST:
+                seen.add(id(value))
+                queue.append((f"{prefix}{key}.", depth + 1, value))
     return tensors
 
 

@@ -18,12 +18,12 @@ from dcs_nas.report.dot import to_dot
 from dcs_nas.report.palette import Theme, family
 from dcs_nas.report.palette import theme as find_theme
 from dcs_nas.report.picture import Picture, cell_picture, difference_picture, network_picture
-from dcs_nas.space import AnyGenotype, ChainGenotype, Genotype
+from dcs_nas.space import AnyGenotype, ChainGenotype, Genotype, published_text
 
 if TYPE_CHECKING:
     import networkx
 
-FORMATS = ("svg", "png", "pdf", "dot", "graphml")
+FORMATS = ("svg", "png", "pdf", "dot", "graphml", "darts")
 _PAINTED = ("svg", "png", "pdf")
 
 
@@ -43,12 +43,15 @@ def draw(
     The files are ``normal.svg``, ``reduce.svg``, ``network.svg``, ..., or ``chain.svg``, each name behind ``stem`` if
     one is given. Graphviz paints svg, png and pdf of cells; without its ``dot`` program matplotlib does, as it does
     chains, and the drawing's note says so. ``graphml`` holds the genotype's graph with the family of every operation.
+    ``darts`` is no drawing but the text of DARTS, ``genotype.txt``.
 
-    Raises ``InputError`` for a format or theme that does not exist.
+    Raises ``InputError`` for a format or theme that does not exist, and for ``darts`` of a chain.
     """
     job = _Job(out, formats, theme)
     if isinstance(genotype, ChainGenotype):
         return job.chain(f"{stem}chain", genotype)
+    if "darts" in job.formats:
+        job.text(f"{stem}genotype.txt", genotype)
     for kind in genotype.cells:
         job.write(stem + kind, cell_picture(genotype, kind), _graph(genotype, kind) if "graphml" in formats else None)
     if "network" not in genotype.cells:
@@ -67,6 +70,8 @@ def draw_difference(
     """
     _require_same_space([("the first genotype", a), ("the second", b)])
     job = _Job(out, formats, theme)
+    if "darts" in job.formats:
+        raise InputError("a difference has no text of DARTS; write each genotype by itself as darts")
     if isinstance(a, ChainGenotype) or isinstance(b, ChainGenotype):
         assert isinstance(a, ChainGenotype)
         assert isinstance(b, ChainGenotype)
@@ -123,6 +128,8 @@ class _Job:
     def write(self, stem: str, picture: Picture, graph: networkx.MultiDiGraph | None = None) -> None:
         """One picture in every format; GraphML holds ``graph`` or, without one, the picture's own boxes and wires."""
         for name in self.formats:
+            if name == "darts":
+                continue
             if name == "graphml":
                 self.save(f"{stem}.graphml", _graphml(graph or _picture_graph(picture)))
             elif name == "dot":
@@ -132,9 +139,18 @@ class _Job:
 
     def chain(self, stem: str, genotype: ChainGenotype, other: ChainGenotype | None = None) -> Drawing:
         """A chain in every format, or what changes from one to another."""
+        if "darts" in self.formats:
+            raise InputError("the text of DARTS holds cells, and this genotype is a chain; leave the format darts out")
         for name in self.formats:
             self.save(f"{stem}.{name}", chain_file(genotype, self.theme, name, other))
         return self.drawing
+
+    def text(self, name: str, genotype: Genotype) -> None:
+        """The text of DARTS; a note says what it does not hold."""
+        self.save(name, published_text(genotype).encode())
+        attended = [f"{kind}: {cell.attention}" for kind, cell in genotype.cells.items() if cell.attention != "none"]
+        if attended:
+            self.drawing.note = f"{name} does not hold the attention of the cells ({', '.join(attended)})"
 
     def save(self, name: str, content: bytes) -> None:
         with atomic_path(self.out / name) as temporary:
@@ -143,7 +159,8 @@ class _Job:
 
     def _paint(self, picture: Picture, form: str) -> bytes:
         painted, note = paint_picture(picture, self.theme, form)
-        self.drawing.note = note or self.drawing.note
+        if note and note not in self.drawing.note:
+            self.drawing.note = f"{self.drawing.note}; {note}" if self.drawing.note else note
         return painted
 
 

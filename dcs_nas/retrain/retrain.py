@@ -18,10 +18,10 @@ from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.processes import is_first
 from dcs_nas.retrain.inherit import inherit
 from dcs_nas.retrain.module import Retraining
-from dcs_nas.run_start import logging_to
+from dcs_nas.run_start import early_log, logging_to
 from dcs_nas.runs import RunFolder, seed_everything
 from dcs_nas.settings import plain_yaml
-from dcs_nas.space import AnyGenotype, load_genotype, load_space, shipped_file
+from dcs_nas.space import AnyGenotype, is_published, load_genotype, load_space, shipped_file
 from dcs_nas.training.acceleration import accelerate
 from dcs_nas.training.checkpoints import LAST, is_damaged, load_checkpoint
 from dcs_nas.training.hints import training_errors
@@ -35,6 +35,7 @@ CHECKPOINTS = ("last", "best")
 
 
 @jointly
+@early_log()
 def run_retraining(
     config: Config,
     folder: Path,
@@ -130,9 +131,9 @@ def _checkpoint(run: RunFolder, settings: RetrainConfig, name: str) -> Path:
 def _read_genotype(config: Config, path: Path | None) -> AnyGenotype | None:
     if path is None:
         return None
-    genotype = load_genotype(path)
-    if config.search is not None:
-        space = load_space(shipped_file("search_spaces", config.search.space))
+    space = load_space(shipped_file("search_spaces", config.search.space)) if config.search is not None else None
+    genotype = load_genotype(path, space=space)
+    if space is not None and not is_published(path):
         genotype.require_space(space, name=space.name, source=str(path))
     return genotype
 

@@ -19,7 +19,7 @@ from dcs_nas.errors import InputError
 from dcs_nas.extensions import load_extensions
 from dcs_nas.files import write_text
 from dcs_nas.models.build import build_supernet
-from dcs_nas.run_start import logging_to
+from dcs_nas.run_start import early_log, logging_to
 from dcs_nas.runs import RunFolder, seed_everything
 from dcs_nas.search.bilevel import BilevelSearch
 from dcs_nas.search.derive_retrieval import derive_by_retrieval
@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 
 
 @jointly
+@early_log()
 def run_search(
     config: Config,
     folder: Path,

@@ -21,6 +21,7 @@ from dcs_nas.space.chain_genotype import (
     load_genotype,
 )
 from dcs_nas.space.genotype import CellGenotype, Edge, Genotype, Origin, SpaceReference, reference
+from dcs_nas.space.published import is_published, published_text
 from dcs_nas.space.spec import CELL_KINDS, CellStructure, NetworkSpec, SpaceSpec, read_space, shipped_file, thirds
 
 __all__ = [
@@ -46,8 +47,10 @@ __all__ = [
     "attention_choice",
     "block_choices",
     "chain_reference",
+    "is_published",
     "load_genotype",
     "load_space",
+    "published_text",
     "read_space",
     "reference",
     "shipped_file",

@@ -11,10 +11,18 @@ from pydantic import Field, model_validator
 
 from dcs_nas.errors import InputError
 from dcs_nas.settings import Settings, parse, plain_yaml
-from dcs_nas.space.chain import ChainNetwork, ChainStructure, Name, StageSpec, attention_choice, block_choices
+from dcs_nas.space.chain import (
+    ChainNetwork,
+    ChainStructure,
+    Name,
+    Space,
+    StageSpec,
+    attention_choice,
+    block_choices,
+)
 from dcs_nas.space.genotype import FORMAT, Genotype, Origin, genotype_data
 from dcs_nas.space.size import chain_relations, check_weights
-from dcs_nas.space.spec import CellStructure
+from dcs_nas.space.spec import CellStructure, SpaceSpec
 
 if TYPE_CHECKING:
     import networkx
@@ -129,12 +137,13 @@ class ChainGenotype(Settings):
 AnyGenotype = Genotype | ChainGenotype
 
 
-def load_genotype(path: Path) -> AnyGenotype:
-    """A genotype file, or the record of an epoch, of a space of any kind.
+def load_genotype(path: Path, *, space: Space | None = None) -> AnyGenotype:
+    """Return the genotype of a file, of the record of an epoch, or of DARTS' text (see ``read_published``).
 
-    Raises ``InputError`` for a newer format and for what does not describe a network.
+    ``space`` is the one that such a text gets if its cells fit. Raises ``InputError`` for a newer format and for what
+    does not describe a network.
     """
-    data = genotype_data(path)
+    data = genotype_data(path, space if isinstance(space, SpaceSpec) else None)
     if data.get("kind") == "chain":
         return parse(ChainGenotype, data, source=str(path))
     return parse(Genotype, data, source=str(path))

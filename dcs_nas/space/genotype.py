@@ -9,8 +9,9 @@ from pydantic import Field, model_validator
 
 from dcs_nas.errors import InputError
 from dcs_nas.settings import Settings, parse, plain_yaml, read_yaml
+from dcs_nas.space.published import is_published, read_published
 from dcs_nas.space.size import cells_weights, check_weights
-from dcs_nas.space.spec import CellStructure, Name, NetworkSpec
+from dcs_nas.space.spec import CellStructure, Name, NetworkSpec, SpaceSpec
 
 if TYPE_CHECKING:
     import networkx
@@ -154,8 +155,13 @@ class Genotype(Settings):
             )
 
 
-def genotype_data(path: Path) -> dict[str, Any]:
-    """What a genotype file, or the record of an epoch, holds; ``InputError`` where it is none or of a newer format."""
+def genotype_data(path: Path, space: SpaceSpec | None = None) -> dict[str, Any]:
+    """Return what a genotype file, the record of an epoch or DARTS' text holds, the last put into ``space`` if it fits.
+
+    Raises ``InputError`` where it is none of them or of a newer format.
+    """
+    if is_published(path):
+        return read_published(path, space)
     data = read_yaml(path)
     if isinstance(data.get("genotype"), dict):  # the record of an epoch
         data = data["genotype"]

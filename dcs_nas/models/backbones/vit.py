@@ -8,7 +8,9 @@ damo-cv/TransReID, model/backbones/vit_pytorch.py.
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +21,10 @@ from dcs_nas.models.backbones.factory import register_backbone
 from dcs_nas.models.backbones.stages import Backbone
 from dcs_nas.models.blocks.parts import check_sizes, to_map, to_tokens
 
+log = logging.getLogger(__name__)
 PATCH = 16
+_SIMILAR = math.log(1.7)  # a grid of half or twice the proportions could as well be the one that lies across
+_APART = math.log(1.3)  # between the proportions of the nearest grid and the next
 
 
 class SelfAttention(nn.Module):
@@ -152,17 +157,56 @@ class VisionTransformer(Backbone):
             tokens = self._attend_patches(f"block{n}", block(tokens))
         return self.norm(tokens[:, 0])
 
-    def resize_weight(self, name: str, weight: Tensor) -> Tensor | None:
-        """``pos_embed`` of a square grid (1, 1 + n^2, D) on this network's grid; None for all else.
+    def adapt_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return weights with ``pos_embed`` (1, N, D) on this network's grid, its class token's position first.
 
-        Bilinear, as TransReID does; the class token's position is kept.
+        The position of DeiT's distillation token is left out, and PASS' ``cls_pos`` put in front. Another grid is
+        resized as timm does (layers/pos_embed.py): bicubic, antialiased. Camera vectors of another number of cameras
+        are left out.
+
+        Raises:
+            InputError: a network with a norm before its blocks (CLIP), or positions of which the grid is not clear.
         """
-        side = math.isqrt(max(0, weight.shape[1] - 1)) if weight.dim() == 3 else 0
-        if name != "pos_embed" or weight.shape != (1, 1 + side * side, self.num_features) or side == 0:
-            return None
-        square = to_map(weight[:, 1:].float(), side, side)
-        grid = F.interpolate(square, size=self.grid, mode="bilinear", align_corners=False)
-        return torch.cat([weight[:, :1].float(), to_tokens(grid)], dim=1)
+        if "norm_pre.weight" in weights:
+            raise InputError("it has a norm before its blocks ('norm_pre'), as CLIP has and this transformer has not")
+        adapted = dict(weights)
+        if self.sie_embed is None or adapted.get("sie_embed", self.sie_embed).shape != self.sie_embed.shape:
+            adapted.pop("sie_embed", None)
+        positions = adapted.get("pos_embed")
+        if positions is None or positions.ndim != 3 or positions.shape[::2] != (1, self.num_features):
+            return adapted
+        if "cls_pos" in adapted:
+            positions = torch.cat([adapted.pop("cls_pos"), positions], dim=1)
+        elif "dist_token" in adapted:
+            positions = torch.cat([positions[:, :1], positions[:, 2:]], dim=1)
+        adapted["pos_embed"] = self._resized(positions)
+        return adapted
+
+    def _resized(self, positions: Tensor) -> Tensor:
+        """Positions (1, 1 + N', D) as (1, 1 + N, D); as many as this network has are taken to be of its grid."""
+        count = positions.shape[1] - 1
+        if count == math.prod(self.grid):
+            return positions
+        height, width = self._grid_of(count)
+        log.info("positions of a %d x %d grid resized to %d x %d, bicubic", height, width, *self.grid)
+        old = to_map(positions[:, 1:].float(), height, width)
+        grid = F.interpolate(old, size=self.grid, mode="bicubic", antialias=True)
+        return torch.cat([positions[:, :1].float(), to_tokens(grid)], dim=1)
+
+    def _grid_of(self, count: int) -> tuple[int, int]:
+        """The (h, w) of ``count`` patches: square, else the only one of about this network's proportions."""
+        side = math.isqrt(max(0, count))
+        if side and side * side == count:
+            return side, side
+        ratio = math.log(self.grid[0] / self.grid[1])
+        pairs = [(h, count // h) for h in range(1, count + 1) if count % h == 0]
+        distances = sorted((abs(math.log(h / w) - ratio), h, w) for h, w in pairs)
+        if not distances or distances[0][0] > _SIMILAR or any(d < distances[0][0] + _APART for d, *_ in distances[1:]):
+            expected = "a square, or a grid of about the proportions of {} x {}".format(*self.grid)
+            raise InputError(
+                f"its {count} patch positions ('pos_embed') are of no grid that is clear; expected {expected}"
+            )
+        return distances[0][1:]
 
     def _embed(self, x: Tensor, cameras: Tensor | None) -> Tensor:
         """All tokens (B, N, D), class token first, with their positions and cameras."""
