@@ -31,6 +31,7 @@ from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
 from dcs_nas.errors import TrainingError
 from dcs_nas.files import write_text
 from dcs_nas.models.flops import count
+from dcs_nas.processes import follow_parent
 from dcs_nas.retrain.evaluate import evaluate_run
 from dcs_nas.retrain.retrain import load_trained, run_retraining
 from dcs_nas.runs import environment, read_metrics
@@ -142,7 +143,7 @@ def _fingerprint(name: str) -> str:
 
 def _trained(tasks: list[Task], name: str, data: Path, work: Path, workers: int) -> Iterator[dict[str, Any]]:
     """Rows in the order in which they are done, ``workers`` at a time."""
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=follow_parent) as pool:
         running = set()
         for task in tasks:
             running.add(pool.submit(_train, *task, name, data, work))

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import multiprocessing
 import os
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,6 +53,19 @@ def launch() -> Launch | None:
         nodes = _number("SLURM_STEP_NUM_NODES", _number("SLURM_NNODES", 1))
         return Launch("srun", tasks, _number("SLURM_PROCID", 0), max(1, tasks // nodes), _number("SLURM_LOCALID", 0))
     return None
+
+
+def follow_parent() -> None:
+    """Leave interruptions to the parent process, and end with it, however it ends: for workers of a pool."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def world() -> int:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -18,6 +15,7 @@ from dcs_nas.data.synthetic.picture import Shot, take_picture
 from dcs_nas.data.synthetic.settings import CAST, TRACK, SyntheticSettings
 from dcs_nas.errors import InputError
 from dcs_nas.files import atomic_folder
+from dcs_nas.processes import follow_parent
 
 TRAIN, GALLERY, QUERY = "bounding_box_train", "bounding_box_test", "query"
 _DISTRACTOR, _JUNK = 0, -1
@@ -137,24 +135,11 @@ def _spread(draw: Callable[[list[_Entry]], int], batches: list[list[_Entry]], wo
     if workers == 1 or len(batches) == 1:
         yield from map(draw, batches)
         return
-    pool = ProcessPoolExecutor(min(workers, len(batches)), get_context("spawn"), initializer=_follow_parent)
+    pool = ProcessPoolExecutor(min(workers, len(batches)), get_context("spawn"), initializer=follow_parent)
     try:
         yield from pool.map(draw, batches)
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _follow_parent() -> None:
-    """Leave interruptions to the parent process, and end with it, however it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def _draw_batch(batch: list[_Entry], whole: Path, settings: SyntheticSettings) -> int:
