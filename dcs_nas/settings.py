@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from collections.abc import Mapping
@@ -193,7 +194,16 @@ def _first_error(kind: type[BaseModel], error: ValidationError) -> str:
         return f"'{place}' is missing"
     found = "" if first["type"] == "value_error" and not place else f", found {_short(first['input'])}"
     message = _cut(first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, "), 1000)
-    return f"{place}: {message}{found}" if place else message
+    return f"{place}: {message}{found}{_near(first)}" if place else message
+
+
+def _near(error: Any) -> str:
+    """The choice most like what was found, where there are choices and one is like it."""
+    listed = (
+        re.findall(r"'([^']*)'", error.get("ctx", {}).get("expected", "")) if error["type"] == "literal_error" else []
+    )
+    near = difflib.get_close_matches(str(error["input"]).lower(), listed, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _known_keys(kind: Any, place: tuple) -> list[str]:

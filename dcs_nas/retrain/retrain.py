@@ -7,12 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dcs_nas.config import Config
+from dcs_nas.config.idle import DCS_BLOCKS, idle_settings
 from dcs_nas.data.augment import build_augment
 from dcs_nas.data.cache import Progress
 from dcs_nas.data.datamodule import ReidData
 from dcs_nas.errors import InputError
 from dcs_nas.extensions import load_extensions, load_recorded
 from dcs_nas.files import write_text
+from dcs_nas.models.blocks import kept_shares
 from dcs_nas.models.build import build_fixed
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.processes import is_first
@@ -78,6 +80,8 @@ def run_retraining(
             network, objective, augment, config, data=data, images=images, validation=validation, run=run
         )
         with logging_to(run / "log.txt"), without_known_warnings(), training_errors(config, "retrain"):
+            for remark in idle_settings(config, "retrain", {DCS_BLOCKS: len(kept_shares(network))}):
+                log.warning("%s", remark)
             trainer = make_trainer(config, run, epochs=settings.epochs)
             fit(trainer, module, loader, run)
             if trainer.is_global_zero:
