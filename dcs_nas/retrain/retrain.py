@@ -11,6 +11,7 @@ from dcs_nas.config.idle import DCS_BLOCKS, idle_settings
 from dcs_nas.data.augment import build_augment
 from dcs_nas.data.cache import Progress
 from dcs_nas.data.datamodule import ReidData
+from dcs_nas.data.fingerprint import at_recorded_roots
 from dcs_nas.errors import InputError
 from dcs_nas.extensions import load_extensions, load_recorded
 from dcs_nas.files import write_text
@@ -92,7 +93,7 @@ def run_retraining(
 def load_trained(folder: Path, *, checkpoint: str = "last") -> tuple[Config, ReidNetwork]:
     """A trained run's settings and network, in evaluation mode, from ``checkpoints/{checkpoint}.ckpt``."""
     run = RunFolder(folder)
-    config = run.config()
+    config = at_recorded_roots(run.config(), folder)
     if config.retrain is None:
         raise InputError(f"{folder} is no retraining run: its config.yaml has no section 'retrain'")
     load_recorded(folder)
