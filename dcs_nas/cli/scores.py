@@ -182,7 +182,8 @@ def _counts_line(report: Mapping[str, Any]) -> str:
     gallery = f"gallery of {report['gallery_size']}"
     if report.get("gallery_junk_dropped"):
         gallery += f" ({report['gallery_junk_dropped']} junk images left out)"
-    return f"{queries['used']} of {queries['total']} queries{skipped}; {gallery}; {_rules(protocol)}"
+    flip = ", mirrored images added" if report.get("flip") else ""
+    return f"{queries['used']} of {queries['total']} queries{skipped}; {gallery}; {_rules(protocol)}{flip}"
 
 
 def _rules(protocol: Mapping[str, Any]) -> str:

@@ -82,18 +82,23 @@ def evaluate_run(
         network.to(device)
         labelled = _features(features, network, data, query, gallery, flip=settings.flip, progress=progress)
     scored = score_as_configured(labelled, settings, protocol=dataset.protocol, device=device)
-    facts = {
+    scored_what = {
         "features": features,
         "run": folder.name,
         "checkpoint": whole_checkpoint(folder / "checkpoints" / f"{checkpoint}.ckpt", warn=False).stem,
         "flip": settings.flip,
         "seed": config.seed,
         "data": {**dataset.statistics(), "deviations": list(dataset.notes), **images},
+    }
+    facts = {
+        **scored_what,
         "trained_on": "+".join(trained.name for trained in _trained_on(config.data)),
         "training_data": _training_data(folder),
         **environment(),
     }
     report = {**scored.report(), **facts}
+    kept = settings.model_copy(update={"protocol": scored.result.protocol.name}).model_dump(mode="json")
+    labelled = replace(labelled, evaluated={"settings": kept, "facts": scored_what})
     return Evaluation(scored.result, dataset, query, gallery, labelled, scored.distances, report)
 
 
