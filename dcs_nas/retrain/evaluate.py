@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from dcs_nas.data.datamodule import Images, ReidData
 from dcs_nas.data.datasets import load_dataset
 from dcs_nas.data.fingerprint import DATA_FILE, SourceRecord, read_sources, record_source, was_trained_on
 from dcs_nas.data.records import ReidDataset
-from dcs_nas.errors import InputError, choices
+from dcs_nas.errors import InputError, choices, command
 from dcs_nas.evaluation import DistanceBlocks, FeatureSet, RankingResult
 from dcs_nas.evaluation.configured import changed, score_as_configured
 from dcs_nas.retrain.retrain import load_trained
@@ -146,7 +145,7 @@ def _require_folder(source: DataSource, folder: Path, *, given: bool) -> None:
     if not given and source.root is not None and not absolute(source.root).exists():
         raise InputError(
             f"there is no folder {source.root}, where {folder} has read {source.name}; give the folder where the "
-            f"images lie now: dcs-nas evaluate {shlex.quote(str(folder))} --root DIR"
+            f"images lie now: {command('evaluate', folder)} --root DIR"
         )
 
 

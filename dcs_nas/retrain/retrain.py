@@ -12,7 +12,7 @@ from dcs_nas.data.augment import build_augment
 from dcs_nas.data.cache import Progress
 from dcs_nas.data.datamodule import ReidData
 from dcs_nas.data.fingerprint import at_recorded_roots
-from dcs_nas.errors import InputError
+from dcs_nas.errors import InputError, command
 from dcs_nas.extensions import load_extensions, load_recorded
 from dcs_nas.files import write_text
 from dcs_nas.models.blocks import kept_shares
@@ -23,7 +23,7 @@ from dcs_nas.retrain.inherit import inherit
 from dcs_nas.retrain.module import Retraining
 from dcs_nas.run_start import logging_to
 from dcs_nas.runs import RunFolder, seed_everything
-from dcs_nas.settings import plain_yaml
+from dcs_nas.settings import plain_yaml, read_yaml
 from dcs_nas.space import AnyGenotype, load_genotype, load_space, shipped_file
 from dcs_nas.training.acceleration import accelerate
 from dcs_nas.training.checkpoints import LAST, is_damaged, load_checkpoint
@@ -95,14 +95,16 @@ def load_trained(folder: Path, *, checkpoint: str = "last") -> tuple[Config, Rei
     run = RunFolder(folder)
     config = at_recorded_roots(run.config(), folder)
     if config.retrain is None:
-        raise InputError(f"{folder} is no retraining run: its config.yaml has no section 'retrain'")
+        raise InputError(
+            f"{folder} is no retraining run: its config.yaml has no section 'retrain'{_how_to_train(folder)}"
+        )
     load_recorded(folder)
     path = run / "checkpoints" / f"{checkpoint}.ckpt"
     state = load_checkpoint(path)["state_dict"]
     state = {key.removeprefix("network."): value for key, value in state.items() if key.startswith("network.")}
     classifier = state.get("heads.0.classifier.weight")
     if classifier is None or any(".mixtures." in key for key in state):
-        raise InputError(f"{path} holds no trained network; train what a search found with dcs-nas retrain")
+        raise InputError(f"{path} holds no trained network{_how_to_train(folder)}")
     genotype = load_genotype(run / "genotype.yaml") if (run / "genotype.yaml").is_file() else None
     settings = config.retrain.model_copy(update={"weights": None})
     network = build_fixed(settings, config.data, len(classifier), genotype)
@@ -111,6 +113,16 @@ def load_trained(folder: Path, *, checkpoint: str = "last") -> tuple[Config, Rei
     except RuntimeError as error:
         raise InputError(f"{path} does not fit the run's own settings: {str(error).splitlines()[-1].strip()}") from None
     return config, memory_format(network).eval()
+
+
+def _how_to_train(folder: Path) -> str:
+    """Return the end of an error line: how to train what the search in ``folder`` has found, if it is finished."""
+    genotype, config = folder / "genotype.yaml", folder / "config.yaml"
+    if not genotype.is_file():
+        return ""
+    section = [] if "retrain" in read_yaml(config) and read_yaml(config)["retrain"] else ["-o", "retrain.epochs=120"]
+    words = [config, *section, "--genotype", genotype, "--out", folder.with_name(f"{folder.name}-retrain")]
+    return f"; train what the search found: {command('retrain', *words)}"
 
 
 def _read_genotype(config: Config, path: Path | None) -> AnyGenotype | None:
