@@ -109,7 +109,7 @@ def overrides(config: Config, root: Path) -> list[str]:
     return [word for key, value in settings.items() for word in ("-o", f"{key}={value}")]
 
 
-def write_people(root: Path, configs: Sequence[Config]) -> None:
+def write_people(root: Path, configs: Sequence[Config], *, height: int = 128, width: int = 64) -> None:
     """Write as many identities, with as many images each, as make ``STEPS`` batches of both halves and of all."""
     data = configs[0].data
     assert all(config.data.name in FORMATS for config in configs), data.name
@@ -121,8 +121,8 @@ def write_people(root: Path, configs: Sequence[Config]) -> None:
         junk_images=1,
         cameras=2,
         images_per_camera=max(2, data.images_per_person // 2),
-        height=min(data.height, 128),
-        width=min(data.width, 64),
+        height=height,
+        width=width,
     )
     write_synthetic(root, settings=settings, workers=1)
     images = sorted((root / "bounding_box_train").iterdir())
