@@ -131,6 +131,27 @@ def test_moved_images_are_the_same_and_others_are_never_scored_under_their_title
     assert json.loads(file.read_text())["data"]["other_images"] is True
 
 
+def test_two_sets_of_one_name_are_told_apart(place: Path, capsys: pytest.CaptureFixture) -> None:
+    _other_images(place)
+    test = ["-o", "data.test={name: market1501, root: other}"]
+    assert run_command(capsys, "retrain", "job.yaml", "--out", "run", *test)[0] == 0
+    for options in ([], ["--root", "base"]):
+        code, out, err = run_command(capsys, "evaluate", "run", *options)
+        assert (code, "other images" in out + err) == (0, False)
+    (place / "other").rename(place / "moved")
+    assert "no folder" in refused(capsys, "evaluate", "run")
+    code, out, err = run_command(capsys, "evaluate", "run", "--root", "moved")
+    assert (code, "other images" in out + err) == (0, False)
+
+
+def test_images_that_were_trained_on_are_refused_wherever_they_lie(place: Path, capsys: pytest.CaptureFixture) -> None:
+    given = ["-o", "data.combine_all=true", "-o", "data.people_per_batch=2"]
+    assert run_command(capsys, "retrain", "job.yaml", "--out", "run", *given)[0] == 0
+    (place / "base").rename(place / "moved")
+    line = refused(capsys, "evaluate", "run", "--root", "moved")
+    assert "the run was trained on the test images of market1501 too (data.combine_all)" in line
+
+
 def test_a_run_goes_on_with_images_that_were_moved_and_remembers_where(
     run: Path, place: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -164,16 +164,17 @@ def _identified(data: ReidData, folder: Path, trained: DataConfig) -> tuple[Reid
             f"the run was trained on the test images of {now.name} too (data.combine_all), so it cannot be tested "
             "on them; name another data set by data.test, or by --data and --root"
         )
-    then = next((r for r in recorded if (r.name, r.options) == (now.name, now.options)), None)
+    same_name = [r for r in recorded if (r.name, r.options) == (now.name, now.options)]
     facts = {"root": str(now.root), "fingerprint": now.fingerprint, "other_images": None}
-    if then is None:
+    if not same_name:
         if not recorded and source.name in {own.name for own in (*_trained_on(trained), trained.test or trained.own)}:
             log.info(
                 "%s keeps no fingerprint of its images, so they are not compared with those of %s", folder, now.root
             )
         return dataset, facts
-    other = then.fingerprint != now.fingerprint
+    other = now.fingerprint not in {record.fingerprint for record in same_name}
     if other:
+        then = next((record for record in same_name if not record.trained), same_name[0])
         log.warning(
             "%s holds other images of %s (%s) than %s began with (%s, in %s)",
             *(now.root, now.name, now, folder, then, then.root),
