@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from dcs_nas.config import Config, load_config
+from dcs_nas.config import Config, TrainerConfig, load_config
 from dcs_nas.errors import InputError
 from dcs_nas.retrain.retrain import run_retraining
 from dcs_nas.training.joined import devices_and_machines, require_sound
@@ -111,3 +111,11 @@ def test_nothing_is_written_before_the_machine_is_checked(
 def test_all_devices_of_a_cpu_are_one(job: Path) -> None:
     settings = load_config(job, ["trainer.accelerator=cpu", "trainer.devices=-1"]).trainer
     assert devices_and_machines(settings) == (1, 1)
+
+
+def test_every_setting_of_the_section_is_in_this_sweep() -> None:
+    (cases,) = (
+        mark.args[1]
+        for mark in test_a_value_that_no_machine_takes_is_refused_with_the_nearest_right_one.pytestmark  # type: ignore[attr-defined]
+    )
+    assert {case[0].partition("=")[0] for case in cases} - {"strategy"} == set(TrainerConfig.model_fields)

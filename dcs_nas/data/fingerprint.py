@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dcs_nas.config import Config, DataSource
+from dcs_nas.config import Config, DataConfig, DataSource
 from dcs_nas.data.datasets.files import reason_of
 from dcs_nas.data.records import SPLITS, ReidDataset
 from dcs_nas.errors import InputError
@@ -88,11 +88,15 @@ def was_trained_on(now: SourceRecord, folder: Path) -> bool:
 
 
 def at_recorded_roots(config: Config, folder: Path) -> Config:
-    """Return the settings of the run in ``folder`` with the data in the folders where it has read them last."""
-    roots = [record.root for record in read_sources(folder)]
-    data = config.data
-    if len(roots) != 1 + len(data.also) + (data.test is not None):
+    """Return the settings of the run in ``folder``, with the folders where it read data last that are not in theirs."""
+    data, records = config.data, read_sources(folder)
+    named: list[DataConfig | DataSource] = [data, *data.also, *([data.test] if data.test is not None else [])]
+    if len(records) != len(named):
         return config
+    roots = [
+        record.root if source.root is None or not absolute(source.root).exists() else source.root
+        for source, record in zip(named, records)
+    ]
     also = tuple(source.model_copy(update={"root": root}) for source, root in zip(data.also, roots[1:]))
     test = data.test and data.test.model_copy(update={"root": roots[-1]})
     changed = data.model_copy(update={"root": roots[0], "also": also, "test": test})
