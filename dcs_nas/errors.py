@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from collections.abc import Iterable
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -37,6 +38,15 @@ def choices(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(str(name), names, n=1)
     listing = f"known: {', '.join(names)}"
     return f"did you mean {near[0]}? {listing}" if near else listing
+
+
+def command(*words: object) -> str:
+    """Return a ``dcs-nas`` command as it can be pasted into a shell.
+
+    >>> command("evaluate", "my runs/one")
+    "dcs-nas evaluate 'my runs/one'"
+    """
+    return shlex.join(["dcs-nas", *map(str, words)])
 
 
 class TrainingError(RuntimeError):

@@ -27,12 +27,17 @@ from dcs_nas.files import write_json, write_text
 from dcs_nas.processes import hear, is_first, tell
 from dcs_nas.run_lock import require_free
 from dcs_nas.run_start import BEGAN, LOG, logging_to, opened, require_same
-from dcs_nas.settings import parse, read_yaml, to_yaml
+from dcs_nas.settings import parse, read_yaml, to_yaml, with_absolute_paths
 
 log = logging.getLogger(__name__)
 _REPORTED = ("torch", "numpy", "nni", "pytorch-lightning", "kornia", "scipy", "networkx", "pillow")
 _BITS = {"versions": ("torch", "numpy", "python"), "machine": ("processor", "threads")}
-_MAY_CHANGE = ("trainer.devices", "trainer.num_nodes", "trainer.timeout_minutes")
+_MAY_CHANGE: Any = {  # where data lie is checked by their fingerprint (dcs_nas.data.fingerprint), extensions by content
+    "trainer": {"devices", "num_nodes", "timeout_minutes"},
+    "data": {"root": True, "cache": True, "also": {"__all__": {"root"}}, "test": {"root"}},
+    "results": True,
+    "extensions": True,
+}
 _SHARED_SECONDS = 60  # a network file system may show what another machine has written as late as that
 
 
@@ -112,7 +117,7 @@ class RunFolder:
             else:
                 own = {"extensions": to_record(config.extensions)} if config.extensions else {}
                 write_json(path / "environment.json", {**now, **own})
-                write_text(path / BEGAN, to_yaml(config))
+                write_text(path / BEGAN, to_yaml(with_absolute_paths(config)))
             tell(f"{path} is open")
             yield run
 
@@ -196,9 +201,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    """Those that a resumed run has to have again; of extensions it is the content, wherever they lie."""
-    settings = _flat(config.model_dump(mode="json", exclude={"extensions"}))
-    return {key: value for key, value in settings.items() if key not in _MAY_CHANGE}
+    """Return those that a resumed run has to have again."""
+    return _flat(with_absolute_paths(config).model_dump(mode="json", exclude=_MAY_CHANGE))
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import math
+import os
 import re
 from collections.abc import Mapping
 from datetime import date
@@ -21,6 +23,8 @@ LARGEST_FILE = 4 * 2**20  # bytes; a settings file of more is not one
 LARGEST_YAML = 2**20  # characters
 MOST_VALUES = 100_000
 DEEPEST = 60  # mappings and lists inside one another
+FILE_OR_NAME = "a file, or the name of one that ships"
+"""Marks a field of text, as ``Annotated[str, FILE_OR_NAME]``."""
 _LONGEST_NUMBER = 100  # characters
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
@@ -179,6 +183,30 @@ def to_yaml(settings: Settings) -> str:
     return plain_yaml(settings.model_dump(mode="json", by_alias=True))
 
 
+def absolute(path: Path) -> Path:
+    """Return the path as it is from any folder, ``~`` expanded; links stay."""
+    return Path(os.path.abspath(os.path.expanduser(path)))
+
+
+def with_absolute_paths(settings: S) -> S:
+    """Return the settings with every path absolute, and the ``FILE_OR_NAME`` that is a file here."""
+    changes = {}
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if FILE_OR_NAME in field.metadata and Path(value).expanduser().is_file():
+            value = str(absolute(Path(value)))
+        changes[name] = _with_absolute_paths(value)
+    return settings.model_copy(update=changes)
+
+
+def _with_absolute_paths(value: Any) -> Any:
+    if isinstance(value, Settings):
+        return with_absolute_paths(value)
+    if isinstance(value, tuple):
+        return tuple(map(_with_absolute_paths, value))
+    return absolute(value) if isinstance(value, Path) else value
+
+
 def plain_yaml(data: Any) -> str:
     """Plain data as YAML, keys in the order given, short lists on one line."""
     return yaml.dump(data, Dumper=_PlainDumper, sort_keys=False, default_flow_style=None, allow_unicode=True, width=120)
@@ -193,7 +221,16 @@ def _first_error(kind: type[BaseModel], error: ValidationError) -> str:
         return f"'{place}' is missing"
     found = "" if first["type"] == "value_error" and not place else f", found {_short(first['input'])}"
     message = _cut(first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, "), 1000)
-    return f"{place}: {message}{found}" if place else message
+    return f"{place}: {message}{found}{_near(first)}" if place else message
+
+
+def _near(error: Any) -> str:
+    """The choice most like what was found, where there are choices and one is like it."""
+    listed = (
+        re.findall(r"'([^']*)'", error.get("ctx", {}).get("expected", "")) if error["type"] == "literal_error" else []
+    )
+    near = difflib.get_close_matches(str(error["input"]).lower(), listed, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _known_keys(kind: Any, place: tuple) -> list[str]:

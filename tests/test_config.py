@@ -16,7 +16,7 @@ from dcs_nas.files import atomic_path, write_json
 from dcs_nas.registry import Registry
 from dcs_nas.retrain.schedule import learning_rate_factor
 from dcs_nas.runs import MetricsFile, RunFolder, mix_seed, read_metrics
-from dcs_nas.settings import to_yaml
+from dcs_nas.settings import to_yaml, with_absolute_paths
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 SEARCH = "name: job\nsearch: {space: demo_cells}\n"
@@ -100,7 +100,7 @@ def test_a_run_folder_is_neither_replaced_nor_mixed_up(tmp_path: Path) -> None:
         RunFolder.start(folder, _config(seed=5), resume=True)
     with pytest.raises(InputError, match="exclude each other"):
         RunFolder.start(folder, _config(), resume=True, overwrite=True)
-    assert RunFolder.start(folder, _config(), resume=True).config() == _config()
+    assert RunFolder.start(folder, _config(), resume=True).config() == with_absolute_paths(_config())
     assert (folder / "kept.txt").exists()
     RunFolder.start(folder, _config(seed=5), overwrite=True)
     assert not (folder / "kept.txt").exists()

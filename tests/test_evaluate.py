@@ -182,6 +182,67 @@ def test_wrong_options_are_one_clear_line(
 # Files
 
 
+VARIANTS = {
+    "": [],
+    "flip": ["--flip"],
+    "rerank": ["--rerank", "--k1", 5],
+    "expand-2": ["--expand", 2, "--expand-alpha", 1],
+    "euclidean": ["--metric", "euclidean"],
+    "single_gallery_shot": ["--protocol", "single_gallery_shot"],
+    "no_camera_filter": ["--protocol", "no_camera_filter"],
+    "trapezoid": ["--trapezoid"],
+    "color-histogram": ["--features", "color-histogram"],
+    "color-histogram-corrected": ["--features", "color-histogram-corrected", "--rerank"],
+    "flip, rerank": ["--flip", "--rerank", "--metric", "euclidean", "--json", "FOLDER/elsewhere.json"],
+    "dukemtmc": ["--data", "dukemtmc", "--confidence", 20],
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_way_to_evaluate_leaves_one_score_which_rank_and_runs_repeat(
+    capsys: pytest.CaptureFixture, run: Path, tmp_path: Path, variant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "250")
+    copy = Path(shutil.copytree(run, tmp_path / "runs" / "copy", ignore=shutil.ignore_patterns("evaluation*")))
+    options = [str(option).replace("FOLDER", str(tmp_path)) for option in VARIANTS[variant]]
+    code, out, _ = run_command(capsys, "evaluate", copy, *options, "--save-features", tmp_path / "g.npz")
+    assert code == 0
+    (file,) = copy.glob("evaluation*.json")
+    report = json.loads(file.read_text())
+    code, ranked, _ = run_command(capsys, "rank", tmp_path / "g.npz", "--json", tmp_path / "rank.json")
+    assert code == 0
+    assert out.splitlines()[-3:] == ranked.splitlines()[-3:]
+    again = json.loads((tmp_path / "rank.json").read_text())
+    for key in ("mAP", "mINP", "cmc", "protocol", "queries", "confidence", "flip", "features", "data", "run"):
+        assert again[key] == report[key]
+    shown = run_command(capsys, "runs", tmp_path / "runs")[1]
+    named = "" if not variant else f" ({file.stem.removeprefix('evaluation_').replace('_', ', ')})"
+    assert f"{100 * report['mAP']:.2f} %{named} " in shown
+    assert run_command(capsys, "evaluate", copy)[0] == 0
+    plain = json.loads((copy / "evaluation.json").read_text())
+    assert f"{100 * plain['mAP']:.2f} % " in run_command(capsys, "runs", tmp_path / "runs")[1]
+
+
+def test_an_option_of_rank_replaces_what_the_file_was_evaluated_by(
+    capsys: pytest.CaptureFixture, run: Path, tmp_path: Path
+) -> None:
+    plain, rich = tmp_path / "plain.npz", tmp_path / "rich.npz"
+    settings = ["--rerank", "--expand", 2, "--metric", "euclidean", "--protocol", "no_camera_filter"]
+    assert run_command(capsys, "evaluate", run, "--save-features", plain)[0] == 0
+    assert run_command(capsys, "evaluate", run, *settings, "--save-features", rich)[0] == 0
+    reports = []
+    for file, options in (
+        (rich, ["--no-rerank", "--expand", 0, "--metric", "cosine", "--protocol", "cross_camera"]),
+        (plain, []),
+        (rich, ["--k1", 4]),
+    ):
+        assert run_command(capsys, "rank", file, *options, "--json", tmp_path / "r.json")[0] == 0
+        reports.append(json.loads((tmp_path / "r.json").read_text()))
+    assert reports[0]["mAP"] == reports[1]["mAP"]
+    assert reports[0]["protocol"] == reports[1]["protocol"]
+    assert reports[2]["protocol"]["rerank"]["k1"] == 4
+
+
 def test_features_are_saved_with_paths_and_rank_gives_the_same_scores(
     capsys: pytest.CaptureFixture, run: Path, tmp_path: Path
 ) -> None:

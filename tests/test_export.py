@@ -256,6 +256,7 @@ def test_without_its_data_a_run_is_checked_on_random_images(run: Path, tmp_path:
     config = yaml.safe_load((moved / "config.yaml").read_text())
     config["data"]["root"] = "/no/such"
     (moved / "config.yaml").write_text(yaml.safe_dump(config))
+    (moved / "data.json").unlink()
     (file,), source = export_run(moved, tmp_path / "out", formats=["pt2"])
     assert file.images == 8
     assert "no real images to check on: there is no folder /no/such" in source.notes[0]

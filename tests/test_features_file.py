@@ -105,3 +105,14 @@ def test_what_is_no_npz_file_is_refused(tmp_path: Path) -> None:
 def test_a_name_without_npz_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"features.bin should be named \*.npz"):
         save_features(tmp_path / "features.bin", FeatureSet(**arrays()))
+
+
+@pytest.mark.parametrize("text", ["", "{", "3", "{}", '{"settings": {"metric": "manhattan"}}', '{"settings": 1}'])
+def test_damaged_facts_of_an_evaluation_are_one_clear_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "features.npz"
+    np.savez(path, **arrays(), evaluated=np.array(text))
+    with pytest.raises(InputError, match=r"features.npz: (evaluated is damaged|metric: Input should be 'cosine')"):
+        load_features(path)
+    np.savez(path, **arrays(), evaluated=np.arange(3))
+    with pytest.raises(InputError, match="evaluated is damaged"):
+        load_features(path)

@@ -23,6 +23,7 @@ from dcs_nas.errors import InputError
 from dcs_nas.files import write_json
 from dcs_nas.run_lock import LOCK, last_owner, lock_folder, require_free
 from dcs_nas.runs import RunFolder
+from dcs_nas.settings import with_absolute_paths
 
 HOLD = """
 import sys
@@ -86,7 +87,7 @@ def test_neither_resuming_nor_overwriting_enters_a_run_in_use(tmp_path: Path, op
     run = RunFolder.start(tmp_path / "run", _config())
     with _holder(run.path), pytest.raises(InputError, match="is in use by"):
         RunFolder.start(run.path, _config(), **options)
-    assert run.config() == _config()
+    assert run.config() == with_absolute_paths(_config())
 
 
 def test_a_lock_whose_owner_was_killed_is_taken_over_with_a_word(
@@ -164,7 +165,7 @@ def test_of_several_processes_only_the_first_takes_the_lock(tmp_path: Path, monk
 def test_readers_are_not_held_up(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     run = RunFolder.start(tmp_path / "run", _config())
     with _holder(run.path):
-        assert run.config() == _config()
+        assert run.config() == with_absolute_paths(_config())
         write_json(run / "evaluation.json", {"mAP": 0.5})
         with pytest.raises(SystemExit) as stopped:
             main(["runs", str(run.path)])
@@ -193,7 +194,7 @@ def test_a_start_that_was_killed_is_repeated_and_other_content_is_refused(tmp_pa
         _sign(folder, emptying=emptying)
         (folder / "environment.json").write_text("{}")
         if emptying:
-            assert RunFolder.start(folder, _config()).config() == _config()
+            assert RunFolder.start(folder, _config()).config() == with_absolute_paths(_config())
         else:
             with pytest.raises(InputError, match="is not empty and holds no run"):
                 RunFolder.start(folder, _config())
@@ -260,7 +261,7 @@ def test_a_start_that_fails_after_the_folder_was_emptied_can_be_repeated(
             pass
     assert not (folder / "config.yaml").exists()
     with RunFolder.open(folder, config) as run:
-        assert run.config() == config
+        assert run.config() == with_absolute_paths(config)
 
 
 def test_a_config_yaml_that_no_run_wrote_is_not_replaced(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Callable
@@ -169,4 +170,4 @@ def _show(out: Path, found: dict[str, Any], minutes: dict[str, float]) -> None:
     for file in found["graphs"]:
         print(f"  {out / file}")
     print(f"  {out / 'search' / 'genotype.yaml'}\n  {out / 'retrain' / 'evaluation.json'}")
-    print(f"  tensorboard --logdir {out}")
+    print(f"  tensorboard --logdir {shlex.quote(str(out))}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -63,21 +64,27 @@ def evaluate_and_write(
         "progress": progress,
         **settings,
     }
-    name = report_name(settings, **naming, splits=splits)
     if splits is not None:
         found = evaluate_splits(runs[0], splits=splits, **options)
         names = [one.dataset.version for one in found]
-        _write_average(
-            [one.report for one in found], names, f"{runs[0]}, {features}", outputs.json or runs[0] / f"{name}.json"
-        )
+        name = report_name(settings, **naming, images=_other_images(found[0]), splits=splits)
+        own = runs[0] / f"{name}.json"
+        _write_average([one.report for one in found], names, f"{runs[0]}, {features}", outputs.json, own)
         return
     found = []
     for run in runs:
         found.append(evaluate_run(run, **options))
+        name = report_name(settings, **naming, images=_other_images(found[-1]))
         _write_one(run, found[-1], name, features, outputs if len(runs) == 1 else Outputs())
     if len(runs) > 1:
         reports = [one.report for one in found]
         _write_average(reports, [str(run) for run in runs], f"mean of {len(runs)} runs, {features}", outputs.json)
+
+
+def _other_images(found: Evaluation) -> str | None:
+    """The fingerprint of the images in short where they are not those that the run began with."""
+    data = found.report["data"]
+    return str(data["fingerprint"])[:8] if data["other_images"] else None
 
 
 def _check(runs: Sequence[Path], splits: int | None, outputs: Outputs) -> None:
@@ -97,9 +104,7 @@ def _write_one(run: Path, found: Evaluation, name: str, features: str, outputs: 
     if not is_first():
         return
     score_table(found.report, f"{run}: {found.report['data']['version']}, {features}")
-    target = outputs.json or run / f"{name}.json"
-    write_json(target, found.report)
-    say(f"scores: {target}")
+    _write_report(found.report, outputs.json, run / f"{name}.json", "scores")
     if outputs.csv is not None:
         write_query_csv(outputs.csv, found.result, [record.path for record in found.query.records])
     if outputs.features is not None:
@@ -109,14 +114,26 @@ def _write_one(run: Path, found: Evaluation, name: str, features: str, outputs: 
         _draw(run, found, name, outputs.pictures, outputs.top or _TOP)
 
 
-def _write_average(reports: Sequence[Mapping[str, Any]], names: Sequence[str], title: str, target: Path | None) -> None:
+def _write_average(
+    reports: Sequence[Mapping[str, Any]], names: Sequence[str], title: str, asked: Path | None, own: Path | None = None
+) -> None:
     if not is_first():
         return
     mean = average(reports)
     average_table(mean, names, title)
-    if target is not None:
-        write_json(target, mean)
-        say(f"mean: {target}")
+    _write_report(mean, asked, own, "mean")
+
+
+def _write_report(report: Mapping[str, Any], asked: Path | None, own: Path | None, what: str) -> None:
+    """Write it where it was asked for and into the run's folder, by which ``runs`` knows it.
+
+    A run's folder that may not be written to is passed over where the report is kept elsewhere.
+    """
+    for target in filter(None, (asked, own)):
+        if target == own and asked is not None and not os.access(own.parent, os.W_OK):
+            continue
+        write_json(target, report)
+        say(f"{what}: {target}")
 
 
 def _draw(run: Path, found: Evaluation, name: str, count: int, top: int) -> None:

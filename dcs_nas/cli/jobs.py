@@ -31,11 +31,10 @@ def search(
 ) -> None:
     """Search an architecture; ends with genotype.yaml in the run folder."""
     from dcs_nas.cli.genotype_table import show_genotype
-    from dcs_nas.config import load_config
-    from dcs_nas.space import shipped_file
+    from dcs_nas.cli.next_steps import after_search, load_job
 
-    settings = load_config(shipped_file("configs", config), override or [])
-    settings.section("search")
+    overrides = override or []
+    settings = load_job(config, overrides, "search", ("--out", out))
     folder = out or settings.results / settings.name / "search"
     resume, overwrite = goes_on(folder, resume=resume, overwrite=overwrite)
     show_log()
@@ -44,7 +43,7 @@ def search(
     genotype = run_search(settings, folder, resume=resume, overwrite=overwrite, progress=progress)
     show_genotype(genotype)
     say(f"genotype: {folder / 'genotype.yaml'}")
-    say(f"next: dcs-nas retrain {config} --genotype {folder / 'genotype.yaml'}")
+    say(f"next: {after_search(config, overrides, settings, genotype, folder, out)}")
 
 
 def retrain(
@@ -58,10 +57,9 @@ def retrain(
     overwrite: Overwrite = False,
 ) -> None:
     """Train a genotype, or the backbone that retrain.backbone names."""
-    from dcs_nas.config import load_config
-    from dcs_nas.space import shipped_file
+    from dcs_nas.cli.next_steps import after_training, load_job
 
-    settings = load_config(shipped_file("configs", config), override or [])
+    settings = load_job(config, override or [], "retrain", ("--genotype", genotype), ("--out", out))
     if settings.section("retrain").backbone is None and genotype is None:
         genotype = settings.results / settings.name / "search" / "genotype.yaml"
     folder = out or settings.results / settings.name / "retrain"
@@ -72,8 +70,8 @@ def retrain(
     run_retraining(settings, folder, genotype=genotype, resume=resume, overwrite=overwrite, progress=progress)
     if is_first():
         _show_trained(folder)
-    say(f"trained: {folder}")
-    say(f"next: dcs-nas evaluate {folder}")
+        say(f"trained: {folder}")
+        say(f"next: {after_training(settings, folder)}")
 
 
 def evaluate(

@@ -20,7 +20,10 @@ _DEPTH = 5
 
 @dataclass(frozen=True)
 class RunFacts:
-    """One run. ``epochs`` are those done, ``mAP`` is that of ``evaluation.json``; None where it is not known."""
+    """One run. ``epochs`` are those done; ``mAP`` is that of its plainest evaluation, None where there is none.
+
+    ``mAP_of`` tells what sets that evaluation apart; it is empty for ``evaluation.json``.
+    """
 
     path: Path
     command: str
@@ -32,6 +35,7 @@ class RunFacts:
     of_epochs: int | None
     mAP: float | None
     config: dict[str, Any]
+    mAP_of: str = ""
 
     @property
     def state(self) -> str:
@@ -64,6 +68,7 @@ def read_facts(folder: Path) -> RunFacts:
     config = _mapping(folder / "config.yaml")
     command = _command(folder, config)
     data, section = _section(config, "data"), _section(config, command)
+    score, variant = _plainest_score(folder)
     return RunFacts(
         path=folder,
         command=command,
@@ -73,8 +78,9 @@ def read_facts(folder: Path) -> RunFacts:
         seed=config.get("seed"),
         epochs=_epochs_done(folder),
         of_epochs=section.get("epochs"),
-        mAP=_score(_json(folder / "evaluation.json").get("mAP")),
+        mAP=score,
         config=config,
+        mAP_of=variant,
     )
 
 
@@ -93,6 +99,18 @@ def scores_of(folder: Path) -> dict[str, float]:
         values = {"mAP": report.get("mAP"), "mINP": report.get("mINP"), "rank-1": first}
         found |= {f"{name} {key}": s for key, value in values.items() if (s := _score(value)) is not None}
     return found | _last_metrics(folder)
+
+
+def _plainest_score(folder: Path) -> tuple[float | None, str]:
+    """The mAP of the plainest evaluation, and what sets it apart; baselines come after the network's own."""
+    found = []
+    for file in folder.glob("evaluation*.json"):
+        report, variant = _json(file), file.stem.removeprefix("evaluation").strip("_").replace("_", ", ")
+        score = _score(report.get("mAP"))
+        if score is not None:
+            baseline = report.get("features", "network") != "network"
+            found.append((baseline, len(variant.split(", ")) if variant else 0, variant, score))
+    return (min(found)[3], min(found)[2]) if found else (None, "")
 
 
 def _section(config: dict[str, Any], name: str) -> dict[str, Any]:

@@ -39,14 +39,17 @@ def write_index(path: Path, root: Path, runs: Sequence[RunFacts]) -> None:
 def _row(run: RunFacts, root: Path, page: Path) -> str:
     texts = [str(run.path.relative_to(root)), run.command, run.state, f"{run.changed:%Y-%m-%d %H:%M}", run.data]
     cells = "".join(f"<td>{escape(text)}</td>" for text in texts)
-    numbers = ["-" if run.seed is None else str(run.seed), run.progress, percent(run.mAP)]
+    numbers = ["-" if run.seed is None else str(run.seed), run.progress, shown_score(run)]
     cells += "".join(f'<td class="number">{escape(text)}</td>' for text in numbers)
     links = (f'<a href="{_link(run.path / name, page)}">{name}</a>' for name in _LINKS if (run.path / name).is_file())
     return f"<tr>{cells}<td>{' '.join(links)}</td></tr>"
 
 
-def percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.2f} %"
+def shown_score(run: RunFacts) -> str:
+    """The mAP in percent, with the evaluation that it is of where that is not the plain one."""
+    if run.mAP is None:
+        return "-"
+    return f"{100 * run.mAP:.2f} %{f' ({run.mAP_of})' if run.mAP_of else ''}"
 
 
 def _link(file: Path, page: Path) -> str:

@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from dcs_nas.cli.console import say, table
 from dcs_nas.cli.run_facts import RunFacts, find_runs, read_facts, scores_of, settings_of
-from dcs_nas.cli.run_index import percent, write_index
+from dcs_nas.cli.run_index import shown_score, write_index
 from dcs_nas.errors import InputError
 from dcs_nas.run_lock import lock_folder, require_free
 
@@ -58,7 +58,7 @@ def list_runs(
             run.data,
             _UNSET if run.seed is None else str(run.seed),
             run.progress,
-            percent(run.mAP),
+            shown_score(run),
         ]
         for run in runs
     ]

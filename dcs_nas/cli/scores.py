@@ -125,15 +125,18 @@ def report_name(
     data_options: Mapping[str, Any],
     features: str,
     checkpoint: str,
+    images: str | None = None,
     splits: int | None = None,
 ) -> str:
     """One name for each way to evaluate, so that none replaces another, e.g. ``evaluation_dukemtmc_rerank_flip``.
 
-    ``given`` are the settings that replace the run's own; intervals don't change scores and are not named.
+    ``given`` are the settings that replace the run's own; intervals don't change scores and are not named. ``images``
+    is the fingerprint of images that are not the run's.
     """
     settings = {key: value for key, value in given.items() if key not in ("confidence", "max_rank")}
     parts = [
         data,
+        f"images-{images}" if images else None,
         *(f"{key}-{value}" for key, value in data_options.items()),
         *(_short_name(key, value) for key, value in settings.items()),
         features if features != "network" else None,
@@ -179,7 +182,8 @@ def _counts_line(report: Mapping[str, Any]) -> str:
     gallery = f"gallery of {report['gallery_size']}"
     if report.get("gallery_junk_dropped"):
         gallery += f" ({report['gallery_junk_dropped']} junk images left out)"
-    return f"{queries['used']} of {queries['total']} queries{skipped}; {gallery}; {_rules(protocol)}"
+    flip = ", mirrored images added" if report.get("flip") else ""
+    return f"{queries['used']} of {queries['total']} queries{skipped}; {gallery}; {_rules(protocol)}{flip}"
 
 
 def _rules(protocol: Mapping[str, Any]) -> str:

@@ -59,7 +59,7 @@ def rank(
     top: onnx_rank.Top = None,
     protocol: scores.Protocol = None,
     metric: Annotated[
-        str | None, typer.Option(help="euclidean or cosine; by default the model's own, euclidean for FEATURES.npz.")
+        str | None, typer.Option(help="euclidean or cosine; by default the model's or the file's own, else euclidean.")
     ] = None,
     expand: scores.Expand = None,
     expand_alpha: scores.Alpha = None,
@@ -75,13 +75,15 @@ def rank(
 ) -> None:
     """CMC, mAP and mINP of anyone's features, across cameras unless another protocol or data set is given.
 
+    A file that dcs-nas evaluate --save-features wrote is scored as it was there; options replace single settings.
+
     FEATURES.npz holds query_features, gallery_features (n, D), query_pids, gallery_pids, query_camids, gallery_camids
     (n), and may hold query_paths, gallery_paths (n). MODEL.onnx, written by dcs-nas export, makes the features of two
     folders of images named PERSON_cCAMERA..., or of a data set (--root, --data); images of other names, or one image
     (--query), are listed with their nearest by --top.
     """
     from dcs_nas.config import EvaluateConfig
-    from dcs_nas.evaluation.configured import changed, score_as_configured
+    from dcs_nas.evaluation.configured import changed, score_as_configured, settings_of
     from dcs_nas.files import write_json
     from dcs_nas.runs import environment
 
@@ -98,7 +100,8 @@ def rank(
         confidence=confidence,
         max_rank=max_rank,
     )
-    changed(EvaluateConfig(), given)
+    if features.suffix.lower() == ".onnx":
+        changed(EvaluateConfig(), given)  # before all images are computed with
     top = onnx_rank.list_length(query, top)
     if top is not None:
         onnx_rank.refuse(
@@ -108,12 +111,12 @@ def rank(
     read, own_metric, protocol = onnx_rank.read(
         features, query, gallery, root, data=data, options=options, labelled=top is None
     )
-    settings = changed(EvaluateConfig.model_validate({"metric": own_metric}), given)
+    settings = changed(settings_of(read, metric=own_metric), given)
     if top is not None:
         onnx_rank.write_nearest(read, settings, top, csv)
         return
     found = score_as_configured(read, settings, protocol=protocol)
-    report = {**found.report(), **environment()}
+    report = {**found.report(), **((read.evaluated or {}).get("facts") or {}), **environment()}
     scores.score_table(report, str(features))
     if json is not None:
         write_json(json, report)

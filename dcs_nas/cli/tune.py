@@ -18,7 +18,7 @@ import typer
 
 from dcs_nas.cli.console import progress, say, show_log, table
 from dcs_nas.cli.jobs import ConfigFile, Folder, Overrides, Overwrite
-from dcs_nas.errors import InputError, TrainingError, choices
+from dcs_nas.errors import InputError, TrainingError, choices, command
 
 log = logging.getLogger(__name__)
 TUNERS = {
@@ -358,6 +358,7 @@ def _report_end(config: Any, folder: Path, trial: Any) -> None:
 
 def _conclude(config: Any, folder: Path, genotype: Path | None) -> None:
     """Show the best trials and where everything is; ``TrainingError`` where none has a result."""
+    from dcs_nas.cli.next_steps import free_folder
     from dcs_nas.cli.tune_folder import write_results
     from dcs_nas.cli.tune_space import from_nni
     from dcs_nas.cli.tune_study import Record
@@ -372,10 +373,11 @@ def _conclude(config: Any, folder: Path, genotype: Path | None) -> None:
         [t.label, f"{t.value:.5g}", *(_short(v) for v in from_nni(settings, t.proposal).values())] for t in good[:5]
     ]
     table(f"{folder}: the best of {len(trials)} trials", ["trial", settings.objective[0], *settings.space], rows)
-    chosen = f" --genotype {genotype}" if genotype is not None else ""
+    chosen = () if genotype is None else ("--genotype", genotype)
     say(f"all trials: {folder / 'trials.csv'}")
     say(f"best: {folder / 'best.yaml'}")
-    say(f"next: dcs-nas {settings.command} {folder / 'best.yaml'}{chosen} --out {folder.parent / 'best'}")
+    place = free_folder(folder.parent / "best")
+    say(f"next: {command(settings.command, folder / 'best.yaml', *chosen, '--out', place)}")
 
 
 def _short(value: Any) -> str:

@@ -16,9 +16,10 @@ from dcs_nas.config import Config, TuneConfig
 from dcs_nas.files import write_json, write_text
 from dcs_nas.run_start import BEGAN, opened, require_same
 from dcs_nas.runs import RunFolder, environment
-from dcs_nas.settings import to_yaml
+from dcs_nas.settings import to_yaml, with_absolute_paths
 
 _OTHERWISE = "another dcs-nas tune, or by a trial that outlived one"
+_WHERE_KEPT: Any = {"results": True, "data": {"cache"}}
 _MAY_CHANGE = ("trials", "concurrency", "hours", "gpus", "mode", "portal", "training_service")
 
 
@@ -35,8 +36,8 @@ def open_folder(path: Path, config: Config, *, resume: bool, overwrite: bool) ->
             require_same(path, _fixed(RunFolder(path).config()), _fixed(config))
         else:
             write_json(path / "environment.json", environment())
-        write_text(path / "job.yaml", to_yaml(config.model_copy(update={"tune": None})))
-        write_text(path / BEGAN, to_yaml(_without_secrets(config)))
+        write_text(path / "job.yaml", to_yaml(with_absolute_paths(config.model_copy(update={"tune": None}))))
+        write_text(path / BEGAN, to_yaml(with_absolute_paths(_without_secrets(config))))
         yield lock.fileno()
 
 
@@ -54,7 +55,7 @@ def write_results(path: Path, config: Config, trials: Sequence[Trial]) -> list[T
     if found and found[0].value is not None:
         best = with_values(config.model_copy(update={"tune": None}), from_nni(tune, found[0].proposal))
         head = f"# {found[0].label}: {tune.objective[0]} {found[0].value}"
-        write_text(path / "best.yaml", f"{head}\n{to_yaml(best)}")
+        write_text(path / "best.yaml", f"{head}\n{to_yaml(with_absolute_paths(best))}")
     return found
 
 
@@ -72,7 +73,7 @@ def _write_table(path: Path, trials: Sequence[Trial], tune: TuneConfig) -> None:
 def _fixed(config: Config) -> dict[str, Any]:
     """What has to be the same on resume: sections flat by one level, the space and the free options as they are."""
     flat = {}
-    for section, content in config.model_dump(mode="json").items():
+    for section, content in with_absolute_paths(config).model_dump(mode="json", exclude=_WHERE_KEPT).items():
         for key, value in content.items() if isinstance(content, dict) else [("", content)]:
             if section != "tune" or key not in _MAY_CHANGE:
                 flat[f"{section}.{key}".removesuffix(".")] = value

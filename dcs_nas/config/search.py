@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -14,7 +14,7 @@ from dcs_nas.config.search_parts import (
     RetrievalConfig,
     TrialsConfig,
 )
-from dcs_nas.settings import Settings
+from dcs_nas.settings import FILE_OR_NAME, Settings
 
 
 class SearchConfig(Settings):
@@ -28,7 +28,7 @@ class SearchConfig(Settings):
     ``perturbation``, or by ``retrieval`` among those people, for supernets that train sampled paths.
     """
 
-    space: str
+    space: Annotated[str, FILE_OR_NAME]
     channels: int | None = Field(default=None, ge=1, le=2048)
     cells: int | None = Field(default=None, ge=1, le=100)
     epochs: int = Field(default=50, ge=1)

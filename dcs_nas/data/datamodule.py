@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from dcs_nas.config import Config, DataConfig, DataSource
 from dcs_nas.data.cache import Progress, image_cache
 from dcs_nas.data.datasets import load_dataset
+from dcs_nas.data.fingerprint import DATA_FILE, record_source, require_same_images
 from dcs_nas.data.held_out import hold_out_people, require_queries
 from dcs_nas.data.records import SPLITS, Record, ReidDataset, combine
 from dcs_nas.data.samplers import IdentitySampler, SequentialBatches, split_people
@@ -30,7 +31,6 @@ log = logging.getLogger(__name__)
 Batch = dict[str, Tensor]
 HALVES = ("weights", "architecture")
 """What a bilevel search moves, each on images of its own."""
-DATA_FILE = "data.json"
 
 
 class Pixels(Protocol):
@@ -74,7 +74,7 @@ class ReidData:
 
     def __init__(self, config: Config, *, progress: Callable[[str], Progress] | None = None) -> None:
         self.config, self.settings = config, config.data
-        self.dataset, self.test_dataset = load_both(config.data)
+        self.dataset, self.test_dataset, self.sources = load_both(config.data)
         self._progress = progress
         self.people = sorted({r.person for r in self.dataset.train})
         parts = (self.dataset.train, self.test_dataset.query, self.test_dataset.gallery)
@@ -83,13 +83,21 @@ class ReidData:
     def save_labels(self, folder: Path) -> None:
         """Keep what was trained on in a run's folder.
 
-        ``data.json`` holds version, counts and deviations from the published facts; ``labels.json`` which of the user's
-        names of people and cameras became which number, where a data set has names. Of several processes the first
-        alone writes.
+        ``data.json`` holds version, counts, deviations from the published facts and the ``SourceRecord`` of every data
+        set; ``labels.json`` which of the user's names of people and cameras became which number, where a data set has
+        names. Of several processes the first alone writes.
+
+        Raises:
+            InputError: the folder's run began with other images.
         """
         if not is_first():
             return
-        write_json(folder / DATA_FILE, {**self.dataset.statistics(), "deviations": list(self.dataset.notes)})
+        trained = 1 + len(self.settings.also)
+        records = [record_source(*source, trained=i < trained) for i, source in enumerate(self.sources)]
+        require_same_images(folder, records)
+        sources = [record.model_dump(mode="json") for record in records]
+        facts = {**self.dataset.statistics(), "deviations": list(self.dataset.notes), "sources": sources}
+        write_json(folder / DATA_FILE, facts)
         maps = {"people": self.dataset.label_map, "cameras": self.dataset.camera_map}
         known = {name: numbers for name, numbers in maps.items() if numbers}
         if known:
@@ -223,31 +231,27 @@ class ReidData:
         return Images(pixels, records, labels)
 
 
-def load(settings: DataConfig) -> ReidDataset:
-    """What the settings train on; ``InputError`` where no folder is given."""
-    return load_both(settings)[0]
-
-
-def load_both(settings: DataConfig) -> tuple[ReidDataset, ReidDataset]:
-    """What the settings train on, and what they test on; each data set is listed once.
+def load_both(settings: DataConfig) -> tuple[ReidDataset, ReidDataset, list[tuple[DataSource, ReidDataset]]]:
+    """What the settings train on, what they test on, and every data set of them; each is listed once.
 
     Raises:
         InputError: no folder is given, or a fault of one.
     """
     own = _load(settings.own, "data")
     others = [_load(source, f"data.also[{i}]") for i, source in enumerate(settings.also)]
+    sources = list(zip((settings.own, *settings.also), (own, *others)))
     training = own
     if others or settings.combine_all:
         training = combine([own, *others], splits=SPLITS if settings.combine_all else ("train",))
     if settings.test is None:
-        return training, own
+        return training, own, sources
     test = _load(settings.test, "data.test")
     if settings.combine_all and any((d.name, d.root) == (test.name, test.root) for d in (own, *others)):
         raise InputError(
             f"data.combine_all trains on the test images of {test.name} in {test.root}, which data.test names; "
             "test on another data set"
         )
-    return training, test
+    return training, test, [*sources, (settings.test, test)]
 
 
 def _load(source: DataSource, key: str) -> ReidDataset:

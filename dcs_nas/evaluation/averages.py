@@ -37,7 +37,7 @@ def average(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _data_set(report: Mapping[str, Any]) -> str:
-    return report["data"]["name"]
+    return ", fingerprint ".join([report["data"]["name"], *filter(None, [report["data"].get("fingerprint", "")[:8]])])
 
 
 def _protocol(report: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -50,6 +50,12 @@ def changed(own: EvaluateConfig, changes: Mapping[str, Any]) -> EvaluateConfig:
     return settings
 
 
+def settings_of(features: FeatureSet, *, metric: str) -> EvaluateConfig:
+    """Return the settings by which ``features`` were evaluated; without any, the defaults and ``metric``."""
+    own = {"metric": metric} if features.evaluated is None else features.evaluated["settings"]
+    return parse(EvaluateConfig, own, source="evaluation settings")
+
+
 def score_as_configured(
     features: FeatureSet, settings: EvaluateConfig, *, protocol: str, device: torch.device | str | None = None
 ) -> Scored:

@@ -5,6 +5,8 @@ Shapes: Q queries, G gallery images, C channels.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,11 @@ from typing import Any
 import numpy as np
 
 from dcs_nas.archives import require_file, require_moderate_growth
+from dcs_nas.config import EvaluateConfig
 from dcs_nas.errors import InputError
 from dcs_nas.evaluation.inputs import as_labels, as_matrix, same_width, squared_norms
 from dcs_nas.files import atomic_path
+from dcs_nas.settings import parse
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +26,7 @@ class FeatureSet:
     """Features and labels under the names of ``rank``'s arguments: ``rank(**features.arrays(), metric="cosine")``.
 
     ``query_paths`` (Q,) and ``gallery_paths`` (G,) are the images' paths within their data set, where they are known.
+    ``evaluated`` are the settings of the evaluation that these features come from (``EvaluateConfig``), and its facts.
     """
 
     query_features: np.ndarray
@@ -32,6 +37,7 @@ class FeatureSet:
     gallery_camids: np.ndarray
     query_paths: np.ndarray | None = None
     gallery_paths: np.ndarray | None = None
+    evaluated: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         query = as_matrix("query_features", self.query_features)
@@ -57,7 +63,8 @@ def _check_paths(name: str, paths: np.ndarray | None, images: int) -> None:
 
 
 PATH_KEYS = ("query_paths", "gallery_paths")
-FEATURE_KEYS = tuple(field.name for field in fields(FeatureSet) if field.name not in PATH_KEYS)
+EVALUATED_KEY = "evaluated"
+FEATURE_KEYS = tuple(f.name for f in fields(FeatureSet) if f.name not in (*PATH_KEYS, EVALUATED_KEY))
 
 
 def load_features(path: Path | str) -> FeatureSet:
@@ -84,7 +91,7 @@ def load_features(path: Path | str) -> FeatureSet:
         raise InputError(f"{path}: {error}") from None
 
 
-def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+def _read_arrays(path: Path) -> dict[str, Any]:
     with open(path, "rb") as file:
         archive = np.load(file, allow_pickle=False)
         if isinstance(archive, np.ndarray):
@@ -93,11 +100,25 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         if missing:
             found = ", ".join(archive.files) or "nothing"
             raise InputError(f"{path} lacks {', '.join(missing)}; it holds {found}")
-        arrays = {key: archive[key] for key in (*FEATURE_KEYS, *PATH_KEYS) if key in archive}
+        arrays: dict[str, Any] = {
+            key: archive[key] for key in (*FEATURE_KEYS, *PATH_KEYS, EVALUATED_KEY) if key in archive
+        }
     for key, array in arrays.items():
         if not isinstance(array, np.ndarray):  # a member without the format's first bytes comes as it is
             raise InputError(f"{path}: {key} is damaged: it is no array; write the file again")
+    if EVALUATED_KEY in arrays:
+        arrays[EVALUATED_KEY] = _read_evaluated(arrays[EVALUATED_KEY], path)
     return arrays
+
+
+def _read_evaluated(text: np.ndarray, path: Path) -> Any:
+    """The settings and facts of the evaluation, a JSON object in an array of one string."""
+    try:
+        found = json.loads(str(text.item()))
+        parse(EvaluateConfig, found["settings"], source=str(path))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{path}: {EVALUATED_KEY} is damaged ({error}); write the file again") from None
+    return found
 
 
 def save_features(path: Path | str, features: FeatureSet) -> None:
@@ -111,4 +132,6 @@ def save_features(path: Path | str, features: FeatureSet) -> None:
         raise InputError(f"features file {path} should be named *.npz")
     with atomic_path(path) as temporary:
         paths = {key: value for key in PATH_KEYS if (value := getattr(features, key)) is not None}
+        if features.evaluated is not None:
+            paths[EVALUATED_KEY] = np.array(json.dumps(features.evaluated))
         np.savez(temporary, allow_pickle=False, **features.arrays(), **paths)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dcs_nas.data.cache import Progress
+from dcs_nas.errors import command
 from dcs_nas.report.attempts import Attempts
 from dcs_nas.report.embedded import Figure
 from dcs_nas.report.run_files import Evaluated, RunFiles
@@ -88,7 +88,7 @@ def run_page(
     if ranked:
         page.ranked = attempt("ranked lists", lambda: drawn_lists(run, count=ranked, progress=progress), [])
     page.ranked = page.ranked or attempt("ranked lists", lambda: saved_lists(run), [])
-    page.no_maps = f"Not drawn: dcs-nas report {shlex.quote(str(run.path))} --maps 6 draws them."
+    page.no_maps = f"Not drawn: {command('report', run.path, '--maps', 6)} draws them."
     if maps:
         page.no_maps = "The network has no attention block with a map to show."
         page.maps = attempt("attention maps", lambda: _maps(run, maps, progress), None)

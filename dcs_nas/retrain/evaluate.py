@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,22 @@ from torch import nn
 
 from dcs_nas.config import Config, DataConfig, DataSource, EvaluateConfig
 from dcs_nas.data.cache import Progress
-from dcs_nas.data.datamodule import DATA_FILE, Images, ReidData
+from dcs_nas.data.datamodule import Images, ReidData
+from dcs_nas.data.datasets import load_dataset
+from dcs_nas.data.fingerprint import DATA_FILE, SourceRecord, read_sources, record_source, was_trained_on
 from dcs_nas.data.records import ReidDataset
-from dcs_nas.errors import InputError, choices
+from dcs_nas.errors import InputError, choices, command
 from dcs_nas.evaluation import DistanceBlocks, FeatureSet, RankingResult
 from dcs_nas.evaluation.configured import changed, score_as_configured
 from dcs_nas.retrain.retrain import load_trained
 from dcs_nas.runs import environment
+from dcs_nas.settings import absolute
 from dcs_nas.training.checkpoints import whole_checkpoint
 from dcs_nas.training.features import color_histograms, extract_features, labelled_features
 from dcs_nas.training.hints import training_errors
 from dcs_nas.training.joined import joined
 
+log = logging.getLogger(__name__)
 FEATURES = ("network", "color-histogram", "color-histogram-corrected")
 
 
@@ -69,24 +74,31 @@ def evaluate_run(
     source = _source(config.data, data_name, root, dict(data_options or {}))
     with joined(_for_any_processes(config), training=False), training_errors(config, "evaluate"):
         device = torch.device("cuda" if config.trainer.cuda else "cpu")
+        _require_folder(source, folder, given=root is not None)
         data = ReidData(config.model_copy(update={"data": config.data.on(source)}), progress=progress)
+        dataset, images = _identified(data, folder, config.data)
         query, gallery = data.test()
         network.to(device)
         labelled = _features(features, network, data, query, gallery, flip=settings.flip, progress=progress)
-    scored = score_as_configured(labelled, settings, protocol=data.test_dataset.protocol, device=device)
-    facts = {
+    scored = score_as_configured(labelled, settings, protocol=dataset.protocol, device=device)
+    scored_what = {
         "features": features,
         "run": folder.name,
         "checkpoint": whole_checkpoint(folder / "checkpoints" / f"{checkpoint}.ckpt", warn=False).stem,
         "flip": settings.flip,
         "seed": config.seed,
-        "data": {**data.test_dataset.statistics(), "deviations": list(data.test_dataset.notes)},
+        "data": {**dataset.statistics(), "deviations": list(dataset.notes), **images},
+    }
+    facts = {
+        **scored_what,
         "trained_on": "+".join(trained.name for trained in _trained_on(config.data)),
         "training_data": _training_data(folder),
         **environment(),
     }
     report = {**scored.report(), **facts}
-    return Evaluation(scored.result, data.test_dataset, query, gallery, labelled, scored.distances, report)
+    kept = settings.model_copy(update={"protocol": scored.result.protocol.name}).model_dump(mode="json")
+    labelled = replace(labelled, evaluated={"settings": kept, "facts": scored_what})
+    return Evaluation(scored.result, dataset, query, gallery, labelled, scored.distances, report)
 
 
 def evaluate_splits(folder: Path, *, splits: int, data_options: Mapping[str, Any], **options: Any) -> list[Evaluation]:
@@ -99,7 +111,9 @@ def evaluate_splits(folder: Path, *, splits: int, data_options: Mapping[str, Any
         raise InputError(f"the data option split={data_options['split']} names one split, --splits {splits} several")
     config, _ = load_trained(folder, checkpoint=options.get("checkpoint", "last"))
     source = _source(config.data, options.get("data_name"), options.get("root"), dict(data_options))
-    if any(_same(source, trained) for trained in _trained_on(config.data)):
+    if any(_same(source, trained) for trained in _trained_on(config.data)) or was_trained_on(
+        record_source(source, load_dataset(source.name, source.root or "", **{**source.options, "split": 0})), folder
+    ):
         raise InputError(
             f"{folder} was trained on one split of {source.name}, whose people are tested on in the others; "
             "train one run for each split and give them all: dcs-nas evaluate RUN RUN ..."
@@ -123,13 +137,50 @@ def _source(data: DataConfig, name: str | None, root: Path | None, options: dict
     if name is not None and root is None and (known is None or known.root is None):
         raise InputError(f"--data {name} needs --root, the folder of that data set")
     base = known or DataSource(name=str(name))
-    source = DataSource(name=base.name, root=root or base.root, options={**base.options, **options})
-    if data.combine_all and any(_same(source, trained) for trained in _trained_on(data)):
+    return DataSource(name=base.name, root=root or base.root, options={**base.options, **options})
+
+
+def _require_folder(source: DataSource, folder: Path, *, given: bool) -> None:
+    """Raise ``InputError`` where the folder that the run itself names is not there."""
+    if not given and source.root is not None and not absolute(source.root).exists():
         raise InputError(
-            f"the run was trained on the test images of {source.name} too (data.combine_all), so it cannot be tested "
+            f"there is no folder {source.root}, where {folder} has read {source.name}; give the folder where the "
+            f"images lie now: {command('evaluate', folder)} --root DIR"
+        )
+
+
+def _identified(data: ReidData, folder: Path, trained: DataConfig) -> tuple[ReidDataset, dict[str, Any]]:
+    """Return the data set to test on and the facts that tell its images from others.
+
+    Where the run has recorded the data set of that name with other images, the version says so.
+
+    Raises:
+        InputError: the images were trained on (``data.combine_all``), in whatever folder they lie.
+    """
+    ((source, dataset),) = data.sources
+    now, recorded = record_source(source, dataset), read_sources(folder)
+    if trained.combine_all and (was_trained_on(now, folder) or any(_same(now, own) for own in _trained_on(trained))):
+        raise InputError(
+            f"the run was trained on the test images of {now.name} too (data.combine_all), so it cannot be tested "
             "on them; name another data set by data.test, or by --data and --root"
         )
-    return source
+    same_name = [r for r in recorded if (r.name, r.options) == (now.name, now.options)]
+    facts = {"root": str(now.root), "fingerprint": now.fingerprint, "other_images": None}
+    if not same_name:
+        if not recorded and source.name in {own.name for own in (*_trained_on(trained), trained.test or trained.own)}:
+            log.info(
+                "%s keeps no fingerprint of its images, so they are not compared with those of %s", folder, now.root
+            )
+        return dataset, facts
+    other = now.fingerprint not in {record.fingerprint for record in same_name}
+    if other:
+        then = next((record for record in same_name if not record.trained), same_name[0])
+        log.warning(
+            "%s holds other images of %s (%s) than %s began with (%s, in %s)",
+            *(now.root, now.name, now, folder, then, then.root),
+        )
+        dataset = replace(dataset, version=f"{dataset.version}, other images ({now.short})")
+    return dataset, {**facts, "other_images": other}
 
 
 def _for_any_processes(config: Config) -> Config:
@@ -141,7 +192,7 @@ def _trained_on(data: DataConfig) -> tuple[DataSource, ...]:
     return (data.own, *data.also)
 
 
-def _same(a: DataSource, b: DataSource) -> bool:
+def _same(a: DataSource | SourceRecord, b: DataSource) -> bool:
     return a.name == b.name and os.path.abspath(a.root or "") == os.path.abspath(b.root or "")
 
 

@@ -7,12 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dcs_nas.config import Config, RetrainConfig
+from dcs_nas.config.idle import DCS_BLOCKS, idle_settings
 from dcs_nas.data.augment import build_augment
 from dcs_nas.data.cache import Progress
 from dcs_nas.data.datamodule import ReidData
-from dcs_nas.errors import InputError, choices
+from dcs_nas.data.fingerprint import at_recorded_roots
+from dcs_nas.errors import InputError, choices, command
 from dcs_nas.extensions import load_extensions, load_recorded
 from dcs_nas.files import write_text
+from dcs_nas.models.blocks import kept_shares
 from dcs_nas.models.build import build_fixed
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.processes import is_first
@@ -20,7 +23,7 @@ from dcs_nas.retrain.inherit import inherit
 from dcs_nas.retrain.module import Retraining
 from dcs_nas.run_start import early_log, logging_to
 from dcs_nas.runs import RunFolder, seed_everything
-from dcs_nas.settings import plain_yaml
+from dcs_nas.settings import plain_yaml, read_yaml
 from dcs_nas.space import AnyGenotype, is_published, load_genotype, load_space, shipped_file
 from dcs_nas.training.acceleration import accelerate
 from dcs_nas.training.checkpoints import LAST, is_damaged, load_checkpoint
@@ -80,6 +83,8 @@ def run_retraining(
             network, objective, augment, config, data=data, images=images, validation=validation, run=run
         )
         with logging_to(run / "log.txt"), without_known_warnings(), training_errors(config, "retrain"):
+            for remark in idle_settings(config, "retrain", {DCS_BLOCKS: len(kept_shares(network))}):
+                log.warning("%s", remark)
             trainer = make_trainer(config, run, epochs=settings.epochs)
             fit(trainer, module, loader, run)
             if trainer.is_global_zero:
@@ -90,16 +95,18 @@ def run_retraining(
 def load_trained(folder: Path, *, checkpoint: str = "last") -> tuple[Config, ReidNetwork]:
     """A trained run's settings and network, in evaluation mode, from ``checkpoints/{checkpoint}.ckpt``."""
     run = RunFolder(folder)
-    config = run.config()
+    config = at_recorded_roots(run.config(), folder)
     if config.retrain is None:
-        raise InputError(f"{folder} is no retraining run: its config.yaml has no section 'retrain'")
+        raise InputError(
+            f"{folder} is no retraining run: its config.yaml has no section 'retrain'{_how_to_train(folder)}"
+        )
     load_recorded(folder)
     path = _checkpoint(run, config.retrain, checkpoint)
     state = load_checkpoint(path)["state_dict"]
     state = {key.removeprefix("network."): value for key, value in state.items() if key.startswith("network.")}
     classifier = state.get("heads.0.classifier.weight")
     if classifier is None or any(".mixtures." in key for key in state):
-        raise InputError(f"{path} holds no trained network; train what a search found with dcs-nas retrain")
+        raise InputError(f"{path} holds no trained network{_how_to_train(folder)}")
     genotype = load_genotype(run / "genotype.yaml") if (run / "genotype.yaml").is_file() else None
     settings = config.retrain.model_copy(update={"weights": None})
     network = build_fixed(settings, config.data, len(classifier), genotype)
@@ -126,6 +133,16 @@ def _checkpoint(run: RunFolder, settings: RetrainConfig, name: str) -> Path:
             "after the last; use --checkpoint last, or train on with --resume"
         )
     return path
+
+
+def _how_to_train(folder: Path) -> str:
+    """Return the end of an error line: how to train what the search in ``folder`` has found, if it is finished."""
+    genotype, config = folder / "genotype.yaml", folder / "config.yaml"
+    if not genotype.is_file():
+        return ""
+    section = [] if "retrain" in read_yaml(config) and read_yaml(config)["retrain"] else ["-o", "retrain.epochs=120"]
+    words = [config, *section, "--genotype", genotype, "--out", folder.with_name(f"{folder.name}-retrain")]
+    return f"; train what the search found: {command('retrain', *words)}"
 
 
 def _read_genotype(config: Config, path: Path | None) -> AnyGenotype | None:

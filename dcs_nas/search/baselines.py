@@ -20,6 +20,7 @@ from torch import nn
 
 from dcs_nas import __version__
 from dcs_nas.config import Config, SearchConfig
+from dcs_nas.config.idle import idle_settings
 from dcs_nas.data.augment import build_augment
 from dcs_nas.data.cache import Progress
 from dcs_nas.data.datamodule import HALVES, ReidData
@@ -72,7 +73,8 @@ def run_baseline(
         if job.table is None:
             job.data.save_labels(run.path)
         with logging_to(run / "log.txt"), without_known_warnings(), training_errors(config, "search"):
-            _name_unused(job)
+            for remark in idle_settings(config, "search", {}):
+                log.warning("%s", remark)
             genotype = search(run)
         write_text(run / "genotype.yaml", genotype.to_yaml())
         return genotype
@@ -213,21 +215,6 @@ STRATEGIES: dict[str, Callable[[_Job], Search]] = {
     "nni.random": _by_trials,
     "nni.evolution": _by_trials,
 }
-
-
-_OF_BILEVEL = (
-    *("order", "hessian", "relaxation", "identity_overlap", "choose", "derivation", "perturbation", "guard"),
-    *("checkpoint_activations", "arch_betas", "arch_weight_decay"),
-)
-_OF_SUPERNETS = ("epochs", "warmup_epochs", "weight_share", "validate_every", "arch_lr")
-
-
-def _name_unused(job: _Job) -> None:
-    """Say which settings were made that the strategy takes no account of, so that no one believes they count."""
-    names = _OF_BILEVEL if STRATEGIES[job.strategy] is _one_shot else (*_OF_BILEVEL, *_OF_SUPERNETS)
-    made = [n for n in names if getattr(job.settings, n) != SearchConfig.model_fields[n].default]
-    if made:
-        log.warning("strategy %s takes no account of search.%s", job.strategy, ", search.".join(made))
 
 
 def _trial_evaluation(job: _Job) -> Evaluate:

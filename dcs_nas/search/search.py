@@ -12,12 +12,14 @@ from pytorch_lightning.utilities.combined_loader import CombinedLoader
 from torch.utils.data import DataLoader
 
 from dcs_nas.config import Config, SearchConfig
+from dcs_nas.config.idle import DCS_BLOCKS, idle_settings
 from dcs_nas.data.augment import build_augment
 from dcs_nas.data.cache import Progress
 from dcs_nas.data.datamodule import Images, ReidData
 from dcs_nas.errors import InputError
 from dcs_nas.extensions import load_extensions
 from dcs_nas.files import write_text
+from dcs_nas.models.blocks import kept_shares
 from dcs_nas.models.build import build_supernet
 from dcs_nas.run_start import early_log, logging_to
 from dcs_nas.runs import RunFolder, seed_everything
@@ -104,6 +106,8 @@ def run_search(
             watch=watch,
         )
         with logging_to(run / "log.txt"), without_known_warnings(), training_errors(config, "search"):
+            for remark in idle_settings(config, "search", {DCS_BLOCKS: len(kept_shares(network))}):
+                log.warning("%s", remark)
             trainer = make_trainer(config, run, epochs=settings.epochs)
             fit(trainer, module, CombinedLoader(loaders, "min_size"), run)
             module.to(trainer.strategy.root_device)

@@ -30,6 +30,7 @@ from dcs_nas.processes import (
     world,
 )
 from dcs_nas.slurm import requeued_on_signal
+from dcs_nas.training.loggers import require_loggers
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -83,6 +84,9 @@ def jointly(job: Callable[Concatenate[Config, P], R]) -> Callable[Concatenate[Co
 def require_sound(config: Config, found: Launch | None, *, training: bool = True) -> None:
     """Raise ``InputError`` where the settings and what a launcher has started do not go together."""
     settings = config.trainer
+    if training:
+        _require_devices(settings)
+        require_loggers(settings.loggers)
     if found is None:
         _require_launcher(settings)
     else:
@@ -121,7 +125,8 @@ def devices_and_machines(settings: TrainerConfig) -> tuple[int | str, int]:
     """For Lightning: devices of each machine, and machines. A launcher has the last word on what is left open."""
     found = launch()
     if found is None:
-        return (1 if settings.devices == "auto" else settings.devices), settings.num_nodes
+        all_of_a_cpu = str(settings.devices).strip() == "-1" and not _on_gpus(settings)
+        return (1 if settings.devices == "auto" or all_of_a_cpu else settings.devices), settings.num_nodes
     return (settings.devices if _ids(settings.devices) else found.local_world), found.machines
 
 
@@ -190,6 +195,25 @@ def _loss(settings: TrainerConfig, error: Exception) -> str:
         f"process {place} lost another one of its job, which was killed, or whose machine does not answer ({reason}); "
         f"{see}go on with --resume"
     )
+
+
+def _require_devices(settings: TrainerConfig) -> None:
+    """Raise ``InputError`` where the settings ask for devices that this machine does not show."""
+    cuda, mps = torch.cuda.device_count() if torch.cuda.is_available() else 0, torch.backends.mps.is_available()
+    there = {"gpu": cuda > 0 or mps, "cuda": cuda > 0, "mps": mps}.get(settings.accelerator, True)
+    if not there:
+        raise InputError(
+            f"trainer.accelerator is {settings.accelerator}, but torch {torch.__version__} shows no such device on "
+            "this machine; set trainer.accelerator=auto, or cpu"
+        )
+    gpus = 0 if settings.accelerator == "cpu" else cuda if settings.accelerator != "mps" and cuda else int(mps)
+    ids, asked = _ids(settings.devices), _number_of(settings.devices) or 1
+    if (ids and max(ids) >= gpus) or (gpus and asked > gpus):
+        shown = f"{gpus} GPUs, numbered from 0" if gpus else "no GPU"
+        raise InputError(
+            f"trainer.devices is {settings.devices}, but this machine shows {shown}; "
+            f"set trainer.devices={max(1, gpus)}, or leave it out"
+        )
 
 
 def _require_agreement(settings: TrainerConfig, found: Launch) -> None:

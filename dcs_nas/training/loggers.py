@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from importlib.util import find_spec
 
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
@@ -19,6 +20,15 @@ def make_loggers(config: Config, run: RunFolder) -> list[Logger]:
         InputError: one whose package is not installed.
     """
     return [_LOGGERS[name](config, run) for name in config.trainer.loggers]
+
+
+def require_loggers(names: Iterable[str]) -> None:
+    """Raise ``InputError`` for a logger whose package is not installed, before anything is written."""
+    for name in names:
+        if find_spec(name) is None:
+            raise InputError(
+                f"trainer.loggers names {name}, which is not installed; pip install {name}, or leave it out"
+            )
 
 
 def _tensorboard(config: Config, run: RunFolder) -> Logger:
@@ -55,10 +65,9 @@ def _described(make: Callable[[], Logger], package: str, config: Config) -> Logg
     try:
         logger = make()
     except ModuleNotFoundError as error:
-        found = f"lacks {error.name}" if error.name else "is not installed"
         raise InputError(
-            f"trainer.loggers names {package}, which {found}; pip install {package} and --resume, or leave it out and "
-            "--overwrite"
+            f"trainer.loggers names {package}, which lacks {error.name or 'a package'}; pip install {package} and "
+            "--resume, or leave it out and --overwrite"
         ) from None
     logger.log_hyperparams(config.model_dump(mode="json"))
     return logger

@@ -61,7 +61,7 @@ def make_trainer(config: Config, run: RunFolder, *, epochs: int) -> pl.Trainer:
         num_nodes=machines,
         strategy=ReplicatedStrategy(timeout=patience) if processes_of(settings) > 1 else "auto",
         plugins=_environment(),
-        precision=settings.precision,  # type: ignore[arg-type]
+        precision=settings.precision,
         max_epochs=epochs,
         deterministic=on_cpu if settings.deterministic is None else settings.deterministic,
         logger=make_loggers(config, run),

@@ -1,0 +1,100 @@
+"""The command to go on with after another one, or instead of it: complete, quoted, ready to be pasted into a shell."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from dcs_nas.config import Config, load_config
+from dcs_nas.errors import InputError, command
+from dcs_nas.settings import read_yaml
+from dcs_nas.space import AnyGenotype, ChainGenotype, shipped_file
+
+_SECTIONS = ("search", "retrain", "tune")
+_LEAST = {"search": "search.space=demo_cells", "retrain": "retrain.epochs=120"}
+"""The setting by which a configuration without the section has one, all others at their defaults."""
+
+
+def load_job(config: Path, overrides: Sequence[str], section: Literal["search", "retrain"], *given: Any) -> Config:
+    """Return the settings of a job that needs a section.
+
+    Raises:
+        InputError: they have none; the line ends with the command that has, with the options ``given``.
+    """
+    file = shipped_file("configs", config)
+    settings = load_config(file, overrides)
+    if getattr(settings, section) is None:
+        instead = command(section, *_with_section(config, overrides, section), *_options(given))
+        raise InputError(f"the configuration '{config}' has no section '{section}'; use another or add it: {instead}")
+    return settings
+
+
+def after_search(
+    config: Path, overrides: Sequence[str], settings: Config, genotype: AnyGenotype, folder: Path, out: Path | None
+) -> str:
+    """Return the command that trains the genotype of the search in ``folder``."""
+    words = _with_section(config, overrides, "retrain")
+    default = settings.results / settings.name / "retrain"
+    target = free_folder(default if out is None else folder.parent / "retrain")
+    place = [] if out is None and target == default else ["--out", target]
+    unfit = ["channels", "cells"] if isinstance(genotype, ChainGenotype) else []
+    unset = [
+        f"retrain.{name}=null"
+        for name in ("backbone", *unfit)
+        if settings.retrain is not None and getattr(settings.retrain, name) is not None
+    ]
+    return command(
+        "retrain", *words, *_options([("-o", item) for item in unset]), "--genotype", folder / "genotype.yaml", *place
+    )
+
+
+def after_training(settings: Config, folder: Path) -> str:
+    """Return the command that evaluates the run in ``folder``, or exports it where its data have no test images."""
+    data = settings.data
+    tested = json.loads((folder / "data.json").read_text(encoding="utf-8"))["query"]["images"] > 0
+    tested = data.test is not None or (not data.combine_all and (tested or bool(data.also)))
+    return command("evaluate" if tested else "export", folder)
+
+
+def free_folder(path: Path) -> Path:
+    """Return ``path``, or where that exists the same with the lowest number from 2 for which there is nothing."""
+    number, free = 2, path
+    while free.exists():
+        free, number = path.with_name(f"{path.name}-{number}"), number + 1
+    return free
+
+
+def _with_section(config: Path, overrides: Sequence[str], section: str) -> list[Any]:
+    """The configuration and overrides themselves, those of the same name with the section, or one override more."""
+    file = shipped_file("configs", config)
+    if section in (*_sections(file), *map(_section, overrides)):
+        return [config, *_options([("-o", item) for item in overrides])]
+    name = read_yaml(file).get("name", file.stem)
+    for other in sorted(file.parent.glob("*.yaml")):
+        if section in _sections(other, name):
+            others = [item for item in overrides if _section(item) not in _SECTIONS]
+            beside = config.with_name(other.name if config.suffix else other.stem)
+            return [beside, *_options([("-o", item) for item in others])]
+    return [config, *_options([("-o", item) for item in (*overrides, _LEAST[section])])]
+
+
+def _sections(file: Path, name: str | None = None) -> list[str]:
+    """The sections of a configuration file; none where it is no configuration, or of another ``name``."""
+    try:
+        data = read_yaml(file)
+    except (InputError, OSError):
+        return []
+    named = name is None or data.get("name", file.stem) == name
+    return [section for section in _SECTIONS if isinstance(data.get(section), dict) and named]
+
+
+def _section(override: str) -> str:
+    return re.split("[.=]", override.strip())[0]
+
+
+def _options(given: Sequence[Any]) -> list[Any]:
+    """The words of (option, value) pairs whose value is given."""
+    return [word for option, value in given if value is not None for word in (option, value)]

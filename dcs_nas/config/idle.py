@@ -1,0 +1,112 @@
+"""Settings that have no effect beside other settings: one table, and the remarks that follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, NamedTuple
+
+from pydantic import BaseModel
+
+DCS_BLOCKS = "the number of DCS-Attention blocks"
+_TRIALS = ("random", "nni.random", "nni.evolution")
+_ONE_SHOT = ("bilevel", "nni.darts", "nni.gumbel")
+
+
+class Effect(NamedTuple):
+    """``settings``, or sections of them, count where ``by`` has one of ``values``; without values, where it is on."""
+
+    settings: str
+    by: str
+    values: tuple[Any, ...] = ()
+
+
+EFFECTS = (
+    Effect("retrain.milestones retrain.gamma", "retrain.schedule", ("multistep",)),
+    Effect("retrain.lr_min", "retrain.schedule", ("cosine",)),
+    Effect("retrain.warmup_factor", "retrain.warmup_epochs"),
+    Effect("retrain.momentum", "retrain.optimizer", ("sgd",)),
+    Effect("retrain.channels retrain.cells", "retrain.backbone", (None,)),
+    Effect("retrain.backbone_options", "retrain.backbone"),
+    Effect("retrain.validate_every", "retrain.validation"),
+    Effect("retrain.center_lr", "loss.center_weight"),
+    Effect("loss.label_smoothing", "loss.identity_weight"),
+    Effect("loss.triplet_margin", "loss.triplet_weight"),
+    Effect("loss.ib_grid loss.ib_temperature loss.ib_normalize", "loss.ib_kind"),
+    Effect("dcs.tau dcs.decay", DCS_BLOCKS),
+    Effect("evaluate.expand_alpha", "evaluate.expand"),
+    Effect("evaluate.rerank_k1 evaluate.rerank_k2 evaluate.rerank_lambda", "evaluate.rerank"),
+    Effect("search.hessian", "search.order", (2,)),
+    Effect("search.perturbation", "search.derivation", ("perturbation",)),
+    Effect("search.retrieval", "search.derivation", ("retrieval",)),
+    Effect("search.validate_every", "search.validation"),
+    Effect("search.relaxation.schedule", "search.relaxation.temperature_end"),
+    Effect(
+        "search.guard.eigenvalue_images search.guard.window search.guard.ratio", "search.guard.eigenvalue_iterations"
+    ),
+    Effect("search.trials", "search.strategy", _TRIALS),
+    Effect("search.trials.population search.trials.sample", "search.strategy", ("nni.evolution",)),
+    Effect("search.trials.validation", "search.validation", (0,)),
+    Effect(
+        "search.order search.hessian search.relaxation search.identity_overlap search.choose search.derivation "
+        "search.perturbation search.retrieval search.guard search.checkpoint_activations search.arch_betas "
+        "search.arch_weight_decay",
+        "search.strategy",
+        ("bilevel",),
+    ),
+    Effect(
+        "search.epochs search.warmup_epochs search.weight_share search.validate_every search.arch_lr",
+        "search.strategy",
+        _ONE_SHOT,
+    ),
+)
+_JOBS = {"search": ("search", "loss", "dcs"), "retrain": ("retrain", "loss", "dcs", "evaluate")}
+
+
+def idle_settings(config: BaseModel, job: Literal["search", "retrain"], facts: Mapping[str, Any]) -> list[str]:
+    """Return a line for every row of ``EFFECTS`` of which the user has set something that has no effect in this job.
+
+    ``facts`` holds what the settings do not tell, ``DCS_BLOCKS``; without it, its row is left out.
+    """
+    idle: dict[str, str] = {}
+    for names, by, values in EFFECTS:
+        chosen = [name for name in names.split() if name.split(".")[0] in _JOBS[job]]
+        if not chosen or (by == DCS_BLOCKS and by not in facts):
+            continue
+        value = facts[by] if by in facts else _value(config, by)
+        if not (value in values if values else value and value != "none"):
+            for setting in (setting for name in chosen for setting in _set_by_user(config, name)):
+                idle.setdefault(setting, f"{by} is {value}")
+    reasons = dict.fromkeys(idle.values())
+    return [_remark([setting for setting in idle if idle[setting] == reason], reason) for reason in reasons]
+
+
+def _remark(settings: list[str], reason: str) -> str:
+    return f"{', '.join(settings)} {'has' if len(settings) == 1 else 'have'} no effect: {reason}"
+
+
+def _value(config: Any, name: str) -> Any:
+    for part in name.split("."):
+        config = getattr(config, part)
+    return config
+
+
+def _set_by_user(config: BaseModel, name: str) -> Iterator[str]:
+    """Yield ``name``, or the settings in the section ``name``, that the user has set.
+
+    A section in which every field is set is that of a run's own config.yaml; in it only what differs from the default
+    is taken for set.
+    """
+    group: Any = config
+    *path, last = name.split(".")
+    for part in path:
+        if part not in group.model_fields_set:
+            return
+        group = getattr(group, part)
+    value, default = getattr(group, last), type(group).model_fields[last].default
+    if last not in group.model_fields_set:
+        return
+    if isinstance(value, BaseModel):
+        for inner in type(value).model_fields:
+            yield from _set_by_user(config, f"{name}.{inner}")
+    elif len(group.model_fields_set) < len(type(group).model_fields) or value != default:
+        yield name

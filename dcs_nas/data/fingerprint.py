@@ -1,0 +1,112 @@
+"""Which images a run began with: a fingerprint of the file list in ``data.json``, whatever folder the images lie in."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dcs_nas.config import Config, DataConfig, DataSource
+from dcs_nas.data.datasets.files import reason_of
+from dcs_nas.data.records import SPLITS, ReidDataset
+from dcs_nas.errors import InputError
+from dcs_nas.settings import Settings, absolute, parse
+
+DATA_FILE = "data.json"
+_SHOWN = 8  # characters
+
+
+class SourceRecord(Settings):
+    """A data set as a run has read it: where it lay, and the number and fingerprint of its images."""
+
+    name: str
+    root: Path
+    options: dict[str, Any] = {}
+    images: int
+    fingerprint: str
+    trained: bool = True
+
+    @property
+    def short(self) -> str:
+        return self.fingerprint[:_SHOWN]
+
+    def __str__(self) -> str:
+        return f"{self.images:,} images, fingerprint {self.short}"
+
+
+def record_source(source: DataSource, dataset: ReidDataset, *, trained: bool = True) -> SourceRecord:
+    """Return the record of ``source``, read as ``dataset``; ``trained`` on, or only tested on.
+
+    The fingerprint is the SHA-256 of paths below the root, labels and sizes in bytes of all images, in order of the
+    paths: the same wherever the folder lies and in whatever order it is listed. No image is opened.
+
+    Raises:
+        InputError: an image that is listed and is not there.
+    """
+    lines = {
+        f"{r.path}\0{r.person}\0{r.camera}\0{_size(dataset.root / r.path)}\n"
+        for split in SPLITS
+        for r in dataset.split(split)
+    }
+    content = "".join(sorted(lines)).encode("utf-8", "surrogateescape")
+    return SourceRecord(
+        name=source.name,
+        root=absolute(source.root or dataset.root),
+        options=source.options,
+        images=len({r.path for split in SPLITS for r in dataset.split(split)}),
+        fingerprint=hashlib.sha256(content).hexdigest(),
+        trained=trained,
+    )
+
+
+def read_sources(folder: Path) -> list[SourceRecord]:
+    """Return what the run in ``folder`` has recorded; nothing for a run of an older version."""
+    path = folder / DATA_FILE
+    try:
+        data = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return [parse(SourceRecord, source, source=str(path)) for source in data.get("sources", [])]
+    except (ValueError, AttributeError, TypeError) as error:
+        raise InputError(f"{path} is damaged ({error}); remove it, or train the run again") from None
+
+
+def require_same_images(folder: Path, now: Sequence[SourceRecord]) -> None:
+    """Raise ``InputError`` where a run that is resumed began with other images."""
+    for then, found in zip(read_sources(folder), now):
+        if then.fingerprint != found.fingerprint:
+            raise InputError(
+                f"{folder} began with other images of {then.name} ({then}, in {then.root}) than {found.root} holds "
+                f"({found}); resume with the same images, or use --overwrite"
+            )
+
+
+def was_trained_on(now: SourceRecord, folder: Path) -> bool:
+    """Return whether the run in ``folder`` has recorded these images as its training data, in whatever folder."""
+    trained = {(record.name, record.fingerprint) for record in read_sources(folder) if record.trained}
+    return (now.name, now.fingerprint) in trained
+
+
+def at_recorded_roots(config: Config, folder: Path) -> Config:
+    """Return the settings of the run in ``folder``, with the folders where it read data last that are not in theirs."""
+    data, records = config.data, read_sources(folder)
+    named: list[DataConfig | DataSource] = [data, *data.also, *([data.test] if data.test is not None else [])]
+    if len(records) != len(named):
+        return config
+    roots = [
+        record.root if source.root is None or not absolute(source.root).exists() else source.root
+        for source, record in zip(named, records)
+    ]
+    also = tuple(source.model_copy(update={"root": root}) for source, root in zip(data.also, roots[1:]))
+    test = data.test and data.test.model_copy(update={"root": roots[-1]})
+    changed = data.model_copy(update={"root": roots[0], "also": also, "test": test})
+    return config.model_copy(update={"data": changed})
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        raise InputError(f"{path} is listed, but there is no such file; list the folder again") from None
+    except OSError as error:  # links in a circle, no permission
+        raise InputError(f"{path} cannot be read ({reason_of(error)}); replace or remove it") from None
