@@ -70,12 +70,12 @@ def test_gradients_reach_input_weight_and_bias_through_the_mask():
     assert all(gradient.abs().max() > 0 for gradient in gradients)
 
 
-@pytest.mark.parametrize("scale", ["sqrt", "literal"])
+@pytest.mark.parametrize("scale", ["mean", "sqrt", "literal"])
 @pytest.mark.parametrize("training", [True, False])
 def test_the_block_equals_a_loop_over_tokens(training, scale):
     block = opened(5, scale=scale).double().train(training)
     x = torch.randn(2, 5, 3, 2, dtype=torch.float64)
-    s = 5**-0.5 if scale == "sqrt" else 1.0
+    s = {"mean": 1 / 5, "sqrt": 5**-0.5, "literal": 1.0}[scale]
     tokens = x.flatten(2).transpose(1, 2)
     logits = block.selector(tokens)
     mask = (relaxed(logits, 5.0, seed=2) > 0.5 if training else logits > 0).double()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dcs_nas.models.blocks import DCSAttention, build_attention, select_channels
-from dcs_nas.models.blocks.parts import attend, to_map, to_tokens
+from dcs_nas.models.blocks.parts import attend, attention_scale, to_map, to_tokens
 from dcs_nas.models.channel_mask import Widths, combined
 from dcs_nas.models.flops import count_map
 from dcs_nas.models.super_block import CostKind
@@ -54,7 +54,7 @@ class SuperAttention(nn.Module):
 class MaskedDCS(DCSAttention):
     """DCS-Attention whose channels beyond a candidate width are masked: the same weights serve every width.
 
-    Masked channels of X are 0, so they add nothing to the logits of others nor to X o M; the scale C^-1/2 and the
+    Masked channels of X are 0, so they add nothing to the logits of others nor to X o M; the scale and the
     share of channels kept are those of the width meant, and the batch norm's shift is masked.
     """
 
@@ -66,7 +66,7 @@ class MaskedDCS(DCSAttention):
         mask = widths.mask()
         self._record((kept * mask).mean() / mask.mean())
         selected = tokens * kept
-        scale = widths.mean([c**-0.5 for c in widths.values])
+        scale = widths.mean([attention_scale("mean", c) for c in widths.values])
         refined = attend(selected * scale.to(tokens.dtype), selected, tokens, scale=1.0)
         refined = self.norm(self.local(to_map(refined, x.shape[2], x.shape[3])))
         return x + refined * mask.to(refined.dtype)[:, None, None]

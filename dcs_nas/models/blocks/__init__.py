@@ -40,7 +40,7 @@ ATTENTION: Registry[Callable[..., nn.Module]] = Registry("attention block")
 
 
 @ATTENTION.register("dcs")
-def _dcs(channels: int, height: int, width: int, *, scale: str = "sqrt", tau: float = 5.0) -> nn.Module:
+def _dcs(channels: int, height: int, width: int, *, scale: str = "mean", tau: float = 5.0) -> nn.Module:
     return DCSAttention(channels, scale=scale, tau=tau)
 
 

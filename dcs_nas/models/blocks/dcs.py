@@ -47,7 +47,8 @@ class DCSAttention(nn.Module):
 
     Args:
         channels: C.
-        scale: s is C^-1/2 for "sqrt", 1 for "literal" (the paper's formula as printed).
+        scale: s is 1 / C for "mean" (ours: trained from scratch, the larger ones end below a network without
+            attention, see results/reference), C^-1/2 for "sqrt", 1 for "literal" (the paper's formula as printed).
         tau: first temperature; the training loop lowers it by ``set_temperature``.
 
     Attributes:
@@ -61,7 +62,7 @@ class DCSAttention(nn.Module):
     tau: Tensor
     kept: Tensor
 
-    def __init__(self, channels: int, *, scale: str = "sqrt", tau: float = 5.0) -> None:
+    def __init__(self, channels: int, *, scale: str = "mean", tau: float = 5.0) -> None:
         super().__init__()
         check_sizes(channels=channels)
         self.scale = attention_scale(scale, channels)

@@ -21,7 +21,7 @@ class NonLocalBlock(nn.Module):
     Args:
         channels: C.
         reduction: D = C / reduction, at least 1 (published: 2).
-        scale: s is 1 for "literal" (published), D^-1/2 for "sqrt".
+        scale: s is 1 for "literal" (published), D^-1/2 for "sqrt", 1 / D for "mean".
 
     Raises:
         InputError: a size below 1, an unknown scale.

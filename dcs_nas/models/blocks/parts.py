@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dcs_nas.errors import InputError, choices
 
-SCALES = ("sqrt", "literal")
+SCALES = ("mean", "sqrt", "literal")
 GATE_STARTS = ("constant", "published")
 
 
@@ -29,10 +29,14 @@ def to_map(tokens: Tensor, height: int, width: int) -> Tensor:
 
 
 def attention_scale(scale: str, width: int) -> float:
-    """The factor in front of q k^T: ``width`` ** -0.5 for "sqrt", 1 for "literal"; raises ``InputError`` otherwise."""
+    """Return the factor in front of q k^T: 1 / ``width`` for "mean", ``width`` ** -0.5 for "sqrt", 1 for "literal".
+
+    Raises:
+        InputError: another name.
+    """
     if scale not in SCALES:
         raise InputError(f"unknown attention scale '{scale}'; {choices(scale, SCALES)}")
-    return width**-0.5 if scale == "sqrt" else 1.0
+    return {"mean": 1 / width, "sqrt": width**-0.5, "literal": 1.0}[scale]
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
