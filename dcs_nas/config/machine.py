@@ -39,6 +39,13 @@ class TrainerConfig(Settings):
 
         return torch.cuda.is_available() and self.accelerator != "cpu"
 
+    @property
+    def on_cpu(self) -> bool:
+        """Return whether the CPU trains: there is no GPU, or it is refused."""
+        import torch
+
+        return self.accelerator == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
+
     @field_validator("compile", mode="before")
     @classmethod
     def _off_is_a_word(cls, value: object) -> object:
@@ -49,3 +56,12 @@ class TrainerConfig(Settings):
         if len(set(self.loggers)) < len(self.loggers):
             raise ValueError(f"loggers {', '.join(self.loggers)} name one twice; name each once")
         return self
+
+    @field_validator("precision")
+    @classmethod
+    def _refuse_half_weights(cls, value: str) -> str:
+        if value in ("bf16-true", "16-true"):
+            raise ValueError(
+                "weights and alphas in half precision lose most of their steps, which round to nothing; use bf16-mixed"
+            )
+        return value
