@@ -37,7 +37,7 @@ from dcs_nas.search.trials import Evaluate, Outcome, Trials, write_best
 from dcs_nas.space import Genotype, NetworkSpec, Origin, SpaceSpec, read_space, shipped_file
 from dcs_nas.training.checkpoints import LAST, is_damaged
 from dcs_nas.training.hints import training_errors
-from dcs_nas.training.objective import build_objective
+from dcs_nas.training.objective import build_objective, require_plain_statistics
 from dcs_nas.training.short import train_and_score
 from dcs_nas.training.trainer import EpochLog, fit, make_trainer, memory_format, without_known_warnings
 from dcs_nas.training.validation import first_of_each_view, validate
@@ -224,6 +224,7 @@ def _name_unused(job: _Job) -> None:
 
 def _trial_evaluation(job: _Job) -> Evaluate:
     """How a genotype is trained and scored; a training that breaks down scores 0."""
+    require_plain_statistics(job.config.loss)
     share = job.settings.validation or job.settings.trials.validation
     images, held = job.data.training_and_validation(share=share)
     assert held is not None
