@@ -81,7 +81,7 @@ def mixed_product(loss: Loss, weights: Sequence[Tensor], alphas: Sequence[Tensor
 
     Fused attention kernels have no second derivative: here attention is computed by plain matrix products.
     """
-    with _twice_differentiable("use search.hessian: finite_difference or search.order: 1"):
+    with _twice_differentiable("use search.hessian=finite_difference or search.order=1"):
         first = torch.autograd.grad(loss(), list(weights), create_graph=True, allow_unused=True)
         return _along(first, v, alphas)
 
