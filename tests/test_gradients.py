@@ -121,5 +121,5 @@ def test_gradients_of_unused_parameters_are_zero_and_products_too() -> None:
 
 def test_an_operation_without_second_derivative_is_named() -> None:
     w, a = (torch.randn(30, 2, requires_grad=True) for _ in range(2))
-    with pytest.raises(InputError, match=r"no second derivative .*_cdist_.*; use search.hessian: finite_difference"):
+    with pytest.raises(InputError, match=r"no second derivative .*_cdist_.*; use search.hessian=finite_difference"):
         mixed_product(lambda: torch.cdist(w, a, p=1.5).sum(), [w], [a], [torch.ones_like(w)])

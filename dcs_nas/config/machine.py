@@ -9,11 +9,11 @@ from pydantic import Field, field_validator, model_validator
 
 from dcs_nas.settings import Settings
 
-Precision = Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"]
+Precision = Literal["32-true", "bf16-mixed", "16-mixed", "64-true"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 _SHORT_NAMES: dict[str, Precision] = {
     **dict.fromkeys(("32", "fp32", "float32", "tf32", "full"), "32-true"),
-    **dict.fromkeys(("16", "fp16", "float16", "half", "amp", "16-true"), "16-mixed"),
+    **dict.fromkeys(("16", "fp16", "float16", "half", "amp"), "16-mixed"),
     **dict.fromkeys(("bf16", "bfloat16"), "bf16-mixed"),
     **dict.fromkeys(("64", "fp64", "float64", "double"), "64-true"),
 }
@@ -50,6 +50,13 @@ class TrainerConfig(Settings):
 
         return torch.cuda.is_available() and self.accelerator != "cpu"
 
+    @property
+    def on_cpu(self) -> bool:
+        """Return whether the CPU trains: there is no GPU, or it is refused."""
+        import torch
+
+        return self.accelerator == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
+
     @field_validator("compile", mode="before")
     @classmethod
     def _off_is_a_word(cls, value: object) -> object:
@@ -58,6 +65,10 @@ class TrainerConfig(Settings):
     @field_validator("precision", mode="before")
     @classmethod
     def _name_precision(cls, value: Any) -> Any:
+        if value in ("bf16-true", "16-true"):
+            raise ValueError(
+                "weights and alphas in half precision lose most of their steps, which round to nothing; use bf16-mixed"
+            )
         meant = _SHORT_NAMES.get(str(value).lower())
         if meant is not None:
             raise ValueError(f"did you mean {meant}? known: {', '.join(PRECISIONS)}")

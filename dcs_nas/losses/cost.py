@@ -48,7 +48,7 @@ def cost_term(
     if not bool(loss > 0):
         raise TrainingError(
             f"the loss is {loss.item():.4g} and a multiplicative cost term would reward cost where it is not above 0; "
-            "use search.cost.form=additive or lower loss.ib_weight"
+            "use search.cost.form=additive with a search.cost.target and without beta, or lower loss.ib_weight"
         )
     return loss * (_factor(cost, weight, target, beta).to(loss.dtype) - 1)
 

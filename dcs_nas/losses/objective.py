@@ -94,6 +94,8 @@ class Objective(nn.Module):
         features: Tensor,
         labels: Tensor,
         input_features: Tensor | None = None,
+        *,
+        base: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Named scalars: each term unweighted, the addends of IB, and ``loss``, their weighted sum.
 
@@ -103,6 +105,7 @@ class Objective(nn.Module):
             features: (n, D), not normalised.
             labels: (n,) integers.
             input_features: (n, E), or (n, C, H, W) with ``input_grid``; only for IB.
+            base: a scalar that ``loss`` holds as well.
 
         Raises:
             InputError: IB without ``input_features``; no term left to train; shapes or labels that don't fit.
@@ -118,7 +121,7 @@ class Objective(nn.Module):
             terms["center"] = self.center(features, labels)
         if self.information_bottleneck is not None:
             terms |= self.information_bottleneck(features, _given(input_features), labels)
-        return {**terms, "loss": self._weighted_sum(terms)}
+        return {**terms, "loss": self._weighted_sum(terms, base)}
 
     def update(self, features: Tensor, labels: Tensor, input_features: Tensor | None = None) -> None:
         """Add a batch to the statistics of IB, once per weight step; nothing to do without IB or with exact ones."""
@@ -142,11 +145,14 @@ class Objective(nn.Module):
         if self.information_bottleneck is not None:
             self.information_bottleneck.estimate(batches)
 
-    def _weighted_sum(self, terms: Mapping[str, Tensor]) -> Tensor:
+    def _weighted_sum(self, terms: Mapping[str, Tensor], base: Tensor | None) -> Tensor:
         addends = [weight * terms[name] for name, weight in self.weights.items() if weight and name in terms]
-        if not addends:
+        if addends:
+            total = torch.stack(addends).sum()
+            return total if base is None else total + base
+        if base is None:
             raise InputError("no loss term is left for this batch: without logits, give another term a weight above 0")
-        return torch.stack(addends).sum()
+        return base
 
 
 def first_nonfinite(terms: Mapping[str, Tensor]) -> str | None:

@@ -89,7 +89,7 @@ def _normed(norms: Parts, x: Tensor, weights: Sequence[Tensor] | None) -> Tensor
     statistics = [[cast(Tensor, getattr(norm, name)) for norm in found] for name in ("running_mean", "running_var")]
     mean, variance = (torch.cat(each) for each in statistics)
     channels = x.shape[1] // len(found)
-    scale = x.new_ones(x.shape[1]) if weights is None else torch.stack(list(weights)).repeat_interleave(channels)
+    scale = torch.ones_like(mean) if weights is None else torch.stack(list(weights)).repeat_interleave(channels)
     y = batch_norm(x, mean, variance, scale, torch.zeros_like(scale), True, found[0].momentum or 0.0, found[0].eps)
     with torch.no_grad():
         for kept, moved in zip(statistics, (mean, variance)):

@@ -11,17 +11,23 @@ from torch import nn
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
-@contextmanager
-def frozen_statistics(module: nn.Module) -> Iterator[None]:
-    """Within it, passes in training mode leave the running statistics of batch norms as they are."""
-    norms = _norms(module)
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, momentum in zip(norms, momenta):
+class frozen_statistics:  # noqa: N801, a context such as torch.no_grad
+    """Within it, passes in training mode leave the running statistics of batch norms as they are.
+
+    It can be entered again: a checkpoint does so whenever it computes a part again.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._norms = _norms(module)
+        self._momenta: list[float | None] = []
+
+    def __enter__(self) -> None:
+        self._momenta = [norm.momentum for norm in self._norms]
+        for norm in self._norms:
+            norm.momentum = 0.0
+
+    def __exit__(self, *_: object) -> None:
+        for norm, momentum in zip(self._norms, self._momenta):
             norm.momentum = momentum
 
 

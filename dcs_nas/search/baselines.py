@@ -39,7 +39,7 @@ from dcs_nas.space import Genotype, NetworkSpec, Origin, SpaceSpec, read_space, 
 from dcs_nas.space.table import Table
 from dcs_nas.training.checkpoints import LAST, is_damaged
 from dcs_nas.training.hints import training_errors
-from dcs_nas.training.objective import build_objective
+from dcs_nas.training.objective import build_objective, require_plain_statistics
 from dcs_nas.training.short import train_and_score
 from dcs_nas.training.trainer import EpochLog, fit, make_trainer, memory_format, without_known_warnings
 from dcs_nas.training.validation import validate
@@ -221,6 +221,7 @@ def _trial_evaluation(job: _Job) -> Evaluate:
     """How a genotype is trained and scored; a training that breaks down scores 0."""
     if job.table is not None:
         return partial(_look_up, job.table, job.config.seed)
+    require_plain_statistics(job.config.loss)
     own = job.settings.validation
     images, held = job.data.training_and_validation(
         share=own or job.settings.trials.validation,

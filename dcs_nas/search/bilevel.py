@@ -18,7 +18,6 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from dcs_nas.config import Config, SearchConfig
 from dcs_nas.data.augment import Augment
 from dcs_nas.data.datamodule import HALVES, Batch, Images
-from dcs_nas.errors import InputError
 from dcs_nas.losses import Objective, PrototypeMemory
 from dcs_nas.models.blocks import set_temperature
 from dcs_nas.models.heads import ReidNetwork
@@ -89,8 +88,6 @@ class BilevelSearch(pl.LightningModule):
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[Any]]:
         s = self.settings
-        if s.order == 2 and str(self.trainer.precision).startswith("16"):
-            raise InputError("search.order 2 needs gradients that are not scaled; use trainer.precision=bf16-mixed")
         centers = list(self.objective.parameters())
         weights = SGD(self.weights + centers, lr=s.lr, momentum=s.momentum, weight_decay=s.weight_decay, **fused(self))
         alphas = Adam(self.alphas, lr=s.arch_lr, betas=s.arch_betas, weight_decay=s.arch_weight_decay, **fused(self))

@@ -11,11 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import hardsigmoid, relu6
+from torch.overrides import TorchFunctionMode
 
 from dcs_nas.errors import InputError
 
@@ -79,7 +81,7 @@ def mixed_product(loss: Loss, weights: Sequence[Tensor], alphas: Sequence[Tensor
 
     Fused attention kernels have no second derivative: here attention is computed by plain matrix products.
     """
-    with _twice_differentiable():
+    with _twice_differentiable("use search.hessian=finite_difference or search.order=1"):
         first = torch.autograd.grad(loss(), list(weights), create_graph=True, allow_unused=True)
         return _along(first, v, alphas)
 
@@ -95,18 +97,24 @@ def _along(
 
 
 @contextmanager
-def _twice_differentiable() -> Iterator[None]:
-    """Attention by plain matrix products; an operation without second derivative is an ``InputError``."""
+def _twice_differentiable(advice: str) -> Iterator[None]:
+    """Compute by operations that have a second derivative; raise ``InputError`` with ``advice`` where one has none."""
     try:
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH), _HardSigmoid():
             yield
     except RuntimeError as error:
         if "derivative for" not in str(error):
             raise
         raise InputError(
-            f"an operation of this network has no second derivative ({str(error).splitlines()[0]}); "
-            "use search.hessian: finite_difference or search.order: 1"
+            f"an operation of this network has no second derivative ({str(error).splitlines()[0]}); {advice}"
         ) from None
+
+
+class _HardSigmoid(TorchFunctionMode):
+    """Computes ``hardsigmoid``, whose second derivative torch lacks, by operations that have one."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return relu6(args[0] + 3) / 6 if func is hardsigmoid else func(*args, **(kwargs or {}))
 
 
 def dominant_eigenvalue(loss: Loss, alphas: Sequence[Tensor], *, iterations: int, reduce: Reduce = list) -> float:
@@ -117,7 +125,7 @@ def dominant_eigenvalue(loss: Loss, alphas: Sequence[Tensor], *, iterations: int
     generator = torch.Generator().manual_seed(0)
     v = [torch.randn(a.shape, generator=generator, dtype=a.dtype).to(a) for a in alphas]
     value = torch.zeros(())
-    with _twice_differentiable():
+    with _twice_differentiable("set search.guard.eigenvalue_iterations=0"):
         first = torch.autograd.grad(loss(), list(alphas), create_graph=True, allow_unused=True)
         for _ in range(iterations):
             v = _unit(v)

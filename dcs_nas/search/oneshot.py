@@ -86,7 +86,7 @@ class OneShotTraining(LightningModule):
         embedding = self.network(images)
         terms = batch_terms(self.objective, embedding, labels, images)
         place = f"the {half} step {batch_idx // 2 + 1} of epoch {self.current_epoch + 1}"
-        require_finite(terms, where=place, files=file_names(self._halves[half], batch["indices"]))
+        require_finite(terms, where=place, files=file_names(self._halves[half], batch["indices"]), skippable=False)
         if half == "weights":
             update_objective(self.objective, embedding, labels, images)
         self._means.add(terms, f"{half}/")

@@ -32,8 +32,8 @@ def extract_features(
     Of W processes each computes every W-th batch, and all get all: to the bit what one process alone computes. The
     network is left in the mode that it was in. Raises ``TrainingError`` naming images whose features are not finite.
     """
-    device = next(network.parameters()).device
-    normalize = Normalize(data.settings.mean, data.settings.std).to(device)
+    parameter = next(network.parameters())
+    device, normalize = parameter.device, Normalize(data.settings.mean, data.settings.std).to(parameter)
     was_training = network.training
     network.eval()
     found: list[np.ndarray] = []

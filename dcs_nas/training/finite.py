@@ -20,11 +20,14 @@ class NonFiniteError(TrainingError):
     """A loss term or a gradient is NaN or infinite."""
 
 
-def require_finite(terms: Mapping[str, Tensor], *, where: str, files: list[str]) -> None:
-    """Raise ``NonFiniteError`` naming the term, the step and the batch's files where the loss is NaN or infinite."""
+def require_finite(terms: Mapping[str, Tensor], *, where: str, files: list[str], skippable: bool = True) -> None:
+    """Raise ``NonFiniteError`` naming the term, the step and the batch's files where the loss is NaN or infinite.
+
+    ``skippable``: ``trainer.nonfinite=skip`` can leave out the step.
+    """
     if not bool(torch.isfinite(terms["loss"])):
         term = first_nonfinite(terms) or "loss"
-        raise NonFiniteError(_message(f"the term '{term}' became {terms[term].item()}", where, files))
+        raise NonFiniteError(_message(f"the term '{term}' became {terms[term].item()}", where, files, skippable))
 
 
 def clip_gradients(
@@ -86,9 +89,7 @@ class StepGuard:
         return {"skipped": float(left_out)} if self._skip else {}
 
 
-def _message(found: str, where: str, files: list[str]) -> str:
+def _message(found: str, where: str, files: list[str], skippable: bool = True) -> str:
     named = f"{', '.join(files[:4])}{', ...' if len(files) > 4 else ''}"
-    return (
-        f"{found} in {where}; lower the learning rate, look at the batch, or leave such steps out by "
-        f"trainer.nonfinite=skip: {named}"
-    )
+    skip = ", or leave such steps out by trainer.nonfinite=skip" if skippable else ""
+    return f"{found} in {where}; lower the learning rate, or look at the batch{skip}: {named}"

@@ -8,8 +8,9 @@ from typing import Literal
 
 import torch
 
-from dcs_nas.config import Config
+from dcs_nas.config import Config, SearchConfig
 from dcs_nas.errors import TrainingError
+from dcs_nas.space import ChainSpec, load_space, shipped_file
 
 _CPU_MESSAGE = "DefaultCPUAllocator"
 
@@ -52,6 +53,14 @@ def _out_of_memory(config: Config, job: str) -> str:
     further = [f"data.height and width ({data.height} x {data.width})"]
     if config.trainer.precision == "32-true" and config.trainer.cuda:
         further.append("or set trainer.precision=bf16-mixed")
-    if job == "search" and config.search is not None and not config.search.checkpoint_activations:
+    if job == "search" and config.search is not None and _may_checkpoint(config.search):
         further.append("or set search.checkpoint_activations=true, which trades time for memory")
     return f"out of memory; lower {batch}, {', '.join(further)}"
+
+
+def _may_checkpoint(search: SearchConfig) -> bool:
+    """Return whether ``search.checkpoint_activations`` is off and would be accepted."""
+    exact = search.order == 2 and search.hessian == "exact"
+    if search.checkpoint_activations or search.strategy != "bilevel" or exact:
+        return False
+    return not isinstance(load_space(shipped_file("search_spaces", search.space)), ChainSpec)

@@ -98,6 +98,11 @@ def require_sound(config: Config, found: Launch | None, *, training: bool = True
             f"data.people_per_batch={people} does not divide among {processes} processes; "
             f"set it to a multiple of {processes}"
         )
+    if training and settings.precision == "16-mixed" and settings.on_cpu:
+        raise InputError(
+            "trainer.precision is 16-mixed, which needs a GPU, but this job runs on the CPU; "
+            "use trainer.precision=bf16-mixed or 32-true"
+        )
 
 
 def require_alone(what: str) -> None:

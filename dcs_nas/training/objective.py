@@ -32,11 +32,8 @@ def build_objective(
     Raises:
         InputError: settings that need such a loop and no network, or a network without a stem.
     """
-    if network is None and (settings.ib_input, settings.ib_estimate) != ("image", "streaming"):
-        raise InputError(
-            f"loss.ib_input '{settings.ib_input}' and loss.ib_estimate '{settings.ib_estimate}' are not for this "
-            "strategy; use image and streaming"
-        )
+    if network is None:
+        require_plain_statistics(settings)
     channels = 3
     if network is not None and settings.ib_input == "stem":
         channels = network.expose_stem(settings.ib_grid)
@@ -59,6 +56,15 @@ def build_objective(
     )
 
 
+def require_plain_statistics(settings: LossConfig) -> None:
+    """Raise ``InputError`` for statistics of IB that only ``update_objective`` and ``refresh_objective`` gather."""
+    if (settings.ib_input, settings.ib_estimate) != ("image", "streaming"):
+        raise InputError(
+            f"loss.ib_input '{settings.ib_input}' and loss.ib_estimate '{settings.ib_estimate}' are not for this "
+            "strategy; use image and streaming"
+        )
+
+
 def ib_inputs(objective: Objective, embedding: Embedding, images: Tensor | None) -> Tensor | None:
     """What the information bottleneck takes for the input: images (B, 3, H, W) or the stem's output; None without it.
 
@@ -71,13 +77,15 @@ def ib_inputs(objective: Objective, embedding: Embedding, images: Tensor | None)
     return images if objective.ib_input == "image" else embedding.stem
 
 
-def batch_terms(objective: Objective, embedding: Embedding, labels: Tensor, images: Tensor | None) -> dict[str, Tensor]:
+def batch_terms(
+    objective: Objective, embedding: Embedding, labels: Tensor, images: Tensor | None, *, base: Tensor | None = None
+) -> dict[str, Tensor]:
     """Named loss terms of a batch; ``images`` (B, 3, H, W) or the stem's output feed the information bottleneck.
 
     The identity term is the mean over the branches' classifiers.
     """
     inputs = ib_inputs(objective, embedding, images)
-    return objective(embedding.logits, embedding.features, labels, inputs)
+    return objective(embedding.logits, embedding.features, labels, inputs, base=base)
 
 
 def update_objective(objective: Objective, embedding: Embedding, labels: Tensor, images: Tensor | None) -> None:
@@ -107,8 +115,8 @@ def _embedded(
     objective: Objective, network: ReidNetwork, images: Images, config: Config
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Features (n, D), inputs on their grid (n, C, h, w) and labels (n,) of this process's share of the images."""
-    device = next(network.parameters()).device
-    normalize = Normalize(config.data.mean, config.data.std).to(device)
+    parameter = next(network.parameters())
+    device, normalize = parameter.device, Normalize(config.data.mean, config.data.std).to(parameter)
     own = range(rank(), len(images), world())
     for start in range(0, len(own), config.data.test_batch):
         batch = images[own[start : start + config.data.test_batch]]

@@ -49,7 +49,6 @@ def make_trainer(config: Config, run: RunFolder, *, epochs: int) -> pl.Trainer:
     set_precision(settings)
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    on_cpu = settings.accelerator == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
     # A guard for debugging, which costs a write of all memory that is allocated.
     setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010
     callbacks: list[Callback] = [EqualProcesses(), EpochCheckpoint(run / "checkpoints")]
@@ -63,7 +62,7 @@ def make_trainer(config: Config, run: RunFolder, *, epochs: int) -> pl.Trainer:
         plugins=_environment(),
         precision=settings.precision,
         max_epochs=epochs,
-        deterministic=on_cpu if settings.deterministic is None else settings.deterministic,
+        deterministic=settings.on_cpu if settings.deterministic is None else settings.deterministic,
         logger=make_loggers(config, run),
         callbacks=callbacks,
         default_root_dir=run.path,
