@@ -31,7 +31,7 @@ def job(people: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        *((f"precision={name}", "did you mean 16-mixed?") for name in ("16", "fp16", "float16", "half", "16-true")),
+        *((f"precision={name}", "did you mean 16-mixed?") for name in ("16", "fp16", "float16", "half")),
         *((f"precision={name}", "did you mean bf16-mixed?") for name in ("bf16", "BF16", "bfloat16", "bf16-mixd")),
         *((f"precision={name}", "did you mean 32-true?") for name in ("32", "fp32", "float32", "tf32")),
         *((f"precision={name}", "did you mean 64-true?") for name in ("64", "fp64", "double")),
