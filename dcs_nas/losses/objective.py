@@ -95,7 +95,7 @@ class Objective(nn.Module):
         labels: Tensor,
         input_features: Tensor | None = None,
         *,
-        base: Tensor | None = None,
+        partial: bool = False,
     ) -> dict[str, Tensor]:
         """Named scalars: each term unweighted, the addends of IB, and ``loss``, their weighted sum.
 
@@ -105,7 +105,7 @@ class Objective(nn.Module):
             features: (n, D), not normalised.
             labels: (n,) integers.
             input_features: (n, E), or (n, C, H, W) with ``input_grid``; only for IB.
-            base: a scalar that ``loss`` holds as well.
+            partial: the caller adds terms of its own to ``loss``, which is 0 where no term is left.
 
         Raises:
             InputError: IB without ``input_features``; no term left to train; shapes or labels that don't fit.
@@ -121,7 +121,7 @@ class Objective(nn.Module):
             terms["center"] = self.center(features, labels)
         if self.information_bottleneck is not None:
             terms |= self.information_bottleneck(features, _given(input_features), labels)
-        return {**terms, "loss": self._weighted_sum(terms, base)}
+        return {**terms, "loss": self._weighted_sum(terms, partial=partial)}
 
     def update(self, features: Tensor, labels: Tensor, input_features: Tensor | None = None) -> None:
         """Add a batch to the statistics of IB, once per weight step; nothing to do without IB or with exact ones."""
@@ -145,14 +145,11 @@ class Objective(nn.Module):
         if self.information_bottleneck is not None:
             self.information_bottleneck.estimate(batches)
 
-    def _weighted_sum(self, terms: Mapping[str, Tensor], base: Tensor | None) -> Tensor:
+    def _weighted_sum(self, terms: Mapping[str, Tensor], *, partial: bool) -> Tensor:
         addends = [weight * terms[name] for name, weight in self.weights.items() if weight and name in terms]
-        if addends:
-            total = torch.stack(addends).sum()
-            return total if base is None else total + base
-        if base is None:
+        if not addends and not partial:
             raise InputError("no loss term is left for this batch: without logits, give another term a weight above 0")
-        return base
+        return torch.stack(addends).sum() if addends else torch.zeros(())  # of any device and type beside a scalar
 
 
 def first_nonfinite(terms: Mapping[str, Tensor]) -> str | None:

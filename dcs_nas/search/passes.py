@@ -51,10 +51,9 @@ class SearchLoss:
         if self.memory is None:
             terms = batch_terms(self.objective, embedding, labels, inputs)
         else:
-            prototype = self.memory(embedding.features, labels)
-            base = self.config.loss.identity_weight * prototype
-            terms = batch_terms(self.objective, embedding._replace(logits=None), labels, inputs, base=base)
-            terms["prototype"] = prototype
+            terms = batch_terms(self.objective, embedding._replace(logits=None), labels, inputs, partial=True)
+            terms["prototype"] = self.memory(embedding.features, labels)
+            terms["loss"] = terms["loss"] + self.config.loss.identity_weight * terms["prototype"]
         return self._with_cost(terms)
 
     def _with_cost(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -78,14 +78,14 @@ def ib_inputs(objective: Objective, embedding: Embedding, images: Tensor | None)
 
 
 def batch_terms(
-    objective: Objective, embedding: Embedding, labels: Tensor, images: Tensor | None, *, base: Tensor | None = None
+    objective: Objective, embedding: Embedding, labels: Tensor, images: Tensor | None, *, partial: bool = False
 ) -> dict[str, Tensor]:
     """Named loss terms of a batch; ``images`` (B, 3, H, W) or the stem's output feed the information bottleneck.
 
     The identity term is the mean over the branches' classifiers.
     """
     inputs = ib_inputs(objective, embedding, images)
-    return objective(embedding.logits, embedding.features, labels, inputs, base=base)
+    return objective(embedding.logits, embedding.features, labels, inputs, partial=partial)
 
 
 def update_objective(objective: Objective, embedding: Embedding, labels: Tensor, images: Tensor | None) -> None:
