@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import fcntl
 import hashlib
 import os
 import random
@@ -58,6 +59,11 @@ def main() -> None:
     out = arguments.out or ROOT / f"results/reference/{name}{'_tiles' if arguments.tiles else ''}.csv"
     tasks = _tasks(name, tiles=arguments.tiles)
     _begin(out, name, len(tasks), tiles=arguments.tiles)
+    lock = out.open("rb")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise SystemExit(f"{out} is being filled by another process; use its --workers for more cores") from None
     done = {(row["architecture"], int(row["seed"])) for row in read_rows(out)}
     missing = [task for task in tasks if task not in done][: arguments.rows]
     print(f"{out}: {len(done)} of {len(tasks)} rows are there, training {len(missing)}", flush=True)
