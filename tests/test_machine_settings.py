@@ -35,6 +35,7 @@ def job(people: Path, tmp_path: Path) -> Path:
         *((f"precision={name}", "did you mean bf16-mixed?") for name in ("bf16", "BF16", "bfloat16", "bf16-mixd")),
         *((f"precision={name}", "did you mean 32-true?") for name in ("32", "fp32", "float32", "tf32")),
         *((f"precision={name}", "did you mean 64-true?") for name in ("64", "fp64", "double")),
+        *((f"precision={name}", "use bf16-mixed") for name in ("16-true", "bf16-true")),
         ("precision=transformer-engine", "Input should be '32-true', 'bf16-mixed'"),
         ("accelerator=GPU", "did you mean gpu?"),
         ("accelerator=cude", "did you mean cuda?"),
