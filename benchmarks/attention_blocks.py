@@ -59,7 +59,7 @@ def main() -> None:
     data = arguments.work / "data"
     if not data.is_dir():
         write_synthetic(data, settings=HARD if arguments.hard else SyntheticSettings())
-    names = arguments.variants or list(VARIANTS)
+    names = ["none", *(name for name in arguments.variants or VARIANTS if name != "none")]
     for seed in arguments.seeds:
         for name in names:
             _train(name, seed, data, arguments)

@@ -6,7 +6,8 @@ Each row is one training of configs/NAME.yaml with one seed on synthetic people,
 all architectures with two seeds, a random 60 of them with five. --tiles trains the 60 with two seeds on drawn tiles in
 place of people, into NAME_tiles.csv. Resumable: rows that --out holds are kept, each new one is appended when it is
 done; the order is random, so that an unfinished table is a fair sample. A table continues only with the code,
-configuration and space that began it: check out the commit in its first lines. One process a core, at low priority.
+configuration and space that began it: run the script of a worktree of the commit in its first lines, with --out. One
+process a core, at low priority.
 """
 
 from __future__ import annotations
@@ -113,7 +114,8 @@ def _begin(out: Path, name: str, rows: int, *, tiles: bool) -> None:
         if own not in head:
             commit = next((line for line in head if line.startswith("# commit")), "# no commit named")
             raise SystemExit(
-                f"{out} was begun with other code or settings ({commit[2:]}); continue it from a checkout of that"
+                f"{out} was begun with other code or settings ({commit[2:]}); continue it with those: "
+                f"git worktree add DIR COMMIT; python DIR/benchmarks/bench_table.py {name} --out {out}"
             )
         if not out.read_text(encoding="utf-8").endswith("\n"):  # a row that was cut short
             write_text(out, out.read_text(encoding="utf-8").rpartition("\n")[0] + "\n")

@@ -21,6 +21,7 @@ from typing import Any
 
 from dcs_nas import __version__
 from dcs_nas.config import Config
+from dcs_nas.config.machine import PRECISION_NAMES
 from dcs_nas.errors import InputError
 from dcs_nas.extensions import require_recorded, to_record
 from dcs_nas.files import write_json, write_text
@@ -138,7 +139,7 @@ class RunFolder:
         path = self.path / BEGAN
         if not path.is_file():
             raise InputError(f"{self.path} is not a run folder: it has no config.yaml")
-        return parse(Config, read_yaml(path), source=str(path))
+        return parse(Config, _as_now(read_yaml(path)), source=str(path))
 
     def _tell_changes(self, now: Mapping[str, Any]) -> None:
         """Warn of what keeps a resumed run from giving the bits of an uninterrupted one."""
@@ -198,6 +199,15 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     with path.open(newline="", encoding="utf-8") as file:
         rows = [{k: float(v) for k, v in row.items() if v not in ("", None)} for row in csv.DictReader(file)]
     return [{**row, "epoch": int(row["epoch"])} for row in rows]
+
+
+def _as_now(data: dict[str, Any]) -> dict[str, Any]:
+    """Return recorded settings with the defaults of the version that did not record them, and names as they are now."""
+    data["dcs"] = {"tau_min": 0.0, "scale": "sqrt", **(data.get("dcs") or {})}
+    trainer = data.get("trainer") or {}
+    if trainer.get("precision") in PRECISION_NAMES:
+        data["trainer"] = {**trainer, "precision": PRECISION_NAMES[trainer["precision"]]}
+    return data
 
 
 def _settings(config: Config) -> dict[str, Any]:

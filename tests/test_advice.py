@@ -68,7 +68,15 @@ ELSEWHERE = {
     "trainer.compile=off": "the default",
     "trainer.devices=1": "test_baselines",
     "trainer.num_nodes=1": "test_baselines",
-}
+    **dict.fromkeys(
+        ("evaluate.protocol=no_camera_filter", "retrain.validation=0", "search.validation=0", "search.choose=last",
+         "search.derivation=strongest", "search.identity_overlap=0", "search.strategy=bilevel"),
+        "test_causes",
+    ),
+    **dict.fromkeys(("retrain.epochs=120", "search.space=demo_cells"), "test_hints"),
+    "retrain.inherit=RUN": "test_jobs",
+    "retrain.weights_key=teacher": "test_weights",
+}  # fmt: skip
 
 
 def _advised() -> Iterator[str]:

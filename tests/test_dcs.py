@@ -6,13 +6,16 @@ import math
 
 import pytest
 import torch
+import yaml
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from dcs_nas.config import DcsConfig, load_config
+from dcs_nas.config import DataConfig, DcsConfig, RetrainConfig, load_config
 from dcs_nas.errors import InputError
-from dcs_nas.models.blocks import DCSAttention, kept_shares, select_channels, set_temperature
+from dcs_nas.models.blocks import DCSAttention, kept_shares, select_channels, set_scale, set_temperature
 from dcs_nas.models.blocks.dcs import attend
+from dcs_nas.models.build import build_fixed
+from dcs_nas.runs import RunFolder
 from dcs_nas.space import shipped_file
 
 
@@ -175,6 +178,33 @@ def test_temperature_is_set_in_every_block_and_shares_are_read_by_name():
     assert all(0 <= share <= 1 for share in shares.values())
     with pytest.raises(InputError, match="temperature tau is -1; expected a number above 0"):
         set_temperature(network, -1)
+
+
+def test_the_scale_is_set_in_every_block_that_was_built_without_one():
+    network = nn.Sequential(opened(4), opened(4, scale="literal"))
+    x = torch.randn(2, 4, 3, 2)
+    network.eval()
+    first, second = network[0](x), network[1](x)
+    set_scale(network, "sqrt")
+    torch.testing.assert_close(network[1](x), second)
+    assert not torch.allclose(network[0](x), first)
+    with pytest.raises(InputError, match="unknown attention scale 'square'"):
+        set_scale(network, "square")
+
+
+@pytest.mark.parametrize("recorded", [None, {"tau": 0.3, "decay": 0.956}])
+def test_runs_of_before_keep_the_scale_and_the_temperature_that_they_did_not_record(recorded, tmp_path):
+    settings = load_config(shipped_file("configs", "dcs_fb_resnet50")).model_dump(mode="json")
+    settings["dcs"] = recorded
+    settings["trainer"]["precision"] = "bf16"
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({k: v for k, v in settings.items() if v is not None}))
+    config = RunFolder(tmp_path).config()
+    assert (config.dcs.scale, config.dcs.tau_min, config.trainer.precision) == ("sqrt", 0.0, "bf16-mixed")
+    network = build_fixed(RetrainConfig(backbone="resnet10_small", backbone_options={"attention": "dcs"}),
+                          DataConfig(height=64, width=32), 2, None, config.dcs)  # fmt: skip
+    blocks = [block for block in network.modules() if isinstance(block, DCSAttention)]
+    assert blocks
+    assert {block.scale_kind for block in blocks} == {"sqrt"}
 
 
 def test_temperature_and_shares_stay_out_of_saved_weights():

@@ -32,6 +32,18 @@ WAYS: dict[str, tuple[dict[str, object], list[str]]] = {
         ["-o", "search.space=cells.yaml", "-o", "search.epochs=1"],
     ),
     "a backbone": ({"job": {"search": SEARCH, "retrain": {**RETRAIN, "backbone": "resnet10_small"}}}, []),
+    "a backbone in another file": (
+        {"job": {"search": SEARCH}, "first": {"retrain": {**RETRAIN, "backbone": "resnet10_small"}}},
+        [],
+    ),
+    "a backbone in one of two others": (
+        {
+            "job": {"search": SEARCH},
+            "first": {"retrain": {**RETRAIN, "backbone": "resnet10_small"}},
+            "second": {"retrain": RETRAIN},
+        },
+        [],
+    ),
     "a chain": (
         {"job": {"search": SEARCH, "retrain": {**RETRAIN, "channels": 8, "cells": 3}}},
         ["-o", "search.space=demo_chain"],

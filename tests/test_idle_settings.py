@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from dcs_nas.config import Config, load_config
+from dcs_nas.config import Config, DcsConfig, load_config
 from dcs_nas.config.idle import DCS_BLOCKS, EFFECTS, idle_settings
 from dcs_nas.retrain.retrain import run_retraining
 from dcs_nas.search.search import run_search
@@ -137,3 +137,8 @@ def test_no_shipped_configuration_has_settings_without_effect(path: Path) -> Non
     remarks = [remark for kind in kinds for remark in idle_settings(config, kind, {DCS_BLOCKS: 1})]
     trials = "search.trials.trials, search.trials.epochs have no effect: search.strategy is bilevel"
     assert remarks in ([], [trials] if path.stem == "search_quality" else [])
+
+
+def test_every_setting_of_dcs_attention_is_in_the_table() -> None:
+    rows = " ".join(effect.settings for effect in EFFECTS if effect.by == DCS_BLOCKS).split()
+    assert sorted(rows) == sorted(f"dcs.{name}" for name in DcsConfig.model_fields)

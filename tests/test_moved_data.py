@@ -192,14 +192,17 @@ def test_a_damaged_record_is_named(run: Path, capsys: pytest.CaptureFixture) -> 
 
 
 def test_the_fingerprint_goes_by_names_labels_and_sizes_alone(people: Path, tmp_path: Path) -> None:
-    def fingerprint(root: Path, reverse: bool = False) -> str:
+    def fingerprint(root: Path, reverse: bool = False, divide: bool = False) -> str:
         dataset = load_dataset("market1501", root)
         if reverse:
             dataset = replace(dataset, train=dataset.train[::-1], query=dataset.gallery, gallery=dataset.query)
+        if divide:
+            dataset = replace(dataset, train=dataset.gallery, gallery=dataset.train)
         return record_source(DataSource(name="market1501", root=root), dataset).fingerprint
 
     copy = Path(shutil.copytree(people, tmp_path / "copy"))
     assert fingerprint(copy) == fingerprint(people) == fingerprint(copy, reverse=True)
+    assert fingerprint(copy, divide=True) != fingerprint(people), "trained on what was tested on"
     image = next((copy / "bounding_box_train").iterdir())
     content = image.read_bytes()
     os.utime(image, (0, 0))

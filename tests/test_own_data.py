@@ -430,10 +430,10 @@ def test_what_is_passed_over_is_logged_when_a_job_loads_the_data(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, plain_log: None
 ) -> None:
     from dcs_nas.config import Config
-    from dcs_nas.data.datamodule import load
+    from dcs_nas.data.datamodule import load_both
 
     root = write_folder(tmp_path, {**TREE, "docs": ["1.jpg"]})
-    load(Config.model_validate({"name": "a", "data": {"name": "folder", "root": root}}).data)
+    load_both(Config.model_validate({"name": "a", "data": {"name": "folder", "root": root}}).data)
     assert "folder: passed over 1 folders beside train, query and gallery: docs/ (1 images)" in caplog.text
 
 

@@ -242,6 +242,14 @@ def test_strategies_of_trials_read_a_table_at_its_own_cost_and_need_no_data(stra
     assert genotype.origin.data == "table bench_cells"
 
 
+def test_an_unfinished_table_is_refused_before_a_run_begins(shipped):
+    written(shipped / "bench_cells.csv", "bench_cells", every=3)
+    settings = ["search.strategy=random", "search.trials.table=bench_cells"]
+    with pytest.raises(InputError, match="the table bench_cells has 140 architectures and is unfinished"):
+        run_baseline("random", load_config(shipped_file("configs", "bench_cells"), settings), shipped / "run")
+    assert not (shipped / "run").exists()
+
+
 def test_recorded_seconds_are_what_minutes_are_counted_in(shipped):
     settings = ["search.strategy=random", "search.trials.table=bench_cells", "search.trials.trials=100"]
     config = load_config(shipped_file("configs", "bench_cells"), [*settings, "search.trials.minutes=0.5"])

@@ -43,7 +43,8 @@ def bench(
     if len(target) > _SHOWN:
         raise InputError(f"{len(target)} architectures are named; expected at most {_SHOWN} at a time")
     found = Table.read(name or _table_of(target[0]))
-    entries = {_label(text): _entry(text, found) for text in target}
+    labels = [_label(text) for text in target]
+    entries = {label if labels.count(label) == 1 else text: _entry(text, found) for label, text in zip(labels, target)}
     columns = ["architecture", "mAP", "spread", "rank", "regret", "to the front", "multiply-adds", "parameters"]
     table(f"{found.name}: {len(found)} architectures, {_noise(found)}", columns, map(_row, entries.values()))
     if out is not None:
@@ -70,7 +71,7 @@ def _noise(found: Table) -> str:
 
 
 def _row(entry: Entry) -> list[str]:
-    scores = [f"{value:.2f}" for value in (entry.score, entry.spread)]
+    scores = [f"{entry.score:.2f}", f"{entry.spread:.2f}" if len(entry.trainings) > 1 else "-"]
     distances = [f"{value:.2f}" for value in (entry.regret, entry.front_distance)]
     costs = [f"{value:,}" for value in (entry.multiply_adds, entry.parameters)]
     return [entry.architecture, *scores, str(entry.rank), *distances, *costs]
@@ -95,7 +96,7 @@ def _entry(target: str, found: Table) -> Entry:
 
 def _file(target: str) -> Path | None:
     """The genotype file that a target names; None for a text such as ``skip_connect~0|sep_conv_3x3~2+dcs``."""
-    if "+" in target and not Path(target).exists():
+    if "~" in target or "|" in target:
         return None
     path = Path(target)
     return path / "genotype.yaml" if path.is_dir() else path

@@ -41,11 +41,8 @@ def after_search(
     target = free_folder(default if out is None else folder.parent / "retrain")
     place = [] if out is None and target == default else ["--out", target]
     unfit = ["channels", "cells"] if isinstance(genotype, ChainGenotype) else []
-    unset = [
-        f"retrain.{name}=null"
-        for name in ("backbone", *unfit)
-        if settings.retrain is not None and getattr(settings.retrain, name) is not None
-    ]
+    retrain = settings.retrain or load_config(shipped_file("configs", words[0]), words[2::2]).retrain
+    unset = [f"retrain.{name}=null" for name in ("backbone", *unfit) if getattr(retrain, name, None) is not None]
     return command(
         "retrain", *words, *_options([("-o", item) for item in unset]), "--genotype", folder / "genotype.yaml", *place
     )
@@ -73,11 +70,12 @@ def _with_section(config: Path, overrides: Sequence[str], section: str) -> list[
     if section in (*_sections(file), *map(_section, overrides)):
         return [config, *_options([("-o", item) for item in overrides])]
     name = read_yaml(file).get("name", file.stem)
-    for other in sorted(file.parent.glob("*.yaml")):
-        if section in _sections(other, name):
-            others = [item for item in overrides if _section(item) not in _SECTIONS]
-            beside = config.with_name(other.name if config.suffix else other.stem)
-            return [beside, *_options([("-o", item) for item in others])]
+    fitting = [other for other in sorted(file.parent.glob("*.yaml")) if section in _sections(other, name)]
+    if fitting:
+        other = min(fitting, key=lambda f: "backbone" in read_yaml(f)[section])  # one for genotypes, if there is one
+        others = [item for item in overrides if _section(item) not in _SECTIONS]
+        beside = config.with_name(other.name if config.suffix else other.stem)
+        return [beside, *_options([("-o", item) for item in others])]
     return [config, *_options([("-o", item) for item in (*overrides, _LEAST[section])])]
 
 

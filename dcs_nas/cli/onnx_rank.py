@@ -164,6 +164,8 @@ def _test_images(root: Path, data: str | None, options: Mapping[str, Any], *, la
     from dcs_nas.data.datasets.files import find_root, is_file
 
     if data is None and not is_file(root):
+        if options:
+            raise InputError("--data-option goes with --data NAME, the kind of the data set; give it")
         try:
             folder = find_root(
                 root, parts=_FOLDERS, title="images like Market-1501's", aliases=("market", "synth", "duke")
@@ -211,6 +213,10 @@ def _listed(folder: Path, *, labelled: bool) -> Side:
     if _is_image(folder):
         if not is_file(folder):
             raise InputError(f"there is no file {folder}; give an image, or a folder of images")
+        if labelled:
+            raise InputError(
+                f"{folder} is a single image, and scores need a folder; give --top K for the nearest images"
+            )
         return Side([folder], [0], [0])
     names = [path.rpartition("/")[2] for path in list_images(existing_folder(folder), ".")]
     if not labelled:

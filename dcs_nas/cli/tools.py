@@ -116,7 +116,8 @@ def rank(
         onnx_rank.write_nearest(read, settings, top, csv)
         return
     found = score_as_configured(read, settings, protocol=protocol)
-    report = {**found.report(), **((read.evaluated or {}).get("facts") or {}), **environment()}
+    facts = (read.evaluated or {}).get("facts") or {}
+    report = {**facts, **found.report(), **environment()}
     scores.score_table(report, str(features))
     if json is not None:
         write_json(json, report)

@@ -79,15 +79,6 @@ class Config(Settings):
         return tuple(dict.fromkeys(Path(os.path.abspath(Path(path).expanduser())) for path in paths))
 
     @model_validator(mode="after")
-    def _check_precision(self) -> Config:
-        if self.trainer.precision == "16-mixed" and self.search is not None and self.search.order == 2:
-            raise ValueError(
-                "search.order is 2, which needs gradients that are not scaled, and trainer.precision is 16-mixed; "
-                "use trainer.precision=bf16-mixed or search.order=1"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _check_nonfinite(self) -> Config:
         if (
             self.trainer.nonfinite == "skip"

@@ -32,7 +32,7 @@ EFFECTS = (
     Effect("loss.label_smoothing", "loss.identity_weight"),
     Effect("loss.triplet_margin", "loss.triplet_weight"),
     Effect("loss.ib_grid loss.ib_temperature loss.ib_normalize", "loss.ib_kind"),
-    Effect("dcs.tau dcs.decay", DCS_BLOCKS),
+    Effect("dcs.tau dcs.decay dcs.tau_min dcs.scale", DCS_BLOCKS),
     Effect("evaluate.expand_alpha", "evaluate.expand"),
     Effect("evaluate.rerank_k1 evaluate.rerank_k2 evaluate.rerank_lambda", "evaluate.rerank"),
     Effect("search.hessian", "search.order", (2,)),
@@ -91,10 +91,9 @@ def _value(config: Any, name: str) -> Any:
 
 
 def _set_by_user(config: BaseModel, name: str) -> Iterator[str]:
-    """Yield ``name``, or the settings in the section ``name``, that the user has set.
+    """Yield ``name``, or the settings in the section ``name``, that the user has set to another value than the default.
 
-    A section in which every field is set is that of a run's own config.yaml; in it only what differs from the default
-    is taken for set.
+    A run's own config.yaml holds every setting of its version.
     """
     group: Any = config
     *path, last = name.split(".")
@@ -108,5 +107,5 @@ def _set_by_user(config: BaseModel, name: str) -> Iterator[str]:
     if isinstance(value, BaseModel):
         for inner in type(value).model_fields:
             yield from _set_by_user(config, f"{name}.{inner}")
-    elif len(group.model_fields_set) < len(type(group).model_fields) or value != default:
+    elif value != default:
         yield name

@@ -45,11 +45,13 @@ class DcsConfig(Settings):
 
     The values are those of the searched widths in the authors' code, where nothing stops the fall; applied to masks,
     it leaves 83 % of the logits without a gradient after 120 epochs. So it stops at ``tau_min`` here (ours; 0: never).
+    ``scale`` is that of the affinities (``dcs_nas.models.blocks.DCSAttention``) where a block's settings name none.
     """
 
     tau: float = Field(default=5.0, gt=0)
     decay: float = Field(default=0.956, gt=0, le=1)
     tau_min: float = Field(default=0.5, ge=0)
+    scale: Literal["mean", "sqrt", "literal"] = "mean"
 
     @model_validator(mode="after")
     def _check(self) -> DcsConfig:

@@ -11,7 +11,7 @@ from dcs_nas.settings import Settings
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed", "64-true"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-_SHORT_NAMES: dict[str, Precision] = {
+PRECISION_NAMES: dict[str, Precision] = {
     **dict.fromkeys(("32", "fp32", "float32", "tf32", "full"), "32-true"),
     **dict.fromkeys(("16", "fp16", "float16", "half", "amp"), "16-mixed"),
     **dict.fromkeys(("bf16", "bfloat16"), "bf16-mixed"),
@@ -69,7 +69,7 @@ class TrainerConfig(Settings):
             raise ValueError(
                 "weights and alphas in half precision lose most of their steps, which round to nothing; use bf16-mixed"
             )
-        meant = _SHORT_NAMES.get(str(value).lower())
+        meant = PRECISION_NAMES.get(str(value).lower())
         if meant is not None:
             raise ValueError(f"did you mean {meant}? known: {', '.join(PRECISIONS)}")
         return value

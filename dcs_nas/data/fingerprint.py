@@ -39,14 +39,15 @@ class SourceRecord(Settings):
 def record_source(source: DataSource, dataset: ReidDataset, *, trained: bool = True) -> SourceRecord:
     """Return the record of ``source``, read as ``dataset``; ``trained`` on, or only tested on.
 
-    The fingerprint is the SHA-256 of paths below the root, labels and sizes in bytes of all images, in order of the
-    paths: the same wherever the folder lies and in whatever order it is listed. No image is opened.
+    The fingerprint is the SHA-256 of paths below the root, labels, sizes in bytes and whether an image is trained or
+    tested on, in order of the paths: the same wherever the folder lies and in whatever order it is listed. No image is
+    opened.
 
     Raises:
         InputError: an image that is listed and is not there.
     """
     lines = {
-        f"{r.path}\0{r.person}\0{r.camera}\0{_size(dataset.root / r.path)}\n"
+        f"{r.path}\0{r.person}\0{r.camera}\0{_size(dataset.root / r.path)}\0{split == 'train'}\n"
         for split in SPLITS
         for r in dataset.split(split)
     }

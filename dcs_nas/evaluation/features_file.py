@@ -116,6 +116,8 @@ def _read_evaluated(text: np.ndarray, path: Path) -> Any:
     try:
         found = json.loads(str(text.item()))
         parse(EvaluateConfig, found["settings"], source=str(path))
+        if not isinstance(found.get("facts", {}), dict):
+            raise ValueError("facts is no mapping")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: {EVALUATED_KEY} is damaged ({error}); write the file again") from None
     return found

@@ -6,9 +6,10 @@ import logging
 
 from torch import nn
 
-from dcs_nas.config import DataConfig, RelaxationConfig, RetrainConfig, SearchConfig
+from dcs_nas.config import DataConfig, DcsConfig, RelaxationConfig, RetrainConfig, SearchConfig
 from dcs_nas.errors import InputError
 from dcs_nas.models.backbones import BACKBONES
+from dcs_nas.models.blocks import set_scale
 from dcs_nas.models.cell_space import fixed_network
 from dcs_nas.models.chain_space import fixed_chain
 from dcs_nas.models.chain_supernet import ChainSupernet
@@ -21,7 +22,9 @@ from dcs_nas.space import AnyGenotype, ChainGenotype, ChainSpec, Genotype, Space
 log = logging.getLogger(__name__)
 
 
-def build_supernet(space: Space, search: SearchConfig, data: DataConfig, people: int) -> ReidNetwork:
+def build_supernet(
+    space: Space, search: SearchConfig, data: DataConfig, people: int, dcs: DcsConfig | None = None
+) -> ReidNetwork:
     """The space's supernet with a Re-ID head; ``search.channels`` and ``search.cells`` replace the space's own.
 
     Raises ``InputError`` where these are given for a chain, whose stages name their own, and for what cells alone know.
@@ -31,6 +34,7 @@ def build_supernet(space: Space, search: SearchConfig, data: DataConfig, people:
         _refuse_for_chain(search)
         relaxation = build_relaxation(search.relaxation)
         chain = ChainSupernet(space, space.network(data.height, data.width), relaxation=relaxation)
+        set_scale(chain, (dcs or DcsConfig()).scale)
         return ReidNetwork(chain, people, height=data.height, width=data.width)
     network = space.network(data.height, data.width, channels=search.channels, cells=search.cells)
     wanted = search.relaxation
@@ -43,6 +47,7 @@ def build_supernet(space: Space, search: SearchConfig, data: DataConfig, people:
         edges=partial > 1 if wanted.edge_normalization is None else wanted.edge_normalization,
         checkpointed=search.checkpoint_activations,
     )
+    set_scale(supernet, (dcs or DcsConfig()).scale)
     return ReidNetwork(supernet, people, height=data.height, width=data.width)
 
 
@@ -54,7 +59,13 @@ def build_relaxation(settings: RelaxationConfig) -> Softmax:
     return relaxation
 
 
-def build_fixed(settings: RetrainConfig, data: DataConfig, people: int, genotype: AnyGenotype | None) -> ReidNetwork:
+def build_fixed(
+    settings: RetrainConfig,
+    data: DataConfig,
+    people: int,
+    genotype: AnyGenotype | None,
+    dcs: DcsConfig | None = None,
+) -> ReidNetwork:
     """The network to train: of ``settings.backbone`` if it names one, else of the genotype.
 
     Raises ``InputError`` where both or neither are given.
@@ -75,6 +86,7 @@ def build_fixed(settings: RetrainConfig, data: DataConfig, people: int, genotype
     if settings.weights is not None:
         report = load_weights(backbone, settings.weights, share=settings.weights_share, key=settings.weights_key)
         log.info("%s: %s", settings.weights, report.summary())
+    set_scale(backbone, (dcs or DcsConfig()).scale)
     return ReidNetwork(backbone, people, height=data.height, width=data.width)
 
 

@@ -66,7 +66,7 @@ class MaskedDCS(DCSAttention):
         mask = widths.mask()
         self._record((kept * mask).mean() / mask.mean())
         selected = tokens * kept
-        scale = widths.mean([attention_scale("mean", c) for c in widths.values])
+        scale = widths.mean([attention_scale(self.scale_kind, c) for c in widths.values])
         refined = attend(selected * scale.to(tokens.dtype), selected, tokens, scale=1.0)
         refined = self.norm(self.local(to_map(refined, x.shape[2], x.shape[3])))
         return x + refined * mask.to(refined.dtype)[:, None, None]

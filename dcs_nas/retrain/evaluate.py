@@ -164,6 +164,12 @@ def _identified(data: ReidData, folder: Path, trained: DataConfig) -> tuple[Reid
             f"the run was trained on the test images of {now.name} too (data.combine_all), so it cannot be tested "
             "on them; name another data set by data.test, or by --data and --root"
         )
+    for own in _trained_on(trained):
+        if _same(now, own) and any(now.options.get(key) != own.options.get(key) for key in ("split", "seed")):
+            raise InputError(
+                f"{folder} was trained on {now.name} divided with the options {dict(own.options)}, and with "
+                f"{dict(now.options)} identities of its training are tested on; leave the options split and seed out"
+            )
     same_name = [r for r in recorded if (r.name, r.options) == (now.name, now.options)]
     facts = {"root": str(now.root), "fingerprint": now.fingerprint, "other_images": None}
     if not same_name:

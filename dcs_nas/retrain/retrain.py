@@ -62,7 +62,7 @@ def run_retraining(
     people = len(set(images.labels.tolist()))
     loader = data.identity_loader(images, stream=8)
     seed_everything(config.seed)
-    network = memory_format(build_fixed(settings, config.data, people, architecture))
+    network = memory_format(build_fixed(settings, config.data, people, architecture, config.dcs))
     if settings.inherit is not None:
         if architecture is None:
             raise InputError("retrain.inherit is given without a genotype; give a named backbone retrain.weights")
@@ -109,7 +109,7 @@ def load_trained(folder: Path, *, checkpoint: str = "last") -> tuple[Config, Rei
         raise InputError(f"{path} holds no trained network{_how_to_train(folder)}")
     genotype = load_genotype(run / "genotype.yaml") if (run / "genotype.yaml").is_file() else None
     settings = config.retrain.model_copy(update={"weights": None})
-    network = build_fixed(settings, config.data, len(classifier), genotype)
+    network = build_fixed(settings, config.data, len(classifier), genotype, config.dcs)
     try:
         network.load_state_dict(state)
     except RuntimeError as error:

@@ -26,6 +26,7 @@ from dcs_nas.data.cache import Progress
 from dcs_nas.data.datamodule import HALVES, ReidData
 from dcs_nas.errors import InputError, TrainingError, choices
 from dcs_nas.files import write_text
+from dcs_nas.models.blocks import set_scale
 from dcs_nas.models.cell_space import CellSpace, fixed_network
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.models.nni_imports import DARTS, GumbelDARTS, Random, RegularizedEvolution, Strategy
@@ -92,6 +93,12 @@ class _Job:
             *size, channels=self.settings.channels, cells=self.settings.cells
         )
         self.table = Table.read(self.settings.trials.table) if self.settings.trials.table else None
+        if self.table is not None and not (self.table.whole and self.table.seeds):
+            raise InputError(
+                f"the table {self.table.name} has {len(self.table)} architectures and is unfinished, expected a whole "
+                f"one; train the others with benchmarks/bench_table.py {self.table.name}, or leave "
+                "search.trials.table out"
+            )
         self._progress = progress
         if self.table is None:
             self.data  # noqa: B018  bad data shall be told before a run folder is made
@@ -112,6 +119,7 @@ class _Job:
 
     def reid(self, backbone: Any, people: int) -> ReidNetwork:
         """The backbone with a Re-ID head."""
+        set_scale(backbone, self.config.dcs.scale)
         height, width = self.config.data.height, self.config.data.width
         return memory_format(ReidNetwork(backbone, people, height=height, width=width))
 

@@ -59,6 +59,11 @@ def run_search(
     settings = config.section("search")
     load_extensions(config.extensions)
     require_compilable(config.trainer, settings)
+    if config.trainer.precision == "16-mixed" and settings.order == 2:
+        raise InputError(
+            "search.order is 2, which needs gradients that are not scaled, and trainer.precision is 16-mixed; "
+            "use trainer.precision=bf16-mixed or search.order=1"
+        )
     if settings.strategy != "bilevel":
         from dcs_nas.search.baselines import run_baseline  # NNI's strategies take seconds to import
 
@@ -76,7 +81,7 @@ def run_search(
         half: data.identity_loader(images, stream=i, what=half) for i, (half, images) in enumerate(halves.items())
     }
     seed_everything(config.seed)
-    network = memory_format(build_supernet(space, settings, config.data, data.num_people))
+    network = memory_format(build_supernet(space, settings, config.data, data.num_people, config.dcs))
     objective = build_objective(config.loss, people=data.num_people, features=network.num_features, network=network)
     accelerate(network, config)
     with RunFolder.open(folder, config, resume=resume, overwrite=overwrite) as run:

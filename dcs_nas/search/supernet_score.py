@@ -73,7 +73,7 @@ def supernet_score(folder: Path, *, batches: int = 8) -> SupernetScore:
     assert held is not None
     space = load_space(shipped_file("search_spaces", settings.space))
     state = load_checkpoint(folder / "checkpoints" / "last.ckpt")["state_dict"]
-    network = build_supernet(space, settings, config.data, data.num_people)
+    network = build_supernet(space, settings, config.data, data.num_people, config.dcs)
     network.load_state_dict({k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")})
     seed_everything(config.seed)
     augment = build_augment(config)

@@ -53,7 +53,10 @@ def decode(text: str, space: Space, height: int, width: int) -> AnyGenotype:
     except ValueError as error:
         found = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         problem = found.removeprefix("Value error, ")
-        raise InputError(f"'{text[:200]}' is no architecture of space '{space.name}': {problem}") from None
+        example = "k3e4w24+none|k5e2w32+rga" if isinstance(space, ChainSpec) else "skip_connect~0|sep_conv_3x3~2+dcs"
+        raise InputError(
+            f"'{text[:200]}' is no architecture of space '{space.name}' ({problem}); expected a text such as {example}"
+        ) from None
 
 
 def count(space: Space, height: int, width: int) -> int:

@@ -6,6 +6,7 @@ As NAS-Bench-201 (Dong, Yang, arXiv 2001.00326) for images: a search is judged i
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -114,7 +115,12 @@ class Table:
         """
         if name not in TABLES:
             raise InputError(f"unknown table '{name}'; {choices(name, TABLES)}")
-        return cls(name, load_space(shipped_file("search_spaces", name)), _read_rows(path or _shipped(name)))
+        space, file = load_space(shipped_file("search_spaces", name)), path or _shipped(name)
+        rows = _read_rows(file)
+        strange = {row.architecture for row in rows} - set(architectures(space, *SIZE))
+        if strange:
+            raise InputError(f"{file} is no table of {name}: it holds '{min(strange)[:200]}'; name the file of {name}")
+        return cls(name, space, rows)
 
     @cached_property
     def seeds(self) -> tuple[int, ...]:
@@ -253,10 +259,13 @@ def _read_rows(path: Path) -> list[Training]:
 
 
 def _training(row: dict[str, str]) -> Training:
+    numbers = {name: float(row[name]) for name in _NUMBERS}
+    if not all(map(math.isfinite, numbers.values())):
+        raise ValueError(f"a number of {row['architecture']} that is not finite")
     return Training(
         architecture=row["architecture"],
         seed=int(row["seed"]),
         parameters=int(row["parameters"]),
         multiply_adds=int(row["multiply_adds"]),
-        **{name: float(row[name]) for name in _NUMBERS},
+        **numbers,
     )

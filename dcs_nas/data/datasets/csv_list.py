@@ -85,10 +85,12 @@ def _read(path: Path) -> tuple[list[str], list[_Row]]:
     require_size(path, LARGEST_LIST)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            header = file.readline()
+            header = next((line for line in file if line.strip() and not line.startswith("sep=")), "")
             file.seek(0)
             reader = csv.reader(file, delimiter=max(_DELIMITERS, key=header.count), strict=True)
             rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(row)]
+            # Excel's own first line, which names the delimiter
+            rows = rows[1:] if rows and rows[0][1][0].startswith("sep=") else rows
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     except csv.Error as error:

@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from dcs_nas.errors import InputError, choices
-from dcs_nas.models.blocks.dcs import DCSAttention, kept_shares, select_channels, set_temperature
+from dcs_nas.models.blocks.dcs import DCSAttention, kept_shares, select_channels, set_scale, set_temperature
 from dcs_nas.models.blocks.harmonious import HardAttention, HarmoniousAttention, SoftAttention, stack_regions
 from dcs_nas.models.blocks.nonlocal_block import NonLocalBlock
 from dcs_nas.models.blocks.rga import RGA
@@ -32,6 +32,7 @@ __all__ = [
     "build_attention",
     "kept_shares",
     "select_channels",
+    "set_scale",
     "set_temperature",
     "stack_regions",
 ]
@@ -40,7 +41,7 @@ ATTENTION: Registry[Callable[..., nn.Module]] = Registry("attention block")
 
 
 @ATTENTION.register("dcs")
-def _dcs(channels: int, height: int, width: int, *, scale: str = "mean", tau: float = 5.0) -> nn.Module:
+def _dcs(channels: int, height: int, width: int, *, scale: str | None = None, tau: float = 5.0) -> nn.Module:
     return DCSAttention(channels, scale=scale, tau=tau)
 
 

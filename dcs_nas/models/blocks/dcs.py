@@ -47,8 +47,9 @@ class DCSAttention(nn.Module):
 
     Args:
         channels: C.
-        scale: s is 1 / C for "mean" (ours: trained from scratch, the larger ones end below a network without
-            attention, see results/reference), C^-1/2 for "sqrt", 1 for "literal" (the paper's formula as printed).
+        scale: s is 1 / C for "mean", the default (ours: trained from scratch, the larger ones end below a network
+            without attention, see results/reference), C^-1/2 for "sqrt", 1 for "literal" (the paper's formula as
+            printed). One that is given stays; the default follows ``set_scale``.
         tau: first temperature; the training loop lowers it by ``set_temperature``.
 
     Attributes:
@@ -62,10 +63,11 @@ class DCSAttention(nn.Module):
     tau: Tensor
     kept: Tensor
 
-    def __init__(self, channels: int, *, scale: str = "mean", tau: float = 5.0) -> None:
+    def __init__(self, channels: int, *, scale: str | None = None, tau: float = 5.0) -> None:
         super().__init__()
         check_sizes(channels=channels)
-        self.scale = attention_scale(scale, channels)
+        self.own_scale, self.scale_kind = scale is not None, scale or "mean"
+        attention_scale(self.scale_kind, channels)
         self.selector = nn.Linear(channels, channels)
         self.local = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
         self.norm = zero_started_norm(channels)
@@ -79,7 +81,7 @@ class DCSAttention(nn.Module):
         mask = select_channels(self.selector(tokens), self.tau, self.training).to(tokens.dtype)
         self._record(mask)
         selected = tokens * mask
-        refined = attend(selected, selected, tokens, scale=self.scale)
+        refined = attend(selected, selected, tokens, scale=attention_scale(self.scale_kind, x.shape[1]))
         return x + self.norm(self.local(to_map(refined, x.shape[2], x.shape[3])))
 
     @torch.no_grad()
@@ -99,6 +101,14 @@ def set_temperature(module: nn.Module, tau: float) -> None:
     for block in module.modules():
         if isinstance(block, DCSAttention):
             block.tau.fill_(tau)
+
+
+def set_scale(module: nn.Module, kind: str) -> None:
+    """Set the scale of every DCS block in ``module`` that was built without one; raise ``InputError`` if unknown."""
+    attention_scale(kind, 1)
+    for block in module.modules():
+        if isinstance(block, DCSAttention) and not block.own_scale:
+            block.scale_kind = kind
 
 
 def kept_shares(module: nn.Module) -> dict[str, Tensor]:
