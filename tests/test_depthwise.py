@@ -58,3 +58,22 @@ def test_what_computes_no_gradients_is_left_to_the_library(conv: nn.Conv2d) -> N
     x = torch.randn(2, 16, 6, 6).contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
         assert torch.equal(conv(x), _plain(conv, x))
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(64, 32), (16, 8)])
+def test_gradients_under_autocast_are_near_those_in_float32(
+    kernel: int, dilation: int, stride: int, size: tuple[int, int]
+) -> None:
+    conv = DepthwiseConv(16, kernel, stride, dilation)
+    gradients = []
+    x = torch.randn(8, 16, *size).contiguous(memory_format=torch.channels_last).requires_grad_()
+    direction = torch.randn_like(conv(x))
+    for half in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            loss = (conv(x) * direction).sum()
+        gradients.append(torch.autograd.grad(loss, (x, conv.weight)))
+    for exact, near in zip(*gradients):
+        assert (near - exact).abs().max() < 0.02 * exact.abs().max()
