@@ -160,7 +160,7 @@ def test_a_run_goes_on_with_images_that_were_moved_and_remembers_where(
     _interrupted(run)
     line = refused(capsys, "retrain", "job.yaml", "--out", "run", "--resume", "-o", "data.root=other")
     assert "run began with other images of market1501 (" in line
-    assert "resume with the same images, or use --overwrite" in line
+    assert "another division into training and test; resume with the same, or use --overwrite" in line
     code, _, _ = run_command(capsys, "retrain", "job.yaml", "--out", "run", "--resume", "-o", "data.root=moved")
     assert code == 0
     assert run_command(capsys, "evaluate", "run")[0] == 0
@@ -192,17 +192,18 @@ def test_a_damaged_record_is_named(run: Path, capsys: pytest.CaptureFixture) -> 
 
 
 def test_the_fingerprint_goes_by_names_labels_and_sizes_alone(people: Path, tmp_path: Path) -> None:
-    def fingerprint(root: Path, reverse: bool = False, divide: bool = False) -> str:
+    def fingerprint(root: Path, reverse: bool = False, divide: bool | None = None) -> str:
         dataset = load_dataset("market1501", root)
         if reverse:
             dataset = replace(dataset, train=dataset.train[::-1], query=dataset.gallery, gallery=dataset.query)
         if divide:
             dataset = replace(dataset, train=dataset.gallery, gallery=dataset.train)
-        return record_source(DataSource(name="market1501", root=root), dataset).fingerprint
+        record = record_source(DataSource(name="market1501", root=root), dataset)
+        return record.division if divide is not None else record.fingerprint
 
     copy = Path(shutil.copytree(people, tmp_path / "copy"))
     assert fingerprint(copy) == fingerprint(people) == fingerprint(copy, reverse=True)
-    assert fingerprint(copy, divide=True) != fingerprint(people), "trained on what was tested on"
+    assert fingerprint(copy, divide=True) != fingerprint(people, divide=False) == fingerprint(copy, divide=False)
     image = next((copy / "bounding_box_train").iterdir())
     content = image.read_bytes()
     os.utime(image, (0, 0))
@@ -213,3 +214,12 @@ def test_the_fingerprint_goes_by_names_labels_and_sizes_alone(people: Path, tmp_
     assert fingerprint(copy) != fingerprint(people)
     image.with_name(image.name.replace("_c1", "_c9").replace("_c2", "_c1")).write_bytes(content)
     assert fingerprint(copy) != fingerprint(people)
+
+
+def test_images_that_are_divided_otherwise_are_not_the_same(people: Path) -> None:
+    dataset, source = load_dataset("market1501", people), DataSource(name="market1501", root=people)
+    then = record_source(source, dataset)
+    swapped = record_source(source, replace(dataset, train=dataset.gallery, gallery=dataset.train))
+    older = then.model_copy(update={"division": ""})
+    assert then.fingerprint == swapped.fingerprint
+    assert [then.is_same(other) for other in (then, older, swapped)] == [True, True, False]

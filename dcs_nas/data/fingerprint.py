@@ -19,18 +19,27 @@ _SHOWN = 8  # characters
 
 
 class SourceRecord(Settings):
-    """A data set as a run has read it: where it lay, and the number and fingerprint of its images."""
+    """A data set as a run has read it: where it lay, the number and fingerprint of its images and of the division.
+
+    ``division`` is empty in the record of an older version.
+    """
 
     name: str
     root: Path
     options: dict[str, Any] = {}
     images: int
     fingerprint: str
+    division: str = ""
     trained: bool = True
 
     @property
     def short(self) -> str:
         return self.fingerprint[:_SHOWN]
+
+    def is_same(self, other: SourceRecord) -> bool:
+        """Return whether the images are the same, and as far as is recorded those to train on."""
+        divided = not (self.division and other.division) or self.division == other.division
+        return divided and self.fingerprint == other.fingerprint
 
     def __str__(self) -> str:
         return f"{self.images:,} images, fingerprint {self.short}"
@@ -39,25 +48,25 @@ class SourceRecord(Settings):
 def record_source(source: DataSource, dataset: ReidDataset, *, trained: bool = True) -> SourceRecord:
     """Return the record of ``source``, read as ``dataset``; ``trained`` on, or only tested on.
 
-    The fingerprint is the SHA-256 of paths below the root, labels, sizes in bytes and whether an image is trained or
-    tested on, in order of the paths: the same wherever the folder lies and in whatever order it is listed. No image is
-    opened.
+    The fingerprint is the SHA-256 of paths below the root, labels and sizes in bytes of all images, in order of the
+    paths: the same wherever the folder lies and in whatever order it is listed. No image is opened. The division is
+    that of the paths of the images to train on.
 
     Raises:
         InputError: an image that is listed and is not there.
     """
     lines = {
-        f"{r.path}\0{r.person}\0{r.camera}\0{_size(dataset.root / r.path)}\0{split == 'train'}\n"
+        f"{r.path}\0{r.person}\0{r.camera}\0{_size(dataset.root / r.path)}\n"
         for split in SPLITS
         for r in dataset.split(split)
     }
-    content = "".join(sorted(lines)).encode("utf-8", "surrogateescape")
     return SourceRecord(
         name=source.name,
         root=absolute(source.root or dataset.root),
         options=source.options,
         images=len({r.path for split in SPLITS for r in dataset.split(split)}),
-        fingerprint=hashlib.sha256(content).hexdigest(),
+        fingerprint=_digest(lines),
+        division=_digest({f"{r.path}\n" for r in dataset.train}),
         trained=trained,
     )
 
@@ -75,10 +84,10 @@ def read_sources(folder: Path) -> list[SourceRecord]:
 def require_same_images(folder: Path, now: Sequence[SourceRecord]) -> None:
     """Raise ``InputError`` where a run that is resumed began with other images."""
     for then, found in zip(read_sources(folder), now):
-        if then.fingerprint != found.fingerprint:
+        if not then.is_same(found):
             raise InputError(
                 f"{folder} began with other images of {then.name} ({then}, in {then.root}) than {found.root} holds "
-                f"({found}); resume with the same images, or use --overwrite"
+                f"({found}), or with another division into training and test; resume with the same, or use --overwrite"
             )
 
 
@@ -102,6 +111,10 @@ def at_recorded_roots(config: Config, folder: Path) -> Config:
     test = data.test and data.test.model_copy(update={"root": roots[-1]})
     changed = data.model_copy(update={"root": roots[0], "also": also, "test": test})
     return config.model_copy(update={"data": changed})
+
+
+def _digest(lines: set[str]) -> str:
+    return hashlib.sha256("".join(sorted(lines)).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _size(path: Path) -> int:

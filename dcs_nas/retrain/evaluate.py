@@ -178,7 +178,7 @@ def _identified(data: ReidData, folder: Path, trained: DataConfig) -> tuple[Reid
                 "%s keeps no fingerprint of its images, so they are not compared with those of %s", folder, now.root
             )
         return dataset, facts
-    other = now.fingerprint not in {record.fingerprint for record in same_name}
+    other = not any(now.is_same(record) for record in same_name)
     if other:
         then = next((record for record in same_name if not record.trained), same_name[0])
         log.warning(
