@@ -51,7 +51,7 @@ def find_ways(names: Sequence[str]) -> list[Way]:
     """Return the ways in which the named configurations take part; without names, all of ``CONFIGS``.
 
     A search without a section retrain goes on in the configuration of the same name that has one, and the other way
-    round.
+    round; what tunes a retraining takes the genotype of the search of its name.
     """
     configs = {path: load_config(path) for path in sorted(CONFIGS.glob("*.yaml"))}
     unknown = set(names) - {path.stem for path in configs}
@@ -62,7 +62,9 @@ def find_ways(names: Sequence[str]) -> list[Way]:
 
     def partner(path: Path, section: str) -> Path:
         same = [p for p, c in configs.items() if c.name == configs[path].name and getattr(c, section) is not None]
-        return path if path in same else same[0]
+        tune = configs[path].tune
+        own = path in same and not (tune is not None and tune.command != section)
+        return path if own else same[0]
 
     ways: dict[tuple[Path | None, Path], Way] = {}
     for path, config in configs.items():
@@ -76,19 +78,25 @@ def find_ways(names: Sequence[str]) -> list[Way]:
 
 
 def run_way(way: Way, folder: Path) -> None:
-    """Run all stages in ``folder``; stops at the first that fails and keeps its last line."""
-    root, search, trained = folder / "data", folder / "search", folder / "retrain"
+    """Run all stages in ``folder``; stops at the first that fails and keeps its last line.
+
+    A search that another way has finished beside it is not repeated.
+    """
+    root, trained = folder / "data", folder / "retrain"
+    search = folder.parent / (way.search or way.retrain).stem / "search"
     config = load_config(way.retrain)
     write_people(root, [load_config(path) for path in (way.search, way.retrain) if path is not None])
+    page = folder / "report.html"
     genotype = [] if way.search is None else ["--genotype", search / "genotype.yaml"]
     commands: dict[str, list[object]] = {
         "search": ["search", way.search, "--out", search, *overrides(load_config(way.search or way.retrain), root)],
         "retrain": ["retrain", way.retrain, "--out", trained, *genotype, *overrides(config, root)],
         "evaluate": ["evaluate", trained],
-        "report": ["report", folder, "--maps", "1"],
+        "report": ["report", *([search] if way.search is not None else []), trained, "--maps", 1, "--out", page],
         "export": ["export", trained],
     }
-    for stage in STAGES if way.search is not None else STAGES[1:]:
+    searched = way.search is None or (search / "genotype.yaml").is_file()
+    for stage in STAGES[1:] if searched else STAGES:
         began = time.perf_counter()
         command = [sys.executable, "-m", "dcs_nas", *map(str, commands[stage])]
         done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "120"})
