@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.amp import custom_bwd, custom_fwd
 from torch.nn.functional import conv2d, linear, pad
 
 
@@ -62,6 +63,7 @@ class _Depthwise(torch.autograd.Function):
     """x (B, C, H, W), weight (C, 1, k, k), dilation to (B, C, H, W). Bilinear: every derivative is one of these two."""
 
     @staticmethod
+    @custom_fwd(device_type="cpu")
     def forward(ctx: Any, x: Tensor, weight: Tensor, dilation: int) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.dilation = dilation
@@ -69,6 +71,7 @@ class _Depthwise(torch.autograd.Function):
         return conv2d(x, weight, padding=padding, dilation=dilation, groups=x.shape[1])
 
     @staticmethod
+    @custom_bwd(device_type="cpu")
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (gradient,), (x, weight) = gradients, ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=torch.channels_last)
@@ -82,6 +85,7 @@ class _KernelGradient(torch.autograd.Function):
     """x and the output's gradient (B, C, H, W) to the kernel's gradient (C, 1, k, k)."""
 
     @staticmethod
+    @custom_fwd(device_type="cpu")
     def forward(ctx: Any, x: Tensor, gradient: Tensor, size: int, dilation: int) -> Tensor:
         ctx.save_for_backward(x, gradient)
         ctx.dilation = dilation
@@ -95,6 +99,7 @@ class _KernelGradient(torch.autograd.Function):
         )[1]  # fmt: skip
 
     @staticmethod
+    @custom_bwd(device_type="cpu")
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (kernel,), (x, gradient) = gradients, ctx.saved_tensors
         of_x = _Depthwise.apply(gradient, _mirrored(kernel), ctx.dilation) if ctx.needs_input_grad[0] else None
