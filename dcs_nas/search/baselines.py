@@ -253,7 +253,7 @@ def _trial_evaluation(job: _Job) -> Evaluate:
 
 
 def _look_up(table: Table, seed: int, genotype: Genotype, run: RunFolder) -> Outcome:
-    """What the table says of one training: the score of identities held out, with the seed whose turn it is."""
+    """Return what the table holds of one training: the score of identities held out, with the seed whose turn it is."""
     row = table[genotype].trainings[table.seeds[seed % len(table.seeds)]]
     return Outcome(score=row.validation_mAP / 100, parameters=row.parameters, seconds=row.seconds)
 

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class Outcome(Settings):
-    """What training a network showed: its score, or the problem that ended it; parameters are counted.
+    """The outcome of training a network: its score, or the problem that ended it; parameters are counted.
 
     ``seconds`` is what the training took, where a table has recorded it; else it is measured.
     """

@@ -73,7 +73,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Noise:
-    """How far scores can be trusted. Points of mAP.
+    """The noise of scores beside their spread. Points of mAP.
 
     Attributes:
         single: standard deviation of one training around its architecture, without what a seed does to all of them.
@@ -129,7 +129,7 @@ class Table:
 
     @cached_property
     def whole(self) -> bool:
-        """Whether every architecture of the space is in the table."""
+        """True where every architecture of the space is in the table."""
         return set(architectures(self.space, *SIZE)) <= set(self.trainings)
 
     @cached_property
