@@ -201,7 +201,7 @@ def load_genotype(path: str | Path) -> GenotypeView:
 
 
 def tabular(name: str, path: str | Path | None = None) -> Table:
-    """Return what training gave for every architecture of a small space: "bench_cells" or "bench_chain", see docs/bench.md.
+    """Return the table of a small space whose architectures are all trained: bench_cells or bench_chain (docs/bench.md).
 
     Args:
         name: of the table.
