@@ -201,7 +201,7 @@ def load_genotype(path: str | Path) -> GenotypeView:
 
 
 def tabular(name: str, path: str | Path | None = None) -> Table:
-    """Return the table of a small space whose architectures are all trained: bench_cells or bench_chain (docs/bench.md).
+    """Return the table of a small space whose architectures are all trained, see docs/bench.md.
 
     Args:
         name: of the table.
