@@ -81,7 +81,7 @@ class TrainedRun:
     @cached_property
     def network(self) -> ReidNetwork:
         """The trained network in evaluation mode: normalised images (B, 3, H, W) to features (B, D)."""
-        from dcs_nas.retrain.retrain import load_trained
+        from dcs_nas.training.evaluate import load_trained
 
         return load_trained(self.folder)[1]
 
@@ -167,13 +167,13 @@ def evaluate(run: TrainedRun | str | Path, **options: Any) -> Scores:
 
     Args:
         run: what ``retrain`` gave, or its folder.
-        options: those of ``dcs_nas.retrain.evaluate.evaluate_run``, e.g. ``flip=True``, ``rerank=True``,
+        options: those of ``dcs_nas.training.evaluate.evaluate_run``, e.g. ``flip=True``, ``rerank=True``,
             ``data_name="msmt17", root="/data/MSMT17_V1"``.
 
     Raises:
         InputError: a folder that holds no trained run, bad data or settings.
     """
-    from dcs_nas.retrain.evaluate import evaluate_run
+    from dcs_nas.training.evaluate import evaluate_run
 
     if options.get("root") is not None:
         options["root"] = Path(options["root"])

@@ -14,7 +14,7 @@ import networkx
 from dcs_nas.space import AnyGenotype, ChainGenotype, Genotype
 
 if TYPE_CHECKING:
-    from dcs_nas.retrain.evaluate import Evaluation
+    from dcs_nas.training.evaluate import Evaluation
 
 _RANKS = (1, 5, 10)
 

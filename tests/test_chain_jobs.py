@@ -15,9 +15,10 @@ from dcs_nas.models.chain_supernet import ChainSupernet
 from dcs_nas.models.channel_mask import GumbelSoftmax
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.retrain.inherit import inherit
-from dcs_nas.retrain.retrain import load_trained, run_retraining
+from dcs_nas.retrain.retrain import run_retraining
 from dcs_nas.runs import RunFolder
 from dcs_nas.settings import to_yaml
+from dcs_nas.training.evaluate import load_trained
 from tests.chains import chain_space, random_chain
 
 STAGES = [

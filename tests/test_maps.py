@@ -15,7 +15,7 @@ from dcs_nas.models.backbones import BACKBONES
 from dcs_nas.models.blocks import RGA, DCSAttention, build_attention
 from dcs_nas.report.attention import has_attention, watched
 from dcs_nas.report.maps import _REGION_COLOURS, attention_maps, heat_colours
-from dcs_nas.retrain.retrain import load_trained
+from dcs_nas.training.evaluate import load_trained
 from tests.run_folders import trained
 
 

@@ -30,9 +30,9 @@ from dcs_nas.report.sections.cost import cost_table
 from dcs_nas.report.sections.curves import curve_groups
 from dcs_nas.report.sections.scores import comparable, named_evaluations, score_rows
 from dcs_nas.report.sections.weights import heat_maps
-from dcs_nas.retrain.evaluate import evaluate_run
 from dcs_nas.runs import read_metrics
 from dcs_nas.space import Genotype
+from dcs_nas.training.evaluate import evaluate_run
 from tests import browser
 from tests.chains import chain_space, random_chain
 from tests.run_folders import SEARCH_COLUMNS, evaluation, genotypes, searched, trained, weights, write_record

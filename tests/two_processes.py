@@ -71,7 +71,7 @@ def run_together(
         places = [_of_srun(i, processes) for i in range(processes)]
     began, running, outputs = time.monotonic(), [], []
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.two_processes", "dcs_nas.retrain.evaluate"])
+    context.set_forkserver_preload(["tests.two_processes", "dcs_nas.training.evaluate"])
     for i in range(processes):
         outputs.append(folder / f"rank{i}.txt")
         environment = {"OMP_NUM_THREADS": "1", **places[i], **variables}

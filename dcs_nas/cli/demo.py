@@ -87,8 +87,7 @@ def _retrain(out: Path, root: Path, settings: Any) -> dict[str, Any]:
 def _evaluate(out: Path, root: Path, settings: Any) -> dict[str, Any]:
     from dcs_nas.files import write_json
     from dcs_nas.models.flops import count
-    from dcs_nas.retrain.evaluate import evaluate_run
-    from dcs_nas.retrain.retrain import load_trained
+    from dcs_nas.training.evaluate import evaluate_run, load_trained
 
     reports = {}
     for name, features, file in (

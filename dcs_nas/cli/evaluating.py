@@ -15,7 +15,7 @@ from dcs_nas.evaluation import save_features
 from dcs_nas.evaluation.averages import average
 from dcs_nas.files import write_json
 from dcs_nas.processes import is_first
-from dcs_nas.retrain.evaluate import Evaluation, evaluate_run, evaluate_splits
+from dcs_nas.training.evaluate import Evaluation, evaluate_run, evaluate_splits
 
 _TOP = 10
 

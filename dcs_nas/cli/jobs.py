@@ -157,9 +157,10 @@ def evaluate(
 def _show_trained(folder: Path) -> None:
     """What was trained, on what, and where it ended, as a table."""
     from dcs_nas.models.flops import count
-    from dcs_nas.retrain.retrain import FINISHED, load_trained
+    from dcs_nas.retrain.retrain import FINISHED
     from dcs_nas.runs import read_metrics
     from dcs_nas.settings import read_yaml
+    from dcs_nas.training.evaluate import load_trained
 
     config, network = load_trained(folder)
     cost = count(network.backbone, config.data.height, config.data.width)

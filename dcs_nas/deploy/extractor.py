@@ -21,8 +21,8 @@ from dcs_nas.errors import InputError
 from dcs_nas.models.blocks import DCSAttention
 from dcs_nas.models.folding import folded
 from dcs_nas.models.heads import ReidNetwork
-from dcs_nas.retrain.retrain import load_trained
 from dcs_nas.space import load_genotype
+from dcs_nas.training.evaluate import load_trained
 
 _EXACT = 1e-9  # in float64, where rounding is 1e-16
 _ROUNDING = 1e-5  # of float32 logits, as a share of the largest

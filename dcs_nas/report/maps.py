@@ -18,7 +18,7 @@ from dcs_nas.data.datamodule import Images, ReidData
 from dcs_nas.errors import InputError
 from dcs_nas.report.attention import Seen, has_attention, watched
 from dcs_nas.report.contact_sheet import font
-from dcs_nas.retrain.retrain import load_trained
+from dcs_nas.training.evaluate import load_trained
 
 KINDS = {
     "dcs": "DCS: share of the channels that each token keeps",

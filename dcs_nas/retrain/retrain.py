@@ -6,27 +6,25 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from dcs_nas.config import Config, RetrainConfig
+from dcs_nas.config import Config
 from dcs_nas.config.idle import DCS_BLOCKS, idle_settings
 from dcs_nas.data.augment import build_augment
 from dcs_nas.data.cache import Progress
 from dcs_nas.data.datamodule import ReidData
-from dcs_nas.data.fingerprint import at_recorded_roots
-from dcs_nas.errors import InputError, choices, command
-from dcs_nas.extensions import load_extensions, load_recorded
+from dcs_nas.errors import InputError
+from dcs_nas.extensions import load_extensions
 from dcs_nas.files import write_text
 from dcs_nas.models.blocks import kept_shares
 from dcs_nas.models.build import build_fixed
-from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.processes import is_first
 from dcs_nas.retrain.inherit import inherit
 from dcs_nas.retrain.module import Retraining
 from dcs_nas.run_start import early_log, logging_to
 from dcs_nas.runs import RunFolder, seed_everything
-from dcs_nas.settings import plain_yaml, read_yaml
+from dcs_nas.settings import plain_yaml
 from dcs_nas.space import AnyGenotype, is_published, load_genotype, load_space, shipped_file
 from dcs_nas.training.acceleration import accelerate
-from dcs_nas.training.checkpoints import LAST, is_damaged, load_checkpoint
+from dcs_nas.training.checkpoints import LAST, is_damaged
 from dcs_nas.training.hints import training_errors
 from dcs_nas.training.joined import jointly
 from dcs_nas.training.objective import build_objective
@@ -34,7 +32,6 @@ from dcs_nas.training.trainer import fit, make_trainer, memory_format, without_k
 
 log = logging.getLogger(__name__)
 FINISHED = "finished.yaml"
-CHECKPOINTS = ("last", "best")
 
 
 @jointly
@@ -90,59 +87,6 @@ def run_retraining(
             if trainer.is_global_zero:
                 facts = {"epochs": settings.epochs, "train_people": people, "train_images": len(images)}
                 write_text(run / FINISHED, plain_yaml(facts))
-
-
-def load_trained(folder: Path, *, checkpoint: str = "last") -> tuple[Config, ReidNetwork]:
-    """A trained run's settings and network, in evaluation mode, from ``checkpoints/{checkpoint}.ckpt``."""
-    run = RunFolder(folder)
-    config = at_recorded_roots(run.config(), folder)
-    if config.retrain is None:
-        raise InputError(
-            f"{folder} is no retraining run: its config.yaml has no section 'retrain'{_how_to_train(folder)}"
-        )
-    load_recorded(folder)
-    path = _checkpoint(run, config.retrain, checkpoint)
-    state = load_checkpoint(path)["state_dict"]
-    state = {key.removeprefix("network."): value for key, value in state.items() if key.startswith("network.")}
-    classifier = state.get("heads.0.classifier.weight")
-    if classifier is None or any(".mixtures." in key for key in state):
-        raise InputError(f"{path} holds no trained network{_how_to_train(folder)}")
-    genotype = load_genotype(run / "genotype.yaml") if (run / "genotype.yaml").is_file() else None
-    settings = config.retrain.model_copy(update={"weights": None})
-    network = build_fixed(settings, config.data, len(classifier), genotype, config.dcs)
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        raise InputError(f"{path} does not fit the run's own settings: {str(error).splitlines()[-1].strip()}") from None
-    return config, memory_format(network).eval()
-
-
-def _checkpoint(run: RunFolder, settings: RetrainConfig, name: str) -> Path:
-    """Return the path of the checkpoint ``name``; raise ``InputError`` saying why there is no best one."""
-    if name not in CHECKPOINTS:
-        raise InputError(f"unknown checkpoint '{name}'; {choices(name, CHECKPOINTS)}")
-    path = run / "checkpoints" / f"{name}.ckpt"
-    if name == "best" and not path.is_file():
-        if not settings.validation:
-            raise InputError(
-                f"{run.path} held nobody out (retrain.validation is 0), so it has no best checkpoint; use --checkpoint "
-                "last, or train with retrain.validation above 0, e.g. 0.1"
-            )
-        raise InputError(
-            f"{run.path} has no best checkpoint yet: it is validated after every {settings.validate_every} epochs and "
-            "after the last; use --checkpoint last, or train on with --resume"
-        )
-    return path
-
-
-def _how_to_train(folder: Path) -> str:
-    """Return the end of an error line: how to train what the search in ``folder`` has found, if it is finished."""
-    genotype, config = folder / "genotype.yaml", folder / "config.yaml"
-    if not genotype.is_file():
-        return ""
-    section = [] if "retrain" in read_yaml(config) and read_yaml(config)["retrain"] else ["-o", "retrain.epochs=120"]
-    words = [config, *section, "--genotype", genotype, "--out", folder.with_name(f"{folder.name}-retrain")]
-    return f"; train what the search found: {command('retrain', *words)}"
 
 
 def _read_genotype(config: Config, path: Path | None) -> AnyGenotype | None:

@@ -48,7 +48,7 @@ def drawn_lists(run: RunFiles, *, count: int, progress: Callable[[str], Progress
     """
     from dcs_nas.report.ranked_pictures import RankedPictures
     from dcs_nas.report.retrieval import easiest_lists, hardest_lists
-    from dcs_nas.retrain.evaluate import evaluate_run
+    from dcs_nas.training.evaluate import evaluate_run
 
     found = evaluate_run(run.path, progress=progress)
     height, width = found.query.pixels[[0]].shape[1:3]

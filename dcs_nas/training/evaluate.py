@@ -1,4 +1,4 @@
-"""The evaluation job: a trained run and a data set in, scores out."""
+"""The evaluation of a trained run: its network, and with a data set its scores."""
 
 from __future__ import annotations
 
@@ -13,24 +13,36 @@ from typing import Any
 import torch
 from torch import nn
 
-from dcs_nas.config import Config, DataConfig, DataSource, EvaluateConfig
+from dcs_nas.config import Config, DataConfig, DataSource, EvaluateConfig, RetrainConfig
 from dcs_nas.data.cache import Progress
 from dcs_nas.data.datamodule import Images, ReidData
 from dcs_nas.data.datasets import load_dataset
-from dcs_nas.data.fingerprint import DATA_FILE, SourceRecord, read_sources, record_source, was_trained_on
+from dcs_nas.data.fingerprint import (
+    DATA_FILE,
+    SourceRecord,
+    at_recorded_roots,
+    read_sources,
+    record_source,
+    was_trained_on,
+)
 from dcs_nas.data.records import ReidDataset
 from dcs_nas.errors import InputError, choices, command
 from dcs_nas.evaluation import DistanceBlocks, FeatureSet, RankingResult
 from dcs_nas.evaluation.configured import changed, score_as_configured
-from dcs_nas.retrain.retrain import load_trained
-from dcs_nas.runs import environment
-from dcs_nas.settings import absolute
-from dcs_nas.training.checkpoints import whole_checkpoint
+from dcs_nas.extensions import load_recorded
+from dcs_nas.models.build import build_fixed
+from dcs_nas.models.heads import ReidNetwork
+from dcs_nas.runs import RunFolder, environment
+from dcs_nas.settings import absolute, read_yaml
+from dcs_nas.space import load_genotype
+from dcs_nas.training.checkpoints import load_checkpoint, whole_checkpoint
 from dcs_nas.training.features import color_histograms, extract_features, labelled_features
 from dcs_nas.training.hints import training_errors
 from dcs_nas.training.joined import joined
+from dcs_nas.training.trainer import memory_format
 
 log = logging.getLogger(__name__)
+CHECKPOINTS = ("last", "best")
 FEATURES = ("network", "color-histogram", "color-histogram-corrected")
 
 
@@ -119,6 +131,59 @@ def evaluate_splits(folder: Path, *, splits: int, data_options: Mapping[str, Any
             "train one run for each split and give them all: dcs-nas evaluate RUN RUN ..."
         )
     return [evaluate_run(folder, data_options={**data_options, "split": i}, **options) for i in range(splits)]
+
+
+def load_trained(folder: Path, *, checkpoint: str = "last") -> tuple[Config, ReidNetwork]:
+    """A trained run's settings and network, in evaluation mode, from ``checkpoints/{checkpoint}.ckpt``."""
+    run = RunFolder(folder)
+    config = at_recorded_roots(run.config(), folder)
+    if config.retrain is None:
+        raise InputError(
+            f"{folder} is no retraining run: its config.yaml has no section 'retrain'{_how_to_train(folder)}"
+        )
+    load_recorded(folder)
+    path = _checkpoint(run, config.retrain, checkpoint)
+    state = load_checkpoint(path)["state_dict"]
+    state = {key.removeprefix("network."): value for key, value in state.items() if key.startswith("network.")}
+    classifier = state.get("heads.0.classifier.weight")
+    if classifier is None or any(".mixtures." in key for key in state):
+        raise InputError(f"{path} holds no trained network{_how_to_train(folder)}")
+    genotype = load_genotype(run / "genotype.yaml") if (run / "genotype.yaml").is_file() else None
+    settings = config.retrain.model_copy(update={"weights": None})
+    network = build_fixed(settings, config.data, len(classifier), genotype, config.dcs)
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise InputError(f"{path} does not fit the run's own settings: {str(error).splitlines()[-1].strip()}") from None
+    return config, memory_format(network).eval()
+
+
+def _checkpoint(run: RunFolder, settings: RetrainConfig, name: str) -> Path:
+    """Return the path of the checkpoint ``name``; raise ``InputError`` saying why there is no best one."""
+    if name not in CHECKPOINTS:
+        raise InputError(f"unknown checkpoint '{name}'; {choices(name, CHECKPOINTS)}")
+    path = run / "checkpoints" / f"{name}.ckpt"
+    if name == "best" and not path.is_file():
+        if not settings.validation:
+            raise InputError(
+                f"{run.path} held nobody out (retrain.validation is 0), so it has no best checkpoint; use --checkpoint "
+                "last, or train with retrain.validation above 0, e.g. 0.1"
+            )
+        raise InputError(
+            f"{run.path} has no best checkpoint yet: it is validated after every {settings.validate_every} epochs and "
+            "after the last; use --checkpoint last, or train on with --resume"
+        )
+    return path
+
+
+def _how_to_train(folder: Path) -> str:
+    """Return the end of an error line: how to train what the search in ``folder`` has found, if it is finished."""
+    genotype, config = folder / "genotype.yaml", folder / "config.yaml"
+    if not genotype.is_file():
+        return ""
+    section = [] if "retrain" in read_yaml(config) and read_yaml(config)["retrain"] else ["-o", "retrain.epochs=120"]
+    words = [config, *section, "--genotype", genotype, "--out", folder.with_name(f"{folder.name}-retrain")]
+    return f"; train what the search found: {command('retrain', *words)}"
 
 
 def _settings(own: EvaluateConfig, changes: Mapping[str, Any], features: str) -> EvaluateConfig:
