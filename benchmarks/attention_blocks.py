@@ -30,10 +30,10 @@ from dcs_nas.config import Config, load_config
 from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
 from dcs_nas.files import write_json, write_text
 from dcs_nas.models.flops import count
-from dcs_nas.retrain.retrain import FINISHED, run_retraining
 from dcs_nas.runs import environment, read_metrics
 from dcs_nas.space import shipped_file
 from dcs_nas.training.evaluate import evaluate_run, load_trained
+from dcs_nas.training.retrain_job import FINISHED, run_retraining
 
 BLOCKS = ("none", "nonlocal", "dcs", "harmonious", "rga_spatial", "rga_channel", "rga")
 ETA = 0.1

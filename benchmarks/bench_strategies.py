@@ -29,7 +29,7 @@ from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
 from dcs_nas.files import write_text
 from dcs_nas.runs import environment
 from dcs_nas.search.baselines import run_baseline
-from dcs_nas.search.search import run_search
+from dcs_nas.search.job import run_search
 from dcs_nas.search.supernet_score import supernet_score
 from dcs_nas.space import shipped_file
 from dcs_nas.space.table import Table

@@ -34,11 +34,11 @@ from dcs_nas.errors import TrainingError
 from dcs_nas.files import write_text
 from dcs_nas.models.flops import count
 from dcs_nas.processes import follow_parent
-from dcs_nas.retrain.retrain import run_retraining
 from dcs_nas.runs import environment, read_metrics
 from dcs_nas.space import load_space, shipped_file
 from dcs_nas.space.architectures import architectures, decode
 from dcs_nas.training.evaluate import evaluate_run, load_trained
+from dcs_nas.training.retrain_job import run_retraining
 
 SEEDS, NOISE_SEEDS, SAMPLED = (0, 1), (0, 1, 2, 3, 4), 60
 DATA = {"train_people": 120, "test_people": 150}

@@ -33,15 +33,15 @@ from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
 from dcs_nas.files import write_json, write_text
 from dcs_nas.models.cell_space import fixed_network
 from dcs_nas.models.super_cell import edge_index
-from dcs_nas.retrain.retrain import FINISHED, run_retraining
 from dcs_nas.runs import environment
 from dcs_nas.search.derive_retrieval import derive_by_retrieval
 from dcs_nas.search.genotypes import random_genotype
+from dcs_nas.search.job import run_search
 from dcs_nas.search.record import ArchitectureRecord
-from dcs_nas.search.search import run_search
 from dcs_nas.search.supernet_score import SupernetScore, supernet_score
 from dcs_nas.space import CellGenotype, Edge, Genotype, Origin, SpaceSpec, read_space, reference, shipped_file
 from dcs_nas.training.evaluate import evaluate_run
+from dcs_nas.training.retrain_job import FINISHED, run_retraining
 
 IB = ["loss.ib_kind=ibb", "loss.ib_weight=0.1"]
 ORDER_2 = ["search.order=2"]

@@ -180,7 +180,7 @@ def _outside(arguments: argparse.Namespace) -> dict[str, Any]:
     """Shares of the time between the first and the last step of an epoch, in a real search."""
     from dcs_nas.config import load_config
     from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
-    from dcs_nas.search.search import run_search
+    from dcs_nas.search.job import run_search
     from dcs_nas.space import shipped_file
 
     timer = StepTimer(CLOCKS[arguments.clock])

@@ -13,8 +13,8 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_PACKAGES = ("search", "retrain")
-_FUNCTIONS = ("evaluate", "tabular", "load_run", "load_genotype", "load_extensions")
+_PACKAGES = ("search",)
+_FUNCTIONS = ("retrain", "evaluate", "tabular", "load_run", "load_genotype", "load_extensions")
 
 
 class CallablePackage(ModuleType):

@@ -124,7 +124,7 @@ def search(
     Raises:
         InputError: bad settings, data or folder.
     """
-    from dcs_nas.search.search import run_search
+    from dcs_nas.search.job import run_search
 
     settings = _settings(config, overrides)
     folder = Path(out) if out is not None else settings.results / settings.name / "search"
@@ -151,7 +151,7 @@ def retrain(
     Raises:
         InputError: bad settings, data, genotype or folder.
     """
-    from dcs_nas.retrain.retrain import run_retraining
+    from dcs_nas.training.retrain_job import run_retraining
 
     settings = _settings(config, overrides)
     folder = Path(out) if out is not None else settings.results / settings.name / "retrain"

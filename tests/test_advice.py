@@ -16,11 +16,11 @@ from dcs_nas.config import Config, load_config
 from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
 from dcs_nas.errors import InputError, TrainingError
 from dcs_nas.models.blocks import ATTENTION
-from dcs_nas.retrain.retrain import run_retraining
-from dcs_nas.search.search import run_search
+from dcs_nas.search.job import run_search
 from dcs_nas.space import shipped_file
-from dcs_nas.training.finite import NonFiniteError, require_finite
-from dcs_nas.training.hints import training_errors
+from dcs_nas.training.error_messages import training_errors
+from dcs_nas.training.nonfinite import NonFiniteError, require_finite
+from dcs_nas.training.retrain_job import run_retraining
 
 ROOT = Path(__file__).parents[1]
 SETTING = re.compile(r"\b(?:data|loss|search|retrain|evaluate|trainer)(?:\.[a-z_0-9]+)+=(?![= {])[\w./-]*\w")

@@ -76,9 +76,9 @@ def test_a_search_is_one_call_and_gives_its_run(run, job: Path) -> None:
 
 
 def test_the_functions_work_beside_the_packages_of_their_names(run) -> None:
-    import dcs_nas.search.search
+    import dcs_nas.search.job
 
-    assert dcs_nas.search.search.run_search
+    assert dcs_nas.search.job.run_search
     assert callable(dcs_nas.search)
     assert callable(dcs_nas.retrain)
     with pytest.raises(AttributeError, match="no attribute 'serach'"):

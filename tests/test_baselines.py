@@ -25,7 +25,7 @@ from dcs_nas.search import baselines
 from dcs_nas.search.baselines import STRATEGIES, run_baseline
 from dcs_nas.search.genotypes import genotype_of_sample, random_genotype
 from dcs_nas.space import CellStructure, Genotype, NetworkSpec, Origin
-from dcs_nas.training import short
+from dcs_nas.training import trial_training
 from dcs_nas.training.checkpoints import load_checkpoint
 
 SPACE = """
@@ -211,7 +211,7 @@ def test_resumed_trials_repeat_nothing_and_end_the_same(
 ) -> None:
     whole, folder = finished(strategy), tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(short, "validate", _interrupted_at(2, short.validate))
+        patch.setattr(trial_training, "validate", _interrupted_at(2, trial_training.validate))
         with pytest.raises(KeyboardInterrupt):
             run_baseline(strategy, job(), folder)
     assert not _said_by_nni(caplog)
@@ -234,7 +234,7 @@ def test_an_interrupted_trial_goes_on_from_its_last_epoch(
     config, place = job("search.trials.epochs=2", "search.trials.trials=1"), "trials/000/checkpoints"
     run_baseline("nni.random", config, tmp_path / "whole")
     with monkeypatch.context() as patch:
-        patch.setattr(short, "validate", _interrupted_at(1, short.validate))
+        patch.setattr(trial_training, "validate", _interrupted_at(1, trial_training.validate))
         with pytest.raises(KeyboardInterrupt):
             run_baseline("nni.random", config, tmp_path / "run")
     assert load_checkpoint(tmp_path / "run" / place / "last.ckpt")["epoch"] == 0

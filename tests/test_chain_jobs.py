@@ -14,11 +14,11 @@ from dcs_nas.models.build import build_fixed, build_supernet
 from dcs_nas.models.chain_supernet import ChainSupernet
 from dcs_nas.models.channel_mask import GumbelSoftmax
 from dcs_nas.models.heads import ReidNetwork
-from dcs_nas.retrain.inherit import inherit
-from dcs_nas.retrain.retrain import run_retraining
 from dcs_nas.runs import RunFolder
 from dcs_nas.settings import to_yaml
 from dcs_nas.training.evaluate import load_trained
+from dcs_nas.training.inherit import inherit
+from dcs_nas.training.retrain_job import run_retraining
 from tests.chains import chain_space, random_chain
 
 STAGES = [

@@ -18,10 +18,10 @@ import yaml
 
 from dcs_nas.config import load_config
 from dcs_nas.errors import InputError
-from dcs_nas.retrain.retrain import run_retraining
 from dcs_nas.runs import read_metrics
 from dcs_nas.training.checkpoints import fault, load_checkpoint, save_checkpoint, sealed, whole_checkpoint
 from dcs_nas.training.evaluate import evaluate_run, load_trained
+from dcs_nas.training.retrain_job import run_retraining
 from tests.run_folders import genotypes
 from tests.test_jobs import JOB
 

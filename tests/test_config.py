@@ -14,9 +14,9 @@ from dcs_nas.config import Config, RetrainConfig, load_config
 from dcs_nas.errors import InputError
 from dcs_nas.files import atomic_path, write_json
 from dcs_nas.registry import Registry
-from dcs_nas.retrain.schedule import learning_rate_factor
 from dcs_nas.runs import MetricsFile, RunFolder, mix_seed, read_metrics
 from dcs_nas.settings import to_yaml, with_absolute_paths
+from dcs_nas.training.schedule import learning_rate_factor
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 SEARCH = "name: job\nsearch: {space: demo_cells}\n"

@@ -27,7 +27,8 @@ from dcs_nas.evaluation import load_features
 from dcs_nas.processes import Launch, PeerError, _Meeting, first_to_fail, hear, in_turn, is_first, launch, tell
 from dcs_nas.runs import RunFolder, read_metrics
 from dcs_nas.training.checkpoints import load_checkpoint
-from dcs_nas.training.joined import (
+from dcs_nas.training.joint_batch import require_equal
+from dcs_nas.training.process_group import (
     devices_and_machines,
     end_with_parent,
     joined,
@@ -35,7 +36,6 @@ from dcs_nas.training.joined import (
     require_alone,
     require_sound,
 )
-from dcs_nas.training.parallel import require_equal
 from tests.two_processes import Ended, run_together
 
 ROOT = Path(__file__).parents[1]
@@ -364,8 +364,8 @@ def test_a_process_of_lightning_ends_with_its_parent(monkeypatch: pytest.MonkeyP
     ended = threading.Event()
     parents = iter([1, 1])
     monkeypatch.setenv("LOCAL_RANK", "1")
-    monkeypatch.setattr("dcs_nas.training.joined.os.getppid", lambda: next(parents, 2))
-    monkeypatch.setattr("dcs_nas.training.joined.os._exit", lambda code: ended.set())
+    monkeypatch.setattr("dcs_nas.training.process_group.os.getppid", lambda: next(parents, 2))
+    monkeypatch.setattr("dcs_nas.training.process_group.os._exit", lambda code: ended.set())
     end_with_parent()
     assert ended.wait(10)
 
@@ -469,7 +469,7 @@ def test_the_samples_command_lines_are_ours(tmp_path: Path, monkeypatch: pytest.
         command = said[said.index("dcs-nas") + 1 :]
         assert ("--resume" in command) == resumed
         given.clear()
-        monkeypatch.setattr("dcs_nas.search.search.run_search", lambda config, folder, **o: given.update(o, c=config))
+        monkeypatch.setattr("dcs_nas.search.job.run_search", lambda config, folder, **o: given.update(o, c=config))
         monkeypatch.setattr("dcs_nas.cli.genotype_table.show_genotype", lambda genotype: None)
         with pytest.raises(SystemExit) as done:
             main(command)

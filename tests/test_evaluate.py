@@ -19,8 +19,8 @@ from dcs_nas.data.datamodule import ReidData
 from dcs_nas.errors import InputError
 from dcs_nas.evaluation import load_features
 from dcs_nas.evaluation.averages import average
-from dcs_nas.retrain.retrain import run_retraining
 from dcs_nas.training.evaluate import evaluate_run
+from dcs_nas.training.retrain_job import run_retraining
 from tests.command_line import refused, run_command
 from tests.make_datasets import write_cuhk03_mat, write_duke, write_msmt17
 

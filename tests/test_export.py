@@ -37,8 +37,8 @@ from dcs_nas.models.folding import folded
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.models.inverted_residual import ConvNorm, SqueezeExcite, fitted
 from dcs_nas.models.operations import OPERATIONS, DilatedConv, FactorizedReduce, PoolBn, Zero, build_operation
-from dcs_nas.retrain.retrain import run_retraining
 from dcs_nas.training.evaluate import evaluate_run, load_trained
+from dcs_nas.training.retrain_job import run_retraining
 from tests.command_line import refused, run_command
 from tests.test_folding import with_statistics
 

@@ -11,10 +11,10 @@ import torch
 
 from dcs_nas.config import Config, DcsConfig, load_config
 from dcs_nas.config.idle import DCS_BLOCKS, EFFECTS, idle_settings
-from dcs_nas.retrain.retrain import run_retraining
-from dcs_nas.search.search import run_search
+from dcs_nas.search.job import run_search
 from dcs_nas.settings import to_yaml
 from dcs_nas.training.checkpoints import load_checkpoint
+from dcs_nas.training.retrain_job import run_retraining
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 RETRAIN = "retrain: {backbone: resnet10_small, epochs: 1, warmup_epochs: 0}\n"

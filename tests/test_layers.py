@@ -15,7 +15,7 @@ LAYERS = {
     "space": 1, "data": 1, "losses": 1, "evaluation": 1,
     "models": 2,
     "training": 3,
-    "search": 4, "retrain": 4,
+    "search": 4,
     "report": 5, "deploy": 5,
     "cli": 6, "api_views": 6, "api": 7, "__main__": 7,
 }  # fmt: skip

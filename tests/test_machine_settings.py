@@ -10,8 +10,8 @@ import torch
 
 from dcs_nas.config import Config, TrainerConfig, load_config
 from dcs_nas.errors import InputError
-from dcs_nas.retrain.retrain import run_retraining
-from dcs_nas.training.joined import devices_and_machines, require_sound
+from dcs_nas.training.process_group import devices_and_machines, require_sound
+from dcs_nas.training.retrain_job import run_retraining
 
 JOB = """
 name: tiny

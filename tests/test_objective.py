@@ -26,7 +26,6 @@ from dcs_nas.models.backbones import BACKBONES
 from dcs_nas.models.cell_space import CellSpace
 from dcs_nas.models.heads import Embedding, ReidNetwork, outputs_of, stem_of
 from dcs_nas.models.supernet import Supernet
-from dcs_nas.retrain.retrain import run_retraining
 from dcs_nas.runs import read_metrics
 from dcs_nas.settings import parse
 from dcs_nas.space import CellStructure, NetworkSpec
@@ -37,6 +36,7 @@ from dcs_nas.training.objective import (
     refresh_objective,
     update_objective,
 )
+from dcs_nas.training.retrain_job import run_retraining
 
 PEOPLE = 3
 STRUCTURE = CellStructure(nodes=1, operations=("none", "skip_connect", "sep_conv_3x3"), attention=("none", "dcs"))
@@ -326,7 +326,7 @@ def test_retraining_with_exact_statistics_of_the_stem_goes_on_bit_equal(people: 
 
 def _interrupted(config: Config, folder: Path) -> None:
     """Ends after the first of two epochs, as when a node is lost."""
-    from dcs_nas.retrain.module import Retraining
+    from dcs_nas.training.retraining import Retraining
 
     begun, start = [], Retraining.on_train_epoch_start
 

@@ -21,9 +21,9 @@ from dcs_nas.runs import read_metrics
 from dcs_nas.search.derive import derive
 from dcs_nas.search.derive_retrieval import likely
 from dcs_nas.search.guard import CollapseGuard, skip_counts
+from dcs_nas.search.job import run_search
 from dcs_nas.search.perturbation import by_perturbation
 from dcs_nas.search.record import ArchitectureRecord
-from dcs_nas.search.search import run_search
 from dcs_nas.search.supernet_score import supernet_score
 from dcs_nas.space import (
     CellStructure,

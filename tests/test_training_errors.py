@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from dcs_nas.config import Config, load_config
 from dcs_nas.data.datamodule import ReidData
 from dcs_nas.errors import InputError, TrainingError
-from dcs_nas.retrain.module import Retraining
-from dcs_nas.retrain.retrain import run_retraining
 from dcs_nas.runs import read_metrics
+from dcs_nas.search.job import run_search
 from dcs_nas.search.passes import SearchLoss
-from dcs_nas.search.search import run_search
 from dcs_nas.training.checkpoints import load_checkpoint
+from dcs_nas.training.error_messages import training_errors
 from dcs_nas.training.features import extract_features
-from dcs_nas.training.finite import NonFiniteError, StepGuard, clip_gradients, require_finite
-from dcs_nas.training.hints import training_errors
+from dcs_nas.training.nonfinite import NonFiniteError, StepGuard, clip_gradients, require_finite
+from dcs_nas.training.retrain_job import run_retraining
+from dcs_nas.training.retraining import Retraining
 from tests.test_jobs import JOB, SPACE
 
 

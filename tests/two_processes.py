@@ -30,8 +30,8 @@ from dcs_nas.cli import main
 from dcs_nas.errors import TrainingError
 from dcs_nas.models import banks, operations
 from dcs_nas.processes import rank
-from dcs_nas.retrain.module import Retraining
 from dcs_nas.search.bilevel import BilevelSearch
+from dcs_nas.training.retraining import Retraining
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def _synth(out: Path, root: Path, settings: Any) -> dict[str, Any]:
 
 
 def _search(out: Path, root: Path, settings: Any) -> dict[str, Any]:
-    from dcs_nas.search.search import run_search
+    from dcs_nas.search.job import run_search
 
     folder = out / "search"
     resume = (folder / "config.yaml").is_file()
@@ -76,7 +76,7 @@ def _search(out: Path, root: Path, settings: Any) -> dict[str, Any]:
 
 
 def _retrain(out: Path, root: Path, settings: Any) -> dict[str, Any]:
-    from dcs_nas.retrain.retrain import run_retraining
+    from dcs_nas.training.retrain_job import run_retraining
 
     folder = out / "retrain"
     resume = (folder / "config.yaml").is_file()

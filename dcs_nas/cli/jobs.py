@@ -38,7 +38,7 @@ def search(
     folder = out or settings.results / settings.name / "search"
     resume, overwrite = goes_on(folder, resume=resume, overwrite=overwrite)
     show_log()
-    from dcs_nas.search.search import run_search
+    from dcs_nas.search.job import run_search
 
     genotype = run_search(settings, folder, resume=resume, overwrite=overwrite, progress=progress)
     show_genotype(genotype)
@@ -65,7 +65,7 @@ def retrain(
     folder = out or settings.results / settings.name / "retrain"
     resume, overwrite = goes_on(folder, resume=resume, overwrite=overwrite)
     show_log()
-    from dcs_nas.retrain.retrain import run_retraining
+    from dcs_nas.training.retrain_job import run_retraining
 
     run_retraining(settings, folder, genotype=genotype, resume=resume, overwrite=overwrite, progress=progress)
     if is_first():
@@ -157,10 +157,10 @@ def evaluate(
 def _show_trained(folder: Path) -> None:
     """What was trained, on what, and where it ended, as a table."""
     from dcs_nas.models.flops import count
-    from dcs_nas.retrain.retrain import FINISHED
     from dcs_nas.runs import read_metrics
     from dcs_nas.settings import read_yaml
     from dcs_nas.training.evaluate import load_trained
+    from dcs_nas.training.retrain_job import FINISHED
 
     config, network = load_trained(folder)
     cost = count(network.backbone, config.data.height, config.data.width)

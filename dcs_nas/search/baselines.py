@@ -39,10 +39,10 @@ from dcs_nas.search.trials import Evaluate, Outcome, Trials, write_best
 from dcs_nas.space import Genotype, NetworkSpec, Origin, SpaceSpec, read_space, shipped_file
 from dcs_nas.space.table import Table
 from dcs_nas.training.checkpoints import LAST, is_damaged
-from dcs_nas.training.hints import training_errors
+from dcs_nas.training.error_messages import training_errors
 from dcs_nas.training.objective import build_objective, require_plain_statistics
-from dcs_nas.training.short import train_and_score
 from dcs_nas.training.trainer import EpochLog, fit, make_trainer, memory_format, without_known_warnings
+from dcs_nas.training.trial_training import train_and_score
 from dcs_nas.training.validation import validate
 
 log = logging.getLogger(__name__)

@@ -26,13 +26,13 @@ from dcs_nas.models.statistics import frozen_statistics
 from dcs_nas.processes import rank
 from dcs_nas.runs import seed_everything
 from dcs_nas.search.gradients import WeightStep, second_order
+from dcs_nas.search.monitor import Watch
 from dcs_nas.search.passes import Pass, SearchLoss
-from dcs_nas.search.watch import Watch
 from dcs_nas.training.acceleration import eager, fused, is_scaled
 from dcs_nas.training.channel_selection import channel_figures
-from dcs_nas.training.finite import StepGuard, clip_gradients
+from dcs_nas.training.joint_batch import average_buffers, sum_gradients, sum_over_processes
+from dcs_nas.training.nonfinite import StepGuard, clip_gradients
 from dcs_nas.training.objective import Means, refresh_objective
-from dcs_nas.training.parallel import average_buffers, sum_gradients, sum_over_processes
 from dcs_nas.training.trainer import EpochLog
 
 

@@ -27,7 +27,7 @@ from dcs_nas.runs import seed_everything
 from dcs_nas.settings import plain_yaml
 from dcs_nas.space import Genotype
 from dcs_nas.training.channel_selection import channel_figures
-from dcs_nas.training.finite import require_finite
+from dcs_nas.training.nonfinite import require_finite
 from dcs_nas.training.objective import Means, batch_terms, update_objective
 from dcs_nas.training.trainer import EpochLog
 from dcs_nas.training.validation import validation_is_due

@@ -20,7 +20,7 @@ from dcs_nas.models.super_cell import edge_index
 from dcs_nas.search.bilevel import BilevelSearch, without_gradients
 from dcs_nas.search.record import ArchitectureRecord
 from dcs_nas.space import AnyGenotype, CellStructure
-from dcs_nas.training.parallel import sum_gradients
+from dcs_nas.training.joint_batch import sum_gradients
 
 Weights = dict[str, Tensor]
 Score = Callable[[Mapping[str, Tensor]], float]

@@ -36,9 +36,9 @@ from dcs_nas.runs import RunFolder, environment
 from dcs_nas.settings import absolute, read_yaml
 from dcs_nas.space import load_genotype
 from dcs_nas.training.checkpoints import load_checkpoint, whole_checkpoint
+from dcs_nas.training.error_messages import training_errors
 from dcs_nas.training.features import color_histograms, extract_features, labelled_features
-from dcs_nas.training.hints import training_errors
-from dcs_nas.training.joined import joined
+from dcs_nas.training.process_group import joined
 from dcs_nas.training.trainer import memory_format
 
 log = logging.getLogger(__name__)

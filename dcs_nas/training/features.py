@@ -13,7 +13,7 @@ from dcs_nas.data.augment import Normalize
 from dcs_nas.data.datamodule import Images, ReidData, file_names
 from dcs_nas.errors import TrainingError
 from dcs_nas.evaluation import FeatureSet
-from dcs_nas.training.parallel import gather_batches
+from dcs_nas.training.joint_batch import gather_batches
 
 Progress = Callable[[int, int], None]
 

@@ -21,9 +21,9 @@ from dcs_nas.files import naming
 from dcs_nas.runs import MetricsFile, RunFolder
 from dcs_nas.training.acceleration import set_precision
 from dcs_nas.training.checkpoints import LAST, PREVIOUS, EpochCheckpoint, load_checkpoint, whole_checkpoint
-from dcs_nas.training.joined import devices_and_machines, end_with_parent, processes_of
+from dcs_nas.training.joint_batch import EqualProcesses, ReplicatedStrategy
 from dcs_nas.training.loggers import make_loggers
-from dcs_nas.training.parallel import EqualProcesses, ReplicatedStrategy
+from dcs_nas.training.process_group import devices_and_machines, end_with_parent, processes_of
 from dcs_nas.training.progress import JobBar
 
 log = logging.getLogger(__name__)

@@ -25,16 +25,16 @@ from dcs_nas.run_start import early_log, logging_to
 from dcs_nas.runs import RunFolder, seed_everything
 from dcs_nas.search.bilevel import BilevelSearch
 from dcs_nas.search.derive_retrieval import derive_by_retrieval
+from dcs_nas.search.monitor import Watch
 from dcs_nas.search.perturbation import derive_by_perturbation
 from dcs_nas.search.record import ArchitectureRecord
 from dcs_nas.search.supernet_score import SupernetScore
-from dcs_nas.search.watch import Watch
 from dcs_nas.space import AnyGenotype, ChainSpec, load_genotype, load_space, shipped_file
 from dcs_nas.training.acceleration import accelerate, eager, require_compilable
 from dcs_nas.training.checkpoints import LAST, is_damaged, load_checkpoint
-from dcs_nas.training.hints import training_errors
-from dcs_nas.training.joined import jointly, require_alone
+from dcs_nas.training.error_messages import training_errors
 from dcs_nas.training.objective import build_objective
+from dcs_nas.training.process_group import jointly, require_alone
 from dcs_nas.training.trainer import EpochLog, fit, make_trainer, memory_format, without_known_warnings
 from dcs_nas.training.validation import validate
 

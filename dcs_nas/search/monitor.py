@@ -19,8 +19,8 @@ from dcs_nas.search.guard import CollapseGuard, skip_counts
 from dcs_nas.search.passes import Pass, SearchLoss
 from dcs_nas.search.record import ArchitectureRecord, alpha_entropy
 from dcs_nas.space import AnyGenotype, ChainGenotype
-from dcs_nas.training.finite import NonFiniteError
-from dcs_nas.training.parallel import average_buffers, sum_over_processes
+from dcs_nas.training.joint_batch import average_buffers, sum_over_processes
+from dcs_nas.training.nonfinite import NonFiniteError
 from dcs_nas.training.validation import validation_is_due
 
 log = logging.getLogger(__name__)

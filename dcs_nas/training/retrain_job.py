@@ -17,17 +17,17 @@ from dcs_nas.files import write_text
 from dcs_nas.models.blocks import kept_shares
 from dcs_nas.models.build import build_fixed
 from dcs_nas.processes import is_first
-from dcs_nas.retrain.inherit import inherit
-from dcs_nas.retrain.module import Retraining
 from dcs_nas.run_start import early_log, logging_to
 from dcs_nas.runs import RunFolder, seed_everything
 from dcs_nas.settings import plain_yaml
 from dcs_nas.space import AnyGenotype, is_published, load_genotype, load_space, shipped_file
 from dcs_nas.training.acceleration import accelerate
 from dcs_nas.training.checkpoints import LAST, is_damaged
-from dcs_nas.training.hints import training_errors
-from dcs_nas.training.joined import jointly
+from dcs_nas.training.error_messages import training_errors
+from dcs_nas.training.inherit import inherit
 from dcs_nas.training.objective import build_objective
+from dcs_nas.training.process_group import jointly
+from dcs_nas.training.retraining import Retraining
 from dcs_nas.training.trainer import fit, make_trainer, memory_format, without_known_warnings
 
 log = logging.getLogger(__name__)

@@ -16,14 +16,14 @@ from dcs_nas.losses import Objective
 from dcs_nas.models.blocks import set_temperature
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.processes import rank, world
-from dcs_nas.retrain.schedule import learning_rate_factor
 from dcs_nas.runs import RunFolder, seed_everything
 from dcs_nas.training.acceleration import fused, is_scaled
 from dcs_nas.training.channel_selection import channel_figures
 from dcs_nas.training.checkpoints import save_checkpoint
-from dcs_nas.training.finite import StepGuard, clip_gradients, require_finite
+from dcs_nas.training.joint_batch import average_buffers, joint, joint_embedding, sum_gradients
+from dcs_nas.training.nonfinite import StepGuard, clip_gradients, require_finite
 from dcs_nas.training.objective import Means, batch_terms, refresh_objective, update_objective
-from dcs_nas.training.parallel import average_buffers, joint, joint_embedding, sum_gradients
+from dcs_nas.training.schedule import learning_rate_factor
 from dcs_nas.training.trainer import EpochLog
 from dcs_nas.training.validation import validate, validation_is_due
 

@@ -18,7 +18,7 @@ from dcs_nas.models.blocks import set_temperature
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.runs import RunFolder, seed_everything
 from dcs_nas.training.acceleration import is_scaled
-from dcs_nas.training.finite import StepGuard, clip_gradients, require_finite
+from dcs_nas.training.nonfinite import StepGuard, clip_gradients, require_finite
 from dcs_nas.training.objective import Means, batch_terms, build_objective, update_objective
 from dcs_nas.training.trainer import EpochLog, fit, make_trainer, without_known_warnings
 from dcs_nas.training.validation import validate
