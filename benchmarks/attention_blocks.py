@@ -28,9 +28,10 @@ import torch
 
 from dcs_nas.config import Config, load_config
 from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
+from dcs_nas.environment import environment
 from dcs_nas.files import write_json, write_text
 from dcs_nas.models.flops import count
-from dcs_nas.runs import environment, read_metrics
+from dcs_nas.runs import read_metrics
 from dcs_nas.space import shipped_file
 from dcs_nas.training.evaluate import evaluate_run, load_trained
 from dcs_nas.training.retrain_job import FINISHED, run_retraining

@@ -26,8 +26,8 @@ from scipy.stats import kendalltau
 
 from dcs_nas.config import Config, load_config
 from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
+from dcs_nas.environment import environment
 from dcs_nas.files import write_text
-from dcs_nas.runs import environment
 from dcs_nas.search.baselines import run_baseline
 from dcs_nas.search.job import run_search
 from dcs_nas.search.supernet_score import supernet_score

@@ -30,11 +30,12 @@ import torch
 
 from dcs_nas.config import Config, load_config
 from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
+from dcs_nas.environment import environment
 from dcs_nas.errors import TrainingError
 from dcs_nas.files import write_text
 from dcs_nas.models.flops import count
 from dcs_nas.processes import follow_parent
-from dcs_nas.runs import environment, read_metrics
+from dcs_nas.runs import read_metrics
 from dcs_nas.space import load_space, shipped_file
 from dcs_nas.space.architectures import architectures, decode
 from dcs_nas.training.evaluate import evaluate_run, load_trained

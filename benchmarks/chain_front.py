@@ -31,10 +31,10 @@ from _front_plot import plot_front
 
 from dcs_nas.config import Config, load_config
 from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
+from dcs_nas.environment import environment
 from dcs_nas.files import write_json, write_text
 from dcs_nas.models.chain_space import fixed_chain
 from dcs_nas.models.flops import count
-from dcs_nas.runs import environment
 from dcs_nas.search.job import run_search
 from dcs_nas.space import ChainGenotype, ChainSpec, load_genotype, load_space, shipped_file
 from dcs_nas.training.evaluate import evaluate_run

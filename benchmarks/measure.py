@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dcs_nas import files
-from dcs_nas.runs import environment
+from dcs_nas.environment import environment
 
 Clock = Callable[[], float]
 CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}

@@ -30,10 +30,10 @@ from scipy.stats import kendalltau, ttest_ind
 
 from dcs_nas.config import Config, RetrievalConfig, load_config
 from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
+from dcs_nas.environment import environment
 from dcs_nas.files import write_json, write_text
 from dcs_nas.models.cell_space import fixed_network
 from dcs_nas.models.super_cell import edge_index
-from dcs_nas.runs import environment
 from dcs_nas.search.derive_retrieval import derive_by_retrieval
 from dcs_nas.search.genotypes import random_genotype
 from dcs_nas.search.job import run_search

@@ -14,7 +14,8 @@ from dcs_nas.config import Config, RetrainConfig, load_config
 from dcs_nas.errors import InputError
 from dcs_nas.files import atomic_path, write_json
 from dcs_nas.registry import Registry
-from dcs_nas.runs import MetricsFile, RunFolder, mix_seed, read_metrics
+from dcs_nas.runs import MetricsFile, RunFolder, read_metrics
+from dcs_nas.seeds import mix_seed
 from dcs_nas.settings import to_yaml, with_absolute_paths
 from dcs_nas.training.schedule import learning_rate_factor
 
@@ -122,7 +123,7 @@ def test_the_environment_is_kept_with_the_run(tmp_path: Path) -> None:
 
 
 def test_the_stamp_of_a_process_without_torch_does_not_load_it() -> None:
-    code = "import sys; from dcs_nas.runs import environment; environment(); assert 'torch' not in sys.modules"
+    code = "import sys; from dcs_nas.environment import environment; environment(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -28,9 +28,8 @@ from dcs_nas.data.cache import image_cache
 from dcs_nas.errors import InputError
 from dcs_nas.files import LEFTOVER, atomic_folder, in_words, remove_leftovers, write_json, write_text
 from dcs_nas.report.page import write_report
-from dcs_nas.run_lock import lock_folder
-from dcs_nas.run_start import logging_to
-from dcs_nas.runs import read_metrics
+from dcs_nas.runs import logging_to, read_metrics
+from dcs_nas.runs.lock import lock_folder
 from dcs_nas.training.checkpoints import fault, load_checkpoint
 from dcs_nas.training.evaluate import evaluate_run
 from dcs_nas.training.retrain_job import run_retraining

@@ -317,7 +317,7 @@ def test_more_processes_than_gpus_are_refused(torchrun: Any, monkeypatch: pytest
 def test_a_run_folder_that_a_machine_does_not_see_is_refused(
     torchrun: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dcs_nas.runs._SHARED_SECONDS", 1)
+    monkeypatch.setattr("dcs_nas.runs.folder._SHARED_SECONDS", 1)
     torchrun(1, 2)
     with (
         pytest.raises(InputError, match="set results to a folder that all machines share"),

@@ -9,15 +9,14 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "dcs_nas"
 LAYERS = {
-    "__init__": 0, "errors": 0, "registry": 0, "settings": 0, "files": 0, "archives": 0, "config": 0, "runs": 0,
-    "run_lock": 0, "run_start": 0, "processes": 0, "slurm": 0,
-    "extensions": 0,
+    "__init__": 0, "errors": 0, "registry": 0, "files": 0, "settings": 0, "processes": 0, "extensions": 0, "seeds": 0,
+    "environment": 0, "config": 0, "archives": 0, "slurm": 0,
     "space": 1, "data": 1, "losses": 1, "evaluation": 1,
-    "models": 2,
+    "runs": 2, "models": 2,
     "training": 3,
     "search": 4,
-    "report": 5, "deploy": 5,
-    "cli": 6, "api_views": 6, "api": 7, "__main__": 7,
+    "report": 5, "export": 5, "deploy": 5, "tune": 5,
+    "api_views": 6, "api": 7, "cli": 8, "__main__": 9,
 }  # fmt: skip
 NNI_MAY_BE_IMPORTED_IN = {"models/nni_imports.py", "search/baselines.py", "cli/tune.py"}
 MODULES = sorted(p.relative_to(PACKAGE).as_posix() for p in PACKAGE.rglob("*.py"))

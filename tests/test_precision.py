@@ -21,9 +21,10 @@ from dcs_nas.models.blocks import ATTENTION
 from dcs_nas.models.build import build_supernet
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.models.operations import OPERATIONS
-from dcs_nas.runs import read_metrics, seed_everything
+from dcs_nas.runs import read_metrics
 from dcs_nas.search.bilevel import BilevelSearch
 from dcs_nas.search.job import run_search
+from dcs_nas.seeds import seed_everything
 from dcs_nas.space import ChainSpec, SpaceSpec
 from dcs_nas.training.objective import build_objective
 from dcs_nas.training.retrain_job import run_retraining

@@ -15,20 +15,20 @@ from pathlib import Path
 
 import pytest
 
-from dcs_nas import runs
 from dcs_nas.cli import main
 from dcs_nas.cli.tune_folder import open_folder
 from dcs_nas.config import Config, DataConfig, TuneConfig
 from dcs_nas.errors import InputError
 from dcs_nas.files import write_json
-from dcs_nas.run_lock import LOCK, last_owner, lock_folder, require_free
 from dcs_nas.runs import RunFolder
+from dcs_nas.runs import folder as runs
+from dcs_nas.runs.lock import LOCK, last_owner, lock_folder, require_free
 from dcs_nas.settings import with_absolute_paths
 
 HOLD = """
 import sys
 from pathlib import Path
-from dcs_nas.run_lock import lock_folder
+from dcs_nas.runs.lock import lock_folder
 lock = lock_folder(Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.readline()

@@ -31,8 +31,8 @@ def demo(
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is loaded; on an idle one it costs a third
 
     from dcs_nas.config import load_config
+    from dcs_nas.environment import environment
     from dcs_nas.files import write_json
-    from dcs_nas.runs import environment
     from dcs_nas.space import shipped_file
 
     summary = out / "demo.json"

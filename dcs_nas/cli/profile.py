@@ -55,11 +55,11 @@ def profile(
     import torch
 
     from dcs_nas.cli.profile_target import Sizes, read_target
+    from dcs_nas.environment import environment
     from dcs_nas.errors import InputError
     from dcs_nas.files import write_json
     from dcs_nas.models.latency import resolve_device
     from dcs_nas.models.profile import profile as measure
-    from dcs_nas.runs import environment
 
     own_code.load(extension)
     found = read_target(target, Sizes(height, width, channels, cells), override or [])

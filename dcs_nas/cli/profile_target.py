@@ -15,8 +15,8 @@ from dcs_nas.models.backbones import BACKBONES
 from dcs_nas.models.build import build_supernet, scaled
 from dcs_nas.models.cell_space import fixed_network
 from dcs_nas.models.cost import CellCosts, cell_costs
-from dcs_nas.run_lock import BEGAN
 from dcs_nas.runs import RunFolder
+from dcs_nas.runs.lock import BEGAN
 from dcs_nas.settings import read_yaml
 from dcs_nas.space import (
     AnyGenotype,

@@ -15,7 +15,7 @@ from dcs_nas.cli.console import say, table
 from dcs_nas.cli.run_facts import RunFacts, find_runs, read_facts, scores_of, settings_of
 from dcs_nas.cli.run_index import shown_score, write_index
 from dcs_nas.errors import InputError
-from dcs_nas.run_lock import lock_folder, require_free
+from dcs_nas.runs.lock import lock_folder, require_free
 
 _UNSET = "-"
 

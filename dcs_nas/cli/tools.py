@@ -83,9 +83,9 @@ def rank(
     (--query), are listed with their nearest by --top.
     """
     from dcs_nas.config import EvaluateConfig
+    from dcs_nas.environment import environment
     from dcs_nas.evaluation.configured import changed, score_as_configured, settings_of
     from dcs_nas.files import write_json
-    from dcs_nas.runs import environment
 
     given = scores.changes(
         protocol=protocol,

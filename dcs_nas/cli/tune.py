@@ -47,7 +47,7 @@ def tune(
     """Try settings of a search or a retraining; ends with best.yaml and trials.csv."""
     from dcs_nas.cli.tune_folder import open_folder
     from dcs_nas.config import load_config
-    from dcs_nas.run_start import logging_to
+    from dcs_nas.runs import logging_to
     from dcs_nas.space import shipped_file
 
     given = [*(override or []), *(["tune.mode=portal"] if portal else [])]

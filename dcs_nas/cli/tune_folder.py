@@ -13,9 +13,10 @@ from typing import Any
 from dcs_nas.cli.tune_space import from_nni, with_values
 from dcs_nas.cli.tune_study import Trial
 from dcs_nas.config import Config, TuneConfig
+from dcs_nas.environment import environment
 from dcs_nas.files import write_json, write_text
-from dcs_nas.run_start import BEGAN, opened, require_same
-from dcs_nas.runs import RunFolder, environment
+from dcs_nas.runs import RunFolder
+from dcs_nas.runs.start import BEGAN, opened, require_same
 from dcs_nas.settings import to_yaml, with_absolute_paths
 
 _OTHERWISE = "another dcs-nas tune, or by a trial that outlived one"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dcs_nas.errors import InputError
-from dcs_nas.runs import mix_seed
+from dcs_nas.seeds import mix_seed
 
 _WITHOUT = {
     "retrain.validation": "retrain.validation=0",

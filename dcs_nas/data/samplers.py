@@ -9,7 +9,7 @@ import numpy as np
 
 from dcs_nas.errors import InputError
 from dcs_nas.processes import rank, world
-from dcs_nas.runs import mix_seed
+from dcs_nas.seeds import mix_seed
 
 
 class IdentitySampler:

@@ -30,12 +30,12 @@ from dcs_nas.models.blocks import set_scale
 from dcs_nas.models.cell_space import CellSpace, fixed_network
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.models.nni_imports import DARTS, GumbelDARTS, Random, RegularizedEvolution, Strategy
-from dcs_nas.run_start import logging_to
-from dcs_nas.runs import MetricsFile, RunFolder, mix_seed, seed_everything
+from dcs_nas.runs import MetricsFile, RunFolder, logging_to
 from dcs_nas.search.genotypes import computing, genotype_of_sample, random_genotype
 from dcs_nas.search.nni_trials import explore
 from dcs_nas.search.oneshot import OneShotTraining, write_architecture
 from dcs_nas.search.trials import Evaluate, Outcome, Trials, write_best
+from dcs_nas.seeds import mix_seed, seed_everything
 from dcs_nas.space import Genotype, NetworkSpec, Origin, SpaceSpec, read_space, shipped_file
 from dcs_nas.space.table import Table
 from dcs_nas.training.checkpoints import LAST, is_damaged

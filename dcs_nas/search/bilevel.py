@@ -24,10 +24,10 @@ from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.models.mixed_network import MixedNetwork
 from dcs_nas.models.statistics import frozen_statistics
 from dcs_nas.processes import rank
-from dcs_nas.runs import seed_everything
 from dcs_nas.search.gradients import WeightStep, second_order
 from dcs_nas.search.monitor import Watch
 from dcs_nas.search.passes import Pass, SearchLoss
+from dcs_nas.seeds import seed_everything
 from dcs_nas.training.acceleration import eager, fused, is_scaled
 from dcs_nas.training.channel_selection import channel_figures
 from dcs_nas.training.joint_batch import average_buffers, sum_gradients, sum_over_processes

@@ -21,14 +21,14 @@ from dcs_nas.extensions import load_extensions
 from dcs_nas.files import write_text
 from dcs_nas.models.blocks import kept_shares
 from dcs_nas.models.build import build_supernet
-from dcs_nas.run_start import early_log, logging_to
-from dcs_nas.runs import RunFolder, seed_everything
+from dcs_nas.runs import RunFolder, early_log, logging_to
 from dcs_nas.search.bilevel import BilevelSearch
 from dcs_nas.search.derive_retrieval import derive_by_retrieval
 from dcs_nas.search.monitor import Watch
 from dcs_nas.search.perturbation import derive_by_perturbation
 from dcs_nas.search.record import ArchitectureRecord
 from dcs_nas.search.supernet_score import SupernetScore
+from dcs_nas.seeds import seed_everything
 from dcs_nas.space import AnyGenotype, ChainSpec, load_genotype, load_space, shipped_file
 from dcs_nas.training.acceleration import accelerate, eager, require_compilable
 from dcs_nas.training.checkpoints import LAST, is_damaged, load_checkpoint

@@ -23,7 +23,7 @@ from dcs_nas.models.blocks import set_temperature
 from dcs_nas.models.cell_space import CellSpace
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.models.nni_imports import DifferentiableMixedCell, DifferentiableMixedLayer, LightningModule
-from dcs_nas.runs import seed_everything
+from dcs_nas.seeds import seed_everything
 from dcs_nas.settings import plain_yaml
 from dcs_nas.space import Genotype
 from dcs_nas.training.channel_selection import channel_figures

@@ -14,7 +14,7 @@ from dcs_nas.models.cost import build_cost
 from dcs_nas.models.heads import Embedding, ReidNetwork
 from dcs_nas.models.mixed_network import MixedNetwork
 from dcs_nas.processes import rank, world
-from dcs_nas.runs import seed_everything
+from dcs_nas.seeds import seed_everything
 from dcs_nas.training.joint_batch import joint, joint_embedding
 from dcs_nas.training.nonfinite import require_finite
 from dcs_nas.training.objective import batch_terms, ib_inputs

@@ -17,7 +17,8 @@ from dcs_nas.models.build import build_supernet
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.models.mixed_network import MixedNetwork
 from dcs_nas.models.statistics import recalibrated_statistics
-from dcs_nas.runs import RunFolder, seed_everything
+from dcs_nas.runs import RunFolder
+from dcs_nas.seeds import seed_everything
 from dcs_nas.space import AnyGenotype, load_space, shipped_file
 from dcs_nas.training.checkpoints import load_checkpoint
 from dcs_nas.training.joint_batch import average_buffers

@@ -26,13 +26,14 @@ from dcs_nas.data.fingerprint import (
     was_trained_on,
 )
 from dcs_nas.data.records import ReidDataset
+from dcs_nas.environment import environment
 from dcs_nas.errors import InputError, choices, command
 from dcs_nas.evaluation import DistanceBlocks, FeatureSet, RankingResult
 from dcs_nas.evaluation.configured import changed, score_as_configured
 from dcs_nas.extensions import load_recorded
 from dcs_nas.models.build import build_fixed
 from dcs_nas.models.heads import ReidNetwork
-from dcs_nas.runs import RunFolder, environment
+from dcs_nas.runs import RunFolder
 from dcs_nas.settings import absolute, read_yaml
 from dcs_nas.space import load_genotype
 from dcs_nas.training.checkpoints import load_checkpoint, whole_checkpoint

@@ -17,8 +17,8 @@ from dcs_nas.files import write_text
 from dcs_nas.models.blocks import kept_shares
 from dcs_nas.models.build import build_fixed
 from dcs_nas.processes import is_first
-from dcs_nas.run_start import early_log, logging_to
-from dcs_nas.runs import RunFolder, seed_everything
+from dcs_nas.runs import RunFolder, early_log, logging_to
+from dcs_nas.seeds import seed_everything
 from dcs_nas.settings import plain_yaml
 from dcs_nas.space import AnyGenotype, is_published, load_genotype, load_space, shipped_file
 from dcs_nas.training.acceleration import accelerate

@@ -16,7 +16,8 @@ from dcs_nas.losses import Objective
 from dcs_nas.models.blocks import set_temperature
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.processes import rank, world
-from dcs_nas.runs import RunFolder, seed_everything
+from dcs_nas.runs import RunFolder
+from dcs_nas.seeds import seed_everything
 from dcs_nas.training.acceleration import fused, is_scaled
 from dcs_nas.training.channel_selection import channel_figures
 from dcs_nas.training.checkpoints import save_checkpoint

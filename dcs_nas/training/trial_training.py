@@ -16,7 +16,8 @@ from dcs_nas.data.datamodule import Batch, Images, ReidData, file_names
 from dcs_nas.losses import Objective
 from dcs_nas.models.blocks import set_temperature
 from dcs_nas.models.heads import ReidNetwork
-from dcs_nas.runs import RunFolder, seed_everything
+from dcs_nas.runs import RunFolder
+from dcs_nas.seeds import seed_everything
 from dcs_nas.training.acceleration import is_scaled
 from dcs_nas.training.nonfinite import StepGuard, clip_gradients, require_finite
 from dcs_nas.training.objective import Means, batch_terms, build_objective, update_objective

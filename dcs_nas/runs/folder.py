@@ -1,37 +1,28 @@
-"""Run folders: seeds, environment stamp, metrics. Nothing is overwritten silently, nothing by two at a time."""
+"""Run folders. Nothing is overwritten silently, nothing by two at a time."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
-import os
-import platform
 import socket
-import subprocess
-import sys
 import time
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from dcs_nas import __version__
 from dcs_nas.config import Config
 from dcs_nas.config.machine import PRECISION_NAMES
+from dcs_nas.environment import environment
 from dcs_nas.errors import InputError
 from dcs_nas.extensions import require_recorded, to_record
 from dcs_nas.files import write_json, write_text
 from dcs_nas.processes import hear, is_first, tell
-from dcs_nas.run_lock import require_free
-from dcs_nas.run_start import BEGAN, LOG, logging_to, opened, require_same
+from dcs_nas.runs.lock import require_free
+from dcs_nas.runs.start import BEGAN, LOG, logging_to, opened, require_same
 from dcs_nas.settings import parse, read_yaml, to_yaml, with_absolute_paths
 
 log = logging.getLogger(__name__)
-_REPORTED = ("torch", "numpy", "nni", "pytorch-lightning", "kornia", "scipy", "networkx", "pillow")
 _BITS = {"versions": ("torch", "numpy", "python"), "machine": ("processor", "threads")}
 _MAY_CHANGE: Any = {  # where data lie is checked by their fingerprint (dcs_nas.data.fingerprint), extensions by content
     "trainer": {"devices", "num_nodes", "timeout_minutes"},
@@ -40,52 +31,6 @@ _MAY_CHANGE: Any = {  # where data lie is checked by their fingerprint (dcs_nas.
     "extensions": True,
 }
 _SHARED_SECONDS = 60  # a network file system may show what another machine has written as late as that
-
-
-def environment(threads: int | None = None) -> dict[str, Any]:
-    """Versions, machine and command, kept with every result; ``threads`` as asked for, by default torch's own.
-
-    A process that has not loaded torch, such as the one that tunes, does not load it for this.
-    """
-    torch = sys.modules.get("torch")
-    versions = {"dcs_nas": __version__, "python": platform.python_version()}
-    for package in _REPORTED:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return {
-        "versions": versions,
-        "machine": {
-            "system": platform.system(),
-            "processor": platform.machine(),
-            "cores": os.cpu_count(),
-            **({"threads": threads or torch.get_num_threads()} if torch else {}),
-        },
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "git": _git_revision(),
-    }
-
-
-def seed_everything(*key: int) -> None:
-    """Seed Python's, NumPy's and torch's generators from integers such as (seed, epoch, step).
-
-    Seeding before every step from its number makes a resumed run draw what the uninterrupted one would have.
-    """
-    import random
-
-    import numpy as np
-    import torch
-
-    mixed = mix_seed(*key)
-    random.seed(mixed)
-    np.random.seed(mixed)
-    torch.manual_seed(mixed)
-
-
-def mix_seed(*key: int) -> int:
-    """One 32-bit seed from several integers (CRC-32 of their text): the same everywhere and at every time."""
-    return zlib.crc32(",".join(str(int(k)) for k in key).encode())
 
 
 class RunFolder:
@@ -174,33 +119,6 @@ class RunFolder:
         return self.path / name
 
 
-class MetricsFile:
-    """``metrics.csv``: one row per epoch, kept whole across interruptions.
-
-    Rows at or after the epoch that a run resumes from are dropped, since that run writes them again.
-    """
-
-    def __init__(self, path: Path, *, first_epoch: int = 0) -> None:
-        self.path = path
-        self.rows = [r for r in read_metrics(path) if r["epoch"] < first_epoch] if path.is_file() else []
-
-    def append(self, epoch: int, values: Mapping[str, float]) -> None:
-        self.rows.append({"epoch": epoch, **values})
-        columns = list(dict.fromkeys(key for row in self.rows for key in row))
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns)
-        writer.writeheader()
-        writer.writerows(self.rows)
-        write_text(self.path, text.getvalue())
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a ``metrics.csv`` as numbers; empty cells are left out."""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [{k: float(v) for k, v in row.items() if v not in ("", None)} for row in csv.DictReader(file)]
-    return [{**row, "epoch": int(row["epoch"])} for row in rows]
-
-
 def _as_now(data: dict[str, Any]) -> dict[str, Any]:
     """Return recorded settings with the defaults of the version that did not record them, and names as they are now."""
     data["dcs"] = {"tau_min": 0.0, "scale": "sqrt", **(data.get("dcs") or {})}
@@ -220,14 +138,3 @@ def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in data.items():
         flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
     return flat
-
-
-def _git_revision() -> str | None:
-    """The revision of the source tree that this package runs from, if it is one."""
-    try:
-        shown = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return shown.stdout.strip() or None

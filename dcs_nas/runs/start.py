@@ -12,7 +12,7 @@ from typing import Any
 from dcs_nas.errors import InputError
 from dcs_nas.files import LEFTOVER, remove_leftovers
 from dcs_nas.processes import is_first
-from dcs_nas.run_lock import BEGAN, LOCK, FolderLock, Owner, last_owner, lock_folder, require_free
+from dcs_nas.runs.lock import BEGAN, LOCK, FolderLock, Owner, last_owner, lock_folder, require_free
 
 log = logging.getLogger(__name__)
 LOG = "log.txt"

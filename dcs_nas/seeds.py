@@ -1,0 +1,26 @@
+"""Random seeds: one number for every step of a run."""
+
+from __future__ import annotations
+
+import zlib
+
+
+def seed_everything(*key: int) -> None:
+    """Seed Python's, NumPy's and torch's generators from integers such as (seed, epoch, step).
+
+    Seeding before every step from its number makes a resumed run draw what the uninterrupted one would have.
+    """
+    import random
+
+    import numpy as np
+    import torch
+
+    mixed = mix_seed(*key)
+    random.seed(mixed)
+    np.random.seed(mixed)
+    torch.manual_seed(mixed)
+
+
+def mix_seed(*key: int) -> int:
+    """One 32-bit seed from several integers (CRC-32 of their text): the same everywhere and at every time."""
+    return zlib.crc32(",".join(str(int(k)) for k in key).encode())
