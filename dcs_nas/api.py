@@ -96,7 +96,7 @@ class TrainedRun:
 
     def export(self, formats: Sequence[str] = ("onnx", "pt2"), *, out: str | Path | None = None) -> list[Path]:
         """Write ``model.onnx`` and ``model.pt2``, by default into ``export/`` of the run's folder, checked."""
-        from dcs_nas.deploy.export import export_run
+        from dcs_nas.export.exporting import export_run
 
         target = self.folder / "export" if out is None else Path(out)
         return [file.path for file in export_run(self.folder, target, formats=formats)[0]]

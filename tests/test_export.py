@@ -21,12 +21,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dcs_nas.config import load_config
 from dcs_nas.data.augment import Normalize
 from dcs_nas.data.cache import read_image
-from dcs_nas.deploy import export
-from dcs_nas.deploy.export import ExportedFile, differences, export_run, load_pt2, traced
-from dcs_nas.deploy.extractor import Deployable, Extractor, at_a_step
-from dcs_nas.deploy.info import ExportInfo, read_properties
-from dcs_nas.deploy.onnx_file import OnnxModel
 from dcs_nas.errors import InputError
+from dcs_nas.export import exporting as export
+from dcs_nas.export.exporting import ExportedFile, differences, export_run, load_pt2, traced
+from dcs_nas.export.extractor import Deployable, Extractor, at_a_step
+from dcs_nas.export.metadata import ExportInfo, read_properties
+from dcs_nas.export.onnx_model import OnnxModel
 from dcs_nas.models.backbones import BACKBONES
 from dcs_nas.models.backbones.hacnn import InceptionB, _region
 from dcs_nas.models.backbones.mobilenet import InvertedResidual

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dcs_nas.cli.next_steps import free_folder
+from dcs_nas.cli.train import free_folder
 from dcs_nas.runs import RunFolder
 from tests.command_line import refused, run_command
 

@@ -25,12 +25,12 @@ from torch.export import Dim
 
 from dcs_nas.config import load_config
 from dcs_nas.data.datasets import load_dataset
-from dcs_nas.deploy.export import load_pt2
-from dcs_nas.deploy.info import ExportInfo
-from dcs_nas.deploy.onnx_check import refers_to_other_files
-from dcs_nas.deploy.onnx_file import OnnxModel
 from dcs_nas.errors import InputError
 from dcs_nas.evaluation import load_features
+from dcs_nas.export.exporting import load_pt2
+from dcs_nas.export.metadata import ExportInfo
+from dcs_nas.export.onnx_check import refers_to_other_files
+from dcs_nas.export.onnx_model import OnnxModel
 from dcs_nas.models.cell_space import fixed_network
 from dcs_nas.models.latency import LatencyTable
 from dcs_nas.models.weights_files import read_weights

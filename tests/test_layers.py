@@ -15,7 +15,7 @@ LAYERS = {
     "runs": 2, "models": 2,
     "training": 3,
     "search": 4,
-    "report": 5, "export": 5, "deploy": 5, "tune": 5,
+    "report": 5, "export": 5, "tune": 5,
     "api_views": 6, "api": 7, "cli": 8, "__main__": 9,
 }  # fmt: skip
 NNI_MAY_BE_IMPORTED_IN = {"models/nni_imports.py", "search/baselines.py", "cli/tune.py"}

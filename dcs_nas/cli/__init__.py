@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dcs_nas.cli import bench, demo, export, jobs, profile, report, runs, tools, tune
+from dcs_nas.cli import artifacts, bench, data, demo, evaluate, profile, rank, runs, train, tune
 from dcs_nas.cli.console import stop_bars
 from dcs_nas.errors import InputError, TrainingError
 from dcs_nas.files import in_words
@@ -52,17 +52,17 @@ def _options(
 
 
 for command in (
-    tools.synth,
-    jobs.search,
-    jobs.retrain,
-    jobs.evaluate,
-    tools.rank,
-    tools.visualize,
-    tools.datasets,
-    report.report,
+    data.synth,
+    train.search,
+    train.retrain,
+    evaluate.evaluate,
+    rank.rank,
+    artifacts.visualize,
+    data.datasets,
+    artifacts.report,
     profile.profile,
     bench.bench,
-    export.export,
+    artifacts.export,
     tune.tune,
     demo.demo,
 ):

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from dcs_nas.cli.console import progress, say, show_log, table
-from dcs_nas.cli.jobs import Overrides
+from dcs_nas.cli.options import Overrides
 
 STAGES = ("synth", "search", "retrain", "evaluate", "visualize", "report")
 

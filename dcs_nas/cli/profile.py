@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dcs_nas.cli import own_code
 from dcs_nas.cli.console import progress, say, show_log, table
-from dcs_nas.cli.jobs import Overrides
+from dcs_nas.cli.options import Extension, Overrides, load_extension_files
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +42,7 @@ def profile(
         Path | None, typer.Option(metavar="FILE", help="Measure every candidate of the space, for search.cost.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Measure the latency table anew.")] = False,
-    extension: own_code.Extension = None,
+    extension: Extension = None,
 ) -> None:
     """Parameters, FLOPs (multiply-adds), activation memory and latency of a network, layer by layer, without its head.
 
@@ -61,7 +60,7 @@ def profile(
     from dcs_nas.models.latency import resolve_device
     from dcs_nas.models.profile import profile as measure
 
-    own_code.load(extension)
+    load_extension_files(extension)
     found = read_target(target, Sizes(height, width, channels, cells), override or [])
     where = resolve_device(device)
     if latency_table is not None and rounds == 0:

@@ -17,7 +17,7 @@ from unittest import mock
 import typer
 
 from dcs_nas.cli.console import progress, say, show_log, table
-from dcs_nas.cli.jobs import ConfigFile, Folder, Overrides, Overwrite
+from dcs_nas.cli.options import ConfigFile, Folder, Overrides, Overwrite
 from dcs_nas.errors import InputError, TrainingError, choices, command
 
 log = logging.getLogger(__name__)
@@ -358,7 +358,7 @@ def _report_end(config: Any, folder: Path, trial: Any) -> None:
 
 def _conclude(config: Any, folder: Path, genotype: Path | None) -> None:
     """Show the best trials and where everything is; ``TrainingError`` where none has a result."""
-    from dcs_nas.cli.next_steps import free_folder
+    from dcs_nas.cli.train import free_folder
     from dcs_nas.cli.tune_folder import write_results
     from dcs_nas.cli.tune_space import from_nni
     from dcs_nas.cli.tune_study import Record

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from dcs_nas.data.cache import read_image
-from dcs_nas.deploy.info import ExportInfo, read_properties
-from dcs_nas.deploy.onnx_check import refers_to_other_files
-from dcs_nas.deploy.packages import require
 from dcs_nas.errors import InputError
+from dcs_nas.export.metadata import ExportInfo, read_properties
+from dcs_nas.export.onnx_check import refers_to_other_files
+from dcs_nas.export.packages import require
 
 Progress = Callable[[int, int], None]
 _BATCH = 64

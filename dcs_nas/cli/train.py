@@ -1,4 +1,7 @@
-"""The command to go on with after another one, or instead of it: complete, quoted, ready to be pasted into a shell."""
+"""``dcs-nas search`` and ``dcs-nas retrain``, and the command to go on with after them.
+
+Heavy imports wait until a command runs.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,70 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import typer
+
+from dcs_nas.cli.console import progress, say, show_log
+from dcs_nas.cli.options import ConfigFile, Folder, Overrides, Overwrite, Resume
+from dcs_nas.cli.tables import show_genotype, show_trained
 from dcs_nas.config import Config, load_config
 from dcs_nas.errors import InputError, command
+from dcs_nas.processes import is_first
 from dcs_nas.settings import read_yaml
+from dcs_nas.slurm import goes_on
 from dcs_nas.space import AnyGenotype, ChainGenotype, shipped_file
 
 _SECTIONS = ("search", "retrain", "tune")
 _LEAST = {"search": "search.space=demo_cells", "retrain": "retrain.epochs=120"}
 """The setting by which a configuration without the section has one, all others at their defaults."""
+
+
+def search(
+    config: ConfigFile,
+    override: Overrides = None,
+    out: Folder = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Search an architecture; ends with genotype.yaml in the run folder."""
+    overrides = override or []
+    settings = load_job(config, overrides, "search", ("--out", out))
+    folder = out or settings.results / settings.name / "search"
+    resume, overwrite = goes_on(folder, resume=resume, overwrite=overwrite)
+    show_log()
+    from dcs_nas.search.job import run_search
+
+    genotype = run_search(settings, folder, resume=resume, overwrite=overwrite, progress=progress)
+    show_genotype(genotype)
+    say(f"genotype: {folder / 'genotype.yaml'}")
+    say(f"next: {after_search(config, overrides, settings, genotype, folder, out)}")
+
+
+def retrain(
+    config: ConfigFile,
+    genotype: Annotated[
+        Path | None, typer.Option(help="Genotype file; by default that of the search of the same name.")
+    ] = None,
+    override: Overrides = None,
+    out: Folder = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train a genotype, or the backbone that retrain.backbone names."""
+    settings = load_job(config, override or [], "retrain", ("--genotype", genotype), ("--out", out))
+    if settings.section("retrain").backbone is None and genotype is None:
+        genotype = settings.results / settings.name / "search" / "genotype.yaml"
+    folder = out or settings.results / settings.name / "retrain"
+    resume, overwrite = goes_on(folder, resume=resume, overwrite=overwrite)
+    show_log()
+    from dcs_nas.training.retrain_job import run_retraining
+
+    run_retraining(settings, folder, genotype=genotype, resume=resume, overwrite=overwrite, progress=progress)
+    if is_first():
+        show_trained(folder)
+        say(f"trained: {folder}")
+        say(f"next: {after_training(settings, folder)}")
 
 
 def load_job(config: Path, overrides: Sequence[str], section: Literal["search", "retrain"], *given: Any) -> Config:

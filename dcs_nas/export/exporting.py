@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
-from dcs_nas.deploy.extractor import Deployable, at_a_step, deployable
-from dcs_nas.deploy.info import ExportInfo
-from dcs_nas.deploy.onnx_file import OnnxModel, finished_model
-from dcs_nas.deploy.packages import require
-from dcs_nas.deploy.pt2_check import checked_archive
 from dcs_nas.errors import InputError, choices
+from dcs_nas.export.extractor import Deployable, at_a_step, deployable
+from dcs_nas.export.metadata import ExportInfo
+from dcs_nas.export.onnx_model import OnnxModel, finished_model
+from dcs_nas.export.packages import require
+from dcs_nas.export.pt2_check import checked_archive
 from dcs_nas.files import atomic_path
 from dcs_nas.settings import parse
 

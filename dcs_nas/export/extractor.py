@@ -16,8 +16,8 @@ from dcs_nas.data.augment import Normalize
 from dcs_nas.data.cache import read_image
 from dcs_nas.data.datamodule import DATA_FILE
 from dcs_nas.data.datasets import load_dataset
-from dcs_nas.deploy.info import ExportInfo
 from dcs_nas.errors import InputError
+from dcs_nas.export.metadata import ExportInfo
 from dcs_nas.models.blocks import DCSAttention
 from dcs_nas.models.folding import folded
 from dcs_nas.models.heads import ReidNetwork

@@ -1,4 +1,4 @@
-"""What ``dcs-nas rank`` does with an ONNX file: features of folders or of a data set; lists of the nearest images."""
+"""``dcs-nas rank``: scores of anyone's features, or lists of the nearest images. Heavy imports wait for the command."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from dcs_nas.cli import options
 from dcs_nas.cli.console import progress, say
+from dcs_nas.cli.tables import score_table
 from dcs_nas.errors import InputError
 
 if TYPE_CHECKING:
     from dcs_nas.config import EvaluateConfig
     from dcs_nas.data.records import Record, ReidDataset
-    from dcs_nas.deploy.onnx_file import OnnxModel
     from dcs_nas.evaluation import FeatureSet
+    from dcs_nas.export.onnx_model import OnnxModel
 
 Query = Annotated[
     Path | None, typer.Option(metavar="DIR", help="With an ONNX file: the folder of the query images, or one image.")
@@ -49,6 +51,89 @@ _EXAMPLE = "0002_c1s1_000451_03.jpg"
 _TOP = 10
 
 
+def rank(
+    features: Annotated[
+        Path, typer.Argument(metavar="FILE", help="FEATURES.npz with people and cameras, or MODEL.onnx.")
+    ],
+    query: Query = None,
+    gallery: Gallery = None,
+    root: Root = None,
+    data: Data = None,
+    data_option: DataOption = None,
+    top: Top = None,
+    protocol: options.Protocol = None,
+    metric: Annotated[
+        str | None, typer.Option(help="euclidean or cosine; by default the model's or the file's own, else euclidean.")
+    ] = None,
+    expand: options.Expand = None,
+    expand_alpha: options.Alpha = None,
+    rerank: options.Rerank = None,
+    k1: options.K1 = None,
+    k2: options.K2 = None,
+    weight: options.Weight = None,
+    trapezoid: options.Trapezoid = None,
+    confidence: options.Confidence = None,
+    max_rank: options.MaxRank = None,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to write the scores.")] = None,
+    csv: options.Csv = None,
+) -> None:
+    """CMC, mAP and mINP of anyone's features, across cameras unless another protocol or data set is given.
+
+    A file that dcs-nas evaluate --save-features wrote is scored as it was there; options replace single settings.
+
+    FEATURES.npz holds query_features, gallery_features (n, D), query_pids, gallery_pids, query_camids, gallery_camids
+    (n), and may hold query_paths, gallery_paths (n). MODEL.onnx, written by dcs-nas export, makes the features of two
+    folders of images named PERSON_cCAMERA..., or of a data set (--root, --data); images of other names, or one image
+    (--query), are listed with their nearest by --top.
+    """
+    from dcs_nas.config import EvaluateConfig
+    from dcs_nas.environment import environment
+    from dcs_nas.evaluation.configured import changed, score_as_configured, settings_of
+    from dcs_nas.files import write_json
+
+    given = options.changes(
+        protocol=protocol,
+        metric=metric,
+        expand=expand,
+        alpha=expand_alpha,
+        rerank=rerank,
+        k1=k1,
+        k2=k2,
+        weight=weight,
+        trapezoid=trapezoid,
+        confidence=confidence,
+        max_rank=max_rank,
+    )
+    if features.suffix.lower() == ".onnx":
+        changed(EvaluateConfig(), given)  # before all images are computed with
+    top = list_length(query, top)
+    if top is not None:
+        refuse(top, protocol=protocol, trapezoid=trapezoid, confidence=confidence, max_rank=max_rank, json=json)
+    read, own_metric, protocol = _read(
+        features,
+        query,
+        gallery,
+        root,
+        data=data,
+        options=options.parse_options(data_option or []),
+        labelled=top is None,
+    )
+    settings = changed(settings_of(read, metric=own_metric), given)
+    if top is not None:
+        write_nearest(read, settings, top, csv)
+        return
+    found = score_as_configured(read, settings, protocol=protocol)
+    facts = (read.evaluated or {}).get("facts") or {}
+    report = {**facts, **found.report(), **environment()}
+    score_table(report, str(features))
+    if json is not None:
+        write_json(json, report)
+        say(f"scores: {json}")
+    if csv is not None:
+        found.result.write_csv(csv, names=None if read.query_paths is None else read.query_paths.tolist())
+        say(f"queries: {csv}")
+
+
 class Side(NamedTuple):
     """Queries or gallery: image files with people and cameras, zeros where they are not known."""
 
@@ -70,7 +155,7 @@ def list_length(query: Path | None, top: int | None) -> int | None:
     return _TOP if top is None and query is not None and _is_image(query) else top
 
 
-def read(
+def _read(
     file: Path,
     query: Path | None,
     gallery: Path | None,
@@ -88,8 +173,8 @@ def read(
     Raises:
         InputError: folders that are missing or not wanted, names that don't parse, or what the files themselves refuse.
     """
-    from dcs_nas.deploy.onnx_file import OnnxModel
     from dcs_nas.evaluation import load_features
+    from dcs_nas.export.onnx_model import OnnxModel
 
     given = {"query": query, "gallery": gallery, "root": root, "data": data, "data-option": options}
     asked = [f"--{name}" for name, value in given.items() if value]

@@ -1,23 +1,108 @@
-"""What ``dcs-nas evaluate`` does: scores of one run or the mean of several, and the files and pictures asked for."""
+"""``dcs-nas evaluate``: scores of one run or the mean of several, and the files and pictures asked for.
+
+Heavy imports wait until a command runs.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from dcs_nas.cli.console import progress, say
-from dcs_nas.cli.scores import average_table, report_name, score_table, write_query_csv
+import typer
+
+from dcs_nas.cli import options
+from dcs_nas.cli.console import progress, say, show_log
+from dcs_nas.cli.tables import average_table, score_table
 from dcs_nas.errors import InputError
-from dcs_nas.evaluation import save_features
-from dcs_nas.evaluation.averages import average
 from dcs_nas.files import write_json
 from dcs_nas.processes import is_first
-from dcs_nas.training.evaluate import Evaluation, evaluate_run, evaluate_splits
+
+if TYPE_CHECKING:
+    from dcs_nas.training.evaluate import Evaluation
 
 _TOP = 10
+
+
+def evaluate(
+    run: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Folder of a retraining run; of several, the mean is given.")
+    ],
+    data: Annotated[str | None, typer.Option(metavar="NAME", help="Another data set than the run's own.")] = None,
+    root: Annotated[Path | None, typer.Option(metavar="DIR", help="Its folder.")] = None,
+    data_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="An option of its loader, e.g. version=V1. Repeatable."),
+    ] = None,
+    splits: Annotated[
+        int | None, typer.Option(metavar="N", min=2, help="Mean over its splits 0 to N - 1, e.g. 20 of classic CUHK03.")
+    ] = None,
+    checkpoint: Annotated[str, typer.Option(help="last, or best where people were held out.")] = "last",
+    features: Annotated[str, typer.Option(help="network, color-histogram or color-histogram-corrected.")] = "network",
+    flip: Annotated[
+        bool | None, typer.Option("--flip/--no-flip", help="Add the features of the mirrored images.")
+    ] = None,
+    protocol: options.Protocol = None,
+    metric: Annotated[str | None, typer.Option(help="cosine or euclidean.")] = None,
+    expand: options.Expand = None,
+    expand_alpha: options.Alpha = None,
+    rerank: options.Rerank = None,
+    k1: options.K1 = None,
+    k2: options.K2 = None,
+    weight: options.Weight = None,
+    trapezoid: options.Trapezoid = None,
+    confidence: options.Confidence = None,
+    max_rank: options.MaxRank = None,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="By default evaluation.json in RUN.")] = None,
+    csv: options.Csv = None,
+    save_features: Annotated[
+        Path | None, typer.Option(metavar="FILE.npz", help="Keep features, people, cameras and paths, as rank reads.")
+    ] = None,
+    pictures: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=0, help="Draw the CMC curve and the N hardest queries' ranked lists in RUN/ranked."
+        ),
+    ] = None,
+    top: Annotated[
+        int | None, typer.Option(min=1, max=100, help="Images of a list in a picture; 10 by default.")
+    ] = None,
+    extension: options.Extension = None,
+) -> None:
+    """CMC, mAP and mINP of a trained run, on its own or on another data set.
+
+    What is not given here is as the section evaluate of the run's configuration says.
+    """
+    show_log()
+    options.load_extension_files(extension)
+    given = options.changes(
+        flip=flip,
+        protocol=protocol,
+        metric=metric,
+        expand=expand,
+        alpha=expand_alpha,
+        rerank=rerank,
+        k1=k1,
+        k2=k2,
+        weight=weight,
+        trapezoid=trapezoid,
+        confidence=confidence,
+        max_rank=max_rank,
+    )
+    evaluate_and_write(
+        run,
+        data_name=data,
+        root=root,
+        data_options=options.parse_options(data_option or []),
+        splits=splits,
+        checkpoint=checkpoint,
+        features=features,
+        settings=given,
+        outputs=Outputs(json=json, csv=csv, features=save_features, pictures=pictures, top=top),
+    )
 
 
 @dataclass(frozen=True)
@@ -48,6 +133,8 @@ def evaluate_and_write(
     Raises:
         InputError: as ``evaluate_run``; also outputs of one evaluation where there are several.
     """
+    from dcs_nas.training.evaluate import evaluate_run, evaluate_splits
+
     _check(runs, splits, outputs)
     naming: dict[str, Any] = {
         "data": data_name,
@@ -55,7 +142,7 @@ def evaluate_and_write(
         "features": features,
         "checkpoint": checkpoint,
     }
-    options: dict[str, Any] = {
+    choices: dict[str, Any] = {
         "data_name": data_name,
         "root": root,
         "data_options": data_options,
@@ -65,7 +152,7 @@ def evaluate_and_write(
         **settings,
     }
     if splits is not None:
-        found = evaluate_splits(runs[0], splits=splits, **options)
+        found = evaluate_splits(runs[0], splits=splits, **choices)
         names = [one.dataset.version for one in found]
         name = report_name(settings, **naming, images=_other_images(found[0]), splits=splits)
         own = runs[0] / f"{name}.json"
@@ -73,7 +160,7 @@ def evaluate_and_write(
         return
     found = []
     for run in runs:
-        found.append(evaluate_run(run, **options))
+        found.append(evaluate_run(run, **choices))
         name = report_name(settings, **naming, images=_other_images(found[-1]))
         _write_one(run, found[-1], name, features, outputs if len(runs) == 1 else Outputs())
     if len(runs) > 1:
@@ -106,8 +193,11 @@ def _write_one(run: Path, found: Evaluation, name: str, features: str, outputs: 
     score_table(found.report, f"{run}: {found.report['data']['version']}, {features}")
     _write_report(found.report, outputs.json, run / f"{name}.json", "scores")
     if outputs.csv is not None:
-        write_query_csv(outputs.csv, found.result, [record.path for record in found.query.records])
+        found.result.write_csv(outputs.csv, names=[record.path for record in found.query.records])
+        say(f"queries: {outputs.csv}")
     if outputs.features is not None:
+        from dcs_nas.evaluation import save_features
+
         save_features(outputs.features, found.features)
         say(f"features: {outputs.features}")
     if outputs.pictures is not None:
@@ -117,6 +207,8 @@ def _write_one(run: Path, found: Evaluation, name: str, features: str, outputs: 
 def _write_average(
     reports: Sequence[Mapping[str, Any]], names: Sequence[str], title: str, asked: Path | None, own: Path | None = None
 ) -> None:
+    from dcs_nas.evaluation.averages import average
+
     if not is_first():
         return
     mean = average(reports)
@@ -162,3 +254,37 @@ def _draw(run: Path, found: Evaluation, name: str, count: int, top: int) -> None
     files = pictures.write(lists, folder, progress=progress("drawing"))
     print(files[-1])
     say(f"{len(lists)} ranked lists: {folder}")
+
+
+def report_name(
+    given: Mapping[str, Any],
+    *,
+    data: str | None,
+    data_options: Mapping[str, Any],
+    features: str,
+    checkpoint: str,
+    images: str | None = None,
+    splits: int | None = None,
+) -> str:
+    """One name for each way to evaluate, so that none replaces another, e.g. ``evaluation_dukemtmc_rerank_flip``.
+
+    ``given`` are the settings that replace the run's own; intervals don't change scores and are not named. ``images``
+    is the fingerprint of images that are not the run's.
+    """
+    settings = {key: value for key, value in given.items() if key not in ("confidence", "max_rank")}
+    parts = [
+        data,
+        f"images-{images}" if images else None,
+        *(f"{key}-{value}" for key, value in data_options.items()),
+        *(_short_name(key, value) for key, value in settings.items()),
+        features if features != "network" else None,
+        checkpoint if checkpoint != "last" else None,
+        f"{splits}-splits" if splits else None,
+    ]
+    return re.sub(r"[^A-Za-z0-9_.+-]", "-", "_".join(["evaluation", *filter(None, parts)]))
+
+
+def _short_name(key: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return key if value else f"no-{key}"
+    return value if isinstance(value, str) else f"{key.replace('rerank_', '').replace('_', '-')}-{value}"

@@ -1,0 +1,80 @@
+"""``dcs-nas synth`` and ``dcs-nas datasets``: make a data set, list the known ones, check one on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dcs_nas.cli.console import progress, table
+from dcs_nas.cli.options import Extension, load_extension_files, parse_options
+
+
+def synth(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to make.")],
+    train_people: Annotated[int, typer.Option(help="People to train on.")] = 100,
+    test_people: Annotated[int, typer.Option(help="Other people, to test on.")] = 60,
+    distractor_people: Annotated[int, typer.Option(help="People in the gallery alone.")] = 12,
+    junk_images: Annotated[int, typer.Option(help="Gallery images of partial or no bodies.")] = 60,
+    cameras: Annotated[int, typer.Option(help="Cameras.")] = 5,
+    images_per_camera: Annotated[int, typer.Option(help="Images of a person in each camera passed.")] = 4,
+    height: Annotated[int, typer.Option(help="Pixels.")] = 128,
+    width: Annotated[int, typer.Option(help="Pixels.")] = 64,
+    occlusion: Annotated[int, typer.Option(help="Percent of images with something in front.")] = 22,
+    misalignment: Annotated[int, typer.Option(help="How far boxes miss the body, in percent of the usual.")] = 100,
+    subject: Annotated[str, typer.Option(help="people, or tiles: panels of coloured tiles.")] = "people",
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
+) -> None:
+    """Draw a synthetic pedestrian data set in Market-1501 layout."""
+    from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
+
+    settings = SyntheticSettings(
+        train_people=train_people,
+        test_people=test_people,
+        distractor_people=distractor_people,
+        junk_images=junk_images,
+        cameras=cameras,
+        images_per_camera=images_per_camera,
+        height=height,
+        width=width,
+        occlusion=occlusion,
+        misalignment=misalignment,
+        subject=subject,
+        seed=seed,
+    )
+    counts = write_synthetic(out, settings=settings, progress=progress("drawing"))
+    table(f"{out} (synthetic, seed {seed})", ["part", "images"], [[k, f"{v:,}"] for k, v in counts.items()])
+
+
+def datasets(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="A data set; without one, all are listed.")
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Its folder: check it and print its statistics.")
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option("-o", "--set", metavar="KEY=VALUE", help="An option of the loader.")
+    ] = None,
+    images: Annotated[bool, typer.Option("--images", help="Also decode every image.")] = False,
+    extension: Extension = None,
+) -> None:
+    """The known data sets; check one on disk."""
+    from dcs_nas.data.check import check_dataset
+    from dcs_nas.data.datasets import DATASETS, describe
+    from dcs_nas.errors import InputError
+
+    load_extension_files(extension)
+    if name is None:
+        rows = [[known, describe(known).splitlines()[0]] for known in DATASETS]
+        table("data sets", ["name", "what it is"], rows, words=True)
+        return
+    if root is None:
+        print(describe(name))
+        return
+    options = parse_options(option or [])
+    report = check_dataset(name, root, options=options, images=images, progress=progress("decoding"))
+    print("\n".join(report.lines()))
+    if not report.ok:
+        raise InputError(f"{root} is not fit for use as {name}; see the list above")

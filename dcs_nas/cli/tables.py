@@ -1,0 +1,128 @@
+"""Genotypes and scores as tables on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dcs_nas.cli.console import say, table
+
+if TYPE_CHECKING:
+    from dcs_nas.space import AnyGenotype
+
+_RANKS = (1, 5, 10)
+
+
+def show_genotype(genotype: AnyGenotype) -> None:
+    """Print the cells of a genotype, or the stages of a chain."""
+    from dcs_nas.space import ChainGenotype
+
+    if isinstance(genotype, ChainGenotype):
+        rows = []
+        for number, stage in enumerate(genotype.stages, start=1):
+            for k, block in enumerate(stage.slots(), start=1):
+                place = f"{number}.{k}"
+                if block is None:
+                    rows.append([place, "skipped", "", "", ""])
+                else:
+                    excite = "yes" if block.squeeze_excite else ""
+                    kernel = f"{block.kernel}x{block.kernel}"
+                    rows.append([place, kernel, str(block.expansion), str(block.width), excite])
+            rows.append([f"{number}", f"attention: {stage.attention}", "", "", ""])
+        table("chain", ["block", "kernel", "expansion", "width", "squeeze-excite"], rows, words=True)
+        return
+    for kind, cell in genotype.cells.items():
+        rows = [[str(i), *(f"{e.op} <- {e.source}" for e in edges)] for i, edges in enumerate(cell.nodes)]
+        columns = ["node", *(f"edge {k + 1}" for k in range(genotype.space.edges_per_node))]
+        table(f"{kind} cell, attention: {cell.attention}", columns, rows, words=True)
+
+
+def show_trained(folder: Path) -> None:
+    """What was trained, on what, and where it ended, as a table."""
+    from dcs_nas.models.flops import count
+    from dcs_nas.runs import read_metrics
+    from dcs_nas.settings import read_yaml
+    from dcs_nas.training.evaluate import load_trained
+    from dcs_nas.training.retrain_job import FINISHED
+
+    config, network = load_trained(folder)
+    cost = count(network.backbone, config.data.height, config.data.width)
+    facts, last = read_yaml(folder / FINISHED), read_metrics(folder / "metrics.csv")[-1]
+    shown = {
+        "parameters": f"{cost.parameters:,}",
+        "FLOPs (M)": f"{cost.macs / 1e6:,.1f}",
+        "people": f"{facts['train_people']:,}",
+        "images": f"{facts['train_images']:,}",
+        "epochs": str(facts["epochs"]),
+        "loss": f"{last['train/loss']:.3g}",
+    }
+    if "validation/mAP" in last:
+        shown["held-out mAP"] = f"{100 * last['validation/mAP']:.2f} %"
+    assert config.retrain is not None
+    table(f"{folder}: {config.retrain.backbone or 'searched network'}", list(shown), [list(shown.values())])
+
+
+def score_table(report: Mapping[str, Any], title: str) -> None:
+    """The scores of a report in percent, their intervals, and which queries they count by which rules."""
+    columns, scores = _named_scores(report)
+    rows = [[f"{100 * s:.2f} %" for s in scores]]
+    confidence = report.get("confidence")
+    if confidence:
+        bounds = [confidence["mAP"], confidence["mINP"], *(confidence["cmc"][k - 1] for k in _ranks(report))]
+        rows.append([f"{100 * low:.1f}-{100 * high:.1f}" for low, high in bounds])
+    table(title, columns, rows)
+    say(_counts_line(report))
+    if confidence:
+        level = f"{100 * confidence['level']:g} %"
+        say(f"second line: {level} intervals, {confidence['resamples']:,} bootstrap resamples of the queries")
+
+
+def average_table(report: Mapping[str, Any], names: Sequence[str], title: str) -> None:
+    """One line for each evaluation, then mean and standard deviation."""
+    columns, means = _named_scores(report)
+    rows = [
+        [name, *(f"{100 * s:.2f} %" for s in _named_scores(part)[1])]
+        for name, part in zip(names, report["evaluations"], strict=True)
+    ]
+    rows.append(["mean", *(f"{100 * s:.2f} %" for s in means)])
+    spread = {**report["standard_deviation"]}
+    rows.append(["standard deviation", *(f"{100 * s:.2f}" for s in _named_scores(spread)[1])])
+    table(title, ["", *columns], rows)
+    say(f"each: {_counts_line(report['evaluations'][0])}")
+
+
+def _ranks(report: Mapping[str, Any]) -> list[int]:
+    return [k for k in _RANKS if k <= len(report["cmc"])]
+
+
+def _named_scores(report: Mapping[str, Any]) -> tuple[list[str], list[float]]:
+    ranks = _ranks(report)
+    values = [report["mAP"], report["mINP"], *(report["cmc"][k - 1] for k in ranks)]
+    return ["mAP", "mINP", *(f"rank-{k}" for k in ranks)], values
+
+
+def _counts_line(report: Mapping[str, Any]) -> str:
+    queries, protocol = report["queries"], report["protocol"]
+    causes = [(cause.replace("_", " "), count) for cause, count in queries["skipped"].items() if count]
+    skipped = "".join(f"; {count} skipped: {cause}" for cause, count in causes)
+    gallery = f"gallery of {report['gallery_size']}"
+    if report.get("gallery_junk_dropped"):
+        gallery += f" ({report['gallery_junk_dropped']} junk images left out)"
+    flip = ", mirrored images added" if report.get("flip") else ""
+    return f"{queries['used']} of {queries['total']} queries{skipped}; {gallery}; {_rules(protocol)}{flip}"
+
+
+def _rules(protocol: Mapping[str, Any]) -> str:
+    rules = [f"protocol {protocol['name']}", f"{protocol['metric']} distance"]
+    if protocol["repeats"] > 1:
+        rules.append(f"mean of {protocol['repeats']} drawn galleries, seed {protocol['seed']}")
+    if protocol["average_precision"] != "hits":
+        rules.append(f"average precision by {protocol['average_precision']} rule")
+    if protocol.get("expansion"):
+        expansion = protocol["expansion"]
+        rules.append(f"queries expanded by {expansion['neighbours']} neighbours, alpha {expansion['alpha']:g}")
+    if protocol["rerank"]:
+        settings = protocol["rerank"]
+        rules.append(f"re-ranked with k1 {settings['k1']}, k2 {settings['k2']}, lambda {settings['weight']:g}")
+    return ", ".join(rules)
