@@ -13,8 +13,7 @@ from torch import nn
 from dcs_nas.errors import InputError
 from dcs_nas.models.backbones import BACKBONES
 from dcs_nas.models.blocks import RGA, DCSAttention, build_attention
-from dcs_nas.report.attention import has_attention, watched
-from dcs_nas.report.maps import _REGION_COLOURS, attention_maps, heat_colours
+from dcs_nas.report.maps import _REGION_COLOURS, attention_maps, has_attention, heat_colours, watched
 from dcs_nas.training.evaluate import load_trained
 from tests.run_folders import trained
 

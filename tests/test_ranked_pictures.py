@@ -12,7 +12,7 @@ from PIL import Image
 from dcs_nas.data.records import Record, ReidDataset
 from dcs_nas.errors import InputError
 from dcs_nas.evaluation import FeatureDistances, FeatureSet, rank
-from dcs_nas.report import contact_sheet
+from dcs_nas.report import ranked_pictures
 from dcs_nas.report.curves import CmcCurve, draw_cmc, read_cmc
 from dcs_nas.report.palette import theme
 from dcs_nas.report.ranked_pictures import RankedPictures
@@ -95,18 +95,18 @@ def test_pictures_are_named_by_difficulty_and_precision_and_old_ones_go(dataset:
 
 @pytest.mark.parametrize("appearance", ["light", "dark"])
 def test_right_and_wrong_differ_by_stroke_and_mark_not_by_colour_alone(appearance: str) -> None:
-    colours, sizes = theme(appearance), contact_sheet.sizes(96, 0.5)
+    colours, sizes = theme(appearance), ranked_pictures.sheet_sizes(96, 0.5)
     shares = {}
     for kind in ("right", "wrong"):
-        sheet = contact_sheet.paper(200, 200, colours)
-        cell = contact_sheet.Cell(Image.new("RGB", (4, 8), colours.ground), kind, ())
-        contact_sheet.draw_cell(sheet, cell, (0, 0), sizes, colours)
+        sheet = ranked_pictures.paper(200, 200, colours)
+        cell = ranked_pictures.Cell(Image.new("RGB", (4, 8), colours.ground), kind, ())
+        ranked_pictures.draw_cell(sheet, cell, (0, 0), sizes, colours)
         grey = np.asarray(sheet.convert("L")).astype(int)
         edge = grey[0, : sizes.width + 2 * sizes.frame - 20]
         shares[kind] = float((np.abs(edge - grey[-1, -1]) > 40).mean())
     assert shares["right"] == 1
     assert 0.4 < shares["wrong"] < 0.7
-    marks = [contact_sheet.mark_of(kind, 24, "#000000", colours).tobytes() for kind in ("right", "wrong")]
+    marks = [ranked_pictures.mark_of(kind, 24, "#000000", colours).tobytes() for kind in ("right", "wrong")]
     assert marks[0] != marks[1]
 
 
@@ -116,10 +116,10 @@ def test_cameras_carry_their_own_names_and_long_ones_are_cut(dataset: ReidDatase
     pictures = RankedPictures(named, features)
     assert pictures._camera(0) == "camera door"
     assert RankedPictures(dataset, features)._camera(3) == "camera 3"
-    cut = contact_sheet.fitted(pictures._camera(1), 100, 14)
+    cut = ranked_pictures.fitted(pictures._camera(1), 100, 14)
     assert cut.startswith("camera a")
     assert cut.endswith("...")
-    assert contact_sheet.text_width(cut, 14) <= 100
+    assert ranked_pictures.text_width(cut, 14) <= 100
     assert pictures.picture(_lists(features, top=3)[0]).size[0] > 300
 
 

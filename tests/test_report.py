@@ -22,14 +22,14 @@ from dcs_nas.models.flops import count
 from dcs_nas.report.chart import HEIGHT, Series, line_chart, ticks
 from dcs_nas.report.comparison import differing_settings
 from dcs_nas.report.curves import CmcCurve, draw_cmc
+from dcs_nas.report.heat_maps import heat_maps
 from dcs_nas.report.history import draw_animation, draw_history, read_epochs
+from dcs_nas.report.metric_charts import curve_groups
 from dcs_nas.report.page import Options, write_report
 from dcs_nas.report.retrieval import easiest_lists, hardest_lists
 from dcs_nas.report.run_files import Evaluated, find_runs, read_run
-from dcs_nas.report.sections.cost import cost_table
-from dcs_nas.report.sections.curves import curve_groups
-from dcs_nas.report.sections.scores import comparable, named_evaluations, score_rows
-from dcs_nas.report.sections.weights import heat_maps
+from dcs_nas.report.run_page import cost_table
+from dcs_nas.report.score_table import comparable, named_evaluations, score_rows
 from dcs_nas.runs import read_metrics
 from dcs_nas.space import Genotype
 from dcs_nas.training.evaluate import evaluate_run

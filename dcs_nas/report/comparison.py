@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from dcs_nas.report.architecture import architecture_pictures
 from dcs_nas.report.attempts import Attempts
 from dcs_nas.report.embedded import Figure
+from dcs_nas.report.metric_charts import Group, curve_groups
 from dcs_nas.report.run_files import RunFiles, labels
-from dcs_nas.report.sections.architecture import architecture_pictures
-from dcs_nas.report.sections.cost import Cost, cost_table
-from dcs_nas.report.sections.curves import Group, curve_groups
-from dcs_nas.report.sections.scores import Score, cmc_figure, comparable, sound_rows
-from dcs_nas.report.sections.summary import Summary, summarize
+from dcs_nas.report.run_page import Cost, Summary, cost_table, summarize
+from dcs_nas.report.score_table import Score, cmc_figure, comparable, sound_rows
 
 _FACTS = ("what", "state", "data", "network", "seed")
 _MOST_CELLS = 8

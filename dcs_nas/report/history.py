@@ -10,7 +10,7 @@ from PIL import Image
 
 from dcs_nas.errors import InputError
 from dcs_nas.files import atomic_path
-from dcs_nas.report import contact_sheet as sheet_of
+from dcs_nas.report import ranked_pictures as sheet_of
 from dcs_nas.report.chain_graph import chain_file
 from dcs_nas.report.graphs import Drawing, draw_difference, draw_strip, paint_picture
 from dcs_nas.report.palette import Theme

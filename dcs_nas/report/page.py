@@ -19,13 +19,14 @@ from dcs_nas import __version__
 from dcs_nas.data.cache import Progress
 from dcs_nas.errors import InputError
 from dcs_nas.files import write_text
+from dcs_nas.report import run_page as cost
+from dcs_nas.report import score_table as scores
 from dcs_nas.report.chart import HEIGHT, WIDTH
 from dcs_nas.report.comparison import compare
 from dcs_nas.report.embedded import picture_uri
 from dcs_nas.report.palette import lines
 from dcs_nas.report.run_files import RunFiles, find_runs, read_run
 from dcs_nas.report.run_page import RunPage, run_page
-from dcs_nas.report.sections import cost, scores
 
 Bars = Callable[[str], Progress]
 

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dcs_nas.data.cache import Progress
-from dcs_nas.errors import command
+from dcs_nas.errors import InputError, command
+from dcs_nas.extensions import load_recorded
+from dcs_nas.report.architecture import Architecture, architecture_pictures
 from dcs_nas.report.attempts import Attempts
 from dcs_nas.report.embedded import Figure
+from dcs_nas.report.heat_maps import Heats, heat_maps
+from dcs_nas.report.metric_charts import Group, curve_groups
+from dcs_nas.report.retrieval import Lists, drawn_lists, saved_lists
 from dcs_nas.report.run_files import Evaluated, RunFiles
-from dcs_nas.report.sections.architecture import Architecture, architecture_pictures
-from dcs_nas.report.sections.cost import Cost, cost_table
-from dcs_nas.report.sections.curves import Group, curve_groups
-from dcs_nas.report.sections.ranked import Lists, drawn_lists, saved_lists
-from dcs_nas.report.sections.scores import Score, cmc_figure, named_evaluations, sound_rows
-from dcs_nas.report.sections.summary import Summary, summarize
-from dcs_nas.report.sections.weights import Heats, heat_maps
+from dcs_nas.report.score_table import Score, cmc_figure, named_evaluations, sound_rows
+from dcs_nas.settings import plain_yaml
+from dcs_nas.space import ChainGenotype, Genotype
 
 if TYPE_CHECKING:
     from dcs_nas.report.maps import AttentionMaps
@@ -109,3 +110,163 @@ def _explained_intervals(run: RunFiles) -> str:
         return ""
     level = 100 * float(found[0].get("level", 0.95))
     return f"Small figures: {level:g} % intervals over which queries were asked (bootstrap)."
+
+
+_FINISHED = {True: "genotype.yaml", False: "finished.yaml"}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Facts as (name, value) pairs, those of how it was made apart, and the whole configuration as YAML."""
+
+    facts: list[tuple[str, str]]
+    made: list[tuple[str, str]]
+    config: str
+
+
+def summarize(run: RunFiles) -> Summary:
+    """What a reader wants to know first; facts that the folder does not hold are left out."""
+    section = _part(run.config, "search" if run.searched else "retrain")
+    facts = {
+        "what": "search" if run.searched else "training of a fixed network",
+        "state": _state(run, section),
+        "data": _data(run),
+        "network": _network(run, section),
+        "found by": _origin(run),
+        "image size": _size(run.config),
+        "seed": run.config.get("seed", 0),
+    }
+    made = {
+        "command": _words(run.environment.get("command")),
+        "software": _pairs(run.environment.get("versions")),
+        "machine": _pairs(run.environment.get("machine")),
+        "source": run.environment.get("git"),
+        "folder": run.path,
+    }
+    return Summary(_present(facts), _present(made), plain_yaml(run.config))
+
+
+def _present(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(name, str(value)) for name, value in facts.items() if value not in (None, "")]
+
+
+def _state(run: RunFiles, section: Mapping[str, Any]) -> str:
+    epochs, wanted = len(run.metrics), section.get("epochs")
+    finished = (run.path / _FINISHED[run.searched]).is_file()
+    done = f"{epochs} of {wanted} epochs" if wanted and epochs else f"{epochs} epochs" if epochs else ""
+    return ", ".join(filter(None, ["finished" if finished else "not finished", done]))
+
+
+def _data(run: RunFiles) -> str:
+    settings = _part(run.config, "data")
+    return str(run.data.get("version") or settings.get("name") or "")
+
+
+def _network(run: RunFiles, section: Mapping[str, Any]) -> str:
+    if section.get("backbone"):
+        return str(section["backbone"])
+    genotype = run.genotype
+    if isinstance(genotype, ChainGenotype):
+        return f"chain of space {genotype.space.name}, {sum(len(s.blocks) for s in genotype.stages)} blocks"
+    if not isinstance(genotype, Genotype):
+        return ""
+    network = genotype.network
+    cells, channels = section.get("cells") or network.cells, section.get("channels") or network.channels
+    return f"{cells} cells of space {genotype.space.name}, width {channels}, stem {network.stem}"
+
+
+def _origin(run: RunFiles) -> str:
+    if run.genotype is None:
+        return ""
+    origin = run.genotype.origin
+    words = [origin.method, f"on {origin.data}" if origin.data else ""]
+    words += [f"seed {origin.seed}" if origin.seed is not None else ""]
+    words += [f"epoch {origin.epoch + 1}" if origin.epoch is not None else ""]
+    return ", ".join(filter(None, words))
+
+
+def _size(config: Mapping[str, Any]) -> str:
+    data = _part(config, "data")
+    return f"{data['height']} × {data['width']} pixels" if {"height", "width"} <= set(data) else ""
+
+
+def _words(found: Any) -> str:
+    return " ".join(map(str, found)) if isinstance(found, list) else ""
+
+
+def _pairs(found: Any) -> str:
+    return ", ".join(f"{k} {v}" for k, v in found.items()) if isinstance(found, Mapping) else ""
+
+
+def _part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = config.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
+COLUMNS = ["layer", "kind", "output", "parameters", "multiply-adds", "kept for the backward pass"]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Rows of text with the share of all multiply-adds; the totals of the network without its head."""
+
+    rows: list[tuple[list[str], float]]
+    parameters: int
+    macs: int
+    activations: int
+    size: str
+
+
+def cost_table(run: RunFiles) -> Cost | None:
+    """The costs of the network that the run found or trained; None where it has none.
+
+    Raises:
+        InputError: settings or a genotype that no longer build a network.
+    """
+    import torch
+    from torch import nn
+
+    from dcs_nas.config import Config, RetrainConfig
+    from dcs_nas.models.build import build_fixed
+    from dcs_nas.models.profile import profile
+    from dcs_nas.settings import parse
+
+    config = parse(Config, run.config, source="config.yaml")
+    settings = RetrainConfig() if run.searched or config.retrain is None else config.retrain
+    if settings.backbone is None and run.genotype is None:
+        return None
+    load_recorded(run.path)
+    settings = settings.model_copy(update={"weights": None, "inherit": None})
+    genotype = None if settings.backbone else run.genotype
+    height, width = config.data.height, config.data.width
+    with torch.random.fork_rng(devices=[]):
+        backbone = build_fixed(settings, config.data, 1, genotype).backbone
+        if not isinstance(backbone, nn.Module):
+            raise InputError("the network has no backbone to measure")
+        found = profile(backbone, height, width, device=torch.device("cpu"), depth=2, rounds=0)
+    most = max(found.macs, 1)
+    rows = [
+        (
+            [
+                layer.name or "(itself)",
+                layer.kind,
+                " × ".join(map(str, layer.output)),
+                f"{layer.parameters:,}",
+                _short(layer.macs),
+                f"{layer.activation_bytes / 1024:,.1f} KiB",
+            ],
+            layer.macs / most,
+        )
+        for layer in found.layers
+        if layer.parameters or layer.macs or layer.activation_bytes
+    ]
+    return Cost(rows, found.parameters, found.macs, found.activation_bytes, f"{height} × {width}")
+
+
+def _short(count: int) -> str:
+    """Millions where there is one, else thousands.
+
+    >>> _short(12_345_678), _short(4_500), _short(0)
+    ('12.35 M', '4.5 k', '0')
+    """
+    return f"{count / 1e6:,.2f} M" if count >= 1e6 else f"{count / 1e3:,.1f} k" if count else "0"

@@ -8,8 +8,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from dcs_nas.files import atomic_path
-from dcs_nas.report.contact_sheet import font
 from dcs_nas.report.maps import attention_maps
+from dcs_nas.report.ranked_pictures import font
 
 GAP = 6
 TITLE = 24

@@ -1,1 +1,0 @@
-"""What the parts of a report show, as plain data for the templates."""
