@@ -68,7 +68,7 @@ SYNTH = ["synth", "people", "--train-people", "16", "--test-people", "8", "--hei
 CACHE = """
 import sys
 from pathlib import Path
-from dcs_nas.data.cache import image_cache
+from dcs_nas.data.images import image_cache
 root = Path(sys.argv[1])
 names = sorted(p.relative_to(root).as_posix() for p in root.rglob("*.jpg"))
 image_cache(root, names * 8, height=384, width=192, folder=Path("cache"))

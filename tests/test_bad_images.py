@@ -15,10 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dcs_nas.data.cache import image_cache
 from dcs_nas.data.check import check_dataset
 from dcs_nas.data.datasets import load_dataset
-from dcs_nas.data.images import image_fault, read_image
+from dcs_nas.data.images import image_cache, image_fault, read_image
 from dcs_nas.errors import InputError
 
 GOOD = ("0001_c1.jpg", "0001_c2.jpg")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dcs_nas.data.cache import image_cache, read_image
+from dcs_nas.data.images import image_cache, read_image
 from dcs_nas.errors import InputError
 
 

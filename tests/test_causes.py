@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from dcs_nas.data.datasets import load_dataset
-from dcs_nas.data.held_out import hold_out_people, require_queries
+from dcs_nas.data.samplers import hold_out_people, require_queries
 from dcs_nas.errors import InputError
 from dcs_nas.evaluation import FeatureSet, rank, save_features
 from dcs_nas.runs import read_metrics

@@ -12,8 +12,7 @@ from PIL import Image
 
 from dcs_nas.data.check import check_dataset
 from dcs_nas.data.datasets import load_dataset
-from dcs_nas.data.datasets.cuhk03 import read_protocol
-from dcs_nas.data.datasets.cuhk03_extract import extract_images, is_extracted, read_test_sets
+from dcs_nas.data.datasets.cuhk03 import extract_images, is_extracted, read_protocol, read_test_sets
 from dcs_nas.data.records import Record, combine
 from dcs_nas.errors import InputError
 from tests.make_datasets import (
@@ -296,7 +295,7 @@ def test_real_market1501_names_and_labels_agree_with_the_published_facts(tmp_pat
     for folder in MARKET_FOLDERS:
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "placeholder").touch()
-    listing = "dcs_nas.data.datasets.named_boxes.list_images"
+    listing = "dcs_nas.data.datasets.market1501.list_images"
     monkeypatch.setattr(listing, lambda _, folder: [f"{folder}/{name}" for name in names[folder].split()])
     report = check_dataset("market1501", tmp_path)
     assert (report.ok, report.deviations, report.unmatched) == (True, (), ())

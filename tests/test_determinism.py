@@ -17,7 +17,6 @@ import yaml
 from torch.utils.data import DataLoader
 
 from dcs_nas.config import Config, load_config
-from dcs_nas.data import cache
 from dcs_nas.data.augment import build_augment
 from dcs_nas.data.datamodule import Batch, Images, ReidData
 from dcs_nas.runs import RunFolder, read_metrics
@@ -124,7 +123,7 @@ def test_decoded_images_do_not_depend_on_the_number_of_threads(
 ) -> None:
     found = []
     for threads in (1, 5):
-        monkeypatch.setattr(cache.os, "cpu_count", lambda threads=threads: threads)
+        monkeypatch.setattr(os, "cpu_count", lambda threads=threads: threads)
         images: Images = ReidData(load_config(job, [f"data.cache={tmp_path / str(threads)}"])).train()
         found.append(hashlib.sha256(images.pixels[:].tobytes()).hexdigest())
     assert found[0] == found[1]

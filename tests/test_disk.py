@@ -24,7 +24,7 @@ from PIL import Image
 from dcs_nas import files
 from dcs_nas.cli import main
 from dcs_nas.config import load_config
-from dcs_nas.data.cache import image_cache
+from dcs_nas.data.images import image_cache
 from dcs_nas.errors import InputError
 from dcs_nas.files import LEFTOVER, atomic_folder, in_words, remove_leftovers, write_json, write_text
 from dcs_nas.report.page import write_report

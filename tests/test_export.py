@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dcs_nas.config import load_config
 from dcs_nas.data.augment import Normalize
-from dcs_nas.data.cache import read_image
+from dcs_nas.data.images import read_image
 from dcs_nas.errors import InputError
 from dcs_nas.export import exporting as export
 from dcs_nas.export.exporting import ExportedFile, differences, export_run, load_pt2, traced

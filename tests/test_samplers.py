@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcs_nas.data.held_out import hold_out_people
-from dcs_nas.data.samplers import IdentitySampler, SequentialBatches, split_within_people
+from dcs_nas.data.samplers import IdentitySampler, SequentialBatches, hold_out_people, split_within_people
 from dcs_nas.errors import InputError
 
 COUNTS = st.lists(st.integers(1, 20), min_size=3, max_size=12)

@@ -293,7 +293,7 @@ def _is_image(path: Path) -> bool:
 def _listed(folder: Path, *, labelled: bool) -> Side:
     """The images in a folder, junk left out, with people and cameras; without labels, all images; or one image."""
     from dcs_nas.data.datasets.files import existing_folder, is_file, list_images
-    from dcs_nas.data.datasets.named_boxes import named_records
+    from dcs_nas.data.datasets.market1501 import named_records
 
     if _is_image(folder):
         if not is_file(folder):

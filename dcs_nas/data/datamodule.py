@@ -17,12 +17,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dcs_nas.config import Config, DataConfig, DataSource
-from dcs_nas.data.cache import Progress, image_cache
 from dcs_nas.data.datasets import load_dataset
 from dcs_nas.data.fingerprint import DATA_FILE, record_source, require_same_images
-from dcs_nas.data.held_out import hold_out_people, require_queries
+from dcs_nas.data.images import Progress, image_cache
 from dcs_nas.data.records import SPLITS, Record, ReidDataset, combine
-from dcs_nas.data.samplers import IdentitySampler, SequentialBatches, split_people
+from dcs_nas.data.samplers import IdentitySampler, SequentialBatches, hold_out_people, require_queries, split_people
 from dcs_nas.errors import InputError
 from dcs_nas.files import write_json
 from dcs_nas.processes import in_turn, is_first, rank, world

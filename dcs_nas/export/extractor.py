@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from dcs_nas import __version__
 from dcs_nas.config import Config
 from dcs_nas.data.augment import Normalize
-from dcs_nas.data.cache import read_image
 from dcs_nas.data.datamodule import DATA_FILE
 from dcs_nas.data.datasets import load_dataset
+from dcs_nas.data.images import read_image
 from dcs_nas.errors import InputError
 from dcs_nas.export.metadata import ExportInfo
 from dcs_nas.models.blocks import DCSAttention

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dcs_nas.data.cache import read_image
+from dcs_nas.data.images import read_image
 from dcs_nas.errors import InputError
 from dcs_nas.export.metadata import ExportInfo, read_properties
 from dcs_nas.export.onnx_check import refers_to_other_files

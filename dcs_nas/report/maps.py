@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from dcs_nas.config import Config
 from dcs_nas.data.augment import Normalize
-from dcs_nas.data.cache import Progress
 from dcs_nas.data.datamodule import Images, ReidData
+from dcs_nas.data.images import Progress
 from dcs_nas.errors import InputError
 from dcs_nas.models.blocks import RGA, DCSAttention, HardAttention, SoftAttention
 from dcs_nas.report.ranked_pictures import font

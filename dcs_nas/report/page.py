@@ -16,7 +16,7 @@ import jinja2
 from markupsafe import Markup
 
 from dcs_nas import __version__
-from dcs_nas.data.cache import Progress
+from dcs_nas.data.images import Progress
 from dcs_nas.errors import InputError
 from dcs_nas.files import write_text
 from dcs_nas.report import run_page as cost

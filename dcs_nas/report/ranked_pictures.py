@@ -10,7 +10,7 @@ from typing import Literal
 
 from PIL import Image, ImageDraw, ImageFont
 
-from dcs_nas.data.cache import read_image
+from dcs_nas.data.images import read_image
 from dcs_nas.data.records import ReidDataset
 from dcs_nas.errors import InputError
 from dcs_nas.evaluation import FeatureSet

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dcs_nas.data.cache import Progress
+from dcs_nas.data.images import Progress
 from dcs_nas.evaluation import DistanceBlocks, FeatureSet, RankingResult, top_k
 from dcs_nas.report.embedded import Figure, picture_uri, read_uri
 from dcs_nas.report.run_files import RunFiles

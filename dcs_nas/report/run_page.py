@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dcs_nas.data.cache import Progress
+from dcs_nas.data.images import Progress
 from dcs_nas.errors import InputError, command
 from dcs_nas.extensions import load_recorded
 from dcs_nas.report.architecture import Architecture, architecture_pictures

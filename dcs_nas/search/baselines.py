@@ -22,8 +22,8 @@ from dcs_nas import __version__
 from dcs_nas.config import Config, SearchConfig
 from dcs_nas.config.idle import idle_settings
 from dcs_nas.data.augment import build_augment
-from dcs_nas.data.cache import Progress
 from dcs_nas.data.datamodule import HALVES, ReidData
+from dcs_nas.data.images import Progress
 from dcs_nas.errors import InputError, TrainingError, choices
 from dcs_nas.files import write_text
 from dcs_nas.models.blocks import set_scale

@@ -14,7 +14,6 @@ import torch
 from torch import nn
 
 from dcs_nas.config import Config, DataConfig, DataSource, EvaluateConfig, RetrainConfig
-from dcs_nas.data.cache import Progress
 from dcs_nas.data.datamodule import Images, ReidData
 from dcs_nas.data.datasets import load_dataset
 from dcs_nas.data.fingerprint import (
@@ -25,6 +24,7 @@ from dcs_nas.data.fingerprint import (
     record_source,
     was_trained_on,
 )
+from dcs_nas.data.images import Progress
 from dcs_nas.data.records import ReidDataset
 from dcs_nas.environment import environment
 from dcs_nas.errors import InputError, choices, command

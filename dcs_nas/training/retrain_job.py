@@ -9,8 +9,8 @@ from pathlib import Path
 from dcs_nas.config import Config
 from dcs_nas.config.idle import DCS_BLOCKS, idle_settings
 from dcs_nas.data.augment import build_augment
-from dcs_nas.data.cache import Progress
 from dcs_nas.data.datamodule import ReidData
+from dcs_nas.data.images import Progress
 from dcs_nas.errors import InputError
 from dcs_nas.extensions import load_extensions
 from dcs_nas.files import write_text

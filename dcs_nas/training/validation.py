@@ -8,7 +8,7 @@ import numpy as np
 from torch import nn
 
 from dcs_nas.data.datamodule import Images, ReidData
-from dcs_nas.data.held_out import first_of_each_view
+from dcs_nas.data.samplers import first_of_each_view
 from dcs_nas.evaluation.scoring import score
 from dcs_nas.training.features import extract_features, labelled_features
 

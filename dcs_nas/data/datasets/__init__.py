@@ -1,4 +1,4 @@
-"""Loaders of Re-ID data sets: one file per benchmark, and two for people's own images.
+"""Loaders of Re-ID data sets: one file per format of a benchmark, and two for people's own images.
 
 To add one, write a function that takes the root folder and keyword options and returns a `ReidDataset`, register it in
 `DATASETS`, and import its module here.
@@ -7,14 +7,11 @@ To add one, write a function that takes the root folder and keyword options and 
 from dcs_nas.data.datasets import (  # noqa: F401  importing a module registers its loaders
     csv_list,
     cuhk03,
-    dukemtmc,
     folder,
     market1501,
     msmt17,
-    occluded_duke,
     occluded_reid,
-    veri776,
 )
-from dcs_nas.data.datasets.registry import DATASETS, check_options, describe, load_dataset
+from dcs_nas.data.datasets.base import DATASETS, check_options, describe, load_dataset
 
 __all__ = ["DATASETS", "check_options", "describe", "load_dataset"]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from dcs_nas.data.datasets.division import Seed, Share, divided
+from dcs_nas.data.datasets.base import DATASETS, report
 from dcs_nas.data.datasets.files import (
     LARGEST_LIST,
     existing_folder,
@@ -18,9 +18,7 @@ from dcs_nas.data.datasets.files import (
     locate,
     require_size,
 )
-from dcs_nas.data.datasets.labels import LabelledImage, from_labels
-from dcs_nas.data.datasets.problems import report
-from dcs_nas.data.datasets.registry import DATASETS
+from dcs_nas.data.datasets.labels import LabelledImage, Seed, Share, divided, from_labels
 from dcs_nas.data.records import SPLITS, ReidDataset
 from dcs_nas.errors import InputError, choices
 

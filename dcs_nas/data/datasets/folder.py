@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from dcs_nas.data.datasets.division import Seed, Share, divided
+from dcs_nas.data.datasets.base import DATASETS, pass_over, report
 from dcs_nas.data.datasets.files import (
     existing_folder,
     images_below,
@@ -15,9 +15,7 @@ from dcs_nas.data.datasets.files import (
     listing_of,
     pass_over_files,
 )
-from dcs_nas.data.datasets.labels import LabelledImage, from_labels
-from dcs_nas.data.datasets.problems import pass_over, report
-from dcs_nas.data.datasets.registry import DATASETS
+from dcs_nas.data.datasets.labels import LabelledImage, Seed, Share, divided, from_labels
 from dcs_nas.data.records import SPLITS, ReidDataset
 from dcs_nas.errors import InputError
 

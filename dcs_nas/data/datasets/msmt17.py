@@ -7,11 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from dcs_nas.data.datasets.facts import Facts
+from dcs_nas.data.datasets.base import DATASETS, Facts, report, with_deviations
 from dcs_nas.data.datasets.files import find_root, inner_path, locate, read_lines
-from dcs_nas.data.datasets.named_boxes import with_deviations
-from dcs_nas.data.datasets.problems import report
-from dcs_nas.data.datasets.registry import DATASETS
 from dcs_nas.data.records import Record, ReidDataset
 
 FIRST_TEST_PERSON = 10_000

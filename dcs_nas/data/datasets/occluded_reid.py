@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dcs_nas.data.datasets.facts import Facts
+from dcs_nas.data.datasets.base import DATASETS, Facts, report, with_deviations
 from dcs_nas.data.datasets.files import find_root, list_folders, list_images, listing_of, pass_over_files
-from dcs_nas.data.datasets.named_boxes import with_deviations
-from dcs_nas.data.datasets.problems import report
-from dcs_nas.data.datasets.registry import DATASETS
 from dcs_nas.data.records import Record, ReidDataset
 
 _TITLE = "Occluded-REID"

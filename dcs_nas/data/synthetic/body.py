@@ -1,4 +1,4 @@
-"""Legs, torso, arms and head with what is worn on them.
+"""A dressed, walking person: parts are laid out in space, projected, and painted from far to near.
 
 Depths are body heights towards the viewer, plus an offset per body part: legs lie below the torso's clothes, and the
 head above them.
@@ -7,10 +7,42 @@ head above them.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 
-from dcs_nas.data.synthetic.canvas import darker, ellipse
-from dcs_nas.data.synthetic.parts import Figure, Part, Ring
-from dcs_nas.data.synthetic.pose import Limb, Point
+from dcs_nas.data.synthetic.canvas import Canvas, Frame, darker, ellipse
+from dcs_nas.data.synthetic.clothes import bag, hat, make_cloth
+from dcs_nas.data.synthetic.identity import Looks
+from dcs_nas.data.synthetic.pose import Figure, Limb, Part, Point, Pose, Ring, View, make_skeleton
+
+
+def draw_person(canvas: Canvas, looks: Looks, pose: Pose, pitch: float, frame: Frame, *, person: bool = True) -> None:
+    """Paints a person on the canvas.
+
+    Args:
+        canvas: what to paint on.
+        looks: the identity.
+        pose: the moment of the walk and the facing.
+        pitch: of the camera, see ``View``.
+        frame: the place of the top of the head of an upright body, and canvas pixels per body height.
+        person: whether this is whom the picture is of, see ``Canvas.polygon``.
+    """
+    figure = _dress(canvas.image.size, looks, pose, View(pose.yaw, pitch, pose.lean), frame)
+    for part in sorted(_parts(figure), key=lambda part: part.depth):
+        canvas.polygon(frame.place(part.outline), part.fill, edge=0.006 * frame.scale, person=person)
+
+
+def _dress(size: tuple[int, int], looks: Looks, pose: Pose, view: View, frame: Frame) -> Figure:
+    skeleton = make_skeleton(looks.build, pose)
+    squeeze = view.half_width(1.0, 0.6)
+    middles = ((0.0, (skeleton.shoulder + skeleton.hip) / 2, 0.0), (0.0, skeleton.hip + 0.2, 0.0))
+    upper, lower = frame.place([view.project(middle) for middle in middles])
+    cloth = make_cloth(looks.upper, size, upper, frame.scale, squeeze)
+    return Figure(looks, skeleton, view, cloth, make_cloth(looks.lower, size, lower, frame.scale, squeeze))
+
+
+def _parts(figure: Figure) -> Iterator[Part]:
+    return chain(legs(figure), torso(figure), arms(figure), head(figure), hat(figure), bag(figure))
+
 
 _LEGS, _LOWER, _BEHIND_NECK, _TORSO, _ON_TORSO, _ARMS, _HEAD = -0.5, -0.1, -0.01, 0.0, 0.004, 0.03, 0.12
 _LONG_SLEEVED = ("long sleeve", "jacket", "coat")

@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcs_nas.errors import InputError
-from dcs_nas.models.backbones.factory import register_backbone
-from dcs_nas.models.backbones.stages import Backbone
+from dcs_nas.models.backbones.base import Backbone, register_backbone
 from dcs_nas.models.blocks.harmonious import ConvBlock, HardAttention, SoftAttention
 from dcs_nas.models.blocks.parts import check_sizes, widened
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dcs_nas.models.backbones.factory import register_backbone
-from dcs_nas.models.backbones.stages import Backbone, start_convolutional
+from dcs_nas.models.backbones.base import Backbone, register_backbone, start_convolutional
 
 
 class ConvNorm(nn.Module):

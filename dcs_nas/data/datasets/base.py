@@ -1,0 +1,185 @@
+"""What all loaders share: the registry, the published facts, and how faults of a folder are reported.
+
+Faults: the first one raises while loading, all are collected while checking. Files that are passed over are no faults:
+they are counted, and the data set names them.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+from pydantic import create_model
+
+from dcs_nas.data.records import SPLITS, ReidDataset
+from dcs_nas.errors import InputError, printable
+from dcs_nas.registry import Registry
+from dcs_nas.settings import Settings, parse
+
+Kind = Literal["unusable folder", "missing part", "unparsable name", "missing image", "bad list entry", "no match"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One fault, in one line."""
+
+    kind: Kind
+    message: str
+
+
+_collection: ContextVar[list[Problem] | None] = ContextVar("problems", default=None)
+
+
+def report(kind: Kind, message: str) -> None:
+    """Raise ``InputError(message)``; inside `collected` note it instead, and the loader goes on without the part."""
+    message = printable(message)
+    problems = _collection.get()
+    if problems is None:
+        raise InputError(message)
+    problems.append(Problem(kind, message))
+
+
+_passed_over: ContextVar[dict[str, list[str]] | None] = ContextVar("passed_over", default=None)
+_NAMED = 3
+
+
+def pass_over(what: str, names: Iterable[str]) -> None:
+    """Count ``names`` as passed over, ``what`` saying what they are, for the data set that is being loaded."""
+    counted = _passed_over.get()
+    if counted is not None and (names := list(names)):
+        counted.setdefault(what, []).extend(names)
+
+
+@contextmanager
+def passed_over() -> Iterator[list[str]]:
+    """Collect what loaders pass over in this block; the list is filled at its end, a line for each kind."""
+    lines: list[str] = []
+    counted: dict[str, list[str]] = {}
+    token = _passed_over.set(counted)
+    try:
+        yield lines
+    finally:
+        _passed_over.reset(token)
+    for what, names in counted.items():
+        more = ", ..." if len(names) > _NAMED else ""
+        lines.append(printable(f"passed over {len(names):,} {what}: {', '.join(names[:_NAMED])}{more}"))
+
+
+@contextmanager
+def collected() -> Iterator[list[Problem]]:
+    """Collect what loaders report in this block into the list it gives."""
+    problems: list[Problem] = []
+    token = _collection.set(problems)
+    try:
+        yield problems
+    finally:
+        _collection.reset(token)
+
+
+Count = int | tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Published counts: (people, images) of each split, distractors and cameras; None is not known or not checked.
+
+    Distractors are counted among the gallery's images but not among its people. Where publications disagree, a count
+    is the tuple of what they say.
+    """
+
+    train: tuple[Count, Count] = (None, None)
+    query: tuple[Count, Count] = (None, None)
+    gallery: tuple[Count, Count] = (None, None)
+    distractors: Count = None
+    cameras: Count = None
+
+    def deviations(self, dataset: ReidDataset) -> tuple[str, ...]:
+        """One line for every count that differs from the published one."""
+        found = dataset.statistics()
+        rows = [(f"{split} {what}", found[split][what], getattr(self, split)[i]) for split, i, what in _COUNTS]
+        rows.append(("gallery distractors", found["gallery"]["distractors"], self.distractors))
+        rows.append(("cameras", found["cameras"], self.cameras))
+        return tuple(_deviation(what, n, fact) for what, n, fact in rows if not _agrees(n, fact))
+
+
+def with_deviations(dataset: ReidDataset, facts: Facts) -> ReidDataset:
+    """The data set with its deviations from the published facts among its notes."""
+    return replace(dataset, notes=dataset.notes + facts.deviations(dataset))
+
+
+_COUNTS = [(split, i, what) for split in SPLITS for i, what in enumerate(("people", "images"))]
+
+
+def _agrees(found: int, fact: Count) -> bool:
+    return fact is None or found in (fact if isinstance(fact, tuple) else (fact,))
+
+
+def _deviation(what: str, found: int, fact: Count) -> str:
+    published = " or ".join(f"{n:,}" for n in (fact if isinstance(fact, tuple) else (fact,)))
+    return f"{what}: {found:,} found, {published} published"
+
+
+Loader = Callable[..., ReidDataset]
+DATASETS: Registry[Loader] = Registry("data set")
+
+
+def load_dataset(name: str, root: Path | str, **options: Any) -> ReidDataset:
+    """The data set ``name`` in the folder ``root``, its images listed but not opened.
+
+    ``options`` are the keyword arguments of the loader (`describe` prints them).
+
+    Raises:
+        InputError: unknown name or option, a value that is none of the option's, or a fault of the folder.
+    """
+    loader = DATASETS[name]
+    checked = check_options(name, options)
+    with passed_over() as lines:
+        dataset = loader(Path(root), **checked)
+    if not isinstance(dataset, ReidDataset):
+        found = type(dataset).__name__
+        raise InputError(f"the loader of data set '{name}' ({DATASETS.owner(name)}) gave {found}, expected ReidDataset")
+    return replace(dataset, passed_over=tuple(lines))
+
+
+def check_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a data set with their types checked; ``InputError`` lists what it takes."""
+    kind = _options_of(DATASETS[name])
+    for key, field in kind.model_fields.items():
+        if field.is_required() and key not in options:
+            raise InputError(
+                f"data set '{name}' needs the option '{key}' ({_values(field.annotation)}); there is no default"
+            )
+    if options and not kind.model_fields:
+        raise InputError(f"data set '{name}' takes no options, found {', '.join(options)}")
+    settings = parse(kind, options, source=f"options of data set '{name}'")
+    return {key: getattr(settings, key) for key in kind.model_fields}
+
+
+def options_of(name: str) -> list[str]:
+    """Return the names of the options that a data set takes."""
+    return list(_options_of(DATASETS[name]).model_fields)
+
+
+def describe(name: str) -> str:
+    """What a data set is, the folder it expects and its options: the loader's docstring."""
+    return inspect.getdoc(DATASETS[name]) or ""
+
+
+@cache
+def _options_of(loader: Loader) -> type[Settings]:
+    hints = get_type_hints(loader, include_extras=True)
+    parameters = [p for p in inspect.signature(loader).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    fields: dict[str, Any] = {
+        p.name: (hints.get(p.name, Any), ... if p.default is p.empty else p.default) for p in parameters
+    }
+    return create_model(f"{loader.__name__}_options", __base__=Settings, **fields)
+
+
+def _values(annotation: Any) -> str:
+    return " or ".join(str(a) for a in getattr(annotation, "__args__", ())) or getattr(annotation, "__name__", "")
