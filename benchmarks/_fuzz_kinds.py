@@ -192,7 +192,7 @@ def _build(genotype: Any) -> None:
     from dcs_nas.models.cell_space import fixed_network
     from dcs_nas.models.chain_space import fixed_chain
     from dcs_nas.space import Genotype
-    from dcs_nas.space.size import cells_weights
+    from dcs_nas.space.cells import cells_weights
 
     network = genotype.network
     if network.height * network.width > 4096:
@@ -215,7 +215,7 @@ def _make_space(rng: random.Random, folder: Path) -> None:
 def _read_space(folder: Path) -> Any:
     from dcs_nas.config import DataConfig, SearchConfig
     from dcs_nas.space import ChainSpec, load_space
-    from dcs_nas.space.size import cells_weights
+    from dcs_nas.space.cells import cells_weights
 
     space = load_space(folder / "space.yaml")
     network = space.network(32, 16)

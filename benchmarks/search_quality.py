@@ -33,13 +33,23 @@ from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
 from dcs_nas.environment import environment
 from dcs_nas.files import write_json, write_text
 from dcs_nas.models.cell_space import fixed_network
-from dcs_nas.models.super_cell import edge_index
 from dcs_nas.search.derive_retrieval import derive_by_retrieval
 from dcs_nas.search.genotypes import random_genotype
 from dcs_nas.search.job import run_search
 from dcs_nas.search.record import ArchitectureRecord
 from dcs_nas.search.supernet_score import SupernetScore, supernet_score
-from dcs_nas.space import CellGenotype, Edge, Genotype, Origin, SpaceSpec, read_space, reference, shipped_file
+from dcs_nas.space import (
+    CellGenotype,
+    Edge,
+    Genotype,
+    Origin,
+    SpaceSpec,
+    edge_index,
+    load_genotype,
+    read_space,
+    reference,
+    shipped_file,
+)
 from dcs_nas.training.evaluate import evaluate_run
 from dcs_nas.training.retrain_job import FINISHED, run_retraining
 
@@ -151,7 +161,7 @@ def _rederived(name: str, seed: int, arguments: argparse.Namespace) -> Path | No
     source = _folder(REDERIVED[name], seed, arguments)
     if not path.is_file() and not arguments.table and name in _wanted(arguments, list(REDERIVED)):
         score = supernet_score(source)
-        method = f"{Genotype.read(source / 'genotype.yaml').origin.method}, by retrieval"
+        method = f"{load_genotype(source / 'genotype.yaml').origin.method}, by retrieval"
         record = ArchitectureRecord(path.parent, _space(), data="synthetic", seed=seed, method=method)
         retrieval = RetrievalConfig(candidates=CANDIDATES)
         settings = score.config.section("search").model_copy(update={"retrieval": retrieval})
@@ -175,7 +185,7 @@ def _train(name: str, genotype: Path, seed: int, arguments: argparse.Namespace) 
 
 def _width(path: Path, wanted: int) -> tuple[int, int]:
     """The width whose backbone comes nearest to ``wanted`` parameters."""
-    genotype = Genotype.read(path)
+    genotype = load_genotype(path)
     sizes = {}
     for channels in range(2, 65):
         network = genotype.network.model_copy(update={"channels": channels})
@@ -270,7 +280,7 @@ def _supernet_scores(folder: Path, genotypes: list[Path], work: Path) -> list[tu
         key = str(path.relative_to(work))
         if key not in known:
             judge = judge or supernet_score(folder)
-            genotype = Genotype.read(path)
+            genotype = load_genotype(path)
             known[key] = [_log_probability(judge, genotype), judge(genotype)]
             write_json(kept, known)
     return [tuple(known[str(path.relative_to(work))]) for path in genotypes]

@@ -36,12 +36,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from dcs_nas.models.cell_space import CellSpace
+from dcs_nas.models.cell_supernet import Supernet
 from dcs_nas.models.super_cell import SuperCell, edge_index
-from dcs_nas.models.supernet import Supernet
 from dcs_nas.report.palette import theme
 from dcs_nas.search.bilevel import without_gradients
-from dcs_nas.space import CellStructure, NetworkSpec
-from dcs_nas.space.spec import thirds
+from dcs_nas.space import CellStructure, NetworkSpec, thirds
 
 SIZES = {"width": 8, "cells": 4, "nodes": 4, "batch": 32, "size": 32}
 CLASSES = 10

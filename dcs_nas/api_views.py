@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import networkx
 
-from dcs_nas.space import AnyGenotype, ChainGenotype, Genotype
+from dcs_nas.space import AnyGenotype
 
 if TYPE_CHECKING:
     from dcs_nas.training.evaluate import Evaluation
@@ -39,7 +39,7 @@ class GenotypeView:
     @property
     def kinds(self) -> tuple[str, ...]:
         """The pictures there are: the kinds of cell, or ``chain``."""
-        return tuple(self.genotype.cells) if isinstance(self.genotype, Genotype) else ("chain",)
+        return self.genotype.parts
 
     def graph(self, kind: str | None = None) -> GenotypeGraph:
         """One cell as a networkx graph, see ``Genotype.graph``, or the chain; in a notebook it is drawn.
@@ -47,12 +47,8 @@ class GenotypeView:
         Raises:
             InputError: a kind that the genotype does not have.
         """
-        if isinstance(self.genotype, ChainGenotype):
-            graph, picture = self.genotype.graph(), "chain"
-        else:
-            picture = self.kinds[0] if kind is None else kind
-            graph = self.genotype.graph(picture)
-        return GenotypeGraph(graph, picture=(self, picture))
+        picture = self.kinds[0] if kind is None else kind
+        return GenotypeGraph(self.genotype.graph(picture), picture=(self, picture))
 
     def svg(self, kind: str | None = None, *, theme: str = "light") -> str:
         """The picture of one kind, by default of the first, as SVG text."""

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dcs_nas.models.supernet import SuperCell, Supernet, edge_index
+from dcs_nas.models.cell_supernet import SuperCell, Supernet, edge_index
 from dcs_nas.space import CellStructure, NetworkSpec
 
 # Parts of an operation under the published names (op.N) and under ours.

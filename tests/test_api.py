@@ -13,7 +13,7 @@ import yaml
 import dcs_nas
 from dcs_nas.config import load_config
 from dcs_nas.errors import InputError
-from dcs_nas.space import Genotype, load_genotype
+from dcs_nas.space import load_genotype
 
 SPACE = """
 cells: 2
@@ -87,7 +87,7 @@ def test_the_functions_work_beside_the_packages_of_their_names(run) -> None:
 
 def test_a_graph_of_a_genotype_is_a_networkx_graph_that_draws_itself(run) -> None:
     graph = run.genotype.graph("normal")
-    plain = Genotype.read(run.folder / "genotype.yaml").graph("normal")
+    plain = load_genotype(run.folder / "genotype.yaml").graph("normal")
     assert isinstance(graph, networkx.MultiDiGraph)
     assert networkx.utils.graphs_equal(networkx.MultiDiGraph(graph), plain)
     svg = graph._repr_svg_()

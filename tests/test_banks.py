@@ -7,8 +7,8 @@ import copy
 import pytest
 import torch
 
-from dcs_nas.models.banks import bank, mergeable, repeated, separated
 from dcs_nas.models.operations import OPERATIONS
+from dcs_nas.models.super_cell import bank, mergeable, repeated, separated
 
 
 @pytest.mark.parametrize("name", ["sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5", "skip_connect"])

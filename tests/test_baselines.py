@@ -19,12 +19,11 @@ from dcs_nas.config import Config, load_config
 from dcs_nas.errors import InputError, TrainingError
 from dcs_nas.models.cell_space import fixed_network
 from dcs_nas.models.nni_imports import DifferentiableMixedCell, DifferentiableMixedLayer
-from dcs_nas.models.supernet import edge_index
 from dcs_nas.runs import read_metrics
 from dcs_nas.search import baselines
 from dcs_nas.search.baselines import STRATEGIES, run_baseline
 from dcs_nas.search.genotypes import genotype_of_sample, random_genotype
-from dcs_nas.space import CellStructure, Genotype, NetworkSpec, Origin
+from dcs_nas.space import CellStructure, NetworkSpec, Origin, edge_index, load_genotype
 from dcs_nas.training import trial_training
 from dcs_nas.training.checkpoints import load_checkpoint
 
@@ -107,7 +106,7 @@ def _differing(a: Path, b: Path) -> list[str]:
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_every_strategy_leaves_the_files_of_a_search(strategy: str, finished: Callable[[str], Path]) -> None:
     folder = finished(strategy)
-    genotype = Genotype.read(folder / "genotype.yaml")
+    genotype = load_genotype(folder / "genotype.yaml")
     assert genotype.origin.method.startswith(f"{strategy}, ")
     assert genotype.origin.seed == 3
     assert all(edge.op != "none" for cell in genotype.cells.values() for node in cell.nodes for edge in node)
@@ -117,7 +116,7 @@ def test_every_strategy_leaves_the_files_of_a_search(strategy: str, finished: Ca
     assert [row["epoch"] for row in rows] == list(range(epochs))
     records = sorted((folder / "architecture").iterdir())
     assert [path.name for path in records] == [f"epoch_{i:03d}.yaml" for i in range(epochs)]
-    assert Genotype.read(records[-1]) == genotype
+    assert load_genotype(records[-1]) == genotype
     assert f"{epochs}/{epochs}: " in (folder / "log.txt").read_text()
     names = {"normal", "reduce", "normal_attention", "reduce_attention"}
     assert set(yaml.safe_load(records[-1].read_text())["weights"]) == names
@@ -131,16 +130,16 @@ def test_the_best_trial_is_chosen_and_another_seed_tries_others(
     trials = [yaml.safe_load(p.read_text()) for p in sorted(folder.glob("trials/*/trial.yaml"))]
     scores = [trial["score"] for trial in trials]
     assert len({str(trial["genotype"]["cells"]) for trial in trials}) == 3
-    best = Genotype.read(folder / f"trials/{int(np.argmax(scores)):03d}/trial.yaml")
-    assert best == Genotype.read(folder / "genotype.yaml")
+    best = load_genotype(folder / f"trials/{int(np.argmax(scores)):03d}/trial.yaml")
+    assert best == load_genotype(folder / "genotype.yaml")
     rows = read_metrics(folder / "metrics.csv")
     assert [row["validation/mAP"] for row in rows] == scores
     assert [row["best/mAP"] for row in rows] == np.maximum.accumulate(scores).tolist()
     assert all(row["parameters"] > 0 < row["seconds"] for row in rows)
     monkeypatch.setattr(baselines, "train_and_score", lambda *_, **__: 0.5)
     run_baseline(strategy, job("seed=4"), tmp_path / "other")
-    others = [Genotype.read(p).cells for p in sorted(tmp_path.glob("other/trials/*/trial.yaml"))]
-    assert others[0] != Genotype.read(folder / "trials/000/trial.yaml").cells
+    others = [load_genotype(p).cells for p in sorted(tmp_path.glob("other/trials/*/trial.yaml"))]
+    assert others[0] != load_genotype(folder / "trials/000/trial.yaml").cells
 
 
 @pytest.mark.parametrize("strategy", ONE_SHOT)
@@ -220,7 +219,7 @@ def test_resumed_trials_repeat_nothing_and_end_the_same(
     monkeypatch.setattr(baselines, "train_and_score", _noting(trained, baselines.train_and_score))
     found = run_baseline(strategy, job(), folder, resume=True)
     assert trained == ["001", "002"]
-    assert found == Genotype.read(whole / "genotype.yaml")
+    assert found == load_genotype(whole / "genotype.yaml")
     scores = [[row["validation/mAP"] for row in read_metrics(f / "metrics.csv")] for f in (folder, whole)]
     assert scores[0] == scores[1]
     assert run_baseline(strategy, job(), folder, resume=True) == found
@@ -272,7 +271,7 @@ def test_a_trial_that_breaks_down_counts_as_zero_and_says_why(
 
     monkeypatch.setattr(baselines, "train_and_score", train)
     found = run_baseline("nni.evolution", job(), tmp_path / "run")
-    assert found == Genotype.read(tmp_path / "run/trials/001/trial.yaml")
+    assert found == load_genotype(tmp_path / "run/trials/001/trial.yaml")
     assert "trial 1/3 counts as mAP 0: the term 'loss' became nan" in (tmp_path / "run" / "log.txt").read_text()
     scores = iter([TrainingError("the term 'loss' became nan")] * 3)
     with pytest.raises(TrainingError, match="none of 3 trials could be trained: the term 'loss' became nan"):

@@ -12,8 +12,8 @@ from dcs_nas.config import Config, DataConfig, RetrainConfig, SearchConfig
 from dcs_nas.errors import InputError
 from dcs_nas.models.build import build_fixed, build_supernet
 from dcs_nas.models.chain_supernet import ChainSupernet
-from dcs_nas.models.channel_mask import GumbelSoftmax
 from dcs_nas.models.heads import ReidNetwork
+from dcs_nas.models.relaxation import GumbelSoftmax
 from dcs_nas.runs import RunFolder
 from dcs_nas.settings import to_yaml
 from dcs_nas.training.evaluate import load_trained

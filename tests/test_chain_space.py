@@ -11,11 +11,10 @@ import yaml
 
 from dcs_nas.errors import InputError
 from dcs_nas.models.chain_space import ChainSpace, fixed_chain
-from dcs_nas.search.derive_chain import by_choice, chain_genotype, derive_chain
+from dcs_nas.search.derive_chain import chain_genotype, derive_chain
 from dcs_nas.space import (
     ChainGenotype,
     ChainSpec,
-    Genotype,
     Origin,
     load_genotype,
     load_space,
@@ -62,10 +61,7 @@ def test_a_chain_genotype_is_read_from_the_record_of_an_epoch(tmp_path: Path) ->
     assert load_genotype(_write(tmp_path / "epoch_003.yaml", record)) == genotype
 
 
-def test_cells_and_chains_are_told_apart(tmp_path: Path) -> None:
-    file = _write(tmp_path / "g.yaml", random_chain(chain_space(), 0).to_yaml())
-    with pytest.raises(InputError, match=r"g\.yaml is a genotype of a chain space, expected one of cells"):
-        Genotype.read(file)
+def test_a_chain_is_refused_where_cells_are_needed(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"c\.yaml is a chain space, expected one of cells"):
         read_space(_write(tmp_path / "c.yaml", _file()))
     assert load_space(shipped_file("search_spaces", "demo_cells")).kind == "cells"
@@ -127,9 +123,10 @@ def test_the_strongest_candidates_are_derived_and_of_equal_ones_the_first() -> N
 
 def test_figures_of_many_choices_become_means_by_what_is_chosen() -> None:
     figures = {choice.label: float(len(choice.options)) for choice in chain_space().choices()}
-    assert set(by_choice(figures)) == {"kernel", "expansion", "width", "squeeze_excite", "depth", "attention"}
-    assert by_choice(figures)["squeeze_excite"] == 2.0
-    assert by_choice(figures)["attention"] == (5 + 2) / 2
+    grouped = chain_space().grouped(figures)
+    assert set(grouped) == {"kernel", "expansion", "width", "squeeze_excite", "depth", "attention"}
+    assert grouped["squeeze_excite"] == 2.0
+    assert grouped["attention"] == (5 + 2) / 2
 
 
 def test_the_graph_is_a_chain_of_all_blocks() -> None:

@@ -13,12 +13,12 @@ from torch.nn.functional import conv2d
 from dcs_nas.config import CostConfig
 from dcs_nas.errors import InputError
 from dcs_nas.models.blocks import DCSAttention, kept_shares, set_temperature
+from dcs_nas.models.cell_costs import Costed, build_cost
 from dcs_nas.models.chain_space import fixed_chain
 from dcs_nas.models.chain_supernet import ChainSupernet, one_hot_chain
-from dcs_nas.models.channel_mask import GumbelSoftmax, Widths, kernel_mask
-from dcs_nas.models.cost import Costed, build_cost
 from dcs_nas.models.flops import count
-from dcs_nas.models.relaxation import Gumbel, Softmax
+from dcs_nas.models.relaxation import Gumbel, GumbelSoftmax, Softmax
+from dcs_nas.models.super_block import Widths, kernel_mask
 from dcs_nas.search.derive_chain import chain_genotype
 from dcs_nas.space import ChainGenotype, ChainSpec, Origin
 from tests.chains import STAGES, chain_space, random_chain, random_weights

@@ -17,12 +17,11 @@ from torch import Tensor, nn
 from dcs_nas.config import Config, CostConfig
 from dcs_nas.errors import InputError, TrainingError
 from dcs_nas.losses import cost_term
-from dcs_nas.models.cell_parts import cell_parts
+from dcs_nas.models.cell_costs import CellCost, CellCosts, build_cost, cell_costs, cell_parts
 from dcs_nas.models.cell_space import fixed_network
-from dcs_nas.models.cost import CellCost, CellCosts, build_cost, cell_costs
+from dcs_nas.models.cell_supernet import Supernet, one_hot
 from dcs_nas.models.flops import count
 from dcs_nas.models.latency import LatencyTable, Work, device_names, measure_table, median_latency, resolve_device
-from dcs_nas.models.supernet import Supernet, one_hot
 from dcs_nas.settings import parse
 from dcs_nas.space import CellStructure, Genotype, NetworkSpec, reference
 
@@ -37,7 +36,7 @@ EDGES = [(node, source) for node in range(NODES) for source in range(node + 2)]
 @pytest.fixture(scope="module", autouse=True)
 def _parts_are_made_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dcs_nas.models.cost.cell_parts", functools.cache(cell_parts))
+        patch.setattr("dcs_nas.models.cell_costs.cell_parts", functools.cache(cell_parts))
         yield
 
 

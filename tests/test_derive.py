@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dcs_nas.models.supernet import edge_index
 from dcs_nas.search.derive import derive
 from dcs_nas.search.record import alpha_entropy
-from dcs_nas.space import CellStructure, NetworkSpec, Origin
+from dcs_nas.space import CellStructure, NetworkSpec, Origin, edge_index
 
 OPERATIONS = ["none", "skip_connect", "sep_conv_3x3", "dcs"]
 

@@ -33,9 +33,9 @@ from dcs_nas.models.backbones.mobilenet import InvertedResidual
 from dcs_nas.models.backbones.osnet import ChannelGate, LightConv
 from dcs_nas.models.backbones.vit import VisionTransformer
 from dcs_nas.models.blocks import ATTENTION, build_attention
+from dcs_nas.models.chain_space import ConvNorm, SqueezeExcite, fitted
 from dcs_nas.models.folding import folded
 from dcs_nas.models.heads import ReidNetwork
-from dcs_nas.models.inverted_residual import ConvNorm, SqueezeExcite, fitted
 from dcs_nas.models.operations import OPERATIONS, DilatedConv, FactorizedReduce, PoolBn, Zero, build_operation
 from dcs_nas.training.evaluate import evaluate_run, load_trained
 from dcs_nas.training.retrain_job import run_retraining

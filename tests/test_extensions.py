@@ -21,7 +21,7 @@ from dcs_nas.data.datasets import DATASETS, load_dataset
 from dcs_nas.errors import InputError
 from dcs_nas.extensions import load_extensions, load_recorded
 from dcs_nas.models.blocks import ATTENTION, build_attention
-from dcs_nas.models.cost import CellCosts
+from dcs_nas.models.cell_costs import CellCosts
 from dcs_nas.models.operations import OPERATIONS, build_operation
 from dcs_nas.settings import plain_yaml, read_yaml
 from dcs_nas.space import read_space

@@ -22,7 +22,7 @@ from dcs_nas.data.datamodule import ReidData
 from dcs_nas.errors import InputError, TrainingError
 from dcs_nas.runs import read_metrics
 from dcs_nas.search.job import run_search
-from dcs_nas.space import Genotype
+from dcs_nas.space import load_genotype
 from dcs_nas.training.checkpoints import load_checkpoint
 from dcs_nas.training.evaluate import evaluate_run, load_trained
 from dcs_nas.training.retrain_job import run_retraining
@@ -109,13 +109,13 @@ def _wait_for(path: Path, process: subprocess.Popen, seconds: float = 120) -> No
 
 
 def test_a_search_leaves_everything_behind_that_it_promises(searched: Path) -> None:
-    genotype = Genotype.read(searched / "genotype.yaml")
+    genotype = load_genotype(searched / "genotype.yaml")
     assert genotype.space.name == "space"
     assert genotype.origin.epoch == 2
     for epoch in range(3):
         record = yaml.safe_load((searched / "architecture" / f"epoch_{epoch:03d}.yaml").read_text())
         assert set(record["alphas"]) == {"normal", "reduce", "normal_attention", "reduce_attention"}
-    assert Genotype.read(searched / "architecture" / "epoch_002.yaml") == genotype
+    assert load_genotype(searched / "architecture" / "epoch_002.yaml") == genotype
     rows = read_metrics(searched / "metrics.csv")
     assert [row["epoch"] for row in rows] == [0, 1, 2]
     terms = {"loss", "identity", "triplet", "ib", "ib_compression", "ib_relevance"}
@@ -169,7 +169,7 @@ def test_an_interrupted_search_says_so_and_exits_with_2(job: Path, tmp_path: Pat
 
 def test_resuming_a_finished_search_changes_nothing(job: Path, searched: Path) -> None:
     before = (searched / "checkpoints" / "last.ckpt").stat().st_mtime_ns
-    assert run_search(load_config(job), searched, resume=True) == Genotype.read(searched / "genotype.yaml")
+    assert run_search(load_config(job), searched, resume=True) == load_genotype(searched / "genotype.yaml")
     assert (searched / "checkpoints" / "last.ckpt").stat().st_mtime_ns == before
 
 

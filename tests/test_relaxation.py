@@ -11,10 +11,10 @@ from torch import Tensor
 
 from dcs_nas.config import RelaxationConfig
 from dcs_nas.errors import InputError
-from dcs_nas.models.mixture import Mixture
+from dcs_nas.models.cell_supernet import Supernet
 from dcs_nas.models.relaxation import DirichletMixture, Gumbel, Sample, Softmax, normalized_edges
 from dcs_nas.models.super_cell import SuperCell, edge_index
-from dcs_nas.models.supernet import Supernet
+from dcs_nas.models.supernet import Mixture
 from dcs_nas.search.derive import derive
 from dcs_nas.space import CellStructure, NetworkSpec, Origin
 

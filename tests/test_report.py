@@ -17,7 +17,7 @@ from PIL import Image
 from dcs_nas.cli import main
 from dcs_nas.errors import InputError
 from dcs_nas.evaluation import DistanceBlocks, FeatureSet, RankingResult
-from dcs_nas.models.build import build_fixed, scaled
+from dcs_nas.models.build import build_fixed
 from dcs_nas.models.flops import count
 from dcs_nas.report.chart import HEIGHT, Series, line_chart, ticks
 from dcs_nas.report.comparison import differing_settings
@@ -342,7 +342,7 @@ def test_costs_are_those_of_the_network_that_was_trained(root: Path) -> None:
     settings = config(Path(run.config["data"]["root"]), retrain={"epochs": 3, "warmup_epochs": 1, "channels": 6})
     assert settings.retrain is not None
     assert isinstance(run.genotype, Genotype)
-    assert scaled(run.genotype, settings.retrain, settings.data).network.channels == 6
+    assert run.genotype.resized(64, 32, channels=settings.retrain.channels).network.channels == 6
     backbone = build_fixed(settings.retrain, settings.data, 1, run.genotype).backbone
     expected = count(backbone, 32, 16)
     assert (found.parameters, found.macs) == (expected.parameters, expected.macs)

@@ -16,11 +16,11 @@ from dcs_nas.data.datamodule import ReidData
 from dcs_nas.data.samplers import split_people
 from dcs_nas.errors import InputError
 from dcs_nas.losses import PrototypeMemory
-from dcs_nas.models.statistics import frozen_statistics, recalibrated_statistics
+from dcs_nas.models.supernet import frozen_statistics, recalibrated_statistics
 from dcs_nas.runs import read_metrics
 from dcs_nas.search.derive import derive
 from dcs_nas.search.derive_retrieval import likely
-from dcs_nas.search.guard import CollapseGuard, skip_counts
+from dcs_nas.search.guard import CollapseGuard
 from dcs_nas.search.job import run_search
 from dcs_nas.search.perturbation import by_perturbation
 from dcs_nas.search.record import ArchitectureRecord
@@ -28,7 +28,6 @@ from dcs_nas.search.supernet_score import supernet_score
 from dcs_nas.space import (
     CellStructure,
     ChainGenotype,
-    Genotype,
     NetworkSpec,
     Origin,
     load_genotype,
@@ -162,7 +161,7 @@ def test_derivation_by_perturbation_ends_in_a_genotype_of_the_space(job: Path, t
     first = run_search(config, tmp_path / "a")
     assert first == run_search(config, tmp_path / "b")
     assert "perturbation" in str(first.origin.method)
-    assert Genotype.read(tmp_path / "a" / "genotype.yaml") == first
+    assert load_genotype(tmp_path / "a" / "genotype.yaml") == first
 
 
 def test_perturbation_keeps_what_is_missed_most() -> None:
@@ -190,9 +189,9 @@ def test_skips_are_counted_and_capped() -> None:
     weights = {"normal": torch.tensor([[0.1, 0.6, 0.3]] * 5), "normal_attention": torch.ones(1, 1)}
     weights["normal"][3, 1] = 0.9
     free = derive(weights, structure, network, name="x", origin=Origin())
-    assert skip_counts(free) == {"normal": 4}
+    assert free.skips() == {"normal": 4}
     capped = derive(weights, structure, network, name="x", origin=Origin(), max_skips=1)
-    assert skip_counts(capped) == {"normal": 1}
+    assert capped.skips() == {"normal": 1}
     assert ("skip_connect", 1) in [(e.op, e.source) for e in capped.cells["normal"].nodes[1]]
 
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from dcs_nas.errors import InputError
-from dcs_nas.space import Genotype, SpaceSpec, read_space, reference, shipped_file, thirds
+from dcs_nas.space import Genotype, SpaceSpec, load_genotype, read_space, reference, shipped_file, thirds
 
 SPACE = {"name": "tiny", "cells": 3, "channels": 4, "nodes": 2, "operations": ["none", "skip_connect", "dcs"]}
 
@@ -39,13 +39,13 @@ def test_shipped_spaces_are_read_by_name(name: str) -> None:
 
 def test_a_genotype_survives_the_way_through_yaml(tmp_path: Path) -> None:
     genotype = _genotype()
-    assert Genotype.read(_write(tmp_path / "g.yaml", genotype.to_yaml())) == genotype
+    assert load_genotype(_write(tmp_path / "g.yaml", genotype.to_yaml())) == genotype
 
 
 def test_a_genotype_is_read_from_the_record_of_an_epoch(tmp_path: Path) -> None:
     genotype = _genotype()
     record = {"epoch": 3, "genotype": genotype.model_dump(mode="json", by_alias=True)}
-    assert Genotype.read(_write(tmp_path / "epoch_003.yaml", record)) == genotype
+    assert load_genotype(_write(tmp_path / "epoch_003.yaml", record)) == genotype
 
 
 def test_the_sample_uses_the_labels_of_nni() -> None:
@@ -127,7 +127,7 @@ def _broken(change: Any) -> dict:
 )
 def test_a_bad_genotype_is_one_clear_line(tmp_path: Path, change: Any, message: str) -> None:
     with pytest.raises(InputError, match=message) as error:
-        Genotype.read(_write(tmp_path / "g.yaml", _broken(change)))
+        load_genotype(_write(tmp_path / "g.yaml", _broken(change)))
     assert "\n" not in str(error.value)
 
 
@@ -144,4 +144,4 @@ def test_a_bad_genotype_is_one_clear_line(tmp_path: Path, change: Any, message: 
 )
 def test_yaml_that_is_no_plain_mapping_is_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        Genotype.read(_write(tmp_path / "g.yaml", text))
+        load_genotype(_write(tmp_path / "g.yaml", text))

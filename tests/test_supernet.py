@@ -13,8 +13,8 @@ from torch.nn.functional import conv2d, cross_entropy
 
 from dcs_nas.errors import InputError
 from dcs_nas.models.cell_space import CellSpace, fixed_network
+from dcs_nas.models.cell_supernet import Supernet, edge_index, one_hot
 from dcs_nas.models.operations import OPERATIONS
-from dcs_nas.models.supernet import Supernet, edge_index, one_hot
 from dcs_nas.search.derive import derive
 from dcs_nas.space import CellStructure, Genotype, NetworkSpec, Origin
 from tests.darts import golden_network, logits, plain_cell

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from dcs_nas.models.operations import weighted_norm
-from dcs_nas.models.statistics import frozen_statistics, recalibrated_statistics
+from dcs_nas.models.supernet import frozen_statistics, recalibrated_statistics
 
 
 @pytest.mark.parametrize("affine", [False, True])

@@ -28,7 +28,7 @@ from torch.distributed import TCPStore
 
 from dcs_nas.cli import main
 from dcs_nas.errors import TrainingError
-from dcs_nas.models import banks, operations
+from dcs_nas.models import operations, super_cell
 from dcs_nas.processes import rank
 from dcs_nas.search.bilevel import BilevelSearch
 from dcs_nas.training.retraining import Retraining
@@ -133,7 +133,7 @@ def _without_batch_norm() -> None:
     for norm in (nn.BatchNorm1d, nn.BatchNorm2d):
         norm.forward = lambda self, x: x  # type: ignore[method-assign]
     operations.weighted_norm = lambda norm, x, weight: x if weight is None else weight * x
-    banks._normed = _weighted
+    super_cell._normed = _weighted
 
 
 def _weighted(norms: Sequence[nn.Module], x: Tensor, weights: Sequence[Tensor] | None) -> Tensor:

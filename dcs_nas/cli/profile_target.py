@@ -12,9 +12,9 @@ from dcs_nas.config import Config, DataConfig, RetrainConfig, load_config
 from dcs_nas.errors import InputError
 from dcs_nas.extensions import load_extensions, load_recorded
 from dcs_nas.models.backbones import BACKBONES
-from dcs_nas.models.build import build_supernet, scaled
+from dcs_nas.models.build import build_supernet
+from dcs_nas.models.cell_costs import CellCosts, cell_costs
 from dcs_nas.models.cell_space import fixed_network
-from dcs_nas.models.cost import CellCosts, cell_costs
 from dcs_nas.runs import RunFolder
 from dcs_nas.runs.lock import BEGAN
 from dcs_nas.settings import read_yaml
@@ -22,6 +22,7 @@ from dcs_nas.space import (
     AnyGenotype,
     ChainGenotype,
     ChainSpec,
+    Genotype,
     is_published,
     load_genotype,
     load_space,
@@ -145,7 +146,8 @@ def _of_genotype(genotype: AnyGenotype, sizes: Sizes, source: str) -> Target:
         network = genotype.network.model_copy(update={"height": data.height, "width": data.width})
         chain = fixed_chain(genotype.model_copy(update={"network": network}))
         return Target(f"{source}, images {data.height} x {data.width}", chain, data.height, data.width)
-    genotype = scaled(genotype, RetrainConfig(channels=sizes.channels, cells=sizes.cells), data)
+    assert isinstance(genotype, Genotype)
+    genotype = genotype.resized(data.height, data.width, channels=sizes.channels, cells=sizes.cells)
     built = genotype.network
     title = f"{source}: {built.cells} cells of width {built.channels}, images {built.height} x {built.width}"
     costs = CellCosts(genotype.space, built)

@@ -16,26 +16,8 @@ _RANKS = (1, 5, 10)
 
 def show_genotype(genotype: AnyGenotype) -> None:
     """Print the cells of a genotype, or the stages of a chain."""
-    from dcs_nas.space import ChainGenotype
-
-    if isinstance(genotype, ChainGenotype):
-        rows = []
-        for number, stage in enumerate(genotype.stages, start=1):
-            for k, block in enumerate(stage.slots(), start=1):
-                place = f"{number}.{k}"
-                if block is None:
-                    rows.append([place, "skipped", "", "", ""])
-                else:
-                    excite = "yes" if block.squeeze_excite else ""
-                    kernel = f"{block.kernel}x{block.kernel}"
-                    rows.append([place, kernel, str(block.expansion), str(block.width), excite])
-            rows.append([f"{number}", f"attention: {stage.attention}", "", "", ""])
-        table("chain", ["block", "kernel", "expansion", "width", "squeeze-excite"], rows, words=True)
-        return
-    for kind, cell in genotype.cells.items():
-        rows = [[str(i), *(f"{e.op} <- {e.source}" for e in edges)] for i, edges in enumerate(cell.nodes)]
-        columns = ["node", *(f"edge {k + 1}" for k in range(genotype.space.edges_per_node))]
-        table(f"{kind} cell, attention: {cell.attention}", columns, rows, words=True)
+    for title, columns, rows in genotype.tables():
+        table(title, columns, rows, words=True)
 
 
 def show_trained(folder: Path) -> None:

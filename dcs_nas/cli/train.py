@@ -21,7 +21,7 @@ from dcs_nas.errors import InputError, command
 from dcs_nas.processes import is_first
 from dcs_nas.settings import read_yaml
 from dcs_nas.slurm import goes_on
-from dcs_nas.space import AnyGenotype, ChainGenotype, shipped_file
+from dcs_nas.space import AnyGenotype, shipped_file
 
 _SECTIONS = ("search", "retrain", "tune")
 _LEAST = {"search": "search.space=demo_cells", "retrain": "retrain.epochs=120"}
@@ -97,7 +97,7 @@ def after_search(
     default = settings.results / settings.name / "retrain"
     target = free_folder(default if out is None else folder.parent / "retrain")
     place = [] if out is None and target == default else ["--out", target]
-    unfit = ["channels", "cells"] if isinstance(genotype, ChainGenotype) else []
+    unfit = ["channels", "cells"] if "channels" not in genotype.supports else []
     retrain = settings.retrain or load_config(shipped_file("configs", words[0]), words[2::2]).retrain
     unset = [f"retrain.{name}=null" for name in ("backbone", *unfit) if getattr(retrain, name, None) is not None]
     return command(

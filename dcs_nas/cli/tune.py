@@ -112,7 +112,7 @@ def _seeded(seed: int) -> Iterator[None]:
 def _check(config: Any, genotype: Path | None) -> Path | None:
     """Everything that can be wrong before the first trial; gives the genotype that trials are to train."""
     from dcs_nas.cli.tune_space import check_space
-    from dcs_nas.space import Genotype
+    from dcs_nas.space import load_genotype
 
     tune = config.section("tune")
     section = config.section(tune.command)
@@ -132,7 +132,7 @@ def _check(config: Any, genotype: Path | None) -> Path | None:
     if section.backbone is None and genotype is None and "retrain.backbone" not in tune.space:
         genotype = config.results / config.name / "search" / "genotype.yaml"
     if genotype is not None:
-        Genotype.read(genotype)
+        load_genotype(genotype)
     return genotype
 
 

@@ -11,13 +11,13 @@ from dcs_nas.errors import InputError
 from dcs_nas.models.backbones import BACKBONES
 from dcs_nas.models.blocks import set_scale
 from dcs_nas.models.cell_space import fixed_network
+from dcs_nas.models.cell_supernet import Supernet
 from dcs_nas.models.chain_space import fixed_chain
 from dcs_nas.models.chain_supernet import ChainSupernet
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.models.relaxation import RELAXATIONS, Softmax
-from dcs_nas.models.supernet import Supernet
 from dcs_nas.models.weights import load_weights
-from dcs_nas.space import AnyGenotype, ChainGenotype, ChainSpec, Genotype, Space
+from dcs_nas.space import AnyGenotype, ChainGenotype, ChainSpec, Genotype, Space, SpaceSpec
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ def build_supernet(
         chain = ChainSupernet(space, space.network(data.height, data.width), relaxation=relaxation)
         set_scale(chain, (dcs or DcsConfig()).scale)
         return ReidNetwork(chain, people, height=data.height, width=data.width)
+    assert isinstance(space, SpaceSpec)
     network = space.network(data.height, data.width, channels=search.channels, cells=search.cells)
     wanted = search.relaxation
     partial = wanted.partial_channels
@@ -82,6 +83,7 @@ def build_fixed(
         size = {"height": data.height, "width": data.width}
         backbone = fixed_chain(genotype.model_copy(update={"network": genotype.network.model_copy(update=size)}))
     else:
+        assert isinstance(genotype, Genotype)
         backbone = fixed_network(scaled(genotype, settings, data))
     if settings.weights is not None:
         report = load_weights(backbone, settings.weights, share=settings.weights_share, key=settings.weights_key)
@@ -95,17 +97,7 @@ def scaled(genotype: Genotype, settings: RetrainConfig, data: DataConfig) -> Gen
 
     Another depth puts the reduction cells at the same shares of it.
     """
-    old = genotype.network
-    cells = settings.cells or old.cells
-    reductions = tuple(sorted({min(cells - 1, r * cells // old.cells) for r in old.reductions}))
-    changes = {
-        "channels": settings.channels or old.channels,
-        "cells": cells,
-        "reductions": reductions,
-        "height": data.height,
-        "width": data.width,
-    }
-    return genotype.model_copy(update={"network": old.model_copy(update=changes)})
+    return genotype.resized(data.height, data.width, channels=settings.channels, cells=settings.cells)
 
 
 def _refuse_scaling(section: str, settings: SearchConfig | RetrainConfig) -> None:

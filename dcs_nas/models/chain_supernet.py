@@ -11,14 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from dcs_nas.errors import InputError
-from dcs_nas.models.chain_space import fixed_chain, half
-from dcs_nas.models.channel_mask import GumbelSoftmax, Widths
-from dcs_nas.models.inverted_residual import ConvNorm
-from dcs_nas.models.mixed_network import MixedNetwork
-from dcs_nas.models.mixture import Mixture
-from dcs_nas.models.relaxation import Softmax
-from dcs_nas.models.super_attention import SuperAttention
-from dcs_nas.models.super_block import CostKind, SuperBlock
+from dcs_nas.models.chain_space import ConvNorm, fixed_chain, half
+from dcs_nas.models.relaxation import GumbelSoftmax, Softmax
+from dcs_nas.models.super_block import CostKind, SuperAttention, SuperBlock, Widths
+from dcs_nas.models.supernet import MixedNetwork, Mixture
 from dcs_nas.space import ChainGenotype, ChainNetwork, ChainStructure, StageSpec, attention_choice, block_choices
 
 Weights = Callable[[str, int], Tensor]  # label and number of candidates to weights (n,)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dcs_nas.errors import InputError
-from dcs_nas.models.dry_run import dry_run
+from dcs_nas.models.flops import dry_run
 
 
 class Embedding(NamedTuple):

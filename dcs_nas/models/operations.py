@@ -16,8 +16,8 @@ from torch.nn.functional import batch_norm
 
 from dcs_nas.errors import InputError
 from dcs_nas.models.blocks import ATTENTION, build_attention
+from dcs_nas.models.custom import tried
 from dcs_nas.models.depthwise import DepthwiseConv, PointwiseConv
-from dcs_nas.models.own import tried
 from dcs_nas.registry import Registry
 
 Operation = Callable[..., nn.Module]

@@ -88,10 +88,30 @@ class DirichletMixture(Softmax):
         return self.anchor * kl_divergence(Dirichlet(_concentration(alpha), validate_args=False), flat).sum()
 
 
+class GumbelSoftmax(Softmax):
+    """FBNetV2 (arXiv 2004.05565, section 3): w = softmax((alpha + G) / temperature), G Gumbel(0, 1).
+
+    All candidates are mixed; the published temperature is 5.0 * 0.956^epoch.
+    """
+
+    def __init__(self, temperature: float = 5.0) -> None:
+        super().__init__()
+        self.temperature = temperature
+
+    def sample(self, alpha: Tensor) -> Sample:
+        noise = -torch.empty_like(alpha).exponential_().log_()
+        return Sample(torch.softmax((alpha + noise) / self.temperature, dim=-1))
+
+    def expected(self, alpha: Tensor) -> Tensor:
+        """softmax(alpha): how often each candidate has the largest weight, at any temperature."""
+        return torch.softmax(alpha, dim=-1)
+
+
 RELAXATIONS: Registry[type[Softmax]] = Registry("relaxation")
 RELAXATIONS.register("softmax")(Softmax)
 RELAXATIONS.register("gumbel")(Gumbel)
 RELAXATIONS.register("dirichlet")(DirichletMixture)
+RELAXATIONS.register("gumbel_softmax")(GumbelSoftmax)
 
 
 def normalized_edges(edge_alpha: Tensor, groups: Sequence[int]) -> Tensor:

@@ -5,14 +5,19 @@ Shapes: B images, C channels of the widest input, E those of the widest expansio
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dcs_nas.models.channel_mask import Widths, combined, kernel_mask
-from dcs_nas.models.inverted_residual import InvertedResidual, fitted
+from dcs_nas.models.blocks import DCSAttention, build_attention, select_channels
+from dcs_nas.models.blocks.parts import attend, attention_scale, to_map, to_tokens
+from dcs_nas.models.chain_space import InvertedResidual, fitted
+from dcs_nas.models.flops import count_map
 from dcs_nas.space import StageSpec, squeezed
 
 CostKind = Literal["flops", "parameters"]
@@ -115,3 +120,140 @@ class SuperBlock(nn.Module):
 
 def _masked(x: Tensor, mask: Tensor) -> Tensor:
     return x * mask.to(x.dtype)[:, None, None]
+
+
+@dataclass(frozen=True)
+class Widths:
+    """How wide a map is: the candidates and their weights (n,), which sum to 1."""
+
+    values: tuple[int, ...]
+    weights: Tensor
+
+    @property
+    def largest(self) -> int:
+        return max(self.values)
+
+    def mask(self) -> Tensor:
+        """The weighted sum of the nested 0/1 masks, (C,)."""
+        return combined(self.weights, nested_masks(self.values, like=self.weights))
+
+    def mean(self, values: Sequence[float]) -> Tensor:
+        """The weighted mean of what each candidate has, a scalar."""
+        return combined(self.weights, torch.tensor(values, dtype=self.weights.dtype, device=self.weights.device))
+
+    def strongest(self) -> int:
+        """The candidate with the largest weight; of fake weights, whose values nobody knows, the widest."""
+        if isinstance(self.weights, torch._subclasses.FakeTensor):
+            return self.largest
+        return self.values[int(self.weights.argmax())]
+
+    def mixed(self, other: Widths, weight: Tensor) -> Widths:
+        """The same candidates with weights (1 - weight) self + weight other: where a block may be left out."""
+        assert self.values == other.values
+        return Widths(self.values, self.weights + weight * (other.weights - self.weights))
+
+    def expanded(self, expansions: Sequence[int], weights: Tensor) -> Widths:
+        """All products of a width and an expansion; both are chosen independently, so their weights multiply."""
+        values = tuple(width * expansion for width in self.values for expansion in expansions)
+        return Widths(values, torch.outer(self.weights, weights).flatten())
+
+
+def nested_masks(widths: Sequence[int], *, like: Tensor) -> Tensor:
+    """(n, C) with 1 for the first channels of each width, in ``like``'s type and on its device."""
+    sizes = torch.tensor(widths, device=like.device)
+    return (torch.arange(max(widths), device=like.device) < sizes[:, None]).to(like.dtype)
+
+
+def kernel_mask(kernels: Sequence[int], weights: Tensor) -> Tensor:
+    """The weighted sum of the masks of centred kernels in the largest, (K, K), for weights (n,).
+
+    A convolution is linear in its kernel, so candidates that share its centre also are one convolution (Single-Path
+    NAS, Stamoulis et al., arXiv 1904.02877, section 3.1).
+    """
+    largest = max(kernels)
+    places = (torch.arange(largest, device=weights.device) - largest // 2).abs()
+    reach = torch.maximum(places[:, None], places)
+    sizes = torch.tensor(kernels, device=weights.device) // 2
+    return combined(weights, (reach <= sizes[:, None, None]).to(weights.dtype))
+
+
+def combined(weights: Tensor, values: Tensor) -> Tensor:
+    """The sum of values (n, ...) with weights (n,), in full precision under autocast too."""
+    return (weights.view(-1, *[1] * (values.ndim - 1)) * values).sum(0)
+
+
+class SuperAttention(nn.Module):
+    """The weighted sum of the candidates: DCS-Attention on masked channels, any other block once for each width."""
+
+    def __init__(self, names: tuple[str, ...], widths: tuple[int, ...], height: int, width: int) -> None:
+        super().__init__()
+        self.names, self.widths, self.size = names, widths, (height, width)
+        made: dict[str, nn.Module] = {}
+        for name in names:
+            if name == "dcs":
+                made[name] = MaskedDCS(max(widths))
+            elif name != "none":
+                made[name] = PerWidth(name, widths, height, width)
+        self.candidates = nn.ModuleDict(made)
+
+    def forward(self, x: Tensor, widths: Widths, weights: Tensor) -> Tensor:
+        """x (B, C, H, W) of ``widths``, ``weights`` (A,) of the candidates."""
+        total = torch.zeros_like(x)
+        for name, weight in zip(self.names, weights):
+            total = total + weight * (x if name == "none" else self.candidates[name](x, widths))
+        return total
+
+    def state(self, name: str, width: int) -> dict[str, Tensor]:
+        """Parameters and statistics of candidate ``name`` from which those of a block of ``width`` are cut."""
+        if name == "none":
+            return {}
+        block = self.candidates[name]
+        return (block.blocks[str(width)] if isinstance(block, PerWidth) else block).state_dict()
+
+    def cost(self, kind: CostKind, widths: Widths, weights: Tensor) -> Tensor:
+        """Expected multiply-adds or parameters."""
+        each = [widths.mean([attention_cost(kind, name, c, *self.size) for c in widths.values]) for name in self.names]
+        return combined(weights, torch.stack(each))
+
+
+class MaskedDCS(DCSAttention):
+    """DCS-Attention whose channels beyond a candidate width are masked: the same weights serve every width.
+
+    Masked channels of X are 0, so they add nothing to the logits of others nor to X o M; the scale and the
+    share of channels kept are those of the width meant, and the batch norm's shift is masked.
+    """
+
+    def forward(self, x: Tensor, widths: Widths | None = None) -> Tensor:
+        if widths is None:
+            return super().forward(x)
+        tokens = to_tokens(x)
+        kept = select_channels(self.selector(tokens), self.tau, self.training).to(tokens.dtype)
+        mask = widths.mask()
+        self._record((kept * mask).mean() / mask.mean())
+        selected = tokens * kept
+        scale = widths.mean([attention_scale(self.scale_kind, c) for c in widths.values])
+        refined = attend(selected * scale.to(tokens.dtype), selected, tokens, scale=1.0)
+        refined = self.norm(self.local(to_map(refined, x.shape[2], x.shape[3])))
+        return x + refined * mask.to(refined.dtype)[:, None, None]
+
+
+class PerWidth(nn.Module):
+    """A block that other channels would change (means over them, batch norms along them): one of each width.
+
+    The block of the width with the largest weight computes, on the channels of that width; the others pass.
+    """
+
+    def __init__(self, name: str, widths: tuple[int, ...], height: int, width: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleDict({str(c): build_attention(name, c, height, width) for c in widths})
+
+    def forward(self, x: Tensor, widths: Widths) -> Tensor:
+        channels = widths.strongest()
+        return torch.cat([self.blocks[str(channels)](x[:, :channels]), x[:, channels:]], dim=1)
+
+
+@lru_cache(maxsize=4096)
+def attention_cost(kind: CostKind, name: str, channels: int, height: int, width: int) -> int:
+    """Multiply-adds or parameters of the attention block ``name`` on one map."""
+    cost, _ = count_map(build_attention(name, channels, height, width), (channels, height, width))
+    return cost.macs if kind == "flops" else cost.parameters

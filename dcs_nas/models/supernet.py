@@ -1,133 +1,198 @@
-"""The supernet: a space of cells in which every choice is a mixture, weighted by the architecture parameters.
+"""A supernet of any kind: mixtures by name, their draws and fixed weights; running statistics of batch norms.
 
-E edges of a cell, O candidate operations, A candidates of attention; alphas (E, O) and (1, A) for each kind of cell.
+R rows (edges), O operations.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from dcs_nas.errors import InputError
-from dcs_nas.models.cell_space import CellSpace
-from dcs_nas.models.mixed_network import MixedNetwork
-from dcs_nas.models.mixture import Mixture
-from dcs_nas.models.nni_imports import Cell, LayerChoice, OneShotStrategy
-from dcs_nas.models.relaxation import Softmax
-from dcs_nas.models.super_cell import SuperCell, SuperChoice, edge_index
-from dcs_nas.space import CellStructure, Genotype, NetworkSpec
+from dcs_nas.models.relaxation import Sample, Softmax, normalized_edges
 
 
-class Supernet(MixedNetwork):
-    """A CellSpace in which every choice has become a mixture. ``num_features`` as in the space.
+class Mixture(nn.Module):
+    """Alphas and the mixture weights that they stand for.
 
-    Args:
-        relaxation: from alphas to mixture weights; DARTS' softmax by default.
-        partial: K, the operations of a cell see 1/K of its channels (PC-DARTS).
-        edges: weigh the edges into a node as well, by alphas of their own (PC-DARTS' edge normalisation).
-        checkpointed: trade time for memory, see ``SuperCell``.
+    ``alpha`` (R, O) starts at 1e-3 * N(0, 1), as DARTS does. With ``edges`` (the number of edges into each node) there
+    is also ``edge_alpha`` (R,), and each row is weighted by ``normalized_edges`` of it (PC-DARTS).
+
+    Attributes:
+        fixed: replaces the weights in every pass, e.g. by a genotype's one-hot rows.
+        drawn: the draw that all cells share in a pass of the network.
     """
 
-    def __init__(
-        self,
-        structure: CellStructure,
-        network: NetworkSpec,
-        *,
-        relaxation: Softmax | None = None,
-        partial: int = 1,
-        edges: bool = False,
-        checkpointed: bool = False,
-    ) -> None:
+    def __init__(self, names: list[str], rows: int, relaxation: Softmax, edges: Sequence[int] | None = None) -> None:
         super().__init__()
-        self.structure, self.network, self.partial = structure, network, partial
-        strategy = _MixtureStrategy(relaxation or Softmax(), partial=partial, edges=edges, checkpointed=checkpointed)
-        self.space = strategy.mutate_model(CellSpace(structure, network, partial=partial))
-        self.mixtures = nn.ModuleDict(strategy.mixtures)
-        self.num_features: int = self.space.num_features
+        self.names, self.edges, self.relaxation = names, edges, relaxation
+        self.alpha = nn.Parameter(1e-3 * torch.randn(rows, len(names)))
+        self.edge_alpha = nn.Parameter(1e-3 * torch.randn(rows)) if edges else None
+        self.fixed: Sample | None = None
+        self.drawn: Sample | None = None
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Feature map (B, D, h, w) of images (B, 3, H, W); all cells use one draw of the mixture weights."""
-        if any(mixture.drawn is not None for _, mixture in self._mixtures()):
-            return self.space(images)
-        with self.drawn():
-            return self.space(images)
+    def forward(self) -> Tensor:
+        """The weights (R, O) of the current pass."""
+        return self.sample().weights
+
+    def sample(self) -> Sample:
+        """What the current pass computes: fixed, drawn before it, drawn now, or in evaluation what is expected."""
+        if self.fixed is not None:
+            return self.fixed
+        if self.drawn is not None:
+            return self.drawn
+        if not self.training:
+            return Sample(self.expected())
+        weights, columns = self.relaxation.sample(self.alpha)
+        return Sample(self._by_edge(weights), columns)
+
+    def expected(self) -> Tensor:
+        """Differentiable weights (R, O) that the alphas stand for, without what is random in a draw."""
+        return self._by_edge(self.relaxation.expected(self.alpha))
+
+    def fix(self, weights: Tensor | None) -> None:
+        """Use these weights (R, O) from now on, computing only what is not 0; None goes back to the alphas."""
+        if weights is None:
+            self.fixed = None
+        else:
+            self.fixed = Sample(weights.to(self.alpha), [row.nonzero()[:, 0].tolist() for row in weights])
+
+    def penalty(self) -> Tensor | None:
+        """The relaxation's regulariser, or None."""
+        return self.relaxation.penalty(self.alpha)
+
+    def _by_edge(self, weights: Tensor) -> Tensor:
+        if self.edge_alpha is None or self.edges is None:
+            return weights
+        return weights * normalized_edges(self.edge_alpha, self.edges)[:, None]
+
+
+class MixedNetwork(nn.Module):
+    """A network that computes with the weights of ``mixtures``, its only place for architecture parameters (alphas)."""
+
+    mixtures: nn.ModuleDict
+    structure: Any
+    network: Any
+    num_features: int
+
+    def one_hot(self, genotype: Any) -> dict[str, Tensor]:
+        """Mixture weights by name that compute what a genotype of the space computes."""
+        raise AssertionError(f"{type(self).__name__} does not say which weights a genotype stands for")
+
+    @contextmanager
+    def fixed_to(self, genotype: Any) -> Iterator[None]:
+        """Within it, the mixture weights are the genotype's: 1 for what it keeps, 0 for the rest."""
+        with self.fixed_weights(self.one_hot(genotype)):
+            yield
 
     def alphas(self) -> dict[str, nn.Parameter]:
-        """Architecture parameters by name: ``normal``, ``normal_attention``, ``reduce``, ``reduce_attention``.
+        """Architecture parameters by name, (rows, candidates) each."""
+        return {name: mixture.alpha for name, mixture in self._mixtures()}
 
-        With edge normalisation also ``normal_edges`` and ``reduce_edges`` (E,).
-        """
-        edges = {f"{name}_edges": m.edge_alpha for name, m in self._mixtures() if m.edge_alpha is not None}
-        return {**super().alphas(), **edges}
+    def weights(self) -> list[nn.Parameter]:
+        """All parameters but the alphas."""
+        alphas = {id(alpha) for alpha in self.alphas().values()}
+        return [p for p in self.parameters() if id(p) not in alphas]
 
-    def one_hot(self, genotype: Genotype) -> dict[str, Tensor]:
-        return one_hot(genotype, self.structure)
+    def mixture_weights(self) -> dict[str, Tensor]:
+        """Detached mixture weights by name, without what is random in a draw."""
+        return {name: mixture.expected().detach() for name, mixture in self._mixtures()}
 
-    def inherited_state(self, genotype: Genotype) -> dict[str, Tensor]:
-        """The parameters and statistics that the genotype's fixed network takes over, under that network's names."""
-        if self.partial > 1:
-            raise InputError(
-                f"a supernet whose operations see 1/{self.partial} of the channels has no weights for a whole network; "
-                "search with relaxation.partial_channels: 1, or retrain from scratch"
-            )
-        state = {k: v for k, v in self.space.state_dict().items() if k.startswith("stem.") or ".preprocessor." in k}
-        for i, (cell, attention) in enumerate(zip(self.space.cells, self.space.attention)):
-            kept = genotype.cells[cell.kind]
-            for node, edges in enumerate(kept.nodes):
-                for k, edge in enumerate(edges):
-                    operation = cell.operation(node, edge.source, edge.op) if edge.op != "none" else nn.Identity()
-                    state.update(_prefixed(operation, f"cells.{i}.ops.{node}.{k}."))
-            state.update(_prefixed(attention.candidates[kept.attention], f"attention.{i}."))
-        return state
+    def expected_weights(self) -> dict[str, Tensor]:
+        """Differentiable mixture weights by name, without what is random in a draw."""
+        return {name: mixture.expected() for name, mixture in self._mixtures()}
 
+    @contextmanager
+    def drawn(self, *, expected: bool = False) -> Iterator[None]:
+        """Within it, all passes use the mixture weights that are drawn now, or the expected ones."""
+        for _, mixture in self._mixtures():
+            mixture.drawn = None
+            mixture.drawn = Sample(mixture.expected()) if expected else mixture.sample()
+        try:
+            yield
+        finally:
+            for _, mixture in self._mixtures():
+                mixture.drawn = None
 
-def one_hot(genotype: Genotype, structure: CellStructure) -> dict[str, Tensor]:
-    """Mixture weights (E, O) and (1, A) by name that compute what the genotype computes."""
-    weights: dict[str, Tensor] = {}
-    for kind, cell in genotype.cells.items():
-        rows = torch.zeros(edge_index(structure.nodes, 0), len(structure.operations))
-        for node, edges in enumerate(cell.nodes):
-            for edge in edges:
-                if edge.op != "none":
-                    rows[edge_index(node, edge.source), structure.operations.index(edge.op)] += 1
-        weights[kind] = rows
-        attention = torch.tensor([[float(name == cell.attention) for name in structure.attention]])
-        weights[f"{kind}_attention"] = attention
-    return weights
+    @contextmanager
+    def fixed_weights(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
+        """Within it, these weights by name replace those of the alphas; what is 0 is not computed."""
+        before = {name: mixture.fixed for name, mixture in self._mixtures()}
+        for name, mixture in self._mixtures():
+            if name in weights:
+                mixture.fix(weights[name])
+        try:
+            yield
+        finally:
+            for name, mixture in self._mixtures():
+                mixture.fixed = before[name]
 
+    def set_temperature(self, temperature: float) -> None:
+        """Set the temperature of the relaxation."""
+        for _, mixture in self._mixtures():
+            mixture.relaxation.temperature = temperature
 
-class _MixtureStrategy(OneShotStrategy):
-    """NNI's walk over a space, with our cells; the mixtures it makes are shared by label."""
+    def penalty(self) -> Tensor | None:
+        """The sum of the relaxation's regularisers, or None where it has none."""
+        found = [penalty for _, mixture in self._mixtures() if (penalty := mixture.penalty()) is not None]
+        return torch.stack(found).sum() if found else None
 
-    def __init__(self, relaxation: Softmax, *, partial: int, edges: bool, checkpointed: bool) -> None:
-        super().__init__()
-        self.relaxation, self.partial, self.edges, self.checkpointed = relaxation, partial, edges, checkpointed
-        self.mixtures: dict[str, Mixture] = {}
-
-    def default_mutation_hooks(self) -> list[Any]:
-        return [self._super_cell, self._super_choice, *super().default_mutation_hooks()]
-
-    def _super_cell(self, module: nn.Module, name: str, memo: dict, kwargs: dict) -> nn.Module | None:
-        if not isinstance(module, Cell):
-            return None
-        edges = [node + 2 for node in range(module.num_nodes)]
-        mixture = self._mixture(module.label, list(module.op_candidates_factory), edges)
-        return SuperCell(module, mixture, partial=self.partial, checkpointed=self.checkpointed)
-
-    def _super_choice(self, module: nn.Module, name: str, memo: dict, kwargs: dict) -> nn.Module | None:
-        if not isinstance(module, LayerChoice):
-            return None
-        return SuperChoice(module, self._mixture(module.label, list(module.names), None))
-
-    def _mixture(self, label: object, names: list[str], edges: list[int] | None) -> Mixture:
-        label = str(label)  # NNI's labels are strings of their own class
-        if label not in self.mixtures:
-            rows = sum(edges) if edges else 1
-            self.mixtures[label] = Mixture(names, rows, self.relaxation, edges if self.edges else None)
-        return self.mixtures[label]
+    def _mixtures(self) -> Iterator[tuple[str, Mixture]]:
+        return cast("Iterator[tuple[str, Mixture]]", iter(self.mixtures.items()))
 
 
-def _prefixed(module: nn.Module, prefix: str) -> dict[str, Tensor]:
-    return {prefix + name: value for name, value in module.state_dict().items()}
+_BatchNorm = nn.modules.batchnorm._BatchNorm
+
+
+class frozen_statistics:  # noqa: N801, a context such as torch.no_grad
+    """Within it, passes in training mode leave the running statistics of batch norms as they are.
+
+    It can be entered again: a checkpoint does so whenever it computes a part again.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._norms = _norms(module)
+        self._momenta: list[float | None] = []
+
+    def __enter__(self) -> None:
+        self._momenta = [norm.momentum for norm in self._norms]
+        for norm in self._norms:
+            norm.momentum = 0.0
+
+    def __exit__(self, *_: object) -> None:
+        for norm, momentum in zip(self._norms, self._momenta):
+            norm.momentum = momentum
+
+
+@contextmanager
+def recalibrated_statistics(module: nn.Module, run: Callable[[], object]) -> Iterator[None]:
+    """Within it, running statistics are the plain means over the passes that ``run`` makes; afterwards as before.
+
+    A supernet's own are those of its mixture and don't fit one of its networks (Guo et al., arXiv 1904.00420, section
+    3.2). ``run`` is called in training mode without gradients.
+    """
+    norms = _norms(module)
+    before = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in norms]
+    momenta, training = [norm.momentum for norm in norms], module.training
+    try:
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None
+        module.train()
+        with torch.no_grad():
+            run()
+        module.train(training)
+        yield
+    finally:
+        module.train(training)
+        for norm, momentum, buffers in zip(norms, momenta, before):
+            norm.momentum = momentum
+            for name, buffer in buffers.items():
+                getattr(norm, name).copy_(buffer)
+
+
+def _norms(module: nn.Module) -> list[_BatchNorm]:
+    return [m for m in module.modules() if isinstance(m, _BatchNorm)]

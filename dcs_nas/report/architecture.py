@@ -67,15 +67,20 @@ def _as_trained(run: RunFiles, genotype: AnyGenotype) -> AnyGenotype:
     """The genotype at the width, depth and image size of a training."""
     if not run.trained or isinstance(genotype, ChainGenotype):
         return genotype
-    from dcs_nas.models.build import scaled
-
     config = parse(Config, run.config, source="config.yaml")
-    return genotype if config.retrain is None else scaled(genotype, config.retrain, config.data)
+    return (
+        genotype
+        if config.retrain is None
+        else genotype.resized(
+            config.data.height, config.data.width, channels=config.retrain.channels, cells=config.retrain.cells
+        )
+    )
 
 
 def _final(genotype: AnyGenotype) -> list[Figure]:
     if isinstance(genotype, ChainGenotype):
         return [in_both_themes(lambda name: chain_file(genotype, find_theme(name), "svg"), "the chain", "chain")]
+    assert isinstance(genotype, Genotype)
     figures = [_painted(cell_picture(genotype, kind), f"the {kind} cell", f"{kind} cell") for kind in genotype.cells]
     return [*figures, _painted(network_picture(genotype), "the whole network", "network")]
 

@@ -50,6 +50,7 @@ def draw(
     job = _Job(out, formats, theme)
     if isinstance(genotype, ChainGenotype):
         return job.chain(f"{stem}chain", genotype)
+    assert isinstance(genotype, Genotype)
     if "darts" in job.formats:
         job.text(f"{stem}genotype.txt", genotype)
     for kind in genotype.cells:
@@ -76,6 +77,8 @@ def draw_difference(
         assert isinstance(a, ChainGenotype)
         assert isinstance(b, ChainGenotype)
         return job.chain("difference_chain", a, b)
+    assert isinstance(a, Genotype)
+    assert isinstance(b, Genotype)
     for kind in (kind for kind in a.cells if kind in b.cells):
         job.write(f"difference_{kind}", difference_picture(a, b, kind))
     return job.drawing

@@ -84,7 +84,7 @@ def draw_animation(genotypes: Sequence[tuple[int, AnyGenotype]], out: Path, *, t
         return [_write(list(_chain_frames(genotypes, colours)), out / "animation_chain.gif", colours)]
     return [
         _write(list(_cell_frames(genotypes, kind, colours)), out / f"animation_{kind}.gif", colours)
-        for kind in first.cells
+        for kind in first.parts
     ]
 
 

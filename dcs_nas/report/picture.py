@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from dcs_nas.report.palette import CHANGES, FAMILIES, Paint, Theme, family, lines
-from dcs_nas.space.genotype import INPUTS, Edge, Genotype
+from dcs_nas.space.cells import INPUTS, Edge, Genotype
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 from dcs_nas.errors import InputError
 from dcs_nas.runs import read_metrics
-from dcs_nas.settings import parse, parse_yaml, read_text, read_yaml
-from dcs_nas.space import AnyGenotype, ChainGenotype, Genotype, load_genotype
-from dcs_nas.space.genotype import FORMAT
+from dcs_nas.settings import parse_yaml, read_text, read_yaml
+from dcs_nas.space import AnyGenotype, load_genotype, parse_genotype
+from dcs_nas.space.kinds import FORMAT
 
 T = TypeVar("T")
 Table = list[list[float | None]]
@@ -166,9 +166,7 @@ def _epoch(path: Path) -> Epoch:
 def _genotype(data: Mapping[str, Any] | None, source: str) -> AnyGenotype | None:
     if not isinstance(data, Mapping) or data.get("format") != FORMAT:
         return None
-    if data.get("kind") == "chain":
-        return parse(ChainGenotype, data, source=source)
-    return parse(Genotype, data, source=source)
+    return parse_genotype(data, source=source)
 
 
 def _finite(value: Any) -> float | None:

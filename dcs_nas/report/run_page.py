@@ -19,7 +19,6 @@ from dcs_nas.report.retrieval import Lists, drawn_lists, saved_lists
 from dcs_nas.report.run_files import Evaluated, RunFiles
 from dcs_nas.report.score_table import Score, cmc_figure, named_evaluations, sound_rows
 from dcs_nas.settings import plain_yaml
-from dcs_nas.space import ChainGenotype, Genotype
 
 if TYPE_CHECKING:
     from dcs_nas.report.maps import AttentionMaps
@@ -165,14 +164,11 @@ def _data(run: RunFiles) -> str:
 def _network(run: RunFiles, section: Mapping[str, Any]) -> str:
     if section.get("backbone"):
         return str(section["backbone"])
-    genotype = run.genotype
-    if isinstance(genotype, ChainGenotype):
-        return f"chain of space {genotype.space.name}, {sum(len(s.blocks) for s in genotype.stages)} blocks"
-    if not isinstance(genotype, Genotype):
+    if run.genotype is None:
         return ""
-    network = genotype.network
-    cells, channels = section.get("cells") or network.cells, section.get("channels") or network.channels
-    return f"{cells} cells of space {genotype.space.name}, width {channels}, stem {network.stem}"
+    network = run.genotype.network
+    sizes = {name: value for name in ("channels", "cells") if isinstance(value := section.get(name), int)}
+    return run.genotype.resized(network.height, network.width, **sizes).summary()
 
 
 def _origin(run: RunFiles) -> str:

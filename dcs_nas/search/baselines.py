@@ -36,7 +36,7 @@ from dcs_nas.search.nni_trials import explore
 from dcs_nas.search.oneshot import OneShotTraining, write_architecture
 from dcs_nas.search.trials import Evaluate, Outcome, Trials, write_best
 from dcs_nas.seeds import mix_seed, seed_everything
-from dcs_nas.space import Genotype, NetworkSpec, Origin, SpaceSpec, read_space, shipped_file
+from dcs_nas.space import Genotype, NetworkSpec, Origin, SpaceSpec, load_genotype, read_space, shipped_file
 from dcs_nas.space.table import Table
 from dcs_nas.training.checkpoints import LAST, is_damaged
 from dcs_nas.training.error_messages import training_errors
@@ -70,7 +70,9 @@ def run_baseline(
     with RunFolder.open(folder, config, resume=resume, overwrite=overwrite) as run:
         if (run / "genotype.yaml").is_file() and not is_damaged(run / "checkpoints" / LAST):
             log.info("%s is finished already", folder)
-            return Genotype.read(run / "genotype.yaml")
+            genotype = load_genotype(run / "genotype.yaml")
+            assert isinstance(genotype, Genotype)
+            return genotype
         if job.table is None:
             job.data.save_labels(run.path)
         with logging_to(run / "log.txt"), without_known_warnings(), training_errors(config, "search"):

@@ -21,8 +21,7 @@ from dcs_nas.data.datamodule import HALVES, Batch, Images
 from dcs_nas.losses import Objective, PrototypeMemory
 from dcs_nas.models.blocks import set_temperature
 from dcs_nas.models.heads import ReidNetwork
-from dcs_nas.models.mixed_network import MixedNetwork
-from dcs_nas.models.statistics import frozen_statistics
+from dcs_nas.models.supernet import MixedNetwork, frozen_statistics
 from dcs_nas.processes import rank
 from dcs_nas.search.gradients import WeightStep, second_order
 from dcs_nas.search.monitor import Watch

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from dcs_nas.models.super_cell import edge_index
-from dcs_nas.space import CellGenotype, CellStructure, Edge, Genotype, NetworkSpec, Origin, reference
+from dcs_nas.space import CellGenotype, CellStructure, Edge, Genotype, NetworkSpec, Origin, edge_index, reference
 
 
 def derive(

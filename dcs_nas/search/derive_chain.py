@@ -48,19 +48,6 @@ def chain_genotype(
     return ChainGenotype(space=chain_reference(structure, name), network=network, stages=stages, origin=origin)
 
 
-def by_choice(figures: Mapping[str, float]) -> dict[str, float]:
-    """The means over all stages and blocks of figures by label, such as entropies: a chain has dozens of choices.
-
-    >>> by_choice({"stage1_block1_kernel": 1.0, "stage2_block1_kernel": 0.0, "stage2_attention": 0.5})
-    {'kernel': 0.5, 'attention': 0.5}
-    """
-    found: dict[str, list[float]] = {}
-    for label, value in figures.items():
-        _, *rest = label.split("_")
-        found.setdefault("_".join(rest[1:]) or rest[0], []).append(value)
-    return {what: sum(values) / len(values) for what, values in found.items()}
-
-
 def _stage(sample: Mapping[str, Any], stage: StageSpec, number: int) -> StageGenotype:
     blocks, skipped = [], []
     for k in range(1, stage.blocks + 1):

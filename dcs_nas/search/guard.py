@@ -5,17 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from dcs_nas.config import GuardConfig
-from dcs_nas.space import AnyGenotype, ChainGenotype
-
-
-def skip_counts(genotype: AnyGenotype) -> dict[str, int]:
-    """How many edges of each kind of cell are skip connections; of a chain, how many ``blocks`` are skipped."""
-    if isinstance(genotype, ChainGenotype):
-        return {"blocks": sum(len(stage.skipped) for stage in genotype.stages)}
-    return {
-        kind: sum(edge.op == "skip_connect" for edges in cell.nodes for edge in edges)
-        for kind, cell in genotype.cells.items()
-    }
 
 
 class CollapseGuard:

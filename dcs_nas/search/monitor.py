@@ -10,15 +10,13 @@ from typing import Any
 import torch
 
 from dcs_nas.config import SearchConfig
-from dcs_nas.models.mixed_network import MixedNetwork
-from dcs_nas.models.statistics import frozen_statistics, recalibrated_statistics
+from dcs_nas.models.supernet import MixedNetwork, frozen_statistics, recalibrated_statistics
 from dcs_nas.processes import rank, world
-from dcs_nas.search.derive_chain import by_choice
 from dcs_nas.search.gradients import dominant_eigenvalue
-from dcs_nas.search.guard import CollapseGuard, skip_counts
+from dcs_nas.search.guard import CollapseGuard
 from dcs_nas.search.passes import Pass, SearchLoss
 from dcs_nas.search.record import ArchitectureRecord, alpha_entropy
-from dcs_nas.space import AnyGenotype, ChainGenotype
+from dcs_nas.space import AnyGenotype
 from dcs_nas.training.joint_batch import average_buffers, sum_over_processes
 from dcs_nas.training.nonfinite import NonFiniteError
 from dcs_nas.training.validation import validation_is_due
@@ -51,11 +49,9 @@ class Watch:
         """Figures of the epoch to log; ``recent`` is its last architecture pass."""
         supernet = loss.supernet
         genotype = self.record.genotype(supernet, epoch)
-        entropy = alpha_entropy(supernet.mixture_weights())
-        if isinstance(genotype, ChainGenotype):
-            entropy = by_choice(entropy)
+        entropy = self.record.space.grouped(alpha_entropy(supernet.mixture_weights()))
         figures = {f"entropy/{name}": value for name, value in entropy.items()}
-        skips = skip_counts(genotype)
+        skips = genotype.skips()
         figures |= {f"skips/{kind}": float(count) for kind, count in skips.items()}
         moving = recent is not None and epoch >= self.settings.warmup_epochs
         if moving and recent is not None:

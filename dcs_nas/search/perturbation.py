@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from dcs_nas.data.datamodule import Batch
-from dcs_nas.models.statistics import frozen_statistics
-from dcs_nas.models.super_cell import edge_index
+from dcs_nas.models.supernet import frozen_statistics
 from dcs_nas.search.bilevel import BilevelSearch, without_gradients
 from dcs_nas.search.record import ArchitectureRecord
-from dcs_nas.space import AnyGenotype, CellStructure
+from dcs_nas.space import AnyGenotype, CellStructure, edge_index
 from dcs_nas.training.joint_batch import sum_gradients
 
 Weights = dict[str, Tensor]

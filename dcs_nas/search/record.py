@@ -10,11 +10,11 @@ from torch import Tensor
 
 from dcs_nas import __version__
 from dcs_nas.files import write_text
-from dcs_nas.models.mixed_network import MixedNetwork
+from dcs_nas.models.supernet import MixedNetwork
 from dcs_nas.search.derive import derive
 from dcs_nas.search.derive_chain import derive_chain
 from dcs_nas.settings import plain_yaml
-from dcs_nas.space import AnyGenotype, ChainSpec, Origin, Space, load_genotype
+from dcs_nas.space import AnyGenotype, ChainSpec, Origin, Space, SpaceSpec, load_genotype
 
 
 class ArchitectureRecord:
@@ -33,6 +33,7 @@ class ArchitectureRecord:
         space, network, name = self.space, supernet.network, self.space.name
         if isinstance(space, ChainSpec):
             return derive_chain(found, space, network, name=name, origin=origin)
+        assert isinstance(space, SpaceSpec)
         return derive(found, space, network, name=name, origin=origin, max_skips=self.max_skips)
 
     def read(self, epoch: int) -> AnyGenotype:
@@ -44,17 +45,12 @@ class ArchitectureRecord:
         genotype = self.genotype(supernet, epoch)
         content = {
             "epoch": epoch,
-            "names": self._names(),
+            "names": self.space.names(),
             "alphas": {name: alpha.detach().tolist() for name, alpha in supernet.alphas().items()},
             "weights": {name: weight.tolist() for name, weight in supernet.mixture_weights().items()},
             "genotype": genotype.model_dump(mode="json", by_alias=True),
         }
         write_text(self._path(epoch), plain_yaml(content))
-
-    def _names(self) -> dict[str, list]:
-        if isinstance(self.space, ChainSpec):
-            return {choice.label: list(choice.options) for choice in self.space.choices()}
-        return {"operations": list(self.space.operations), "attention": list(self.space.attention)}
 
     def _path(self, epoch: int) -> Path:
         return self.folder / f"epoch_{epoch:03d}.yaml"

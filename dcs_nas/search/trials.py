@@ -13,7 +13,7 @@ from pydantic import Field
 from dcs_nas.config import TrialsConfig
 from dcs_nas.errors import InputError, TrainingError
 from dcs_nas.files import write_text
-from dcs_nas.models.supernet import one_hot
+from dcs_nas.models.cell_supernet import one_hot
 from dcs_nas.runs import MetricsFile, RunFolder
 from dcs_nas.settings import Settings, parse, plain_yaml, read_yaml, to_yaml
 from dcs_nas.space import Genotype

@@ -1,31 +1,39 @@
 """Search spaces and genotypes as plain data."""
 
+from dcs_nas.space.cells import (
+    CELL_KINDS,
+    CellGenotype,
+    CellStructure,
+    Edge,
+    Genotype,
+    NetworkSpec,
+    SpaceSpec,
+    edge_index,
+    reference,
+    thirds,
+)
 from dcs_nas.space.chain import (
+    BlockGenotype,
+    ChainGenotype,
     ChainNetwork,
     ChainSpec,
     ChainStructure,
     Choice,
-    Space,
+    StageGenotype,
     StageSpec,
     attention_choice,
     block_choices,
-    load_space,
+    chain_reference,
     squeezed,
 )
-from dcs_nas.space.chain_genotype import (
-    AnyGenotype,
-    BlockGenotype,
-    ChainGenotype,
-    StageGenotype,
-    chain_reference,
-    load_genotype,
-)
-from dcs_nas.space.genotype import CellGenotype, Edge, Genotype, Origin, SpaceReference, reference
+from dcs_nas.space.kinds import GENOTYPES, SPACES, AnyGenotype, Origin, Space
 from dcs_nas.space.published import is_published, published_text
-from dcs_nas.space.spec import CELL_KINDS, CellStructure, NetworkSpec, SpaceSpec, read_space, shipped_file, thirds
+from dcs_nas.space.reading import load_genotype, load_space, parse_genotype, read_space, shipped_file
 
 __all__ = [
     "CELL_KINDS",
+    "GENOTYPES",
+    "SPACES",
     "AnyGenotype",
     "BlockGenotype",
     "CellGenotype",
@@ -40,16 +48,17 @@ __all__ = [
     "NetworkSpec",
     "Origin",
     "Space",
-    "SpaceReference",
     "SpaceSpec",
     "StageGenotype",
     "StageSpec",
     "attention_choice",
     "block_choices",
     "chain_reference",
+    "edge_index",
     "is_published",
     "load_genotype",
     "load_space",
+    "parse_genotype",
     "published_text",
     "read_space",
     "reference",

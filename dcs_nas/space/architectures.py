@@ -12,14 +12,22 @@ import math
 import re
 from collections.abc import Iterator
 from itertools import combinations, permutations, product
+from typing import Any, Protocol
 
 from pydantic import ValidationError
 
 from dcs_nas.errors import InputError
-from dcs_nas.space.chain import ChainNetwork, ChainSpec, Space, StageSpec
-from dcs_nas.space.chain_genotype import AnyGenotype, BlockGenotype, ChainGenotype, StageGenotype, chain_reference
-from dcs_nas.space.genotype import CellGenotype, Edge, Genotype, Origin, reference
-from dcs_nas.space.spec import NetworkSpec, SpaceSpec
+from dcs_nas.space.cells import CellGenotype, Edge, Genotype, NetworkSpec, SpaceSpec, reference
+from dcs_nas.space.chain import (
+    BlockGenotype,
+    ChainGenotype,
+    ChainNetwork,
+    ChainSpec,
+    StageGenotype,
+    StageSpec,
+    chain_reference,
+)
+from dcs_nas.space.kinds import AnyGenotype, Space
 
 LARGEST = 100_000
 """Architectures that a space may have to be listed."""
@@ -31,15 +39,7 @@ Nodes = tuple[tuple[tuple[str, int], ...], ...]
 
 def encode(genotype: AnyGenotype) -> str:
     """Return the text of a genotype; cells that differ in the order of their nodes alone have one text."""
-    if isinstance(genotype, ChainGenotype):
-        return "|".join(
-            "&".join("skip" if block is None else _block_text(block) for block in stage.slots()) + f"+{stage.attention}"
-            for stage in genotype.stages
-        )
-    cells = genotype.cells
-    return ";".join(
-        f"{_nodes_text(_canonical(_pairs(c)))}+{c.attention}" for c in map(cells.__getitem__, sorted(cells))
-    )
+    return _texts(genotype).encode(genotype)
 
 
 def decode(text: str, space: Space, height: int, width: int) -> AnyGenotype:
@@ -48,26 +48,21 @@ def decode(text: str, space: Space, height: int, width: int) -> AnyGenotype:
     Raises:
         InputError: a text that is not of an architecture of the space.
     """
+    texts = _texts(space)
     try:
-        return _decode(text, space, space.network(height, width))
+        return texts.decode(text, space, space.network(height, width))
     except ValueError as error:
         found = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         problem = found.removeprefix("Value error, ")
-        example = "k3e4w24+none|k5e2w32+rga" if isinstance(space, ChainSpec) else "skip_connect~0|sep_conv_3x3~2+dcs"
         raise InputError(
-            f"'{text[:200]}' is no architecture of space '{space.name}' ({problem}); expected a text such as {example}"
+            f"'{text[:200]}' is no architecture of space '{space.name}' ({problem}); "
+            f"expected a text such as {texts.example}"
         ) from None
 
 
 def count(space: Space, height: int, width: int) -> int:
     """Return how many choices a space has together, before equal architectures are joined."""
-    if isinstance(space, ChainSpec):
-        return math.prod(len(choice.options) for choice in space.choices())
-    edges = [
-        len(_operations(space)) ** space.edges_per_node * math.comb(n + 2, space.edges_per_node)
-        for n in range(space.nodes)
-    ]
-    return (math.prod(edges) * len(space.attention)) ** len(_kinds(space.network(height, width)))
+    return _texts(space).count(space, space.network(height, width))
 
 
 def architectures(space: Space, height: int, width: int) -> list[str]:
@@ -79,41 +74,88 @@ def architectures(space: Space, height: int, width: int) -> list[str]:
     total = count(space, height, width)
     if total > LARGEST:
         raise InputError(f"space '{space.name}' has {total:,} architectures; expected at most {LARGEST:,} to list")
-    return sorted(set(_chains(space) if isinstance(space, ChainSpec) else _cells(space, space.network(height, width))))
+    return sorted(set(_texts(space).all(space, space.network(height, width))))
 
 
-def _cells(space: SpaceSpec, network: NetworkSpec) -> Iterator[str]:
-    def node(number: int) -> list[tuple[tuple[str, int], ...]]:
-        operations = list(product(_operations(space), repeat=space.edges_per_node))
-        sources = list(combinations(range(number + 2), space.edges_per_node))
-        return [tuple(zip(ops, states)) for states in sources for ops in operations]
+class _Texts(Protocol):
+    """The texts of one kind of space."""
 
-    nodes = {_canonical(cell) for cell in product(*map(node, range(space.nodes)))}
-    cells = [f"{_nodes_text(cell)}+{attention}" for cell in nodes for attention in space.attention]
-    return map(";".join, product(cells, repeat=len(_kinds(network))))
+    example: str
 
+    def encode(self, genotype: Any) -> str: ...
 
-def _chains(space: ChainSpec) -> Iterator[str]:
-    def block(stage: StageSpec, number: int) -> list[str]:
-        values = product(stage.kernels, stage.expansions, stage.widths, stage.squeeze_excite)
-        kept = [_block_text(BlockGenotype(kernel=k, expansion=e, width=w, squeeze_excite=s)) for k, e, w, s in values]
-        return kept + (["skip"] if "skip" in stage.depth(number) else [])
+    def decode(self, text: str, space: Any, network: Any) -> AnyGenotype: ...
 
-    def stages(stage: StageSpec) -> list[str]:
-        blocks = map("&".join, product(*(block(stage, number) for number in range(1, stage.blocks + 1))))
-        return [f"{text}+{attention}" for text, attention in product(blocks, stage.attention)]
+    def count(self, space: Any, network: Any) -> int: ...
 
-    return map("|".join, product(*map(stages, space.stages)))
+    def all(self, space: Any, network: Any) -> Iterator[str]: ...
 
 
-def _decode(text: str, space: Space, network: NetworkSpec | ChainNetwork) -> AnyGenotype:
-    if isinstance(space, ChainSpec):
-        assert isinstance(network, ChainNetwork)
+class _CellTexts:
+    example = "skip_connect~0|sep_conv_3x3~2+dcs"
+
+    def encode(self, genotype: Genotype) -> str:
+        cells = [genotype.cells[kind] for kind in sorted(genotype.cells)]
+        return ";".join(f"{_nodes_text(_canonical(_pairs(cell)))}+{cell.attention}" for cell in cells)
+
+    def decode(self, text: str, space: SpaceSpec, network: NetworkSpec) -> Genotype:
+        cells = dict(zip(sorted(network.kinds), map(_cell, text.split(";")), strict=True))
+        return Genotype(space=reference(space, space.name), network=network, cells=cells)
+
+    def count(self, space: SpaceSpec, network: NetworkSpec) -> int:
+        kept = space.edges_per_node
+        edges = [len(space.computing) ** kept * math.comb(n + 2, kept) for n in range(space.nodes)]
+        return (math.prod(edges) * len(space.attention)) ** len(network.kinds)
+
+    def all(self, space: SpaceSpec, network: NetworkSpec) -> Iterator[str]:
+        def node(number: int) -> list[tuple[tuple[str, int], ...]]:
+            operations = list(product(space.computing, repeat=space.edges_per_node))
+            sources = list(combinations(range(number + 2), space.edges_per_node))
+            return [tuple(zip(ops, states)) for states in sources for ops in operations]
+
+        nodes = {_canonical(cell) for cell in product(*map(node, range(space.nodes)))}
+        cells = [f"{_nodes_text(cell)}+{attention}" for cell in nodes for attention in space.attention]
+        return map(";".join, product(cells, repeat=len(network.kinds)))
+
+
+class _ChainTexts:
+    example = "k3e4w24+none|k5e2w32+rga"
+
+    def encode(self, genotype: ChainGenotype) -> str:
+        return "|".join(
+            "&".join("skip" if block is None else _block_text(block) for block in stage.slots()) + f"+{stage.attention}"
+            for stage in genotype.stages
+        )
+
+    def decode(self, text: str, space: ChainSpec, network: ChainNetwork) -> ChainGenotype:
         stages = tuple(map(_stage, text.split("|")))
-        return ChainGenotype(space=chain_reference(space, space.name), network=network, stages=stages, origin=Origin())
-    assert isinstance(network, NetworkSpec)
-    cells = dict(zip(_kinds(network), map(_cell, text.split(";")), strict=True))
-    return Genotype(space=reference(space, space.name), network=network, cells=cells, origin=Origin())
+        return ChainGenotype(space=chain_reference(space, space.name), network=network, stages=stages)
+
+    def count(self, space: ChainSpec, network: ChainNetwork) -> int:
+        return math.prod(len(choice.options) for choice in space.choices())
+
+    def all(self, space: ChainSpec, network: ChainNetwork) -> Iterator[str]:
+        def block(stage: StageSpec, number: int) -> list[str]:
+            values = product(stage.kernels, stage.expansions, stage.widths, stage.squeeze_excite)
+            kept = [
+                _block_text(BlockGenotype(kernel=k, expansion=e, width=w, squeeze_excite=s)) for k, e, w, s in values
+            ]
+            return kept + (["skip"] if "skip" in stage.depth(number) else [])
+
+        def stages(stage: StageSpec) -> list[str]:
+            blocks = map("&".join, product(*(block(stage, number) for number in range(1, stage.blocks + 1))))
+            return [f"{text}+{attention}" for text, attention in product(blocks, stage.attention)]
+
+        return map("|".join, product(*map(stages, space.stages)))
+
+
+_TEXTS: dict[str, _Texts] = {"cells": _CellTexts(), "chain": _ChainTexts()}
+
+
+def _texts(of: Space | AnyGenotype) -> _Texts:
+    if of.kind not in _TEXTS:
+        raise InputError(f"architectures of kind {of.kind} have no texts; expected one of {', '.join(_TEXTS)}")
+    return _TEXTS[of.kind]
 
 
 def _cell(text: str) -> CellGenotype:
@@ -162,11 +204,3 @@ def _nodes_text(nodes: Nodes) -> str:
 
 def _block_text(block: BlockGenotype) -> str:
     return f"k{block.kernel}e{block.expansion}w{block.width}" + ("s" if block.squeeze_excite else "")
-
-
-def _operations(space: SpaceSpec) -> list[str]:
-    return [name for name in space.operations if name != "none"]
-
-
-def _kinds(network: NetworkSpec) -> list[str]:
-    return sorted({network.kind(i) for i in range(network.cells)})

@@ -6,18 +6,33 @@ Jojic, Yang, arXiv 2505.08961). Stages and blocks are counted from 1 wherever a 
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from dcs_nas.errors import InputError, choices
-from dcs_nas.settings import Settings, parse, read_yaml
-from dcs_nas.space.size import LARGEST, chain_relations, check_weights
-from dcs_nas.space.spec import Name, SpaceSpec, read_space
+from dcs_nas.errors import InputError
+from dcs_nas.settings import Settings, parse
+from dcs_nas.space.kinds import (
+    BY_POSITIONS,
+    GENOTYPES,
+    LARGEST,
+    SPACES,
+    AnyGenotype,
+    Name,
+    Origin,
+    Rows,
+    Space,
+    check_weights,
+    require_hash,
+    require_member,
+    require_unique,
+    short_hash,
+)
+
+if TYPE_CHECKING:
+    import networkx
 
 Activation = Literal["relu6", "hswish"]
 Kernel = Literal[3, 5, 7]
@@ -53,10 +68,7 @@ class StageSpec(Settings):
     @model_validator(mode="after")
     def _check(self) -> StageSpec:
         for field in ("kernels", "expansions", "widths", "squeeze_excite", "attention"):
-            values = getattr(self, field)
-            twice = sorted({str(v) for v in values if values.count(v) > 1})
-            if twice:
-                raise ValueError(f"{field} lists {', '.join(twice)} twice")
+            require_unique(getattr(self, field), field)
         if list(self.widths) != sorted(self.widths):
             raise ValueError(f"widths are {', '.join(map(str, self.widths))}; expected rising numbers of channels")
         if self.skip and self.blocks == 1:
@@ -96,7 +108,7 @@ class ChainStructure(Settings):
         """Twelve hex digits that change with anything a genotype depends on."""
         plain = {name: getattr(self, name) for name in ChainStructure.model_fields}
         plain["stages"] = [stage.model_dump(mode="json") for stage in self.stages]
-        return hashlib.sha256(json.dumps({"kind": "chain", **plain}, sort_keys=True).encode()).hexdigest()[:12]
+        return short_hash({"kind": "chain", **plain})
 
     def choices(self) -> Iterator[Choice]:
         """Everything with two candidates or more, in order: per block kernel, expansion, width, squeeze_excite and
@@ -115,13 +127,14 @@ class ChainNetwork(Settings):
     width: int = Field(ge=1, le=4096)
 
 
-class ChainSpec(ChainStructure):
+@SPACES.register("chain")
+class ChainSpec(ChainStructure, Space):
     """A chain space as its file gives it."""
 
     name: Name
     kind: Literal["chain"] = "chain"
 
-    def network(self, height: int, width: int) -> ChainNetwork:
+    def network(self, height: int, width: int, **changes: Any) -> ChainNetwork:
         """The network searched on images of ``height`` x ``width``."""
         source = f"network of space '{self.name}'"
         network = parse(ChainNetwork, {"height": height, "width": width}, source=source)
@@ -131,8 +144,146 @@ class ChainSpec(ChainStructure):
             raise InputError(f"{source}: {error}") from None
         return network
 
+    def names(self) -> dict[str, list[Any]]:
+        return {choice.label: list(choice.options) for choice in self.choices()}
 
-Space = SpaceSpec | ChainSpec
+    def grouped(self, figures: Mapping[str, float]) -> dict[str, float]:
+        """The means over all stages and blocks: a chain has dozens of choices."""
+        found: dict[str, list[float]] = {}
+        for label, value in figures.items():
+            _, *rest = label.split("_")
+            found.setdefault("_".join(rest[1:]) or rest[0], []).append(value)
+        return {what: sum(values) / len(values) for what, values in found.items()}
+
+
+class BlockGenotype(Settings):
+    """What was chosen for one block."""
+
+    kernel: int
+    expansion: int
+    width: int
+    squeeze_excite: bool = False
+
+
+class StageGenotype(Settings):
+    """The blocks that stay, in order; ``skipped`` names those left out, counted from 1 among all of the stage."""
+
+    blocks: tuple[BlockGenotype, ...] = Field(min_length=1, max_length=32)
+    skipped: tuple[int, ...] = ()
+    attention: Name = "none"
+
+    def slots(self) -> Iterator[BlockGenotype | None]:
+        """Every block of the stage in order, None where it is left out."""
+        kept = iter(self.blocks)
+        for number in range(1, len(self.blocks) + len(self.skipped) + 1):
+            yield None if number in self.skipped else next(kept)
+
+
+class ChainReference(ChainStructure):
+    """The space that a genotype belongs to: its name, its hash and the whole chain."""
+
+    name: Name
+    declared_hash: str = Field(alias="hash")
+
+    @model_validator(mode="after")
+    def _check_hash(self) -> ChainReference:
+        require_hash(self.declared_hash, self.hash)
+        return self
+
+
+@GENOTYPES.register("chain")
+class ChainGenotype(AnyGenotype):
+    """An architecture of a chain space."""
+
+    kind: Literal["chain"] = "chain"
+    space: ChainReference
+    network: ChainNetwork
+    stages: tuple[StageGenotype, ...]
+    origin: Origin = Origin()
+
+    @model_validator(mode="after")
+    def _fits_its_space(self) -> ChainGenotype:
+        if len(self.stages) != len(self.space.stages):
+            raise ValueError(f"{len(self.stages)} stages are given, the space has {len(self.space.stages)}")
+        for number, (stage, spec) in enumerate(zip(self.stages, self.space.stages), start=1):
+            _check_stage(number, stage, spec)
+        relations = chain_relations(self.space, self.network.height, self.network.width)
+        check_weights(relations, "the attention of this genotype")
+        return self
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return ("chain",)
+
+    def part(self, name: str) -> tuple[StageGenotype, ...]:
+        return self.stages
+
+    def summary(self) -> str:
+        return f"chain of space {self.space.name}, {sum(len(stage.blocks) for stage in self.stages)} blocks"
+
+    def tables(self) -> list[Rows]:
+        rows = []
+        for number, stage in enumerate(self.stages, start=1):
+            for k, block in enumerate(stage.slots(), start=1):
+                words = ["skipped", "", "", ""]
+                if block is not None:
+                    excite = "yes" if block.squeeze_excite else ""
+                    words = [f"{block.kernel}x{block.kernel}", str(block.expansion), str(block.width), excite]
+                rows.append([f"{number}.{k}", *words])
+            rows.append([f"{number}", f"attention: {stage.attention}", "", "", ""])
+        return [Rows("chain", ["block", "kernel", "expansion", "width", "squeeze-excite"], rows)]
+
+    def one_hot(self) -> dict[str, list[list[float]]]:
+        """Mixture weights (1, candidates) by label."""
+        sample = self.to_sample()
+        return {
+            choice.label: [[float(option == sample[choice.label]) for option in choice.options]]
+            for choice in self.space.choices()
+        }
+
+    def skips(self) -> dict[str, int]:
+        """How many ``blocks`` are skipped."""
+        return {"blocks": sum(len(stage.skipped) for stage in self.stages)}
+
+    def to_sample(self) -> dict[str, Any]:
+        """The choices under NNI's labels: ``{'stage1_block1_kernel': 3, ...}``.
+
+        A block that is left out has the first candidates, which nothing reads.
+        """
+        sample: dict[str, Any] = {}
+        for number, (stage, spec) in enumerate(zip(self.stages, self.space.stages), start=1):
+            for k, block in enumerate(stage.slots(), start=1):
+                for what, choice in block_choices(spec, number, k).items():
+                    kept = "keep" if what == "depth" else getattr(block, what) if block else choice.options[0]
+                    sample[choice.label] = "skip" if what == "depth" and block is None else kept
+            sample[attention_choice(spec, number).label] = stage.attention
+        return sample
+
+    def graph(self, part: str | None = None) -> networkx.MultiDiGraph:
+        """The chain from ``image`` through ``stem`` and the blocks ``1.1``, ``1.2``, ... to ``features``.
+
+        Nodes carry ``role`` (input, stem, block, skipped, attention, output), ``label`` and, for blocks, ``stage``,
+        ``kernel``, ``expansion``, ``width`` and ``squeeze_excite``.
+        """
+        import networkx
+
+        if part not in (None, "chain"):
+            raise InputError(f"this genotype has no part '{part}'; it has chain")
+        graph: networkx.MultiDiGraph = networkx.MultiDiGraph(name=self.space.name, kind="chain")
+        nodes: list[tuple[str, dict[str, Any]]] = [("image", {"role": "input", "label": "image"})]
+        nodes.append(("stem", {"role": "stem", "label": "stem", "width": self.space.stem}))
+        for number, stage in enumerate(self.stages, start=1):
+            for k, block in enumerate(stage.slots(), start=1):
+                facts = {"role": "block", **block.model_dump()} if block else {"role": "skipped"}
+                nodes.append((f"{number}.{k}", {**facts, "label": f"{number}.{k}", "stage": number}))
+            if stage.attention != "none":
+                facts = {"role": "attention", "label": stage.attention, "stage": number}
+                nodes.append((f"{number}.attention", facts))
+        nodes.append(("features", {"role": "output", "label": "features", "width": self.space.features}))
+        graph.add_nodes_from(nodes)
+        for (tail, _), (head, _) in pairwise(nodes):
+            graph.add_edge(tail, head, op="")
+        return graph
 
 
 def block_choices(stage: StageSpec, number: int, block: int) -> dict[str, Choice]:
@@ -161,14 +312,39 @@ def squeezed(hidden: int) -> int:
     return max(1, hidden // 4)
 
 
-def load_space(path: Path) -> Space:
-    """A search space file of any kind; ``name`` defaults to the file's own."""
-    data = {"name": path.stem, **read_yaml(path)}
-    kind = data.get("kind", "cells")
-    if kind not in ("cells", "chain"):
-        named = str(kind)[:80]
-        raise InputError(f"{path}: unknown kind of search space '{named}'; {choices(named, ['cells', 'chain'])}")
-    return read_space(path) if kind == "cells" else parse(ChainSpec, data, source=str(path))
+def chain_reference(structure: ChainStructure, name: str) -> ChainReference:
+    """What a genotype keeps of its space."""
+    fields = {field: getattr(structure, field) for field in ChainStructure.model_fields}
+    return ChainReference(**fields, name=name, declared_hash=structure.hash)
+
+
+def chain_relations(structure: ChainStructure, height: int, width: int) -> int:
+    """Weights of relations of positions in the attention blocks of a chain on images of ``height`` x ``width``."""
+    total = 0
+    stride: int = structure.stem_stride
+    for stage in structure.stages:
+        stride *= stage.stride
+        positions = -(-height // stride) * -(-width // stride)
+        total += sum(positions**2 // 4 for name in stage.attention if name in BY_POSITIONS)
+    return total
+
+
+def _check_stage(number: int, stage: StageGenotype, spec: StageSpec) -> None:
+    count = len(stage.blocks) + len(stage.skipped)
+    if count != spec.blocks:
+        raise ValueError(f"stage {number} has {count} blocks, kept and skipped, its space has {spec.blocks}")
+    wrong = [k for k in stage.skipped if not 1 <= k <= count or "skip" not in spec.depth(k)]
+    if wrong or len(set(stage.skipped)) != len(stage.skipped):
+        raise ValueError(
+            f"stage {number}: skipped is {list(stage.skipped)}, expected each at most once out of "
+            f"{[k for k in range(1, count + 1) if 'skip' in spec.depth(k)]}"
+        )
+    for k, block in enumerate(stage.slots(), start=1):
+        for what, choice in block_choices(spec, number, k).items():
+            if block is not None and what != "depth":
+                value = getattr(block, what)
+                require_member(value, choice.options, f"stage {number}, block {k}: {what} {value}")
+    require_member(stage.attention, spec.attention, f"stage {number}: attention '{stage.attention}'")
 
 
 def _largest(structure: ChainStructure) -> int:

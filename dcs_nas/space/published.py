@@ -10,14 +10,11 @@ import ast
 import logging
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from dcs_nas.errors import InputError
 from dcs_nas.settings import parse, read_text
-from dcs_nas.space.spec import CELL_KINDS, CellStructure, NetworkSpec, SpaceSpec, thirds
-
-if TYPE_CHECKING:
-    from dcs_nas.space.genotype import Genotype
+from dcs_nas.space.cells import CELL_KINDS, CellStructure, Genotype, NetworkSpec, SpaceSpec, thirds
 
 log = logging.getLogger(__name__)
 OPERATIONS = (

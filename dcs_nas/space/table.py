@@ -16,9 +16,8 @@ import numpy as np
 
 from dcs_nas.errors import InputError, choices
 from dcs_nas.space.architectures import architectures, decode, encode
-from dcs_nas.space.chain import Space, load_space
-from dcs_nas.space.chain_genotype import AnyGenotype
-from dcs_nas.space.spec import shipped_file
+from dcs_nas.space.kinds import AnyGenotype, Space
+from dcs_nas.space.reading import load_space, shipped_file
 
 TABLES = ("bench_cells", "bench_chain")
 SIZE = (64, 32)

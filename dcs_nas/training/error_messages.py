@@ -10,7 +10,7 @@ import torch
 
 from dcs_nas.config import Config, SearchConfig
 from dcs_nas.errors import TrainingError
-from dcs_nas.space import ChainSpec, load_space, shipped_file
+from dcs_nas.space import load_space, shipped_file
 
 _CPU_MESSAGE = "DefaultCPUAllocator"
 
@@ -63,4 +63,4 @@ def _may_checkpoint(search: SearchConfig) -> bool:
     exact = search.order == 2 and search.hessian == "exact"
     if search.checkpoint_activations or search.strategy != "bilevel" or exact:
         return False
-    return not isinstance(load_space(shipped_file("search_spaces", search.space)), ChainSpec)
+    return "checkpoint_activations" in load_space(shipped_file("search_spaces", search.space)).supports

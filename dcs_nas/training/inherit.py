@@ -9,9 +9,9 @@ from torch import nn
 
 from dcs_nas.errors import InputError
 from dcs_nas.models.build import build_supernet
+from dcs_nas.models.cell_supernet import Supernet
 from dcs_nas.models.chain_supernet import ChainSupernet
 from dcs_nas.models.heads import ReidNetwork
-from dcs_nas.models.supernet import Supernet
 from dcs_nas.runs import RunFolder
 from dcs_nas.space import AnyGenotype, ChainGenotype, Genotype, load_space, shipped_file
 from dcs_nas.training.checkpoints import load_checkpoint

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dcs_nas.errors import InputError, choices
 from dcs_nas.models.blocks import build_attention
-from dcs_nas.models.dry_run import dry_run
+from dcs_nas.models.flops import dry_run
 from dcs_nas.registry import Registry
 
 

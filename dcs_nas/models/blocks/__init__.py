@@ -18,7 +18,7 @@ from dcs_nas.models.blocks.dcs import DCSAttention, kept_shares, select_channels
 from dcs_nas.models.blocks.harmonious import HardAttention, HarmoniousAttention, SoftAttention, stack_regions
 from dcs_nas.models.blocks.nonlocal_block import NonLocalBlock
 from dcs_nas.models.blocks.rga import RGA
-from dcs_nas.models.own import tried
+from dcs_nas.models.custom import tried
 from dcs_nas.registry import Registry
 
 __all__ = [

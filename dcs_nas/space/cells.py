@@ -1,0 +1,367 @@
+"""Spaces of cells (DARTS, arXiv 1806.09055) and their genotypes: YAML, NNI sample, networkx graph. No torch here.
+
+States of a cell: 0 and 1 are its inputs, 2 is its first node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from dcs_nas.errors import InputError
+from dcs_nas.settings import Settings, parse
+from dcs_nas.space.kinds import (
+    BY_POSITIONS,
+    GENOTYPES,
+    SPACES,
+    AnyGenotype,
+    Name,
+    Origin,
+    Rows,
+    Space,
+    check_weights,
+    require_hash,
+    require_member,
+    require_unique,
+    short_hash,
+)
+
+if TYPE_CHECKING:
+    import networkx
+
+Stem = Literal["conv", "stride2", "stride4"]
+CELL_KINDS = ("normal", "reduce")
+INPUTS = ("c_{k-2}", "c_{k-1}")
+_STEM_STRIDE = {"conv": 1, "stride2": 2, "stride4": 4}
+
+
+class CellStructure(Settings):
+    """The candidates of a cell: this alone decides whether a genotype fits a space."""
+
+    nodes: int = Field(ge=1, le=16)
+    edges_per_node: int = Field(default=2, ge=1, le=2)
+    operations: tuple[Name, ...] = Field(min_length=1, max_length=64)
+    attention: tuple[Name, ...] = Field(default=("none",), min_length=1, max_length=32)
+
+    @model_validator(mode="after")
+    def _check(self) -> CellStructure:
+        require_unique(self.operations, "operations")
+        require_unique(self.attention, "attention")
+        if set(self.operations) == {"none"}:
+            raise ValueError("operations holds 'none' alone; name at least one that computes something")
+        return self
+
+    @property
+    def hash(self) -> str:
+        """Twelve hex digits that change with anything a genotype depends on."""
+        return short_hash({name: getattr(self, name) for name in CellStructure.model_fields})
+
+    @property
+    def computing(self) -> list[str]:
+        """The operations that compute something: all but ``none``, which no derived genotype holds."""
+        return [name for name in self.operations if name != "none"]
+
+
+class NetworkSpec(Settings):
+    """How cells are stacked: width, depth, stem, input size (pixels)."""
+
+    channels: int = Field(ge=1, le=2048)
+    cells: int = Field(ge=1, le=100)
+    reductions: tuple[int, ...] = ()
+    stem: Stem = "stride2"
+    stem_multiplier: int = Field(default=3, ge=1, le=16)
+    height: int = Field(ge=1, le=4096)
+    width: int = Field(ge=1, le=4096)
+
+    @model_validator(mode="after")
+    def _check(self) -> NetworkSpec:
+        wrong = [r for r in self.reductions if not 0 <= r < self.cells]
+        if wrong:
+            raise ValueError(f"reductions name cell {wrong[0]}, but cells go from 0 to {self.cells - 1}")
+        if len(set(self.reductions)) > 10:
+            raise ValueError(f"{len(set(self.reductions))} reductions double the width each; expected at most 10")
+        return self
+
+    def kind(self, cell: int) -> str:
+        """``reduce`` where a cell halves the map and doubles the width, else ``normal``."""
+        return "reduce" if cell in self.reductions else "normal"
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of cell, in the order of the cells."""
+        return list(dict.fromkeys(self.kind(i) for i in range(self.cells)))
+
+
+@SPACES.register("cells")
+class SpaceSpec(CellStructure, Space):
+    """A space of cells whose outputs may pass an attention block."""
+
+    supports: ClassVar[frozenset[str]] = frozenset(
+        {
+            "channels",
+            "cells",
+            "checkpoint_activations",
+            "derivation",
+            "guard.max_skips",
+            "latency",
+            "relaxation.edge_normalization",
+            "relaxation.partial_channels",
+        }
+    )
+    name: Name
+    kind: Literal["cells"] = "cells"
+    cells: int = Field(ge=1, le=100)
+    channels: int = Field(ge=1, le=2048)
+    reductions: tuple[int, ...] | Literal["thirds"] = "thirds"
+    stem: Stem = "stride2"
+    stem_multiplier: int = Field(default=3, ge=1, le=16)
+
+    def network(self, height: int, width: int, **changes: Any) -> NetworkSpec:
+        """The network searched on images of ``height`` x ``width``; ``changes`` replace width, depth or stem."""
+        wanted = {k: v for k, v in changes.items() if v is not None}
+        cells = wanted.get("cells", self.cells)
+        reductions = wanted.pop("reductions", self.reductions)
+        fields = {
+            "channels": self.channels,
+            "cells": cells,
+            "stem": self.stem,
+            "stem_multiplier": self.stem_multiplier,
+            "reductions": thirds(cells) if reductions == "thirds" else reductions,
+            "height": height,
+            "width": width,
+        }
+        source = f"network of space '{self.name}'"
+        network = parse(NetworkSpec, {**fields, **wanted}, source=source)
+        try:
+            check_weights(cells_weights(self, network, edges=self.nodes * (self.nodes + 3) // 2), "its supernet")
+        except ValueError as error:
+            raise InputError(f"{source}: {error}") from None
+        return network
+
+    def names(self) -> dict[str, list[Any]]:
+        return {"operations": list(self.operations), "attention": list(self.attention)}
+
+
+class Edge(Settings):
+    """One kept operation and the state it reads."""
+
+    op: Name
+    source: int = Field(alias="from", ge=0)
+
+
+class CellGenotype(Settings):
+    """The kept edges of every node, in order, and the attention on the cell's output."""
+
+    nodes: tuple[tuple[Edge, ...], ...] = Field(min_length=1, max_length=16)
+    attention: Name = "none"
+
+    @model_validator(mode="after")
+    def _acyclic(self) -> CellGenotype:
+        for i, edges in enumerate(self.nodes):
+            for edge in edges:
+                if edge.source >= i + 2:
+                    raise ValueError(f"node {i} reads state {edge.source}, but only 0 to {i + 1} exist before it")
+        return self
+
+
+class SpaceReference(CellStructure):
+    """The space that a genotype belongs to: its name, its hash and the candidates of its cells."""
+
+    name: Name
+    declared_hash: str = Field(alias="hash")
+
+    @model_validator(mode="after")
+    def _check_hash(self) -> SpaceReference:
+        require_hash(self.declared_hash, self.hash)
+        return self
+
+
+@GENOTYPES.register("cells")
+class Genotype(AnyGenotype):
+    """An architecture of a space of cells.
+
+    ``cells`` maps the kinds of cell (``normal``, ``reduce``) to what is kept in them; ``network`` says how they
+    are stacked; ``space`` what they were chosen from.
+    """
+
+    kind: Literal["cells"] = Field(default="cells", exclude=True, repr=False)  # files of cells need not name it
+    space: SpaceReference
+    network: NetworkSpec
+    cells: dict[Name, CellGenotype]
+    origin: Origin = Origin()
+
+    @model_validator(mode="after")
+    def _fits_its_space(self) -> Genotype:
+        missing = set(self.network.kinds) - set(self.cells)
+        if missing:
+            raise ValueError(f"cells of kind {', '.join(sorted(missing))} are missing")
+        for kind, cell in self.cells.items():
+            _check_cell(kind, cell, self.space)
+        self.check_size()
+        return self
+
+    def check_size(self) -> None:
+        """``ValueError`` where the network is unreasonably large; nothing is allocated to find out."""
+        edges = self.space.nodes * self.space.edges_per_node
+        check_weights(cells_weights(self.space, self.network, edges=edges), "the network of this genotype")
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return tuple(self.cells)
+
+    def part(self, name: str) -> CellGenotype:
+        return self.cells[name]
+
+    def summary(self) -> str:
+        network = self.network
+        return f"{network.cells} cells of space {self.space.name}, width {network.channels}, stem {network.stem}"
+
+    def tables(self) -> list[Rows]:
+        columns = ["node", *(f"edge {k + 1}" for k in range(self.space.edges_per_node))]
+        return [
+            Rows(
+                f"{kind} cell, attention: {cell.attention}",
+                columns,
+                [[str(i), *(f"{e.op} <- {e.source}" for e in edges)] for i, edges in enumerate(cell.nodes)],
+            )
+            for kind, cell in self.cells.items()
+        ]
+
+    def to_sample(self) -> dict[str, Any]:
+        """The choices under NNI's labels: ``{'normal/op_2_0': 'dcs', 'normal/input_2_0': [1], ...}``."""
+        sample: dict[str, Any] = {}
+        for kind, cell in self.cells.items():
+            for i, edges in enumerate(cell.nodes, start=2):
+                for k, edge in enumerate(edges):
+                    sample[f"{kind}/op_{i}_{k}"] = edge.op
+                    sample[f"{kind}/input_{i}_{k}"] = [edge.source]
+            sample[f"{kind}_attention"] = cell.attention
+        return sample
+
+    def one_hot(self) -> dict[str, list[list[float]]]:
+        """Mixture weights (E, O) and (1, A) by name; an edge that is kept twice counts twice, ``none`` not at all."""
+        space, weights = self.space, {}
+        for kind, cell in self.cells.items():
+            rows = [[0.0] * len(space.operations) for _ in range(edge_index(space.nodes, 0))]
+            for node, edges in enumerate(cell.nodes):
+                for edge in edges:
+                    if edge.op != "none":
+                        rows[edge_index(node, edge.source)][space.operations.index(edge.op)] += 1
+            weights[kind] = rows
+            weights[f"{kind}_attention"] = [[float(name == cell.attention) for name in space.attention]]
+        return weights
+
+    def skips(self) -> dict[str, int]:
+        """How many edges of each kind of cell are skip connections."""
+        return {
+            kind: sum(edge.op == "skip_connect" for edges in cell.nodes for edge in edges)
+            for kind, cell in self.cells.items()
+        }
+
+    def resized(self, height: int, width: int, *, channels: int | None = None, cells: int | None = None) -> Genotype:
+        """The genotype at another width, depth and image size; reductions stay at their shares of the depth."""
+        old = self.network
+        cells = cells or old.cells
+        changes = {
+            "channels": channels or old.channels,
+            "cells": cells,
+            "reductions": tuple(sorted({min(cells - 1, r * cells // old.cells) for r in old.reductions})),
+            "height": height,
+            "width": width,
+        }
+        return self.model_copy(update={"network": old.model_copy(update=changes)})
+
+    def graph(self, part: str | None = None) -> networkx.MultiDiGraph:
+        """One cell as a graph from ``c_{k-2}`` and ``c_{k-1}`` through the nodes 0, 1, ... to ``c_{k}``.
+
+        Nodes carry ``role`` (input, node, concat, attention, output) and ``label``, edges ``op`` (empty where
+        nothing is computed).
+        """
+        import networkx
+
+        kind = part or self.parts[0]
+        if kind not in self.cells:
+            raise InputError(f"this genotype has no cell '{kind}'; it has {', '.join(self.cells)}")
+        cell = self.cells[kind]
+        graph: networkx.MultiDiGraph = networkx.MultiDiGraph(name=f"{self.space.name} {kind}", kind=kind)
+        states = list(INPUTS) + [str(i) for i in range(len(cell.nodes))]
+        for i, state in enumerate(states):
+            graph.add_node(state, role="input" if i < 2 else "node", label=state)
+        graph.add_node("concat", role="concat", label="concat")
+        for i, edges in enumerate(cell.nodes):
+            for edge in edges:
+                graph.add_edge(states[edge.source], str(i), op=edge.op)
+            graph.add_edge(str(i), "concat", op="")
+        last = "concat"
+        if cell.attention != "none":
+            graph.add_node("attention", role="attention", label=cell.attention)
+            graph.add_edge("concat", "attention", op="")
+            last = "attention"
+        graph.add_node("c_{k}", role="output", label="c_{k}")
+        graph.add_edge(last, "c_{k}", op="")
+        return graph
+
+    def published_text(self) -> str:
+        from dcs_nas.space.published import published_text
+
+        return published_text(self)
+
+
+def thirds(cells: int) -> tuple[int, ...]:
+    """DARTS' places of the reduction cells: at one and two thirds of the depth.
+
+    >>> thirds(8)
+    (2, 5)
+    """
+    return tuple(sorted({cells // 3, 2 * cells // 3})) if cells > 2 else ()
+
+
+def edge_index(node: int, source: int) -> int:
+    """Row of the edge from state ``source`` to node ``node`` (from 0): edges are listed node by node.
+
+    >>> [edge_index(1, s) for s in range(3)]
+    [2, 3, 4]
+    """
+    return node * (node + 3) // 2 + source
+
+
+def reference(structure: CellStructure, name: str) -> SpaceReference:
+    """What a genotype keeps of its space."""
+    fields = {field: getattr(structure, field) for field in CellStructure.model_fields}
+    return SpaceReference(**fields, name=name, declared_hash=structure.hash)
+
+
+def cells_weights(structure: CellStructure, network: NetworkSpec, *, edges: int) -> int:
+    """At least the weights of a stack of cells with ``edges`` edges in each, every candidate on every edge.
+
+    Counted are the 1x1 convolutions before a cell, two C x C maps for each candidate, and relations of positions.
+    """
+    channels, stride = network.channels, _STEM_STRIDE[network.stem]
+    positions = -(-network.height // stride) * -(-network.width // stride)
+    before = last = network.stem_multiplier * channels
+    total = 27 * last
+    for i in range(network.cells):
+        if network.kind(i) == "reduce":
+            channels, positions = 2 * channels, -(-positions // 4)
+        total += (before + last) * channels
+        total += edges * _candidates(structure.operations, channels, positions)
+        before, last = last, structure.nodes * channels
+        total += _candidates(structure.attention, last, positions)
+    return total
+
+
+def _candidates(names: Iterable[str], channels: int, positions: int) -> int:
+    return sum(2 * channels**2 + (positions**2 // 4 if name in BY_POSITIONS else 0) for name in names if name != "none")
+
+
+def _check_cell(kind: str, cell: CellGenotype, space: CellStructure) -> None:
+    if len(cell.nodes) != space.nodes:
+        raise ValueError(f"cell '{kind}' has {len(cell.nodes)} nodes, its space has {space.nodes}")
+    for i, edges in enumerate(cell.nodes):
+        if len(edges) != space.edges_per_node:
+            raise ValueError(f"cell '{kind}', node {i}: {len(edges)} edges, its space has {space.edges_per_node}")
+        for edge in edges:
+            require_member(edge.op, space.operations, f"cell '{kind}', node {i}: operation '{edge.op}'")
+    require_member(cell.attention, space.attention, f"cell '{kind}': attention '{cell.attention}'")

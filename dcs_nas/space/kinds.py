@@ -1,0 +1,213 @@
+"""The parts that every kind of search space has: its specification and its genotypes. No torch here.
+
+A new kind is one file beside ``cells.py`` with a ``Space`` and an ``AnyGenotype``, registered under the kind's name,
+and one file in models/ with a ``SpaceKind`` (``dcs_nas.models.kinds``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
+
+from pydantic import Field
+
+from dcs_nas.errors import InputError
+from dcs_nas.registry import Registry
+from dcs_nas.settings import Settings, plain_yaml
+
+if TYPE_CHECKING:
+    import networkx
+
+FORMAT = 1
+LARGEST = 10**9
+"""Weights of all candidates together, which stand side by side while a network is built: 4 GB."""
+
+BY_POSITIONS = frozenset({"rga", "rga_spatial"})
+"""Attention whose embedding of relations has N^2 / 4 weights, N = HW."""
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,100}$")]
+
+
+class Space(Settings):
+    """A search space as its file gives it.
+
+    Attributes:
+        kind: the kind of space, a name in ``SPACES``.
+        name: of the space.
+        hash: twelve hex digits that change with anything a genotype depends on.
+        supports: the settings and jobs that not every kind knows: names of ``search`` settings, and ``latency`` (tables
+            of latencies by part).
+    """
+
+    supports: ClassVar[frozenset[str]] = frozenset()
+    if TYPE_CHECKING:
+        kind: str
+        name: str
+
+        @property
+        def hash(self) -> str: ...
+
+    def network(self, height: int, width: int, **changes: Any) -> Any:
+        """Return how the network is built for images of ``height`` x ``width`` pixels."""
+        raise NotImplementedError
+
+    def names(self) -> dict[str, list[Any]]:
+        """Return the candidates as the record of an epoch lists them, by what is chosen."""
+        raise NotImplementedError
+
+    def grouped(self, figures: Mapping[str, float]) -> dict[str, float]:
+        """Return figures by mixture, such as entropies, as they are logged."""
+        return dict(figures)
+
+    def require(self, wanted: Mapping[str, bool], *, section: str = "search") -> None:
+        """Raise ``InputError`` for the first setting of ``section`` that is wanted and that this kind lacks."""
+        for setting, given in wanted.items():
+            if given and setting.split()[0] not in self.supports:
+                raise InputError(
+                    f"{section}.{setting} is for spaces of cells, and '{self.name}' is a {self.kind}; leave it out"
+                )
+
+
+class Origin(Settings):
+    """Where a genotype came from."""
+
+    data: str = ""
+    seed: int | None = None
+    epoch: int | None = None
+    method: str = ""
+    version: str = ""
+
+
+class Rows(NamedTuple):
+    """Rows for a terminal."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+
+
+class AnyGenotype(Settings):
+    """An architecture: plain data that builds the same network anywhere.
+
+    Attributes:
+        format: of the file.
+        kind: the kind of its space, a name in ``GENOTYPES``.
+        space: the structure that it was chosen from, with ``name`` and ``hash``.
+        network: how its parts are stacked, with ``height`` and ``width`` of the images.
+        origin: where it came from.
+    """
+
+    format: int = FORMAT
+    if TYPE_CHECKING:
+        kind: str
+        space: Any
+        network: Any
+        origin: Origin
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The names of its pictures, such as ``normal`` and ``reduce``."""
+        raise NotImplementedError
+
+    def part(self, name: str) -> Any:
+        """Return the choices that a picture shows: equal parts have equal pictures."""
+        raise NotImplementedError
+
+    def graph(self, part: str | None = None) -> networkx.MultiDiGraph:
+        """Return the graph of one part, by default of the first."""
+        raise NotImplementedError
+
+    def summary(self) -> str:
+        """Return the architecture in a few words."""
+        raise NotImplementedError
+
+    def tables(self) -> list[Rows]:
+        """Return the architecture as tables of words."""
+        raise NotImplementedError
+
+    def to_sample(self) -> dict[str, Any]:
+        """Return the choices under NNI's labels."""
+        raise NotImplementedError
+
+    def one_hot(self) -> dict[str, list[list[float]]]:
+        """Return mixture weights (rows, candidates) by name that compute what this genotype computes."""
+        raise NotImplementedError
+
+    def skips(self) -> dict[str, int]:
+        """Return how many choices skip, by what skips: figures that a search logs."""
+        return {}
+
+    def resized(self, height: int, width: int, *, channels: int | None = None, cells: int | None = None) -> AnyGenotype:
+        """Return the genotype for images of ``height`` x ``width``, at another width and depth where it has them."""
+        size = {"height": height, "width": width}
+        return self.model_copy(update={"network": self.network.model_copy(update=size)})
+
+    def published_text(self) -> str:
+        """Return the text of DARTS; raises ``InputError`` where the genotype has none."""
+        raise InputError(
+            f"the text of DARTS holds cells, and this genotype is a {self.kind}; leave the format darts out"
+        )
+
+    @property
+    def supports(self) -> frozenset[str]:
+        """See ``Space.supports``."""
+        return SPACES[self.kind].supports
+
+    def graphs(self) -> dict[str, networkx.MultiDiGraph]:
+        """Return the graphs of all parts by name."""
+        return {part: self.graph(part) for part in self.parts}
+
+    def to_yaml(self) -> str:
+        """Return the text of the genotype's file."""
+        return plain_yaml(self.model_dump(mode="json", by_alias=True))
+
+    def require_space(self, structure: Any, *, name: str, source: str) -> None:
+        """Raise ``InputError`` unless this genotype was chosen from the space given."""
+        if self.space.hash != structure.hash:
+            raise InputError(
+                f"{source} belongs to space '{self.space.name}' ({self.space.hash}), not to '{name}' "
+                f"({structure.hash}); search that space or name the genotype's own"
+            )
+
+
+SPACES: Registry[type[Space]] = Registry("kind of search space")
+"""Kind to the class of its files."""
+
+GENOTYPES: Registry[type[AnyGenotype]] = Registry("kind of genotype")
+"""Kind to the class of its genotypes."""
+
+
+def short_hash(data: Mapping[str, Any]) -> str:
+    """Return twelve hex digits of plain data."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def require_hash(declared: str, found: str) -> None:
+    """Raise ``ValueError`` where a genotype's file declares another hash than its space has."""
+    if declared != found:
+        raise ValueError(f"hash {declared} does not fit the space listed beside it ({found})")
+
+
+def require_unique(values: Sequence[Any], field: str) -> None:
+    """Raise ``ValueError`` for a list that holds a candidate twice."""
+    twice = sorted({str(value) for value in values if values.count(value) > 1})
+    if twice:
+        raise ValueError(f"{field} lists {', '.join(twice)} twice")
+
+
+def require_member(value: Any, known: Iterable[Any], what: str) -> None:
+    """Raise ``ValueError`` for a choice that is no candidate of its space."""
+    known = list(known)
+    if value not in known:
+        raise ValueError(f"{what} is not in its space; known: {', '.join(map(str, known))}")
+
+
+def check_weights(total: int, what: str) -> None:
+    """Raise ``ValueError`` where a network is unreasonably large."""
+    if total > LARGEST:
+        raise ValueError(
+            f"{what} would have at least {total:,} weights, expected at most {LARGEST:,}; take fewer or narrower "
+            "layers, smaller images, or no relations of positions (rga)"
+        )

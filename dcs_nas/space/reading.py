@@ -1,0 +1,77 @@
+"""Files of search spaces and genotypes, of every kind. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dcs_nas.errors import InputError, choices
+from dcs_nas.settings import parse, read_yaml
+from dcs_nas.space.cells import SpaceSpec
+from dcs_nas.space.kinds import FORMAT, GENOTYPES, SPACES, AnyGenotype, Space
+from dcs_nas.space.published import is_published, read_published
+
+
+def load_space(path: Path) -> Space:
+    """Return the search space of a file, of any kind; ``name`` defaults to the file's own."""
+    data = {"name": path.stem, **read_yaml(path)}
+    kind = data.get("kind", "cells")
+    if not isinstance(kind, str) or kind not in SPACES:
+        named = str(kind)[:80]
+        raise InputError(f"{path}: unknown kind of search space '{named}'; {choices(named, SPACES)}")
+    return parse(SPACES[kind], data, source=str(path))
+
+
+def read_space(path: Path) -> SpaceSpec:
+    """Return the space of cells of a file; raises ``InputError`` for another kind."""
+    space = load_space(path)
+    if not isinstance(space, SpaceSpec):
+        raise InputError(f"{path} is a {space.kind} space, expected one of cells; name a cells space")
+    return space
+
+
+def load_genotype(path: Path, *, space: Space | None = None) -> AnyGenotype:
+    """Return the genotype of a file, of the record of an epoch, or of DARTS' text (see ``read_published``).
+
+    ``space`` is the one that such a text gets if its cells fit. Raises ``InputError`` for a newer format and for what
+    does not describe a network.
+    """
+    if is_published(path):
+        return parse_genotype(read_published(path, space if isinstance(space, SpaceSpec) else None), source=str(path))
+    data = read_yaml(path)
+    if isinstance(data.get("genotype"), dict):  # the record of an epoch
+        data = data["genotype"]
+    found = data.get("format")
+    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+        raise InputError(f"{path} is not a genotype: it has no 'format' number")
+    if found > FORMAT:
+        raise InputError(f"{path} has genotype format {found}, this version reads up to {FORMAT}; update dcs_nas")
+    return parse_genotype(data, source=str(path))
+
+
+def parse_genotype(data: Mapping[str, Any], *, source: str) -> AnyGenotype:
+    """Return the genotype that plain data of the known format hold; without ``kind`` they are of cells."""
+    kind = data.get("kind", "cells")
+    if not isinstance(kind, str) or kind not in GENOTYPES:
+        named = str(kind)[:80]
+        raise InputError(f"{source}: unknown kind of genotype '{named}'; {choices(named, GENOTYPES)}")
+    return parse(GENOTYPES[kind], data, source=source)
+
+
+def shipped_file(folder: str, name: str | Path) -> Path:
+    """Return the file that ``name`` stands for: a path, or the bare name of one in ``folder`` here or as shipped."""
+    try:
+        path = Path(name).expanduser()
+        path.is_file()
+    except (OSError, RuntimeError, ValueError) as error:  # a name too long, ~ of nobody
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"{str(name)[:80]} cannot be looked up ({reason}); give a path or a name") from None
+    package = Path(__file__).resolve().parents[1]
+    bare = path.name if path.suffix else f"{path.name}.yaml"
+    places = [path, Path(folder) / bare, package.parent / folder / bare, package / "_shipped" / folder / bare]
+    for place in places if len(path.parts) == 1 or path.parts[0] == folder else places[:1]:
+        if place.is_file():
+            return place
+    known = sorted({p.stem for place in places[1:] for p in place.parent.glob("*.yaml")})
+    raise InputError(f"there is no file {path}; {choices(path.stem, known)}, or give a path")
