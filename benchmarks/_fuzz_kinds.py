@@ -515,14 +515,14 @@ def _make_run(rng: random.Random, folder: Path) -> None:
 
 
 def _read_run(folder: Path) -> Any:
-    from dcs_nas.cli.run_facts import is_run, read_facts, scores_of, settings_of
     from dcs_nas.report.run_files import read_run
+    from dcs_nas.runs import RunFolder, flat
 
-    run = folder / "run"
-    assert is_run(run)
-    settings_of(read_facts(run))
-    scores_of(run)
-    return read_run(run)
+    run = RunFolder(folder / "run")
+    assert run.is_run()
+    flat(run.contents().config)
+    assert run.contents().scores is not None
+    return read_run(run.path)
 
 
 KINDS = [

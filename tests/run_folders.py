@@ -10,11 +10,10 @@ import numpy as np
 import torch
 
 from dcs_nas.config import Config
-from dcs_nas.files import write_json, write_text
+from dcs_nas.files import write_json
 from dcs_nas.models.build import build_fixed
-from dcs_nas.runs import MetricsFile, RunFolder
+from dcs_nas.runs import RunFolder
 from dcs_nas.search.genotypes import random_genotype
-from dcs_nas.settings import plain_yaml
 from dcs_nas.space import AnyGenotype, Genotype, Origin, SpaceSpec
 
 SPACE = SpaceSpec(
@@ -62,18 +61,16 @@ def weights(seed: int) -> dict[str, list[list[float]]]:
 
 def write_record(folder: Path, epoch: int, genotype: AnyGenotype, mixture: dict[str, list[list[float]]]) -> None:
     """``architecture/epoch_NNN.yaml``."""
-    names = {"operations": list(SPACE.operations), "attention": list(SPACE.attention)}
-    content = {"epoch": epoch, "names": names, "alphas": {}, "weights": mixture}
-    content["genotype"] = genotype.model_dump(mode="json", by_alias=True)
-    write_text(folder / "architecture" / f"epoch_{epoch:03d}.yaml", plain_yaml(content))
+    names = {"operations": SPACE.operations, "attention": SPACE.attention}
+    RunFolder(folder).write_epoch(epoch, genotype, names=names, weights=mixture)
 
 
 def write_metrics(folder: Path, columns: tuple[str, ...], epochs: int) -> None:
     """Random figures in every column."""
     random = np.random.default_rng(0)
-    file = MetricsFile(folder / "metrics.csv")
+    run = RunFolder(folder)
     for epoch in range(epochs):
-        file.append(epoch, dict(zip(columns, random.random(len(columns)).tolist())))
+        run.write_metrics(epoch, dict(zip(columns, random.random(len(columns)).tolist())))
 
 
 def searched(folder: Path, root: Path, *, epochs: int = 3) -> Path:
@@ -83,8 +80,8 @@ def searched(folder: Path, root: Path, *, epochs: int = 3) -> Path:
     for epoch, genotype in enumerate(found):
         write_record(folder, epoch, genotype, weights(epoch))
     write_metrics(folder, SEARCH_COLUMNS, epochs)
-    write_text(run / "genotype.yaml", found[-1].to_yaml())
-    write_json(run / "data.json", {"name": "market1501", "version": "synthetic"})
+    run.write_genotype(found[-1])
+    write_json(run.data_file, {"name": "market1501", "version": "synthetic"})
     return folder
 
 
@@ -101,12 +98,12 @@ def trained(folder: Path, root: Path, *, attention: tuple[str, str] = ("dcs", "h
     assert settings.retrain is not None
     network = build_fixed(settings.retrain, settings.data, 4, genotype)
     state = {f"network.{name}": value for name, value in network.state_dict().items()}
-    (run / "checkpoints").mkdir()
-    torch.save({"state_dict": state}, run / "checkpoints" / "last.ckpt")
-    write_text(run / "genotype.yaml", genotype.to_yaml())
-    write_text(run / "finished.yaml", "epochs: 3\n")
+    run.checkpoints.mkdir()
+    torch.save({"state_dict": state}, run.checkpoint("last"))
+    run.write_genotype(genotype)
+    run.write_finished({"epochs": 3})
     write_metrics(folder, ("train/loss", "train/identity", "train/triplet", "lr", "tau"), 3)
-    write_json(run / "evaluation.json", evaluation(0.5))
+    write_json(run.evaluation_file, evaluation(0.5))
     write_json(run / "evaluation_color-histogram.json", evaluation(0.2, features="color-histogram"))
     return folder
 

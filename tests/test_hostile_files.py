@@ -36,6 +36,7 @@ from dcs_nas.models.latency import LatencyTable
 from dcs_nas.models.weights_files import read_weights
 from dcs_nas.report.curves import read_cmc
 from dcs_nas.report.run_files import read_run
+from dcs_nas.runs import RunFolder
 from dcs_nas.settings import DEEPEST, LARGEST_YAML, MOST_VALUES, parse_yaml, read_text
 from dcs_nas.space import Genotype, load_genotype, load_space, shipped_file
 from dcs_nas.training.checkpoints import load_checkpoint
@@ -667,8 +668,6 @@ def test_hdf5_arrays_of_other_files_or_of_absurd_size_are_refused(tmp_path: Path
 
 
 def test_a_run_folder_with_junk_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
-    from dcs_nas.cli.run_facts import read_facts, scores_of
-
     (tmp_path / "config.yaml").write_text("name: x\nseed: [1]\nsearch: 3\n")
     for name, content in [
         ("environment.json", "[" * 10_000),
@@ -682,11 +681,11 @@ def test_a_run_folder_with_junk_is_read_as_far_as_it_goes(tmp_path: Path) -> Non
     run = read_run(tmp_path)
     assert len(run.notes) == 5, run.notes
     assert run.metrics == []
-    assert read_facts(tmp_path).epochs == 0
-    scores_of(tmp_path)
+    assert RunFolder(tmp_path).contents().epochs_done == 0
+    assert set(RunFolder(tmp_path).contents().scores) == set()
     for junk in ('epoch\n"' + "x" * 200_000 + '"\n', "epoch\ninf\n", "epoch\nx\n", "\0\n\0\n", "loss\n1\n"):
         (tmp_path / "metrics.csv").write_text(junk)
-        assert read_facts(tmp_path).epochs == 0
+        assert RunFolder(tmp_path).contents().epochs_done == 0
         assert any("metrics.csv is left out" in note for note in read_run(tmp_path).notes)
     (tmp_path / "evaluation.json").write_text("[" * 10_000)
     _refused(lambda: read_cmc(tmp_path / "evaluation.json", "x"), "holds no evaluation")

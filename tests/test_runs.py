@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dcs_nas.cli.run_facts import find_runs, read_facts, scores_of
+from dcs_nas.runs import RunFolder, find_runs
 from tests.command_line import refused, run_command
 
 METRICS = "epoch,train/loss,validation/mAP\n0,3.5,\n1,2.5,0.25\n"
@@ -84,9 +84,39 @@ def test_damaged_files_are_dashes_and_other_folders_are_no_runs(results: Path) -
     folder = results / "a" / "retrain"
     for name in ("config.yaml", "environment.json", "evaluation.json", "metrics.csv"):
         (folder / name).write_text("{[,\n\0")
-    facts = read_facts(folder)
-    assert (facts.command, facts.mAP, facts.seed, facts.progress) == ("retrain", None, None, "0/?")
-    assert [run.name for run in find_runs(results)] == ["retrain", "search"]
+    facts = RunFolder(folder).contents()
+    assert (facts.kind, facts.plainest_evaluation, facts.seed, facts.progress) == ("retrain", None, None, "0/?")
+    assert [run.path.name for run in find_runs(results)] == ["retrain", "search"]
+
+
+@pytest.mark.parametrize(
+    ("files", "kind"),
+    [
+        (["genotype.yaml", "finished.yaml"], "retrain"),
+        (["architecture/epoch_000.yaml"], "search"),
+        (["job.yaml"], "tune"),
+        ([], "?"),
+    ],
+)
+def test_the_files_of_a_run_show_its_kind_where_the_settings_fit_several(
+    tmp_path: Path, files: list[str], kind: str
+) -> None:
+    folder = _make(tmp_path / "run", "search", finished=False, retrain={"epochs": 2})
+    (folder / "environment.json").write_text(json.dumps({"command": ["my_script.py"]}))
+    for name in files:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("{}")
+    assert RunFolder(folder).contents().kind == kind
+
+
+def test_a_resumed_run_writes_again_the_rows_of_the_epochs_it_repeats(tmp_path: Path) -> None:
+    first = RunFolder(tmp_path)
+    for epoch in range(3):
+        first.write_metrics(epoch, {"loss": 3.0 - epoch})
+    resumed = RunFolder(tmp_path)
+    resumed.write_metrics(1, {"loss": 0.5, "validation/mAP": 0.25})
+    assert resumed.metrics() == [{"epoch": 0, "loss": 3.0}, {"epoch": 1, "loss": 0.5, "validation/mAP": 0.25}]
+    assert resumed.metrics() == RunFolder(tmp_path).contents().metrics
 
 
 def test_the_page_holds_links_that_lead_somewhere_and_escapes_names(
@@ -115,7 +145,7 @@ def test_a_comparison_shows_the_settings_that_differ_and_all_scores(
     assert rows["validation/mAP"] == ["0.2500", "0.2500"]
     assert "name" not in rows
     assert "data.name" not in rows
-    assert scores_of(results / "a" / "retrain")["evaluation mAP"] == 0.5
+    assert RunFolder(results / "a" / "retrain").contents().scores["evaluation mAP"] == 0.5
     assert "expected two or more" in refused(capsys, "runs", "compare", results / "a" / "retrain")
 
 

@@ -1,23 +1,36 @@
-"""``dcs-nas runs``: list, compare and delete runs. Loads no torch."""
+"""``dcs-nas runs``: list, compare and delete runs, in the terminal or as a page. Loads no torch."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
+from collections.abc import Sequence
 from datetime import datetime
+from html import escape
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 from typer.core import TyperGroup
 
 from dcs_nas.cli.console import say, table
-from dcs_nas.cli.run_facts import RunFacts, find_runs, read_facts, scores_of, settings_of
-from dcs_nas.cli.run_index import shown_score, write_index
 from dcs_nas.errors import InputError
+from dcs_nas.files import write_text
+from dcs_nas.runs import RunContents, RunFolder, find_runs, flat, list_runs
 from dcs_nas.runs.lock import lock_folder, require_free
 
 _UNSET = "-"
+_COLUMNS = ("run", "command", "state", "changed", "data", "seed", "epochs", "mAP")
+_STYLE = """
+:root { color-scheme: light dark; }
+body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem; }
+table { border-collapse: collapse; }
+th, td { text-align: left; padding: .35rem .9rem .35rem 0; border-bottom: 1px solid #8885; vertical-align: top; }
+td.number { text-align: right; font-variant-numeric: tabular-nums; }
+.wide { overflow-x: auto; }
+"""
 
 
 class _ListFirst(TyperGroup):
@@ -37,41 +50,19 @@ app = typer.Typer(
 
 
 @app.command("list")
-def list_runs(
+def list_command(
     root: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where to look.")] = Path("results"),
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write the list as a page, e.g. results/index.html.")
     ] = None,
 ) -> None:
     """List the runs in a folder and below it, the latest first."""
-    if not root.is_dir():
-        raise InputError(f"there is no folder {root}; name the one that holds your runs")
-    runs = sorted((read_facts(folder) for folder in find_runs(root)), key=lambda run: run.changed, reverse=True)
-    if not runs:
-        raise InputError(f"{root} holds no runs; they are folders with config.yaml, such as dcs-nas search makes")
-    rows = [
-        [
-            _name(run, root),
-            run.command,
-            run.state,
-            _when(run.changed),
-            run.data,
-            _UNSET if run.seed is None else str(run.seed),
-            run.progress,
-            shown_score(run),
-        ]
-        for run in runs
-    ]
-    columns = ["run", "command", "state", "changed", "data", "seed", "epochs", "mAP"]
-    table(f"runs in {root}", columns, rows, words=True, whole=3)
+    runs = list_runs(root)
+    rows = [_row(run, root, _short_time(run.changed)) for run in runs]
+    table(f"runs in {root}", list(_COLUMNS), rows, words=True, whole=3)
     if html is not None:
         write_index(html, root, runs)
         say(f"page: {html}")
-
-
-def _when(moment: datetime) -> str:
-    """A time of this year without the year, as narrow terminals like it."""
-    return f"{moment:%m-%d %H:%M}" if moment.year == datetime.now().year else f"{moment:%Y-%m-%d}"
 
 
 @app.command()
@@ -81,20 +72,20 @@ def compare(
     """The settings in which runs differ, and their scores side by side."""
     if len(run) < 2:
         raise InputError(f"one run is given, {run[0]}; expected two or more to compare")
-    facts = [read_facts(folder) for folder in run]
+    runs = [_contents(folder) for folder in run]
     columns = ["", *(str(folder) for folder in run)]
-    settings = [settings_of(one) for one in facts]
+    settings = [flat(one.config) for one in runs]
     keys = list(dict.fromkeys(key for one in settings for key in one))
     rows = [[key, *(_text(one.get(key)) for one in settings)] for key in keys]
     differing = [row for row in rows if len(set(row[1:])) > 1]
     head = [
-        ["command", *(one.command for one in facts)],
-        ["state", *(one.state for one in facts)],
-        ["epochs", *(one.progress for one in facts)],
-        ["trained on", *(one.data for one in facts)],
+        ["command", *(one.kind for one in runs)],
+        ["state", *(one.state for one in runs)],
+        ["epochs", *(one.progress for one in runs)],
+        ["trained on", *(one.data_version for one in runs)],
     ]
     table("settings that differ" if differing else "no setting differs", columns, [*head, *differing], words=True)
-    scores = [scores_of(folder) for folder in run]
+    scores = [one.scores for one in runs]
     names = [name for name in dict.fromkeys(n for one in scores for n in one) if name != "epoch"]
     if names:
         table("scores", columns, [[name, *(_number(one.get(name)) for one in scores)] for name in names])
@@ -106,37 +97,81 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
 ) -> None:
     """Delete runs with all that is in their folders; asks first, and refuses runs in use."""
-    facts = [read_facts(folder) for folder in run]
-    for one in facts:
+    runs = [_contents(folder) for folder in run]
+    for one in runs:
         if one.path.is_symlink():
             raise InputError(f"{one.path} is a link, expected a run folder; name the folder that it leads to")
     if not yes and not sys.stdin.isatty():
         raise InputError(f"deleting {run[0]} needs a yes, and nobody can be asked here; give --yes")
-    for one in facts:
+    for one in runs:
         if not yes and not typer.confirm(f"delete {_described(one)}?", err=True):
             say(f"kept: {one.path}")
             continue
         for inner in find_runs(one.path):
-            require_free(inner)
+            require_free(inner.path)
         with lock_folder(one.path):
             shutil.rmtree(one.path)
         say(f"deleted: {one.path}")
 
 
-def _described(run: RunFacts) -> str:
+def write_index(path: Path, root: Path, runs: Sequence[RunContents]) -> None:
+    """Write the list as a page that works from disk; its links to what each run holds are relative to it."""
+    head = "".join(f"<th>{name}</th>" for name in (*_COLUMNS, "files"))
+    rows = "\n".join(_html_row(run, root, path.parent) for run in runs)
+    title = escape(f"Runs in {root}")
+    write_text(
+        path,
+        f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{title}</title>\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>{_STYLE}</style>\n'
+        f'<h1>{title}</h1>\n<div class="wide"><table>\n<tr>{head}</tr>\n{rows}\n</table></div>\n</html>\n',
+    )
+
+
+def _row(run: RunContents, root: Path, changed: str) -> list[str]:
+    name = str(run.path if run.path == root else run.path.relative_to(root))
+    evaluation = run.plainest_evaluation
+    score = _UNSET
+    if evaluation is not None:
+        score = f"{100 * evaluation.scores['mAP']:.2f} %{f' ({evaluation.variant})' if evaluation.variant else ''}"
+    return [name, run.kind, run.state, changed, run.data_version, _text(run.seed), run.progress, score]
+
+
+def _html_row(run: RunContents, root: Path, page: Path) -> str:
+    *texts, seed, progress, score = _row(run, root, f"{run.changed:%Y-%m-%d %H:%M}")
+    cells = "".join(f"<td>{escape(text)}</td>" for text in texts)
+    cells += "".join(f'<td class="number">{escape(text)}</td>' for text in (seed, progress, score))
+    here = RunFolder(run.path)
+    files = (here.report_file, here.evaluation_file, here.genotype_file, here.config_file, here.log_file)
+    links = (f'<a href="{_link(file, page)}">{file.name}</a>' for file in files if file.is_file())
+    return f"<tr>{cells}<td>{' '.join(links)}</td></tr>"
+
+
+def _link(file: Path, page: Path) -> str:
+    return escape(quote(Path(os.path.relpath(file, page)).as_posix()), quote=True)
+
+
+def _contents(folder: Path) -> RunContents:
+    run = RunFolder(folder)
+    if not run.is_run():
+        raise InputError(f"{folder} is not a run folder: expected config.yaml and environment.json in it")
+    return run.contents()
+
+
+def _described(run: RunContents) -> str:
     files = [file for file in run.path.rglob("*") if file.is_file() and not file.is_symlink()]
     size = sum(file.stat().st_size for file in files) / 2**20
     ago = (datetime.now() - run.changed).total_seconds() / 60
     inner = sum(1 for _ in find_runs(run.path)) - 1
     also = f" and {inner} runs in it" if inner else ""
     return (
-        f"{run.path} ({run.command}, {run.state}, epochs {run.progress}, last changed {ago:,.0f} min ago{also}; "
+        f"{run.path} ({run.kind}, {run.state}, epochs {run.progress}, last changed {ago:,.0f} min ago{also}; "
         f"{len(files)} files, {size:,.1f} MiB)"
     )
 
 
-def _name(run: RunFacts, root: Path) -> str:
-    return str(run.path if run.path == root else run.path.relative_to(root))
+def _short_time(moment: datetime) -> str:
+    """A time of this year without the year, for narrow terminals."""
+    return f"{moment:%m-%d %H:%M}" if moment.year == datetime.now().year else f"{moment:%Y-%m-%d}"
 
 
 def _text(value: Any) -> str:

@@ -16,7 +16,8 @@ from dcs_nas.report.graphs import Drawing, draw_difference, draw_strip, paint_pi
 from dcs_nas.report.palette import Theme
 from dcs_nas.report.palette import theme as find_theme
 from dcs_nas.report.picture import cell_picture
-from dcs_nas.space import AnyGenotype, ChainGenotype, Genotype, load_genotype
+from dcs_nas.runs import RunFolder
+from dcs_nas.space import AnyGenotype, ChainGenotype, Genotype
 
 _MILLISECONDS, _LAST = 700, 2500
 _WIDEST = 1280  # pixels
@@ -32,19 +33,16 @@ def read_epochs(folder: Path) -> list[tuple[int, AnyGenotype]]:
     Raises:
         InputError: no record there, or one that does not describe a network.
     """
-    inner = folder / "architecture"
-    records = sorted((inner if inner.is_dir() else folder).glob("epoch_*.yaml"))
-    if not records:
+    run = RunFolder(folder)
+    if folder == RunFolder(folder.parent).architecture:
+        run = RunFolder(folder.parent)
+    epochs = run.epoch_genotypes()
+    if not epochs:
         raise InputError(
             f"{folder} holds no epochs of a search (architecture/epoch_NNN.yaml); name a search's run folder, "
             "or a genotype file"
         )
-    found = []
-    for path in records:
-        number = path.stem.removeprefix("epoch_")
-        if number.isdecimal():
-            found.append((int(number) + 1, load_genotype(path)))
-    return sorted(found, key=lambda pair: pair[0])
+    return epochs
 
 
 def draw_history(folder: Path, out: Path, *, formats: Sequence[str] = ("svg", "png"), theme: str = "light") -> Drawing:

@@ -1,4 +1,4 @@
-"""Run folders. Nothing is overwritten silently, nothing by two at a time."""
+"""The folder of a run: every file in it is named, written and read here. Nothing is overwritten silently."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import logging
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,15 @@ from dcs_nas.errors import InputError
 from dcs_nas.extensions import require_recorded, to_record
 from dcs_nas.files import write_json, write_text
 from dcs_nas.processes import hear, is_first, tell
+from dcs_nas.runs.contents import RunContents, flat
 from dcs_nas.runs.lock import require_free
-from dcs_nas.runs.start import BEGAN, LOG, logging_to, opened, require_same
-from dcs_nas.settings import parse, read_yaml, to_yaml, with_absolute_paths
+from dcs_nas.runs.metrics import read_metrics, write_rows
+from dcs_nas.runs.start import logging_to, opened, require_same
+from dcs_nas.settings import parse, plain_yaml, read_yaml, to_yaml, with_absolute_paths
+from dcs_nas.space import AnyGenotype, load_genotype
 
 log = logging.getLogger(__name__)
-_BITS = {"versions": ("torch", "numpy", "python"), "machine": ("processor", "threads")}
+_CHANGE_BITS = {"versions": ("torch", "numpy", "python"), "machine": ("processor", "threads")}
 _MAY_CHANGE: Any = {  # where data lie is checked by their fingerprint (dcs_nas.data.fingerprint), extensions by content
     "trainer": {"devices", "num_nodes", "timeout_minutes"},
     "data": {"root": True, "cache": True, "also": {"__all__": {"root"}}, "test": {"root"}},
@@ -34,19 +37,48 @@ _SHARED_SECONDS = 60  # a network file system may show what another machine has 
 
 
 class RunFolder:
-    """The folder of one run: ``config.yaml``, ``environment.json``, ``log.txt``, ``metrics.csv``, results."""
+    """The folder of a search, a retraining or a tuning.
+
+    Attributes:
+        path: the folder.
+        config_file: the resolved settings that the run began with.
+        environment_file: versions, machine, command, extensions.
+        log_file: the log, with times.
+        data_file: the images that it began with.
+        metrics_file: a row of figures for each epoch.
+        genotype_file: of a search, its result; of a retraining, the genotype that is trained.
+        finished_file: written last by a retraining: what it trained on, for how long.
+        evaluation_file: the scores of a trained network.
+        report_file: the page of ``dcs-nas report``.
+        checkpoints: the folder of checkpoints.
+        architecture: the folder of the records of a search's epochs.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.config_file = path / "config.yaml"
+        self.environment_file = path / "environment.json"
+        self.log_file = path / "log.txt"
+        self.data_file = path / "data.json"
+        self.metrics_file = path / "metrics.csv"
+        self.genotype_file = path / "genotype.yaml"
+        self.finished_file = path / "finished.yaml"
+        self.evaluation_file = path / "evaluation.json"
+        self.report_file = path / "report.html"
+        self.checkpoints = path / "checkpoints"
+        self.architecture = path / "architecture"
+        self._rows: list[dict[str, Any]] | None = None
 
     @classmethod
     @contextmanager
     def open(cls, path: Path, config: Config, *, resume: bool = False, overwrite: bool = False) -> Iterator[RunFolder]:
-        """Make, continue or replace a run folder, and hold its lock while the job works in it.
+        """Make, resume or replace a run folder, and hold its lock while the job works in it.
 
-        Raises ``InputError`` where another process works in the folder, where it holds another run and neither
-        ``resume`` nor ``overwrite`` is given, where there is nothing to resume, or where the settings to resume with
-        differ from those it began with. Of several processes the first alone does all this.
+        Of several processes the first alone does all this.
+
+        Raises:
+            InputError: another process works in the folder, it holds another run and neither ``resume`` nor
+                ``overwrite`` is given, there is nothing to resume, or the settings are not those that it began with.
         """
         run = cls(path)
         if not is_first():
@@ -57,19 +89,19 @@ class RunFolder:
         with opened(path, what="run", resume=resume, overwrite=overwrite):
             now = environment(config.trainer.threads)
             if resume:
-                require_same(path, _settings(run.config()), _settings(config))
+                require_same(path, _fixed(run.config()), _fixed(config))
                 require_recorded(path, config.extensions)
-                run._tell_changes(now)
+                run._warn_of_changes(now)
             else:
-                own = {"extensions": to_record(config.extensions)} if config.extensions else {}
-                write_json(path / "environment.json", {**now, **own})
-                write_text(path / BEGAN, to_yaml(with_absolute_paths(config)))
+                extensions = {"extensions": to_record(config.extensions)} if config.extensions else {}
+                write_json(run.environment_file, {**now, **extensions})
+                write_text(run.config_file, to_yaml(with_absolute_paths(config)))
             tell(f"{path} is open")
             yield run
 
     @classmethod
     def start(cls, path: Path, config: Config, *, resume: bool = False, overwrite: bool = False) -> RunFolder:
-        """As ``open``, without keeping the lock: for folders that no job works in."""
+        """Do as ``open`` without keeping the lock, for folders that no job works in."""
         with cls.open(path, config, resume=resume, overwrite=overwrite) as run:
             return run
 
@@ -79,26 +111,99 @@ class RunFolder:
         if is_first():
             require_free(path)
 
-    def config(self) -> Config:
-        """The resolved settings that the run began with."""
-        path = self.path / BEGAN
-        if not path.is_file():
-            raise InputError(f"{self.path} is not a run folder: it has no config.yaml")
-        return parse(Config, _as_now(read_yaml(path)), source=str(path))
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
 
-    def _tell_changes(self, now: Mapping[str, Any]) -> None:
+    def checkpoint(self, name: str) -> Path:
+        """Return the file of a checkpoint: ``last``, ``previous`` or ``best``."""
+        return self.checkpoints / f"{name}.ckpt"
+
+    def epoch_file(self, epoch: int) -> Path:
+        """Return the file of the record of an epoch, from 0."""
+        return self.architecture / f"epoch_{epoch:03d}.yaml"
+
+    def is_run(self) -> bool:
+        """Return whether there is a run in the folder."""
+        return self.config_file.is_file() and self.environment_file.is_file()
+
+    def config(self) -> Config:
+        """Return the resolved settings that the run began with; ``InputError`` where there is no run."""
+        if not self.config_file.is_file():
+            raise InputError(f"{self.path} is not a run folder: it has no config.yaml")
+        return parse(Config, _up_to_date(read_yaml(self.config_file)), source=str(self.config_file))
+
+    def genotype(self) -> AnyGenotype:
+        """Return the genotype that was found or trained; ``InputError`` where there is none yet."""
+        return load_genotype(self.genotype_file)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return the figures of the epochs, those without a value left out of a row."""
+        return read_metrics(self.metrics_file)
+
+    def contents(self) -> RunContents:
+        """Return a reader of all that is here: what is damaged or missing is left out, and noted."""
+        return RunContents(self)
+
+    def epoch_genotypes(self) -> list[tuple[int, AnyGenotype]]:
+        """Return the genotypes that a search recorded, with their epochs from 1, in order."""
+        numbered = [(path.stem.removeprefix("epoch_"), path) for path in self.architecture.glob("epoch_*.yaml")]
+        found = [(int(n) + 1, load_genotype(path)) for n, path in numbered if n.isdecimal()]
+        return sorted(found, key=lambda pair: pair[0])
+
+    def write_metrics(self, epoch: int, values: Mapping[str, float]) -> None:
+        """Write the row of an epoch; rows at or after it, from before an interruption, are dropped."""
+        if self._rows is None:
+            self._rows = self.metrics() if self.metrics_file.is_file() else []
+        self._rows = [*(row for row in self._rows if row["epoch"] < epoch), {"epoch": epoch, **values}]
+        write_rows(self.metrics_file, self._rows)
+
+    def write_epoch(
+        self,
+        epoch: int,
+        genotype: AnyGenotype,
+        *,
+        names: Mapping[str, Sequence[Any]],
+        weights: Mapping[str, Any],
+        alphas: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write the record of an epoch of a search, from 0.
+
+        Args:
+            epoch: its number.
+            genotype: derived after it.
+            names: of the candidates in the columns of the weights, by kind.
+            weights: mixture weights, a list of rows or tensor for each name.
+            alphas: the architecture parameters in the same form.
+        """
+        content = {
+            "epoch": epoch,
+            "names": {name: list(columns) for name, columns in names.items()},
+            "alphas": {name: _as_rows(values) for name, values in (alphas or {}).items()},
+            "weights": {name: _as_rows(values) for name, values in weights.items()},
+            "genotype": genotype.model_dump(mode="json", by_alias=True),
+        }
+        write_text(self.epoch_file(epoch), plain_yaml(content))
+
+    def write_genotype(self, genotype: AnyGenotype) -> None:
+        """Write ``genotype.yaml``; of a search this is the last file, so it is finished then."""
+        write_text(self.genotype_file, genotype.to_yaml())
+
+    def write_finished(self, facts: Mapping[str, Any]) -> None:
+        """Write ``finished.yaml``, the last file of a retraining."""
+        write_text(self.finished_file, plain_yaml(dict(facts)))
+
+    def _warn_of_changes(self, now: Mapping[str, Any]) -> None:
         """Warn of what keeps a resumed run from giving the bits of an uninterrupted one."""
-        stamp = self.path / "environment.json"
+        stamp = self.environment_file
         began = json.loads(stamp.read_text(encoding="utf-8")) if stamp.is_file() else {}
         changes = []
-        for part, names in _BITS.items():
+        for part, names in _CHANGE_BITS.items():
             then = began.get(part)
-            if not isinstance(then, dict):
-                continue
-            pairs = [(name, then[name], now[part][name]) for name in names if name in then and name in now[part]]
-            changes += [f"{name} {old} then, {new} now" for name, old, new in pairs if old != new]
+            if isinstance(then, dict):
+                pairs = [(name, then[name], now[part][name]) for name in names if name in then and name in now[part]]
+                changes += [f"{name} {old} then, {new} now" for name, old, new in pairs if old != new]
         if changes:
-            with logging_to(self.path / LOG):
+            with logging_to(self.log_file):
                 log.warning(
                     "%s goes on under other conditions, so results may differ in their last bits: %s",
                     self.path, "; ".join(changes),
@@ -107,7 +212,7 @@ class RunFolder:
     def _require_shared(self) -> None:
         """Raise ``InputError`` where this process does not see the folder that the first has opened."""
         for _ in range(_SHARED_SECONDS):
-            if (self.path / BEGAN).is_file():
+            if self.config_file.is_file():
                 return
             time.sleep(1)
         raise InputError(
@@ -115,12 +220,9 @@ class RunFolder:
             "set results to a folder that all machines share"
         )
 
-    def __truediv__(self, name: str) -> Path:
-        return self.path / name
 
-
-def _as_now(data: dict[str, Any]) -> dict[str, Any]:
-    """Return recorded settings with the defaults of the version that did not record them, and names as they are now."""
+def _up_to_date(data: dict[str, Any]) -> dict[str, Any]:
+    """Return recorded settings with the defaults of the version that did not record them, and today's names."""
     data["dcs"] = {"tau_min": 0.0, "scale": "sqrt", **(data.get("dcs") or {})}
     trainer = data.get("trainer") or {}
     if trainer.get("precision") in PRECISION_NAMES:
@@ -128,13 +230,10 @@ def _as_now(data: dict[str, Any]) -> dict[str, Any]:
     return data
 
 
-def _settings(config: Config) -> dict[str, Any]:
-    """Return those that a resumed run has to have again."""
-    return _flat(with_absolute_paths(config).model_dump(mode="json", exclude=_MAY_CHANGE))
+def _fixed(config: Config) -> dict[str, Any]:
+    """Return the settings that a resumed run must have again."""
+    return flat(with_absolute_paths(config).model_dump(mode="json", exclude=_MAY_CHANGE))
 
 
-def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in data.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
-    return flat
+def _as_rows(values: Any) -> Any:
+    return values.detach().tolist() if hasattr(values, "detach") else values

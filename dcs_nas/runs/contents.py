@@ -1,0 +1,259 @@
+"""What lies in a run folder, as lists and reports read it: what is damaged is left out and noted, never fatal."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from dcs_nas.errors import InputError
+from dcs_nas.runs.metrics import read_metrics
+from dcs_nas.settings import parse_yaml, read_text, read_yaml
+from dcs_nas.space import AnyGenotype, load_genotype, parse_genotype
+from dcs_nas.space.kinds import FORMAT
+
+if TYPE_CHECKING:
+    from dcs_nas.runs.folder import RunFolder
+
+T = TypeVar("T")
+Table = list[list[float | None]]
+KINDS = ("search", "retrain", "tune")
+_DAMAGE = (
+    InputError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, ArithmeticError, RecursionError,
+    csv.Error,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """The record of an epoch of a search: mixture weights by name, names of their columns, and the genotype."""
+
+    number: int
+    weights: dict[str, Table]
+    names: dict[str, list[str]]
+    genotype: AnyGenotype | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An ``evaluation*.json``: the file's name without its ending, and its content."""
+
+    name: str
+    report: dict[str, Any]
+
+    @property
+    def variant(self) -> str:
+        """What sets it apart by its name, such as ``rerank, flip``; empty for ``evaluation.json``."""
+        return self.name.removeprefix("evaluation").strip("_").replace("_", ", ")
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether it is of other features than the trained network's."""
+        return self.report.get("features") not in (None, "network")
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """mAP, mINP and rank-1, in [0, 1]."""
+        return {"mAP": self.report["mAP"], "mINP": self.report["mINP"], "rank-1": self.report["cmc"][0]}
+
+
+class RunContents:
+    """Reads the parts of a run folder, each when it is first asked for.
+
+    Attributes:
+        path: the folder.
+        notes: what could not be read, a line for each file.
+    """
+
+    def __init__(self, run: RunFolder) -> None:
+        self.path, self._run = run.path, run
+        self.notes: list[str] = []
+
+    @property
+    def name(self) -> str:
+        """The folder's name, behind that of the folder around it."""
+        return f"{self.path.parent.name}/{self.path.name}" if self.path.parent.name else self.path.name
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The settings as they were written."""
+        return self._read(self._run.config_file, read_yaml) or {}
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """Versions, machine and command."""
+        return self._read(self._run.environment_file, _read_json) or {}
+
+    @cached_property
+    def data(self) -> dict[str, Any]:
+        """The images that the run began with."""
+        return self._read(self._run.data_file, _read_json) or {}
+
+    @cached_property
+    def metrics(self) -> list[dict[str, Any]]:
+        """A row of figures for each epoch."""
+        return self._read(self._run.metrics_file, read_metrics) or []
+
+    @cached_property
+    def genotype(self) -> AnyGenotype | None:
+        """The genotype that was found or trained."""
+        return self._read(self._run.genotype_file, load_genotype)
+
+    @cached_property
+    def epochs(self) -> list[EpochRecord]:
+        """The records of a search's epochs."""
+        files = sorted(self._run.architecture.glob("epoch_*.yaml"))
+        return [record for file in files if (record := self._read(file, _read_epoch)) is not None]
+
+    @cached_property
+    def evaluations(self) -> list[Evaluation]:
+        """The evaluations, by the names of their files."""
+        files = sorted(self.path.glob("evaluation*.json"))
+        return [e for file in files if (e := self._read(file, _read_evaluation)) is not None]
+
+    @cached_property
+    def kind(self) -> str:
+        """``search``, ``retrain``, ``tune``, or ``?``: by the files there, else by the command, name or settings."""
+        files = {"search": self._run.architecture, "retrain": self._run.finished_file, "tune": self.path / "job.yaml"}
+        typed = self.environment.get("command")
+        words = [kind for kind, file in files.items() if file.exists()]
+        words += [*(typed if isinstance(typed, list) else [])[1:2], self.path.name]
+        sections = [kind for kind in KINDS if isinstance(self.config.get(kind), dict)]
+        return next((word for word in words if word in KINDS), sections[0] if len(sections) == 1 else "?")
+
+    @property
+    def searched(self) -> bool:
+        """Whether the folder holds a search rather than a training."""
+        return self.kind == "search"
+
+    @property
+    def trained(self) -> bool:
+        """Whether a fixed network was trained in it, wholly or in part."""
+        return self.kind == "retrain"
+
+    @cached_property
+    def is_finished(self) -> bool:
+        """Whether the last file of its kind is there."""
+        last = {"search": self._run.genotype_file, "tune": self.path / "best.yaml"}
+        return last.get(self.kind, self._run.finished_file).is_file()
+
+    @property
+    def state(self) -> str:
+        """``finished`` or ``unfinished``."""
+        return "finished" if self.is_finished else "unfinished"
+
+    @property
+    def changed(self) -> datetime:
+        """The time of the last change of a file directly in the folder."""
+        return datetime.fromtimestamp(max(f.stat().st_mtime for f in self.path.iterdir() if f.is_file()))
+
+    @property
+    def seed(self) -> int | None:
+        """The random seed."""
+        return self.config.get("seed")
+
+    @property
+    def data_version(self) -> str:
+        """The version of the data set, or its name in the settings."""
+        return str(self.data.get("version") or self.section("data").get("name") or "-")
+
+    @property
+    def epochs_done(self) -> int:
+        """The number of epochs done."""
+        return int(self.metrics[-1]["epoch"]) + 1 if self.metrics else 0
+
+    @property
+    def progress(self) -> str:
+        """Epochs done of those wanted, such as ``3/10``."""
+        wanted = self.section(self.kind).get("epochs")
+        return f"{self.epochs_done}/{'?' if wanted is None else wanted}"
+
+    @property
+    def plainest_evaluation(self) -> Evaluation | None:
+        """The evaluation with the fewest options; baselines come after the network's own."""
+        key = lambda e: (e.is_baseline, len(e.variant.split(", ")) if e.variant else 0, e.variant)  # noqa: E731
+        return min(self.evaluations, key=key, default=None)
+
+    @property
+    def own_evaluation(self) -> Evaluation | None:
+        """The plainest evaluation, if it is of the network itself."""
+        found = self.plainest_evaluation
+        return None if found is None or found.is_baseline else found
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Every score: of the evaluations by file, and the last value of each column of the metrics."""
+        found = {f"{e.name} {name}": score for e in self.evaluations for name, score in e.scores.items()}
+        return found | (self.metrics[-1] if self.metrics else {})
+
+    def section(self, name: str) -> dict[str, Any]:
+        """Return a section of the settings, empty where there is none."""
+        found = self.config.get(name)
+        return found if isinstance(found, dict) else {}
+
+    def read_all(self) -> RunContents:
+        """Read every part, after which ``notes`` are complete."""
+        for name in ("environment", "data", "metrics", "genotype", "epochs", "evaluations"):
+            getattr(self, name)
+        return self
+
+    def _read(self, path: Path, read: Callable[[Path], T]) -> T | None:
+        if not path.is_file():
+            return None
+        try:
+            return read(path)
+        except _DAMAGE as error:
+            words = " ".join(str(error).split())
+            self.notes.append(f"{path.name} is left out, since it cannot be read: {words or type(error).__name__}")
+            return None
+
+
+def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested mappings as one, with keys such as ``data.height``.
+
+    >>> flat({"name": "a", "data": {"height": 64, "options": {}}})
+    {'name': 'a', 'data.height': 64, 'data.options': {}}
+    """
+    found: dict[str, Any] = {}
+    for key, value in data.items():
+        nested = isinstance(value, dict) and value
+        found |= flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return found
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict):
+        raise ValueError("it holds no JSON object")
+    return found
+
+
+def _read_evaluation(path: Path) -> Evaluation:
+    report = _read_json(path)
+    scores = [report["mAP"], report["mINP"], *report["cmc"]]
+    if not report["cmc"] or not all(isinstance(s, (int, float)) and math.isfinite(s) for s in scores):
+        raise ValueError("its scores are no numbers")
+    return Evaluation(path.stem, report)
+
+
+def _read_epoch(path: Path) -> EpochRecord:
+    data = parse_yaml(read_text(path), source=path.name)
+    weights = {str(name): [[_finite(v) for v in row] for row in rows] for name, rows in data["weights"].items()}
+    names = {str(name): [str(option) for option in options] for name, options in data["names"].items()}
+    return EpochRecord(int(data["epoch"]), weights, names, _parse_genotype(data.get("genotype"), path.name))
+
+
+def _parse_genotype(data: Any, source: str) -> AnyGenotype | None:
+    if not isinstance(data, Mapping) or data.get("format") != FORMAT:
+        return None
+    return parse_genotype(data, source=source)
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if math.isfinite(float(value)) else None
