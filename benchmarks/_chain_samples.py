@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from dcs_nas.models.chain_kind import chain_of_sample
 from dcs_nas.models.chain_supernet import ChainSupernet
-from dcs_nas.search.derive_chain import chain_genotype
+from dcs_nas.models.supernet import one_hot
 from dcs_nas.space import ChainGenotype, ChainNetwork, ChainSpec, Choice, Origin
 
 NEAR = 0.03
@@ -25,7 +26,7 @@ class ChainSampler:
 
     def multiply_adds(self, genotype: ChainGenotype) -> int:
         """Of one image."""
-        return round(float(self.supernet.expected_cost("flops", self.supernet.one_hot(genotype))))
+        return round(float(self.supernet.expected_cost("flops", one_hot(genotype))))
 
     def random(self, wanted: float, random: np.random.Generator) -> ChainGenotype:
         """A genotype of about ``wanted`` multiply-adds; of those drawn, the first within ``NEAR``, or the nearest."""
@@ -73,7 +74,7 @@ class ChainSampler:
         return found
 
     def _genotype(self, draw: Mapping[str, Any], method: str) -> ChainGenotype:
-        return chain_genotype(draw, self.space, self.network, name=self.space.name, origin=Origin(method=method))
+        return chain_of_sample(draw, self.space, self.network, name=self.space.name, origin=Origin(method=method))
 
 
 def _places(choice: Choice) -> np.ndarray:

@@ -32,9 +32,9 @@ from dcs_nas.config import Config, RetrievalConfig, load_config
 from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
 from dcs_nas.environment import environment
 from dcs_nas.files import write_json, write_text
+from dcs_nas.models.cell_kind import random_cells
 from dcs_nas.models.cell_space import fixed_network
-from dcs_nas.search.derive_retrieval import derive_by_retrieval
-from dcs_nas.search.genotypes import random_genotype
+from dcs_nas.search.derive import derive_by_retrieval
 from dcs_nas.search.job import run_search
 from dcs_nas.search.record import ArchitectureRecord
 from dcs_nas.search.supernet_score import SupernetScore, supernet_score
@@ -113,7 +113,7 @@ def _given(arguments: argparse.Namespace) -> dict[str, list[tuple[Path, int]]]:
     random = np.random.default_rng(0)
     made = {}
     for i in range(RANDOM):
-        made[f"random_{i}"] = random_genotype(space, network, random, name=space.name, origin=Origin(method="random"))
+        made[f"random_{i}"] = random_cells(space, network, random, name=space.name, origin=Origin(method="random"))
     made["darts_v2"] = _genotype(space, _V2)
     made["sep_conv_3x3"] = _genotype(space, dict.fromkeys(("normal", "reduce"), _uniform(space.nodes)))
     found: dict[str, list[tuple[Path, int]]] = {"random": [], "DARTS V2 (published)": [], "all sep_conv_3x3": []}

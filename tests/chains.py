@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from dcs_nas.search.derive_chain import derive_chain
+from dcs_nas.models.chain_kind import derive_chain
 from dcs_nas.space import ChainGenotype, ChainSpec, Origin
 
 STAGES: list[dict[str, Any]] = [

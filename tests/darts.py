@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dcs_nas.models.cell_supernet import SuperCell, Supernet, edge_index
-from dcs_nas.space import CellStructure, NetworkSpec
+from dcs_nas.models.cell_supernet import Supernet
+from dcs_nas.models.super_cell import SuperCell
+from dcs_nas.space import CellStructure, NetworkSpec, edge_index
 
 # Parts of an operation under the published names (op.N) and under ours.
 _SEPARABLE = {1: "first.0", 2: "first.1", 3: "first.2", 5: "second.0", 6: "second.1", 7: "second.2"}

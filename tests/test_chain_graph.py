@@ -10,13 +10,13 @@ import networkx
 import pytest
 
 from dcs_nas.errors import InputError
+from dcs_nas.models.chain_kind import chain_of_sample
 from dcs_nas.report.chain_graph import box_width, chain_file
 from dcs_nas.report.chain_picture import Line, chain_lines
 from dcs_nas.report.graphs import FORMATS, draw, draw_difference, draw_strip
 from dcs_nas.report.layered import SIZE
 from dcs_nas.report.palette import theme
 from dcs_nas.report.picture import Box
-from dcs_nas.search.derive_chain import chain_genotype
 from dcs_nas.space import ChainGenotype, Origin
 from tests.chains import chain_space, random_chain
 
@@ -38,7 +38,7 @@ def _genotype(**changes: Any) -> ChainGenotype:
     sample = {**random_chain(space, 0).to_sample(), "stage2_block1_kernel": 5, "stage2_block1_expansion": 6}
     sample |= {"stage2_block1_width": 12, "stage2_block1_squeeze_excite": True, "stage2_block2_depth": "skip"}
     sample |= {"stage2_attention": "dcs", **changes}
-    return chain_genotype(sample, space, space.network(32, 16), name="tiny", origin=Origin())
+    return chain_of_sample(sample, space, space.network(32, 16), name="tiny", origin=Origin())
 
 
 def _words(lines: list[Line]) -> list[tuple[str, ...]]:

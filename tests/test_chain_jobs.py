@@ -111,7 +111,7 @@ def test_a_search_gets_the_supernet_of_a_chain_with_its_relaxation() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"cells": 4}, "search.cells is 4, but a chain has its own widths and blocks; leave search.cells out"),
+        ({"cells": 4}, "search.cells is for spaces of cells, and this one is of kind chain; leave it out"),
         ({"relaxation": {"partial_channels": 4}}, "search.relaxation.partial_channels is for spaces of cells"),
         ({"checkpoint_activations": True}, "search.checkpoint_activations is for spaces of cells"),
     ],

@@ -10,8 +10,8 @@ import torch
 import yaml
 
 from dcs_nas.errors import InputError
+from dcs_nas.models.chain_kind import chain_of_sample, derive_chain
 from dcs_nas.models.chain_space import ChainSpace, fixed_chain
-from dcs_nas.search.derive_chain import chain_genotype, derive_chain
 from dcs_nas.space import (
     ChainGenotype,
     ChainSpec,
@@ -81,8 +81,8 @@ def test_a_sample_of_nni_is_a_genotype_and_back() -> None:
         sample: dict[str, Any] = {}
         ChainSpace(space, network).random(memo=sample)
         plain = {str(label): value for label, value in sample.items()}
-        genotype = chain_genotype(plain, space, network, name="tiny", origin=Origin())
-        again = chain_genotype(genotype.to_sample(), space, network, name="tiny", origin=Origin())
+        genotype = chain_of_sample(plain, space, network, name="tiny", origin=Origin())
+        again = chain_of_sample(genotype.to_sample(), space, network, name="tiny", origin=Origin())
         assert again == genotype
         kept = sum(len(stage.blocks) for stage in genotype.stages)
         assert kept == 6 - list(plain.values()).count("skip")

@@ -13,13 +13,14 @@ from torch.nn.functional import conv2d
 from dcs_nas.config import CostConfig
 from dcs_nas.errors import InputError
 from dcs_nas.models.blocks import DCSAttention, kept_shares, set_temperature
-from dcs_nas.models.cell_costs import Costed, build_cost
+from dcs_nas.models.build import build_cost
+from dcs_nas.models.chain_kind import chain_of_sample
 from dcs_nas.models.chain_space import fixed_chain
-from dcs_nas.models.chain_supernet import ChainSupernet, one_hot_chain
+from dcs_nas.models.chain_supernet import ChainSupernet
 from dcs_nas.models.flops import count
 from dcs_nas.models.relaxation import Gumbel, GumbelSoftmax, Softmax
 from dcs_nas.models.super_block import Widths, kernel_mask
-from dcs_nas.search.derive_chain import chain_genotype
+from dcs_nas.models.supernet import one_hot
 from dcs_nas.space import ChainGenotype, ChainSpec, Origin
 from tests.chains import STAGES, chain_space, random_chain, random_weights
 
@@ -71,7 +72,7 @@ def test_every_attention_is_inherited_at_every_width(attention: str) -> None:
             "stage1_block1_expansion": 3,
             "stage1_attention": attention,
         }
-        genotype = chain_genotype(sample, space, space.network(32, 16), name="tiny", origin=Origin())
+        genotype = chain_of_sample(sample, space, space.network(32, 16), name="tiny", origin=Origin())
         _check_equal(supernet, genotype)
 
 
@@ -128,7 +129,7 @@ def _networks(space: ChainSpec) -> list[tuple[dict[str, Any], ChainGenotype]]:
         dict(zip([c.label for c in choices], picked)) for picked in itertools.product(*(c.options for c in choices))
     ]
     network = space.network(16, 8)
-    return [(s, chain_genotype(s, space, network, name="tiny", origin=Origin())) for s in samples]
+    return [(s, chain_of_sample(s, space, network, name="tiny", origin=Origin())) for s in samples]
 
 
 _SMALL = {"kernels": [3], "expansions": [2], "widths": [4, 8]}
@@ -167,8 +168,8 @@ def test_with_one_hot_weights_the_cost_is_that_of_the_fixed_network(seed: int) -
     genotype = random_chain(space, seed)
     found = count(fixed_chain(genotype), 32, 16)
     supernet = ChainSupernet(space, space.network(32, 16))
-    assert int(supernet.expected_cost("flops", one_hot_chain(genotype))) == found.macs
-    assert int(supernet.expected_cost("parameters", one_hot_chain(genotype))) == found.parameters
+    assert int(supernet.expected_cost("flops", one_hot(genotype))) == found.macs
+    assert int(supernet.expected_cost("parameters", one_hot(genotype))) == found.parameters
 
 
 def test_the_cost_pulls_on_every_alpha() -> None:
@@ -184,10 +185,9 @@ def test_the_cost_pulls_on_every_alpha() -> None:
         assert gradient[0, -1] > 0 > gradient[0, 0], width
 
 
-def test_the_cost_of_a_chain_speaks_the_protocol_of_costs() -> None:
+def test_the_cost_of_a_chain_is_the_one_that_a_search_asks_for() -> None:
     space = chain_space(STAGES[:1])
     supernet = ChainSupernet(space, space.network(32, 16))
-    assert isinstance(supernet, Costed)
     cost = build_cost(CostConfig(kind="flops", target=1e6), supernet)
     assert cost is not None
     assert cost(supernet.mixture_weights()) == supernet.expected_cost("flops", supernet.mixture_weights())

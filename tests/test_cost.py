@@ -17,11 +17,13 @@ from torch import Tensor, nn
 from dcs_nas.config import Config, CostConfig
 from dcs_nas.errors import InputError, TrainingError
 from dcs_nas.losses import cost_term
-from dcs_nas.models.cell_costs import CellCost, CellCosts, build_cost, cell_costs, cell_parts
+from dcs_nas.models.build import build_cost
+from dcs_nas.models.cell_costs import CellCost, CellCosts, cell_parts
 from dcs_nas.models.cell_space import fixed_network
-from dcs_nas.models.cell_supernet import Supernet, one_hot
+from dcs_nas.models.cell_supernet import Supernet
 from dcs_nas.models.flops import count
 from dcs_nas.models.latency import LatencyTable, Work, device_names, measure_table, median_latency, resolve_device
+from dcs_nas.models.supernet import MixedNetwork, one_hot
 from dcs_nas.settings import parse
 from dcs_nas.space import CellStructure, Genotype, NetworkSpec, reference
 
@@ -79,7 +81,7 @@ def _soft(seed: int = 0) -> dict[str, Tensor]:
 def test_one_hot_weights_cost_what_the_fixed_network_costs(costs: CellCosts, seed: int) -> None:
     genotype = _genotype(seed)
     fixed = count(fixed_network(genotype), NETWORK.height, NETWORK.width)
-    weights = one_hot(genotype, STRUCTURE)
+    weights = one_hot(genotype)
     assert costs.expected_cost("flops")(weights).item() == fixed.macs
     assert costs.expected_cost("parameters")(weights).item() == fixed.parameters
 
@@ -130,9 +132,7 @@ def test_edge_normalized_weights_cost_as_much_as_without_where_all_edges_are_ali
     expected = plain.expected_cost("flops")(weights).item()
     assert normalized.expected_cost("flops")(by_edge).item() == pytest.approx(expected, rel=1e-12)
     edges = Supernet(STRUCTURE, NETWORK, edges=True)
-    found = cell_costs(edges)
-    assert found is not None
-    assert found.edge_normalized
+    assert edges.part_costs().edge_normalized
 
 
 def test_the_expected_cost_is_differentiable(costs: CellCosts) -> None:
@@ -158,7 +158,7 @@ def test_extremes_are_those_of_all_networks() -> None:
                 for kind, k, a in zip(("normal", "reduce"), (0, 2), attention)
             }
             genotype = Genotype(space=reference(structure, "t"), network=network, cells=cells)
-            found.append(expected(one_hot(genotype, structure)).item())
+            found.append(expected(one_hot(genotype)).item())
     assert costs.extremes("flops") == (min(found), max(found))
 
 
@@ -176,25 +176,21 @@ def test_costing_a_space_draws_nothing_from_the_random_generator() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-class Chain(nn.Module):
+class Other(MixedNetwork):
     """A supernet that knows its own costs."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.structure, self.network, self.mixtures = object(), object(), nn.ModuleDict()
-
-    def expected_cost(self, kind: str, weights: Mapping[str, Tensor]) -> Tensor:
-        return weights["kernel"].sum() * (2 if kind == "flops" else 3)
+    def cost(self, kind: str) -> Callable[[Mapping[str, Tensor]], Tensor]:
+        return lambda weights: weights["kernel"].sum() * (2 if kind == "flops" else 3)
 
 
 def test_a_supernet_with_costs_of_its_own_is_asked_for_them() -> None:
-    expected = build_cost(CostConfig(kind="parameters", target=1.0), Chain())
+    expected = build_cost(CostConfig(kind="parameters", target=1.0), Other())
     assert expected is not None
     assert expected({"kernel": torch.ones(4)}).item() == 12
     settings = CostConfig(kind="latency", target=1.0, latency_table=Path("t.yaml"))
-    with pytest.raises(InputError, match="this space is a chain; set search.cost.kind to flops or parameters"):
-        build_cost(settings, Chain())
-    assert build_cost(CostConfig(), Chain()) is None
+    with pytest.raises(InputError, match="this one is of another kind; set search.cost.kind to flops or parameters"):
+        build_cost(settings, Other())
+    assert build_cost(CostConfig(), Other()) is None
 
 
 # The cost term
@@ -295,7 +291,7 @@ def test_the_expected_latency_is_the_sum_over_the_parts_of_the_network(costs: Ce
     assert LatencyTable.read(tmp_path / "t.yaml") == table
     expected = build_cost(_latency_settings(tmp_path / "t.yaml"), Supernet(STRUCTURE, NETWORK))
     assert expected is not None
-    weights = one_hot(_genotype(5), STRUCTURE)
+    weights = one_hot(_genotype(5))
     total = 0.0
     for part in costs.parts:
         if "none stride" not in part.work.key:

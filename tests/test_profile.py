@@ -121,7 +121,7 @@ def test_a_genotype_is_profiled_at_its_own_or_another_size(
     assert (found["parameters"], found["macs"]) == (fixed.parameters, fixed.macs)
     assert [row["name"] for row in found["layers"]][:3] == ["", "stem", "stem.layers"]
     wider = _profiled(capsys, tmp_path, genotype, "--channels", 8, "--cells", 6, "--height", 64)
-    assert "6 cells of width 8, images 64 x 16" in wider["title"]
+    assert "6 cells of space small, width 8, stem" in wider["title"]
     assert wider["parameters"] > found["parameters"]
 
 

@@ -12,11 +12,12 @@ import torch
 from torch.nn.functional import conv2d, cross_entropy
 
 from dcs_nas.errors import InputError
+from dcs_nas.models.cell_kind import derive_cells
 from dcs_nas.models.cell_space import CellSpace, fixed_network
-from dcs_nas.models.cell_supernet import Supernet, edge_index, one_hot
+from dcs_nas.models.cell_supernet import Supernet
 from dcs_nas.models.operations import OPERATIONS
-from dcs_nas.search.derive import derive
-from dcs_nas.space import CellStructure, Genotype, NetworkSpec, Origin
+from dcs_nas.models.supernet import one_hot
+from dcs_nas.space import CellStructure, Genotype, NetworkSpec, Origin, edge_index
 from tests.darts import golden_network, logits, plain_cell
 
 Golden = Callable[[str], dict[str, np.ndarray]]
@@ -37,7 +38,7 @@ def _random_genotype(structure: CellStructure, network: NetworkSpec, seed: int) 
     for kind in ("normal", "reduce"):
         weights[kind] = torch.rand(edge_index(structure.nodes, 0), len(structure.operations), generator=generator)
         weights[f"{kind}_attention"] = torch.rand(1, len(structure.attention), generator=generator)
-    return derive(weights, structure, network, name="test", origin=Origin())
+    return derive_cells(weights, structure, network, name="test", origin=Origin())
 
 
 def test_loss_and_first_order_gradients_equal_those_of_the_published_network(golden: Golden) -> None:
@@ -57,7 +58,9 @@ def test_loss_and_first_order_gradients_equal_those_of_the_published_network(gol
 def test_the_derived_genotype_equals_the_published_one(golden: Golden) -> None:
     values = golden("darts_supernet")
     supernet, _ = golden_network(values)
-    found = derive(supernet.mixture_weights(), supernet.structure, supernet.network, name="darts", origin=Origin())
+    found = derive_cells(
+        supernet.mixture_weights(), supernet.structure, supernet.network, name="darts", origin=Origin()
+    )
     for kind in ("normal", "reduce"):
         edges = [(e.op, e.source) for node in found.cells[kind].nodes for e in node]
         published = [str(text).split("<-") for text in values[f"genotype_{kind}"]]
@@ -109,7 +112,7 @@ def test_the_fixed_network_equals_the_supernet_with_one_hot_weights_and_its_para
 def test_one_hot_weights_mark_what_is_kept_and_nothing_else() -> None:
     structure, network = _structure(), _network()
     genotype = _random_genotype(structure, network, 0)
-    weights = one_hot(genotype, structure)["normal"]
+    weights = one_hot(genotype)["normal"]
     kept = {(i, e.source, e.op) for i, edges in enumerate(genotype.cells["normal"].nodes) for e in edges}
     marked = {
         (node, source, structure.operations[column])

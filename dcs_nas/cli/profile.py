@@ -123,7 +123,7 @@ def _measured(
 ) -> LatencyTable:
     """The latency table of the target's space: the file's where it fits, else measured and written there."""
     from dcs_nas.errors import InputError
-    from dcs_nas.models.cell_costs import NO_LATENCY
+    from dcs_nas.models.build import NO_LATENCY
     from dcs_nas.models.latency import LatencyTable, device_name, measure_table
 
     if found.costs is None:

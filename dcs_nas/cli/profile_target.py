@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -13,16 +13,14 @@ from dcs_nas.errors import InputError
 from dcs_nas.extensions import load_extensions, load_recorded
 from dcs_nas.models.backbones import BACKBONES
 from dcs_nas.models.build import build_supernet
-from dcs_nas.models.cell_costs import CellCosts, cell_costs
-from dcs_nas.models.cell_space import fixed_network
+from dcs_nas.models.cell_costs import CellCosts
+from dcs_nas.models.kinds import kind_of
+from dcs_nas.models.supernet import MixedNetwork
 from dcs_nas.runs import RunFolder
 from dcs_nas.runs.lock import BEGAN
 from dcs_nas.settings import read_yaml
 from dcs_nas.space import (
     AnyGenotype,
-    ChainGenotype,
-    ChainSpec,
-    Genotype,
     is_published,
     load_genotype,
     load_space,
@@ -116,16 +114,12 @@ def _of_config(config: Config, sizes: Sizes, source: str) -> Target:
     space = load_space(shipped_file("search_spaces", config.search.space))
     data = _resized(config.data, sizes)
     title = f"supernet of {config.search.space}, images {data.height} x {data.width}"
-    if isinstance(space, ChainSpec):
-        from dcs_nas.models.chain_supernet import ChainSupernet
-
-        _no_widths(sizes, "a chain space")
-        chain = ChainSupernet(space, space.network(data.height, data.width))
-        return Target(title, chain, data.height, data.width, supernet=True)
+    if "channels" not in space.supports:
+        _no_widths(sizes, f"a {space.kind} space")
     changes = {name: value for name in ("channels", "cells") if (value := getattr(sizes, name)) is not None}
     settings = config.search.model_copy(update=changes)
-    supernet = build_supernet(space, settings, data, people=1).backbone
-    return Target(title, supernet, data.height, data.width, supernet=True, costs=cell_costs(supernet))
+    supernet = cast(MixedNetwork, build_supernet(space, settings, data, people=1).backbone)
+    return Target(title, supernet, data.height, data.width, supernet=True, costs=supernet.part_costs())
 
 
 def _of_backbone(config: Config, settings: RetrainConfig, sizes: Sizes, source: str) -> Target:
@@ -139,19 +133,17 @@ def _of_backbone(config: Config, settings: RetrainConfig, sizes: Sizes, source: 
 
 def _of_genotype(genotype: AnyGenotype, sizes: Sizes, source: str) -> Target:
     data = _resized(DataConfig(height=genotype.network.height, width=genotype.network.width), sizes)
-    if isinstance(genotype, ChainGenotype):
-        from dcs_nas.models.chain_space import fixed_chain
-
-        _no_widths(sizes, "a genotype of a chain space")
-        network = genotype.network.model_copy(update={"height": data.height, "width": data.width})
-        chain = fixed_chain(genotype.model_copy(update={"network": network}))
-        return Target(f"{source}, images {data.height} x {data.width}", chain, data.height, data.width)
-    assert isinstance(genotype, Genotype)
+    if "channels" not in genotype.supports:
+        _no_widths(sizes, f"a genotype of a {genotype.kind} space")
     genotype = genotype.resized(data.height, data.width, channels=sizes.channels, cells=sizes.cells)
-    built = genotype.network
-    title = f"{source}: {built.cells} cells of width {built.channels}, images {built.height} x {built.width}"
-    costs = CellCosts(genotype.space, built)
-    return Target(title, fixed_network(genotype), built.height, built.width, costs=costs)
+    kind = kind_of(genotype)
+    return Target(
+        f"{source}: {genotype.summary()}, images {data.height} x {data.width}",
+        kind.fixed_network(genotype),
+        data.height,
+        data.width,
+        costs=kind.costs(genotype.space, genotype.network),
+    )
 
 
 def _resized(data: DataConfig, sizes: Sizes) -> DataConfig:

@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Literal, Protocol, cast, runtime_checkable
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from dcs_nas.config import CostConfig
 from dcs_nas.errors import InputError
 from dcs_nas.models.cell_space import CellInputs, CellSpace
 from dcs_nas.models.flops import count_map
@@ -22,50 +21,6 @@ from dcs_nas.models.nni_imports import Cell, LayerChoice
 from dcs_nas.space import CellStructure, NetworkSpec
 
 Kind = Literal["flops", "parameters", "latency"]
-ExpectedCost = Callable[[Mapping[str, Tensor]], Tensor]
-"""From mixture weights by name to the expected cost, a differentiable scalar."""
-NO_LATENCY = "latency tables are of spaces of cells, and this space is a chain"
-
-
-@runtime_checkable
-class Costed(Protocol):
-    """A supernet that knows the multiply-adds and parameters that its mixtures cost."""
-
-    def expected_cost(self, kind: Literal["flops", "parameters"], weights: Mapping[str, Tensor]) -> Tensor:
-        """The expected cost, a scalar that is differentiable by the mixture weights."""
-
-
-def build_cost(settings: CostConfig, supernet: nn.Module) -> ExpectedCost | None:
-    """The expected cost that the settings ask for, or None; ``supernet`` is of cells, or a ``Costed`` one.
-
-    Raises ``InputError`` for a latency table that is missing, malformed, or of another device or space, and for the
-    latency of a space that is not of cells.
-    """
-    if settings.kind == "none":
-        return None
-    costs = cell_costs(supernet)
-    if costs is None:
-        if settings.kind == "latency":
-            raise InputError(f"{NO_LATENCY}; set search.cost.kind to flops or parameters")
-        assert isinstance(supernet, Costed)
-        return partial(supernet.expected_cost, settings.kind)
-    if settings.kind != "latency":
-        return costs.expected_cost(settings.kind)
-    path = settings.latency_table
-    assert path is not None
-    table = LatencyTable.read(path)
-    table.require(costs.cost_space(), source=str(path), other=settings.other_latency_table)
-    return costs.expected_cost("latency", table)
-
-
-def cell_costs(supernet: nn.Module) -> CellCosts | None:
-    """The costs of a supernet of cells; None for another one, which is ``Costed`` itself."""
-    structure, network = supernet.structure, supernet.network
-    if not isinstance(structure, CellStructure) or not isinstance(network, NetworkSpec):
-        return None
-    mixtures = cast(nn.ModuleDict, supernet.mixtures).values()
-    edges = any(getattr(mixture, "edge_alpha", None) is not None for mixture in mixtures)
-    return CellCosts(structure, network, edge_normalized=edges)
 
 
 class CellCosts:
@@ -133,7 +88,7 @@ class CellCosts:
     def _zeros(self) -> dict[str, Tensor]:
         edges, operations = sum(range(2, self.structure.nodes + 2)), len(self.structure.operations)
         found = {}
-        for kind in dict.fromkeys(self.network.kind(i) for i in range(self.network.cells)):
+        for kind in self.network.kinds:
             found[kind] = torch.zeros(edges, operations, dtype=torch.float64)
             found[f"{kind}_attention"] = torch.zeros(1, len(self.structure.attention), dtype=torch.float64)
         return found

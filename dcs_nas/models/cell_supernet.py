@@ -1,4 +1,4 @@
-"""The supernet: a space of cells in which every choice is a mixture, weighted by the architecture parameters.
+"""The supernet of a space of cells: every choice is a mixture, weighted by the architecture parameters.
 
 E edges of a cell, O candidate operations, A candidates of attention; alphas (E, O) and (1, A) for each kind of cell.
 """
@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from dcs_nas.errors import InputError
+from dcs_nas.models.cell_costs import CellCosts
 from dcs_nas.models.cell_space import CellSpace
 from dcs_nas.models.nni_imports import Cell, LayerChoice, OneShotStrategy
 from dcs_nas.models.relaxation import Softmax
-from dcs_nas.models.super_cell import SuperCell, SuperChoice, edge_index
-from dcs_nas.models.supernet import MixedNetwork, Mixture
+from dcs_nas.models.super_cell import SuperCell, SuperChoice
+from dcs_nas.models.supernet import CostKind, ExpectedCost, MixedNetwork, Mixture
 from dcs_nas.space import CellStructure, Genotype, NetworkSpec
 
 
@@ -61,11 +61,14 @@ class Supernet(MixedNetwork):
         edges = {f"{name}_edges": m.edge_alpha for name, m in self._mixtures() if m.edge_alpha is not None}
         return {**super().alphas(), **edges}
 
-    def one_hot(self, genotype: Genotype) -> dict[str, Tensor]:
-        return one_hot(genotype, self.structure)
+    def part_costs(self) -> CellCosts:
+        edges = any(mixture.edge_alpha is not None for _, mixture in self._mixtures())
+        return CellCosts(self.structure, self.network, edge_normalized=edges)
+
+    def cost(self, kind: CostKind) -> ExpectedCost:
+        return self.part_costs().expected_cost(kind)
 
     def inherited_state(self, genotype: Genotype) -> dict[str, Tensor]:
-        """The parameters and statistics that the genotype's fixed network takes over, under that network's names."""
         if self.partial > 1:
             raise InputError(
                 f"a supernet whose operations see 1/{self.partial} of the channels has no weights for a whole network; "
@@ -80,21 +83,6 @@ class Supernet(MixedNetwork):
                     state.update(_prefixed(operation, f"cells.{i}.ops.{node}.{k}."))
             state.update(_prefixed(attention.candidates[kept.attention], f"attention.{i}."))
         return state
-
-
-def one_hot(genotype: Genotype, structure: CellStructure) -> dict[str, Tensor]:
-    """Mixture weights (E, O) and (1, A) by name that compute what the genotype computes."""
-    weights: dict[str, Tensor] = {}
-    for kind, cell in genotype.cells.items():
-        rows = torch.zeros(edge_index(structure.nodes, 0), len(structure.operations))
-        for node, edges in enumerate(cell.nodes):
-            for edge in edges:
-                if edge.op != "none":
-                    rows[edge_index(node, edge.source), structure.operations.index(edge.op)] += 1
-        weights[kind] = rows
-        attention = torch.tensor([[float(name == cell.attention) for name in structure.attention]])
-        weights[f"{kind}_attention"] = attention
-    return weights
 
 
 class _MixtureStrategy(OneShotStrategy):

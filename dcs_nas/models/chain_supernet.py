@@ -6,6 +6,7 @@ FBNetV2 (Wan et al., arXiv 2004.05565, section 3), with attention after the stag
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +14,8 @@ from torch import Tensor, nn
 from dcs_nas.errors import InputError
 from dcs_nas.models.chain_space import ConvNorm, fixed_chain, half
 from dcs_nas.models.relaxation import GumbelSoftmax, Softmax
-from dcs_nas.models.super_block import CostKind, SuperAttention, SuperBlock, Widths
-from dcs_nas.models.supernet import MixedNetwork, Mixture
+from dcs_nas.models.super_block import SuperAttention, SuperBlock, Widths
+from dcs_nas.models.supernet import CostKind, ExpectedCost, MixedNetwork, Mixture
 from dcs_nas.space import ChainGenotype, ChainNetwork, ChainStructure, StageSpec, attention_choice, block_choices
 
 Weights = Callable[[str, int], Tensor]  # label and number of candidates to weights (n,)
@@ -56,6 +57,9 @@ class ChainSupernet(MixedNetwork):
             x, widths = stage(x, widths, weights)
         return self.head(x)
 
+    def cost(self, kind: CostKind) -> ExpectedCost:
+        return partial(self.expected_cost, kind)
+
     def expected_cost(self, kind: CostKind, weights: Mapping[str, Tensor]) -> Tensor:
         """The mean multiply-adds (``flops``) or ``parameters`` of the networks that independent choices give.
 
@@ -77,11 +81,8 @@ class ChainSupernet(MixedNetwork):
         each = widths.mean(widths.values) * (size[0] * size[1] if flops else 1) + (0 if flops else 2)
         return total + each * self.structure.features
 
-    def one_hot(self, genotype: ChainGenotype) -> dict[str, Tensor]:
-        return one_hot_chain(genotype)
-
     def inherited_state(self, genotype: ChainGenotype) -> dict[str, Tensor]:
-        """The parameters and statistics that the genotype's fixed network takes over, under that network's names.
+        """See ``MixedNetwork``.
 
         Channels are the first ones of the supernet's, kernels the middle of its.
         """
@@ -134,15 +135,6 @@ class SuperStage(nn.Module):
 
     def _of_attention(self, weights: Weights) -> Tensor:
         return weights(attention_choice(self.stage, self.number).label, len(self.stage.attention))
-
-
-def one_hot_chain(genotype: ChainGenotype) -> dict[str, Tensor]:
-    """Mixture weights (1, candidates) by label that compute what the genotype computes."""
-    sample = genotype.to_sample()
-    return {
-        choice.label: torch.tensor([[float(option == sample[choice.label]) for option in choice.options]])
-        for choice in genotype.space.choices()
-    }
 
 
 def _reader(found: Mapping[str, Tensor], *, like: Tensor) -> Weights:

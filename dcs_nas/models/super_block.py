@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +17,9 @@ from dcs_nas.models.blocks import DCSAttention, build_attention, select_channels
 from dcs_nas.models.blocks.parts import attend, attention_scale, to_map, to_tokens
 from dcs_nas.models.chain_space import InvertedResidual, fitted
 from dcs_nas.models.flops import count_map
+from dcs_nas.models.supernet import CostKind
 from dcs_nas.space import StageSpec, squeezed
 
-CostKind = Literal["flops", "parameters"]
 BlockWeights = Mapping[str, Tensor]  # kernel, expansion, width, squeeze_excite, depth: (n,) each
 
 

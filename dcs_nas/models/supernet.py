@@ -7,12 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from dcs_nas.models.relaxation import Sample, Softmax, normalized_edges
+from dcs_nas.space import AnyGenotype
+
+if TYPE_CHECKING:
+    from dcs_nas.models.cell_costs import CellCosts
+
+CostKind = Literal["flops", "parameters"]
+ExpectedCost = Callable[[Mapping[str, Tensor]], Tensor]
+"""From mixture weights by name to the expected cost, a differentiable scalar."""
+
+_BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
 class Mixture(nn.Module):
@@ -78,14 +88,22 @@ class MixedNetwork(nn.Module):
     network: Any
     num_features: int
 
-    def one_hot(self, genotype: Any) -> dict[str, Tensor]:
-        """Mixture weights by name that compute what a genotype of the space computes."""
-        raise AssertionError(f"{type(self).__name__} does not say which weights a genotype stands for")
+    def inherited_state(self, genotype: Any) -> dict[str, Tensor]:
+        """The parameters and statistics that the genotype's fixed network takes over, under that network's names."""
+        raise NotImplementedError
+
+    def cost(self, kind: CostKind) -> ExpectedCost:
+        """The expected multiply-adds or parameters as a function of mixture weights by name, differentiable by them."""
+        raise NotImplementedError
+
+    def part_costs(self) -> CellCosts | None:
+        """The costs of all candidates, where they can be told apart."""
+        return None
 
     @contextmanager
-    def fixed_to(self, genotype: Any) -> Iterator[None]:
+    def fixed_to(self, genotype: AnyGenotype) -> Iterator[None]:
         """Within it, the mixture weights are the genotype's: 1 for what it keeps, 0 for the rest."""
-        with self.fixed_weights(self.one_hot(genotype)):
+        with self.fixed_weights(one_hot(genotype)):
             yield
 
     def alphas(self) -> dict[str, nn.Parameter]:
@@ -144,7 +162,9 @@ class MixedNetwork(nn.Module):
         return cast("Iterator[tuple[str, Mixture]]", iter(self.mixtures.items()))
 
 
-_BatchNorm = nn.modules.batchnorm._BatchNorm
+def one_hot(genotype: AnyGenotype) -> dict[str, Tensor]:
+    """Return mixture weights (R, O) by name that compute what a genotype computes."""
+    return {name: torch.tensor(rows) for name, rows in genotype.one_hot().items()}
 
 
 class frozen_statistics:  # noqa: N801, a context such as torch.no_grad

@@ -27,11 +27,11 @@ from dcs_nas.data.images import Progress
 from dcs_nas.errors import InputError, TrainingError, choices
 from dcs_nas.files import write_text
 from dcs_nas.models.blocks import set_scale
+from dcs_nas.models.cell_kind import cells_of_sample, random_cells
 from dcs_nas.models.cell_space import CellSpace, fixed_network
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.models.nni_imports import DARTS, GumbelDARTS, Random, RegularizedEvolution, Strategy
 from dcs_nas.runs import MetricsFile, RunFolder, logging_to
-from dcs_nas.search.genotypes import computing, genotype_of_sample, random_genotype
 from dcs_nas.search.nni_trials import explore
 from dcs_nas.search.oneshot import OneShotTraining, write_architecture
 from dcs_nas.search.trials import Evaluate, Outcome, Trials, write_best
@@ -117,7 +117,7 @@ class _Job:
 
     def nni_space(self) -> CellSpace:
         """The space as NNI is given it: without ``none``."""
-        return CellSpace(self.space.model_copy(update={"operations": tuple(computing(self.space))}), self.network)
+        return CellSpace(self.space.model_copy(update={"operations": tuple(self.space.computing)}), self.network)
 
     def reid(self, backbone: Any, people: int) -> ReidNetwork:
         """The backbone with a Re-ID head."""
@@ -157,7 +157,7 @@ def _one_shot(job: _Job) -> Search:
 
         def genotype(epoch: int) -> Genotype:
             origin = job.origin("one-shot", epoch)
-            return genotype_of_sample(module.export(), job.space, job.network, name=job.space.name, origin=origin)
+            return cells_of_sample(module.export(), job.space, job.network, name=job.space.name, origin=origin)
 
         def record(epoch: int) -> None:
             write_architecture(run / f"architecture/epoch_{epoch:03d}.yaml", supernet, genotype(epoch), epoch)
@@ -181,7 +181,7 @@ def _by_trials(job: _Job) -> Search:
     origin = job.origin(_note(job))
 
     def to_genotype(sample: Mapping[str, Any]) -> Genotype:
-        return genotype_of_sample(sample, job.space, job.network, name=job.space.name, origin=origin)
+        return cells_of_sample(sample, job.space, job.network, name=job.space.name, origin=origin)
 
     def search(run: RunFolder) -> Genotype:
         trials = Trials(job.settings.trials, run, evaluate)
@@ -201,7 +201,7 @@ def _random(job: _Job) -> Search:
     def draw(number: int) -> Genotype:
         random = np.random.default_rng(mix_seed(job.config.seed, 7, number))
         origin = job.origin("drawn" if alone else _note(job))
-        return random_genotype(job.space, job.network, random, name=job.space.name, origin=origin)
+        return random_cells(job.space, job.network, random, name=job.space.name, origin=origin)
 
     def search(run: RunFolder) -> Genotype:
         if evaluate is None:

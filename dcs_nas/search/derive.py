@@ -1,61 +1,70 @@
-"""From mixture weights to a genotype. E edges of a cell, O operations, A candidates of attention."""
+"""Derivation by retrieval: of the genotypes that the alphas think likely, the one that finds people best.
+
+A supernet that trains one sampled path at a time (relaxation ``gumbel``) ranks its own networks (Guo et al., "Single
+Path One-Shot NAS", arXiv 1904.00420); one that trains weighted sums does not.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor
 
-from dcs_nas.space import CellGenotype, CellStructure, Edge, Genotype, NetworkSpec, Origin, edge_index, reference
+from dcs_nas.config import SearchConfig
+from dcs_nas.errors import TrainingError
+from dcs_nas.search.record import ArchitectureRecord
+from dcs_nas.search.supernet_score import SupernetScore
+from dcs_nas.space import AnyGenotype
+
+log = logging.getLogger(__name__)
 
 
-def derive(
-    weights: Mapping[str, Tensor],
-    structure: CellStructure,
-    network: NetworkSpec,
-    *,
-    name: str,
-    origin: Origin,
-    max_skips: int | None = None,
-) -> Genotype:
-    """The genotype that mixture weights (E, O) and (1, A) by kind of cell stand for, by DARTS' published rule.
+def derive_by_retrieval(score: SupernetScore, record: ArchitectureRecord, settings: SearchConfig) -> AnyGenotype:
+    """The best of some likely genotypes by mAP among the people held out; that of the strongest alphas is the first."""
+    supernet = score.supernet
 
-    Of every node the ``edges_per_node`` edges with the strongest operation other than ``none`` stay, each with that
-    operation (arXiv 1806.09055, section 2.4); of the candidates of attention the strongest. Equal weights: the first.
+    def genotype(weights: Mapping[str, Tensor]) -> AnyGenotype:
+        return record.genotype(supernet, settings.epochs - 1, weights)
 
-    With ``max_skips`` a cell keeps that many skip connections at most: the weakest is given up and the cell derived
-    anew until it does (P-DARTS, arXiv 1904.12760, section 3.2).
+    found = likely(
+        supernet.mixture_weights(), genotype, candidates=settings.retrieval.candidates, seed=score.config.seed
+    )
+    scores = [_finite_score(score, one) for one in found]
+    best = max(range(len(found)), key=scores.__getitem__)
+    log.info(
+        "mAP among the people held out, with the supernet's weights: %.3f for the strongest, %.3f for the best of %d",
+        scores[0], scores[best], len(found),
+    )  # fmt: skip
+    return found[best]
+
+
+def _finite_score(score: SupernetScore, genotype: AnyGenotype) -> float:
+    """0 for a network whose features are not finite with the supernet's weights."""
+    try:
+        return score(genotype)
+    except TrainingError as error:
+        log.warning("a candidate is given up: %s", error)
+        return 0.0
+
+
+def likely(
+    weights: Mapping[str, Tensor], derive: Callable[[Mapping[str, Tensor]], AnyGenotype], *, candidates: int, seed: int
+) -> list[AnyGenotype]:
+    """Distinct genotypes: of the weights (R, O) by name themselves, then of draws by them.
+
+    A draw adds Gumbel noise to log weights, so that each row's strongest candidate is that of a draw with the row's
+    weights as probabilities. At most 20 draws are made for each genotype wanted: sharp weights give few.
     """
-    kinds = dict.fromkeys(network.kind(i) for i in range(network.cells))
-    cells = {kind: _derive_cell(weights[kind], weights[f"{kind}_attention"], structure, max_skips) for kind in kinds}
-    return Genotype(space=reference(structure, name), network=network, cells=cells, origin=origin)
-
-
-def _derive_cell(
-    weights: Tensor, attention: Tensor, structure: CellStructure, max_skips: int | None = None
-) -> CellGenotype:
-    table = weights.tolist()
-    nodes = _strongest(table, structure)
-    if max_skips is not None and set(structure.operations) - {"none", "skip_connect"}:
-        skip = structure.operations.index("skip_connect") if "skip_connect" in structure.operations else -1
-        while len(skips := _skips(nodes)) > max_skips:
-            weakest = min(skips, key=lambda row: table[row][skip])
-            table[weakest][skip] = -1.0
-            nodes = _strongest(table, structure)
-    return CellGenotype(nodes=tuple(nodes), attention=structure.attention[int(attention[0].argmax())])
-
-
-def _strongest(table: list[list[float]], structure: CellStructure) -> list[tuple[Edge, ...]]:
-    candidates = [i for i, op in enumerate(structure.operations) if op != "none"]
-    nodes = []
-    for node in range(structure.nodes):
-        rows = [table[edge_index(node, source)] for source in range(node + 2)]
-        best = [max(candidates, key=row.__getitem__) for row in rows]
-        strongest = sorted(range(len(rows)), key=lambda s: -rows[s][best[s]])[: structure.edges_per_node]
-        nodes.append(tuple(Edge(op=structure.operations[best[s]], source=s) for s in sorted(strongest)))
-    return nodes
-
-
-def _skips(nodes: list[tuple[Edge, ...]]) -> list[int]:
-    """Rows of the edges that are skip connections."""
-    return [edge_index(i, e.source) for i, edges in enumerate(nodes) for e in edges if e.op == "skip_connect"]
+    generator = torch.Generator().manual_seed(seed)
+    rows = {name: table.detach().cpu().double().clamp_min(1e-30).log() for name, table in weights.items()}
+    found = [derive(weights)]
+    for _ in range(20 * candidates):
+        if len(found) == candidates:
+            break
+        noise = {n: -torch.empty_like(r).exponential_(generator=generator).log() for n, r in rows.items()}
+        drawn = derive({name: torch.softmax(row + noise[name], dim=1) for name, row in rows.items()})
+        if drawn not in found:
+            found.append(drawn)
+    return found

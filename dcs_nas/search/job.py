@@ -21,15 +21,16 @@ from dcs_nas.extensions import load_extensions
 from dcs_nas.files import write_text
 from dcs_nas.models.blocks import kept_shares
 from dcs_nas.models.build import build_supernet
+from dcs_nas.models.kinds import cell_settings
 from dcs_nas.runs import RunFolder, early_log, logging_to
 from dcs_nas.search.bilevel import BilevelSearch
-from dcs_nas.search.derive_retrieval import derive_by_retrieval
+from dcs_nas.search.derive import derive_by_retrieval
 from dcs_nas.search.monitor import Watch
 from dcs_nas.search.perturbation import derive_by_perturbation
 from dcs_nas.search.record import ArchitectureRecord
 from dcs_nas.search.supernet_score import SupernetScore
 from dcs_nas.seeds import seed_everything
-from dcs_nas.space import AnyGenotype, ChainSpec, load_genotype, load_space, shipped_file
+from dcs_nas.space import AnyGenotype, load_genotype, load_space, require_settings, shipped_file
 from dcs_nas.training.acceleration import accelerate, eager, require_compilable
 from dcs_nas.training.checkpoints import LAST, is_damaged, load_checkpoint
 from dcs_nas.training.error_messages import training_errors
@@ -71,8 +72,7 @@ def run_search(
         return run_baseline(settings.strategy, config, folder, resume=resume, overwrite=overwrite, progress=progress)
     RunFolder.require_free(folder)
     space = load_space(shipped_file("search_spaces", settings.space))
-    if isinstance(space, ChainSpec):
-        _refuse_for_chains(settings)
+    require_settings(space, cell_settings(settings))
     data = ReidData(config, progress=progress)
     halves, held = data.search_halves(
         share=settings.weight_share, overlap=settings.identity_overlap, validation=settings.validation
@@ -151,16 +151,6 @@ def _derive(
         score = SupernetScore(module.network, data, held, images, module.config)
         return derive_by_retrieval(score, record, settings)
     return watch.chosen(module.supernet)
-
-
-def _refuse_for_chains(settings: SearchConfig) -> None:
-    wrong = {
-        "derivation 'perturbation'": settings.derivation == "perturbation",
-        "guard.max_skips": settings.guard.max_skips is not None,
-    }
-    for what, wanted in wrong.items():
-        if wanted:
-            raise InputError(f"search.{what} is for spaces of cells, and {settings.space} is a chain; leave it out")
 
 
 def method(settings: SearchConfig) -> str:

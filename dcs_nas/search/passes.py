@@ -10,7 +10,7 @@ from dcs_nas.config import Config, SearchConfig
 from dcs_nas.data.datamodule import HALVES, Batch, Images, file_names
 from dcs_nas.losses import Objective, PrototypeMemory
 from dcs_nas.losses.cost import cost_term
-from dcs_nas.models.cell_costs import build_cost
+from dcs_nas.models.build import build_cost
 from dcs_nas.models.heads import Embedding, ReidNetwork
 from dcs_nas.models.supernet import MixedNetwork
 from dcs_nas.processes import rank, world

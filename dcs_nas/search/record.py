@@ -10,11 +10,10 @@ from torch import Tensor
 
 from dcs_nas import __version__
 from dcs_nas.files import write_text
+from dcs_nas.models.kinds import kind_of
 from dcs_nas.models.supernet import MixedNetwork
-from dcs_nas.search.derive import derive
-from dcs_nas.search.derive_chain import derive_chain
 from dcs_nas.settings import plain_yaml
-from dcs_nas.space import AnyGenotype, ChainSpec, Origin, Space, SpaceSpec, load_genotype
+from dcs_nas.space import AnyGenotype, Origin, Space, load_genotype
 
 
 class ArchitectureRecord:
@@ -30,11 +29,7 @@ class ArchitectureRecord:
         """The genotype of the supernet as it is after ``epoch`` (from 0), or of other mixture weights."""
         origin = Origin(data=self.data, seed=self.seed, epoch=epoch, method=self.method, version=__version__)
         found = supernet.mixture_weights() if weights is None else weights
-        space, network, name = self.space, supernet.network, self.space.name
-        if isinstance(space, ChainSpec):
-            return derive_chain(found, space, network, name=name, origin=origin)
-        assert isinstance(space, SpaceSpec)
-        return derive(found, space, network, name=name, origin=origin, max_skips=self.max_skips)
+        return kind_of(self.space).derive(found, self.space, supernet.network, origin=origin, max_skips=self.max_skips)
 
     def read(self, epoch: int) -> AnyGenotype:
         """The genotype that was written after ``epoch``."""

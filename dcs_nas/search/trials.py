@@ -13,7 +13,6 @@ from pydantic import Field
 from dcs_nas.config import TrialsConfig
 from dcs_nas.errors import InputError, TrainingError
 from dcs_nas.files import write_text
-from dcs_nas.models.cell_supernet import one_hot
 from dcs_nas.runs import MetricsFile, RunFolder
 from dcs_nas.settings import Settings, parse, plain_yaml, read_yaml, to_yaml
 from dcs_nas.space import Genotype
@@ -113,7 +112,7 @@ def write_best(path: Path, genotype: Genotype, number: int) -> None:
         "epoch": number,
         "names": {"operations": list(space.operations), "attention": list(space.attention)},
         "alphas": {},
-        "weights": {name: rows.tolist() for name, rows in one_hot(genotype, space).items()},
+        "weights": genotype.one_hot(),
         "genotype": genotype.model_dump(mode="json", by_alias=True),
     }
     write_text(path, plain_yaml(content))

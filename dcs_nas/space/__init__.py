@@ -26,7 +26,7 @@ from dcs_nas.space.chain import (
     chain_reference,
     squeezed,
 )
-from dcs_nas.space.kinds import GENOTYPES, SPACES, AnyGenotype, Origin, Space
+from dcs_nas.space.kinds import GENOTYPES, SPACES, AnyGenotype, Origin, Space, require_settings
 from dcs_nas.space.published import is_published, published_text
 from dcs_nas.space.reading import load_genotype, load_space, parse_genotype, read_space, shipped_file
 
@@ -62,6 +62,7 @@ __all__ = [
     "published_text",
     "read_space",
     "reference",
+    "require_settings",
     "shipped_file",
     "squeezed",
     "thirds",

@@ -61,14 +61,6 @@ class Space(Settings):
         """Return figures by mixture, such as entropies, as they are logged."""
         return dict(figures)
 
-    def require(self, wanted: Mapping[str, bool], *, section: str = "search") -> None:
-        """Raise ``InputError`` for the first setting of ``section`` that is wanted and that this kind lacks."""
-        for setting, given in wanted.items():
-            if given and setting.split()[0] not in self.supports:
-                raise InputError(
-                    f"{section}.{setting} is for spaces of cells, and '{self.name}' is a {self.kind}; leave it out"
-                )
-
 
 class Origin(Settings):
     """Where a genotype came from."""
@@ -177,6 +169,15 @@ SPACES: Registry[type[Space]] = Registry("kind of search space")
 
 GENOTYPES: Registry[type[AnyGenotype]] = Registry("kind of genotype")
 """Kind to the class of its genotypes."""
+
+
+def require_settings(of: Space | AnyGenotype, wanted: Mapping[str, bool], *, section: str = "search") -> None:
+    """Raise ``InputError`` for the first setting of ``section`` that is wanted and that the kind does not support."""
+    for setting, given in wanted.items():
+        if given and setting.split()[0] not in of.supports:
+            raise InputError(
+                f"{section}.{setting} is for spaces of cells, and this one is of kind {of.kind}; leave it out"
+            )
 
 
 def short_hash(data: Mapping[str, Any]) -> str:

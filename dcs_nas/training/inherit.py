@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-
-from torch import nn
+from typing import cast
 
 from dcs_nas.errors import InputError
 from dcs_nas.models.build import build_supernet
-from dcs_nas.models.cell_supernet import Supernet
-from dcs_nas.models.chain_supernet import ChainSupernet
 from dcs_nas.models.heads import ReidNetwork
+from dcs_nas.models.supernet import MixedNetwork
 from dcs_nas.runs import RunFolder
-from dcs_nas.space import AnyGenotype, ChainGenotype, Genotype, load_space, shipped_file
+from dcs_nas.space import AnyGenotype, load_space, shipped_file
 from dcs_nas.training.checkpoints import load_checkpoint
 
 log = logging.getLogger(__name__)
@@ -38,7 +36,7 @@ def inherit(network: ReidNetwork, genotype: AnyGenotype, folder: Path) -> None:
         raise InputError(f"{path} holds no supernet; retrain.inherit names the folder of a finished bilevel search")
     supernet = build_supernet(space, config.search, config.data, len(classifier))
     supernet.load_state_dict(state)
-    found = _state(supernet.backbone, genotype)
+    found = cast(MixedNetwork, supernet.backbone).inherited_state(genotype)
     try:
         missing = network.backbone.load_state_dict(found, strict=False).missing_keys
     except RuntimeError as error:
@@ -48,11 +46,3 @@ def inherit(network: ReidNetwork, genotype: AnyGenotype, folder: Path) -> None:
             "train at the search's width, depth and image size, or without retrain.inherit"
         ) from None
     log.info("%s: %d tensors inherited, %d start anew", folder, len(found), len(missing))
-
-
-def _state(supernet: nn.Module, genotype: AnyGenotype) -> dict:
-    if isinstance(supernet, ChainSupernet) and isinstance(genotype, ChainGenotype):
-        return supernet.inherited_state(genotype)
-    assert isinstance(supernet, Supernet)
-    assert isinstance(genotype, Genotype)
-    return supernet.inherited_state(genotype)

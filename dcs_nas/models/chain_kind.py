@@ -1,16 +1,22 @@
-"""From mixture weights to the genotype of a chain space."""
+"""Chain spaces: networks, derivation, random genotypes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
+import numpy as np
+from torch import Tensor, nn
 
+from dcs_nas.config import SearchConfig
+from dcs_nas.models.chain_space import fixed_chain
+from dcs_nas.models.chain_supernet import ChainSupernet
+from dcs_nas.models.kinds import SPACE_KINDS, SpaceKind, build_relaxation
 from dcs_nas.space import (
     BlockGenotype,
     ChainGenotype,
     ChainNetwork,
+    ChainSpec,
     ChainStructure,
     Choice,
     Origin,
@@ -22,10 +28,38 @@ from dcs_nas.space import (
 )
 
 
+@SPACE_KINDS.register("chain")
+class ChainKind(SpaceKind):
+    """Stages of inverted-residual blocks (FBNetV2, arXiv 2004.05565; DCS-DNAS, arXiv 2505.08961)."""
+
+    def supernet(self, space: ChainSpec, network: ChainNetwork, settings: SearchConfig) -> ChainSupernet:
+        return ChainSupernet(space, network, relaxation=build_relaxation(settings.relaxation))
+
+    def fixed_network(self, genotype: ChainGenotype) -> nn.Module:
+        return fixed_chain(genotype)
+
+    def derive(
+        self,
+        weights: Mapping[str, Tensor],
+        space: ChainSpec,
+        network: ChainNetwork,
+        *,
+        origin: Origin,
+        max_skips: int | None = None,
+    ) -> ChainGenotype:
+        return derive_chain(weights, space, network, name=space.name, origin=origin)
+
+    def random_genotype(
+        self, space: ChainSpec, network: ChainNetwork, random: np.random.Generator, *, origin: Origin
+    ) -> ChainGenotype:
+        sample = {choice.label: choice.options[random.integers(len(choice.options))] for choice in space.choices()}
+        return chain_of_sample(sample, space, network, name=space.name, origin=origin)
+
+
 def derive_chain(
     weights: Mapping[str, Tensor], structure: ChainStructure, network: ChainNetwork, *, name: str, origin: Origin
 ) -> ChainGenotype:
-    """The genotype that mixture weights (1, candidates) by label stand for: of every choice the strongest candidate.
+    """Return the genotype of the strongest candidates by mixture weights (1, candidates) by label.
 
     Of equal weights the first counts. A choice of one candidate needs no weights.
     """
@@ -37,13 +71,13 @@ def derive_chain(
         return choice.options[max(range(len(row)), key=row.__getitem__)]
 
     chosen = {choice.label: strongest(choice) for choice in structure.choices()}
-    return chain_genotype(chosen, structure, network, name=name, origin=origin)
+    return chain_of_sample(chosen, structure, network, name=name, origin=origin)
 
 
-def chain_genotype(
+def chain_of_sample(
     sample: Mapping[str, Any], structure: ChainStructure, network: ChainNetwork, *, name: str, origin: Origin
 ) -> ChainGenotype:
-    """The genotype of a sample by label, e.g. NNI's: the inverse of ``ChainGenotype.to_sample``."""
+    """Return the genotype of a sample by label, e.g. NNI's: the inverse of ``ChainGenotype.to_sample``."""
     stages = tuple(_stage(sample, stage, number) for number, stage in enumerate(structure.stages, start=1))
     return ChainGenotype(space=chain_reference(structure, name), network=network, stages=stages, origin=origin)
 
