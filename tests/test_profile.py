@@ -184,9 +184,9 @@ def test_run_folders_are_profiled_as_what_they_searched_or_trained(
     (run / "config.yaml").write_text(f"name: a\n{data}search: {{space: demo_cells}}\nretrain: {{channels: 6}}\n")
     assert "has no genotype.yaml yet; finish the run with --resume" in refused(capsys, "profile", run)
     (run / "genotype.yaml").write_text(genotype.read_text())
-    assert "of width 4," in _profiled(capsys, tmp_path, run)["title"]
+    assert ", width 4," in _profiled(capsys, tmp_path, run)["title"]
     (run / "finished.yaml").write_text("epochs: 1\n")
-    assert "of width 6," in _profiled(capsys, tmp_path, run)["title"]
+    assert ", width 6," in _profiled(capsys, tmp_path, run)["title"]
     (run / "genotype.yaml").unlink()
     (run / "config.yaml").write_text(f"name: a\n{data}retrain: {{backbone: resnet10_small}}\n")
     assert _profiled(capsys, tmp_path, run)["title"].startswith("resnet10_small of ")
