@@ -1,47 +1,51 @@
 """The commands as functions: ``search``, ``retrain``, ``evaluate``; and runs and genotypes that show themselves.
 
-    import dcs_nas
+    from dcs_nas import api
 
-    run = dcs_nas.search("configs/demo.yaml", ["data.root=/data/people", "search.epochs=5"])
+    run = api.search("configs/demo.yaml", ["data.root=/data/people", "search.epochs=5"])
     run.genotype                      # in a notebook: the cells as pictures
     run.genotype.graph("normal")      # a networkx graph, in a notebook its picture
-    trained = dcs_nas.retrain("configs/demo.yaml", ["data.root=/data/people"], genotype=run.genotype)
-    scores = dcs_nas.evaluate(trained, flip=True)
+    trained = api.retrain("configs/demo.yaml", ["data.root=/data/people"], genotype=run.genotype)
+    scores = api.evaluate(trained, flip=True)
     scores.mAP, scores.rank(1)
 
-Heavy modules are loaded when a function needs them.
+The command line calls these functions. Heavy modules are loaded when a function needs them.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from dcs_nas import extensions
 from dcs_nas.api_views import GenotypeView, Scores
 from dcs_nas.config import Config, load_config
 from dcs_nas.errors import InputError
-from dcs_nas.extensions import load_extensions as import_extensions
 from dcs_nas.files import write_text
 from dcs_nas.runs import RunFolder, read_metrics
+from dcs_nas.slurm import goes_on
 from dcs_nas.space import AnyGenotype, shipped_file
 from dcs_nas.space import load_genotype as read_genotype
 from dcs_nas.space.table import Table
 
 if TYPE_CHECKING:
+    from dcs_nas.export.exporting import ExportedFile
+    from dcs_nas.export.extractor import Deployable
     from dcs_nas.models.heads import ReidNetwork
 
 Progress = Callable[[str], Callable[[int, int], None]]
 AnyConfig = str | Path | Config
+Command = Literal["search", "retrain", "tune"]
 
 
 @dataclass(frozen=True)
-class SearchRun:
-    """A search in its run folder."""
+class _Run:
+    """A run in its folder."""
 
     folder: Path
 
@@ -49,11 +53,6 @@ class SearchRun:
     def config(self) -> Config:
         """The settings that it began with."""
         return RunFolder(self.folder).config()
-
-    @cached_property
-    def genotype(self) -> GenotypeView:
-        """What it found; ``InputError`` while it is unfinished."""
-        return load_genotype(self.folder / "genotype.yaml")
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
@@ -62,15 +61,18 @@ class SearchRun:
 
 
 @dataclass(frozen=True)
-class TrainedRun:
-    """A retraining in its run folder."""
-
-    folder: Path
+class SearchRun(_Run):
+    """A search in its run folder."""
 
     @cached_property
-    def config(self) -> Config:
-        """The settings that it began with."""
-        return RunFolder(self.folder).config()
+    def genotype(self) -> GenotypeView:
+        """What it found; ``InputError`` while it is unfinished."""
+        return load_genotype(self.folder / "genotype.yaml")
+
+
+@dataclass(frozen=True)
+class TrainedRun(_Run):
+    """A retraining in its run folder."""
 
     @cached_property
     def genotype(self) -> GenotypeView | None:
@@ -85,21 +87,35 @@ class TrainedRun:
 
         return load_trained(self.folder)[1]
 
-    @property
-    def metrics(self) -> list[dict[str, Any]]:
-        """A row of figures per epoch."""
-        return read_metrics(self.folder / "metrics.csv")
-
     def evaluate(self, **options: Any) -> Scores:
         """The same as ``evaluate(run, ...)``."""
         return evaluate(self, **options)
 
     def export(self, formats: Sequence[str] = ("onnx", "pt2"), *, out: str | Path | None = None) -> list[Path]:
         """Write ``model.onnx`` and ``model.pt2``, by default into ``export/`` of the run's folder, checked."""
-        from dcs_nas.export.exporting import export_run
+        return [file.path for file in export(self, formats, out=out)[0]]
 
-        target = self.folder / "export" if out is None else Path(out)
-        return [file.path for file in export_run(self.folder, target, formats=formats)[0]]
+
+def load_settings(config: AnyConfig, overrides: Sequence[str] = ()) -> Config:
+    """Return the settings of a configuration file, or of the name of one in configs/.
+
+    Args:
+        config: settings themselves are returned as they are.
+        overrides: such as ``search.epochs=1``; for a file or a name.
+
+    Raises:
+        InputError: no such file, or bad settings.
+    """
+    if not isinstance(config, Config):
+        return load_config(shipped_file("configs", config), overrides)
+    if overrides:
+        raise InputError("overrides go with a configuration file or its name; change the settings given themselves")
+    return config
+
+
+def default_folder(settings: Config, command: Command) -> Path:
+    """Return the run folder of a command, ``results/NAME/COMMAND``."""
+    return settings.results / settings.name / command
 
 
 def search(
@@ -117,17 +133,18 @@ def search(
         config: a configuration file, the name of one in configs/, or settings.
         overrides: such as ``search.epochs=1``; for a file or a name.
         out: run folder, by default ``results/NAME/search``.
-        resume: go on after an interruption.
+        resume: continue after an interruption. A job that SLURM has started again always continues.
         overwrite: replace the run that the folder holds.
-        progress: called with a label; gives what is called with (done, total).
+        progress: called with a label; returns what is called with (done, total).
 
     Raises:
         InputError: bad settings, data or folder.
     """
     from dcs_nas.search.job import run_search
 
-    settings = _settings(config, overrides)
-    folder = Path(out) if out is not None else settings.results / settings.name / "search"
+    settings = load_settings(config, overrides)
+    folder = Path(out) if out is not None else default_folder(settings, "search")
+    resume, overwrite = goes_on(folder, resume=resume, overwrite=overwrite)
     run_search(settings, folder, resume=resume, overwrite=overwrite, progress=progress)
     return SearchRun(folder)
 
@@ -153,35 +170,97 @@ def retrain(
     """
     from dcs_nas.training.retrain_job import run_retraining
 
-    settings = _settings(config, overrides)
-    folder = Path(out) if out is not None else settings.results / settings.name / "retrain"
+    settings = load_settings(config, overrides)
+    folder = Path(out) if out is not None else default_folder(settings, "retrain")
     if settings.section("retrain").backbone is None and genotype is None:
-        genotype = settings.results / settings.name / "search" / "genotype.yaml"
+        genotype = default_folder(settings, "search") / "genotype.yaml"
+    resume, overwrite = goes_on(folder, resume=resume, overwrite=overwrite)
     with _as_file(genotype) as path:
         run_retraining(settings, folder, genotype=path, resume=resume, overwrite=overwrite, progress=progress)
     return TrainedRun(folder)
 
 
-def evaluate(run: TrainedRun | str | Path, **options: Any) -> Scores:
+def evaluate(
+    run: TrainedRun | str | Path,
+    *,
+    data_name: str | None = None,
+    root: str | Path | None = None,
+    data_options: Mapping[str, Any] | None = None,
+    checkpoint: str = "last",
+    features: str = "network",
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Scores:
     """Score a trained run, as ``dcs-nas evaluate``; nothing is written.
 
     Args:
-        run: what ``retrain`` gave, or its folder.
-        options: those of ``dcs_nas.training.evaluate.evaluate_run``, e.g. ``flip=True``, ``rerank=True``,
-            ``data_name="msmt17", root="/data/MSMT17_V1"``.
+        run: what ``retrain`` returned, or its folder.
+        data_name: another data set than the run's own.
+        root: its folder.
+        data_options: of its loader, e.g. ``{"version": "V1"}``.
+        checkpoint: ``last``, or ``best`` where identities were held out.
+        features: ``network``, ``color-histogram`` or ``color-histogram-corrected``.
+        progress: called with a label; returns what is called with (done, total).
+        settings: those of ``EvaluateConfig`` that replace the run's own, e.g. ``flip=True``, ``rerank=True``.
 
     Raises:
         InputError: a folder that holds no trained run, bad data or settings.
     """
     from dcs_nas.training.evaluate import evaluate_run
 
-    if options.get("root") is not None:
-        options["root"] = Path(options["root"])
-    return Scores(evaluate_run(run.folder if isinstance(run, TrainedRun) else Path(run), **options))
+    evaluation = evaluate_run(
+        _folder(run),
+        data_name=data_name,
+        root=None if root is None else Path(root),
+        data_options=data_options,
+        checkpoint=checkpoint,
+        features=features,
+        progress=progress,
+        **settings,
+    )
+    return Scores(evaluation)
+
+
+def evaluate_splits(
+    run: TrainedRun | str | Path, splits: int, *, data_options: Mapping[str, Any] | None = None, **options: Any
+) -> list[Scores]:
+    """Score a trained run on splits 0 to ``splits`` - 1 of a data set such as classic CUHK03.
+
+    Raises:
+        InputError: as ``evaluate``, whose ``options`` these are; also a data set without numbered splits.
+    """
+    from dcs_nas.training.evaluate import evaluate_splits as run_on_splits
+
+    found = run_on_splits(_folder(run), splits=splits, data_options=data_options or {}, **options)
+    return [Scores(evaluation) for evaluation in found]
+
+
+def export(
+    run: TrainedRun | str | Path,
+    formats: Sequence[str] = ("onnx", "pt2"),
+    *,
+    out: str | Path | None = None,
+    checkpoint: str = "last",
+) -> tuple[list[ExportedFile], Deployable]:
+    """Write the feature extractor of a trained run as ``model.onnx`` and ``model.pt2``, as ``dcs-nas export``.
+
+    Args:
+        run: what ``retrain`` returned, or its folder.
+        formats: some of ``onnx`` and ``pt2``.
+        out: by default ``export/`` in the run's folder.
+        checkpoint: ``last``, or ``best`` where identities were held out.
+
+    Raises:
+        InputError: an unknown format, missing packages, or a folder that holds no trained run.
+    """
+    from dcs_nas.export.exporting import export_run
+
+    folder = _folder(run)
+    return export_run(folder, folder / "export" if out is None else Path(out), formats=formats, checkpoint=checkpoint)
 
 
 def load_run(folder: str | Path) -> SearchRun | TrainedRun:
-    """A run that exists: of a search, or of a retraining where the folder holds one.
+    """Return a finished run: of a search, or of a retraining where the folder holds one.
 
     Raises:
         InputError: a folder that holds neither.
@@ -196,7 +275,7 @@ def load_run(folder: str | Path) -> SearchRun | TrainedRun:
 
 
 def load_genotype(path: str | Path) -> GenotypeView:
-    """A genotype file, or the record of an epoch, to look at and to train."""
+    """Return the genotype of a file, or of the record of an epoch, to look at and to train."""
     return GenotypeView(read_genotype(Path(path)))
 
 
@@ -214,27 +293,24 @@ def tabular(name: str, path: str | Path | None = None) -> Table:
 
 
 def load_extensions(*files: str | Path) -> None:
-    """Import Python files of one's own operations, data sets and the like, as ``--extension`` does.
+    """Import Python files of user-supplied operations, data sets and the like, as ``--extension`` does.
 
-    Settings name them in ``extensions``; this is for runs and genotypes without settings at hand.
+    Settings name them in ``extensions``; this is for runs and genotypes without settings at hand. A file given here
+    replaces the one of the same name that a run folder recorded.
 
     Raises:
         InputError: no such file, a name that is taken, or an error in the file, with its line.
     """
-    import_extensions(files, given=True)
+    extensions.load_extensions(files, given=True)
 
 
-def _settings(config: AnyConfig, overrides: Sequence[str]) -> Config:
-    if not isinstance(config, Config):
-        return load_config(shipped_file("configs", config), overrides)
-    if overrides:
-        raise InputError("overrides go with a configuration file or its name; change the settings given themselves")
-    return config
+def _folder(run: TrainedRun | str | Path) -> Path:
+    return run.folder if isinstance(run, TrainedRun) else Path(run)
 
 
 @contextmanager
 def _as_file(genotype: str | Path | AnyGenotype | GenotypeView | None) -> Iterator[Path | None]:
-    """The genotype as a file, which the retraining reads."""
+    """Yield the genotype as a file, which the retraining reads."""
     if genotype is None or isinstance(genotype, (str, Path)):
         yield None if genotype is None else Path(genotype)
         return

@@ -9,11 +9,11 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import networkx
-
 from dcs_nas.space import AnyGenotype
 
 if TYPE_CHECKING:
+    import networkx
+
     from dcs_nas.training.evaluate import Evaluation
 
 _RANKS = (1, 5, 10)
@@ -22,7 +22,7 @@ _RANKS = (1, 5, 10)
 class GenotypeView:
     """A genotype, plain data, with its pictures: in a notebook it shows all cells, or the chain.
 
-    Every attribute of the genotype is one of the view's.
+    The view has every attribute of the genotype.
     """
 
     def __init__(self, genotype: AnyGenotype) -> None:
@@ -38,21 +38,25 @@ class GenotypeView:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The pictures there are: the kinds of cell, or ``chain``."""
+        """The names of the pictures: the kinds of cell, or ``chain``."""
         return self.genotype.parts
 
-    def graph(self, kind: str | None = None) -> GenotypeGraph:
-        """One cell as a networkx graph, see ``Genotype.graph``, or the chain; in a notebook it is drawn.
+    def graph(self, kind: str | None = None) -> networkx.MultiDiGraph:
+        """Return one cell as a networkx graph, see ``Genotype.graph``, or the chain; a notebook draws it.
+
+        A copy or a part of the graph is a graph without a picture.
 
         Raises:
             InputError: a kind that the genotype does not have.
         """
-        picture = self.kinds[0] if kind is None else kind
-        return GenotypeGraph(self.genotype.graph(picture), picture=(self, picture))
+        picture = kind or self.kinds[0]
+        graph = self.genotype.graph(picture)
+        graph._repr_svg_ = lambda: self.svg(picture)  # type: ignore[attr-defined]
+        return graph
 
     def svg(self, kind: str | None = None, *, theme: str = "light") -> str:
-        """The picture of one kind, by default of the first, as SVG text."""
-        return self._svgs(theme)[self.kinds[0] if kind is None else kind]
+        """Return the picture of one kind, by default of the first, as SVG text."""
+        return self._svgs(theme)[kind or self.kinds[0]]
 
     def _repr_html_(self) -> str:
         return "".join(
@@ -67,19 +71,8 @@ class GenotypeView:
 
         with tempfile.TemporaryDirectory() as folder:
             files = draw(self.genotype, Path(folder), formats=("svg",), theme=theme).files
-            found = {file.stem: file.read_text(encoding="utf-8") for file in files}
-        return {kind: found[kind] for kind in self.kinds}
-
-
-class GenotypeGraph(networkx.MultiDiGraph):
-    """A graph of a genotype that a notebook draws; a copy or a part of it is a graph without a picture."""
-
-    def __init__(self, incoming: Any = None, *, picture: tuple[GenotypeView, str] | None = None, **attributes: Any):
-        super().__init__(incoming, **attributes)
-        self._picture = picture
-
-    def _repr_svg_(self) -> str | None:
-        return None if self._picture is None else self._picture[0].svg(self._picture[1])
+            texts = {file.stem: file.read_text(encoding="utf-8") for file in files}
+        return {kind: texts[kind] for kind in self.kinds}
 
 
 class Scores:
@@ -104,7 +97,7 @@ class Scores:
         return self.evaluation.result.mINP
 
     def rank(self, k: int) -> float:
-        """Share of queries with a match among the first k gallery images."""
+        """Return the share of queries with a match among the first k gallery images."""
         return float(self.evaluation.result.cmc[k - 1])
 
     def __repr__(self) -> str:

@@ -470,7 +470,7 @@ def test_the_samples_command_lines_are_ours(tmp_path: Path, monkeypatch: pytest.
         assert ("--resume" in command) == resumed
         given.clear()
         monkeypatch.setattr("dcs_nas.search.job.run_search", lambda config, folder, **o: given.update(o, c=config))
-        monkeypatch.setattr("dcs_nas.cli.train.show_genotype", lambda genotype: None)
+        monkeypatch.setattr("dcs_nas.cli.train.is_first", lambda: False)
         with pytest.raises(SystemExit) as done:
             main(command)
         assert not done.value.code

@@ -13,8 +13,7 @@ import torch
 import yaml
 from PIL import Image
 
-import dcs_nas
-from dcs_nas import extensions, registry
+from dcs_nas import api, extensions, registry
 from dcs_nas.cli import main
 from dcs_nas.config import load_config
 from dcs_nas.data.datasets import DATASETS, load_dataset
@@ -83,12 +82,12 @@ def runs(job: Path, state: Path) -> Path:
     """The folder of a search and of what was trained from it, on a genotype of the own operation alone."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(state / "runs"))
-        found = dcs_nas.search(job)
+        found = api.search(job)
         genotype = read_yaml(found.folder / "genotype.yaml")
         for cell in genotype["cells"].values():
             cell["nodes"] = [[{"op": "shuffle_conv", "from": 0}, {"op": "shuffle_conv", "from": 1}]]
         (job.parent / "own.yaml").write_text(plain_yaml(genotype))
-        dcs_nas.retrain(job, genotype=job.parent / "own.yaml")
+        api.retrain(job, genotype=job.parent / "own.yaml")
     new_process()
     return found.folder.parent
 
@@ -180,7 +179,7 @@ def test_a_changed_or_missing_file_of_a_run_is_one_line_and_another_can_be_given
         own.rename(tmp_path / "my_ops.py")
         with pytest.raises(InputError, match="not there any more; give the file by --extension FILE"):
             load_recorded(runs / "retrain")
-        dcs_nas.load_extensions(tmp_path / "my_ops.py")
+        api.load_extensions(tmp_path / "my_ops.py")
         with caplog.at_level(logging.WARNING, "dcs_nas"):
             logging.getLogger("dcs_nas").propagate = True
             load_recorded(runs / "retrain")
@@ -193,14 +192,14 @@ def test_a_run_is_resumed_with_the_same_file_alone(job: Path, runs: Path, tmp_pa
     own = job.parent / "my_ops.py"
     text = own.read_text()
     shutil.copy(own, tmp_path / "moved.py")
-    dcs_nas.search(job, [f"extensions=[{tmp_path / 'moved.py'}]"], resume=True)
+    api.search(job, [f"extensions=[{tmp_path / 'moved.py'}]"], resume=True)
     with pytest.raises(InputError, match=r"began with the extension .*my_ops.py; name it in extensions"):
-        dcs_nas.search(job, ["extensions=[]"], resume=True)
+        api.search(job, ["extensions=[]"], resume=True)
     try:
         own.write_text(text + "# another\n")
         new_process()
         with pytest.raises(InputError, match=r"my_ops.py has changed since the run in .* began; restore"):
-            dcs_nas.search(job, resume=True)
+            api.search(job, resume=True)
     finally:
         own.write_text(text)
 
@@ -321,12 +320,12 @@ def test_an_own_operation_costs_what_its_layers_do(job: Path) -> None:
 
 def test_nnis_strategies_search_over_own_operations_too(job: Path, runs: Path, tmp_path: Path) -> None:
     overrides = ["search.strategy=nni.darts", "search.epochs=1", "retrain=null"]
-    found = dcs_nas.search(job, overrides, out=tmp_path / "darts")
+    found = api.search(job, overrides, out=tmp_path / "darts")
     assert "shuffle_conv" in found.genotype.space.operations
     own_alone = tmp_path / "space.yaml"
     own_alone.write_text(SPACE.replace("none, skip_connect, ", ""))
     random = ["search.strategy=random", "search.trials.trials=1", f"search.space={own_alone}"]
-    drawn = dcs_nas.search(job, random, out=tmp_path / "random")
+    drawn = api.search(job, random, out=tmp_path / "random")
     assert {edge.op for cell in drawn.genotype.cells.values() for node in cell.nodes for edge in node} == {
         "shuffle_conv"
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -23,9 +24,17 @@ MODULES = sorted(p.relative_to(PACKAGE).as_posix() for p in PACKAGE.rglob("*.py"
 
 
 def _imports(module: str) -> list[str]:
-    tree = ast.parse((PACKAGE / module).read_text(encoding="utf-8"))
-    names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
-    return names + [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    """All modules that a module imports: at its top, inside functions, and for type checkers alone."""
+    names = []
+    for node in ast.walk(ast.parse((PACKAGE / module).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} has a relative import; name the module in full"
+            assert node.module is not None
+            from_package = node.module == "dcs_nas"
+            names += [f"dcs_nas.{a.name}" for a in node.names if a.name in LAYERS] if from_package else [node.module]
+    return names
 
 
 def _part(module: str) -> str:
@@ -41,6 +50,19 @@ def test_a_module_imports_only_its_own_folder_and_lower_layers(module: str) -> N
             assert other == own or LAYERS[other] < LAYERS[own] or LAYERS[own] == 0 == LAYERS[other], (
                 f"{module} imports {name}"
             )
+
+
+def test_an_import_inside_a_function_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "low.py").write_text("def f():\n    from dcs_nas import api\n    import dcs_nas.cli.console\n")
+    monkeypatch.setattr("tests.test_layers.PACKAGE", tmp_path)
+    assert _imports("low.py") == ["dcs_nas.api", "dcs_nas.cli.console"]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_module_of_ours_is_imported_by_a_string(module: str) -> None:
+    text = (PACKAGE / module).read_text(encoding="utf-8")
+    assert not re.search(r"(import_module|__import__)\(f?[\"']dcs_nas", text)
+    assert "sys.modules[__name__]" not in text
 
 
 @pytest.mark.parametrize("module", MODULES)

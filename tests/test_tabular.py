@@ -10,7 +10,7 @@ import networkx
 import numpy as np
 import pytest
 
-import dcs_nas
+from dcs_nas import api
 from dcs_nas.config import load_config
 from dcs_nas.errors import InputError
 from dcs_nas.runs import read_metrics
@@ -175,7 +175,7 @@ def test_a_table_refuses_other_spaces_other_networks_and_files_that_are_none(cel
     with pytest.raises(InputError, match="search the space at its own width, depth and image size"):
         cells[wide]
     with pytest.raises(InputError, match="unknown table 'bench_cell'; did you mean bench_cells"):
-        dcs_nas.tabular("bench_cell")
+        api.tabular("bench_cell")
     for content, problem in {
         "": "has no rows yet",
         "a,b\n1,2\n": "is no table of",
@@ -184,9 +184,9 @@ def test_a_table_refuses_other_spaces_other_networks_and_files_that_are_none(cel
         path = tmp_path / "bad.csv"
         path.write_text(content)
         with pytest.raises(InputError, match=problem):
-            dcs_nas.tabular("bench_cells", path)
+            api.tabular("bench_cells", path)
     with pytest.raises(InputError, match="cannot be read: No such file"):
-        dcs_nas.tabular("bench_cells", tmp_path / "none.csv")
+        api.tabular("bench_cells", tmp_path / "none.csv")
 
 
 @pytest.fixture
@@ -199,7 +199,7 @@ def shipped(tmp_path, monkeypatch):
 
 
 def test_the_command_tells_of_genotypes_runs_and_texts_and_draws_them(shipped, capsys):
-    found = dcs_nas.tabular("bench_cells")
+    found = api.tabular("bench_cells")
     genotype = shipped / "run" / "genotype.yaml"
     genotype.parent.mkdir()
     genotype.write_text(found.genotype(found.best.architecture).to_yaml())
@@ -231,7 +231,7 @@ def test_the_command_refuses_what_it_cannot_show(arguments, problem, shipped, ca
 def test_strategies_of_trials_read_a_table_at_its_own_cost_and_need_no_data(strategy, shipped):
     settings = ["trials.table=bench_cells", "trials.trials=40", f"strategy={strategy}"]
     config = load_config(shipped_file("configs", "bench_cells"), [f"search.{setting}" for setting in settings])
-    found = dcs_nas.tabular("bench_cells")
+    found = api.tabular("bench_cells")
     genotype = run_baseline(strategy, config, shipped / "run")
     rows = read_metrics(shipped / "run" / "metrics.csv")
     assert len(rows) == 40

@@ -92,11 +92,11 @@ def export(
     Input: uint8 RGB images (batch, 3, height, width), any batch; the graph normalises them itself. Output: features.
     Each file is read back and compared with the trained network before it takes its place.
     """
-    from dcs_nas.export.exporting import export_run
+    from dcs_nas import api
 
     load_extension_files(extension)
     formats = [name.strip() for name in format.split(",") if name.strip()]
-    files, source = export_run(run, out or run / "export", formats=formats, checkpoint=checkpoint)
+    files, source = api.export(run, formats, out=out, checkpoint=checkpoint)
     info = source.info
     for note in source.notes:
         say(note)

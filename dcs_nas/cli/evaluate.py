@@ -133,7 +133,7 @@ def evaluate_and_write(
     Raises:
         InputError: as ``evaluate_run``; also outputs of one evaluation where there are several.
     """
-    from dcs_nas.training.evaluate import evaluate_run, evaluate_splits
+    from dcs_nas import api
 
     _check(runs, splits, outputs)
     naming: dict[str, Any] = {
@@ -152,7 +152,7 @@ def evaluate_and_write(
         **settings,
     }
     if splits is not None:
-        found = evaluate_splits(runs[0], splits=splits, **choices)
+        found = [one.evaluation for one in api.evaluate_splits(runs[0], splits, **choices)]
         names = [one.dataset.version for one in found]
         name = report_name(settings, **naming, images=_other_images(found[0]), splits=splits)
         own = runs[0] / f"{name}.json"
@@ -160,7 +160,7 @@ def evaluate_and_write(
         return
     found = []
     for run in runs:
-        found.append(evaluate_run(run, **choices))
+        found.append(api.evaluate(run, **choices).evaluation)
         name = report_name(settings, **naming, images=_other_images(found[-1]))
         _write_one(run, found[-1], name, features, outputs if len(runs) == 1 else Outputs())
     if len(runs) > 1:

@@ -60,9 +60,9 @@ Csv = Annotated[Path | None, typer.Option(metavar="FILE", help="One line per que
 def load_extension_files(files: list[Path] | None) -> None:
     """Import what the user names; it stands for what a run folder recorded under the same file name."""
     if files:
-        from dcs_nas.extensions import load_extensions
+        from dcs_nas import api
 
-        load_extensions(files, given=True)
+        api.load_extensions(*files)
 
 
 def changes(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dcs_nas.cli.console import say, table
 
 if TYPE_CHECKING:
+    from dcs_nas.api import TrainedRun
     from dcs_nas.space import AnyGenotype
 
 _RANKS = (1, 5, 10)
@@ -20,17 +20,15 @@ def show_genotype(genotype: AnyGenotype) -> None:
         table(title, columns, rows, words=True)
 
 
-def show_trained(folder: Path) -> None:
-    """What was trained, on what, and where it ended, as a table."""
+def show_trained(run: TrainedRun) -> None:
+    """Print what was trained, on what, and the figures of its last epoch."""
     from dcs_nas.models.flops import count
-    from dcs_nas.runs import read_metrics
     from dcs_nas.settings import read_yaml
-    from dcs_nas.training.evaluate import load_trained
     from dcs_nas.training.retrain_job import FINISHED
 
-    config, network = load_trained(folder)
-    cost = count(network.backbone, config.data.height, config.data.width)
-    facts, last = read_yaml(folder / FINISHED), read_metrics(folder / "metrics.csv")[-1]
+    config = run.config
+    cost = count(run.network.backbone, config.data.height, config.data.width)
+    facts, last = read_yaml(run.folder / FINISHED), run.metrics[-1]
     shown = {
         "parameters": f"{cost.parameters:,}",
         "FLOPs (M)": f"{cost.macs / 1e6:,.1f}",
@@ -41,8 +39,8 @@ def show_trained(folder: Path) -> None:
     }
     if "validation/mAP" in last:
         shown["held-out mAP"] = f"{100 * last['validation/mAP']:.2f} %"
-    assert config.retrain is not None
-    table(f"{folder}: {config.retrain.backbone or 'searched network'}", list(shown), [list(shown.values())])
+    title = f"{run.folder}: {config.section('retrain').backbone or 'searched network'}"
+    table(title, list(shown), [list(shown.values())])
 
 
 def score_table(report: Mapping[str, Any], title: str) -> None:

@@ -9,19 +9,20 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from dcs_nas.cli.console import progress, say, show_log
 from dcs_nas.cli.options import ConfigFile, Folder, Overrides, Overwrite, Resume
 from dcs_nas.cli.tables import show_genotype, show_trained
-from dcs_nas.config import Config, load_config
 from dcs_nas.errors import InputError, command
 from dcs_nas.processes import is_first
 from dcs_nas.settings import read_yaml
-from dcs_nas.slurm import goes_on
-from dcs_nas.space import AnyGenotype, shipped_file
+
+if TYPE_CHECKING:
+    from dcs_nas.api import SearchRun
+    from dcs_nas.config import Config
 
 _SECTIONS = ("search", "retrain", "tune")
 _LEAST = {"search": "search.space=demo_cells", "retrain": "retrain.epochs=120"}
@@ -36,17 +37,16 @@ def search(
     overwrite: Overwrite = False,
 ) -> None:
     """Search an architecture; ends with genotype.yaml in the run folder."""
-    overrides = override or []
-    settings = load_job(config, overrides, "search", ("--out", out))
-    folder = out or settings.results / settings.name / "search"
-    resume, overwrite = goes_on(folder, resume=resume, overwrite=overwrite)
-    show_log()
-    from dcs_nas.search.job import run_search
+    from dcs_nas import api
 
-    genotype = run_search(settings, folder, resume=resume, overwrite=overwrite, progress=progress)
-    show_genotype(genotype)
-    say(f"genotype: {folder / 'genotype.yaml'}")
-    say(f"next: {after_search(config, overrides, settings, genotype, folder, out)}")
+    overrides = override or []
+    settings = _load_job(config, overrides, "search", ("--out", out))
+    show_log()
+    run = api.search(settings, out=out, resume=resume, overwrite=overwrite, progress=progress)
+    if is_first():
+        show_genotype(run.genotype.genotype)
+        say(f"genotype: {run.folder / 'genotype.yaml'}")
+        say(f"next: {_after_search(config, overrides, settings, run, out)}")
 
 
 def retrain(
@@ -60,52 +60,54 @@ def retrain(
     overwrite: Overwrite = False,
 ) -> None:
     """Train a genotype, or the backbone that retrain.backbone names."""
-    settings = load_job(config, override or [], "retrain", ("--genotype", genotype), ("--out", out))
-    if settings.section("retrain").backbone is None and genotype is None:
-        genotype = settings.results / settings.name / "search" / "genotype.yaml"
-    folder = out or settings.results / settings.name / "retrain"
-    resume, overwrite = goes_on(folder, resume=resume, overwrite=overwrite)
+    from dcs_nas import api
+
+    settings = _load_job(config, override or [], "retrain", ("--genotype", genotype), ("--out", out))
     show_log()
-    from dcs_nas.training.retrain_job import run_retraining
-
-    run_retraining(settings, folder, genotype=genotype, resume=resume, overwrite=overwrite, progress=progress)
+    run = api.retrain(settings, genotype=genotype, out=out, resume=resume, overwrite=overwrite, progress=progress)
     if is_first():
-        show_trained(folder)
-        say(f"trained: {folder}")
-        say(f"next: {after_training(settings, folder)}")
+        show_trained(run)
+        say(f"trained: {run.folder}")
+        say(f"next: {_after_training(settings, run.folder)}")
 
 
-def load_job(config: Path, overrides: Sequence[str], section: Literal["search", "retrain"], *given: Any) -> Config:
+def _load_job(config: Path, overrides: Sequence[str], section: Literal["search", "retrain"], *given: Any) -> Config:
     """Return the settings of a job that needs a section.
 
     Raises:
         InputError: they have none; the line ends with the command that has, with the options ``given``.
     """
-    file = shipped_file("configs", config)
-    settings = load_config(file, overrides)
+    from dcs_nas.api import load_settings
+
+    settings = load_settings(config, overrides)
     if getattr(settings, section) is None:
         instead = command(section, *_with_section(config, overrides, section), *_options(given))
         raise InputError(f"the configuration '{config}' has no section '{section}'; use another or add it: {instead}")
     return settings
 
 
-def after_search(
-    config: Path, overrides: Sequence[str], settings: Config, genotype: AnyGenotype, folder: Path, out: Path | None
-) -> str:
-    """Return the command that trains the genotype of the search in ``folder``."""
+def _after_search(config: Path, overrides: Sequence[str], settings: Config, run: SearchRun, out: Path | None) -> str:
+    """Return the command that trains the genotype of the search."""
+    from dcs_nas.api import default_folder, load_settings
+
     words = _with_section(config, overrides, "retrain")
-    default = settings.results / settings.name / "retrain"
-    target = free_folder(default if out is None else folder.parent / "retrain")
+    default = default_folder(settings, "retrain")
+    target = free_folder(default if out is None else run.folder.parent / "retrain")
     place = [] if out is None and target == default else ["--out", target]
-    unfit = ["channels", "cells"] if "channels" not in genotype.supports else []
-    retrain = settings.retrain or load_config(shipped_file("configs", words[0]), words[2::2]).retrain
+    unfit = ["channels", "cells"] if "channels" not in run.genotype.supports else []
+    retrain = settings.retrain or load_settings(words[0], words[2::2]).retrain
     unset = [f"retrain.{name}=null" for name in ("backbone", *unfit) if getattr(retrain, name, None) is not None]
     return command(
-        "retrain", *words, *_options([("-o", item) for item in unset]), "--genotype", folder / "genotype.yaml", *place
+        "retrain",
+        *words,
+        *_options([("-o", item) for item in unset]),
+        "--genotype",
+        run.folder / "genotype.yaml",
+        *place,
     )
 
 
-def after_training(settings: Config, folder: Path) -> str:
+def _after_training(settings: Config, folder: Path) -> str:
     """Return the command that evaluates the run in ``folder``, or exports it where its data have no test images."""
     data = settings.data
     tested = json.loads((folder / "data.json").read_text(encoding="utf-8"))["query"]["images"] > 0
@@ -123,6 +125,8 @@ def free_folder(path: Path) -> Path:
 
 def _with_section(config: Path, overrides: Sequence[str], section: str) -> list[Any]:
     """The configuration and overrides themselves, those of the same name with the section, or one override more."""
+    from dcs_nas.space import shipped_file
+
     file = shipped_file("configs", config)
     if section in (*_sections(file), *map(_section, overrides)):
         return [config, *_options([("-o", item) for item in overrides])]
