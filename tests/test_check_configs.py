@@ -36,8 +36,8 @@ def test_every_shipped_configuration_is_on_a_way_that_trains_what_it_searches(sc
         assert (way.search is None) == (retrain.backbone is not None)
     (way,) = script.find_ways(["market1501_search"])
     assert way.name == "market1501_search, market1501_retrain"
-    (way,) = script.find_ways(["tune_remote"])
-    assert way.name == "market1501_search, tune_remote"
+    (way,) = script.find_ways(["tune_workers"])
+    assert way.name == "market1501_search, tune_workers"
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)

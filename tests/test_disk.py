@@ -315,7 +315,7 @@ _TO_STREAMS = {  # they write into memory, and by a method that is atomic, or a 
     "report/canvas.py",
     "report/chain_graph.py",
     "report/embedded.py",
-    "cli/tune_trials.py",
+    "tune/trials.py",
     "run_lock.py",
 }
 

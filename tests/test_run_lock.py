@@ -16,8 +16,7 @@ from pathlib import Path
 import pytest
 
 from dcs_nas.cli import main
-from dcs_nas.cli.tune_folder import open_folder
-from dcs_nas.config import Config, DataConfig, TuneConfig
+from dcs_nas.config import Config, DataConfig
 from dcs_nas.errors import InputError
 from dcs_nas.files import write_json
 from dcs_nas.runs import RunFolder
@@ -226,23 +225,6 @@ def test_a_lock_file_that_is_gone_when_its_turn_comes_is_made_anew(
     with lock_folder(tmp_path):
         assert len(calls) == 2
         assert (tmp_path / LOCK).is_file()
-
-
-def test_a_run_and_a_tuning_say_alike_what_differs(tmp_path: Path) -> None:
-    tune = TuneConfig.model_validate(
-        {"command": "search", "metric": "mAP", "goal": "maximize", "trials": 2, "space": {"seed": {"choice": [1, 2]}}}
-    )
-    RunFolder.start(tmp_path / "run", _config())
-    with pytest.raises(InputError) as of_run:
-        RunFolder.start(tmp_path / "run", _config(seed=5), resume=True)
-    with open_folder(tmp_path / "tune", _config(tune=tune), resume=False, overwrite=False):
-        pass
-    with (
-        pytest.raises(InputError) as of_tuning,
-        open_folder(tmp_path / "tune", _config(tune=tune, seed=5), resume=True, overwrite=False),
-    ):
-        pass
-    assert str(of_run.value).replace("/run", "") == str(of_tuning.value).replace("/tune", "")
 
 
 def test_a_start_that_fails_after_the_folder_was_emptied_can_be_repeated(

@@ -1,32 +1,35 @@
-"""The tune command: its space, its trials as processes, failures, interruption and resume, NNI's own configuration."""
+"""The tune command: its space, its trials as processes, failures, pruning, interruption and resume, several workers."""
 
 from __future__ import annotations
 
 import csv
-import json
 import os
+import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
+import optuna
 import pytest
 import yaml
+from optuna.trial import TrialState
 
-from dcs_nas.cli import main, tune_trials
-from dcs_nas.cli.tune import TUNERS, make_tuner
-from dcs_nas.cli.tune_folder import open_folder
-from dcs_nas.cli.tune_portal import training_service, warning
-from dcs_nas.cli.tune_space import DISTRIBUTIONS, check_space, from_nni, nni_space, overrides
-from dcs_nas.cli.tune_study import Record, Study
+from dcs_nas.cli import main
 from dcs_nas.config import Config, load_config
 from dcs_nas.errors import InputError
+from dcs_nas.runs.lock import lock_folder
+from dcs_nas.space import Genotype
+from dcs_nas.tune import trials, tuning
+from dcs_nas.tune.space import DISTRIBUTIONS, overrides, read_space
+from dcs_nas.tune.study import TUNERS, Worker, create_study, label, load_study, open_storage
+from tests.chains import chain_space, random_chain
 
+ROOT = Path(__file__).parents[1]
 FAKE = (sys.executable, str(Path(__file__).parent / "fake_trial.py"))
 SPACE = {"retrain.lr": {"loguniform": [1e-5, 1e-2]}, "loss.ib_weight": {"choice": [0, 0.1, 1]}}
 RETRAIN = {"backbone": "resnet18", "validation": 0.2}
@@ -50,9 +53,13 @@ def _file(tmp_path: Path, space: Any = SPACE, **tune: Any) -> Path:
     return path
 
 
+def _folder(tmp_path: Path) -> Path:
+    return tmp_path / "results" / "job" / "tune"
+
+
 def _tune(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(tune_trials, "PROGRAM", FAKE)
-    monkeypatch.setattr(tune_trials, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(trials, "PROGRAM", FAKE)
+    monkeypatch.setattr(tuning, "POLL_SECONDS", 0.02)
     with pytest.raises(SystemExit) as stopped:
         main(["tune", *(str(a) for a in arguments)])
     return int(stopped.value.code or 0)
@@ -69,43 +76,50 @@ def _said(capsys: pytest.CaptureFixture) -> str:
     return lines[0]
 
 
+@pytest.fixture(autouse=True)
+def _unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds of records in a temporary folder need not outlive a power cut."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
 # the space
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("given", "fits"),
     [
-        ({"choice": [0, 0.1, "ibb"]}, {"_type": "choice", "_value": [0, 0.1, "ibb"]}),
-        ({"choice": [None, True, [40, 70]]}, {"_type": "choice", "_value": ["null", "true", "[40, 70]"]}),
-        ({"randint": [1, 5]}, {"_type": "randint", "_value": [1, 5]}),
-        ({"uniform": [0.1, 0.9]}, {"_type": "uniform", "_value": [0.1, 0.9]}),
-        ({"quniform": [0, 1, 0.25]}, {"_type": "quniform", "_value": [0, 1, 0.25]}),
-        ({"loguniform": [1e-5, 1e-2]}, {"_type": "loguniform", "_value": [1e-5, 1e-2]}),
-        ({"qloguniform": [1, 64, 2]}, {"_type": "qloguniform", "_value": [1, 64, 2]}),
-        ({"normal": [0.5, 0.1]}, {"_type": "normal", "_value": [0.5, 0.1]}),
-        ({"qnormal": [4, 2, 1]}, {"_type": "qnormal", "_value": [4, 2, 1]}),
-        ({"lognormal": [-3, 1]}, {"_type": "lognormal", "_value": [-3, 1]}),
-        ({"qlognormal": [2, 1, 1]}, {"_type": "qlognormal", "_value": [2, 1, 1]}),
+        ({"choice": [0, 0.1, "ibb"]}, lambda v: v in (0, 0.1, "ibb")),
+        ({"choice": [None, True, [40, 70]]}, lambda v: v is None or v is True or v == [40, 70]),
+        ({"randint": [1, 3]}, lambda v: type(v) is int and v in (1, 2)),
+        ({"uniform": [0.1, 0.9]}, lambda v: 0.1 <= v <= 0.9),
+        ({"quniform": [0, 1, 0.25]}, lambda v: v in (0, 0.25, 0.5, 0.75, 1)),
+        ({"loguniform": [1e-5, 1e-2]}, lambda v: 1e-5 <= v <= 1e-2),
+        ({"qloguniform": [1, 64, 2]}, lambda v: v == 1 or (v % 2 == 0 and 1 < v <= 64)),
+        ({"normal": [0.5, 0.1]}, lambda v: abs(v - 0.5) < 0.5),
+        ({"qnormal": [4, 2, 1]}, lambda v: v == round(v)),
+        ({"lognormal": [-3, 1]}, lambda v: 0 < v < 20),
+        ({"qlognormal": [2, 1, 1]}, lambda v: v >= 0 and v == round(v)),
     ],
 )
-def test_every_distribution_becomes_one_that_nni_accepts_and_draws_from(given: Any, expected: Any) -> None:
-    from nni.common.hpo_utils import validate_search_space
-
-    config = _job({"data.options.anything": given}, tuner="Random")
-    space = nni_space(config.tune)
-    assert space == {"data.options.anything": expected}
-    assert validate_search_space(space, raise_exception=True)
-    check_space(config, config.tune)
-    values = from_nni(config.tune, make_tuner(config).generate_parameters(0))
-    assert overrides(values)[0].startswith("data.options.anything=")
-    if "choice" in given:
-        assert values["data.options.anything"] in given["choice"]
+@pytest.mark.parametrize("tuner", ["Random", "GridSearch"])
+def test_every_distribution_is_drawn_from_within_its_bounds(given: Any, fits: Any, tuner: str, tmp_path: Path) -> None:
+    config = _job({"data.options.anything": given}, tuner=tuner, trials=30)
+    with _worker(config, tmp_path) as worker:
+        found = [values["data.options.anything"] for _, values in iter(worker.next, None)]
+    assert len(found) == 30 if tuner == "Random" else found
+    assert all(map(fits, found))
+    assert overrides({"data.options.anything": found[0]})[0].startswith("data.options.anything=")
+    if tuner == "GridSearch" and given == {"quniform": [0, 1, 0.25]}:
+        assert sorted(found) == [0, 0.25, 0.5, 0.75, 1]
 
 
-def test_the_distributions_are_those_of_nni() -> None:
-    from nni.common.hpo_utils.validation import common_search_space_types
-
-    assert set(DISTRIBUTIONS) == set(common_search_space_types)
+def test_a_normal_distribution_has_its_mean_and_spread(tmp_path: Path) -> None:
+    config = _job({"data.options.anything": {"normal": [5, 2]}}, tuner="Random", trials=200)
+    with _worker(config, tmp_path) as worker:
+        found = [values["data.options.anything"] for _, values in iter(worker.next, None)]
+    mean = sum(found) / 200
+    assert abs(mean - 5) < 0.5
+    assert abs((sum((v - mean) ** 2 for v in found) / 200) ** 0.5 - 2) < 0.4
 
 
 def test_values_reach_the_configuration_as_they_were_drawn(tmp_path: Path) -> None:
@@ -121,10 +135,10 @@ def test_values_reach_the_configuration_as_they_were_drawn(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        ({"retrain.lrr": {"uniform": [0, 1]}}, "unknown key 'retrain.lrr'; did you mean lr?"),
-        ({"retrian.lr": {"uniform": [0, 1]}}, "unknown key 'retrian.lr'; did you mean retrain?"),
+        ({"retrain.lrr": {"uniform": [0, 1]}}, "did you mean lr?"),
+        ({"retrian.lr": {"uniform": [0, 1]}}, "did you mean retrain?"),
         ({"retrain.lr.max": {"uniform": [0, 1]}}, "retrain.lr is a value, not a section"),
-        ({"retrain": {"choice": [1]}}, "'retrain' is a section; name one of its settings: backbone"),
+        ({"retrain": {"choice": [1]}}, "tune.space.retrain: the configuration refuses 1"),
         ({"results": {"choice": ["a"]}}, "'results' is not for tuning"),
         ({"search.lr": {"uniform": [0, 1]}}, "'search.lr' has no effect, since tune.command is 'retrain'"),
         ({"retrain.lr": {}}, "retrain.lr: found nothing, expected one distribution"),
@@ -146,9 +160,8 @@ def test_values_reach_the_configuration_as_they_were_drawn(tmp_path: Path) -> No
     ],
 )
 def test_a_space_that_makes_no_sense_is_one_clear_line(space: Any, message: str) -> None:
-    config = _job(space)
     with pytest.raises(InputError) as error:
-        check_space(config, config.tune)
+        read_space(_job(space))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -156,26 +169,42 @@ def test_a_space_that_makes_no_sense_is_one_clear_line(space: Any, message: str)
 def test_a_value_that_only_goes_with_another_keys_value_is_accepted() -> None:
     space = {"loss.ib_weight": {"choice": [0, 0.5]}, "loss.ib_kind": {"choice": ["none", "plugin"]}}
     data = {"name": "job", "retrain": RETRAIN, "tune": {"space": space}}
-    config = Config.model_validate(data)
-    check_space(config, config.tune)
+    read_space(Config.model_validate(data))
     alone = Config.model_validate({**data, "tune": {"space": {"loss.ib_weight": space["loss.ib_weight"]}}})
     with pytest.raises(InputError, match="refuses 0.5: loss: ib_weight is 0.5, but ib_kind is 'none'"):
-        check_space(alone, alone.tune)
+        read_space(alone)
+
+
+@pytest.mark.parametrize("name", ["tune_demo", "tune_workers"])
+def test_the_shipped_tunings_can_start(name: str) -> None:
+    config = load_config(ROOT / "configs" / f"{name}.yaml")
+    assert [parameter.key for parameter in read_space(config)] == list(config.tune.space)
+    assert {parameter.kind for parameter in read_space(config)} <= set(DISTRIBUTIONS)
+
+
+# settings
 
 
 @pytest.mark.parametrize(
     ("tune", "message"),
     [
         ({"tuner": "TEP"}, "tune.tuner: unknown tuner 'TEP'; did you mean TPE?"),
-        ({"tuner_options": {"sede": 3}}, "TPE refuses {'sede': 3}"),
-        ({"tuner_options": {"tpe_args": {"gama": 3}}}, "gama"),
-        ({"tuner": "Evolution", "tuner_options": {"population_size": 1}, "concurrency": 2}, "raise it"),
+        ({"tuner": "Hyperband"}, "unknown tuner 'Hyperband'; known: TPE, Random, Evolution, GridSearch"),
+        ({"tuner_options": {"tpe_args": {"gamma": 3}}}, "Optuna's TPE takes no 'tpe_args'; known: n_startup_trials"),
+        ({"tuner": "Random", "tuner_options": {"population_size": 3}}, "Random takes no 'population_size'"),
+        ({"tuner": "Evolution", "tuner_options": {"population_size": 1}}, "must be greater than or equal to 2"),
+        ({"tuner": "GridSearch", "tuner_options": {"points": 0}}, "points is 0"),
+        ({"pruner": "hyprband"}, "tune.pruner: Input should be 'none', 'median' or 'hyperband'"),
+        ({"pruner": "median", "pruner_options": {"warmup": 1}}, "median takes no 'warmup'; did you mean"),
+        ({"pruner": "hyperband", "pruner_options": {"max_resource": "x"}}, "tune.pruner_options: hyperband refuses"),
+        ({"pruner_options": {"n_warmup_steps": 1}}, "set pruner: median or hyperband"),
         ({"metric": "validation/mAP"}, "metric and goal go together"),
-        ({"training_service": {"platform": "local"}}, "it needs mode: portal"),
+        ({"mode": "portal"}, "mode was for NNI's experiment manager, which is no longer used"),
+        ({"portal": {"port": 8081}}, "portal was for NNI's experiment manager"),
+        ({"training_service": {"platform": "remote"}}, "by the same command with --resume"),
+        ({"platform": "remote"}, "platform"),
         ({"gpus": [0], "concurrency": 2}, "concurrency 2 is more than the 1 devices"),
-        ({"mode": "portal", "training_service": {"platform": "remote"}}, "machine_list is not set"),
-        ({"mode": "portal", "training_service": {"platform": "lokal"}}, "NNI refuses it"),
-        ({"mode": "portal", "training_service": {"platform": "local", "gpu": 1}}, "does not have field(s) gpu"),
+        ({"storage": "nosql://name:secret@host/db"}, "tune.storage: cannot open nosql://...@host/db"),
         ({"command": "search"}, "has no section 'search'"),
     ],
 )
@@ -185,6 +214,11 @@ def test_wrong_settings_are_refused_before_anything_starts(
     assert _tune(monkeypatch, _file(tmp_path, **tune)) == 1
     assert message in _said(capsys)
     assert not (tmp_path / "results").exists()
+
+
+def test_a_recorded_tuning_of_an_earlier_version_is_still_read() -> None:
+    recorded = {"mode": "plain", "portal": {"port": 8080, "everywhere": False}, "training_service": None}
+    assert _job(**recorded) == _job()
 
 
 def test_a_metric_that_needs_held_out_people_wants_some(
@@ -201,80 +235,99 @@ def test_a_genotype_that_is_not_there_is_named(
     assert "search/genotype.yaml" in _said(capsys)
 
 
-# the tuners
+def test_help_loads_neither_torch_nor_optuna() -> None:
+    code = "import sys; from dcs_nas.cli import _run; _run(['tune', '--help'], False); print(*sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "--resume" in shown
+    assert not {"torch", "nni", "numpy", "optuna"} & set(shown.splitlines()[-1].split())
 
 
-@pytest.fixture(autouse=True)
-def _unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hundreds of records in a temporary folder need not outlive a power cut."""
-    monkeypatch.setattr(os, "fsync", lambda _: None)
+# workers
+
+
+@contextmanager
+def _worker(config: Config, folder: Path, *, joins: bool = False) -> Iterator[Worker]:
+    """A worker on a tuning of its own, or one that ``joins`` the tuning of the folder."""
+    (folder / "workers").mkdir(exist_ok=True)
+    storage = open_storage(config.section("tune"), folder)
+    if not joins:
+        create_study(config, storage)
+    with Worker.at_work(config, folder, load_study(config, storage)) as worker:
+        yield worker
+
+
+def _all(worker: Worker) -> list[dict[str, Any]]:
+    return [{**worker.values(t), "value": t.value, "state": t.state} for t in worker.trials]
 
 
 @pytest.mark.parametrize("name", TUNERS)
-def test_a_tuner_proposes_the_same_again_from_the_same_seed_and_results(name: str, tmp_path: Path) -> None:
-    config = _job(tuner=name)
-    studies = []
-    for part in ("a", "b"):
-        study = Study(make_tuner(config), tmp_path / part, limit=25)
-        for _ in range(25):
-            trial = study.next()
-            assert trial is not None
-            study.finish(trial.number, trial.proposal["retrain.lr"], seconds=1.0)
-        studies.append(study.trials)
-    assert studies[0] == studies[1]
-    assert len({json.dumps(trial.proposal) for trial in studies[0]}) > 20
-
-
-@pytest.mark.parametrize("name", TUNERS)
-def test_a_replayed_study_goes_on_as_the_uninterrupted_one_would_have(name: str, tmp_path: Path) -> None:
-    config = _job(tuner=name, concurrency=2)
-
-    def run(folder: Path, *, stops: tuple[int, ...]) -> list[Any]:
-        study = Study(make_tuner(config), folder, limit=25)
-        waiting = []
-        for step in range(35):
-            if step in stops:
-                study = Study(make_tuner(config), folder, limit=25)
-                for trial in waiting:
-                    assert study.next() == trial
-            while len(waiting) < 2 and (trial := study.next()):
-                waiting.append(trial)
-            if waiting:
-                trial = waiting.pop(0 if step % 3 else -1)
-                value = None if trial.number % 7 == 6 else trial.proposal["retrain.lr"]
-                study.finish(trial.number, value, seconds=0.0)
-        return study.trials
-
-    assert run(tmp_path / "a", stops=()) == run(tmp_path / "b", stops=(3, 17, 25))
+def test_an_interrupted_tuning_proposes_what_the_uninterrupted_one_would_have(name: str, tmp_path: Path) -> None:
+    config = _job(tuner=name, trials=14)
+    if name == "Evolution":
+        config = _job(tuner=name, trials=14, tuner_options={"population_size": 4})
+    found = []
+    for stops in ((), (2, 9)):
+        folder = tmp_path / str(len(stops))
+        folder.mkdir()
+        killed = 0
+        while True:
+            with _worker(config, folder, joins=killed > 0) as worker:
+                while begun := worker.next():
+                    trial, values = begun
+                    if killed < len(stops) and trial.number == stops[killed]:
+                        killed += 1
+                        break
+                    worker.end(trial, None if trial.number == 6 else values["retrain.lr"], seconds=0)
+                else:
+                    found.append(_all(worker))
+                    break
+    assert found[0] == found[1]
+    assert len(found[0]) == 14
+    assert len({(row["retrain.lr"], row["loss.ib_weight"]) for row in found[0]}) > 10
+    assert [row["state"] for row in found[0]].count(TrialState.FAIL) == 1
 
 
 def test_tpe_comes_closer_than_chance_does(tmp_path: Path) -> None:
     def late_distance(tuner: str, options: dict[str, Any]) -> float:
-        config = _job({"retrain.lr": {"uniform": [0.001, 1]}}, tuner=tuner, tuner_options=options)
-        study = Study(make_tuner(config), tmp_path / tuner, limit=30)
-        while trial := study.next():
-            study.finish(trial.number, -abs(trial.proposal["retrain.lr"] - 0.3), seconds=0.0)
-        return -sum(trial.value for trial in study.trials[10:] if trial.value is not None) / 20
+        config = _job({"retrain.lr": {"uniform": [0.001, 1]}}, tuner=tuner, tuner_options=options, trials=30)
+        (tmp_path / tuner).mkdir()
+        with _worker(config, tmp_path / tuner) as worker:
+            for trial, values in iter(worker.next, None):
+                worker.end(trial, -abs(values["retrain.lr"] - 0.3), seconds=0)
+            return -sum(trial.value or 0 for trial in worker.trials[10:]) / 20
 
-    assert late_distance("TPE", {"tpe_args": {"n_startup_jobs": 5}}) < 0.7 * late_distance("Random", {})
+    assert late_distance("TPE", {"n_startup_trials": 5}) < 0.7 * late_distance("Random", {})
 
 
-def test_a_record_that_the_tuner_does_not_repeat_is_refused(tmp_path: Path) -> None:
-    study = Study(make_tuner(_job()), tmp_path, limit=4)
-    study.next()
-    with pytest.raises(InputError, match="it now proposes otherwise for trial_000"):
-        Study(make_tuner(_job().model_copy(update={"seed": 5})), tmp_path, limit=4)
-    (tmp_path / "trials.json").write_text("{")
-    with pytest.raises(InputError, match="trials.json is damaged"):
-        Record.read(tmp_path)
+def test_two_workers_share_the_trials_and_the_living_takes_over_from_the_dead(tmp_path: Path) -> None:
+    config = _job(trials=5)
+    with _worker(config, tmp_path) as one:
+        with _worker(config, tmp_path, joins=True) as two:
+            begun = [worker.next() for worker in (one, two, one, two)]
+            assert [trial.number for trial, _ in begun if trial] == [0, 1, 2, 3]
+            two.end(begun[1][0], 0.5, seconds=0)
+        trial, values = one.next()  # two has ended with trial 3
+        assert (trial.number, values) == (3, begun[3][1])
+        assert one.next()[0].number == 4
+        assert one.next() is None
+
+
+def test_a_trial_that_outlives_its_worker_is_left_alone_until_it_ends(tmp_path: Path) -> None:
+    config = _job(trials=1)
+    with _worker(config, tmp_path) as worker:
+        trial, values = worker.next()
+    with _worker(config, tmp_path, joins=True) as worker:
+        with lock_folder(tmp_path / label(trial)):
+            assert worker.next() is None
+            with pytest.raises(InputError, match="trial_000 is in use by"):
+                worker.require_none_left()
+        assert worker.next()[1] == values
 
 
 def test_a_metric_that_is_not_finite_is_a_failure(tmp_path: Path) -> None:
-    study = Study(make_tuner(_job()), tmp_path, limit=4)
-    trial = study.next()
-    assert trial is not None
-    assert study.finish(trial.number, float("nan"), seconds=0.0).message == "its metric is nan"
-    assert Record.read(tmp_path).trials[0].state == "failed"
+    with _worker(_job(), tmp_path) as worker:
+        ended = worker.end(worker.next()[0], float("nan"), seconds=0)
+    assert (ended.state, ended.user_attrs["message"]) == (TrialState.FAIL, "its metric is nan")
 
 
 # whole tunings with a stand-in for the training
@@ -283,10 +336,9 @@ def test_a_metric_that_is_not_finite_is_a_failure(tmp_path: Path) -> None:
 def test_a_tuning_runs_its_trials_and_writes_the_best_configuration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    path = _file(tmp_path, trials=6, concurrency=3)
+    path, folder = _file(tmp_path, trials=6, concurrency=3), _folder(tmp_path)
     assert _tune(monkeypatch, path) == 0
     out, err = capsys.readouterr()
-    folder = tmp_path / "results" / "job" / "tune"
     rows = _rows(folder)
     scores = [float(row["validation/mAP"]) for row in rows]
     assert len(rows) == 6
@@ -303,23 +355,43 @@ def test_a_tuning_runs_its_trials_and_writes_the_best_configuration(
     )
     assert f"next: dcs-nas retrain {folder / 'best.yaml'} --out {folder.parent / 'best'}" in err
     assert {"config.yaml", "environment.json", "log.txt", "job.yaml"} <= {p.name for p in folder.iterdir()}
+    assert not list((folder / "workers").iterdir())
+
+
+def test_one_worker_gives_the_same_trials_from_the_same_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = _file(tmp_path, trials=3, tuner_options={"n_startup_trials": 2})
+    found = []
+    for seed in (0, 0, 1):
+        assert _tune(monkeypatch, path, "-o", f"seed={seed}", "--overwrite") == 0
+        found.append(
+            [{key: value for key, value in row.items() if key != "seconds"} for row in _rows(_folder(tmp_path))]
+        )
+    assert found[0] == found[1] != found[2]
 
 
 def test_the_best_epoch_counts_where_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    loss = {"metric": "train/loss", "goal": "maximize"}
-    path = _file(tmp_path, trials=1, **loss)
-    folder = tmp_path / "results" / "job" / "tune"
+    path = _file(tmp_path, trials=1, metric="train/loss", goal="maximize")
     values = []
     for take in ("last", "best"):
         assert _tune(monkeypatch, path, "-o", f"tune.take={take}", "--overwrite") == 0
-        values.append(float(_rows(folder)[0]["train/loss"]))
+        values.append(float(_rows(_folder(tmp_path))[0]["train/loss"]))
     assert values[1] > values[0]
 
 
 def test_trials_take_turns_on_the_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert _tune(monkeypatch, _file(tmp_path, gpus=[2, 5], concurrency=2)) == 0
-    began = (tmp_path / "results" / "job" / "tune" / "began.txt").read_text().splitlines()
+    began = (_folder(tmp_path) / "began.txt").read_text().splitlines()
     assert {line.split()[1] for line in began} == {"2", "5"}
+
+
+@pytest.mark.parametrize("pruner", ["median", "hyperband"])
+def test_a_trial_that_does_badly_is_stopped_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pruner: str) -> None:
+    space = {"retrain.lr": {"choice": [3e-4]}, "loss.ib_weight": {"choice": [1, 7]}}
+    options = {"n_startup_trials": 1} if pruner == "median" else {"max_resource": 3, "reduction_factor": 4}
+    tune = {"tuner": "GridSearch", "pruner": pruner, "pruner_options": options, "concurrency": 2}
+    assert _tune(monkeypatch, _file(tmp_path, space, **tune)) == 0
+    rows = {row["loss.ib_weight"]: row["state"] for row in _rows(_folder(tmp_path))}
+    assert rows == {"1": "finished", "7": "pruned"}
 
 
 def test_a_failed_trial_is_told_with_its_last_line_and_the_rest_goes_on(
@@ -327,7 +399,7 @@ def test_a_failed_trial_is_told_with_its_last_line_and_the_rest_goes_on(
 ) -> None:
     space = {**SPACE, "loss.ib_weight": {"choice": [1, 9]}}
     assert _tune(monkeypatch, _file(tmp_path, space, trials=6, tuner="GridSearch")) == 0
-    rows = _rows(tmp_path / "results" / "job" / "tune")
+    rows = _rows(_folder(tmp_path))
     failed = [row for row in rows if row["state"] == "failed"]
     assert 0 < len(failed) < 6
     assert all(row["message"] == "exit code 1: dcs-nas: the loss is nan in step 3" for row in failed)
@@ -353,7 +425,7 @@ def test_a_metric_that_no_trial_has_stops_the_tuning(
 def test_a_space_that_is_used_up_ends_the_tuning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     space = {"retrain.lr": {"choice": [1e-4, 1e-3, 1e-2]}}
     assert _tune(monkeypatch, _file(tmp_path, space, trials=10, tuner="GridSearch")) == 0
-    assert len(_rows(tmp_path / "results" / "job" / "tune")) == 3
+    assert sorted(row["retrain.lr"] for row in _rows(_folder(tmp_path))) == ["0.0001", "0.001", "0.01"]
 
 
 def test_no_trial_begins_after_the_hours_are_spent(
@@ -379,27 +451,58 @@ def test_a_folder_is_neither_overwritten_nor_resumed_by_accident(
     ):
         assert _tune(monkeypatch, path, *arguments) == 1
         assert message in _said(capsys)
+    with lock_folder(_folder(tmp_path) / "workers" / "another"):
+        assert _tune(monkeypatch, path, "--overwrite") == 1
+        assert "in use by" in _said(capsys)
     assert _tune(monkeypatch, path, "--overwrite") == 0
 
 
+def test_a_tuning_by_nni_is_not_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    path, folder = _file(tmp_path), _folder(tmp_path)
+    folder.mkdir(parents=True)
+    shutil.copy(path, folder / "config.yaml")
+    (folder / "trials.json").write_text('{"format": 1, "trials": [], "events": []}')
+    assert _tune(monkeypatch, path, "--resume") == 1
+    assert "is a tuning by NNI's tuners, which this version does not continue" in _said(capsys)
+
+
 def test_resume_adds_trials_and_repeats_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = _file(tmp_path, trials=3)
-    folder = tmp_path / "results" / "job" / "tune"
+    path, folder = _file(tmp_path, trials=3), _folder(tmp_path)
     assert _tune(monkeypatch, path) == 0
     assert _tune(monkeypatch, path, "--resume", "-o", "tune.trials=5") == 0
     began = [line.split()[0] for line in (folder / "began.txt").read_text().splitlines()]
     assert began == [f"trial_{i:03d}" for i in range(5)]
-    whole = _file(tmp_path, trials=5)
     again = tmp_path / "again"
-    assert _tune(monkeypatch, whole, "--out", again) == 0
-    assert [t.proposal for t in Record.read(folder).trials] == [t.proposal for t in Record.read(again).trials]
+    assert _tune(monkeypatch, _file(tmp_path, trials=5), "--out", again) == 0
+    assert [{**row, "seconds": 0} for row in _rows(folder)] == [{**row, "seconds": 0} for row in _rows(again)]
+
+
+def test_trials_are_recorded_in_a_database_where_one_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    address = f"sqlite:///{tmp_path / 'study.db'}"
+    path, folder = _file(tmp_path, trials=1, storage=address), _folder(tmp_path)
+    assert _tune(monkeypatch, path) == 0
+    assert "study.db" not in (folder / "config.yaml").read_text()
+    assert len(optuna.load_study(study_name="job", storage=address).trials) == 1
+    assert _tune(monkeypatch, path, "--resume", "-o", "tune.trials=2") == 0
+    assert len(_rows(folder)) == 2
+    capsys.readouterr()
+    assert _tune(monkeypatch, path, "--out", tmp_path / "other") == 1
+    assert "tune.storage holds a study 'job' already" in _said(capsys)
+    assert _tune(monkeypatch, path, "--resume", "-o", "tune.storage=null") == 1
+    assert "has no study 'job'; give tune.storage as it was" in _said(capsys)
+    assert _tune(monkeypatch, path, "--overwrite") == 0
+    assert len(_rows(folder)) == 1
 
 
 # interruption
 
 
 def _start(path: Path, *arguments: str) -> subprocess.Popen:
-    code = f"from dcs_nas.cli import main, tune_trials; tune_trials.PROGRAM = {FAKE!r}; main()"
+    code = f"from dcs_nas.tune import trials; trials.PROGRAM = {FAKE!r}; from dcs_nas.cli import main; main()"
     return subprocess.Popen(
         [sys.executable, "-c", code, "tune", str(path), *arguments], stderr=subprocess.PIPE, text=True
     )
@@ -415,18 +518,15 @@ def _wait_for(what: Any, seconds: float = 60) -> Any:
 
 
 def _alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    shown = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout
+    return bool(shown.strip()) and not shown.startswith("Z")
 
 
 def test_an_interrupted_tuning_leaves_no_process_and_goes_on_with_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     space = {"retrain.lr": {"loguniform": [1e-5, 1e-2]}, "loss.ib_weight": {"choice": [8]}}
-    path = _file(tmp_path, space, trials=3, concurrency=2)
-    folder = tmp_path / "results" / "job" / "tune"
+    path, folder = _file(tmp_path, space, trials=3, concurrency=2), _folder(tmp_path)
     with _start(path) as process:
         files = _wait_for(lambda: (found := list(folder.glob("*/pids"))) and len(found) == 2 and found)
         pids = [int(pid) for file in files for pid in _wait_for(file.read_text).split()]
@@ -436,7 +536,6 @@ def test_an_interrupted_tuning_leaves_no_process_and_goes_on_with_resume(
     assert process.returncode == 2
     assert "interrupted" in err
     assert not any(_alive(pid) for pid in pids)
-    assert [trial.state for trial in Record.read(folder).trials] == ["running", "running"]
     monkeypatch.setenv("FAKE_TRIALS_END", "1")
     assert _tune(monkeypatch, path, "--resume") == 0
     began = [line.split() for line in (folder / "began.txt").read_text().splitlines()]
@@ -445,189 +544,61 @@ def test_an_interrupted_tuning_leaves_no_process_and_goes_on_with_resume(
     assert [row["state"] for row in _rows(folder)] == ["finished"] * 3
 
 
+def test_a_second_process_joins_and_the_trial_of_a_killed_one_is_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = {"retrain.lr": {"loguniform": [1e-5, 1e-2]}, "loss.ib_weight": {"choice": [8]}}
+    path, folder = _file(tmp_path, space, trials=3), _folder(tmp_path)
+    with _start(path) as process:
+        (file,) = _wait_for(lambda: list(folder.glob("*/pids")))
+        trial, child = map(int, _wait_for(file.read_text).split())
+        monkeypatch.setenv("FAKE_TRIALS_END", "1")
+        assert _tune(monkeypatch, path, "--resume") == 0
+        assert {row["trial"]: row["state"] for row in _rows(folder)} == {
+            "trial_000": "running",
+            "trial_001": "finished",
+            "trial_002": "finished",
+        }
+        process.kill()
+        process.communicate()
+    for pid in (trial, child):
+        os.kill(pid, signal.SIGKILL)
+    assert _tune(monkeypatch, path, "--resume") == 0
+    assert [row["state"] for row in _rows(folder)] == ["finished"] * 3
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_ask_to_stop_and_have_their_old_meaning_afterwards(number: signal.Signals) -> None:
     before = signal.getsignal(number)
-    with tune_trials.interruptions() as stopped:
+    with trials.interruptions() as stopped:
         assert not stopped()
         os.kill(os.getpid(), number)
         assert _wait_for(stopped)
     assert signal.getsignal(number) is before
 
 
-def test_a_trial_that_outlives_a_killed_tuning_keeps_its_folder(tmp_path: Path) -> None:
-    config = _job()
-    with open_folder(tmp_path / "tune", config, resume=False, overwrite=False) as lock:
-        trial = subprocess.Popen(["sleep", "60"], pass_fds=[lock])
-    with (
-        pytest.raises(InputError, match="in use by another dcs-nas tune, or by a trial that outlived one"),
-        open_folder(tmp_path / "tune", config, resume=True, overwrite=False),
-    ):
-        pass
-    trial.kill()
-    trial.wait()
-    with open_folder(tmp_path / "tune", config, resume=True, overwrite=False):
-        pass
+# real trials
 
 
-# NNI's experiment manager
-
-
-@pytest.mark.parametrize("name", ["tune_remote", "tune_kubernetes"])
-def test_the_sample_files_are_what_nni_accepts(name: str, tmp_path: Path) -> None:
-    from nni.experiment.config import KubeflowConfig, RemoteConfig
-
-    from dcs_nas.cli.tune import _experiment_config
-
-    config = load_config(Path(__file__).parents[1] / "configs" / f"{name}.yaml")
-    check_space(config, config.tune)
-    service = config.tune.training_service
-    key = tmp_path / "key"
-    key.write_text("")
-    for machine in service.get("machineList", []):
-        machine["sshKeyFile"] = str(key)
-    experiment = _experiment_config(config, tmp_path, tmp_path, trials=config.tune.trials)
-    made = experiment.training_service
-    assert isinstance(made, RemoteConfig if name == "tune_remote" else KubeflowConfig)
-    command = "python3 -m dcs_nas tune job.yaml --as-trial"
-    sent = experiment.json()
-    assert sent["maxTrialNumber"] == 40
-    assert sent["maxExperimentDuration"] == "86400s"
-    assert sent["searchSpace"] == nni_space(config.tune)
-    if name == "tune_remote":
-        assert sent["trialCommand"] == command
-        assert [m["host"] for m in sent["trainingService"]["machineList"]] == ["192.0.2.11", "192.0.2.12"]
-    else:
-        assert sent["trainingService"]["master"]["command"] == command
-        assert sent["trainingService"]["storage"]["path"] == "/export/nni"
-
-
-def test_the_demo_is_a_tuning_that_can_start() -> None:
-    config = load_config(Path(__file__).parents[1] / "configs" / "tune_demo.yaml")
-    check_space(config, config.tune)
-    assert set(make_tuner(config).generate_parameters(0)) == set(config.tune.space)
-
-
-def test_help_loads_neither_torch_nor_nni() -> None:
-    code = "import sys; from dcs_nas.cli import _run; _run(['tune', '--help'], False); print(*sys.modules)"
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "--portal" in shown
-    assert not {"torch", "nni", "numpy"} & set(shown.splitlines()[-1].split())
-
-
-def test_the_settings_are_not_changed_by_what_nni_is_given(tmp_path: Path) -> None:
-    config = load_config(Path(__file__).parents[1] / "configs" / "tune_kubernetes.yaml")
-    before = config.model_dump()
-    training_service(config.tune, tmp_path, tmp_path)
-    assert config.model_dump() == before
-
-
-def test_the_open_portal_is_told_of_before_it_opens() -> None:
-    closed, opened = _job(mode="portal"), _job(mode="portal", portal={"everywhere": True})
-    assert "127.0.0.1:8080, this machine only, without a password" in warning(closed.tune)
-    assert "EVERY interface, without a password" in warning(opened.tune)
-    remote = _job(mode="portal", training_service={"platform": "remote"})
-    assert "port 8081 is open to other machines" in warning(remote.tune)
-
-
-def test_a_trial_of_nni_is_refused_outside_of_nni(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    assert _tune(monkeypatch, _file(tmp_path), "--as-trial") == 1
-    assert "--as-trial is for NNI" in _said(capsys)
-
-
-SLOW = pytest.mark.skipif(not os.environ.get("DCS_NAS_TEST_PORTAL"), reason="slow; set DCS_NAS_TEST_PORTAL=1")
-
-
-def _real(tmp_path: Path, people: Path, **tune: Any) -> tuple[Path, int]:
-    """A tuning of real, tiny trainings in NNI's manager, and its port."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    sizes = {"height": 48, "width": 24, "people_per_batch": 4, "images_per_person": 2}
-    data = {
+def test_the_retraining_of_a_chain_is_tuned(tmp_path: Path, people: Path) -> None:
+    stages = [{"blocks": 1, "stride": 2, "widths": [4, 8], "kernels": [3], "attention": ["none", "dcs"]}]
+    genotype = tmp_path / "found.yaml"
+    genotype.write_text(random_chain(chain_space(stages), 0).to_yaml())
+    data = {"name": "market1501", "root": str(people), "height": 32, "width": 16, "people_per_batch": 4}
+    job = {
         "results": str(tmp_path / "results"),
-        "data": {"name": "synthetic", "root": str(people), **sizes},
-        "retrain": {
-            "backbone": "resnet10_small",
-            "epochs": 2,
-            "warmup_epochs": 0,
-            "validation": 0.4,
-            "validate_every": 1,
-        },
+        "data": {**data, "images_per_person": 2},
+        "retrain": {"epochs": 1, "warmup_epochs": 0, "validation": 0.4, "validate_every": 1},
         "trainer": {"accelerator": "cpu", "threads": 1},
-        "tune": {"space": {"retrain.lr": {"loguniform": [1e-4, 1e-2]}}, "trials": 3, "mode": "portal", **tune},
+        "tune": {"space": {"retrain.lr": {"loguniform": [1e-4, 1e-2]}}, "trials": 1},
     }
-    data["tune"]["portal"] = {"port": port, "everywhere": tune.get("portal", {}).get("everywhere", False)}
-    path = tmp_path / "job.yaml"
-    path.write_text(yaml.safe_dump(data))
-    return path, port
-
-
-def _addresses(process: psutil.Process, port: int) -> set[str]:
-    """Where it, or one of its children, listens on a port."""
-    found = set()
-    for each in [process, *process.children(recursive=True)]:
-        try:
-            found |= {c.laddr.ip for c in each.net_connections("inet") if c.status == "LISTEN" and c.laddr.port == port}
-        except psutil.Error:
-            continue
-    return found
-
-
-def _get(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=10) as answer:
-        return answer.read().decode()
-
-
-def _portal(path: Path, *arguments: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "dcs_nas", "tune", str(path), *arguments]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-
-
-@SLOW
-def test_nnis_manager_runs_the_trials_behind_a_loopback_portal(tmp_path: Path, people: Path) -> None:
-    path, port = _real(tmp_path, people, concurrency=2)
-    with _portal(path) as process:
-        assert _wait_for(lambda: _addresses(psutil.Process(process.pid), port), 120) == {"127.0.0.1"}
-        _wait_for(lambda: "PERIODICAL" in _get(f"http://127.0.0.1:{port}/api/v1/nni/metric-data"), 300)
-        family = psutil.Process(process.pid).children(recursive=True)
-        listening = sorted(
-            f"{c.laddr.ip}:{c.laddr.port}"
-            for each in family
-            for c in each.net_connections("inet")
-            if c.status == "LISTEN"
-        )
-        _, err = process.communicate(timeout=500)
-    assert process.returncode == 0, err
-    assert "this machine only, without a password" in err
-    assert listening == [f"127.0.0.1:{port}"]
-    rows = _rows(tmp_path / "results" / "job" / "tune")
-    assert [row["state"] for row in rows] == ["finished"] * 3
-    assert load_config(tmp_path / "results" / "job" / "tune" / "best.yaml").retrain is not None
-    assert not any(_alive(each.pid) for each in family)
-    with socket.socket() as tried:
-        assert tried.connect_ex(("127.0.0.1", port)) != 0
-
-
-@SLOW
-def test_ctrl_c_ends_nnis_manager_and_its_trials_and_resume_goes_on_without_it(tmp_path: Path, people: Path) -> None:
-    path, port = _real(tmp_path, people, portal={"everywhere": True})
-    folder = tmp_path / "results" / "job" / "tune"
-    with _portal(path) as process:
-        _wait_for(lambda: (folder / "trial_000" / "metrics.csv").is_file(), 200)
-        family = psutil.Process(process.pid).children(recursive=True)
-        assert _addresses(psutil.Process(process.pid), port) & {"0.0.0.0", "::"}
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=120)
-    assert process.returncode == 2, err
-    assert "EVERY interface" in err
-    assert len(family) > 3
-    assert not any(_alive(each.pid) for each in family)
-    done = [trial.number for trial in Record.read(folder).ended()]
-    with _portal(path, "-o", "tune.mode=plain", "--resume") as process:
-        _, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    assert [row["state"] for row in _rows(folder)] == ["finished"] * 3
-    assert not any(f"trial_{number:03d}, epoch" in err for number in done)
+    path, folder = tmp_path / "job.yaml", _folder(tmp_path)
+    path.write_text(yaml.safe_dump(job))
+    with pytest.raises(SystemExit) as stopped:
+        main(["tune", str(path), "--genotype", str(genotype)])
+    assert stopped.value.code in (None, 0)
+    (row,) = _rows(folder)
+    assert row["state"] == "finished"
+    assert (folder / "trial_000" / "genotype.yaml").read_text() == (folder / "genotype.yaml").read_text()
+    with pytest.raises(InputError):
+        Genotype.read(folder / "genotype.yaml")

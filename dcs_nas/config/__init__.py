@@ -23,7 +23,7 @@ from dcs_nas.config.search_parts import (
     RetrievalConfig,
     TrialsConfig,
 )
-from dcs_nas.config.tune import PortalConfig, TuneConfig
+from dcs_nas.config.tune import TuneConfig
 from dcs_nas.errors import InputError
 from dcs_nas.settings import Settings, parse, parse_yaml, read_yaml
 
@@ -38,7 +38,6 @@ __all__ = [
     "GuardConfig",
     "LossConfig",
     "PerturbationConfig",
-    "PortalConfig",
     "RelaxationConfig",
     "RetrainConfig",
     "RetrievalConfig",

@@ -1,4 +1,4 @@
-"""Section ``tune``: settings to try by NNI's tuners."""
+"""Section ``tune``: settings to try by Optuna."""
 
 from __future__ import annotations
 
@@ -8,12 +8,8 @@ from pydantic import Field, model_validator
 
 from dcs_nas.settings import Settings
 
-
-class PortalConfig(Settings):
-    """NNI's web portal, which has no password: its port, and whether other machines may reach it."""
-
-    port: int = Field(default=8080, ge=1024, le=65534)
-    everywhere: bool = False
+_OF_NNI = {"mode": "plain", "portal": {"port": 8080, "everywhere": False}, "training_service": None}
+"""Settings of NNI's experiment manager and the values by which a recorded tuning did without it."""
 
 
 class TuneConfig(Settings):
@@ -21,8 +17,8 @@ class TuneConfig(Settings):
 
     ``metric`` is a column of a trial's metrics.csv, of its last epoch or of its best one (``take``); without it,
     validation/mAP is maximized by retrain and architecture/loss minimized by search. No trial begins once ``hours`` are
-    spent. ``gpus`` lists the devices that trials take turns on. ``mode`` portal starts NNI's own experiment manager,
-    which takes ``training_service`` as it is.
+    spent. ``gpus`` lists the devices that trials take turns on. ``pruner`` stops trials that do badly. ``storage`` is
+    the address of a database for the trials' record, by default a file in the tuning's folder.
     """
 
     command: Literal["search", "retrain"] = "retrain"
@@ -35,21 +31,33 @@ class TuneConfig(Settings):
     take: Literal["last", "best"] = "last"
     tuner: str = "TPE"
     tuner_options: dict[str, Any] = {}
+    pruner: Literal["none", "median", "hyperband"] = "none"
+    pruner_options: dict[str, Any] = {}
     gpus: tuple[int, ...] = ()
-    mode: Literal["plain", "portal"] = "plain"
-    portal: PortalConfig = PortalConfig()
-    training_service: dict[str, Any] | None = None
+    storage: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nni(cls, data: Any) -> Any:
+        """Leave out the settings of NNI's manager where they ask for nothing; refuse them where they do."""
+        if not isinstance(data, dict):
+            return data
+        for key, plain in _OF_NNI.items():
+            if data.get(key, plain) != plain:
+                raise ValueError(
+                    f"{key} was for NNI's experiment manager, which is no longer used: leave it out; trials run on "
+                    "several machines by the same command with --resume, and optuna-dashboard shows them (docs/tune.md)"
+                )
+        return {key: value for key, value in data.items() if key not in _OF_NNI}
 
     @model_validator(mode="after")
     def _check(self) -> TuneConfig:
         if (self.metric is None) != (self.goal is None):
             raise ValueError("metric and goal go together; give both, e.g. metric: validation/mAP, goal: maximize")
-        if self.mode == "plain" and self.training_service is not None:
-            raise ValueError("training_service is NNI's own; it needs mode: portal (or dcs-nas tune --portal)")
-        if self.gpus and self.mode == "portal":
-            raise ValueError("gpus is for mode plain; with the portal, set trialGpuNumber in training_service")
         if self.gpus and self.concurrency > len(self.gpus):
             raise ValueError(f"concurrency {self.concurrency} is more than the {len(self.gpus)} devices of gpus")
+        if self.pruner_options and self.pruner == "none":
+            raise ValueError("pruner_options are given without a pruner; set pruner: median or hyperband")
         return self
 
     @property

@@ -56,7 +56,7 @@ def _data_sets() -> Iterator[str]:
 
 
 def _tuners() -> Iterator[str]:
-    from dcs_nas.cli.tune import TUNERS
+    from dcs_nas.tune.study import TUNERS
 
     yield f"## Tuners\n\n`tune.tuner`: {', '.join(f'`{name}`' for name in TUNERS)}; see [tuning](../tune.md#tuners).\n"
 

@@ -1,0 +1,210 @@
+"""The space of a tuning: settings, their distributions in NNI's search space format, and what Optuna draws for them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any
+
+from dcs_nas.config import Config, TuneConfig
+from dcs_nas.errors import InputError, choices
+from dcs_nas.settings import parse
+
+if TYPE_CHECKING:
+    from optuna.trial import Trial
+
+DISTRIBUTIONS: dict[str, tuple[str, ...]] = {  # and the numbers that each takes
+    "choice": (),
+    "randint": ("low", "high"),
+    "uniform": ("low", "high"),
+    "quniform": ("low", "high", "q"),
+    "loguniform": ("low", "high"),
+    "qloguniform": ("low", "high", "q"),
+    "normal": ("mu", "sigma"),
+    "qnormal": ("mu", "sigma", "q"),
+    "lognormal": ("mu", "sigma"),
+    "qlognormal": ("mu", "sigma", "q"),
+}
+_NOT_TUNED = ("name", "results", "tune")
+_COMBINATIONS = 64
+_TAIL = 1e-6  # of a normal distribution, left out on either side
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A setting to try: one of ``DISTRIBUTIONS`` and its numbers, or its choices.
+
+    Optuna draws on a plain scale of its own: choices as numbers and text, normal distributions by their quantile,
+    quantized ones unrounded. ``value`` turns what it drew into the setting's value.
+    """
+
+    key: str
+    kind: str
+    values: Sequence[Any]
+
+    @property
+    def _bounds(self) -> tuple[float, float]:
+        """The ends of what is drawn."""
+        return (_TAIL, 1 - _TAIL) if "normal" in self.kind else (self.values[0], self.values[1])
+
+    @property
+    def _log(self) -> bool:
+        return self.kind.endswith("loguniform")
+
+    def draw(self, trial: Trial) -> Any:
+        """Have Optuna draw, or look up what it has drawn for this trial; gives the setting's value."""
+        if self.kind == "choice":
+            return self.value(trial.suggest_categorical(self.key, [_encode(value) for value in self.values]))
+        if self.kind == "randint":
+            return trial.suggest_int(self.key, self.values[0], self.values[1] - 1)
+        return self.value(trial.suggest_float(self.key, *self._bounds, log=self._log))
+
+    def value(self, drawn: Any) -> Any:
+        """The setting's value for what Optuna drew."""
+        if self.kind == "choice":
+            return next(value for value in self.values if _encode(value) == drawn)
+        if "normal" in self.kind:
+            drawn = NormalDist(*self.values[:2]).inv_cdf(drawn)
+            drawn = math.exp(drawn) if "log" in self.kind else drawn
+        if self.kind.startswith("q"):
+            drawn = round(drawn / self.values[2]) * self.values[2]
+            drawn = drawn if "normal" in self.kind else min(max(drawn, self.values[0]), self.values[1])
+        return drawn
+
+    def grid(self, points: int) -> list[Any]:
+        """Draws that cover the setting: all where they are finite, else ``points``, evenly on their scale."""
+        if self.kind == "choice":
+            return [_encode(value) for value in self.values]
+        if self.kind == "randint":
+            return list(range(*self.values))
+        low, high = self._bounds
+        if self.kind in ("quniform", "qloguniform"):
+            q = self.values[2]
+            return [min(max(i * q, low), high) for i in range(round(low / q), round(high / q) + 1)]
+        if "normal" in self.kind:
+            return [(i + 0.5) / points for i in range(points)]
+        return [self._between(i / max(points - 1, 1)) for i in range(points)]
+
+    def examples(self) -> list[Any]:
+        """All choices; both ends of a range and a value between them; the middle of a normal distribution."""
+        if self.kind == "choice":
+            return list(self.values)
+        if self.kind == "randint":
+            return sorted({self.values[0], self.values[1] - 1})
+        shares = (0.5,) if "normal" in self.kind else (0, 0.381966, 1)
+        return [self.value(self._between(share)) for share in shares]
+
+    def _between(self, share: float) -> float:
+        low, high = self._bounds
+        return min(low * (high / low) ** share if self._log else low + share * (high - low), high)
+
+
+def read_space(config: Config) -> list[Parameter]:
+    """The settings to try.
+
+    Raises ``InputError`` for a key, a distribution or a value that the configuration does not take.
+    """
+    tune: TuneConfig = config.section("tune")
+    found = [_parameter(key, given, tune.command) for key, given in tune.space.items()]
+    examples = {parameter.key: parameter.examples() for parameter in found}
+    for key, values in examples.items():
+        others = {k: v for k, v in examples.items() if k != key}
+        for value in values:
+            refusal = _refusal(config, key, value, others)
+            if refusal:
+                raise InputError(f"tune.space.{key}: the configuration refuses {value!r}: {refusal}")
+    return found
+
+
+def overrides(values: Mapping[str, Any]) -> list[str]:
+    """The values as what follows ``-o`` on the command line; JSON is YAML."""
+    return [f"{key}={json.dumps(value)}" for key, value in values.items()]
+
+
+def with_values(config: Config, values: Mapping[str, Any]) -> Config:
+    """The configuration with these values; ``InputError`` where it refuses one."""
+    data = config.model_dump(mode="json", by_alias=True)
+    for key, value in values.items():
+        *path, last = key.split(".")
+        place = data
+        for depth, part in enumerate(path):
+            if place.get(part) is None:
+                place[part] = {}
+            place = place[part]
+            if not isinstance(place, dict):
+                raise InputError(f"{'.'.join(path[: depth + 1])} is a value, not a section")
+        place[last] = value
+    return parse(Config, data, source=config.name)
+
+
+def _parameter(key: str, given: Mapping[str, list[Any]], command: str) -> Parameter:
+    section, place = key.split(".")[0], f"tune.space.{key}"
+    if section in _NOT_TUNED:
+        raise InputError(f"tune.space: '{key}' is not for tuning; tune what a trial trains by, e.g. {command}.lr")
+    if section in ("search", "retrain") and section != command:
+        raise InputError(f"tune.space: '{key}' has no effect, since tune.command is '{command}'")
+    if len(given) != 1:
+        found = ", ".join(given) or "nothing"
+        raise InputError(f"{place}: found {found}, expected one distribution, e.g. {{loguniform: [1e-5, 1e-2]}}")
+    kind, values = next(iter(given.items()))
+    if kind not in DISTRIBUTIONS:
+        raise InputError(f"{place}: unknown distribution '{kind}'; {choices(kind, DISTRIBUTIONS)}")
+    if kind == "choice":
+        _check_choice(place, values)
+    else:
+        _check_numbers(place, kind, values)
+    return Parameter(key, kind, values)
+
+
+def _check_choice(place: str, values: Sequence[Any]) -> None:
+    if not values:
+        raise InputError(f"{place}: choice has no values; list at least one")
+    try:
+        encoded = [_encode(value) for value in values]
+    except TypeError:
+        raise InputError(f"{place}: choice takes numbers, strings, lists, true, false and null") from None
+    twice = [value for i, value in enumerate(encoded) if value in encoded[:i]]
+    if twice:
+        raise InputError(f"{place}: choice lists {twice[0]!r} twice")
+
+
+def _check_numbers(place: str, kind: str, values: Sequence[Any]) -> None:
+    takes = DISTRIBUTIONS[kind]
+    number = int if kind == "randint" else (int, float)
+    if len(values) != len(takes) or not all(
+        isinstance(v, number) and not isinstance(v, bool) and math.isfinite(v) for v in values
+    ):
+        what = "whole numbers" if kind == "randint" else "numbers"
+        raise InputError(f"{place}: {kind} takes the {what} [{', '.join(takes)}], found {list(values)}")
+    arguments = dict(zip(takes, values))
+    if "low" in arguments and arguments["low"] >= arguments["high"]:
+        raise InputError(f"{place}: {kind} needs low < high, found {list(values)}")
+    positive = ("low", "sigma", "q") if kind.endswith("loguniform") else ("sigma", "q")
+    for name in positive:
+        if arguments.get(name, 1) <= 0:
+            raise InputError(f"{place}: {kind} needs {name} > 0, found {list(values)}")
+
+
+def _refusal(config: Config, key: str, value: Any, others: Mapping[str, Sequence[Any]]) -> str | None:
+    """Why the configuration takes ``value`` with none of the values that other keys may have; None where it does."""
+    generator = random.Random(0)
+    first = None
+    drawn = ({k: generator.choice(v) for k, v in others.items()} for _ in range(_COMBINATIONS if others else 0))
+    for beside in itertools.chain([{}], drawn):
+        try:
+            with_values(config, {**beside, key: value})
+        except InputError as error:
+            first = first or str(error).removeprefix(f"{config.name}: ")
+        else:
+            return None
+    return first
+
+
+def _encode(value: Any) -> Any:
+    """A choice as Optuna takes it: numbers and text as they are, all else as JSON."""
+    return value if type(value) in (int, float, str) else json.dumps(value)

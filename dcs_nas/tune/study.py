@@ -1,0 +1,266 @@
+"""The study of a tuning: Optuna's sampler, pruner and storage, and the trials that its workers hand out and end."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import math
+import re
+import shutil
+import socket
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.exceptions import DuplicatedStudyError
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
+from optuna.samplers import BaseSampler, GridSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.storages import BaseStorage, JournalStorage, get_storage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from dcs_nas.config import Config, TuneConfig
+from dcs_nas.errors import InputError, choices
+from dcs_nas.runs.lock import lock_folder, require_free
+from dcs_nas.tune.space import Parameter, read_space
+
+JOURNAL = "journal.log"
+TUNERS: dict[str, tuple[str, ...]] = {  # and the options that each takes
+    "TPE": ("n_startup_trials", "n_ei_candidates", "multivariate", "constant_liar"),
+    "Random": (),
+    "Evolution": ("population_size", "mutation_prob", "crossover_prob", "swapping_prob"),
+    "GridSearch": ("points",),
+}
+_PRUNERS = {"none": NopPruner, "median": MedianPruner, "hyperband": HyperbandPruner}
+_STATES = {
+    TrialState.WAITING: "waiting",
+    TrialState.RUNNING: "running",
+    TrialState.COMPLETE: "finished",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+}
+_POINTS = 5
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+class _Grid(GridSampler):
+    """Optuna's grid without its end by ``study.stop``, which needs Optuna's own loop; ``Worker`` counts instead."""
+
+    def after_trial(self, *_: Any) -> None:
+        """Do nothing."""
+
+
+class Worker:
+    """One of the processes that work on a tuning's folder; it hands out trials and takes their results.
+
+    A trial belongs to the worker that began it, by name; a worker lives as long as its lock in ``workers/`` is held.
+    What a dead worker left is handed out again, with the same values and the same run folder, before anything new.
+
+    From one seed, a single worker hands out the same trials every time, interrupted or not: the sampler of every trial
+    is made anew from the seed and the trial's number, and looks at nothing but the trials before.
+    """
+
+    def __init__(self, config: Config, folder: Path, study: optuna.Study, name: str) -> None:
+        self.study, self.space = study, read_space(config)
+        self._config, self._folder, self._name = config, folder, name
+        self._own: set[int] = set()
+        grid = _grid(config, self.space) if config.section("tune").tuner == "GridSearch" else {}
+        self._limit = min(config.section("tune").trials, math.prod(map(len, grid.values())) if grid else math.inf)
+
+    @classmethod
+    @contextlib.contextmanager
+    def at_work(cls, config: Config, folder: Path, study: optuna.Study) -> Iterator[Worker]:
+        """A worker that is alive within the context."""
+        place = folder / "workers" / f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+        with lock_folder(place):
+            yield cls(config, folder, study, place.name)
+        shutil.rmtree(place, ignore_errors=True)
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        """All trials, of all workers."""
+        return self.study.get_trials(deepcopy=False)
+
+    def next(self) -> tuple[Trial, dict[str, Any]] | None:
+        """A trial to run, and its values; None where there are enough."""
+        with self._alone():
+            trial = next(map(self._take, filter(self._is_left, self._running())), None)
+            if trial is None:
+                number = len(self.trials)
+                if number >= self._limit:
+                    return None
+                self.study.sampler = make_sampler(self._config, self.space, number)
+                trial = self.study.ask()
+            values = {parameter.key: parameter.draw(trial) for parameter in self.space}
+            trial.set_user_attr("worker", self._name)
+        self._own.add(trial.number)
+        return trial, values
+
+    def end(self, trial: Trial, value: float | None, *, seconds: float, message: str = "") -> FrozenTrial:
+        """Take a trial's result; no ``value``, or one that is not finite, means that it failed."""
+        if value is not None and not math.isfinite(value):
+            value, message = None, f"its metric is {value}"
+        return self._tell(trial, value, TrialState.FAIL if value is None else TrialState.COMPLETE, seconds, message)
+
+    def prune(self, trial: Trial, *, seconds: float) -> FrozenTrial:
+        """Take it that a trial was stopped because the pruner asked for it."""
+        return self._tell(trial, None, TrialState.PRUNED, seconds, "")
+
+    def require_none_left(self) -> None:
+        """Raise ``InputError`` where a trial that outlived its worker still works in its run folder."""
+        for trial in self._running():
+            if not self._is_alive(trial):
+                require_free(self._folder / label(trial))
+
+    def values(self, trial: FrozenTrial) -> dict[str, Any]:
+        """The values of a trial; of one that was killed as it began, those that were drawn."""
+        return {p.key: p.value(trial.params[p.key]) for p in self.space if p.key in trial.params}
+
+    def ranked(self) -> list[FrozenTrial]:
+        """The trials from the best to the worst, then those without a result, by number."""
+        sign = -1 if self._config.section("tune").objective[1] == "maximize" else 1
+        done = TrialState.COMPLETE
+        return sorted(
+            self.trials, key=lambda t: (t.state != done, sign * t.values[0] if t.state == done else 0, t.number)
+        )
+
+    def _tell(self, trial: Trial, value: float | None, state: TrialState, seconds: float, message: str) -> FrozenTrial:
+        trial.set_user_attr("seconds", round(seconds, 3))
+        trial.set_user_attr("message", message)
+        return self.study.tell(trial, value, state)
+
+    def _take(self, left: FrozenTrial) -> Trial:
+        return Trial(self.study, left._trial_id)
+
+    def _running(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+
+    def _is_alive(self, trial: FrozenTrial) -> bool:
+        worker = trial.user_attrs.get("worker")
+        if worker == self._name:
+            return trial.number in self._own
+        return worker is not None and not _is_free(self._folder / "workers" / worker)
+
+    def _is_left(self, trial: FrozenTrial) -> bool:
+        return not self._is_alive(trial) and _is_free(self._folder / label(trial))
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Within it no other worker hands out trials."""
+        lock = JournalFileOpenLock(str(self._folder / "workers" / "next"))
+        lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def label(trial: Trial | FrozenTrial) -> str:
+    """The name of a trial and of its run folder."""
+    return f"trial_{trial.number:03d}"
+
+
+def state(trial: FrozenTrial) -> str:
+    """running, finished, pruned or failed."""
+    return _STATES[trial.state]
+
+
+def make_sampler(config: Config, space: Sequence[Parameter], number: int) -> BaseSampler:
+    """What proposes trial ``number``, by ``tune.tuner``.
+
+    Raises ``InputError`` for an unknown tuner, and for options that it does not take.
+    """
+    tune: TuneConfig = config.section("tune")
+    if tune.tuner not in TUNERS:
+        raise InputError(f"tune.tuner: unknown tuner '{tune.tuner}'; {choices(tune.tuner, TUNERS)}")
+    for name in tune.tuner_options:
+        if name not in TUNERS[tune.tuner]:
+            known = TUNERS[tune.tuner]
+            takes = choices(name, known) if known else "leave it out"
+            raise InputError(f"tune.tuner_options: Optuna's {tune.tuner} takes no '{name}'; {takes}")
+    seed = int(np.random.SeedSequence([config.seed, number]).generate_state(1)[0])
+    try:
+        if tune.tuner == "GridSearch":
+            return _Grid(_grid(config, space), seed=config.seed)
+        if tune.tuner == "Evolution":
+            return NSGAIISampler(seed=seed, **tune.tuner_options)
+        return RandomSampler(seed=seed) if tune.tuner == "Random" else TPESampler(seed=seed, **tune.tuner_options)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"tune.tuner_options: {tune.tuner} refuses {tune.tuner_options}: {error}") from None
+
+
+def make_pruner(config: Config) -> BasePruner:
+    """What stops trials that do badly, by ``tune.pruner``; ``InputError`` for options that it does not take."""
+    tune: TuneConfig = config.section("tune")
+    kind, options = _PRUNERS[tune.pruner], dict(tune.pruner_options)
+    known = inspect.signature(kind).parameters
+    unknown = next((name for name in options if name not in known), None)
+    if unknown is not None:
+        raise InputError(f"tune.pruner_options: {tune.pruner} takes no '{unknown}'; {choices(unknown, known)}")
+    if tune.pruner == "hyperband":
+        options.setdefault("max_resource", config.section(tune.command).epochs)
+    try:
+        return kind(**options)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"tune.pruner_options: {tune.pruner} refuses {tune.pruner_options}: {error}") from None
+
+
+def open_storage(tune: TuneConfig, folder: Path) -> BaseStorage:
+    """Where the trials are recorded: the journal in the folder, or the database that ``tune.storage`` names."""
+    if tune.storage is None:
+        path = str(folder / JOURNAL)
+        return JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path)))
+    try:
+        return get_storage(tune.storage)
+    except Exception as error:  # drivers of databases raise exceptions of any kind
+        where = re.sub(r"//.*@", "//...@", tune.storage)
+        raise InputError(f"tune.storage: cannot open {where}: {str(error).splitlines()[0]}; see docs/tune.md") from None
+
+
+def require_new(storage: BaseStorage, name: str, *, overwrite: bool) -> None:
+    """Raise ``InputError`` where the storage holds a study of that name, unless it is to be replaced."""
+    if not overwrite and name in optuna.get_all_study_names(storage):
+        raise InputError(
+            f"tune.storage holds a study '{name}' already; continue it with --resume, replace it with --overwrite, or "
+            "give the job another name"
+        )
+
+
+def create_study(config: Config, storage: BaseStorage) -> None:
+    """Begin the study of the job's name, in place of one that there is."""
+    direction = config.section("tune").objective[1]
+    try:
+        optuna.create_study(study_name=config.name, storage=storage, direction=direction)
+    except DuplicatedStudyError:
+        optuna.delete_study(study_name=config.name, storage=storage)
+        optuna.create_study(study_name=config.name, storage=storage, direction=direction)
+
+
+def load_study(config: Config, storage: BaseStorage) -> optuna.Study:
+    """The study of the job's name; ``InputError`` where the storage has none."""
+    try:
+        return optuna.load_study(study_name=config.name, storage=storage, pruner=make_pruner(config))
+    except KeyError:
+        raise InputError(
+            f"the record of this tuning has no study '{config.name}'; give tune.storage as it was, or start anew with "
+            "--overwrite"
+        ) from None
+
+
+def _grid(config: Config, space: Sequence[Parameter]) -> Mapping[str, list[Any]]:
+    points = config.section("tune").tuner_options.get("points", _POINTS)
+    if not isinstance(points, int) or points < 1:
+        raise InputError(f"tune.tuner_options: points is {points!r}, expected a whole number of at least 1")
+    return {parameter.key: parameter.grid(points) for parameter in space}
+
+
+def _is_free(folder: Path) -> bool:
+    try:
+        require_free(folder)
+    except InputError:
+        return False
+    return True

@@ -1,0 +1,236 @@
+"""A tuning: its folder, its trials one after another or several at once, its results."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial, Trial
+
+from dcs_nas.config import Config, TuneConfig
+from dcs_nas.environment import environment
+from dcs_nas.errors import InputError, TrainingError
+from dcs_nas.files import write_json, write_text
+from dcs_nas.runs import RunFolder
+from dcs_nas.runs.lock import require_free
+from dcs_nas.runs.start import BEGAN, logging_to, opened, require_same
+from dcs_nas.settings import to_yaml, with_absolute_paths
+from dcs_nas.space import load_genotype
+from dcs_nas.tune.space import read_space, with_values
+from dcs_nas.tune.study import (
+    Worker,
+    create_study,
+    label,
+    load_study,
+    make_pruner,
+    make_sampler,
+    open_storage,
+    require_new,
+    state,
+)
+from dcs_nas.tune.trials import TrialProcess, interruptions
+
+log = logging.getLogger(__name__)
+POLL_SECONDS = 0.2
+_WHERE_KEPT: Any = {"results": True, "data": {"cache"}}
+_MAY_CHANGE = ("trials", "concurrency", "hours", "gpus", "storage")
+
+
+def run_tuning(
+    config: Config,
+    folder: Path,
+    *,
+    genotype: Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[tuple[FrozenTrial, dict[str, Any]]]:
+    """Run the trials of the section ``tune``; gives all of them with their values, best first.
+
+    ``folder`` then holds config.yaml, job.yaml and genotype.yaml (what trials train), journal.log (Optuna's record),
+    trials.csv, best.yaml, log.txt, logs/ and a run folder per trial. Any number of processes, on any machine that
+    shares the folder, may work on it with ``resume``.
+
+    Raises ``InputError`` for bad settings and folders, and where a finished trial has no metric; ``TrainingError``
+    where no trial gave a result; ``KeyboardInterrupt`` where a signal asks to stop. No process is left then.
+    """
+    genotype = _check(config, genotype)
+    _open_folder(folder, config, genotype, resume=resume, overwrite=overwrite)
+    study = load_study(config, open_storage(config.section("tune"), folder))
+    with Worker.at_work(config, folder, study) as worker, logging_to(folder / "log.txt"):
+        _run_trials(worker, config, folder, progress or (lambda done, total: None))
+        worker.require_none_left()
+        trials = _write_results(folder, config, worker)
+        running = sum(state(trial) == "running" for trial in trials)
+        if running:
+            log.info("%d trials still run in other processes", running)
+        elif not any(state(trial) == "finished" for trial in trials):
+            last = f"; the last: {trials[-1].user_attrs['message']}" if trials else ""
+            raise TrainingError(f"none of {len(trials)} trials in {folder} gave a result{last}")
+        return [(trial, worker.values(trial)) for trial in trials]
+
+
+def _check(config: Config, genotype: Path | None) -> Path | None:
+    """Everything that can be wrong before the first trial; gives the genotype that trials are to train."""
+    tune: TuneConfig = config.section("tune")
+    section = config.section(tune.command)
+    make_sampler(config, read_space(config), 0)
+    make_pruner(config)
+    if tune.command == "search":
+        if genotype is not None:
+            raise InputError("--genotype is for tune.command retrain; a search starts without one")
+        return None
+    metric, _ = tune.objective
+    if metric.startswith("validation/") and not section.validation and "retrain.validation" not in tune.space:
+        raise InputError(
+            f"tune.metric is {metric}, but retrain.validation is 0, so no people are held out; set it, e.g. to 0.2"
+        )
+    if section.backbone is None and genotype is None and "retrain.backbone" not in tune.space:
+        genotype = config.results / config.name / "search" / "genotype.yaml"
+    return genotype
+
+
+def _open_folder(path: Path, config: Config, genotype: Path | None, *, resume: bool, overwrite: bool) -> None:
+    """Make or replace a tuning's folder, or see that it is the one to resume.
+
+    How much is run and where may change on resume; raises ``InputError`` for any other change, where the folder holds
+    another tuning, and where one is to be replaced that a process works on.
+    """
+    if resume and not overwrite:
+        _require_begun(path, config)
+        return
+    tune: TuneConfig = config.section("tune")
+    found = None if genotype is None else load_genotype(genotype).to_yaml()
+    if tune.storage is not None:
+        require_new(open_storage(tune, path), config.name, overwrite=overwrite)
+    for worker in (path / "workers").glob("*/"):
+        require_free(worker)
+    with opened(path, what="tuning", resume=resume, overwrite=overwrite):
+        (path / "workers").mkdir()
+        create_study(config, open_storage(tune, path))
+        write_json(path / "environment.json", environment())
+        write_text(path / "job.yaml", to_yaml(with_absolute_paths(config.model_copy(update={"tune": None}))))
+        if found is not None:
+            write_text(path / "genotype.yaml", found)
+        kept = config.model_copy(update={"tune": tune.model_copy(update={"storage": None})})  # it may hold a password
+        write_text(path / BEGAN, to_yaml(with_absolute_paths(kept)))
+
+
+def _require_begun(path: Path, config: Config) -> None:
+    if not (path / BEGAN).is_file():
+        raise InputError(f"there is no tuning to resume in {path}; start it without --resume")
+    if (path / "trials.json").is_file():
+        raise InputError(
+            f"{path} is a tuning by NNI's tuners, which this version does not continue; its trials.csv and best.yaml "
+            "are as they were; start anew with another --out, or with --overwrite"
+        )
+    require_same(path, _fixed(RunFolder(path).config()), _fixed(config))
+
+
+def _fixed(config: Config) -> dict[str, Any]:
+    """What has to be the same on resume: sections flat by one level, the space and the free options as they are."""
+    flat = {}
+    for section, content in with_absolute_paths(config).model_dump(mode="json", exclude=_WHERE_KEPT).items():
+        for key, value in content.items() if isinstance(content, dict) else [("", content)]:
+            if section != "tune" or key not in _MAY_CHANGE:
+                flat[f"{section}.{key}".removesuffix(".")] = value
+    return flat
+
+
+def _run_trials(worker: Worker, config: Config, folder: Path, progress: Callable[[int, int], None]) -> None:
+    """Run trials, ``tune.concurrency`` at a time, until there are enough or the hours are spent."""
+    tune: TuneConfig = config.section("tune")
+    deadline = time.monotonic() + 3600 * tune.hours if tune.hours else math.inf
+    devices: list[int | None] = list(tune.gpus) or [None] * tune.concurrency
+    running: list[tuple[Trial, TrialProcess]] = []
+    with interruptions() as stopped:
+        try:
+            while not stopped():
+                while len(running) < tune.concurrency and time.monotonic() < deadline and not stopped():
+                    begun = worker.next()
+                    if begun is None:
+                        break
+                    trial, values = begun
+                    seen = max(worker.study.trials[trial.number].intermediate_values, default=-1)
+                    device = devices.pop(0)
+                    process = TrialProcess(folder, label(trial), values, tune, device=device, seen=seen)
+                    running.append((trial, process))
+                if not running:
+                    return
+                for trial, process in list(running):
+                    ended = _look_after(worker, trial, process, tune.objective[0])
+                    if ended is not None:
+                        running.remove((trial, process))
+                        devices.append(process.device)
+                        _report_end(worker, config, folder, ended)
+                        progress(sum(t.state.is_finished() for t in worker.trials), tune.trials)
+                time.sleep(POLL_SECONDS)
+            raise KeyboardInterrupt
+        finally:
+            for _, process in running:  # together, not one after the other
+                process.ask_to_stop()
+            for _, process in running:
+                process.stop()
+
+
+def _look_after(worker: Worker, trial: Trial, process: TrialProcess, metric: str) -> FrozenTrial | None:
+    """Hand on what a trial's process has reached, and stop it where the pruner says so; gives a trial that ended."""
+    over, bad = not process.running(), False
+    for epoch, value in process.news():
+        log.info("%s, epoch %d: %s %.5g", label(trial), epoch + 1, metric, value)
+        if math.isfinite(value):
+            trial.report(value, epoch)
+            bad = bad or trial.should_prune()
+    if over:
+        failure = process.failure()
+        result = None if failure else process.value()
+        return worker.end(trial, result, seconds=process.seconds, message=failure)
+    if bad:
+        process.stop()
+        return worker.prune(trial, seconds=process.seconds)
+    return None
+
+
+def _report_end(worker: Worker, config: Config, folder: Path, trial: FrozenTrial) -> None:
+    """A line for a trial that ended, and the results so far."""
+    tune: TuneConfig = config.section("tune")
+    _write_results(folder, config, worker)
+    done = sum(t.state.is_finished() for t in worker.trials)
+    told = f"{done}/{tune.trials}: {label(trial)} {state(trial)}"
+    if trial.value is None:
+        log.warning("%s: %s", told, trial.user_attrs["message"])
+        return
+    values = ", ".join(f"{key}={short(value)}" for key, value in worker.values(trial).items())
+    log.info("%s, %s %.5g, %.0f s: %s", told, tune.objective[0], trial.value, trial.user_attrs["seconds"], values)
+
+
+def short(value: Any) -> str:
+    """A value as a table shows it."""
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def _write_results(folder: Path, config: Config, worker: Worker) -> list[FrozenTrial]:
+    """Write trials.csv and, where a trial has finished, best.yaml; gives the trials, best first."""
+    tune: TuneConfig = config.section("tune")
+    metric, _ = tune.objective
+    trials = worker.ranked()
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["trial", "state", metric, *tune.space, "seconds", "message"])
+    for trial in trials:
+        values = worker.values(trial)
+        shown = ["" if trial.value is None else repr(trial.value), *(values.get(key, "") for key in tune.space)]
+        end = [trial.user_attrs.get("seconds", 0.0), trial.user_attrs.get("message", "")]
+        writer.writerow([label(trial), state(trial), *shown, *end])
+    write_text(folder / "trials.csv", text.getvalue())
+    if trials and state(trials[0]) == "finished":
+        best = with_values(config.model_copy(update={"tune": None}), worker.values(trials[0]))
+        head = f"# {label(trials[0])}: {metric} {trials[0].value}"
+        write_text(folder / "best.yaml", f"{head}\n{to_yaml(with_absolute_paths(best))}")
+    return trials
