@@ -23,7 +23,6 @@ from dcs_nas.cli import main
 from dcs_nas.config import Config, load_config
 from dcs_nas.errors import InputError
 from dcs_nas.runs.lock import lock_folder
-from dcs_nas.space import Genotype
 from dcs_nas.tune import trials, tuning
 from dcs_nas.tune.space import DISTRIBUTIONS, overrides, read_space
 from dcs_nas.tune.study import TUNERS, Worker, create_study, label, load_study, open_storage
@@ -600,5 +599,3 @@ def test_the_retraining_of_a_chain_is_tuned(tmp_path: Path, people: Path) -> Non
     (row,) = _rows(folder)
     assert row["state"] == "finished"
     assert (folder / "trial_000" / "genotype.yaml").read_text() == (folder / "genotype.yaml").read_text()
-    with pytest.raises(InputError):
-        Genotype.read(folder / "genotype.yaml")
