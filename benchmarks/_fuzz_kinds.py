@@ -430,7 +430,7 @@ def _make_weights(rng: random.Random, folder: Path) -> None:
 
 
 def _read_weights(folder: Path) -> Any:
-    from dcs_nas.models.weights_files import read_weights
+    from dcs_nas.models.weights import read_weights
 
     return read_weights(next(folder.iterdir()))
 

@@ -33,7 +33,7 @@ from dcs_nas.export.onnx_check import refers_to_other_files
 from dcs_nas.export.onnx_model import OnnxModel
 from dcs_nas.models.cell_space import fixed_network
 from dcs_nas.models.latency import LatencyTable
-from dcs_nas.models.weights_files import read_weights
+from dcs_nas.models.weights import read_weights
 from dcs_nas.report.curves import read_cmc
 from dcs_nas.report.run_files import read_run
 from dcs_nas.runs import RunFolder

@@ -1,24 +1,48 @@
-"""Loading weights files of other projects into our networks, with a report of what went where."""
+"""Loading weights files of other projects into our networks, with a report of what went where.
+
+Files are read as plain tensors, and nothing in them is run: torch.save'd state dicts (.pth, .pt, .pt.tar, .bin, .ckpt:
+anything with another ending), .npz, .safetensors.
+"""
 
 from __future__ import annotations
 
+import argparse
 import math
+import pickle
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping
+import warnings
+import zipfile
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import safetensors.torch
+import torch
 from torch import Tensor, nn
 
+from dcs_nas.archives import require_file, require_moderate_growth
 from dcs_nas.errors import InputError
-from dcs_nas.models.weights_files import read_weights
 
 SHARE = 0.9
 """Share of a network's numbers that a file supplies unless less is asked for."""
 _INSERTED = "attention."  # blocks put into a backbone: files of plain networks lack them
 _SAME = 0.9  # a second network of a file that supplies this share of what the first does is a candidate as well
 _UNKNOWN = "the network has no parameter of this name"
+_DEEPEST = 10  # mappings inside one another
+# torchreid's checkpoints keep their scores as numpy scalars, DINO's their options as a Namespace, which torch refuses
+# unless what makes them is named: numpy's under numpy 1 as well as numpy 2.
+_MAKE_SCALAR = np.float64(0).__reduce__()[0]
+_PLAIN_OBJECTS: list[Any] = [
+    argparse.Namespace,
+    (_MAKE_SCALAR, "numpy.core.multiarray.scalar"),
+    (_MAKE_SCALAR, "numpy._core.multiarray.scalar"),
+    np.dtype,
+    type(np.dtype(np.float64)),
+    type(np.dtype(np.float32)),
+]
 
 
 @dataclass(frozen=True)
@@ -68,7 +92,11 @@ def load_weights(model: nn.Module, path: str | Path, *, share: float = SHARE, ke
             less than it should, or whose numbers are not finite.
     """
     found, wanted = read_weights(path), model.state_dict()
-    prefix = _prefix(_below(found, key, path), wanted, share, path)
+    names = [name for name in found if key is None or name.startswith(f"{key}.")]
+    if not names:
+        heads = dict.fromkeys(name.partition(".")[0] for name in found)
+        raise InputError(f"{path} has no names below '{key}' (retrain.weights_key); it has {_some(heads, 8)}")
+    prefix = _prefix(names, wanted, share, path)
     inside = {name.removeprefix(prefix): tensor for name, tensor in found.items() if name.startswith(prefix)}
     try:
         inside = getattr(model, "adapt_weights", dict)(inside)
@@ -87,19 +115,74 @@ def load_weights(model: nn.Module, path: str | Path, *, share: float = SHARE, ke
     supplied = sum(wanted[name].numel() for name in own if name in fitting)
     report = WeightsReport(tuple(fitting), skipped, missing, supplied, sum(wanted[name].numel() for name in own))
     if not supplied:
-        raise InputError(_nothing_fits(path, model, found, wanted))
+        raise InputError(
+            f"nothing in {path} fits {type(model).__name__}: the file has {_some(found)}; expected {_some(wanted)}: "
+            "check that it is for this network"
+        )
     _require_fit(report, model, wanted, inside, share, path)
     model.load_state_dict(fitting, strict=False)
     return report
 
 
-def _below(found: Mapping[str, Tensor], key: str | None, path: str | Path) -> list[str]:
-    """The file's names below ``key``."""
-    names = [name for name in found if key is None or name.startswith(f"{key}.")]
-    if not names:
-        heads = dict.fromkeys(name.partition(".")[0] for name in found)
-        raise InputError(f"{path} has no names below '{key}' (retrain.weights_key); it has {_some(heads, 8)}")
-    return names
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Return name to tensor, on the CPU; what is nested in a checkpoint is named ``state_dict.conv1.weight``.
+
+    Raises:
+        InputError: no such file, a damaged one, one that would run code, or one without tensors by name.
+    """
+    path = Path(path)
+    require_file(path, what="weights file")
+    require_moderate_growth(path, what="weights file")
+    readers: dict[str, Callable[[Path], Any]] = {".npz": _read_npz, ".safetensors": safetensors.torch.load_file}
+    try:
+        content = readers.get(path.suffix.lower(), _read_torch)(path)
+    # A damaged file can make its parser raise anything.
+    except Exception as error:
+        raise InputError(f"weights file {path} cannot be read: {_reason(error)}; expected a state dict") from error
+    tensors = _flattened(content) if isinstance(content, Mapping) else {}
+    if not tensors:
+        found = f"a {type(content).__name__} without tensors by name"
+        raise InputError(f"weights file {path} holds {found}; expected a state dict (name to tensor)")
+    return tensors
+
+
+def _read_torch(path: Path) -> Any:
+    with torch.serialization.safe_globals(_PLAIN_OBJECTS), warnings.catch_warnings():
+        # What torch warns of (a pickle of another protocol) ends in its refusal.
+        warnings.simplefilter("ignore")
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _read_npz(path: Path) -> dict[str, Tensor]:
+    if not zipfile.is_zipfile(path):
+        raise ValueError("not a zip archive, or a truncated one")
+    with np.load(path, allow_pickle=False) as arrays:
+        held = {name: arrays[name] for name in arrays.files}
+    return {name: torch.from_numpy(array) for name, array in held.items() if array.dtype.kind in "fiub"}
+
+
+def _flattened(content: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """Dotted names of all tensors in mappings inside one another; a mapping under two names counts once."""
+    tensors: dict[str, Tensor] = {}
+    seen, queue = {id(content)}, deque([("", 0, content)])
+    while queue:
+        prefix, depth, mapping = queue.popleft()
+        for key, value in mapping.items():
+            if isinstance(value, Tensor):
+                if value.layout is torch.strided and value.device.type == "cpu" and not value.is_quantized:
+                    tensors.setdefault(f"{prefix}{key}", value)
+            elif isinstance(value, Mapping) and id(value) not in seen and depth < _DEEPEST:
+                seen.add(id(value))
+                queue.append((f"{prefix}{key}.", depth + 1, value))
+    return tensors
+
+
+def _reason(error: Exception) -> str:
+    """Why, in one line; torch's own advice on unsafe files goes on for many."""
+    if isinstance(error, pickle.UnpicklingError):
+        return "it is no pickle, or one that needs code to be run"
+    lines = str(error).strip().splitlines()
+    return lines[0][:120].rstrip(". ") if lines else type(error).__name__
 
 
 def _prefix(names: Iterable[str], wanted: Mapping[str, Tensor], share: float, path: str | Path) -> str:
@@ -207,13 +290,6 @@ def _kinds(names: Iterable[str], wanted: Mapping[str, Tensor], inside: Mapping[s
 def _counter(name: str) -> bool:
     """Batch counters: old files lack them, and nothing here reads them."""
     return name.endswith("num_batches_tracked")
-
-
-def _nothing_fits(path: str | Path, model: nn.Module, found: Iterable[str], wanted: Iterable[str]) -> str:
-    return (
-        f"nothing in {path} fits {type(model).__name__}: the file has {_some(found)}; expected {_some(wanted)}: "
-        "check that it is for this network"
-    )
 
 
 def _some(names: Iterable[str], limit: int = 3) -> str:

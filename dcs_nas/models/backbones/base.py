@@ -159,9 +159,16 @@ def register_backbone(name: str) -> Callable[[Callable[..., Backbone]], Callable
             attention_settings: Mapping[str, Any] | None = None,
             **options: Any,
         ) -> Backbone:
-            _check_options(name, options, known)
+            for option in options:
+                if option not in known:
+                    hint = choices(option, known) if known else "it has none"
+                    raise InputError(f"backbone '{name}' has no option '{option}'; {hint}")
             backbone = make(height=height, width=width, **options)
-            _check_image_size(name, height, width, backbone.smallest)
+            for side, value in (("height", height), ("width", width)):
+                if value < backbone.smallest:
+                    raise InputError(
+                        f"backbone '{name}' got images of {side} {value}; expected at least {backbone.smallest}"
+                    )
             if attention is not None:
                 insert_attention(backbone, attention, attention_stages, height, width, attention_settings)
             elif attention_stages is not None or attention_settings:
@@ -172,16 +179,3 @@ def register_backbone(name: str) -> Callable[[Callable[..., Backbone]], Callable
         return factory
 
     return enter
-
-
-def _check_options(name: str, options: Mapping[str, Any], known: list[str]) -> None:
-    for option in options:
-        if option not in known:
-            hint = choices(option, known) if known else "it has none"
-            raise InputError(f"backbone '{name}' has no option '{option}'; {hint}")
-
-
-def _check_image_size(name: str, height: int, width: int, smallest: int) -> None:
-    for side, value in (("height", height), ("width", width)):
-        if value < smallest:
-            raise InputError(f"backbone '{name}' got images of {side} {value}; expected at least {smallest}")

@@ -52,66 +52,33 @@ def _harmonious(
     return HarmoniousAttention(channels, height, reduction=reduction, regions=regions, gate_start=gate_start)
 
 
-@ATTENTION.register("rga_spatial")
-def _rga_spatial(
-    channels: int,
-    height: int,
-    width: int,
-    *,
-    reduction: int = 8,
-    max_nodes: int | None = None,
-    gate_start: str = "constant",
-) -> nn.Module:
-    return RGA(
-        channels,
-        height,
-        width,
-        use_channel=False,
-        reduction=reduction,
-        max_nodes=max_nodes,
-        gate_start=gate_start,
-    )
+def _rga_factory(*, use_spatial: bool = True, use_channel: bool = True) -> Callable[..., nn.Module]:
+    def make(
+        channels: int,
+        height: int,
+        width: int,
+        *,
+        reduction: int = 8,
+        max_nodes: int | None = None,
+        gate_start: str = "constant",
+    ) -> nn.Module:
+        return RGA(
+            channels,
+            height,
+            width,
+            use_spatial=use_spatial,
+            use_channel=use_channel,
+            reduction=reduction,
+            max_nodes=max_nodes,
+            gate_start=gate_start,
+        )
+
+    return make
 
 
-@ATTENTION.register("rga_channel")
-def _rga_channel(
-    channels: int,
-    height: int,
-    width: int,
-    *,
-    reduction: int = 8,
-    max_nodes: int | None = None,
-    gate_start: str = "constant",
-) -> nn.Module:
-    return RGA(
-        channels,
-        height,
-        width,
-        use_spatial=False,
-        reduction=reduction,
-        max_nodes=max_nodes,
-        gate_start=gate_start,
-    )
-
-
-@ATTENTION.register("rga")
-def _rga(
-    channels: int,
-    height: int,
-    width: int,
-    *,
-    reduction: int = 8,
-    max_nodes: int | None = None,
-    gate_start: str = "constant",
-) -> nn.Module:
-    return RGA(
-        channels,
-        height,
-        width,
-        reduction=reduction,
-        max_nodes=max_nodes,
-        gate_start=gate_start,
-    )
+ATTENTION.register("rga_spatial")(_rga_factory(use_channel=False))
+ATTENTION.register("rga_channel")(_rga_factory(use_spatial=False))
+ATTENTION.register("rga")(_rga_factory())
 
 
 @ATTENTION.register("nonlocal")
