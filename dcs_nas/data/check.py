@@ -130,9 +130,39 @@ def unmatched_queries(dataset: ReidDataset) -> tuple[Unmatched, ...]:
     return tuple(Unmatched(cause, tuple(queries)) for cause, queries in sorted(by_cause.items()))
 
 
-def remarks(dataset: ReidDataset) -> tuple[str, ...]:
-    """What is unusual in a data set: people on both sides, distractors to train on, people of one camera, repeats."""
-    return tuple(text for text in _remarks(dataset) if text)
+def remarks(dataset: ReidDataset) -> Iterator[str]:
+    """Yield what is unusual: people on both sides, distractors to train on, people of one camera, repeats."""
+    filtered = dataset.protocol != "no_camera_filter"
+    train = {r.person for r in dataset.train}
+    both = train & {r.person for r in dataset.query + dataset.gallery}
+    if both:
+        yield f"{_people(len(both))} in training and test images alike: scores will be too good"
+    if DISTRACTOR in train and any(r.person == DISTRACTOR for r in dataset.gallery):
+        count = sum(r.person == DISTRACTOR for r in dataset.train)
+        yield f"{count:,} training images of person 0, who is a distractor in the gallery, will be one class"
+    if dataset.train:
+        yield from _training_remarks(dataset.train, filtered=filtered)
+    query = {r.path for r in dataset.query}
+    repeated = sum(r.path in query for r in dataset.gallery)
+    if repeated and not filtered:
+        yield f"{repeated:,} query images are gallery images too, and nothing filters them: each finds itself"
+
+
+def _training_remarks(train: Sequence[Record], *, filtered: bool) -> Iterator[str]:
+    cameras: dict[int, set[int]] = defaultdict(set)
+    for record in train:
+        cameras[record.person].add(record.camera)
+    images = Counter(r.person for r in train)
+    if len({r.camera for r in train}) > 1:
+        single = sum(len(seen) == 1 for seen in cameras.values())
+        if single:
+            share = f"{_people(single)} of the {len(cameras):,} to train on"
+            yield f"{share} seen by one camera only: no match across cameras"
+    elif filtered:
+        yield "one camera took all images to train on: validation needs evaluate.protocol=no_camera_filter"
+    lonely = sum(count == 1 for count in images.values())
+    if lonely:
+        yield f"{_people(lonely)} of the {len(images):,} to train on with a single image: no positive pair"
 
 
 def unreadable_images(dataset: ReidDataset, *, progress: Progress | None = None) -> tuple[str, ...]:
@@ -167,39 +197,6 @@ def _cause(query: Record, cameras: set[int], *, filtered: bool) -> str | None:
     if filtered and cameras == {query.camera}:
         return _OWN_CAMERA
     return None
-
-
-def _remarks(dataset: ReidDataset) -> Iterator[str]:
-    train = {r.person for r in dataset.train}
-    both = train & {r.person for r in dataset.query + dataset.gallery}
-    if both:
-        yield f"{_people(len(both))} in training and test images alike: scores will be too good"
-    if DISTRACTOR in train and any(r.person == DISTRACTOR for r in dataset.gallery):
-        count = sum(r.person == DISTRACTOR for r in dataset.train)
-        yield f"{count:,} training images of person 0, who is a distractor in the gallery, will be one class"
-    if dataset.train:
-        yield from _training_remarks(dataset.train, filtered=dataset.protocol != "no_camera_filter")
-    query = {r.path for r in dataset.query}
-    repeated = sum(r.path in query for r in dataset.gallery)
-    if repeated and dataset.protocol == "no_camera_filter":
-        yield f"{repeated:,} query images are gallery images too, and nothing filters them: each finds itself"
-
-
-def _training_remarks(train: Sequence[Record], *, filtered: bool) -> Iterator[str]:
-    cameras: dict[int, set[int]] = defaultdict(set)
-    for record in train:
-        cameras[record.person].add(record.camera)
-    images = Counter(r.person for r in train)
-    if len({r.camera for r in train}) > 1:
-        single = sum(len(seen) == 1 for seen in cameras.values())
-        if single:
-            share = f"{_people(single)} of the {len(cameras):,} to train on"
-            yield f"{share} seen by one camera only: no match across cameras"
-    elif filtered:
-        yield "one camera took all images to train on: validation needs evaluate.protocol=no_camera_filter"
-    lonely = sum(count == 1 for count in images.values())
-    if lonely:
-        yield f"{_people(lonely)} of the {len(images):,} to train on with a single image: no positive pair"
 
 
 def _lines(report: CheckReport, limit: int) -> Iterator[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dcs_nas.config import Config, DataConfig, DataSource
-from dcs_nas.data.datasets.files import reason_of
+from dcs_nas.data.datasets.files import status_of
 from dcs_nas.data.records import SPLITS, ReidDataset
 from dcs_nas.errors import InputError
 from dcs_nas.settings import Settings, absolute, parse
@@ -56,7 +56,7 @@ def record_source(source: DataSource, dataset: ReidDataset, *, trained: bool = T
         InputError: an image that is listed and is not there.
     """
     lines = {
-        f"{r.path}\0{r.person}\0{r.camera}\0{_size(dataset.root / r.path)}\n"
+        f"{r.path}\0{r.person}\0{r.camera}\0{status_of(dataset.root / r.path).st_size}\n"
         for split in SPLITS
         for r in dataset.split(split)
     }
@@ -115,12 +115,3 @@ def at_recorded_roots(config: Config, folder: Path) -> Config:
 
 def _digest(lines: set[str]) -> str:
     return hashlib.sha256("".join(sorted(lines)).encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        raise InputError(f"{path} is listed, but there is no such file; list the folder again") from None
-    except OSError as error:  # links in a circle, no permission
-        raise InputError(f"{path} cannot be read ({reason_of(error)}); replace or remove it") from None

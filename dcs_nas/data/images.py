@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from dcs_nas.data.datasets.files import reason_of
+from dcs_nas.data.datasets.files import status_of
 from dcs_nas.errors import InputError
 from dcs_nas.files import atomic_path
 
@@ -83,16 +83,11 @@ def image_fault(path: Path) -> str | None:
 
 
 def _require_content(path: Path) -> None:
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        raise InputError(f"{path} is listed, but there is no such file; list the folder again") from None
-    except OSError as error:  # links in a circle, no permission
-        raise InputError(f"{path} cannot be read ({reason_of(error)}); replace or remove it") from None
-    if not stat.S_ISREG(found.st_mode):
-        what = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe, socket or device"
+    status = status_of(path)
+    if not stat.S_ISREG(status.st_mode):
+        what = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
         raise InputError(f"{path} is {what}, expected an image file; remove it")
-    if not found.st_size:
+    if not status.st_size:
         raise InputError(f"{path} does not decode as an image (it has 0 bytes); replace or remove it")
 
 
@@ -142,12 +137,7 @@ def image_cache(
 def _key(root: Path, paths: Sequence[str], shape: tuple[int, ...]) -> str:
     digest = hashlib.sha256(json.dumps([LAYOUT, shape]).encode())
     for path in paths:
-        try:
-            status = (root / path).stat()
-        except FileNotFoundError:
-            raise InputError(f"{root / path} is listed, but there is no such file; list the folder again") from None
-        except OSError as error:  # links in a circle, no permission
-            raise InputError(f"{root / path} cannot be read ({reason_of(error)}); replace or remove it") from None
+        status = status_of(root / path)
         digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:24]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -95,20 +95,27 @@ def combine(datasets: Sequence[ReidDataset], *, splits: Sequence[Split] = ("trai
     Its protocol filters cameras unless that of none does: people of a set without cameras then match nobody.
 
     Raises:
-        InputError: no data set, the same data set twice, or no common parent folder.
+        InputError: no data set, the same data set twice, or an unknown split.
     """
-    _check_combination(datasets, splits)
-    root = _common_parent([d.root for d in datasets])
+    if not datasets:
+        raise InputError("no data set to combine; name at least one")
+    places = [(d.name, os.path.abspath(d.root)) for d in datasets]
+    for name, place in places:
+        if places.count((name, place)) > 1:
+            raise InputError(f"data set '{name}' in {place} stands twice in the combination; name it once")
+    root = Path(os.path.commonpath([place for _, place in places]))
     train: list[Record] = []
     people: dict[str, int] = {}
     cameras: dict[str, int] = {}
     for dataset in datasets:
-        chosen = _chosen(dataset, splits)
-        person, camera = _numbers_after(train, chosen)
-        folder = _path_between(root, dataset.root)
+        records = _chosen(dataset, splits)
+        folder = Path(os.path.abspath(dataset.root)).relative_to(root)
+        person = _numbered((r.person for r in records), first=max((r.person for r in train), default=0) + 1)
+        camera = _numbered((r.camera for r in records), first=max((r.camera for r in train), default=-1) + 1)
         people |= _names_renumbered(folder, dataset.label_map, person)
         cameras |= _names_renumbered(folder, dataset.camera_map, camera)
-        train += [Record((folder / r.path).as_posix(), person[r.person], camera[r.camera]) for r in chosen]
+        train += [Record((folder / r.path).as_posix(), person[r.person], camera[r.camera]) for r in records]
+    unfiltered = all(d.protocol == "no_camera_filter" for d in datasets)
     return ReidDataset(
         name="+".join(d.name for d in datasets),
         root=root,
@@ -116,15 +123,11 @@ def combine(datasets: Sequence[ReidDataset], *, splits: Sequence[Split] = ("trai
         query=(),
         gallery=(),
         version=" + ".join(d.version for d in datasets) + f" ({' + '.join(splits)})",
-        protocol=_common_protocol(datasets),
+        protocol="no_camera_filter" if unfiltered else "cross_camera",
         notes=tuple(f"{d.name}: {note}" for d in datasets for note in d.notes),
         label_map=people or None,
         camera_map=cameras or None,
     )
-
-
-def _common_protocol(datasets: Sequence[ReidDataset]) -> str:
-    return "no_camera_filter" if all(d.protocol == "no_camera_filter" for d in datasets) else "cross_camera"
 
 
 def _chosen(dataset: ReidDataset, splits: Sequence[str]) -> list[Record]:
@@ -133,42 +136,14 @@ def _chosen(dataset: ReidDataset, splits: Sequence[str]) -> list[Record]:
     return list({r.path: r for r in kept}.values())
 
 
-def _numbers_after(before: Sequence[Record], records: Sequence[Record]) -> tuple[dict[int, int], dict[int, int]]:
-    """New numbers of the people and of the cameras of ``records``, following those of ``before``."""
-    first_person = max((r.person for r in before), default=0) + 1
-    first_camera = max((r.camera for r in before), default=-1) + 1
-    people = {p: n for n, p in enumerate(sorted({r.person for r in records}), start=first_person)}
-    cameras = {c: n for n, c in enumerate(sorted({r.camera for r in records}), start=first_camera)}
-    return people, cameras
+def _numbered(values: Iterable[int], *, first: int) -> dict[int, int]:
+    """Return new numbers of the values, counting up from ``first`` in their order."""
+    return {value: number for number, value in enumerate(sorted(set(values)), start=first)}
 
 
 def _names_renumbered(folder: Path, names: dict[str, int] | None, numbers: dict[int, int]) -> dict[str, int]:
     """The names that are in use, as FOLDER/NAME, with their new numbers."""
     return {(folder / name).as_posix(): numbers[n] for name, n in (names or {}).items() if n in numbers}
-
-
-def _path_between(parent: Path, folder: Path) -> Path:
-    return Path(os.path.abspath(folder)).relative_to(parent)
-
-
-def _check_combination(datasets: Sequence[ReidDataset], splits: Sequence[str]) -> None:
-    if not datasets:
-        raise InputError("no data set to combine; name at least one")
-    for split in splits:
-        if split not in SPLITS:
-            raise InputError(f"unknown split '{split}'; {choices(split, SPLITS)}")
-    places = [(d.name, os.path.abspath(d.root)) for d in datasets]
-    for place in places:
-        if places.count(place) > 1:
-            raise InputError(f"data set '{place[0]}' in {place[1]} stands twice in the combination; name it once")
-
-
-def _common_parent(roots: Sequence[Path]) -> Path:
-    try:
-        return Path(os.path.commonpath([os.path.abspath(r) for r in roots]))
-    except ValueError:  # different drives
-        listing = ", ".join(map(str, roots))
-        raise InputError(f"the data sets have no folder in common ({listing}); put them on one drive") from None
 
 
 def _count(records: Sequence[Record], split: str) -> dict[str, int]:

@@ -31,9 +31,7 @@ class IdentitySampler:
         self, labels: Sequence[int], *, people_per_batch: int, images_per_person: int, seed: int, what: str = "training"
     ) -> None:
         self.P, self.K, self.seed, self.epoch = people_per_batch, images_per_person, seed, 0
-        self._images: dict[int, list[int]] = defaultdict(list)
-        for index, label in enumerate(labels):
-            self._images[int(label)].append(index)
+        self._images = _by_label(labels)
         if len(self._images) < self.P:
             count = len(self._images)
             advice = f"lower data.people_per_batch to {count}" if count > 1 else "add images of others"
@@ -101,7 +99,7 @@ def split_within_people(labels: Sequence[int], *, share: float, seed: int) -> tu
     random = np.random.default_rng(mix_seed(seed, 1))
     first: list[int] = []
     second: list[int] = []
-    for images in _by_label(labels).values():
+    for _, images in sorted(_by_label(labels).items()):
         shuffled = random.permutation(images).tolist()
         cut = min(max(1, round(share * len(images))), max(1, len(images) - 1))
         first += shuffled[:cut]
@@ -117,7 +115,7 @@ def split_people(labels: Sequence[int], *, share: float, overlap: float, seed: i
     if overlap == 1:
         return split_within_people(labels, share=share, seed=seed)
     by_label = _by_label(labels)
-    people = np.random.default_rng(mix_seed(seed, 3)).permutation(list(by_label)).tolist()
+    people = np.random.default_rng(mix_seed(seed, 3)).permutation(sorted(by_label)).tolist()
     both = round(overlap * len(people))
     cut = both + min(max(1, round(share * (len(people) - both))), max(1, len(people) - both - 1))
     shared = [i for person in people[:both] for i in by_label[person]]
@@ -132,7 +130,7 @@ def _by_label(labels: Sequence[int]) -> dict[int, list[int]]:
     found: dict[int, list[int]] = defaultdict(list)
     for index, label in enumerate(labels):
         found[int(label)].append(index)
-    return dict(sorted(found.items()))
+    return found
 
 
 def _most_batches(groups: list[int], people: int) -> int:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from dcs_nas.data.datasets.base import DATASETS, Facts, report, with_deviations
-from dcs_nas.data.datasets.files import absent_images, find_root, list_images, listing_of, report_absent, require_size
+from dcs_nas.data.datasets.files import absent_images, find_root, list_images, listing_of, report_absent
 from dcs_nas.data.records import Record, ReidDataset
 from dcs_nas.errors import InputError
 from dcs_nas.files import atomic_path, sync_below
@@ -27,13 +27,17 @@ if TYPE_CHECKING:
 
 _MAT = "cuhk-03.mat"
 _RELEASE = "cuhk03_release"
-_LARGEST_CONFIG = 2**20  # bytes; the published ones have a tenth of that
+_IMAGES_PER_PERSON = 10  # cells of a row: five of the pair's first camera, five of its second
+_COUNT_FILE = ".extracted"
 _NAME = re.compile(r"(?P<pair>\d)_(?P<person>\d{3})_(?P<view>[12])_(\d{2})\.png")
 _NEW_FACTS = {
     "detected": Facts((767, 7_365), (700, 1_400), (700, 5_332), distractors=0, cameras=2),
     "labeled": Facts((767, 7_368), (700, 1_400), (700, 5_328), distractors=0, cameras=2),
 }
 _CLASSIC_FACTS = Facts((1_367, None), (100, None), (100, None), distractors=0, cameras=2)
+_PROTOCOL = ("filelist", "labels", "camId", "train_idx", "query_idx", "gallery_idx")
+Progress = Callable[[int, int], None]
+"""Called with what is done and what there is in all."""
 
 
 @DATASETS.register("cuhk03")
@@ -115,7 +119,7 @@ def _classic_protocol(root: Path, folder: str, labels: str, split: int) -> ReidD
 
 
 def read_protocol(config: Path, folder: str) -> tuple[tuple[Record, ...], tuple[Record, ...], tuple[Record, ...]]:
-    """Training, query and gallery records of a cuhk03_new_protocol_config file; images in ``folder``, sorted by name.
+    """Return training, query and gallery records of a cuhk03_new_protocol_config file, sorted; images in ``folder``.
 
     Raises:
         InputError: the file cannot be read, lacks a variable, or its indices, names and cameras do not fit together.
@@ -123,8 +127,7 @@ def read_protocol(config: Path, folder: str) -> tuple[tuple[Record, ...], tuple[
     content = _load_mat(config)
     try:
         names = [str(cell.item()) for cell in content["filelist"]]
-        people, cameras = (content[key].astype("int64") for key in ("labels", "camId"))
-        indices = [content[key].astype("int64") for key in ("train_idx", "query_idx", "gallery_idx")]
+        people, cameras, *indices = (content[key].astype("int64") for key in _PROTOCOL[1:])
     except (ValueError, TypeError, AttributeError, OverflowError) as error:
         raise InputError(f"{config} holds other values than names and numbers ({error}); fetch it again") from None
     if not len(names) == len(people) == len(cameras):
@@ -137,25 +140,22 @@ def read_protocol(config: Path, folder: str) -> tuple[tuple[Record, ...], tuple[
             expected = f"expected PAIR_PERSON_VIEW_IMAGE.png of view {camera}, such as 1_001_1_01.png"
             raise InputError(f"{config} lists {name!r}, {expected}; fetch the file again")
         records.append(Record(f"{folder}/{name}", int(person), int(camera) - 1))
-    keys = ("train_idx", "query_idx", "gallery_idx")
-    train, query, gallery = (_chosen(records, i, f"{key} of {config}") for key, i in zip(keys, indices))
+    train, query, gallery = (_chosen(records, i, f"{key} of {config}") for key, i in zip(_PROTOCOL[3:], indices))
     return train, query, gallery
 
 
 def _load_mat(config: Path) -> dict[str, Any]:
     from scipy.io import loadmat
 
-    require_size(config, _LARGEST_CONFIG)
     try:
         content = loadmat(config)
     except Exception as error:  # the parser raises whatever a damaged file leads it to
         raise InputError(f"{config} is no readable MATLAB file ({error}); fetch it again") from None
-    wanted = ("filelist", "labels", "camId", "train_idx", "query_idx", "gallery_idx")
-    for key in wanted:
+    for key in _PROTOCOL:
         if key not in content:
             found = ", ".join(name for name in content if not name.startswith("__"))
-            raise InputError(f"{config} holds {found or 'nothing'}, expected {', '.join(wanted)}; fetch it again")
-    return {key: content[key].ravel() for key in wanted}
+            raise InputError(f"{config} holds {found or 'nothing'}, expected {', '.join(_PROTOCOL)}; fetch it again")
+    return {key: content[key].ravel() for key in _PROTOCOL}
 
 
 def _chosen(records: Sequence[Record], indices: Sequence[int], source: str) -> tuple[Record, ...]:
@@ -199,42 +199,30 @@ def _config_name(labels: str) -> str:
     return f"cuhk03_new_protocol_config_{labels}.mat"
 
 
-Progress = Callable[[int, int], None]
-"""Called with what is done and what there is in all."""
-
-LARGEST_ARRAY = 2**26  # bytes; the images are smaller by far
-IMAGES_PER_PERSON = 10  # cells of a row: five of the pair's first camera, five of its second
-_COUNT_FILE = ".extracted"
-_PNG_START = b"\x89PNG\r\n\x1a\n"
-_PNG_END = b"IEND\xaeB`\x82"
-
-
 def extract_images(mat: Path, labels: str, folder: Path, *, progress: Progress | None = None) -> int:
     """Write the ``detected`` or ``labeled`` images of cuhk-03.mat as PNG files into ``folder``; return their number.
 
-    Names are those of the protocol files: PAIR_PERSON_VIEW_IMAGE.png. A file that is whole is left as it is, so that an
+    Names are those of the protocol files: PAIR_PERSON_VIEW_IMAGE.png. A file that is there is left as it is, so that an
     interrupted extraction goes on where it stopped; files appear under their name only when they are complete.
 
     Raises:
         InputError: the file is truncated or is not cuhk-03.mat, or the folder cannot be written.
     """
     with _opened(mat) as file:
-        with _writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
         cells = list(_cells(file, labels, mat))
         count = 0
         for done, (name, reference) in enumerate(cells, start=1):
             count += _extract_one(file[reference], folder / name, mat)
             if progress is not None:
                 progress(done, len(cells))
-    with _writing(folder):
+    with _writing(folder / _COUNT_FILE, sync=True) as marker:
         sync_below(folder)
-    _write_whole(folder / _COUNT_FILE, lambda path: path.write_text(f"{count}\n"), sync=True)
+        marker.write_text(f"{count}\n")
     return count
 
 
 def is_extracted(folder: Path) -> bool:
-    """Whether an extraction into ``folder`` ran to its end and its images are still there."""
+    """Return whether an extraction into ``folder`` ran to its end and its images are still there."""
     marker = folder / _COUNT_FILE
     if not marker.is_file():
         return False
@@ -242,9 +230,9 @@ def is_extracted(folder: Path) -> bool:
 
 
 def read_test_sets(mat: Path) -> list[frozenset[tuple[int, int]]]:
-    """The classic protocol's 20 sets of 100 test people, each as (camera pair, person in the pair), both from 1."""
+    """Return the classic protocol's 20 sets of 100 test people, each as (camera pair, person in it), both from 1."""
     with _opened(mat) as file:
-        sets = [_values(file[reference], mat) for reference in _references(file, "testsets", mat)]
+        sets = [file[reference][()] for reference in _references(file, "testsets", mat)]
         return [frozenset((int(pair), int(person)) for pair, person in people.T) for people in sets]
 
 
@@ -264,82 +252,52 @@ def _opened(mat: Path) -> Iterator[h5py.File]:
 
 
 @contextmanager
-def _writing(folder: Path) -> Iterator[None]:
+def _writing(path: Path, *, sync: bool) -> Iterator[Path]:
     try:
-        yield
+        with atomic_path(path, sync=sync) as part:
+            yield part
     except OSError as error:
-        raise InputError(f"cannot write images into {folder}: {error.strerror}; make room or allow writing") from None
+        place = path.parent
+        raise InputError(f"cannot write images into {place}: {error.strerror}; make room or allow writing") from None
 
 
 def _references(file: h5py.File, name: str, mat: Path) -> np.ndarray:
-    """The object references of a MATLAB cell array, as a vector."""
+    """Return the object references of a MATLAB cell array, as a vector."""
     import h5py
 
     if name not in file:
         found = ", ".join(file) or "nothing"
         raise InputError(f"{mat} holds {found}, expected '{name}'; is it the cuhk-03.mat of CUHK03?")
-    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-        raise InputError(f"{mat}: '{name}' is a link to another place or file, which is refused; fetch the file again")
-    if not isinstance(file[name], h5py.Dataset) or h5py.check_ref_dtype(file[name].dtype) is None:
+    if h5py.check_ref_dtype(file[name].dtype) is None:
         raise InputError(f"{mat}: '{name}' is no cell array; is it the cuhk-03.mat of CUHK03?")
-    return _values(file[name], mat).ravel()
-
-
-def _values(dataset: Any, mat: Path) -> np.ndarray:
-    """The array of a dataset that keeps its values in this very file, and not too many of them."""
-    import h5py
-
-    if not isinstance(dataset, h5py.Dataset):
-        raise InputError(f"{mat} holds a {type(dataset).__name__} where an array is expected; fetch the file again")
-    if dataset.external or dataset.is_virtual:
-        raise InputError(f"{mat} takes values from other files, which is refused; fetch the file again")
-    if dataset.nbytes > LARGEST_ARRAY:
-        raise InputError(f"{mat} holds an array {dataset.shape} of {dataset.nbytes:,} bytes; fetch the file again")
-    return dataset[()]
+    return file[name][()].ravel()
 
 
 def _cells(file: h5py.File, labels: str, mat: Path) -> Iterator[tuple[str, h5py.Reference]]:
-    """File name and reference of every image cell; MATLAB's axes come out of HDF5 in reverse order."""
+    """Yield file name and reference of every image cell; MATLAB's axes come out of HDF5 in reverse order."""
     for pair, pair_reference in enumerate(_references(file, labels, mat), start=1):
-        people = _values(file[pair_reference], mat).T
-        if people.ndim != 2 or people.shape[1] != IMAGES_PER_PERSON:
-            expected = f"expected people x {IMAGES_PER_PERSON}"
+        people = file[pair_reference][()].T
+        if people.ndim != 2 or people.shape[1] != _IMAGES_PER_PERSON:
+            expected = f"expected people x {_IMAGES_PER_PERSON}"
             raise InputError(f"{mat}: camera pair {pair} of '{labels}' has the shape {people.shape}, {expected}")
         for person, row in enumerate(people, start=1):
             for image, reference in enumerate(row, start=1):
-                view = 1 if image <= IMAGES_PER_PERSON // 2 else 2
+                view = 1 if image <= _IMAGES_PER_PERSON // 2 else 2
                 yield f"{pair:01d}_{person:03d}_{view:01d}_{image:02d}.png", reference
 
 
 def _extract_one(cell: h5py.Dataset, path: Path, mat: Path) -> bool:
-    """Write one image unless its cell is empty; returns whether there is one."""
-    if cell.ndim != 3:
-        return False
-    if not _is_whole_png(path):
-        pixels = _values(cell, mat).T
-        if pixels.dtype.name != "uint8" or pixels.shape[2] != 3 or 0 in pixels.shape:
-            raise InputError(f"{mat}: the cell of {path.name} holds {pixels.dtype} {pixels.shape}, expected an image")
-        _write_whole(path, lambda part: _save_png(pixels, part), sync=False)
-    return True
-
-
-def _save_png(pixels: np.ndarray, path: Path) -> None:
+    """Write one image unless its cell is empty; return whether there is one."""
     import numpy as np
     from PIL import Image
 
-    Image.fromarray(np.ascontiguousarray(pixels)).save(path, format="PNG")
-
-
-def _is_whole_png(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            start = file.read(len(_PNG_START))
-            file.seek(-len(_PNG_END), os.SEEK_END)
-            return start == _PNG_START and file.read() == _PNG_END
-    except OSError:  # absent, or too short for the seek
+    if cell.ndim != 3:
         return False
-
-
-def _write_whole(path: Path, write: Callable[[Path], Any], *, sync: bool) -> None:
-    with _writing(path.parent), atomic_path(path, sync=sync) as part:
-        write(part)
+    if path.is_file() and path.stat().st_size:
+        return True
+    pixels = cell[()].T
+    if pixels.dtype.name != "uint8" or pixels.shape[2] != 3 or 0 in pixels.shape:
+        raise InputError(f"{mat}: the cell of {path.name} holds {pixels.dtype} {pixels.shape}, expected an image")
+    with _writing(path, sync=False) as part:
+        Image.fromarray(np.ascontiguousarray(pixels)).save(part, format="PNG")
+    return True

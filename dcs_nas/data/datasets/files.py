@@ -164,6 +164,16 @@ def require_size(path: Path, largest: int) -> None:
         raise InputError(f"{path} has {size:,} bytes, expected at most {largest:,}; is it the right file?")
 
 
+def status_of(path: Path) -> os.stat_result:
+    """Return the status of a listed file; raise ``InputError`` where it is absent or cannot be looked up."""
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        raise InputError(f"{path} is listed, but there is no such file; list the folder again") from None
+    except OSError as error:  # links in a circle, no permission
+        raise InputError(f"{path} cannot be read ({reason_of(error)}); replace or remove it") from None
+
+
 def reason_of(error: BaseException) -> str:
     """What the system says of a file that it does not open, such as "Permission denied"."""
     return getattr(error, "strerror", None) or str(error)
