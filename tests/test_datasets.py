@@ -10,7 +10,7 @@ import pytest
 
 from dcs_nas.data.check import check_dataset
 from dcs_nas.data.datasets import DATASETS, describe, load_dataset
-from dcs_nas.data.datasets.base import Facts
+from dcs_nas.data.datasets.loaders import Facts
 from dcs_nas.data.records import Record, ReidDataset, combine
 from dcs_nas.errors import InputError
 from tests.make_datasets import write_csv, write_duke, write_folder, write_image, write_market, write_veri

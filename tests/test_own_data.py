@@ -14,7 +14,7 @@ from PIL import Image
 
 from dcs_nas.data.check import check_dataset, unmatched_queries
 from dcs_nas.data.datasets import DATASETS, load_dataset
-from dcs_nas.data.datasets.files import IMAGE_SUFFIXES
+from dcs_nas.data.datasets.listing import IMAGE_SUFFIXES
 from dcs_nas.data.images import read_image
 from dcs_nas.data.records import ReidDataset
 from dcs_nas.errors import InputError

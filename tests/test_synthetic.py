@@ -14,8 +14,8 @@ from PIL import Image
 
 from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
 from dcs_nas.data.synthetic.identity import COLOURS, sample_looks
-from dcs_nas.data.synthetic.picture import Shot, take_picture
 from dcs_nas.data.synthetic.pose import View, make_skeleton, sample_pose
+from dcs_nas.data.synthetic.shot import Shot, take_picture
 from dcs_nas.data.synthetic.tiles import sample_panel
 from dcs_nas.errors import InputError
 
@@ -75,7 +75,7 @@ def test_tiles_are_another_subject_and_difficulty_is_a_setting(written: Written)
 @pytest.mark.parametrize(("percent", "share"), [(0, 0), (100, 1)])
 def test_so_many_percent_of_the_images_are_occluded(percent: int, share: int, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[int] = []
-    monkeypatch.setattr("dcs_nas.data.synthetic.picture.draw_occluder", lambda *_: drawn.append(1))
+    monkeypatch.setattr("dcs_nas.data.synthetic.shot.draw_occluder", lambda *_: drawn.append(1))
     for take in range(6):
         take_picture(Shot(2, 1, take), replace(SMALL, occlusion=percent, images_per_camera=6))
     assert len(drawn) == 6 * share

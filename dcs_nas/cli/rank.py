@@ -246,7 +246,7 @@ def _names(paths: Any, count: int) -> list[str]:
 def _test_images(root: Path, data: str | None, options: Mapping[str, Any], *, labelled: bool) -> tuple[Side, Side, str]:
     """Queries and gallery of a data set, or of a folder like Market-1501's, and the protocol to rank them by."""
     from dcs_nas.data.datasets import load_dataset
-    from dcs_nas.data.datasets.files import find_root, is_file
+    from dcs_nas.data.datasets.listing import find_root, is_file
 
     if data is None and not is_file(root):
         if options:
@@ -285,14 +285,14 @@ def _extracted(model: OnnxModel, queries: Side, gallery: Side, protocol: str) ->
 
 
 def _is_image(path: Path) -> bool:
-    from dcs_nas.data.datasets.files import is_file, is_image_name
+    from dcs_nas.data.datasets.listing import is_file, is_image_name
 
     return is_file(path) or (is_image_name(path.name) and not path.is_dir())
 
 
 def _listed(folder: Path, *, labelled: bool) -> Side:
     """The images in a folder, junk left out, with people and cameras; without labels, all images; or one image."""
-    from dcs_nas.data.datasets.files import existing_folder, is_file, list_images
+    from dcs_nas.data.datasets.listing import existing_folder, is_file, list_images
     from dcs_nas.data.datasets.market1501 import named_records
 
     if _is_image(folder):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dcs_nas.data.datasets import check_options, load_dataset
-from dcs_nas.data.datasets.base import Problem, collected, options_of
+from dcs_nas.data.datasets.loaders import Problem, collected, options_of
 from dcs_nas.data.records import DISTRACTOR, SPLITS, Record, ReidDataset
 from dcs_nas.errors import InputError
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dcs_nas.config import Config, DataConfig, DataSource
-from dcs_nas.data.datasets.files import status_of
+from dcs_nas.data.datasets.listing import status_of
 from dcs_nas.data.records import SPLITS, ReidDataset
 from dcs_nas.errors import InputError
 from dcs_nas.settings import Settings, absolute, parse

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from dcs_nas.data.datasets.files import status_of
+from dcs_nas.data.datasets.listing import status_of
 from dcs_nas.errors import InputError
 from dcs_nas.files import atomic_path
 

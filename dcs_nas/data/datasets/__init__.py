@@ -7,11 +7,11 @@ To add one, write a function that takes the root folder and keyword options and 
 from dcs_nas.data.datasets import (  # noqa: F401  importing a module registers its loaders
     csv_list,
     cuhk03,
-    folder,
+    image_folders,
     market1501,
     msmt17,
     occluded_reid,
 )
-from dcs_nas.data.datasets.base import DATASETS, check_options, describe, load_dataset
+from dcs_nas.data.datasets.loaders import DATASETS, check_options, describe, load_dataset
 
 __all__ = ["DATASETS", "check_options", "describe", "load_dataset"]

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from dcs_nas.data.datasets.base import DATASETS, report
-from dcs_nas.data.datasets.files import (
+from dcs_nas.data.datasets.labels import LabelledImage, Seed, Share, divided, from_labels
+from dcs_nas.data.datasets.listing import (
     LARGEST_LIST,
     existing_folder,
     inner_path,
@@ -18,7 +18,7 @@ from dcs_nas.data.datasets.files import (
     locate,
     require_size,
 )
-from dcs_nas.data.datasets.labels import LabelledImage, Seed, Share, divided, from_labels
+from dcs_nas.data.datasets.loaders import DATASETS, report
 from dcs_nas.data.records import SPLITS, ReidDataset
 from dcs_nas.errors import InputError, choices
 

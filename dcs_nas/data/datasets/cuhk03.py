@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from dcs_nas.data.datasets.base import DATASETS, Facts, report, with_deviations
-from dcs_nas.data.datasets.files import absent_images, find_root, list_images, listing_of, report_absent
+from dcs_nas.data.datasets.listing import absent_images, find_root, list_images, listing_of, report_absent
+from dcs_nas.data.datasets.loaders import DATASETS, Facts, report, with_deviations
 from dcs_nas.data.records import Record, ReidDataset
 from dcs_nas.errors import InputError
 from dcs_nas.files import atomic_path, sync_below

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from dcs_nas.data.datasets.base import report
+from dcs_nas.data.datasets.loaders import report
 from dcs_nas.data.records import JUNK, SPLITS, Record, ReidDataset
 from dcs_nas.errors import InputError
 

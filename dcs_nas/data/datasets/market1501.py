@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dcs_nas.data.datasets.base import DATASETS, Facts, pass_over, report, with_deviations
-from dcs_nas.data.datasets.files import find_root, inner_path, list_images, locate, read_lines
+from dcs_nas.data.datasets.listing import find_root, inner_path, list_images, locate, read_lines
+from dcs_nas.data.datasets.loaders import DATASETS, Facts, pass_over, report, with_deviations
 from dcs_nas.data.records import DISTRACTOR, JUNK, Record, ReidDataset
 
 _NAME = re.compile(r"(-1|[0-9]{1,9})_c([0-9]{1,4})(?![0-9])")

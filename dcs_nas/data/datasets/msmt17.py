@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from dcs_nas.data.datasets.base import DATASETS, Facts, report, with_deviations
-from dcs_nas.data.datasets.files import find_root, inner_path, locate, read_lines
+from dcs_nas.data.datasets.listing import find_root, inner_path, locate, read_lines
+from dcs_nas.data.datasets.loaders import DATASETS, Facts, report, with_deviations
 from dcs_nas.data.records import Record, ReidDataset
 
 FIRST_TEST_PERSON = 10_000

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dcs_nas.data.datasets.base import DATASETS, Facts, report, with_deviations
-from dcs_nas.data.datasets.files import find_root, list_folders, list_images, listing_of, pass_over_files
+from dcs_nas.data.datasets.listing import find_root, list_folders, list_images, listing_of, pass_over_files
+from dcs_nas.data.datasets.loaders import DATASETS, Facts, report, with_deviations
 from dcs_nas.data.records import Record, ReidDataset
 
 _TITLE = "Occluded-REID"

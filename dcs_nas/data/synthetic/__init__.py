@@ -2,10 +2,10 @@
 
 An identity owns body proportions, hair, clothes, patterns, shoes, bag and hat (``identity``). Every image adds a
 walking pose (``pose``), a camera with its own scene, colours and sharpness (``camera``, ``scene``), occluders and an
-inexact bounding box (``picture``). Colours come from a palette so small that they cannot tell people apart alone.
+inexact bounding box (``shot``). Colours come from a palette so small that they cannot tell people apart alone.
 """
 
-from dcs_nas.data.synthetic.settings import SyntheticSettings
+from dcs_nas.data.synthetic.shot import SyntheticSettings
 from dcs_nas.data.synthetic.writer import write_synthetic
 
 __all__ = ["SyntheticSettings", "write_synthetic"]

@@ -11,8 +11,7 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
-from dcs_nas.data.synthetic.picture import Shot, take_picture
-from dcs_nas.data.synthetic.settings import CAST, TRACK, SyntheticSettings
+from dcs_nas.data.synthetic.shot import CAST, TRACK, Shot, SyntheticSettings, take_picture
 from dcs_nas.errors import InputError
 from dcs_nas.files import atomic_folder
 from dcs_nas.processes import follow_parent

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcs_nas.errors import InputError
-from dcs_nas.models.backbones.base import Backbone, register_backbone
+from dcs_nas.models.backbones.backbone import Backbone, register_backbone
 from dcs_nas.models.blocks.harmonious import ConvBlock, HardAttention, SoftAttention
 from dcs_nas.models.blocks.parts import check_sizes, widened
 

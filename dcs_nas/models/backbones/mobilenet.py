@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from dcs_nas.errors import InputError
-from dcs_nas.models.backbones.base import Backbone, register_backbone, start_convolutional
+from dcs_nas.models.backbones.backbone import Backbone, register_backbone, start_convolutional
 
 # Per stage of table 2: expansion, channels, blocks, stride of the first block.
 _STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))

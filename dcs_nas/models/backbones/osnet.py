@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dcs_nas.models.backbones.base import Backbone, register_backbone, start_convolutional
+from dcs_nas.models.backbones.backbone import Backbone, register_backbone, start_convolutional
 
 
 class ConvNorm(nn.Module):

@@ -11,7 +11,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from dcs_nas.errors import InputError
-from dcs_nas.models.backbones.base import Backbone, register_backbone, start_convolutional
+from dcs_nas.models.backbones.backbone import Backbone, register_backbone, start_convolutional
 
 
 class BasicBlock(nn.Module):

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from dcs_nas.data.datasets.base import pass_over, report
+from dcs_nas.data.datasets.loaders import pass_over, report
 from dcs_nas.errors import InputError
 
 LARGEST_LIST = 2**28  # bytes of a list file: several million images

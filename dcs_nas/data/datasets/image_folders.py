@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from dcs_nas.data.datasets.base import DATASETS, pass_over, report
-from dcs_nas.data.datasets.files import (
+from dcs_nas.data.datasets.labels import LabelledImage, Seed, Share, divided, from_labels
+from dcs_nas.data.datasets.listing import (
     existing_folder,
     images_below,
     list_folders,
@@ -15,7 +15,7 @@ from dcs_nas.data.datasets.files import (
     listing_of,
     pass_over_files,
 )
-from dcs_nas.data.datasets.labels import LabelledImage, Seed, Share, divided, from_labels
+from dcs_nas.data.datasets.loaders import DATASETS, pass_over, report
 from dcs_nas.data.records import SPLITS, ReidDataset
 from dcs_nas.errors import InputError
 
