@@ -40,7 +40,7 @@ from dcs_nas.runs import RunFolder
 from dcs_nas.settings import DEEPEST, LARGEST_YAML, MOST_VALUES, parse_yaml, read_text
 from dcs_nas.space import Genotype, load_genotype, load_space, shipped_file
 from dcs_nas.training.checkpoints import load_checkpoint
-from tests.make_datasets import cuhk03_names, cuhk03_pixels, write_cuhk03_mat, write_cuhk03_protocol
+from tests.make_datasets import cuhk03_names, write_cuhk03_mat, write_cuhk03_protocol
 from tests.test_features_file import arrays
 
 PACKAGE = Path(__file__).parents[1] / "dcs_nas"
@@ -613,55 +613,24 @@ def cuhk03(tmp_path: Path) -> Path:
     return root
 
 
-def test_hdf5_links_and_values_outside_the_file_are_refused(tmp_path: Path, cuhk03: Path) -> None:
+@pytest.mark.parametrize("change", ["loop", "huge", "floats"])
+def test_hdf5_links_to_themselves_and_absurd_arrays_are_refused(cuhk03: Path, change: str) -> None:
     import h5py
 
     mat = cuhk03 / "cuhk-03.mat"
     write_cuhk03_mat(mat)
-    with h5py.File(tmp_path / "other.mat", "w") as file:
-        file["testsets"] = np.zeros(3)
-    links = [
-        h5py.ExternalLink(str(tmp_path / "other.mat"), "/testsets"),
-        h5py.SoftLink("/detected"),
-        h5py.SoftLink("/loop"),
-    ]
-    for link in links:
-        with h5py.File(mat, "a") as file:
-            del file["testsets"]
-            file["testsets"] = link
-        _refused(lambda: load_dataset("cuhk03", cuhk03, protocol="classic"), "cuhk-03.mat")
-
-
-def _first_image(file: Any) -> tuple[Any, Any]:
-    people = file[file["detected"][()].ravel()[0]]
-    return people, people[0, 0]
-
-
-@pytest.mark.parametrize("attack", ["external", "virtual", "huge", "floats"])
-def test_hdf5_arrays_of_other_files_or_of_absurd_size_are_refused(tmp_path: Path, cuhk03: Path, attack: str) -> None:
-    import h5py
-
-    mat = cuhk03 / "cuhk-03.mat"
-    write_cuhk03_mat(mat)
-    (tmp_path / "secret").write_bytes(bytes(range(256)) * 10)
     with h5py.File(mat, "a") as file:
-        people, _ = _first_image(file)
-        if attack == "external":
-            bad = file.create_dataset("bad", (3, 8, 16), "u1", external=[(str(tmp_path / "secret"), 0, 384)])
-        elif attack == "virtual":
-            layout = h5py.VirtualLayout((3, 8, 16), "u1")
-            layout[:] = h5py.VirtualSource(str(tmp_path / "secret.h5"), "x", (3, 8, 16))
-            bad = file.create_virtual_dataset("bad", layout)
-        elif attack == "huge":
-            bad = file.create_dataset("bad", (3, 10**6, 10**6), "u1", chunks=(1, 100, 100))
+        if change == "loop":
+            del file["detected"]
+            file["detected"] = h5py.SoftLink("/detected")
         else:
-            bad = file.create_dataset("bad", (3, 8, 16), "f8")
-        cells = people[()]
-        cells[0, 0] = bad.ref
-        people[...] = cells
-    message = {"huge": "bytes", "floats": "expected an image"}.get(attack, "takes values from other files")
+            people = file[file["detected"][()].ravel()[0]]
+            cells = people[()]
+            shape, kind = ((3, 10**7, 10**8), "u1") if change == "huge" else ((3, 8, 16), "f8")
+            cells[0, 0] = file.create_dataset("bad", shape, kind, chunks=(1, 8, 16)).ref
+            people[...] = cells
+    message = "expected an image" if change == "floats" else "cannot be read"
     _refused(lambda: load_dataset("cuhk03", cuhk03), message)
-    assert cuhk03_pixels(1, 1, 1) is not None
 
 
 # What a run leaves
