@@ -17,8 +17,7 @@ from PIL import Image
 from dcs_nas.config import load_config
 from dcs_nas.data.datamodule import ReidData
 from dcs_nas.errors import InputError
-from dcs_nas.evaluation import load_features
-from dcs_nas.evaluation.averages import average
+from dcs_nas.evaluation import average, load_features
 from dcs_nas.training.evaluate import evaluate_run
 from dcs_nas.training.retrain_job import run_retraining
 from tests.command_line import refused, run_command

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -11,10 +12,9 @@ import pytest
 from dcs_nas.config import EvaluateConfig
 from dcs_nas.errors import InputError
 from dcs_nas.evaluation import (
-    Expansion,
     FeatureSet,
-    Reranking,
     average_query_expansion,
+    changed,
     load_features,
     rank,
     rank_distances,
@@ -22,7 +22,6 @@ from dcs_nas.evaluation import (
     save_features,
     score,
 )
-from dcs_nas.evaluation.configured import changed, score_as_configured
 
 
 @pytest.fixture
@@ -47,39 +46,34 @@ def _with_junk(features: FeatureSet) -> FeatureSet:
 
 
 def test_queries_are_expanded_first_and_everything_is_re_ranked_then(features: FeatureSet) -> None:
-    found = score(
-        features,
-        protocol="cross_camera",
-        metric="euclidean",
-        rerank=Reranking(k1=6, k2=3, weight=0.4),
-        expansion=Expansion(neighbours=3, alpha=2),
+    own = EvaluateConfig(
+        metric="euclidean", rerank=True, rerank_k1=6, rerank_k2=3, rerank_lambda=0.4, expand=3, expand_alpha=2
     )
+    found = score(features, own, protocol="cross_camera").result
     query, gallery = average_query_expansion(features.query_features, features.gallery_features, neighbours=3, alpha=2)
     labels = [features.query_pids, features.gallery_pids, features.query_camids, features.gallery_camids]
     expected = rank_distances(rerank(query, gallery, k1=6, k2=3, weight=0.4), *labels)
     np.testing.assert_allclose(found.average_precision, expected.average_precision)
     assert found.protocol.expansion == {"method": "average query expansion", "neighbours": 3, "alpha": 2}
     assert found.protocol.rerank == {"method": "k-reciprocal", "k1": 6, "k2": 3, "weight": 0.4}
-    plain = score(features, protocol="cross_camera", metric="euclidean")
+    plain = score(features, EvaluateConfig(metric="euclidean"), protocol="cross_camera").result
     assert plain.mAP == rank(**features.arrays()).mAP != found.mAP
 
 
-@pytest.mark.parametrize("expansion", [None, Expansion(neighbours=4)])
-@pytest.mark.parametrize("rerank", [False, Reranking(k1=6, k2=3)])
+@pytest.mark.parametrize("expand", [0, 4])
+@pytest.mark.parametrize("rerank", [False, True])
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 def test_junk_is_no_ones_neighbour(
-    features: FeatureSet, expansion: Expansion | None, rerank: Reranking | bool, metric: str
+    features: FeatureSet, expand: int, rerank: bool, metric: Literal["cosine", "euclidean"]
 ) -> None:
-    clean, junk = (
-        score(f, protocol="cross_camera", metric=metric, rerank=rerank, expansion=expansion)
-        for f in (features, _with_junk(features))
-    )
+    own = EvaluateConfig(metric=metric, rerank=rerank, rerank_k1=6, rerank_k2=3, expand=expand)
+    clean, junk = (score(f, own, protocol="cross_camera").result for f in (features, _with_junk(features)))
     np.testing.assert_allclose(clean.average_precision, junk.average_precision)
     assert (clean.gallery_junk_dropped, junk.gallery_junk_dropped) == (0, 10)
 
 
 def test_intervals_of_the_whole_curve_are_those_of_every_rank(features: FeatureSet) -> None:
-    result = score(features, protocol="cross_camera", metric="cosine", max_rank=7)
+    result = score(features, EvaluateConfig(max_rank=7), protocol="cross_camera").result
     confidence = result.confidence(resamples=40, seed=3)
     expected = result.confidence_intervals(ranks=(1, 5), resamples=40, seed=3)
     assert tuple(confidence["mAP"]) == expected["mAP"]
@@ -89,12 +83,12 @@ def test_intervals_of_the_whole_curve_are_those_of_every_rank(features: FeatureS
 
 def test_settings_choose_every_step(features: FeatureSet) -> None:
     own = EvaluateConfig(metric="euclidean", average_precision="trapezoid", confidence=10)
-    scored = score_as_configured(features, own, protocol="cross_camera")
+    scored = score(features, own, protocol="cross_camera")
     expected = rank(**features.arrays(), average_precision="trapezoid")
     assert scored.report()["mAP"] == expected.mAP
     assert scored.report()["confidence"]["resamples"] == 10
     settings = changed(own, {"protocol": "no_camera_filter", "confidence": 0})
-    other = score_as_configured(features, settings, protocol="cross_camera")
+    other = score(features, settings, protocol="cross_camera")
     assert (other.result.protocol.name, other.confidence) == ("no_camera_filter", None)
     with pytest.raises(InputError, match="unknown key 'expnd'; did you mean expand"):
         changed(own, {"expnd": 3})

@@ -207,7 +207,7 @@ def _write_one(run: Path, found: Evaluation, name: str, features: str, outputs: 
 def _write_average(
     reports: Sequence[Mapping[str, Any]], names: Sequence[str], title: str, asked: Path | None, own: Path | None = None
 ) -> None:
-    from dcs_nas.evaluation.averages import average
+    from dcs_nas.evaluation import average
 
     if not is_first():
         return

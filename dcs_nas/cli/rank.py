@@ -88,7 +88,7 @@ def rank(
     """
     from dcs_nas.config import EvaluateConfig
     from dcs_nas.environment import environment
-    from dcs_nas.evaluation.configured import changed, score_as_configured, settings_of
+    from dcs_nas.evaluation import changed, score, settings_of
     from dcs_nas.files import write_json
 
     given = options.changes(
@@ -122,7 +122,7 @@ def rank(
     if top is not None:
         write_nearest(read, settings, top, csv)
         return
-    found = score_as_configured(read, settings, protocol=protocol)
+    found = score(read, settings, protocol=protocol)
     facts = (read.evaluated or {}).get("facts") or {}
     report = {**facts, **found.report(), **environment()}
     score_table(report, str(features))
@@ -216,14 +216,10 @@ def write_nearest(features: FeatureSet, settings: EvaluateConfig, count: int, ta
     """
     import numpy as np
 
-    from dcs_nas.evaluation import Expansion, Reranking, distances_of, top_k
+    from dcs_nas.evaluation import distances_of, top_k
     from dcs_nas.files import write_text
 
-    reranking = Reranking(k1=settings.rerank_k1, k2=settings.rerank_k2, weight=settings.rerank_lambda)
-    expansion = Expansion(neighbours=settings.expand, alpha=settings.expand_alpha) if settings.expand else None
-    distances = distances_of(
-        features, metric=settings.metric, rerank=reranking if settings.rerank else False, expansion=expansion
-    )
+    distances = distances_of(features, settings)
     labels = [np.zeros(n, dtype=np.int64) for n in distances.shape]
     images, values = top_k(distances, *labels, *labels, k=count, protocol="no_camera_filter")
     text = io.StringIO()

@@ -1,13 +1,12 @@
 """Arrays in, scores out: ranking, re-ranking and the files around them."""
 
 from dcs_nas.evaluation.distances import METRICS, DistanceBlocks, FeatureDistances, MatrixDistances
-from dcs_nas.evaluation.expansion import average_query_expansion
-from dcs_nas.evaluation.features_file import FEATURE_KEYS, FeatureSet, load_features, save_features
+from dcs_nas.evaluation.features import FEATURE_KEYS, FeatureSet, load_features, save_features
+from dcs_nas.evaluation.matching import AVERAGE_PRECISIONS
 from dcs_nas.evaluation.ranking import PROTOCOLS, rank, rank_distances, top_k
-from dcs_nas.evaluation.rerank import RerankedDistances, rerank, rerank_distances
-from dcs_nas.evaluation.result import RankingProtocol, RankingResult
-from dcs_nas.evaluation.scores import AVERAGE_PRECISIONS
-from dcs_nas.evaluation.scoring import Expansion, Reranking, distances_of, score, score_distances
+from dcs_nas.evaluation.rerank import RerankedDistances, average_query_expansion, rerank, rerank_distances
+from dcs_nas.evaluation.result import RankingProtocol, RankingResult, average
+from dcs_nas.evaluation.scoring import Scored, changed, distances_of, score, settings_of
 
 __all__ = [
     "AVERAGE_PRECISIONS",
@@ -15,15 +14,16 @@ __all__ = [
     "METRICS",
     "PROTOCOLS",
     "DistanceBlocks",
-    "Expansion",
     "FeatureDistances",
     "FeatureSet",
     "MatrixDistances",
     "RankingProtocol",
     "RankingResult",
     "RerankedDistances",
-    "Reranking",
+    "Scored",
+    "average",
     "average_query_expansion",
+    "changed",
     "distances_of",
     "load_features",
     "rank",
@@ -32,6 +32,6 @@ __all__ = [
     "rerank_distances",
     "save_features",
     "score",
-    "score_distances",
+    "settings_of",
     "top_k",
 ]

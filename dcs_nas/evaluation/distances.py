@@ -15,11 +15,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from dcs_nas.errors import InputError, choices
-from dcs_nas.evaluation.inputs import Array, as_matrix, same_width, squared_norms
+from dcs_nas.evaluation.features import Array, as_matrix, same_width, squared_norms
 
 METRICS = ("euclidean", "cosine")
 
 _SMALLEST_NORM = 1e-12  # a zero vector has cosine distance 1 to everything, as with torch's normalize
+_ROUNDING = 1e-4  # a cosine distance of 0 may come out so far below it
 _PAIRS = 8192  # pairs of feature vectors held at a time
 
 
@@ -124,6 +125,48 @@ class MatrixDistances(DistanceBlocks):
         return finite(self._matrix[torch.as_tensor(queries, device=self._matrix.device)])
 
 
+class JoinedMatrices(PairDistances):
+    """Distances among all N = Q + G images, queries first, from the matrices (Q, G), (Q, Q) and (G, G).
+
+    Raises:
+        InputError: shapes that don't fit; on use, NaN, infinite or negative distances.
+    """
+
+    def __init__(self, query_gallery: Array, query_query: Array, gallery_gallery: Array, *, metric: str) -> None:
+        across = as_matrix("query_gallery", query_gallery)
+        queries = as_matrix("query_query", query_query, across.device)
+        gallery = as_matrix("gallery_gallery", gallery_gallery, across.device)
+        (Q, G), dtype = across.shape, across.dtype
+        for name, matrix, side in (("query_query", queries, Q), ("gallery_gallery", gallery, G)):
+            if matrix.shape != (side, side):
+                raise InputError(
+                    f"{name} has shape {tuple(matrix.shape)}; ({side}, {side}) fits query_gallery's ({Q}, {G})"
+                )
+        self._quadrants = ((queries.to(dtype), across), (across.T, gallery.to(dtype)))
+        self._num_queries = Q
+        self._device = across.device
+        self.metric = metric
+        self.shape = (Q + G, Q + G)
+
+    def block(self, queries: np.ndarray) -> Tensor:
+        images = torch.as_tensor(queries, device=self._device)
+        block = self._quadrants[0][1].new_empty(len(images), self.shape[1])
+        for side in (0, 1):
+            mask = (images >= self._num_queries) == bool(side)
+            rows = images[mask] - side * self._num_queries
+            block[mask] = torch.cat([quadrant[rows] for quadrant in self._quadrants[side]], dim=1)
+        return _not_negative(finite(block))
+
+    def pairs(self, queries: np.ndarray, gallery: np.ndarray) -> Tensor:
+        rows, columns = (torch.as_tensor(i, dtype=torch.long, device=self._device) for i in (queries, gallery))
+        distances = self._quadrants[0][1].new_empty(len(rows))
+        for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            mask = ((rows >= self._num_queries) == bool(i)) & ((columns >= self._num_queries) == bool(j))
+            r, c = rows[mask] - i * self._num_queries, columns[mask] - j * self._num_queries
+            distances[mask] = self._quadrants[i][j][r, c]
+        return _not_negative(distances)
+
+
 class SparseColumns(DistanceBlocks):
     """Distances to the gallery images ``kept`` (n,) among ``gallery_size``; the others are infinitely far."""
 
@@ -151,3 +194,9 @@ def finite(distances: Tensor) -> Tensor:
     if not bool(distances.sum().isfinite()) and not bool(distances.isfinite().all()):
         raise InputError("distances hold NaN or infinity; every distance must be a finite number")
     return distances
+
+
+def _not_negative(distances: Tensor) -> Tensor:
+    if bool((distances < -_ROUNDING).any()):
+        raise InputError("distances hold negative numbers; re-ranking squares them, so they must be at least 0")
+    return distances.clamp_min_(0)

@@ -1,20 +1,119 @@
-"""Ranks of a query's matches without sorting the gallery: count who is closer.
+"""From labels and distances to the scores of each query: its matches, their ranks, average precision and the like.
 
-Shapes: Q queries, G gallery images, b queries of a block, H matches, R repeats.
+Shapes: Q queries, G gallery images, b queries of a block, H pairs of a query and a gallery image of its person,
+R repeats.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dcs_nas.errors import InputError
 from dcs_nas.evaluation.distances import DistanceBlocks
-from dcs_nas.evaluation.labels import JUNK, Labels
+from dcs_nas.evaluation.features import Integers, as_labels
 
+JUNK = -1
+"""The person id of junk images (Market-1501: bad detections): they count neither for nor against a query."""
+
+SKIP_CAUSES = ("no_match_in_gallery", "only_same_camera", "junk")
+"""Why a query has no score: its person is not in the gallery, only under the query's own camera, or is junk."""
+
+AVERAGE_PRECISIONS = ("hits", "trapezoid")
 _COMPARISONS = 2**25  # at most so many at a time on an accelerator
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """Person and camera of every query (Q,) and gallery image (G,), int64."""
+
+    query_pids: np.ndarray
+    gallery_pids: np.ndarray
+    query_camids: np.ndarray
+    gallery_camids: np.ndarray
+
+    @classmethod
+    def checked(
+        cls, query_pids: Integers, gallery_pids: Integers, query_camids: Integers, gallery_camids: Integers
+    ) -> Labels:
+        """The labels as int64 vectors.
+
+        Raises:
+            InputError: not vectors of integers, or persons and cameras of different lengths.
+        """
+        labels = cls(
+            as_labels("query_pids", query_pids),
+            as_labels("gallery_pids", gallery_pids),
+            as_labels("query_camids", query_camids),
+            as_labels("gallery_camids", gallery_camids),
+        )
+        for side, pids, camids in (
+            ("query", labels.query_pids, labels.query_camids),
+            ("gallery", labels.gallery_pids, labels.gallery_camids),
+        ):
+            if len(pids) != len(camids):
+                raise InputError(f"{len(pids)} {side}_pids but {len(camids)} {side}_camids; one of each per image")
+        return labels
+
+    def expect(self, queries: int, gallery: int, what: str) -> None:
+        """Raises ``InputError`` unless there are labels for ``queries`` x ``gallery`` images."""
+        if (len(self.query_pids), len(self.gallery_pids)) != (queries, gallery):
+            raise InputError(
+                f"{what} for {queries} queries and {gallery} gallery images, but labels for "
+                f"{len(self.query_pids)} and {len(self.gallery_pids)}"
+            )
+
+    @cached_property
+    def junk(self) -> np.ndarray:
+        """Gallery indices of junk images."""
+        return np.flatnonzero(self.gallery_pids == JUNK)
+
+    @cached_property
+    def _by_person(self) -> tuple[np.ndarray, np.ndarray]:
+        order = np.argsort(self.gallery_pids, kind="stable")
+        return order, self.gallery_pids[order]
+
+    def same_person(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Pairs of a query and a gallery image of its person: positions in ``queries`` (H,), gallery indices (H,)."""
+        order, sorted_pids = self._by_person
+        pids = self.query_pids[queries]
+        first = np.searchsorted(sorted_pids, pids, side="left")
+        counts = np.searchsorted(sorted_pids, pids, side="right") - first
+        return np.repeat(np.arange(len(queries)), counts), order[ragged_ranges(first, counts)]
+
+    def skipped(self, *, camera_filter: bool) -> np.ndarray:
+        """The cause (one of ``SKIP_CAUSES``) why a query cannot be scored, or "" where it can; (Q,) strings."""
+        images = _images_in_gallery(self.query_pids[:, None], self.gallery_pids[:, None])
+        causes = np.full(len(self.query_pids), "", dtype="<U32")
+        if camera_filter:
+            query = np.stack([self.query_pids, self.query_camids], axis=1)
+            gallery = np.stack([self.gallery_pids, self.gallery_camids], axis=1)
+            causes[images == _images_in_gallery(query, gallery)] = "only_same_camera"
+        causes[images == 0] = "no_match_in_gallery"
+        causes[self.query_pids == JUNK] = "junk"
+        return causes
+
+
+def _images_in_gallery(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
+    """How often each row of ``query`` (Q, n) occurs among the rows of ``gallery`` (G, n)."""
+    _, codes = np.unique(np.concatenate([gallery, query]), axis=0, return_inverse=True)
+    codes = codes.ravel()
+    return np.bincount(codes[: len(gallery)], minlength=codes.max() + 1)[codes[len(gallery) :]]
+
+
+def ragged_ranges(first: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """first[0], first[0] + 1, ... (counts[0] numbers), first[1], ..., all in one vector.
+
+    >>> ragged_ranges(np.array([5, 0]), np.array([2, 3])).tolist()
+    [5, 6, 0, 1, 2]
+    """
+    return np.arange(counts.sum()) + np.repeat(first - (np.cumsum(counts) - counts), counts)
 
 
 def ranks_of(block: Tensor, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -121,3 +220,39 @@ def _draw_galleries(labels: Labels, camera: int, repeats: int, seed: int) -> lis
         _, first = np.unique(labels.gallery_pids[shuffled], return_index=True)
         draws.append(np.sort(shuffled[first]))
     return draws
+
+
+class QueryScores(NamedTuple):
+    """Scores of every query, each (Q,); NaN, or 0 for integers, where a query has no match."""
+
+    average_precision: np.ndarray
+    inverse_negative_penalty: np.ndarray
+    first_rank: np.ndarray
+    matches: np.ndarray
+
+
+def score_queries(query: np.ndarray, rank: np.ndarray, num_queries: int, *, average_precision: str) -> QueryScores:
+    """Scores from the 1-based ``rank`` (H,) of every match in the ranked list of its ``query`` (H,).
+
+    With ranks r_1 < ... < r_n of a query's n matches:
+
+    - average precision "hits": 1/n sum_j j / r_j, the precision at each hit;
+    - "trapezoid": 1/n sum_j (j / r_j + (j - 1) / (r_j - 1)) / 2, with 1 for 0/0, the area under the precision-recall
+      curve as in the MATLAB evaluation of Market-1501 (Zheng et al., ICCV 2015) and of Oxford Buildings;
+    - inverse negative penalty: n / r_n (Ye et al., arXiv 2001.04193, equation 6), whose mean is mINP.
+    """
+    order = np.lexsort((rank, query))
+    query, rank = query[order], rank[order].astype(np.float64)
+    matches = np.bincount(query, minlength=num_queries)
+    last = np.cumsum(matches) - 1
+    hit = np.arange(len(query)) - (last - matches + 1)[query] + 1
+    precision = hit / rank
+    if average_precision == "trapezoid":
+        before = np.divide(hit - 1, rank - 1, out=np.ones_like(rank), where=rank > 1)
+        precision = (precision + before) / 2
+    scored = matches > 0
+    ap, inp, first = np.full(num_queries, np.nan), np.full(num_queries, np.nan), np.zeros(num_queries, dtype=np.int64)
+    ap[scored] = np.bincount(query, weights=precision, minlength=num_queries)[scored] / matches[scored]
+    inp[scored] = matches[scored] / rank[last[scored]]
+    first[scored] = rank[(last - matches + 1)[scored]]
+    return QueryScores(ap, inp, first, matches)

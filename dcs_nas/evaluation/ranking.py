@@ -13,11 +13,17 @@ from torch import Tensor
 
 from dcs_nas.errors import InputError, choices
 from dcs_nas.evaluation.distances import DistanceBlocks, FeatureDistances, MatrixDistances
-from dcs_nas.evaluation.inputs import Array, Integers
-from dcs_nas.evaluation.labels import Labels
-from dcs_nas.evaluation.matching import blocks_of, filtered_block, rank_matches, rank_single_shots
+from dcs_nas.evaluation.features import Array, Integers
+from dcs_nas.evaluation.matching import (
+    AVERAGE_PRECISIONS,
+    Labels,
+    blocks_of,
+    filtered_block,
+    rank_matches,
+    rank_single_shots,
+    score_queries,
+)
 from dcs_nas.evaluation.result import RankingProtocol, RankingResult
-from dcs_nas.evaluation.scores import AVERAGE_PRECISIONS, score_queries
 
 
 @dataclass(frozen=True)

@@ -1,77 +1,82 @@
-"""A set of features to scores: expanded or not, re-ranked or not.
+"""Features to scores as a section ``evaluate`` asks for them: expanded or not, re-ranked or not.
 
 Shapes: Q queries, G gallery images.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dcs_nas.config import EvaluateConfig
+from dcs_nas.errors import InputError
 from dcs_nas.evaluation.distances import DistanceBlocks, FeatureDistances
-from dcs_nas.evaluation.expansion import average_query_expansion
-from dcs_nas.evaluation.features_file import FeatureSet
-from dcs_nas.evaluation.inputs import as_matrix
-from dcs_nas.evaluation.labels import JUNK
+from dcs_nas.evaluation.features import FeatureSet, as_matrix
+from dcs_nas.evaluation.matching import JUNK
 from dcs_nas.evaluation.ranking import rank_distances
-from dcs_nas.evaluation.rerank import rerank as rerank_features
+from dcs_nas.evaluation.rerank import average_query_expansion, rerank
 from dcs_nas.evaluation.result import RankingResult
+from dcs_nas.settings import parse
+
+log = logging.getLogger(__name__)
+_RERANKING = ("rerank_k1", "rerank_k2", "rerank_lambda")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reranking:
-    """Settings of k-reciprocal re-ranking; the defaults are the published ones. ``weight`` is the paper's lambda."""
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """Scores, the distances that they come from, and the intervals of ``RankingResult.confidence`` if asked for."""
 
-    k1: int = 20
-    k2: int = 6
-    weight: float = 0.3
+    result: RankingResult
+    distances: DistanceBlocks
+    confidence: dict[str, Any] | None
+
+    def report(self) -> dict[str, Any]:
+        """All scores, ready for JSON."""
+        return {**self.result.to_dict(), "confidence": self.confidence}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Expansion:
-    """Settings of ``average_query_expansion``."""
+def changed(own: EvaluateConfig, changes: Mapping[str, Any]) -> EvaluateConfig:
+    """``own`` with ``changes``.
 
-    neighbours: int = 5
-    alpha: float = 0.0
+    Raises:
+        InputError: an unknown setting, a wrong value, or one that belongs to a step that is off.
+    """
+    settings = parse(EvaluateConfig, {**own.model_dump(), **changes}, source="evaluation settings")
+    useless = [key for key in _RERANKING if key in changes]
+    if useless and not settings.rerank:
+        raise InputError(f"{', '.join(useless)} given, but re-ranking is off; add --rerank, or leave them out")
+    if "expand_alpha" in changes and not settings.expand:
+        raise InputError("expand_alpha given, but query expansion is off; add --expand K, or leave it out")
+    return settings
+
+
+def settings_of(features: FeatureSet, *, metric: str) -> EvaluateConfig:
+    """Return the settings by which ``features`` were evaluated; without any, the defaults and ``metric``."""
+    own = {"metric": metric} if features.evaluated is None else features.evaluated["settings"]
+    return parse(EvaluateConfig, own, source="evaluation settings")
 
 
 def score(
-    features: FeatureSet,
-    *,
-    protocol: str,
-    metric: str,
-    rerank: Reranking | bool = False,
-    expansion: Expansion | None = None,
-    max_rank: int = 50,
-    average_precision: str = "hits",
-    device: torch.device | str | None = None,
-) -> RankingResult:
-    """CMC, mAP and mINP by one of the protocols of ``rank``; ``rerank`` True means the published settings."""
-    distances = distances_of(features, metric=metric, rerank=rerank, expansion=expansion, device=device)
-    return score_distances(
-        distances,
-        features,
-        protocol=protocol,
-        expansion=expansion,
-        max_rank=max_rank,
-        average_precision=average_precision,
-    )
+    features: FeatureSet, settings: EvaluateConfig, *, protocol: str, device: torch.device | str | None = None
+) -> Scored:
+    """CMC, mAP and mINP of ``features``; ``protocol`` counts where the settings name none.
 
-
-def score_distances(
-    distances: DistanceBlocks,
-    features: FeatureSet,
-    *,
-    protocol: str,
-    expansion: Expansion | None = None,
-    max_rank: int = 50,
-    average_precision: str = "hits",
-) -> RankingResult:
-    """The scores of ``distances_of(features, expansion=expansion, ...)``."""
+    Query images that are gallery images too, and that the protocol leaves in, are logged.
+    """
+    protocol = settings.protocol or protocol
+    if protocol == "no_camera_filter" and features.query_paths is not None and features.gallery_paths is not None:
+        itself = int(np.isin(features.query_paths, features.gallery_paths).sum())
+        if itself:
+            log.warning(
+                "%d query images are gallery images too, and protocol %s lets each find itself", itself, protocol
+            )
+    distances = distances_of(features, settings, device=device)
     result = rank_distances(
         distances,
         features.query_pids,
@@ -79,19 +84,17 @@ def score_distances(
         features.query_camids,
         features.gallery_camids,
         protocol=protocol,
-        max_rank=max_rank,
-        average_precision=average_precision,
+        max_rank=settings.max_rank,
+        average_precision=settings.average_precision,
     )
-    return replace(result, protocol=replace(result.protocol, expansion=_as_dict(expansion)))
+    if settings.expand:
+        method = {"method": "average query expansion", "neighbours": settings.expand, "alpha": settings.expand_alpha}
+        result = replace(result, protocol=replace(result.protocol, expansion=method))
+    return Scored(result, distances, result.confidence(resamples=settings.confidence) if settings.confidence else None)
 
 
 def distances_of(
-    features: FeatureSet,
-    *,
-    metric: str,
-    rerank: Reranking | bool = False,
-    expansion: Expansion | None = None,
-    device: torch.device | str | None = None,
+    features: FeatureSet, settings: EvaluateConfig, *, device: torch.device | str | None = None
 ) -> DistanceBlocks:
     """Distances (Q, G), made block by block: query features are expanded first, then all is re-ranked.
 
@@ -99,24 +102,28 @@ def distances_of(
     """
     query = as_matrix("query_features", features.query_features, device)
     gallery = as_matrix("gallery_features", features.gallery_features, device)
-    if expansion is not None:
-        query, gallery = _expanded(query, gallery, features.gallery_pids, expansion)
-    if rerank is False:
-        return FeatureDistances(query, gallery, metric=metric)
-    settings = Reranking() if rerank is True else rerank
-    return rerank_features(query, gallery, metric=metric, gallery_pids=features.gallery_pids, **asdict(settings))
-
-
-def _expanded(query: Tensor, gallery: Tensor, gallery_pids: np.ndarray, expansion: Expansion) -> tuple[Tensor, Tensor]:
-    kept = torch.as_tensor(np.flatnonzero(gallery_pids != JUNK), device=gallery.device)
-    whole = len(kept) == len(gallery)
-    expanded, normalised = average_query_expansion(
-        query, gallery if whole else gallery[kept], neighbours=expansion.neighbours, alpha=expansion.alpha
+    if settings.expand:
+        query, gallery = _expanded(query, gallery, features.gallery_pids, settings)
+    if not settings.rerank:
+        return FeatureDistances(query, gallery, metric=settings.metric)
+    return rerank(
+        query,
+        gallery,
+        k1=settings.rerank_k1,
+        k2=settings.rerank_k2,
+        weight=settings.rerank_lambda,
+        metric=settings.metric,
+        gallery_pids=features.gallery_pids,
     )
-    if whole:
-        return expanded, normalised
+
+
+def _expanded(
+    query: Tensor, gallery: Tensor, gallery_pids: np.ndarray, settings: EvaluateConfig
+) -> tuple[Tensor, Tensor]:
+    """Both sides by ``average_query_expansion`` without junk, whose gallery features become 0."""
+    kept = torch.as_tensor(np.flatnonzero(gallery_pids != JUNK), device=gallery.device)
+    options: Any = {"neighbours": settings.expand, "alpha": settings.expand_alpha}
+    if len(kept) == len(gallery):
+        return average_query_expansion(query, gallery, **options)
+    expanded, normalised = average_query_expansion(query, gallery[kept], **options)
     return expanded, normalised.new_zeros(len(gallery), gallery.shape[1]).index_copy_(0, kept, normalised)
-
-
-def _as_dict(expansion: Expansion | None) -> dict[str, Any] | None:
-    return None if expansion is None else {"method": "average query expansion", **asdict(expansion)}

@@ -28,8 +28,7 @@ from dcs_nas.data.images import Progress
 from dcs_nas.data.records import ReidDataset
 from dcs_nas.environment import environment
 from dcs_nas.errors import InputError, choices, command
-from dcs_nas.evaluation import DistanceBlocks, FeatureSet, RankingResult
-from dcs_nas.evaluation.configured import changed, score_as_configured
+from dcs_nas.evaluation import DistanceBlocks, FeatureSet, RankingResult, changed, score
 from dcs_nas.extensions import load_recorded
 from dcs_nas.models.build import build_fixed
 from dcs_nas.models.heads import ReidNetwork
@@ -93,7 +92,7 @@ def evaluate_run(
         query, gallery = data.test()
         network.to(device)
         labelled = _features(features, network, data, query, gallery, flip=settings.flip, progress=progress)
-    scored = score_as_configured(labelled, settings, protocol=dataset.protocol, device=device)
+    scored = score(labelled, settings, protocol=dataset.protocol, device=device)
     scored_what = {
         "features": features,
         "run": folder.name,

@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 from torch import nn
 
+from dcs_nas.config import EvaluateConfig
 from dcs_nas.data.datamodule import Images, ReidData
 from dcs_nas.data.samplers import first_of_each_view
-from dcs_nas.evaluation.scoring import score
+from dcs_nas.evaluation import score
 from dcs_nas.training.features import extract_features, labelled_features
 
 
@@ -25,7 +26,7 @@ def validate(network: nn.Module, data: ReidData, images: Images, *, metric: str)
     query = images.subset(queries.tolist())
     labelled = labelled_features(query, images, features[queries], features)
     labelled = replace(labelled, query_camids=views[queries], gallery_camids=views)
-    return score(labelled, protocol="cross_camera", metric=metric).mAP
+    return score(labelled, EvaluateConfig(metric=metric), protocol="cross_camera").result.mAP
 
 
 def validation_is_due(epoch: int, every: int, epochs: int) -> bool:
