@@ -27,8 +27,7 @@ from dcs_nas.api_views import GenotypeView, Scores
 from dcs_nas.config import Config, load_config
 from dcs_nas.errors import InputError
 from dcs_nas.files import write_text
-from dcs_nas.runs import RunFolder, read_metrics
-from dcs_nas.slurm import goes_on
+from dcs_nas.runs import RunFolder, read_metrics, resume_if_requeued
 from dcs_nas.space import AnyGenotype, shipped_file
 from dcs_nas.space import load_genotype as read_genotype
 from dcs_nas.space.table import Table
@@ -144,7 +143,7 @@ def search(
 
     settings = load_settings(config, overrides)
     folder = Path(out) if out is not None else default_folder(settings, "search")
-    resume, overwrite = goes_on(folder, resume=resume, overwrite=overwrite)
+    resume, overwrite = resume_if_requeued(folder, resume=resume, overwrite=overwrite)
     run_search(settings, folder, resume=resume, overwrite=overwrite, progress=progress)
     return SearchRun(folder)
 
@@ -174,7 +173,7 @@ def retrain(
     folder = Path(out) if out is not None else default_folder(settings, "retrain")
     if settings.section("retrain").backbone is None and genotype is None:
         genotype = default_folder(settings, "search") / "genotype.yaml"
-    resume, overwrite = goes_on(folder, resume=resume, overwrite=overwrite)
+    resume, overwrite = resume_if_requeued(folder, resume=resume, overwrite=overwrite)
     with _as_file(genotype) as path:
         run_retraining(settings, folder, genotype=path, resume=resume, overwrite=overwrite, progress=progress)
     return TrainedRun(folder)

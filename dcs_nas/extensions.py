@@ -8,7 +8,6 @@ is asked for. A genotype names operations alone, and never a file. direnv and Ju
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import sys
@@ -25,7 +24,6 @@ from dcs_nas.processes import is_first
 from dcs_nas.registry import entered_by, forget
 
 log = logging.getLogger(__name__)
-_TYPES = {"path": str, "sha256": str}
 
 
 @dataclass(frozen=True)
@@ -58,13 +56,13 @@ def load_extensions(paths: Sequence[Path | str], *, given: bool = False) -> list
     return found
 
 
-def load_recorded(folder: Path) -> None:
+def load_recorded(recorded: Sequence[Extension], folder: Path) -> None:
     """Import what the run in ``folder`` was made with, as far as this user has named it before.
 
     Raises:
         InputError: a recorded file is not there, has changed, or was never named by this user.
     """
-    for extension in recorded(folder):
+    for extension in recorded:
         path, digest = extension.path, extension.sha256
         if any(known.sha256 == digest for known in _loaded.values()):
             continue
@@ -85,34 +83,30 @@ def load_recorded(folder: Path) -> None:
         _load(path)
 
 
-def recorded(folder: Path) -> list[Extension]:
-    """The extensions that a run folder records in ``environment.json``; ``InputError`` where it is damaged."""
-    path = folder / "environment.json"
-    if not path.is_file():
-        return []
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8")).get("extensions", [])
-        if not all(isinstance(e[key], kind) for e in entries for key, kind in _TYPES.items()):
-            raise ValueError("its extensions are not lists of path and sha256")
-        return [Extension(Path(entry["path"]), entry["sha256"]) for entry in entries]
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise InputError(f"{path} is damaged ({error}); restore it, or make the run again") from None
-
-
 def to_record(paths: Sequence[Path]) -> list[dict[str, Any]]:
-    """Path, SHA-256 and names of imported files, as ``environment.json`` keeps them."""
+    """Return path, SHA-256 and names of imported files, as a run folder keeps them."""
     found = [(path, _loaded.get(path) or _load(path)) for path in paths]
     return [{"path": str(path), "sha256": e.sha256, "names": [list(n) for n in e.names]} for path, e in found]
 
 
-def require_recorded(folder: Path, paths: Sequence[Path]) -> None:
+def from_record(entries: Any) -> list[Extension]:
+    """Return what ``to_record`` gave; ``ValueError`` for anything else."""
+    try:
+        found = [Extension(Path(entry["path"]), entry["sha256"]) for entry in entries]
+    except (TypeError, KeyError):
+        found = []
+    if len(found) != len(entries) or not all(isinstance(e.sha256, str) for e in found):
+        raise ValueError("its extensions are not lists of path and sha256")
+    return found
+
+
+def require_recorded(recorded: Sequence[Extension], folder: Path, paths: Sequence[Path]) -> None:
     """Raise ``InputError`` unless the files hold what the run in ``folder`` began with, wherever they lie."""
-    then = {e.sha256: e.path for e in recorded(folder)}
+    then = {e.sha256: e.path for e in recorded}
     now = {_digest(_content(path)): path for path in paths}
     for digest, path in now.items():
         if digest not in then:
-            known = {p.name for p in then.values()}
-            how = "has changed since" if path.name in known else "was no extension of"
+            how = "has changed since" if path.name in {p.name for p in then.values()} else "was no extension of"
             raise InputError(f"{path} {how} the run in {folder} began; restore the extensions, or use --overwrite")
     missing = [path for digest, path in then.items() if digest not in now]
     if missing:

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: write beside, sync, rename."""
+"""Files: written whole or not at all (beside, synced, renamed), and checked before they are read."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ import fcntl
 import json
 import os
 import shutil
+import stat
 import tempfile
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dcs_nas.errors import InputError
+
 LEFTOVER = ".writing-"
-_DAY_SECONDS = 86400.0
+_MINUTE_SECONDS, _DAY_SECONDS = 60.0, 86400.0
 _FULL_BYTES = 64 * 1024
 _FOLDERS_ARE_NOT_SYNCED = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EPERM, errno.EACCES)
 _cleaned: set[Path] = set()
@@ -29,6 +33,10 @@ _WORDS = {
     errno.EFBIG: ("the file is larger than allowed", "raise the limit (ulimit -f) or choose another file system"),
     errno.EIO: ("the device reports an input/output error", "check the disk or choose another folder"),
 }
+ALWAYS_FINE = 2**28
+"""Bytes that any archive may unpack to."""
+LARGEST_GROWTH = 50
+"""How many times its own size an archive may unpack to beyond that."""
 
 
 @contextmanager
@@ -40,8 +48,7 @@ def naming(path: Path) -> Iterator[None]:
         number = error.errno
         if number is None and _is_full(path.parent):  # some writers of pictures keep the reason to themselves
             number = errno.ENOSPC
-        named = error.filename is not None and not Path(os.fsdecode(error.filename)).name.startswith(LEFTOVER)
-        if named:
+        if error.filename is not None and not Path(os.fsdecode(error.filename)).name.startswith(LEFTOVER):
             raise
         if number is None:
             raise OSError(f"{path}: {error}") from error
@@ -52,47 +59,31 @@ def naming(path: Path) -> Iterator[None]:
 def atomic_path(path: Path, *, sync: bool = True) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place once it is written and synced, or not at all.
 
-    Missing folders are made. The temporary file keeps ``path``'s ending, which some writers go by. It is locked while
-    it is written, so that what a killed process leaves is known, and removed by the next that writes there. Raises
-    ``OSError`` with the name of ``path`` where it cannot be written; what it held before is then untouched. Who writes
-    thousands of files may leave ``sync`` out and call ``sync_below`` before the file that tells that all are there.
+    Missing folders are made. The temporary file keeps ``path``'s ending, which some writers go by. Raises ``OSError``
+    with the name of ``path`` where it cannot be written; what it held before is then untouched. Who writes thousands
+    of files may leave ``sync`` out and call ``sync_below`` before the file that tells that all are there.
     """
-    with naming(path):
-        _prepare(path.parent)
-        handle, temporary = _make_file(path)
-        try:
-            yield temporary
-            if sync:
-                _sync(temporary)
-            temporary.chmod(0o666 & ~_umask())
-            temporary.replace(path)
-            if sync:
-                _sync(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
-            os.close(handle)
+    with naming(path), _temporary(path, folder=False) as temporary:
+        yield temporary
+        if sync:
+            _sync(temporary)
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+        if sync:
+            _sync(path.parent)
 
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside ``path``, as ``atomic_path``: it appears when complete. ``path`` may exist if empty."""
-    with naming(path):
-        _prepare(path.parent)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=LEFTOVER))
-        handle = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            with contextlib.suppress(OSError):  # a file system without locks
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield temporary
-            sync_below(temporary)
-            temporary.chmod(0o777 & ~_umask())
-            if path.is_dir():
-                path.rmdir()
-            temporary.rename(path)
-            _sync(path.parent)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-            os.close(handle)
+    with naming(path), _temporary(path, folder=True) as temporary:
+        yield temporary
+        sync_below(temporary)
+        temporary.chmod(0o777 & ~_umask())
+        if path.is_dir():
+            path.rmdir()
+        temporary.rename(path)
+        _sync(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -106,13 +97,15 @@ def write_json(path: Path, data: Any) -> None:
     write_text(path, json.dumps(data, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def remove_leftovers(folder: Path, *, below: bool = False) -> list[Path]:
-    """Remove what killed processes were writing in ``folder``, or also ``below`` it, and name it.
+def remove_leftovers(folder: Path, *, owned: bool = False) -> None:
+    """Remove what killed processes were writing in ``folder``; in one that is ``owned``, all of it, also below.
 
     What a living process writes is locked and stays; where there are no locks, what is older than a day goes.
     """
-    found = [p for p in (folder.rglob(f"{LEFTOVER}*") if below else folder.glob(f"{LEFTOVER}*")) if not p.is_symlink()]
-    return [path for path in found if _remove_abandoned(path)]
+    for path in list(folder.rglob(f"{LEFTOVER}*") if owned else folder.glob(f"{LEFTOVER}*")):
+        with contextlib.suppress(OSError):
+            if not path.is_symlink() and (owned or _is_abandoned(path)):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def sync_below(folder: Path) -> None:
@@ -123,14 +116,85 @@ def sync_below(folder: Path) -> None:
         _sync(Path(place))
 
 
+def require_file(path: Path, *, what: str) -> None:
+    """Raise ``InputError`` unless there is a plain file; a pipe is not waited for."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        raise InputError(f"{what} {path} does not exist; expected a file: check the path") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"{what} {path} cannot be read: {reason}; check the path") from None
+    if not stat.S_ISREG(found.st_mode):
+        kind = "is a folder" if stat.S_ISDIR(found.st_mode) else "is a pipe, socket or device"
+        raise InputError(f"{what} {path} {kind}, so it cannot be read; expected a file: check the path")
+
+
+def require_moderate_growth(path: Path, *, what: str) -> None:
+    """Raise ``InputError`` where a zip archive (.npz, .pth) says that it unpacks to far more than its own size.
+
+    Readers of archives never go beyond the sizes that these state. Files that are no archives pass.
+    """
+    try:
+        if not zipfile.is_zipfile(path):
+            return
+        with zipfile.ZipFile(path) as archive:
+            total = sum(member.file_size for member in archive.infolist())
+    except Exception as error:  # a damaged table of contents leads its parser to exceptions of any kind
+        raise InputError(f"{what} {path} cannot be read: {error}; fetch it again") from None
+    packed = path.stat().st_size
+    if total > max(ALWAYS_FINE, LARGEST_GROWTH * packed):
+        raise InputError(
+            f"{what} {path} has {packed:,} bytes and unpacks to {total:,}, expected at most {LARGEST_GROWTH} times as "
+            "many; no real arrays compress so well: do not trust it"
+        )
+
+
 def in_words(error: OSError) -> str:
-    """One line: the path, what was wrong, and how to mend it where that is known."""
+    """Return one line: the path, what is wrong, and how to fix it where that is known."""
     place = f"{error.filename}: " if error.filename else ""
     if error.errno in _WORDS:
-        found, mend = _WORDS[error.errno]
+        found, cure = _WORDS[error.errno]
         kept = "; what was saved before is whole" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else ""
-        return f"{place}{found}; {mend}{kept}"
+        return f"{place}{found}; {cure}{kept}"
     return f"{place}{error.strerror}" if place and error.strerror else str(error)
+
+
+@contextmanager
+def _temporary(path: Path, *, folder: bool) -> Iterator[Path]:
+    """A locked file or folder beside ``path``, removed at the end; a process cleans a folder it first writes in."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.parent not in _cleaned:
+        _cleaned.add(path.parent)
+        remove_leftovers(path.parent)
+    if folder:
+        name = tempfile.mkdtemp(dir=path.parent, prefix=LEFTOVER)
+        handle = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+    else:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=LEFTOVER, suffix=path.suffix)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield Path(name)
+    finally:
+        shutil.rmtree(name, ignore_errors=True) if folder else Path(name).unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _is_abandoned(path: Path) -> bool:
+    age = time.time() - path.stat().st_mtime
+    if age < _MINUTE_SECONDS:  # it may be about to be locked
+        return False
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return age > _DAY_SECONDS
+    finally:
+        os.close(handle)
+    return True
 
 
 def _is_full(folder: Path) -> bool:
@@ -140,65 +204,16 @@ def _is_full(folder: Path) -> bool:
         return False
 
 
-def _prepare(folder: Path) -> None:
-    """Make ``folder``; the first time that this process writes there, clear it of leftovers."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if folder not in _cleaned:
-        _cleaned.add(folder)
-        remove_leftovers(folder)
-
-
-def _make_file(path: Path) -> tuple[int, Path]:
-    """An open, locked temporary file; one that another process took for abandoned in between is given up."""
-    while True:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=LEFTOVER, suffix=path.suffix)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(handle)
-            continue
-        except OSError:  # a file system without locks
-            return handle, Path(name)
-        if os.path.exists(name):
-            return handle, Path(name)
-        os.close(handle)
-
-
-def _remove_abandoned(path: Path) -> bool:
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        return False
-    except OSError:
-        if time.time() - os.fstat(handle).st_mtime < _DAY_SECONDS:
-            os.close(handle)
-            return False
-    try:
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    except OSError:
-        return False
-    finally:
-        os.close(handle)
-    return True
-
-
 def _sync(path: Path) -> None:
     """fsync a file, or a folder where its file system knows that."""
-    may_fail = path.is_dir()
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        os.fsync(handle)
     except OSError as error:
-        if not may_fail or error.errno not in _FOLDERS_ARE_NOT_SYNCED:
+        if not path.is_dir() or error.errno not in _FOLDERS_ARE_NOT_SYNCED:
             raise
+    finally:
+        os.close(handle)
 
 
 def _umask() -> int:

@@ -1,4 +1,4 @@
-"""The processes that train together, W of them: who started them, which is the first, and which of them failed first.
+"""The processes that train together, W of them: who started them, which is the first, which failed first.
 
 Those that torchrun or srun starts run side by side from their beginning, on one machine or several. Lightning
 (``trainer.devices``) starts the others of one machine when training begins.
@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
+import math
 import multiprocessing
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -18,15 +21,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+log = logging.getLogger(__name__)
 _LOOK_SECONDS = 1.0
 _CONNECT_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class Launch:
-    """What a launcher has told this process: its ``rank`` among ``world``, ``local_*`` on its machine; from 0."""
+    """A process by its launcher: its ``rank`` among ``world``, ``local_*`` on its machine; from 0."""
 
     launcher: str
     world: int
@@ -44,7 +49,7 @@ class PeerError(RuntimeError):
 
 
 def launch() -> Launch | None:
-    """What torchrun or srun says; None where neither has started this process."""
+    """Return the place of this process by torchrun or srun; None where neither has started it."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         names = ("WORLD_SIZE", "RANK", "LOCAL_WORLD_SIZE", "LOCAL_RANK")
         return Launch("torchrun", *(_number(name, 1 - i % 2) for i, name in enumerate(names)))
@@ -110,100 +115,97 @@ def in_turn(file: Path) -> Iterator[None]:
         yield
 
 
-class _Meeting:
-    """The store by which the processes of one job speak: short texts under names, kept by the launcher or the first."""
+class _Job:
+    """The job of this process: the store by which its processes signal, which the launcher or the first keeps."""
 
     def __init__(self) -> None:
         self.store: Any = None
         self.failed_first: bool | None = None
-        self.patience = float("inf")
-        self._jobs = 0
+        self.timeout = math.inf
+        self._number = 0
 
-    def begin(self, patience: float) -> None:
-        """A new job of the same processes: what was told in the last one counts no more."""
-        self.patience = patience
-        if self.store is None:
-            self.store = _connect(_CONNECT_SECONDS)
-        self._jobs += 1
-        self.failed_first = None
+    def begin(self, timeout: float) -> None:
+        """A new job of the same processes: signals of the last one count no more."""
+        self.timeout, self.failed_first = timeout, None
+        self.store = self.store or _connect()
+        self._number += 1
 
-    def name(self, what: str) -> str:
-        return f"dcs_nas/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/{self._jobs}/{what}"
-
-
-_meeting = _Meeting()
+    def key(self, event: str) -> str:
+        """Return the name of an event of this job in the store."""
+        return f"dcs_nas/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/{self._number}/{event}"
 
 
-def begin_job(patience: float) -> None:
-    """Called by every process once torch.distributed runs: from here on ``tell`` and ``hear`` reach the others.
+_job = _Job()
 
-    ``patience``: seconds to wait for what another has to do first.
+
+def begin_job(timeout: float) -> None:
+    """Reach the other processes by ``signal_done`` and ``wait_for``; every process calls it.
+
+    ``timeout``: seconds to wait for what another has to do first.
     """
-    _meeting.begin(patience)
+    _job.begin(timeout)
 
 
-def tell(what: str) -> None:
-    """The first process says that ``what`` is done; nothing where processes have not met."""
-    if _meeting.store is not None:
-        _meeting.store.set(_meeting.name(what), "1")
+def signal_done(event: str) -> None:
+    """Signal to the other processes that ``event`` is done; the first process calls it."""
+    if _job.store is not None:
+        _job.store.set(_job.key(event), "1")
 
 
-def hear(what: str) -> None:
-    """Wait until the first process has told ``what``.
+def wait_for(event: str) -> None:
+    """Wait until the first process has signalled ``event``.
 
     Raises:
         PeerError: another process has failed instead.
-        TimeoutError: the first did not tell within the job's patience.
+        TimeoutError: no signal came within the job's timeout.
     """
-    if _meeting.store is None:
+    if _job.store is None:
         return
-    end = time.monotonic() + _meeting.patience
+    end = time.monotonic() + _job.timeout
     while True:
         try:
-            _meeting.store.wait([_meeting.name(what)], timedelta(seconds=_LOOK_SECONDS))
+            _job.store.wait([_job.key(event)], timedelta(seconds=_LOOK_SECONDS))
             return
         except RuntimeError:  # not yet, or the store is gone
             if another_failed():
-                raise PeerError(f"another process failed before {what}") from None
+                raise PeerError(f"another process failed before {event}") from None
             if time.monotonic() > end:
-                raise TimeoutError(f"timed out before {what}") from None
+                raise TimeoutError(f"timed out before {event}") from None
 
 
 def another_failed() -> bool:
-    """Whether a process of this job has said that it failed."""
-    if _meeting.store is None:
-        return False
+    """Return whether a process of this job has signalled that it failed."""
     try:
-        return int(_meeting.store.add(_meeting.name("failed"), 0)) > 0
+        return _job.store is not None and int(_job.store.add(_job.key("failed"), 0)) > 0
     except RuntimeError:
         return False
 
 
 def first_to_fail() -> bool:
-    """Whether this process is the first of its job to fail, and so the one to say why; asked again, the same answer.
+    """Return whether this process is the first of its job to fail, and so the one to print why; always the same.
 
-    Where all meet the same fault, it is the first of the processes, which the others give a second. Where processes
-    cannot ask each other, the first on each machine says so: what it lacks the others may have.
+    Where all have the same fault, it is the first of the processes, which the others give a second. Where processes
+    cannot ask each other, the first on each machine prints it: what it lacks the others may have.
     """
-    if _meeting.failed_first is None:
-        _meeting.failed_first = _ask()
-    return _meeting.failed_first
+    if _job.failed_first is None:
+        _job.failed_first = _is_first_to_fail()
+    return _job.failed_first
 
 
-def _ask() -> bool:
+def _is_first_to_fail() -> bool:
     if launched_world() == 1 and "LOCAL_RANK" not in os.environ:
         return True
-    store = _meeting.store or _connect(_CONNECT_SECONDS)
+    store = _job.store or _connect()
     if not is_first():
         time.sleep(_LOOK_SECONDS)
     try:
-        return int(store.add(_meeting.name("failed"), 1)) == 1
+        return int(store.add(_job.key("failed"), 1)) == 1
     except (AttributeError, RuntimeError):  # no store, or none any more
         found = launch()
-        return _meeting.store is not None or is_first() or (found is not None and found.local_rank == 0)
+        return _job.store is not None or is_first() or (found is not None and found.local_rank == 0)
 
 
-def _connect(seconds: float) -> Any:
+def _connect() -> Any:
     """The store at MASTER_ADDR and MASTER_PORT, or None."""
     address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT", "")
     if not address or not port.isdigit():
@@ -211,9 +213,56 @@ def _connect(seconds: float) -> Any:
     from torch.distributed import TCPStore
 
     try:
-        return TCPStore(address, int(port), None, False, timedelta(seconds=seconds), wait_for_workers=False)
+        return TCPStore(address, int(port), None, False, timedelta(seconds=_CONNECT_SECONDS), wait_for_workers=False)
     except RuntimeError:
         return None
+
+
+def job_id() -> str | None:
+    """Return the SLURM job's identity as ``scontrol`` takes it, or None outside SLURM."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}" if array else os.environ.get("SLURM_JOB_ID")
+
+
+def is_requeued() -> bool:
+    """Return whether SLURM has started this job again."""
+    return job_id() is not None and os.environ.get("SLURM_RESTART_COUNT", "0") not in ("", "0")
+
+
+@contextmanager
+def requeued_on_signal() -> Iterator[None]:
+    """Within it, SIGUSR1 to a SLURM job puts the job back into the queue and raises ``KeyboardInterrupt``.
+
+    ``#SBATCH --signal=SIGUSR1@90`` sends the signal 90 seconds before the end. What is kept is the checkpoint of the
+    last whole epoch: a run resumed in the middle of one would see other batches than the uninterrupted run.
+
+    Of several tasks the first does so; the others go on until SLURM ends them, so that the first is not lost with them.
+    """
+    if job_id() is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGUSR1, _requeue)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def _requeue(number: int, frame: FrameType | None) -> None:
+    job = job_id()
+    if not is_first():
+        return
+    if job is not None:
+        try:
+            done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=60)
+            problem = done.stderr.strip() if done.returncode else ""
+        except (OSError, subprocess.TimeoutExpired) as error:
+            problem = str(error)
+        if problem:
+            log.warning("SLURM ends job %s and did not take it back: %s; submit it again", job, problem)
+        else:
+            log.warning("SLURM ends job %s; it is queued again and goes on after its last whole epoch", job)
+    raise KeyboardInterrupt
 
 
 def _number(name: str, default: int) -> int:

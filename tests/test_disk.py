@@ -113,16 +113,19 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_what_a_dead_process_left_goes_and_what_a_living_one_writes_stays(tmp_path: Path) -> None:
-    dead, locked = tmp_path / f"{LEFTOVER}dead.csv", tmp_path / f"{LEFTOVER}living.csv"
+    dead, locked, new = (tmp_path / f"{LEFTOVER}{name}" for name in ("dead.csv", "living.csv", "new.csv"))
     folder = tmp_path / f"{LEFTOVER}folder"
     folder.mkdir()
-    for path in (dead, locked, folder / "a"):
+    for path in (dead, locked, new, folder / "a"):
         path.write_text("half")
+    for path in (dead, locked, folder):
+        os.utime(path, (time.time() - 100, time.time() - 100))
     with locked.open() as living:
         fcntl.flock(living, fcntl.LOCK_EX)
         write_text(tmp_path / "a.txt", "x")
-        assert sorted(p.name for p in tmp_path.iterdir()) == [locked.name, "a.txt"]
-    assert remove_leftovers(tmp_path) == [locked]
+        assert sorted(p.name for p in tmp_path.iterdir()) == [locked.name, new.name, "a.txt"]
+    remove_leftovers(tmp_path)
+    assert not locked.exists()
 
 
 def test_without_locks_only_what_is_older_than_a_day_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,9 +134,9 @@ def test_without_locks_only_what_is_older_than_a_day_goes(tmp_path: Path, monkey
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     new, old = tmp_path / f"{LEFTOVER}new", tmp_path / f"{LEFTOVER}old"
-    for path in (new, old):
+    for path, age in ((new, 1000), (old, 100_000)):
         path.write_text("half")
-    os.utime(old, (1, 1))
+        os.utime(path, (time.time() - age, time.time() - age))
     write_text(tmp_path / "a.txt", "x")
     assert sorted(p.name for p in tmp_path.iterdir()) == [new.name, "a.txt"]
 
@@ -204,7 +207,9 @@ def test_a_killed_synth_leaves_no_process_and_the_next_clears_up(tmp_path: Path)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert psutil.wait_procs(below, timeout=20)[1] == []
-    assert [p.name[: len(LEFTOVER)] for p in tmp_path.iterdir()] == [LEFTOVER]
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(LEFTOVER)
+    os.utime(left, (1, 1))
     files._cleaned.clear()
     write_text(tmp_path / "a.txt", "x")
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
@@ -316,7 +321,8 @@ _TO_STREAMS = {  # they write into memory, and by a method that is atomic, or a 
     "report/chain_graph.py",
     "report/embedded.py",
     "tune/trials.py",
-    "run_lock.py",
+    "runs/lock.py",
+    "runs/opening.py",
 }
 
 

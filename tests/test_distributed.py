@@ -24,7 +24,7 @@ from dcs_nas.config import Config
 from dcs_nas.data.samplers import IdentitySampler, SequentialBatches
 from dcs_nas.errors import InputError
 from dcs_nas.evaluation import load_features
-from dcs_nas.processes import Launch, PeerError, _Meeting, first_to_fail, hear, in_turn, is_first, launch, tell
+from dcs_nas.processes import Launch, PeerError, _Job, first_to_fail, in_turn, is_first, launch, signal_done, wait_for
 from dcs_nas.runs import RunFolder, read_metrics
 from dcs_nas.training.checkpoints import load_checkpoint
 from dcs_nas.training.joint_batch import require_equal
@@ -329,18 +329,18 @@ def test_a_run_folder_that_a_machine_does_not_see_is_refused(
 def test_who_waits_for_the_first_gives_up_in_time_and_where_another_has_failed(
     torchrun: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    meeting = _Meeting()
-    meeting.store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
-    meeting.begin(patience=0)
-    monkeypatch.setattr("dcs_nas.processes._meeting", meeting)
+    job = _Job()
+    job.store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    job.begin(timeout=0)
+    monkeypatch.setattr("dcs_nas.processes._job", job)
     torchrun(1, 2)
-    tell("this")
-    hear("this")
+    signal_done("this")
+    wait_for("this")
     with pytest.raises(TimeoutError, match="timed out before that"):
-        hear("that")
+        wait_for("that")
     assert first_to_fail()
     with pytest.raises(PeerError, match="another process failed before that"):
-        hear("that")
+        wait_for("that")
 
 
 def test_processes_of_one_machine_take_turns(torchrun: Any, tmp_path: Path) -> None:
@@ -385,8 +385,8 @@ def test_what_lacks_its_launcher_is_refused(torchrun: Any, monkeypatch: pytest.M
 
 def test_one_process_meets_nobody_and_speaks_for_itself() -> None:
     with joined(Config.model_validate({"name": "a"})):
-        tell("something")
-        hear("anything")
+        signal_done("something")
+        wait_for("anything")
         require_equal({"a": torch.ones(1)}, where="here")
     assert first_to_fail()
 

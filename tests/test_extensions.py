@@ -18,10 +18,11 @@ from dcs_nas.cli import main
 from dcs_nas.config import load_config
 from dcs_nas.data.datasets import DATASETS, load_dataset
 from dcs_nas.errors import InputError
-from dcs_nas.extensions import load_extensions, load_recorded
+from dcs_nas.extensions import load_extensions
 from dcs_nas.models.blocks import ATTENTION, build_attention
 from dcs_nas.models.cell_costs import CellCosts
 from dcs_nas.models.operations import OPERATIONS, build_operation
+from dcs_nas.runs import RunFolder
 from dcs_nas.settings import plain_yaml, read_yaml
 from dcs_nas.space import read_space
 from tests.command_line import refused
@@ -155,7 +156,7 @@ def test_a_run_of_somebody_else_runs_no_code_until_it_is_named(
     assert not extensions._loaded
     _runs_well("evaluate", runs / "retrain", "--extension", own, "--json", tmp_path / "scores.json")
     new_process()
-    load_recorded(runs / "retrain")  # now it is known
+    RunFolder(runs / "retrain").load_extensions()  # now it is known
     assert "shuffle_conv" in OPERATIONS
 
 
@@ -175,14 +176,14 @@ def test_a_changed_or_missing_file_of_a_run_is_one_line_and_another_can_be_given
     try:
         own.write_text(text + "# another\n")
         with pytest.raises(InputError, match=r"my_ops.py, which has changed since \(SHA-256 \w{12} then, \w{12} now\)"):
-            load_recorded(runs / "retrain")
+            RunFolder(runs / "retrain").load_extensions()
         own.rename(tmp_path / "my_ops.py")
         with pytest.raises(InputError, match="not there any more; give the file by --extension FILE"):
-            load_recorded(runs / "retrain")
+            RunFolder(runs / "retrain").load_extensions()
         api.load_extensions(tmp_path / "my_ops.py")
         with caplog.at_level(logging.WARNING, "dcs_nas"):
             logging.getLogger("dcs_nas").propagate = True
-            load_recorded(runs / "retrain")
+            RunFolder(runs / "retrain").load_extensions()
         assert "was made with another my_ops.py than the one given" in caplog.text
     finally:
         own.write_text(text)
@@ -358,7 +359,7 @@ def test_a_data_set_of_an_own_format_is_loaded_checked_and_lists_its_options(
 def test_damaged_records_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "environment.json").write_text('{"extensions": [{"path": 3, "sha256": "x"}]}')
     with pytest.raises(InputError, match=r"environment.json is damaged \(its extensions are not lists"):
-        load_recorded(tmp_path)
+        RunFolder(tmp_path).load_extensions()
 
 
 @pytest.mark.parametrize(("page", "sample"), [("own_operation", "own_operation"), ("own_data", "own_dataset")])

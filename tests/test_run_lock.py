@@ -21,16 +21,16 @@ from dcs_nas.errors import InputError
 from dcs_nas.files import write_json
 from dcs_nas.runs import RunFolder
 from dcs_nas.runs import folder as runs
-from dcs_nas.runs.lock import LOCK, last_owner, lock_folder, require_free
+from dcs_nas.runs.lock import LOCK, lock_folder, require_free
 from dcs_nas.settings import with_absolute_paths
 
 HOLD = """
 import sys
 from pathlib import Path
 from dcs_nas.runs.lock import lock_folder
-lock = lock_folder(Path(sys.argv[1]))
-print("held", flush=True)
-sys.stdin.readline()
+with lock_folder(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.readline()
 """
 
 
@@ -61,7 +61,7 @@ def _sign(folder: Path, **changes: object) -> None:
     ended.wait()
     record = {"pid": ended.pid, "host": socket.gethostname(), "command": "dcs-nas search demo", "since": "2026-01-02"}
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / LOCK).write_text(json.dumps({**record, "emptying": False, **changes}))
+    (folder / LOCK).write_text(json.dumps({**record, **changes}))
 
 
 def test_a_second_process_is_refused_in_one_line_that_names_the_first(
@@ -96,9 +96,8 @@ def test_a_lock_whose_owner_was_killed_is_taken_over_with_a_word(
     with _holder(run.path) as holder:
         pass
     with RunFolder.open(run.path, _config(), resume=True):
-        owner = last_owner(run.path)
-        assert owner is not None
-        assert (owner.pid, owner.host) == (os.getpid(), socket.gethostname())
+        owner = json.loads((run / LOCK).read_text())
+        assert (owner["pid"], owner["host"]) == (os.getpid(), socket.gethostname())
     word = f"is taken over from -c {run.path} (process {holder.pid} on"
     assert word in (run / "log.txt").read_text()
     assert word in caplog.text
@@ -108,23 +107,25 @@ def test_a_lock_is_let_go_at_the_end_and_after_an_error(tmp_path: Path) -> None:
     run = RunFolder.start(tmp_path / "run", _config())
     with pytest.raises(RuntimeError), RunFolder.open(run.path, _config(), resume=True):
         raise RuntimeError
-    assert last_owner(run.path) is None
+    assert (run / LOCK).read_text() == ""
     require_free(run.path)
     RunFolder.start(run.path, _config(), resume=True)
     assert not (run / "log.txt").exists()
 
 
 def test_what_outlives_an_owner_keeps_the_lock_and_is_said_to(tmp_path: Path) -> None:
-    lock = lock_folder(tmp_path)
-    os.set_inheritable(lock.fileno(), True)
-    child = subprocess.Popen(["sleep", "60"], pass_fds=[lock.fileno()])
-    os.close(lock.fileno())
+    (tmp_path / LOCK).touch()
+    with (tmp_path / LOCK).open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        child = subprocess.Popen(["sleep", "60"], pass_fds=[file.fileno()])
     _sign(tmp_path)
-    with pytest.raises(InputError, match=r"in use by what dcs-nas search demo \(process \d+ .*\) has left running"):
-        lock_folder(tmp_path)
+    words = r"in use by what dcs-nas search demo \(process \d+ .*\) has left running"
+    with pytest.raises(InputError, match=words), lock_folder(tmp_path):
+        pass
     child.kill()
     child.wait()
-    lock_folder(tmp_path).release()
+    with lock_folder(tmp_path):
+        pass
 
 
 def test_where_there_are_no_locks_a_word_is_said_and_a_living_owner_heeded(
@@ -140,15 +141,15 @@ def test_where_there_are_no_locks_a_word_is_said_and_a_living_owner_heeded(
     with pytest.raises(InputError, match=rf"in use by dcs-nas search demo \(process {os.getppid()} on"):
         RunFolder.start(run.path, _config(), resume=True)
     _sign(run.path)
-    with lock_folder(run.path) as lock:
-        assert len(lock.notes) == 2
-        assert "is taken over from dcs-nas search demo" in lock.notes[0]
+    with lock_folder(run.path) as notes:
+        assert len(notes) == 2
+        assert "is taken over from dcs-nas search demo" in notes[0]
 
 
 def test_an_owner_on_another_machine_is_named_when_its_free_lock_is_taken_over(tmp_path: Path) -> None:
     _sign(tmp_path, host="elsewhere", pid=os.getpid())
-    with lock_folder(tmp_path) as lock:
-        assert "on elsewhere, since 2026-01-02), which ended without letting go" in lock.notes[0]
+    with lock_folder(tmp_path) as notes:
+        assert "on elsewhere, since 2026-01-02), which ended without releasing it" in notes[0]
 
 
 def test_of_several_processes_only_the_first_takes_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,11 +189,12 @@ def test_a_run_in_use_is_not_deleted_nor_a_folder_around_it(tmp_path: Path, caps
 
 
 def test_a_start_that_was_killed_is_repeated_and_other_content_is_refused(tmp_path: Path) -> None:
-    for emptying in (True, False):
-        folder = tmp_path / str(emptying)
-        _sign(folder, emptying=emptying)
+    for begun in (True, False):
+        folder = tmp_path / str(begun)
+        _sign(folder)
         (folder / "environment.json").write_text("{}")
-        if emptying:
+        if begun:
+            (folder / ".starting").touch()
             assert RunFolder.start(folder, _config()).config() == with_absolute_paths(_config())
         else:
             with pytest.raises(InputError, match="is not empty and holds no run"):

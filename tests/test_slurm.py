@@ -13,7 +13,8 @@ import pytest
 import torch
 import yaml
 
-from dcs_nas.slurm import goes_on, job_id
+from dcs_nas.processes import job_id
+from dcs_nas.runs import resume_if_requeued
 from dcs_nas.training.checkpoints import load_checkpoint
 from tests.test_jobs import JOB, SPACE
 
@@ -24,18 +25,18 @@ def test_outside_slurm_and_at_its_first_start_a_job_does_as_it_is_told(
     (tmp_path / "config.yaml").touch()
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    assert goes_on(tmp_path, resume=False, overwrite=True) == (False, True)
+    assert resume_if_requeued(tmp_path, resume=False, overwrite=True) == (False, True)
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
-    assert goes_on(tmp_path, resume=False, overwrite=True) == (False, True)
+    assert resume_if_requeued(tmp_path, resume=False, overwrite=True) == (False, True)
 
 
 def test_a_job_started_again_goes_on_where_it_had_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
-    assert goes_on(tmp_path, resume=False, overwrite=True) == (False, True)
+    assert resume_if_requeued(tmp_path, resume=False, overwrite=True) == (False, True)
     (tmp_path / "config.yaml").touch()
-    assert goes_on(tmp_path, resume=False, overwrite=True) == (True, False)
+    assert resume_if_requeued(tmp_path, resume=False, overwrite=True) == (True, False)
 
 
 def test_a_task_of_an_array_is_named_as_such(monkeypatch: pytest.MonkeyPatch) -> None:

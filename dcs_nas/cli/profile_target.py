@@ -10,14 +10,14 @@ from torch import nn
 
 from dcs_nas.config import Config, DataConfig, RetrainConfig, load_config
 from dcs_nas.errors import InputError
-from dcs_nas.extensions import load_extensions, load_recorded
+from dcs_nas.extensions import load_extensions
 from dcs_nas.models.backbones import BACKBONES
 from dcs_nas.models.build import build_supernet
 from dcs_nas.models.cell_costs import CellCosts
 from dcs_nas.models.kinds import kind_of
 from dcs_nas.models.supernet import MixedNetwork
 from dcs_nas.runs import RunFolder
-from dcs_nas.runs.lock import BEGAN
+from dcs_nas.runs.opening import CONFIG
 from dcs_nas.settings import read_yaml
 from dcs_nas.space import (
     AnyGenotype,
@@ -75,8 +75,10 @@ def read_target(path: Path, sizes: Sizes, overrides: list[str]) -> Target:
             _no_overrides(path, overrides)
             return _of_genotype(load_genotype(path), sizes, str(path))
     config = load_config(shipped_file("configs", path), overrides)
-    if path.name == BEGAN and (path.parent / "environment.json").is_file():
-        load_recorded(path.parent)  # a run's own file: whoever wrote it, its code is run on the terms of run folders
+    if path.name == CONFIG and RunFolder(path.parent).is_run():
+        RunFolder(
+            path.parent
+        ).load_extensions()  # a run's own file: whoever wrote it, its code is run on the terms of run folders
     else:
         load_extensions(config.extensions)
     return _of_config(config, sizes, str(path))
@@ -85,7 +87,7 @@ def read_target(path: Path, sizes: Sizes, overrides: list[str]) -> Target:
 def _of_run(path: Path, sizes: Sizes, overrides: list[str]) -> Target:
     _no_overrides(path, overrides)
     config, file = RunFolder(path).config(), path / "genotype.yaml"
-    load_recorded(path)
+    RunFolder(path).load_extensions()
     searched = config.search is not None and not (path / "finished.yaml").is_file()
     if config.retrain is not None and config.retrain.backbone is not None and not file.is_file():
         return _of_backbone(config, config.retrain, sizes, str(path))

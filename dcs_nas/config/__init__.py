@@ -9,20 +9,17 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from dcs_nas.config.data import AugmentConfig, DataConfig, DataSource
-from dcs_nas.config.evaluate import EvaluateConfig
-from dcs_nas.config.loss import DcsConfig, LossConfig
-from dcs_nas.config.machine import TrainerConfig
-from dcs_nas.config.retrain import RetrainConfig
-from dcs_nas.config.search import SearchConfig
-from dcs_nas.config.search_parts import (
+from dcs_nas.config.data import AugmentConfig, DataConfig, DataSource, EvaluateConfig
+from dcs_nas.config.search import (
     CostConfig,
     GuardConfig,
     PerturbationConfig,
     RelaxationConfig,
     RetrievalConfig,
+    SearchConfig,
     TrialsConfig,
 )
+from dcs_nas.config.training import DcsConfig, LossConfig, RetrainConfig, TrainerConfig
 from dcs_nas.config.tune import TuneConfig
 from dcs_nas.errors import InputError
 from dcs_nas.settings import Settings, parse, parse_yaml, read_yaml

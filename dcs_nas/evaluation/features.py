@@ -16,10 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dcs_nas.archives import require_file, require_moderate_growth
 from dcs_nas.config import EvaluateConfig
 from dcs_nas.errors import InputError
-from dcs_nas.files import atomic_path
+from dcs_nas.files import atomic_path, require_file, require_moderate_growth
 from dcs_nas.settings import parse
 
 Array: TypeAlias = np.ndarray | Tensor

@@ -23,8 +23,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from dcs_nas.archives import require_file, require_moderate_growth
 from dcs_nas.errors import InputError
+from dcs_nas.files import require_file, require_moderate_growth
 
 SHARE = 0.9
 """Share of a network's numbers that a file supplies unless less is asked for."""

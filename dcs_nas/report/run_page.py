@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from dcs_nas.data.images import Progress
 from dcs_nas.errors import InputError, command
-from dcs_nas.extensions import load_recorded
 from dcs_nas.report.architecture import Architecture, architecture_pictures
 from dcs_nas.report.attempts import Attempts
 from dcs_nas.report.embedded import Figure
@@ -18,6 +17,7 @@ from dcs_nas.report.metric_charts import Group, curve_groups
 from dcs_nas.report.retrieval import Lists, drawn_lists, saved_lists
 from dcs_nas.report.run_files import Evaluated, RunFiles
 from dcs_nas.report.score_table import Score, cmc_figure, named_evaluations, sound_rows
+from dcs_nas.runs import RunFolder
 from dcs_nas.settings import plain_yaml
 
 if TYPE_CHECKING:
@@ -231,7 +231,7 @@ def cost_table(run: RunFiles) -> Cost | None:
     settings = RetrainConfig() if run.searched or config.retrain is None else config.retrain
     if settings.backbone is None and run.genotype is None:
         return None
-    load_recorded(run.path)
+    RunFolder(run.path).load_extensions()
     settings = settings.model_copy(update={"weights": None, "inherit": None})
     genotype = None if settings.backbone else run.genotype
     height, width = config.data.height, config.data.width

@@ -1,10 +1,10 @@
 """Run folders: opened, written, listed and read."""
 
-from dcs_nas.runs.contents import EpochRecord, Evaluation, RunContents, flat
-from dcs_nas.runs.folder import RunFolder
-from dcs_nas.runs.listing import find_runs, list_runs
-from dcs_nas.runs.metrics import MetricsFile, read_metrics
-from dcs_nas.runs.start import early_log, logging_to
+from dcs_nas.runs.contents import EpochRecord, Evaluation, RunContents, flat, read_metrics
+from dcs_nas.runs.folder import RunFolder, find_runs, list_runs
+from dcs_nas.runs.log import early_log, logging_to
+from dcs_nas.runs.metrics import MetricsFile
+from dcs_nas.runs.opening import open_folder, require_same, resume_if_requeued
 
 __all__ = [
     "EpochRecord",
@@ -17,5 +17,8 @@ __all__ = [
     "flat",
     "list_runs",
     "logging_to",
+    "open_folder",
     "read_metrics",
+    "require_same",
+    "resume_if_requeued",
 ]

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dcs_nas.errors import InputError
-from dcs_nas.runs.metrics import read_metrics
 from dcs_nas.settings import parse_yaml, read_text, read_yaml
 from dcs_nas.space import AnyGenotype, load_genotype, parse_genotype
 from dcs_nas.space.kinds import FORMAT
@@ -212,6 +211,13 @@ class RunContents:
             words = " ".join(str(error).split())
             self.notes.append(f"{path.name} is left out, since it cannot be read: {words or type(error).__name__}")
             return None
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a ``metrics.csv`` as numbers; empty cells are left out."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [{k: float(v) for k, v in row.items() if v not in ("", None)} for row in csv.DictReader(file)]
+    return [{**row, "epoch": int(row["epoch"])} for row in rows]
 
 
 def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

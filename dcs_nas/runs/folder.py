@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import logging
+import os
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,16 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from dcs_nas.config import Config
-from dcs_nas.config.machine import PRECISION_NAMES
+from dcs_nas.config.training import PRECISION_NAMES
 from dcs_nas.environment import environment
 from dcs_nas.errors import InputError
-from dcs_nas.extensions import require_recorded, to_record
+from dcs_nas.extensions import Extension, from_record, load_recorded, require_recorded, to_record
 from dcs_nas.files import write_json, write_text
-from dcs_nas.processes import hear, is_first, tell
-from dcs_nas.runs.contents import RunContents, flat
+from dcs_nas.processes import is_first, signal_done, wait_for
+from dcs_nas.runs.contents import RunContents, flat, read_metrics
 from dcs_nas.runs.lock import require_free
-from dcs_nas.runs.metrics import read_metrics, write_rows
-from dcs_nas.runs.start import logging_to, opened, require_same
+from dcs_nas.runs.log import logging_to
+from dcs_nas.runs.opening import CONFIG, ENVIRONMENT, LOG, open_folder, require_same
 from dcs_nas.settings import parse, plain_yaml, read_yaml, to_yaml, with_absolute_paths
 from dcs_nas.space import AnyGenotype, load_genotype
 
@@ -34,6 +37,9 @@ _MAY_CHANGE: Any = {  # where data lie is checked by their fingerprint (dcs_nas.
     "extensions": True,
 }
 _SHARED_SECONDS = 60  # a network file system may show what another machine has written as late as that
+
+_INSIDE = frozenset({"architecture", "checkpoints", "export", "graphs", "ranked", "tensorboard"})
+_DEPTH = 5
 
 
 class RunFolder:
@@ -56,9 +62,9 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.config_file = path / "config.yaml"
-        self.environment_file = path / "environment.json"
-        self.log_file = path / "log.txt"
+        self.config_file = path / CONFIG
+        self.environment_file = path / ENVIRONMENT
+        self.log_file = path / LOG
         self.data_file = path / "data.json"
         self.metrics_file = path / "metrics.csv"
         self.genotype_file = path / "genotype.yaml"
@@ -82,21 +88,21 @@ class RunFolder:
         """
         run = cls(path)
         if not is_first():
-            hear(f"{path} is open")
+            wait_for(f"{path} is open")
             run._require_shared()
             yield run
             return
-        with opened(path, what="run", resume=resume, overwrite=overwrite):
+        with open_folder(path, what="run", resume=resume, overwrite=overwrite):
             now = environment(config.trainer.threads)
             if resume:
                 require_same(path, _fixed(run.config()), _fixed(config))
-                require_recorded(path, config.extensions)
+                require_recorded(run.extensions(), path, config.extensions)
                 run._warn_of_changes(now)
             else:
                 extensions = {"extensions": to_record(config.extensions)} if config.extensions else {}
                 write_json(run.environment_file, {**now, **extensions})
                 write_text(run.config_file, to_yaml(with_absolute_paths(config)))
-            tell(f"{path} is open")
+            signal_done(f"{path} is open")
             yield run
 
     @classmethod
@@ -132,6 +138,19 @@ class RunFolder:
             raise InputError(f"{self.path} is not a run folder: it has no config.yaml")
         return parse(Config, _up_to_date(read_yaml(self.config_file)), source=str(self.config_file))
 
+    def extensions(self) -> list[Extension]:
+        """Return the user-supplied files that the run began with; ``InputError`` where the record is damaged."""
+        try:
+            return from_record(self._stamp().get("extensions", []))
+        except (ValueError, AttributeError, RecursionError) as error:
+            raise InputError(
+                f"{self.environment_file} is damaged ({error}); restore it, or make the run again"
+            ) from None
+
+    def load_extensions(self) -> None:
+        """Import the user-supplied files that the run began with (``dcs_nas.extensions.load_recorded``)."""
+        load_recorded(self.extensions(), self.path)
+
     def genotype(self) -> AnyGenotype:
         """Return the genotype that was found or trained; ``InputError`` where there is none yet."""
         return load_genotype(self.genotype_file)
@@ -155,7 +174,11 @@ class RunFolder:
         if self._rows is None:
             self._rows = self.metrics() if self.metrics_file.is_file() else []
         self._rows = [*(row for row in self._rows if row["epoch"] < epoch), {"epoch": epoch, **values}]
-        write_rows(self.metrics_file, self._rows)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(dict.fromkeys(key for row in self._rows for key in row)))
+        writer.writeheader()
+        writer.writerows(self._rows)
+        write_text(self.metrics_file, text.getvalue())
 
     def write_epoch(
         self,
@@ -192,10 +215,13 @@ class RunFolder:
         """Write ``finished.yaml``, the last file of a retraining."""
         write_text(self.finished_file, plain_yaml(dict(facts)))
 
+    def _stamp(self) -> dict[str, Any]:
+        file = self.environment_file
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
     def _warn_of_changes(self, now: Mapping[str, Any]) -> None:
         """Warn of what keeps a resumed run from giving the bits of an uninterrupted one."""
-        stamp = self.environment_file
-        began = json.loads(stamp.read_text(encoding="utf-8")) if stamp.is_file() else {}
+        began = self._stamp()
         changes = []
         for part, names in _CHANGE_BITS.items():
             then = began.get(part)
@@ -219,6 +245,28 @@ class RunFolder:
             f"{socket.gethostname()} does not see {self.path}, where the first process works; "
             "set results to a folder that all machines share"
         )
+
+
+def find_runs(root: Path, depth: int = _DEPTH) -> Iterator[RunFolder]:
+    """Yield the run folders in and below ``root``, in order of names; links and hidden folders are not followed."""
+    run = RunFolder(root)
+    if run.is_run():
+        yield run
+    if depth == 0:
+        return
+    for entry in sorted(os.scandir(root), key=lambda e: e.name):
+        if entry.is_dir(follow_symlinks=False) and not entry.name.startswith(".") and entry.name not in _INSIDE:
+            yield from find_runs(Path(entry.path), depth - 1)
+
+
+def list_runs(root: Path) -> list[RunContents]:
+    """Return the runs in and below ``root``, the latest first; ``InputError`` where there are none."""
+    if not root.is_dir():
+        raise InputError(f"there is no folder {root}; name the one that holds your runs")
+    runs = sorted((run.contents() for run in find_runs(root)), key=lambda run: run.changed, reverse=True)
+    if not runs:
+        raise InputError(f"{root} holds no runs; they are folders with config.yaml, such as dcs-nas search makes")
+    return runs
 
 
 def _up_to_date(data: dict[str, Any]) -> dict[str, Any]:

@@ -11,147 +11,103 @@ import shlex
 import socket
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Any
 
 from dcs_nas.errors import InputError
 
 LOCK = ".lock"
-BEGAN = "config.yaml"
 _ATTEMPTS, _PAUSE_SECONDS = 8, 0.05  # others hold the lock for an instant when they ask whether it is free
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 @dataclass(frozen=True)
 class Owner:
-    """Who works on a folder. ``emptying``: they began anew, and without a config.yaml what is left there is theirs."""
+    """A process that works on a folder, as the lock file records it."""
 
     pid: int
     host: str
     command: str
     since: str
-    emptying: bool = False
+
+    @classmethod
+    def of_this_process(cls) -> Owner:
+        """Return the record of this process."""
+        program, *arguments = sys.argv or [""]
+        name = "dcs-nas" if Path(program).name == "__main__.py" else Path(program).name or "python"
+        command = shlex.join([name, *arguments])[:300]
+        return cls(os.getpid(), socket.gethostname(), command, f"{datetime.now():%Y-%m-%d %H:%M:%S}")
 
     @property
-    def here(self) -> bool:
+    def is_here(self) -> bool:
+        """Whether the process is one of this machine."""
         return self.host == socket.gethostname()
 
     @property
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         """Whether the process runs; False for one of another machine."""
-        if not self.here:
+        if not self.is_here:
             return False
         try:
             os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            return True
+        except OSError as error:
+            return error.errno == errno.EPERM
         return True
 
     def __str__(self) -> str:
         return f"{self.command} (process {self.pid} on {self.host}, since {self.since})"
 
 
-class FolderLock:
-    """The right to work on a folder, until ``release`` or the end of the process and of those that inherit it.
+@contextmanager
+def lock_folder(folder: Path) -> Iterator[list[str]]:
+    """Within it, lock ``folder``, which is made where it is missing; gives notes for the log.
 
-    ``left`` is the owner before, where it ended without letting go; ``notes`` are words for the log.
-    """
-
-    def __init__(self, descriptor: int, folder: Path, left: Owner | None, notes: list[str]) -> None:
-        self._descriptor, self._file, self.left, self.notes = descriptor, folder / LOCK, left, notes
-        self._emptying = False
-
-    def fileno(self) -> int:
-        return self._descriptor
-
-    def sign(self, *, emptying: bool = False) -> None:
-        """Write down who holds the lock."""
-        self._emptying = emptying
-        record = Owner(os.getpid(), socket.gethostname(), _command(), f"{datetime.now():%Y-%m-%d %H:%M:%S}", emptying)
-        content = json.dumps(asdict(record)).encode() + b"\n"
-        try:
-            os.pwrite(self._descriptor, content, 0)
-            os.ftruncate(self._descriptor, len(content))
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self._file)) from error
-
-    def release(self) -> None:
-        """Let go; a folder that was emptied and begun no more keeps the record, by which it may be emptied again."""
-        with contextlib.suppress(OSError):  # a lock that is no longer on a disk that works is released all the same
-            if not self._emptying or (self._file.parent / BEGAN).exists():
-                os.ftruncate(self._descriptor, 0)
-        os.close(self._descriptor)
-
-    def __enter__(self) -> FolderLock:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.release()
-
-
-def lock_folder(folder: Path, *, otherwise: str = "another process") -> FolderLock:
-    """Lock ``folder``, which is made where it is missing.
-
-    A lock whose owner died is taken over, with a note. Where the file system has no locks, a note says so; an owner
-    that is seen to run on this machine is heeded all the same.
+    The lock of a process that died is taken over, with a note. Where the file system has no locks, a note says so; an
+    owner that is seen to run on this machine is respected all the same.
 
     Raises:
-        InputError: another process holds it; ``otherwise`` is what it is called where it has not signed.
+        InputError: another process holds the lock.
     """
     for attempt in range(_ATTEMPTS):
-        if attempt:
-            time.sleep(_PAUSE_SECONDS)
+        time.sleep(_PAUSE_SECONDS * bool(attempt))
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            notes = _locked(descriptor, folder, fcntl.LOCK_EX, otherwise)
-            if notes is not None and _is_file(descriptor, folder / LOCK):
-                left = _read(descriptor)
-                lock = FolderLock(descriptor, folder, left, [*_taken_over(folder, left), *notes])
-                lock.sign()
-                return lock
-        except BaseException:
-            os.close(descriptor)
-            raise
-        owner = _read(descriptor)
-        os.close(descriptor)
-    raise InputError(_in_use(folder, owner, otherwise))
+        with _opened(folder, os.O_RDWR | os.O_CREAT) as descriptor:
+            notes, owner = _try_lock(descriptor, folder, fcntl.LOCK_EX), _read(descriptor)
+            if notes is None or not _is_file(descriptor, folder / LOCK):
+                continue
+            if owner is not None:
+                notes.insert(0, f"{folder} is taken over from {owner}, which ended without releasing it")
+            _sign(descriptor, folder)
+            try:
+                yield notes
+            finally:
+                with contextlib.suppress(OSError):  # the lock of a disk that failed is released all the same
+                    os.ftruncate(descriptor, 0)
+            return
+    raise _in_use(folder, owner)
 
 
-def require_free(folder: Path, *, otherwise: str = "another process") -> None:
+def require_free(folder: Path) -> None:
     """Raise ``InputError`` where a process holds the lock of ``folder``; makes nothing and locks nothing."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), _opened(folder, os.O_RDONLY) as descriptor:
+        if _try_lock(descriptor, folder, fcntl.LOCK_SH) is None:
+            raise _in_use(folder, _read(descriptor))
+
+
+@contextmanager
+def _opened(folder: Path, flags: int) -> Iterator[int]:
+    descriptor = os.open(folder / LOCK, flags | os.O_CLOEXEC, 0o666)
     try:
-        descriptor = os.open(folder / LOCK, os.O_RDONLY | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    try:
-        if _locked(descriptor, folder, fcntl.LOCK_SH, otherwise) is None:
-            raise InputError(_in_use(folder, _read(descriptor), otherwise))
+        yield descriptor
     finally:
         os.close(descriptor)
 
 
-def last_owner(folder: Path) -> Owner | None:
-    """Who has signed for ``folder`` and not let go, running or not."""
-    try:
-        descriptor = os.open(folder / LOCK, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        return _read(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _locked(descriptor: int, folder: Path, kind: int, otherwise: str) -> list[str] | None:
-    """Notes where the file is locked now or cannot be; None where another process holds it."""
+def _try_lock(descriptor: int, folder: Path, kind: int) -> list[str] | None:
+    """Lock without waiting; notes, or None where another process holds the lock."""
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -160,45 +116,38 @@ def _locked(descriptor: int, folder: Path, kind: int, otherwise: str) -> list[st
         if error.errno not in _NO_LOCKS:
             raise
         owner = _read(descriptor)
-        if owner is not None and owner.alive and owner.pid != os.getpid():
-            raise InputError(_in_use(folder, owner, otherwise)) from None
+        if owner is not None and owner.is_alive and owner.pid != os.getpid():
+            return None
         return [f"the file system of {folder} has no locks ({error.strerror}): see that no other process works on it"]
     return []
 
 
-def _taken_over(folder: Path, left: Owner | None) -> list[str]:
-    if left is None:
-        return []
-    return [f"{folder} is taken over from {left}, which ended without letting go of it"]
+def _sign(descriptor: int, folder: Path) -> None:
+    content = json.dumps(asdict(Owner.of_this_process())).encode() + b"\n"
+    try:
+        os.pwrite(descriptor, content, 0)
+        os.ftruncate(descriptor, len(content))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder / LOCK)) from error
 
 
-def _in_use(folder: Path, owner: Owner | None, otherwise: str) -> str:
-    if owner is None:
-        return f"{folder} is in use by {otherwise}; wait for it or end it first"
-    if owner.here and not owner.alive:
-        return f"{folder} is in use by what {owner} has left running; end that first"
-    return f"{folder} is in use by {owner}; wait for it or end it first"
+def _read(descriptor: int) -> Owner | None:
+    try:
+        found = json.loads(os.pread(descriptor, 65536, 0))
+        return Owner(int(found["pid"]), str(found["host"]), str(found["command"]), str(found["since"]))
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
 
 
 def _is_file(descriptor: int, path: Path) -> bool:
-    """Whether ``path`` is still the open file: it may have been deleted since with its folder."""
+    """Return whether ``path`` is still the open file: it may have been deleted since, with its folder."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
         return False
 
 
-def _read(descriptor: int) -> Owner | None:
-    try:
-        found: Any = json.loads(os.pread(descriptor, 65536, 0))
-        return Owner(
-            int(found["pid"]), str(found["host"]), str(found["command"]), str(found["since"]), bool(found["emptying"])
-        )
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-
-
-def _command() -> str:
-    program, *arguments = sys.argv or [""]
-    name = "dcs-nas" if Path(program).name == "__main__.py" else Path(program).name or "python"
-    return shlex.join([name, *arguments])[:300]
+def _in_use(folder: Path, owner: Owner | None) -> InputError:
+    if owner is not None and owner.is_here and not owner.is_alive:
+        return InputError(f"{folder} is in use by what {owner} has left running; end that first")
+    return InputError(f"{folder} is in use by {owner or 'another process'}; wait for it or end it first")

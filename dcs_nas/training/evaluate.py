@@ -29,7 +29,6 @@ from dcs_nas.data.records import ReidDataset
 from dcs_nas.environment import environment
 from dcs_nas.errors import InputError, choices, command
 from dcs_nas.evaluation import DistanceBlocks, FeatureSet, RankingResult, changed, score
-from dcs_nas.extensions import load_recorded
 from dcs_nas.models.build import build_fixed
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.runs import RunFolder
@@ -141,7 +140,7 @@ def load_trained(folder: Path, *, checkpoint: str = "last") -> tuple[Config, Rei
         raise InputError(
             f"{folder} is no retraining run: its config.yaml has no section 'retrain'{_how_to_train(folder)}"
         )
-    load_recorded(folder)
+    run.load_extensions()
     path = _checkpoint(run, config.retrain, checkpoint)
     state = load_checkpoint(path)["state_dict"]
     state = {key.removeprefix("network."): value for key, value in state.items() if key.startswith("network.")}

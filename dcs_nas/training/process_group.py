@@ -27,9 +27,9 @@ from dcs_nas.processes import (
     launch,
     launched_world,
     rank,
+    requeued_on_signal,
     world,
 )
-from dcs_nas.slurm import requeued_on_signal
 from dcs_nas.training.loggers import require_loggers
 
 P = ParamSpec("P")

@@ -127,7 +127,7 @@ def memory_format(module: Any) -> Any:
 
 
 def _environment() -> list[Any] | None:
-    """Under SLURM, Lightning's processes without its checkpoints in the middle of an epoch, see ``dcs_nas.slurm``."""
+    """Under SLURM, Lightning's processes without its checkpoints in mid-epoch, see ``requeued_on_signal``."""
     if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
         return [SLURMEnvironment(auto_requeue=False)]
     return None

@@ -17,9 +17,8 @@ from dcs_nas.config import Config, TuneConfig
 from dcs_nas.environment import environment
 from dcs_nas.errors import InputError, TrainingError
 from dcs_nas.files import write_json, write_text
-from dcs_nas.runs import RunFolder
+from dcs_nas.runs import RunFolder, logging_to, open_folder, require_same
 from dcs_nas.runs.lock import require_free
-from dcs_nas.runs.start import BEGAN, logging_to, opened, require_same
 from dcs_nas.settings import to_yaml, with_absolute_paths
 from dcs_nas.space import load_genotype
 from dcs_nas.tune.space import read_space, with_values
@@ -111,7 +110,7 @@ def _open_folder(path: Path, config: Config, genotype: Path | None, *, resume: b
         require_new(open_storage(tune, path), config.name, overwrite=overwrite)
     for worker in (path / "workers").glob("*/"):
         require_free(worker)
-    with opened(path, what="tuning", resume=resume, overwrite=overwrite):
+    with open_folder(path, what="tuning", resume=resume, overwrite=overwrite):
         (path / "workers").mkdir()
         create_study(config, open_storage(tune, path))
         write_json(path / "environment.json", environment())
@@ -119,11 +118,11 @@ def _open_folder(path: Path, config: Config, genotype: Path | None, *, resume: b
         if found is not None:
             write_text(path / "genotype.yaml", found)
         kept = config.model_copy(update={"tune": tune.model_copy(update={"storage": None})})  # it may hold a password
-        write_text(path / BEGAN, to_yaml(with_absolute_paths(kept)))
+        write_text(path / "config.yaml", to_yaml(with_absolute_paths(kept)))
 
 
 def _require_begun(path: Path, config: Config) -> None:
-    if not (path / BEGAN).is_file():
+    if not (path / "config.yaml").is_file():
         raise InputError(f"there is no tuning to resume in {path}; start it without --resume")
     if (path / "trials.json").is_file():
         raise InputError(

@@ -1,0 +1,192 @@
+"""Sections ``loss``, ``dcs``, ``retrain`` and ``trainer``: the objective, the training, the machine."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import Field, field_validator, model_validator
+
+from dcs_nas.settings import Settings
+
+Precision = Literal["32-true", "bf16-mixed", "16-mixed", "64-true"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+PRECISION_NAMES: dict[str, Precision] = {
+    **dict.fromkeys(("32", "fp32", "float32", "tf32", "full"), "32-true"),
+    **dict.fromkeys(("16", "fp16", "float16", "half", "amp"), "16-mixed"),
+    **dict.fromkeys(("bf16", "bfloat16"), "bf16-mixed"),
+    **dict.fromkeys(("64", "fp64", "float64", "double"), "64-true"),
+}
+
+
+class LossConfig(Settings):
+    """The training objective: weights of its terms, and the information bottleneck (IB).
+
+    IB's input is the image, or the output of the network's stem, on ``ib_grid`` (rows, columns). Its class statistics
+    are gathered over the epoch (``streaming``), or measured at its end by an extra pass over the images (``exact``).
+    """
+
+    identity_weight: float = Field(default=1.0, ge=0)
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    triplet_weight: float = Field(default=1.0, ge=0)
+    triplet_margin: float | None = Field(default=0.3, ge=0)
+    center_weight: float = Field(default=0.0, ge=0)
+    ib_kind: Literal["none", "ibb", "ibb_tight", "plugin"] = "none"
+    ib_weight: float = Field(default=0.0, ge=0)
+    ib_grid: tuple[int, int] = (8, 4)
+    ib_input: Literal["image", "stem"] = "image"
+    ib_estimate: Literal["streaming", "exact"] = "streaming"
+    ib_temperature: float | Literal["auto"] = 1.0
+    ib_normalize: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> LossConfig:
+        if self.ib_weight > 0 and self.ib_kind == "none":
+            raise ValueError(f"ib_weight is {self.ib_weight:g}, but ib_kind is 'none'; name a kind, e.g. ibb")
+        if self.ib_kind == "none" and (self.ib_input, self.ib_estimate) != ("image", "streaming"):
+            raise ValueError("ib_input or ib_estimate is set, but ib_kind is 'none'; name a kind, e.g. ibb")
+        if not self.identity_weight and not self.triplet_weight:
+            raise ValueError("identity_weight and triplet_weight are both 0; nothing would tell people apart")
+        return self
+
+
+class DcsConfig(Settings):
+    """DCS-Attention: the Gumbel temperature starts at ``tau`` and is multiplied by ``decay`` every epoch.
+
+    The values are those of the searched widths in the authors' code, where nothing stops the fall; applied to masks,
+    it leaves 83 % of the logits without a gradient after 120 epochs. So it stops at ``tau_min`` here (ours; 0: never).
+    ``scale`` is that of the affinities (``dcs_nas.models.blocks.DCSAttention``) where a block's settings name none.
+    """
+
+    tau: float = Field(default=5.0, gt=0)
+    decay: float = Field(default=0.956, gt=0, le=1)
+    tau_min: float = Field(default=0.5, ge=0)
+    scale: Literal["mean", "sqrt", "literal"] = "mean"
+
+    @model_validator(mode="after")
+    def _check(self) -> DcsConfig:
+        if self.tau_min > self.tau:
+            raise ValueError(f"tau_min is {self.tau_min:g}, above tau {self.tau:g}; set tau_min to tau or below")
+        return self
+
+    def temperature(self, epoch: int) -> float:
+        """Return the temperature of an epoch, from 0: max(tau * decay ** epoch, tau_min).
+
+        >>> [round(DcsConfig().temperature(epoch), 3) for epoch in (0, 10, 60)]
+        [5.0, 3.188, 0.5]
+        """
+        return max(self.tau * self.decay**epoch, self.tau_min)
+
+
+class RetrainConfig(Settings):
+    """Training of a fixed network: a genotype's, or a named backbone.
+
+    It starts from scratch, from a file of ``weights``, or by ``inherit`` from the supernet of a search's run folder.
+    Of a file with several networks ``weights_key`` names one. A file that supplies less than ``weights_share`` of the
+    network's numbers is refused; below 0.9, tensors of other shapes are skipped.
+    """
+
+    backbone: str | None = None
+    backbone_options: dict[str, Any] = {}
+    weights: Path | None = None
+    weights_key: str | None = Field(default=None, min_length=1, max_length=200)
+    weights_share: float = Field(default=0.9, ge=0, le=1)
+    inherit: Path | None = None
+    channels: int | None = Field(default=None, ge=1, le=2048)
+    cells: int | None = Field(default=None, ge=1, le=100)
+    epochs: int = Field(default=120, ge=1)
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: float = Field(default=3.5e-4, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=5e-4, ge=0)
+    grad_clip: float | None = Field(default=None, gt=0)
+    schedule: Literal["cosine", "multistep"] = "cosine"
+    warmup_epochs: float = Field(default=10, ge=0)
+    warmup_factor: float = Field(default=0.01, gt=0, le=1)
+    lr_min: float = Field(default=0.0, ge=0)
+    milestones: tuple[int, ...] = (40, 70)
+    gamma: float = Field(default=0.1, gt=0, le=1)
+    center_lr: float = Field(default=0.5, gt=0)
+    validation: float = Field(default=0.0, ge=0, lt=1)
+    validate_every: int = Field(default=10, ge=1)
+
+    @model_validator(mode="after")
+    def _check_start(self) -> RetrainConfig:
+        if self.weights is not None and self.inherit is not None:
+            raise ValueError("weights and inherit are both given; the network starts from one of them")
+        if self.weights_key is not None and self.weights is None:
+            raise ValueError("weights_key is given without weights; name the file, or leave it out")
+        return self
+
+
+class TrainerConfig(Settings):
+    """The machine: passed on to Lightning's Trainer.
+
+    ``devices``: how many, which GPUs (``0,2``), or ``-1`` for all; ``auto`` is as many as a launcher has started, else
+    one. What the machine has to have for them is checked when a job starts (``dcs_nas.training.process_group``).
+    A step whose loss or gradient is NaN or infinite stops the job, or is left out (``nonfinite: skip``).
+    Of several processes, each waits ``timeout_minutes`` at most for another that does not answer.
+    ``compile`` is the mode of torch.compile for the network (reduce-overhead: CUDA graphs); ``matmul_precision`` below
+    highest lets a GPU compute float32 products in TF32 or bfloat16.
+    ``loggers`` get the means of every epoch beside metrics.csv; wandb and mlflow have to be installed.
+    """
+
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
+    devices: int | str = "auto"
+    num_nodes: int = Field(default=1, ge=1)
+    timeout_minutes: float = Field(default=30, gt=0, le=10080)
+    precision: Precision = "32-true"
+    deterministic: bool | None = None
+    compile: Literal["off", "default", "reduce-overhead", "max-autotune"] = "off"
+    matmul_precision: Literal["highest", "high", "medium"] = "highest"
+    nonfinite: Literal["stop", "skip"] = "stop"
+    threads: int | None = Field(default=None, ge=1, le=4096)
+    loggers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
+
+    @property
+    def cuda(self) -> bool:
+        """Whether a CUDA GPU is there and not refused."""
+        import torch
+
+        return torch.cuda.is_available() and self.accelerator != "cpu"
+
+    @property
+    def on_cpu(self) -> bool:
+        """Return whether the CPU trains: there is no GPU, or it is refused."""
+        import torch
+
+        return self.accelerator == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
+
+    @field_validator("compile", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: object) -> object:
+        return "off" if value is False else value  # which YAML takes for false
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _name_precision(cls, value: Any) -> Any:
+        if value in ("bf16-true", "16-true"):
+            raise ValueError(
+                "weights and alphas in half precision lose most of their steps, which round to nothing; use bf16-mixed"
+            )
+        meant = PRECISION_NAMES.get(str(value).lower())
+        if meant is not None:
+            raise ValueError(f"did you mean {meant}? known: {', '.join(PRECISIONS)}")
+        return value
+
+    @field_validator("devices", mode="before")
+    @classmethod
+    def _check_devices(cls, value: Any) -> Any:
+        text = str(value).strip()
+        numbers = [part.strip() for part in text.split(",") if part.strip()]
+        named = "," in text and all(map(str.isdecimal, numbers)) and 0 < len(numbers) == len(set(map(int, numbers)))
+        if isinstance(value, bool) or not (named or re.fullmatch("auto|-1|0*[1-9][0-9]{0,3}", text)):
+            raise ValueError("expected auto, a number of at least 1, -1 for all, or the numbers of GPUs such as '0,2'")
+        return value
+
+    @model_validator(mode="after")
+    def _check_loggers(self) -> TrainerConfig:
+        if len(set(self.loggers)) < len(self.loggers):
+            raise ValueError(f"loggers {', '.join(self.loggers)} name one twice; name each once")
+        return self

@@ -1,0 +1,82 @@
+"""The log of a run: what dcs_nas says while a job works goes into a file."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dcs_nas.processes import is_first
+
+_PACKAGE = logging.getLogger("dcs_nas")
+_early: list[_EarlyLog] = []
+
+
+@contextmanager
+def early_log() -> Iterator[None]:
+    """Keep what dcs_nas logs before ``logging_to`` opens the log of the run, which then begins with it."""
+    handler = _EarlyLog()
+    _PACKAGE.addHandler(handler)
+    _PACKAGE.setLevel(logging.INFO)
+    _early.append(handler)
+    try:
+        yield
+    finally:
+        _early.pop()
+        _PACKAGE.removeHandler(handler)
+
+
+@contextmanager
+def logging_to(path: Path) -> Iterator[None]:
+    """Append what dcs_nas logs to a file, with times; of several processes the first alone."""
+    if not is_first():
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = _LogFile(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    early = _early[-1] if _early else None
+    if early is not None:
+        _PACKAGE.removeHandler(early)
+        early.move_to(handler)
+    _PACKAGE.addHandler(handler)
+    _PACKAGE.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        _PACKAGE.removeHandler(handler)
+        handler.close()
+        if early in _early:
+            _PACKAGE.addHandler(early)
+
+
+class _EarlyLog(logging.Handler):
+    """The records of a log that has no file yet."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self._records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a record."""
+        self._records.append(record)
+
+    def move_to(self, handler: logging.Handler) -> None:
+        """Hand the records over."""
+        while self._records:
+            handler.handle(self._records.pop(0))
+
+
+class _LogFile(logging.FileHandler):
+    """A log that drops its lines where the disk is full: what has to be saved fails then, with its own name."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Do nothing: the line is lost."""
+
+    def close(self) -> None:
+        """Close the file, also on a full disk."""
+        try:
+            super().close()
+        except OSError:
+            self.stream = None
