@@ -28,7 +28,6 @@ from dcs_nas.config import Config, load_config
 from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
 from dcs_nas.environment import environment
 from dcs_nas.files import write_text
-from dcs_nas.search.baselines import run_baseline
 from dcs_nas.search.job import run_search
 from dcs_nas.search.supernet_score import supernet_score
 from dcs_nas.space import shipped_file
@@ -113,7 +112,7 @@ def _try(
     own = [f"search.strategy={strategy}", f"search.trials.table={NAME}", "search.trials.trials=100000"]
     config = _config(seed, [*own, f"search.trials.minutes={seconds / 60:.4f}"])
     with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
-        genotype = run_baseline(strategy, config, Path(folder) / "search")
+        genotype = run_search(config, Path(folder) / "search")
     row = {"strategy": strategy, "as_long_as": budget, "seed": seed, "seconds": f"{seconds:.1f}"}
     return _append(arguments.out, table, genotype, **row)
 

@@ -34,6 +34,7 @@ from dcs_nas.environment import environment
 from dcs_nas.files import write_json, write_text
 from dcs_nas.models.cell_kind import random_cells
 from dcs_nas.models.cell_space import fixed_network
+from dcs_nas.runs import RunFolder
 from dcs_nas.search.derive import derive_by_retrieval
 from dcs_nas.search.job import run_search
 from dcs_nas.search.record import ArchitectureRecord
@@ -162,7 +163,7 @@ def _rederived(name: str, seed: int, arguments: argparse.Namespace) -> Path | No
     if not path.is_file() and not arguments.table and name in _wanted(arguments, list(REDERIVED)):
         score = supernet_score(source)
         method = f"{load_genotype(source / 'genotype.yaml').origin.method}, by retrieval"
-        record = ArchitectureRecord(path.parent, _space(), data="synthetic", seed=seed, method=method)
+        record = ArchitectureRecord(RunFolder(path.parent), _space(), data="synthetic", seed=seed, method=method)
         retrieval = RetrievalConfig(candidates=CANDIDATES)
         settings = score.config.section("search").model_copy(update={"retrieval": retrieval})
         write_text(path, derive_by_retrieval(score, record, settings).to_yaml())

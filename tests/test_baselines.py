@@ -21,10 +21,10 @@ from dcs_nas.models.cell_kind import cells_of_sample, random_cells
 from dcs_nas.models.cell_space import fixed_network
 from dcs_nas.models.nni_imports import DifferentiableMixedCell, DifferentiableMixedLayer
 from dcs_nas.runs import read_metrics
-from dcs_nas.search import baselines
-from dcs_nas.search.baselines import STRATEGIES, run_baseline
+from dcs_nas.search import nni_strategies, strategies
+from dcs_nas.search.job import run_search
 from dcs_nas.space import CellStructure, NetworkSpec, Origin, edge_index, load_genotype
-from dcs_nas.training import trial_training
+from dcs_nas.training import loop
 from dcs_nas.training.checkpoints import load_checkpoint
 
 SPACE = """
@@ -59,7 +59,11 @@ def job(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
     data["data"] |= {"root": str(people), "cache": str(folder / "cache")}
     data["search"]["space"] = str(folder / "space.yaml")
     (folder / "job.yaml").write_text(yaml.safe_dump(data))
-    return lambda *overrides: load_config(folder / "job.yaml", overrides)
+
+    def config(*overrides: str, strategy: str = "random") -> Config:
+        return load_config(folder / "job.yaml", [f"search.strategy={strategy}", *overrides])
+
+    return config
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +73,7 @@ def finished(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Callable[[st
 
     def folder(strategy: str) -> Path:
         if strategy not in done:
-            run_baseline(strategy, job(), parent / strategy)
+            run_search(job(strategy=strategy), parent / strategy)
             done.add(strategy)
         return parent / strategy
 
@@ -103,7 +107,7 @@ def _differing(a: Path, b: Path) -> list[str]:
     return [name for name, value in first.items() if not torch.equal(value, second[name])]
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", BY_TRIALS + ONE_SHOT)
 def test_every_strategy_leaves_the_files_of_a_search(strategy: str, finished: Callable[[str], Path]) -> None:
     folder = finished(strategy)
     genotype = load_genotype(folder / "genotype.yaml")
@@ -136,8 +140,8 @@ def test_the_best_trial_is_chosen_and_another_seed_tries_others(
     assert [row["validation/mAP"] for row in rows] == scores
     assert [row["best/mAP"] for row in rows] == np.maximum.accumulate(scores).tolist()
     assert all(row["parameters"] > 0 < row["seconds"] for row in rows)
-    monkeypatch.setattr(baselines, "train_and_score", lambda *_, **__: 0.5)
-    run_baseline(strategy, job("seed=4"), tmp_path / "other")
+    monkeypatch.setattr(strategies, "train_trial", lambda *_, **__: 0.5)
+    run_search(job("seed=4", strategy=strategy), tmp_path / "other")
     others = [load_genotype(p).cells for p in sorted(tmp_path.glob("other/trials/*/trial.yaml"))]
     assert others[0] != load_genotype(folder / "trials/000/trial.yaml").cells
 
@@ -147,8 +151,8 @@ def test_one_shot_strategies_train_nnis_own_cells_and_move_their_alphas(
     strategy: str, job: Job, finished: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Any] = []
-    monkeypatch.setattr(baselines, "fit", lambda trainer, module, loaders, run: seen.append(module))
-    run_baseline(strategy, job(), tmp_path / "run")
+    monkeypatch.setattr(nni_strategies, "fit", lambda trainer, module, loaders, run: seen.append(module))
+    run_search(job(strategy=strategy), tmp_path / "run")
     (module,) = seen
     assert type(module).__module__ == "nni.nas.oneshot.pytorch.differentiable"
     kinds = Counter(type(m) for m in module.supernet_modules())
@@ -178,7 +182,7 @@ def test_the_one_shot_genotype_is_of_the_strongest_alphas(finished: Callable[[st
 
 
 def test_alphas_rest_while_the_weights_warm_up(job: Job, tmp_path: Path) -> None:
-    run_baseline("nni.darts", job("search.warmup_epochs=1"), tmp_path / "run")
+    run_search(job("search.warmup_epochs=1", strategy="nni.darts"), tmp_path / "run")
     rows = read_metrics(tmp_path / "run" / "metrics.csv")
     assert "architecture/loss" not in rows[0]
     assert "architecture/loss" in rows[1]
@@ -190,11 +194,11 @@ def test_an_interrupted_one_shot_search_resumes_to_the_same_bits(
     strategy: str, job: Job, finished: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(baselines, "write_architecture", _interrupted_at(2, baselines.write_architecture))
+        patch.setattr(nni_strategies, "write_architecture", _interrupted_at(2, nni_strategies.write_architecture))
         with pytest.raises(KeyboardInterrupt):
-            run_baseline(strategy, job(), tmp_path / "run")
+            run_search(job(strategy=strategy), tmp_path / "run")
     assert load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["epoch"] == 0
-    run_baseline(strategy, job(), tmp_path / "run", resume=True)
+    run_search(job(strategy=strategy), tmp_path / "run", resume=True)
     assert not _differing(tmp_path / "run", finished(strategy))
 
 
@@ -210,19 +214,19 @@ def test_resumed_trials_repeat_nothing_and_end_the_same(
 ) -> None:
     whole, folder = finished(strategy), tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(trial_training, "validate", _interrupted_at(2, trial_training.validate))
+        patch.setattr(loop, "validate", _interrupted_at(2, loop.validate))
         with pytest.raises(KeyboardInterrupt):
-            run_baseline(strategy, job(), folder)
+            run_search(job(strategy=strategy), folder)
     assert not _said_by_nni(caplog)
     assert [p.parent.name for p in folder.glob("trials/*/trial.yaml")] == ["000"]
     trained: list[str] = []
-    monkeypatch.setattr(baselines, "train_and_score", _noting(trained, baselines.train_and_score))
-    found = run_baseline(strategy, job(), folder, resume=True)
+    monkeypatch.setattr(strategies, "train_trial", _noting(trained, strategies.train_trial))
+    found = run_search(job(strategy=strategy), folder, resume=True)
     assert trained == ["001", "002"]
     assert found == load_genotype(whole / "genotype.yaml")
     scores = [[row["validation/mAP"] for row in read_metrics(f / "metrics.csv")] for f in (folder, whole)]
     assert scores[0] == scores[1]
-    assert run_baseline(strategy, job(), folder, resume=True) == found
+    assert run_search(job(strategy=strategy), folder, resume=True) == found
     assert len(trained) == 2
 
 
@@ -230,14 +234,15 @@ def test_resumed_trials_repeat_nothing_and_end_the_same(
 def test_an_interrupted_trial_goes_on_from_its_last_epoch(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, place = job("search.trials.epochs=2", "search.trials.trials=1"), "trials/000/checkpoints"
-    run_baseline("nni.random", config, tmp_path / "whole")
+    config = job("search.trials.epochs=2", "search.trials.trials=1", strategy="nni.random")
+    place = "trials/000/checkpoints"
+    run_search(config, tmp_path / "whole")
     with monkeypatch.context() as patch:
-        patch.setattr(trial_training, "validate", _interrupted_at(1, trial_training.validate))
+        patch.setattr(loop, "validate", _interrupted_at(1, loop.validate))
         with pytest.raises(KeyboardInterrupt):
-            run_baseline("nni.random", config, tmp_path / "run")
+            run_search(config, tmp_path / "run")
     assert load_checkpoint(tmp_path / "run" / place / "last.ckpt")["epoch"] == 0
-    run_baseline("nni.random", config, tmp_path / "run", resume=True)
+    run_search(config, tmp_path / "run", resume=True)
     assert not (tmp_path / "run" / place).exists()
     whole, resumed = (read_metrics(tmp_path / name / "trials/000/metrics.csv") for name in ("whole", "run"))
     assert whole == resumed
@@ -253,8 +258,8 @@ def _noting(names: list[str], train: Callable[..., float]) -> Callable[..., floa
 
 
 def test_no_trial_begins_after_the_minutes_are_spent(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(baselines, "train_and_score", lambda *_, **__: 0.5)
-    run_baseline("nni.random", job("search.trials.minutes=1e-9"), tmp_path / "run")
+    monkeypatch.setattr(strategies, "train_trial", lambda *_, **__: 0.5)
+    run_search(job("search.trials.minutes=1e-9", strategy="nni.random"), tmp_path / "run")
     assert len(read_metrics(tmp_path / "run" / "metrics.csv")) == 1
 
 
@@ -269,20 +274,20 @@ def test_a_trial_that_breaks_down_counts_as_zero_and_says_why(
             raise score
         return score
 
-    monkeypatch.setattr(baselines, "train_and_score", train)
-    found = run_baseline("nni.evolution", job(), tmp_path / "run")
+    monkeypatch.setattr(strategies, "train_trial", train)
+    found = run_search(job(strategy="nni.evolution"), tmp_path / "run")
     assert found == load_genotype(tmp_path / "run/trials/001/trial.yaml")
     assert "trial 1/3 counts as mAP 0: the term 'loss' became nan" in (tmp_path / "run" / "log.txt").read_text()
     scores = iter([TrainingError("the term 'loss' became nan")] * 3)
     with pytest.raises(TrainingError, match="none of 3 trials could be trained: the term 'loss' became nan"):
-        run_baseline("nni.random", job(), tmp_path / "none")
+        run_search(job(strategy="nni.random"), tmp_path / "none")
 
 
 def test_a_single_random_genotype_is_drawn_and_not_trained(job: Job, tmp_path: Path) -> None:
-    drawn = run_baseline("random", job("search.trials.trials=1"), tmp_path / "run")
+    drawn = run_search(job("search.trials.trials=1", strategy="random"), tmp_path / "run")
     assert drawn.origin.method == "random, drawn"
     assert not (tmp_path / "run" / "trials").exists()
-    assert drawn != run_baseline("random", job("search.trials.trials=1", "seed=4"), tmp_path / "other")
+    assert drawn != run_search(job("search.trials.trials=1", "seed=4", strategy="random"), tmp_path / "other")
 
 
 def test_random_genotypes_are_uniform_over_what_may_be_derived() -> None:
@@ -327,21 +332,21 @@ def test_settings_that_do_not_fit_a_strategy_are_refused_in_a_line(job: Job, ove
 def test_settings_that_have_no_effect_under_a_strategy_are_named(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(baselines, "train_and_score", lambda *_, **__: 0.5)
-    monkeypatch.setattr(baselines, "fit", lambda *_: None)
+    monkeypatch.setattr(strategies, "train_trial", lambda *_, **__: 0.5)
+    monkeypatch.setattr(nni_strategies, "fit", lambda *_: None)
     for strategy, unused in (
         ("nni.darts", "search.order, search.arch_weight_decay"),
         ("nni.random", "search.order, search.arch_weight_decay, search.epochs, search.arch_lr"),
     ):
         changes = [f"search.strategy={strategy}", "search.order=2", "search.arch_weight_decay=0"]
-        run_baseline(strategy, job(*changes), tmp_path / strategy)
+        run_search(job(*changes, strategy=strategy), tmp_path / strategy)
         said = (tmp_path / strategy / "log.txt").read_text()
         assert f"{unused} have no effect: search.strategy is {strategy}\n" in said
 
 
 def test_a_supernet_is_validated_on_people_held_out_of_both_halves(job: Job, tmp_path: Path) -> None:
     changes = ["search.validation=0.3", "search.validate_every=1", "search.epochs=1"]
-    run_baseline("nni.darts", job(*changes), tmp_path / "run")
+    run_search(job(*changes, strategy="nni.darts"), tmp_path / "run")
     assert 0 < read_metrics(tmp_path / "run" / "metrics.csv")[0]["validation/mAP"] <= 1
 
 
@@ -350,10 +355,9 @@ def test_what_a_baseline_cannot_run_with_is_said_before_anything_is_written(job:
         ("nni.darts", "trainer.devices=2", "search.strategy nni.darts runs on one device, but trainer.devices is 2"),
         ("nni.random", "search.trials.validation=0.9", "holding out 7 of 8 identities leaves too few to train on"),
         ("random", "data.people_per_batch=7", "the training images show 6 people, a batch takes 7"),
-        ("bilevel", "seed=1", "unknown baseline 'bilevel'; known: random, nni.darts"),
     ):
         with pytest.raises(InputError, match=said):
-            run_baseline(strategy, job(override), tmp_path / "run")
+            run_search(job(override, strategy=strategy), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -364,7 +368,7 @@ def test_trials_of_another_order_are_not_taken_over(job: Job, finished: Callable
     (folder / "trials/000").rename(folder / "trials/x")
     (folder / "trials/001").rename(folder / "trials/000")
     with pytest.raises(InputError, match="holds another genotype than its turn now gives"):
-        run_baseline("random", job(), folder, resume=True)
+        run_search(job(strategy="random"), folder, resume=True)
 
 
 def test_nni_says_nothing_and_writes_nowhere_else(
@@ -374,7 +378,7 @@ def test_nni_says_nothing_and_writes_nowhere_else(
     (tmp_path / "home").mkdir()
     for strategy in ("nni.evolution", "nni.gumbel"):
         few = ["search.epochs=1", "search.trials.trials=2", "search.trials.population=1", "search.trials.sample=1"]
-        run_baseline(strategy, job(*few), tmp_path / strategy)
+        run_search(job(*few, strategy=strategy), tmp_path / strategy)
     assert not _said_by_nni(caplog)
     assert not list((tmp_path / "home").rglob("*"))
     assert not logging.getLogger("nni.nas.strategy.base").filters

@@ -268,7 +268,7 @@ def test_a_query_finds_its_own_image_in_no_validation(
 ) -> None:
     from dcs_nas.config import load_config
     from dcs_nas.data.datamodule import ReidData
-    from dcs_nas.training import validation
+    from dcs_nas.training import features as retrieval
 
     root = write_folder(tmp_path / "data", {f"train/p{i}": [f"{k}.jpg" for k in range(4)] for i in range(6)})
     config = load_config(job / "train.yaml", [f"data.root={root}", "data.options.camera=none"])
@@ -276,14 +276,14 @@ def test_a_query_finds_its_own_image_in_no_validation(
     _, held = data.training_and_validation(share=0.4)
     assert held is not None
     features = np.random.default_rng(0).random((len(held), 3)).astype(np.float32)
-    monkeypatch.setattr(validation, "extract_features", lambda *_: features)
+    monkeypatch.setattr(retrieval, "extract_features", lambda *_: features)
     distances = ((features[:, None] - features[None]) ** 2).sum(2)
     expected = []
     for query in range(len(held)):
         order = [i for i in np.argsort(distances[query], kind="stable") if i != query]
         hits = np.array([held.labels[i] == held.labels[query] for i in order])
         expected.append((hits.cumsum() / (1 + np.arange(len(order))))[hits].mean())
-    assert validation.validate(torch.nn.Identity(), data, held, metric="euclidean") == pytest.approx(np.mean(expected))
+    assert retrieval.validate(torch.nn.Identity(), data, held, metric="euclidean") == pytest.approx(np.mean(expected))
 
 
 @pytest.mark.parametrize("command", ["evaluate", "export"])

@@ -17,7 +17,7 @@ from dcs_nas.registry import Registry
 from dcs_nas.runs import MetricsFile, RunFolder, read_metrics
 from dcs_nas.seeds import mix_seed
 from dcs_nas.settings import to_yaml, with_absolute_paths
-from dcs_nas.training.schedule import learning_rate_factor
+from dcs_nas.training.retraining import learning_rate_factor
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 SEARCH = "name: job\nsearch: {space: demo_cells}\n"

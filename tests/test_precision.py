@@ -86,7 +86,7 @@ def _searching(space: str, relaxation: str, order: str) -> BilevelSearch:
     nothing: Any = None
     halves = dict.fromkeys(HALVES, nothing)
     module = BilevelSearch(
-        network, objective, nothing, config, halves=halves, people=IDENTITIES, epoch_log=nothing, watch=nothing
+        network, objective, config, run=nothing, data=nothing, held=None, halves=halves, record=nothing
     )
     module.augment = nn.Identity()  # type: ignore[assignment]
     module.manual_backward = lambda loss: loss.backward()  # type: ignore[method-assign, assignment]

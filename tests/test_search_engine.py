@@ -20,8 +20,8 @@ from dcs_nas.models.cell_kind import derive_cells
 from dcs_nas.models.supernet import frozen_statistics, recalibrated_statistics
 from dcs_nas.runs import read_metrics
 from dcs_nas.search.derive import likely
-from dcs_nas.search.guard import CollapseGuard
 from dcs_nas.search.job import run_search
+from dcs_nas.search.monitor import CollapseGuard
 from dcs_nas.search.perturbation import by_perturbation
 from dcs_nas.search.record import ArchitectureRecord
 from dcs_nas.search.supernet_score import supernet_score

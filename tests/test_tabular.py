@@ -14,7 +14,7 @@ from dcs_nas import api
 from dcs_nas.config import load_config
 from dcs_nas.errors import InputError
 from dcs_nas.runs import read_metrics
-from dcs_nas.search.baselines import run_baseline
+from dcs_nas.search.job import run_search
 from dcs_nas.space import Genotype, load_space, shipped_file
 from dcs_nas.space.architectures import architectures, count, decode, encode
 from dcs_nas.space.table import SIZE, TABLES, Table
@@ -232,7 +232,7 @@ def test_strategies_of_trials_read_a_table_at_its_own_cost_and_need_no_data(stra
     settings = ["trials.table=bench_cells", "trials.trials=40", f"strategy={strategy}"]
     config = load_config(shipped_file("configs", "bench_cells"), [f"search.{setting}" for setting in settings])
     found = api.tabular("bench_cells")
-    genotype = run_baseline(strategy, config, shipped / "run")
+    genotype = run_search(config, shipped / "run")
     rows = read_metrics(shipped / "run" / "metrics.csv")
     assert len(rows) == 40
     assert {row["seconds"] for row in rows} == {2.5}
@@ -246,14 +246,14 @@ def test_an_unfinished_table_is_refused_before_a_run_begins(shipped):
     written(shipped / "bench_cells.csv", "bench_cells", every=3)
     settings = ["search.strategy=random", "search.trials.table=bench_cells"]
     with pytest.raises(InputError, match="the table bench_cells has 140 architectures and is unfinished"):
-        run_baseline("random", load_config(shipped_file("configs", "bench_cells"), settings), shipped / "run")
+        run_search(load_config(shipped_file("configs", "bench_cells"), settings), shipped / "run")
     assert not (shipped / "run").exists()
 
 
 def test_recorded_seconds_are_what_minutes_are_counted_in(shipped):
     settings = ["search.strategy=random", "search.trials.table=bench_cells", "search.trials.trials=100"]
     config = load_config(shipped_file("configs", "bench_cells"), [*settings, "search.trials.minutes=0.5"])
-    run_baseline("random", config, shipped / "run")
+    run_search(config, shipped / "run")
     assert len(read_metrics(shipped / "run" / "metrics.csv")) == 12  # of 2.5 seconds each
 
 

@@ -26,7 +26,7 @@ Reduce = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 Hessian = Literal["exact", "finite_difference"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class WeightStep:
     """The step that the weights are about to take: SGD with learning rate, momentum, decay and momentum buffers."""
 
@@ -34,6 +34,13 @@ class WeightStep:
     momentum: float = 0.0
     weight_decay: float = 0.0
     buffers: Sequence[Tensor | None] | None = None
+
+    @classmethod
+    def of(cls, optimizer: Any, weights: Sequence[Tensor]) -> WeightStep:
+        """Return the step that an SGD optimizer is about to take."""
+        group, state = optimizer.param_groups[0], optimizer.state
+        buffers = [state[w].get("momentum_buffer") if w in state else None for w in weights]
+        return cls(group["lr"], group["momentum"], group["weight_decay"], buffers)
 
 
 def gradients(loss: Loss, parameters: Sequence[Tensor]) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""What a search looks at after every epoch, writes down, and chooses its genotype by."""
+"""Measures every epoch of a search: collapse, undecided alphas, retrieval. The genotype is chosen by them."""
 
 from __future__ import annotations
 
@@ -9,86 +9,82 @@ from typing import Any
 
 import torch
 
-from dcs_nas.config import SearchConfig
+from dcs_nas.config import GuardConfig, SearchConfig
 from dcs_nas.models.supernet import MixedNetwork, frozen_statistics, recalibrated_statistics
 from dcs_nas.processes import rank, world
 from dcs_nas.search.gradients import dominant_eigenvalue
-from dcs_nas.search.guard import CollapseGuard
 from dcs_nas.search.passes import Pass, SearchLoss
 from dcs_nas.search.record import ArchitectureRecord, alpha_entropy
 from dcs_nas.space import AnyGenotype
 from dcs_nas.training.joint_batch import average_buffers, sum_over_processes
 from dcs_nas.training.nonfinite import NonFiniteError
-from dcs_nas.training.validation import validation_is_due
 
 log = logging.getLogger(__name__)
 
 
-class Watch:
+class EpochMonitor:
     """Records the architecture, guards against collapse and validates by retrieval.
 
     Args:
         settings: of the search.
         record: where alphas and genotypes go.
-        validate: mAP of the network on people held out, or None.
+        validate: returns the mAP of the network on identities held out.
     """
 
-    def __init__(
-        self, settings: SearchConfig, record: ArchitectureRecord, validate: Callable[[], float] | None = None
-    ) -> None:
+    def __init__(self, settings: SearchConfig, record: ArchitectureRecord, validate: Callable[[], float]) -> None:
         self.settings, self.record, self._validate = settings, record, validate
         self.guard = CollapseGuard(settings.guard)
         self.best: tuple[float, int] | None = None
 
-    @property
-    def stopped(self) -> bool:
-        """Whether the guard has ended the search."""
-        return self.guard.stopped
-
-    def after_epoch(self, epoch: int, loss: SearchLoss, recent: Pass | None) -> dict[str, float]:
-        """Figures of the epoch to log; ``recent`` is its last architecture pass."""
+    def measure(self, epoch: int, loss: SearchLoss, recent: Pass | None, *, validate: bool) -> dict[str, float]:
+        """Return the figures of an epoch and write its architecture; ``recent`` is its last architecture pass."""
         supernet = loss.supernet
         genotype = self.record.genotype(supernet, epoch)
         entropy = self.record.space.grouped(alpha_entropy(supernet.mixture_weights()))
-        figures = {f"entropy/{name}": value for name, value in entropy.items()}
         skips = genotype.skips()
+        figures = {f"entropy/{name}": value for name, value in entropy.items()}
         figures |= {f"skips/{kind}": float(count) for kind, count in skips.items()}
-        moving = recent is not None and epoch >= self.settings.warmup_epochs
-        if moving and recent is not None:
-            for measure in (self._curvature, self._gap):
-                try:
-                    figures |= measure(loss, recent, genotype)
-                except NonFiniteError as error:
-                    log.warning("a figure of epoch %d is left out: %s", epoch + 1, error)
-            reason = self.guard.judge(epoch, skips.get("normal", 0), figures.get("guard/eigenvalue"))
-            if reason is not None:
-                log.warning("collapse in epoch %d: %s", epoch + 1, reason)
-        s = self.settings
-        if self._validate is not None and validation_is_due(epoch, s.validate_every, s.epochs):
+        if recent is not None and epoch >= self.settings.warmup_epochs:
+            figures |= self._collapse(epoch, loss, recent, genotype, skips.get("normal", 0))
+        if validate:
             figures |= self._retrieval(epoch, loss, genotype, recent)
         if rank() == 0:
             self.record.write(supernet, epoch)
         return figures
 
     def chosen(self, supernet: MixedNetwork) -> AnyGenotype:
-        """The genotype that the search ends with: of the best epoch, the last good one, or the last."""
+        """Return the genotype that the search ends with: of the best epoch, the last good one, or the last."""
         if self.settings.choose == "best" and self.best is not None:
             return self.record.read(self.best[1])
-        if self.stopped and self.guard.last_good is not None:
+        if self.guard.stopped and self.guard.last_good is not None:
             return self.record.read(self.guard.last_good)
         return self.record.genotype(supernet, self.settings.epochs - 1)
 
     def state(self) -> dict[str, Any]:
-        """Plain data to go on from."""
+        """Return plain data to resume from."""
         return {"guard": self.guard.state(), "best": self.best}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from ``state()``."""
+        """Resume from ``state()``."""
         self.guard.load(state["guard"])
         self.best = tuple(state["best"]) if state["best"] else None
 
+    def _collapse(
+        self, epoch: int, loss: SearchLoss, recent: Pass, genotype: AnyGenotype, skips: int
+    ) -> dict[str, float]:
+        figures: dict[str, float] = {}
+        for measure in (self._curvature, self._gap):
+            try:
+                figures |= measure(loss, recent, genotype)
+            except NonFiniteError as error:
+                log.warning("a figure of epoch %d is left out: %s", epoch + 1, error)
+        reason = self.guard.judge(epoch, skips, figures.get("guard/eigenvalue"))
+        if reason is not None:
+            log.warning("collapse in epoch %d: %s", epoch + 1, reason)
+        return figures
+
     def _curvature(self, loss: SearchLoss, recent: Pass, genotype: AnyGenotype) -> dict[str, float]:
-        """The dominant eigenvalue of the architecture loss's Hessian over the alphas, on some images."""
+        """Return the dominant eigenvalue of the architecture loss's Hessian over the alphas, on some images."""
         guard, alphas = self.settings.guard, list(loss.supernet.alphas().values())
         if not guard.eigenvalue_iterations:
             return {}
@@ -104,7 +100,7 @@ class Watch:
 
     @torch.no_grad()
     def _gap(self, loss: SearchLoss, recent: Pass, genotype: AnyGenotype) -> dict[str, float]:
-        """How much higher the loss of the one-hot supernet is than the mixture's, on the same images."""
+        """Return how much higher the loss of the one-hot supernet is than the mixture's, on the same images."""
         if not self.settings.guard.gap:
             return {}
         with frozen_statistics(loss.network):
@@ -115,20 +111,72 @@ class Watch:
         return {"guard/gap": float(recent.terms["loss"]) - mixture}
 
     def _retrieval(self, epoch: int, loss: SearchLoss, genotype: AnyGenotype, recent: Pass | None) -> dict[str, float]:
-        """mAP of the mixture and of the derived network with the supernet's weights; the latter chooses."""
-        assert self._validate is not None
-        found = {"validation/mAP": self._validate()}
+        """Return the mAP of the mixture and of the derived network with the supernet's weights; the latter chooses."""
+        figures = {"validation/mAP": self._validate()}
         if recent is not None:
             run = partial(_averaged, recent, loss)
             with loss.supernet.fixed_to(genotype), recalibrated_statistics(loss.network, run):
-                found["validation/mAP_derived"] = self._validate()
-        score = found.get("validation/mAP_derived", found["validation/mAP"])
+                figures["validation/mAP_derived"] = self._validate()
+        score = figures.get("validation/mAP_derived", figures["validation/mAP"])
         if epoch >= self.settings.warmup_epochs and (self.best is None or score > self.best[0]):
             self.best = (score, epoch)
-        return found
+        return figures
 
 
 def _averaged(recent: Pass, loss: SearchLoss) -> None:
     """A pass whose batch statistics are the mean over all processes."""
     recent.loss()
     average_buffers(loss.network)
+
+
+class CollapseGuard:
+    """Judges an epoch by its genotype and eigenvalue, and remembers the last epoch that was good.
+
+    Skips: more than ``max_skips`` in the normal cell (DARTS+, arXiv 1909.06035, criterion 1). Eigenvalue: with m(t) the
+    mean over the ``window`` epochs up to t, m(t - window) / m(t) < ``ratio``; the last good epoch is then t - window
+    (RobustDARTS, arXiv 1909.09656, section 4.3).
+    """
+
+    def __init__(self, settings: GuardConfig) -> None:
+        self.settings = settings
+        self.eigenvalues: dict[int, float] = {}
+        self.last_good: int | None = None
+        self.reason: str | None = None
+
+    @property
+    def stopped(self) -> bool:
+        """True where the search is to stop."""
+        return self.reason is not None and self.settings.action == "stop"
+
+    def judge(self, epoch: int, skips: int, eigenvalue: float | None = None) -> str | None:
+        """Return why this epoch (from 0) has collapsed, or None; ``skips`` are those of the normal cell."""
+        if eigenvalue is not None:
+            self.eigenvalues[epoch] = eigenvalue
+        if (grown := self._growth(epoch)) is not None:
+            self.last_good = epoch - self.settings.window
+            self.reason = f"the dominant eigenvalue grew {grown:.3g} times in {self.settings.window} epochs"
+        elif self.settings.max_skips is not None and skips > self.settings.max_skips:
+            self.reason = f"the normal cell has {skips} skip connections, more than {self.settings.max_skips}"
+        else:
+            self.last_good, self.reason = epoch, None
+        return self.reason
+
+    def state(self) -> dict[str, Any]:
+        """Return plain data to resume from."""
+        return {"eigenvalues": dict(self.eigenvalues), "last_good": self.last_good, "reason": self.reason}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Resume from ``state()``."""
+        self.eigenvalues = {int(epoch): float(value) for epoch, value in state["eigenvalues"].items()}
+        self.last_good, self.reason = state["last_good"], state["reason"]
+
+    def _growth(self, epoch: int) -> float | None:
+        window = self.settings.window
+        means = [
+            [abs(self.eigenvalues[e]) for e in range(end - window + 1, end + 1) if e in self.eigenvalues]
+            for end in (epoch - window, epoch)
+        ]
+        if any(len(values) < window for values in means):
+            return None
+        before, now = (sum(values) / window for values in means)
+        return now / before if before < self.settings.ratio * now and before > 0 else None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -12,47 +13,78 @@ from dcs_nas import __version__
 from dcs_nas.files import write_text
 from dcs_nas.models.kinds import kind_of
 from dcs_nas.models.supernet import MixedNetwork
+from dcs_nas.runs import RunFolder
 from dcs_nas.settings import plain_yaml
-from dcs_nas.space import AnyGenotype, Origin, Space, load_genotype
+from dcs_nas.space import AnyGenotype, Genotype, Origin, Space, load_genotype
+
+
+def write_record(
+    run: RunFolder,
+    epoch: int,
+    genotype: AnyGenotype,
+    *,
+    names: Mapping[str, Sequence[Any]],
+    alphas: Mapping[str, list],
+    weights: Mapping[str, list],
+) -> None:
+    """Write ``architecture/epoch_NNN.yaml``: mixture weights by name, and ``names`` of what their columns stand for."""
+    content = {
+        "epoch": epoch,
+        "names": {kind: list(options) for kind, options in names.items()},
+        "alphas": dict(alphas),
+        "weights": dict(weights),
+        "genotype": genotype.model_dump(mode="json", by_alias=True),
+    }
+    write_text(record_path(run, epoch), plain_yaml(content))
+
+
+def write_genotype_record(run: RunFolder, number: int, genotype: Genotype) -> None:
+    """Write the record of a trial as an epoch's: the best genotype so far, and weights 1 for what it keeps."""
+    space = genotype.space
+    names = {"operations": space.operations, "attention": space.attention}
+    write_record(run, number, genotype, names=names, alphas={}, weights=genotype.one_hot())
+
+
+def record_path(run: RunFolder, epoch: int) -> Path:
+    """Return where the record of an epoch lies."""
+    return run / f"architecture/epoch_{epoch:03d}.yaml"
 
 
 class ArchitectureRecord:
-    """Writes the architecture parameters of an epoch and the genotype they stand for."""
+    """Derives genotypes from a supernet, and writes and reads the records of its epochs."""
 
     def __init__(
-        self, folder: Path, space: Space, *, data: str, seed: int, method: str, max_skips: int | None = None
+        self, run: RunFolder, space: Space, *, data: str, seed: int, method: str, max_skips: int | None = None
     ) -> None:
-        self.folder, self.space, self.data, self.seed = folder, space, data, seed
+        self.run, self.space, self.data, self.seed = run, space, data, seed
         self.method, self.max_skips = method, max_skips
 
     def genotype(self, supernet: MixedNetwork, epoch: int, weights: Mapping[str, Tensor] | None = None) -> AnyGenotype:
-        """The genotype of the supernet as it is after ``epoch`` (from 0), or of other mixture weights."""
+        """Return the genotype of the supernet as it is after ``epoch`` (from 0), or of other mixture weights."""
         origin = Origin(data=self.data, seed=self.seed, epoch=epoch, method=self.method, version=__version__)
-        found = supernet.mixture_weights() if weights is None else weights
-        return kind_of(self.space).derive(found, self.space, supernet.network, origin=origin, max_skips=self.max_skips)
+        mixture = supernet.mixture_weights() if weights is None else weights
+        return kind_of(self.space).derive(
+            mixture, self.space, supernet.network, origin=origin, max_skips=self.max_skips
+        )
 
     def read(self, epoch: int) -> AnyGenotype:
-        """The genotype that was written after ``epoch``."""
-        return load_genotype(self._path(epoch))
+        """Return the genotype that was written after ``epoch``."""
+        return load_genotype(record_path(self.run, epoch))
 
     def write(self, supernet: MixedNetwork, epoch: int) -> None:
-        """Write ``epoch_NNN.yaml``."""
+        """Write ``architecture/epoch_NNN.yaml``."""
+        alphas, weights = rows_of(supernet.alphas()), rows_of(supernet.mixture_weights())
         genotype = self.genotype(supernet, epoch)
-        content = {
-            "epoch": epoch,
-            "names": self.space.names(),
-            "alphas": {name: alpha.detach().tolist() for name, alpha in supernet.alphas().items()},
-            "weights": {name: weight.tolist() for name, weight in supernet.mixture_weights().items()},
-            "genotype": genotype.model_dump(mode="json", by_alias=True),
-        }
-        write_text(self._path(epoch), plain_yaml(content))
+        write_record(self.run, epoch, genotype, names=self.space.names(), alphas=alphas, weights=weights)
 
-    def _path(self, epoch: int) -> Path:
-        return self.folder / f"epoch_{epoch:03d}.yaml"
+
+def rows_of(tables: Mapping[str, Tensor]) -> dict[str, list]:
+    """Return tables of numbers as plain data."""
+    return {name: rows.tolist() for name, rows in tables.items()}
 
 
 def alpha_entropy(weights: Mapping[str, Tensor]) -> dict[str, float]:
-    """Mean entropy of the rows of mixture weights, as a share of that of equal weights: 1 undecided, 0 decided."""
+    """Return the mean entropy of the rows of mixture weights as a share of the largest: 1 undecided, 0 decided."""
     entropies = {}
     for name, rows in weights.items():
         most = math.log(rows.shape[1])

@@ -20,9 +20,9 @@ from dcs_nas.runs import RunFolder
 from dcs_nas.seeds import seed_everything
 from dcs_nas.space import AnyGenotype, load_space, shipped_file
 from dcs_nas.training.checkpoints import load_checkpoint
+from dcs_nas.training.features import validate
 from dcs_nas.training.joint_batch import average_buffers
 from dcs_nas.training.trainer import memory_format
-from dcs_nas.training.validation import validate
 
 
 class SupernetScore:

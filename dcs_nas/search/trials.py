@@ -14,7 +14,8 @@ from dcs_nas.config import TrialsConfig
 from dcs_nas.errors import InputError, TrainingError
 from dcs_nas.files import write_text
 from dcs_nas.runs import MetricsFile, RunFolder
-from dcs_nas.settings import Settings, parse, plain_yaml, read_yaml, to_yaml
+from dcs_nas.search.record import write_genotype_record
+from dcs_nas.settings import Settings, parse, read_yaml, to_yaml
 from dcs_nas.space import Genotype
 
 log = logging.getLogger(__name__)
@@ -97,25 +98,12 @@ class Trials:
         best = max(self.done, key=lambda t: t.score)
         values = {"validation/mAP": trial.score, "best/mAP": best.score}
         self._metrics.append(trial.number, {**values, "parameters": trial.parameters, "seconds": trial.seconds})
-        write_best(self._run / f"architecture/epoch_{trial.number:03d}.yaml", best.genotype, trial.number)
+        write_genotype_record(self._run, trial.number, best.genotype)
         place = f"trial {trial.number + 1}/{self.settings.trials}"
         if trial.problem:
             log.warning("%s counts as mAP 0: %s", place, trial.problem)
         else:
             log.info("%s: mAP %.4f, best %.4f", place, trial.score, best.score)
-
-
-def write_best(path: Path, genotype: Genotype, number: int) -> None:
-    """The record of a trial in the form of an epoch's: the best genotype so far, and weights 1 for what it keeps."""
-    space = genotype.space
-    content = {
-        "epoch": number,
-        "names": {"operations": list(space.operations), "attention": list(space.attention)},
-        "alphas": {},
-        "weights": genotype.one_hot(),
-        "genotype": genotype.model_dump(mode="json", by_alias=True),
-    }
-    write_text(path, plain_yaml(content))
 
 
 def _read(path: Path) -> Trial | None:

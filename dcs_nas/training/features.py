@@ -1,18 +1,21 @@
-"""Features of images by a trained network, N images, D features; and the colour-histogram baseline."""
+"""Features of images by a trained network, N images, D features; retrieval by them; the colour-histogram baseline."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from dcs_nas.config import EvaluateConfig
 from dcs_nas.data.augment import Normalize
 from dcs_nas.data.datamodule import Images, ReidData, file_names
+from dcs_nas.data.samplers import first_of_each_view
 from dcs_nas.errors import TrainingError
-from dcs_nas.evaluation import FeatureSet
+from dcs_nas.evaluation import FeatureSet, score
 from dcs_nas.training.joint_batch import gather_batches
 
 Progress = Callable[[int, int], None]
@@ -36,16 +39,16 @@ def extract_features(
     device, normalize = parameter.device, Normalize(data.settings.mean, data.settings.std).to(parameter)
     was_training = network.training
     network.eval()
-    found: list[np.ndarray] = []
+    batches: list[np.ndarray] = []
     own = _features(network, normalize, data.test_loader(images), flip=flip)
     for features in gather_batches(own, count=len(images), size=data.settings.test_batch, device=device):
-        found.append(features.cpu().numpy())
+        batches.append(features.cpu().numpy())
         if progress:
-            progress(sum(map(len, found)), len(images))
+            progress(sum(map(len, batches)), len(images))
     network.train(was_training)
-    joined = np.concatenate(found)
-    _require_finite(joined, images)
-    return joined
+    all_features = np.concatenate(batches)
+    _require_finite(all_features, images)
+    return all_features
 
 
 def _require_finite(features: np.ndarray, images: Images) -> None:
@@ -101,7 +104,7 @@ def _grey_world(pixels: np.ndarray) -> np.ndarray:
 
 
 def labelled_features(query: Images, gallery: Images, of_query: np.ndarray, of_gallery: np.ndarray) -> FeatureSet:
-    """Features with the people, cameras and paths of their images, ready to be scored or saved."""
+    """Return features with the identities, cameras and paths of their images, ready to be scored or saved."""
     return FeatureSet(
         query_features=of_query,
         gallery_features=of_gallery,
@@ -112,3 +115,19 @@ def labelled_features(query: Images, gallery: Images, of_query: np.ndarray, of_g
         query_paths=np.array([r.path for r in query.records]),
         gallery_paths=np.array([r.path for r in gallery.records]),
     )
+
+
+def validate(network: nn.Module, data: ReidData, images: Images, *, metric: str) -> float:
+    """Return the mAP among identities held out of the training set; nothing is ever chosen on the test set.
+
+    The first image of each identity and camera is a query, all images are the gallery. A query's own image is among
+    those that the cross-camera protocol removes. Without a camera filter every image is a query, and its own image
+    alone is removed: each counts as a camera of its own.
+    """
+    features = extract_features(network, data, images)
+    views = images.cameras if data.camera_filter else np.arange(len(images))
+    queries = first_of_each_view(images.labels, views)
+    query = images.subset(queries.tolist())
+    labelled = labelled_features(query, images, features[queries], features)
+    labelled = replace(labelled, query_camids=views[queries], gallery_camids=views)
+    return score(labelled, EvaluateConfig(metric=metric), protocol="cross_camera").result.mAP

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -126,24 +126,3 @@ def _embedded(
         assert inputs is not None
         grid = F.adaptive_avg_pool2d(inputs.float(), config.loss.ib_grid)
         yield embedding.features.float(), grid, batch["labels"].to(device)
-
-
-class Means:
-    """Running means of named scalars over an epoch, kept on their device until asked for."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
-
-    def add(self, values: Mapping[str, Tensor], prefix: str = "") -> None:
-        for name, value in values.items():
-            key = prefix + name
-            total = self._sums.get(key)
-            self._sums[key] = value.detach().float() if total is None else total + value.detach().float()
-            self._counts[key] = self._counts.get(key, 0) + 1
-
-    def pop(self) -> dict[str, float]:
-        """The means, and a new start."""
-        means = {key: float(total) / self._counts[key] for key, total in self._sums.items()}
-        self._sums, self._counts = {}, {}
-        return means

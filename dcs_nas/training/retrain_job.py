@@ -7,28 +7,24 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dcs_nas.config import Config
-from dcs_nas.config.idle import DCS_BLOCKS, idle_settings
-from dcs_nas.data.augment import build_augment
 from dcs_nas.data.datamodule import ReidData
 from dcs_nas.data.images import Progress
 from dcs_nas.errors import InputError
 from dcs_nas.extensions import load_extensions
 from dcs_nas.files import write_text
-from dcs_nas.models.blocks import kept_shares
 from dcs_nas.models.build import build_fixed
 from dcs_nas.processes import is_first
-from dcs_nas.runs import RunFolder, early_log, logging_to
+from dcs_nas.runs import RunFolder, early_log
 from dcs_nas.seeds import seed_everything
 from dcs_nas.settings import plain_yaml
 from dcs_nas.space import AnyGenotype, is_published, load_genotype, load_space, shipped_file
 from dcs_nas.training.acceleration import accelerate
 from dcs_nas.training.checkpoints import LAST, is_damaged
-from dcs_nas.training.error_messages import training_errors
 from dcs_nas.training.inherit import inherit
 from dcs_nas.training.objective import build_objective
 from dcs_nas.training.process_group import jointly
 from dcs_nas.training.retraining import Retraining
-from dcs_nas.training.trainer import fit, make_trainer, memory_format, without_known_warnings
+from dcs_nas.training.trainer import fit, make_trainer, memory_format, training_job
 
 log = logging.getLogger(__name__)
 FINISHED = "finished.yaml"
@@ -55,16 +51,16 @@ def run_retraining(
     architecture = _read_genotype(config, genotype)
     RunFolder.require_free(folder)
     data = ReidData(config, progress=progress)
-    images, validation = data.training_and_validation(share=settings.validation)
-    people = len(set(images.labels.tolist()))
+    images, held = data.training_and_validation(share=settings.validation)
+    identities = len(set(images.labels.tolist()))
     loader = data.identity_loader(images, stream=8)
     seed_everything(config.seed)
-    network = memory_format(build_fixed(settings, config.data, people, architecture, config.dcs))
+    network = memory_format(build_fixed(settings, config.data, identities, architecture, config.dcs))
     if settings.inherit is not None:
         if architecture is None:
             raise InputError("retrain.inherit is given without a genotype; give a named backbone retrain.weights")
         inherit(network, architecture, settings.inherit)
-    objective = build_objective(config.loss, people=people, features=network.num_features, network=network)
+    objective = build_objective(config.loss, people=identities, features=network.num_features, network=network)
     accelerate(network, config)
     if resume:
         _check_genotype(folder, architecture)
@@ -75,17 +71,12 @@ def run_retraining(
         if architecture is not None and is_first():
             write_text(run / "genotype.yaml", architecture.to_yaml())
         data.save_labels(run.path)
-        augment = build_augment(config)
-        module = Retraining(
-            network, objective, augment, config, data=data, images=images, validation=validation, run=run
-        )
-        with logging_to(run / "log.txt"), without_known_warnings(), training_errors(config, "retrain"):
-            for remark in idle_settings(config, "retrain", {DCS_BLOCKS: len(kept_shares(network))}):
-                log.warning("%s", remark)
+        module = Retraining(network, objective, config, run=run, data=data, images=images, held=held)
+        with training_job(config, "retrain", run, network):
             trainer = make_trainer(config, run, epochs=settings.epochs)
             fit(trainer, module, loader, run)
             if trainer.is_global_zero:
-                facts = {"epochs": settings.epochs, "train_people": people, "train_images": len(images)}
+                facts = {"epochs": settings.epochs, "train_people": identities, "train_images": len(images)}
                 write_text(run / FINISHED, plain_yaml(facts))
 
 

@@ -1,61 +1,56 @@
-"""Training of a fixed network as a Lightning module: identity, triplet, center and IB terms (section 7 of DCS, BoT)."""
+"""Training of a fixed network: identity, triplet, center and IB terms (section 7 of DCS, BoT)."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from dcs_nas.config import Config, RetrainConfig
-from dcs_nas.data.augment import Augment
 from dcs_nas.data.datamodule import Batch, Images, ReidData, file_names
 from dcs_nas.losses import Objective
-from dcs_nas.models.blocks import set_temperature
 from dcs_nas.models.heads import ReidNetwork
-from dcs_nas.processes import rank, world
+from dcs_nas.processes import world
 from dcs_nas.runs import RunFolder
-from dcs_nas.seeds import seed_everything
-from dcs_nas.training.acceleration import fused, is_scaled
-from dcs_nas.training.channel_selection import channel_figures
+from dcs_nas.training.acceleration import fused
 from dcs_nas.training.checkpoints import save_checkpoint
-from dcs_nas.training.joint_batch import average_buffers, joint, joint_embedding, sum_gradients
-from dcs_nas.training.nonfinite import StepGuard, clip_gradients, require_finite
-from dcs_nas.training.objective import Means, batch_terms, refresh_objective, update_objective
-from dcs_nas.training.schedule import learning_rate_factor
-from dcs_nas.training.trainer import EpochLog
-from dcs_nas.training.validation import validate, validation_is_due
+from dcs_nas.training.joint_batch import joint, joint_embedding, sum_gradients
+from dcs_nas.training.loop import TrainingLoop
+from dcs_nas.training.nonfinite import require_finite
+from dcs_nas.training.objective import batch_terms, build_objective, refresh_objective, update_objective
+from dcs_nas.training.trainer import fit, make_trainer, without_known_warnings
 
 
-class Retraining(pl.LightningModule):
-    """Trains ``network`` on P x K batches; every step is seeded from (seed, epoch, step).
+class Retraining(TrainingLoop):
+    """Trains ``network`` on P x K batches of ``images``.
 
-    Where ``validation`` images are given, their mAP is measured every ``validate_every`` epochs, and the best so far is
-    kept as ``checkpoints/best.ckpt``.
+    Where ``held`` images are given, their mAP is measured every ``validate_every`` epochs, and the best so far is kept
+    as ``checkpoints/best.ckpt``.
+
+    Attributes:
+        best_score: the highest mAP so far, -1 before the first.
     """
 
+    shown = ("train/loss", "train/identity", "train/triplet", "lr", "validation/mAP")
     best_score: Tensor
 
     def __init__(
         self,
         network: ReidNetwork,
         objective: Objective,
-        augment: Augment,
         config: Config,
         *,
+        run: RunFolder,
         data: ReidData,
         images: Images,
-        validation: Images | None,
-        run: RunFolder,
+        held: Images | None,
     ) -> None:
-        super().__init__()
-        self.automatic_optimization = False
-        self.network, self.objective, self.augment, self.config = network, objective, augment, config
-        self._data, self._images, self._validation, self._run = data, images, validation, run
-        self._log, self._means = EpochLog(run), Means()
-        self._guard = StepGuard(self, skip=config.trainer.nonfinite == "skip")
+        super().__init__(network, objective, config, run=run, data=data, held=held)
+        self._images = images
+        self.checked = [(list(network.named_parameters()), self.settings.grad_clip)]
         self.register_buffer("best_score", torch.tensor(-1.0))
 
     @property
@@ -73,23 +68,15 @@ class Retraining(pl.LightningModule):
         centers = list(self.objective.parameters())
         return [kinds[s.optimizer](), *([SGD(centers, lr=s.center_lr)] if centers else [])]
 
-    def on_train_epoch_start(self) -> None:
-        set_temperature(self.network, self.config.dcs.temperature(self.current_epoch))
-
-    def training_step(self, batch: Batch, batch_idx: int) -> None:
-        seed_everything(self.config.seed, self.current_epoch, batch_idx, rank())
+    def step(self, batch: Batch, batch_idx: int) -> None:
         self._place = f"step {batch_idx + 1} of epoch {self.current_epoch + 1}"
         self._files = file_names(self._images, batch["indices"])
-        with self._guard.step():
-            self._step(batch, batch_idx)
-
-    def _step(self, batch: Batch, batch_idx: int) -> None:
         own, labels = self.augment(batch["images"]), joint(batch["labels"])
         embedding = joint_embedding(self.network(own, batch["cameras"]))
         images = joint(own) if self.objective.needs_inputs else None
         terms = batch_terms(self.objective, embedding, labels, images)
         require_finite(terms, where=self._place, files=self._files)
-        network, *centers = self._optimizers()
+        network, *centers = self.optimizer_list()
         for optimizer in (network, *centers):
             optimizer.zero_grad(set_to_none=True)
         self.manual_backward(terms["loss"] / world())
@@ -104,41 +91,71 @@ class Retraining(pl.LightningModule):
         update_objective(self.objective, embedding, labels, images)
         self._means.add(terms, "train/")
 
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Check and clip the network's gradients, after a scaler has given them their size back."""
-        if optimizer is self.trainer.optimizers[0]:
-            clip_gradients(
-                self.network.named_parameters(),
-                self.settings.grad_clip,
-                scaled=is_scaled(self),
-                where=self._place,
-                files=self._files,
-            )
-
-    def on_train_epoch_end(self) -> None:
-        average_buffers(self.network)
-        means = self._means.pop() | self._guard.end_epoch()
-        means["lr"] = self._optimizers()[0].param_groups[0]["lr"]
-        means |= channel_figures(self.network, self.config.dcs, self.current_epoch)
+    def after_epoch(self) -> dict[str, float]:
         refresh_objective(self.objective, self.network, [self._images], self.config)
-        s = self.settings
-        if self._validation is not None and validation_is_due(self.current_epoch, s.validate_every, s.epochs):
-            means["validation/mAP"] = self._validate()
-        self._log.write(self, means, show=("train/loss", "train/identity", "train/triplet", "lr", "validation/mAP"))
-
-    def _optimizers(self) -> list[Any]:
-        found = self.optimizers()
-        return list(found) if isinstance(found, (list, tuple)) else [found]
+        if not self.validation_is_due():
+            return {}
+        score = self.validate()
+        if score > float(self.best_score):
+            self.best_score.fill_(score)
+            save_checkpoint(self.trainer, self._run / "checkpoints" / "best.ckpt")
+        return {"validation/mAP": score}
 
     def _set_learning_rate(self, optimizer: Any, batch_idx: int) -> None:
         epoch = self.current_epoch + batch_idx / max(1, int(self.trainer.num_training_batches))
         for group in optimizer.param_groups:
             group["lr"] = self.settings.lr * learning_rate_factor(epoch, self.settings)
 
-    def _validate(self) -> float:
-        assert self._validation is not None
-        score = validate(self.network, self._data, self._validation, metric=self.config.evaluate.metric)
-        if score > float(self.best_score):
-            self.best_score.fill_(score)
-            save_checkpoint(self.trainer, self._run / "checkpoints" / "best.ckpt")
-        return score
+
+def learning_rate_factor(epoch: float, settings: RetrainConfig) -> float:
+    """Return what ``settings.lr`` is multiplied by at ``epoch`` (from 0, fractions within an epoch count).
+
+    Warm-up: from ``warmup_factor`` linearly to 1 over ``warmup_epochs``. Then ``cosine``: down to ``lr_min / lr`` along
+    half a cosine (Loshchilov, Hutter, arXiv 1608.03983); ``multistep``: times ``gamma`` at each of ``milestones``.
+    """
+    if epoch < settings.warmup_epochs:
+        share = epoch / settings.warmup_epochs
+        return settings.warmup_factor * (1 - share) + share
+    if settings.schedule == "multistep":
+        return settings.gamma ** sum(epoch >= milestone for milestone in settings.milestones)
+    share = min(1.0, (epoch - settings.warmup_epochs) / max(settings.epochs - settings.warmup_epochs, 1e-9))
+    least = settings.lr_min / settings.lr
+    return least + (1 - least) * (1 + math.cos(math.pi * share)) / 2
+
+
+def trial_settings(config: Config) -> Config:
+    """Return the settings of a trial training: a retraining of few epochs, with the rates of a search's weights.
+
+    SGD from ``search.lr`` down to ``search.lr_min`` by a cosine, ``search.trials.epochs`` long, validated at the end.
+    """
+    search = config.section("search")
+    retrain = RetrainConfig(
+        epochs=search.trials.epochs,
+        optimizer="sgd",
+        lr=search.lr,
+        lr_min=search.lr_min,
+        momentum=search.momentum,
+        weight_decay=search.weight_decay,
+        grad_clip=search.grad_clip,
+        warmup_epochs=0,
+        validate_every=search.trials.epochs,
+    )
+    return config.model_copy(update={"retrain": retrain})
+
+
+def train_trial(
+    network: ReidNetwork, config: Config, *, run: RunFolder, data: ReidData, images: Images, held: Images
+) -> float:
+    """Return the mAP of identities ``held`` out after a trial training on ``images`` (classes from 0).
+
+    The same network and settings give the same score. ``run`` keeps metrics and checkpoints; an interrupted training
+    goes on from its last whole epoch.
+    """
+    config = trial_settings(config)
+    identities = len(set(images.labels.tolist()))
+    objective = build_objective(config.loss, people=identities, features=network.num_features, network=network)
+    module = Retraining(network, objective, config, run=run, data=data, images=images, held=held)
+    loader = data.identity_loader(images, stream=9)
+    with without_known_warnings():
+        fit(make_trainer(config, run, epochs=module.settings.epochs), module, loader, run)
+    return float(module.best_score)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -17,10 +17,12 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasti
 from pytorch_lightning.utilities.types import TRAIN_DATALOADERS
 
 from dcs_nas.config import Config
-from dcs_nas.files import naming
-from dcs_nas.runs import MetricsFile, RunFolder
+from dcs_nas.config.idle import DCS_BLOCKS, idle_settings
+from dcs_nas.models.blocks import kept_shares
+from dcs_nas.runs import RunFolder, logging_to
 from dcs_nas.training.acceleration import set_precision
 from dcs_nas.training.checkpoints import LAST, PREVIOUS, EpochCheckpoint, load_checkpoint, whole_checkpoint
+from dcs_nas.training.error_messages import training_errors
 from dcs_nas.training.joint_batch import EqualProcesses, ReplicatedStrategy
 from dcs_nas.training.loggers import make_loggers
 from dcs_nas.training.process_group import devices_and_machines, end_with_parent, processes_of
@@ -75,6 +77,18 @@ def make_trainer(config: Config, run: RunFolder, *, epochs: int) -> pl.Trainer:
 
 
 @contextmanager
+def training_job(
+    config: Config, job: Literal["search", "retrain"], run: RunFolder, network: torch.nn.Module | None = None
+) -> Iterator[None]:
+    """Within it, a job trains: it logs to ``log.txt``, settings without effect first, and its errors name settings."""
+    with logging_to(run / "log.txt"), without_known_warnings(), training_errors(config, job):
+        blocks = {DCS_BLOCKS: len(kept_shares(network))} if network is not None else {}
+        for remark in idle_settings(config, job, blocks):
+            log.warning("%s", remark)
+        yield
+
+
+@contextmanager
 def without_known_warnings() -> Iterator[None]:
     """Within it, Lightning's warnings that are known and harmless here stay silent; all others show."""
     with warnings.catch_warnings():
@@ -96,29 +110,6 @@ def fit(trainer: pl.Trainer, module: pl.LightningModule, loaders: TRAIN_DATALOAD
         trainer.fit(module, loaders, ckpt_path=begin, weights_only=True)
     except SystemExit:
         raise KeyboardInterrupt from None
-
-
-class EpochLog:
-    """Puts the means of an epoch where people look for them: metrics.csv, TensorBoard, the log."""
-
-    def __init__(self, run: RunFolder) -> None:
-        self._run = run
-        self._file: MetricsFile | None = None
-
-    def write(self, module: pl.LightningModule, means: dict[str, float], *, show: Sequence[str]) -> None:
-        """Keep the row of the current epoch; ``show`` names the values of the log line."""
-        epoch = module.current_epoch
-        if not module.trainer.is_global_zero:
-            return
-        if self._file is None:
-            self._file = MetricsFile(self._run / "metrics.csv", first_epoch=epoch)
-        self._file.append(epoch, means)
-        for logger in module.loggers:
-            with naming(self._run.path):
-                logger.log_metrics(means, step=epoch)
-                logger.save()
-        shown = ", ".join(f"{name} {means[name]:.4g}" for name in show if name in means)
-        log.info("epoch %d/%s: %s", epoch + 1, module.trainer.max_epochs, shown)
 
 
 def memory_format(module: Any) -> Any:

@@ -1,0 +1,246 @@
+"""NNI 3.0's own strategies on the space, data and loss of a search.
+
+Its one-shot strategies build their own supernet of our ``CellSpace`` and take their own steps. Its multi-trial ones run
+in this process by its sequential engine: no experiment manager, no port, nothing written outside the run folder. Its
+samples may let a node read one state twice. E edges of a cell, O candidates that compute something, A candidates of
+attention.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from pytorch_lightning.utilities.combined_loader import CombinedLoader
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from dcs_nas.config import Config, SearchConfig
+from dcs_nas.data.datamodule import HALVES, Batch, Images, ReidData, file_names
+from dcs_nas.losses import Objective
+from dcs_nas.models.cell_kind import cells_of_sample
+from dcs_nas.models.cell_space import CellSpace
+from dcs_nas.models.heads import ReidNetwork
+from dcs_nas.models.nni_imports import (
+    DARTS,
+    DifferentiableMixedCell,
+    DifferentiableMixedLayer,
+    Evaluator,
+    ExecutableModelSpace,
+    GumbelDARTS,
+    LightningModule,
+    Random,
+    RegularizedEvolution,
+    SequentialExecutionEngine,
+    SimplifiedModelSpace,
+    report_final_result,
+)
+from dcs_nas.runs import RunFolder
+from dcs_nas.search.record import rows_of, write_record
+from dcs_nas.search.strategies import CellStrategy, ReadProgress, TrialStrategy
+from dcs_nas.search.trials import Trials
+from dcs_nas.seeds import seed_everything
+from dcs_nas.space import Genotype
+from dcs_nas.training.loop import TrainingLoop
+from dcs_nas.training.nonfinite import require_finite
+from dcs_nas.training.objective import batch_terms, build_objective, update_objective
+from dcs_nas.training.trainer import fit, make_trainer
+
+
+class NniOneShot(CellStrategy):
+    """NNI's DARTS or GumbelDARTS."""
+
+    def __init__(self, config: Config, progress: ReadProgress) -> None:
+        super().__init__(config, progress)
+        settings, data = self.settings, self.data
+        assert data is not None
+        self.halves, self.held = data.search_halves(share=settings.weight_share, validation=settings.validation)
+        self.loaders = {
+            name: data.identity_loader(self.halves[half], stream=i, what=half)
+            for i, (name, half) in enumerate(zip(("train", "val"), HALVES))
+        }
+        seed_everything(config.seed)
+        self.nni = {"nni.darts": DARTS, "nni.gumbel": GumbelDARTS}[settings.strategy](
+            arc_learning_rate=settings.arch_lr,
+            gradient_clip_val=settings.grad_clip,
+            warmup_epochs=settings.warmup_epochs,
+        )
+        self.network = self.with_heads(self.nni.mutate_model(_nni_space(self)), data.num_people)
+        self.objective = build_objective(config.loss, people=data.num_people, features=self.network.num_features)
+
+    def search(self, run: RunFolder) -> Genotype:
+        assert self.data is not None
+        assert self.network is not None
+
+        def record(epoch: int) -> None:
+            write_architecture(run, supernet, genotype(epoch), epoch)
+
+        def genotype(epoch: int) -> Genotype:
+            origin = self.origin("one-shot", epoch)
+            return cells_of_sample(module.export(), self.space, self.spec, name=self.space.name, origin=origin)
+
+        supernet: Any = self.network.backbone
+        training = OneShotTraining(
+            self.network, self.objective, self.config, run=run, data=self.data, held=self.held, halves=self.halves,
+            record=record,
+        )  # fmt: skip
+        module = self.nni.configure_oneshot_module(training)
+        alphas = _in_fixed_order(module)
+        module.arch_parameters = lambda: alphas
+        epochs = self.settings.epochs
+        fit(make_trainer(self.config, run, epochs=epochs), module, CombinedLoader(self.loaders, "min_size"), run)
+        return genotype(epochs - 1)
+
+
+class OneShotTraining(TrainingLoop, LightningModule):
+    """What NNI asks of its user: the loss of a batch and the optimizer of the weights.
+
+    NNI's own module wraps this one. It calls ``training_step`` with even numbers for the architecture's half of the
+    images and odd ones for the weights', steps both optimizers, and hands the hooks of an epoch on. ``record`` is
+    called with each epoch (from 0) once it is over.
+    """
+
+    shown = ("weights/loss", "architecture/loss", "weights/ib", "validation/mAP")
+
+    def __init__(
+        self,
+        network: ReidNetwork,
+        objective: Objective,
+        config: Config,
+        *,
+        run: RunFolder,
+        data: ReidData,
+        held: Images | None,
+        halves: dict[str, Images],
+        record: Callable[[int], None],
+    ) -> None:
+        super().__init__(network, objective, config, run=run, data=data, held=held)
+        self.automatic_optimization = True  # as NNI's module demands, which takes the steps
+        self._halves, self._record = halves, record
+
+    @property
+    def model(self) -> nn.Module:
+        """The supernet, where NNI looks for it."""
+        return self.network.backbone
+
+    @property
+    def settings(self) -> SearchConfig:
+        return self.config.section("search")
+
+    def configure_optimizers(self) -> tuple[list[Optimizer], list[Any]]:
+        """NNI takes the alphas out of this optimizer and adds its own for them."""
+        s = self.settings
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        weights = SGD(parameters, lr=s.lr, momentum=s.momentum, weight_decay=s.weight_decay)
+        return [weights], [CosineAnnealingLR(weights, T_max=s.epochs, eta_min=s.lr_min)]
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        self._rates = super().rates()  # NNI's module lowers the rate before the epoch's end
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        half = HALVES[1 - batch_idx % 2]
+        seed_everything(self.config.seed, self.current_epoch, batch_idx)
+        images, labels = self.augment(batch["images"]), batch["labels"]
+        embedding = self.network(images)
+        terms = batch_terms(self.objective, embedding, labels, images)
+        place = f"the {half} step {batch_idx // 2 + 1} of epoch {self.current_epoch + 1}"
+        require_finite(terms, where=place, files=file_names(self._halves[half], batch["indices"]), skippable=False)
+        if half == "weights":
+            update_objective(self.objective, embedding, labels, images)
+        self._means.add(terms, f"{half}/")
+        return terms["loss"]
+
+    def rates(self) -> dict[str, float]:
+        return self._rates
+
+    def after_epoch(self) -> dict[str, float]:
+        self.objective.end_epoch()
+        figures = {"validation/mAP": self.validate()} if self.validation_is_due() else {}
+        self._record(self.current_epoch)
+        return figures
+
+
+class NniTrials(TrialStrategy):
+    """NNI's Random or RegularizedEvolution."""
+
+    def explore(self, trials: Trials) -> None:
+        settings, seed = self.settings.trials, self.config.seed
+        strategy: Any = Random(seed=seed)
+        if self.settings.strategy == "nni.evolution":
+            strategy = RegularizedEvolution(population_size=settings.population, sample_size=settings.sample, seed=seed)
+        origin = self.trial_origin()
+
+        def score(model: ExecutableModelSpace) -> float:
+            assert model.sample is not None
+            name = self.space.name
+            return trials.score(cells_of_sample(model.sample, self.space, self.spec, name=name, origin=origin))
+
+        with _without_echoes():
+            strategy(SimplifiedModelSpace.from_model(_nni_space(self), _TrialEvaluator(score)), _Engine(trials))
+
+
+class _TrialEvaluator(Evaluator):
+    """Hands NNI's samples to our trials and their scores back to NNI."""
+
+    def __init__(self, score: Callable[[ExecutableModelSpace], float]) -> None:
+        self._score = score
+
+    def _execute(self, model: ExecutableModelSpace) -> None:
+        """NNI's place to evaluate without making its network, whose weights would come from an unknown seed."""
+        report_final_result(self._score(model))
+
+
+class _Engine(SequentialExecutionEngine):
+    """NNI's engine that runs in this process, with the budget of our trials."""
+
+    def __init__(self, trials: Trials) -> None:
+        super().__init__()
+        self._trials = trials
+
+    def budget_available(self) -> bool:
+        return self._trials.may_begin()
+
+
+@contextmanager
+def _without_echoes() -> Iterator[None]:
+    """Within it, NNI does not log exceptions that it raises anyway."""
+    loggers = [logging.getLogger(f"nni.nas.{name}") for name in ("execution.sequential", "strategy")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)
+
+
+def _nni_space(strategy: CellStrategy) -> CellSpace:
+    """Return the space as NNI is given it: without ``none``."""
+    space = strategy.space
+    return CellSpace(space.model_copy(update={"operations": tuple(space.computing)}), strategy.spec)
+
+
+def _in_fixed_order(module: Any) -> list[nn.Parameter]:
+    """Return NNI's alphas in the modules' order: its own is a set's; checkpoints need a fixed one."""
+    alphas = {id(alpha) for alpha in module.arch_parameters()}
+    return [parameter for parameter in module.parameters() if id(parameter) in alphas]
+
+
+def write_architecture(run: RunFolder, supernet: nn.Module, genotype: Genotype, epoch: int) -> None:
+    """Write the record of an epoch as our own search does; NNI's weight of no edge stands under ``none``.
+
+    NNI's alphas are (E, O + 1) of a kind of cell, whose last column stands for no edge, and (1, A) of attention.
+    """
+    alphas: dict[str, Tensor] = {}
+    for module in supernet.modules():
+        if isinstance(module, (DifferentiableMixedCell, DifferentiableMixedLayer)):
+            alphas[str(module.label)] = torch.stack([alpha.detach() for alpha in module.arch_parameters()])
+    weights = {name: torch.softmax(rows, dim=-1) for name, rows in alphas.items()}
+    names = {"operations": [*genotype.space.computing, "none"], "attention": list(genotype.space.attention)}
+    write_record(run, epoch, genotype, names=names, alphas=rows_of(alphas), weights=rows_of(weights))
