@@ -8,15 +8,11 @@ from xml.etree import ElementTree
 
 import networkx
 import pytest
+from dcs_nas.models.chain_kind import chain_of_sample
 
 from dcs_nas.errors import InputError
-from dcs_nas.models.chain_kind import chain_of_sample
-from dcs_nas.report.chain_graph import box_width, chain_file
-from dcs_nas.report.chain_picture import Line, chain_lines
+from dcs_nas.report.drawn_graph import difference_graph, drawn_graph, stages_of
 from dcs_nas.report.graphs import FORMATS, draw, draw_difference, draw_strip
-from dcs_nas.report.layered import SIZE
-from dcs_nas.report.palette import theme
-from dcs_nas.report.picture import Box
 from dcs_nas.space import ChainGenotype, Origin
 from tests.chains import chain_space, random_chain
 
@@ -28,7 +24,7 @@ STAGES: list[dict[str, Any]] = [
         "widths": [8, 12],
         "skip": True,
         "squeeze_excite": [False, True],
-        "attention": ["none", "dcs"],
+        "attention": ["none", "dcs", "rga"],
     },
 ]
 
@@ -41,36 +37,33 @@ def _genotype(**changes: Any) -> ChainGenotype:
     return chain_of_sample(sample, space, space.network(32, 16), name="tiny", origin=Origin())
 
 
-def _words(lines: list[Line]) -> list[tuple[str, ...]]:
-    return [box.text() for line in lines for box in line.boxes]
-
-
-def test_a_chain_has_a_line_for_each_stage_and_a_long_stage_several() -> None:
-    lines = chain_lines(_genotype())
-    assert [line.title for line in lines] == [(), ("stage 1", "16×8"), ("stage 2", "8×4"), (), ()]
-    assert [len(line.boxes) for line in lines] == [2, 1, 6, 3, 1]
-
-
-def test_blocks_say_what_was_chosen() -> None:
-    words = _words(chain_lines(_genotype()))
-    assert words[0] == ("image", "32×16")
-    assert words[3] == ("5×5, e6", "width 12", "squeeze-excite")
-    assert words[4] == ("skipped",)
-    assert words[-2] == ("DCS", "attention")
-    assert words[-1] == ("1×1", "24 features")
+def test_blocks_say_what_was_chosen_and_stages_the_size_of_their_maps() -> None:
+    graph = drawn_graph(_genotype().graph())
+    words = {key: data["text"] for key, data in graph.nodes(data=True)}
+    assert stages_of(graph) == {1: "stage 1\n16×8", 2: "stage 2\n8×4"}
+    assert words["image"] == "image\n32×16"
+    assert words["2.1"] == "5×5, e6\nwidth 12\nSE"
+    assert words["2.2"] == "skipped"
+    assert words["2.attention_dcs"] == "DCS\nattention"
+    assert words["features"] == "features\nwidth 24"
 
 
 def test_a_difference_says_from_what_to_what() -> None:
     changes = {"stage2_block1_kernel": 7, "stage2_block1_width": 8, "stage2_block1_squeeze_excite": False}
-    other = _genotype(**changes, stage2_block2_depth="keep", stage2_block2_kernel=3, stage2_attention="none")
-    lines = chain_lines(_genotype(), other)
-    boxes = [box for line in lines for box in line.boxes]
-    assert boxes[3].rows == ("5×5 → 7×7, e6", "width 12 → 8", "− squeeze-excite")
-    assert boxes[4].rows[:3] == ("skipped", "→", boxes[4].rows[2])
-    assert boxes[4].rows[2].startswith("3×3, e")
-    assert boxes[-2].rows == ("DCS → no", "attention")
-    assert [box.change for box in boxes[3:5]] == ["changed", "changed"]
-    assert {box.change for box in boxes[5:-2]} == {"kept"}
+    other = _genotype(**changes, stage2_block2_depth="keep", stage2_block2_kernel=3, stage2_attention="rga")
+    nodes = dict(difference_graph(_genotype().graph(), other.graph()).nodes(data=True))
+    assert nodes["2.1"]["text"] == "5×5 → 7×7, e6\nwidth 12 → 8\n− SE"
+    assert nodes["2.2"]["text"].startswith("skipped\n→\n3×3, e")
+    assert nodes["2.attention_dcs"]["text"] == "− DCS\nattention"
+    assert nodes["2.attention_rga"]["text"] == "+ RGA\nattention"
+    assert {key: data["change"] for key, data in nodes.items() if data["stage"]} == {
+        "1.1": "kept",
+        "2.1": "changed",
+        "2.2": "changed",
+        **{f"2.{k}": "kept" for k in range(3, 9)},
+        "2.attention_dcs": "removed",
+        "2.attention_rga": "added",
+    }
 
 
 def test_a_chain_is_drawn_in_every_format(tmp_path: Path) -> None:
@@ -81,7 +74,7 @@ def test_a_chain_is_drawn_in_every_format(tmp_path: Path) -> None:
         draw(_genotype(), tmp_path, formats=FORMATS)
     assert all(file.stat().st_size > 500 for file in drawing.files)
     text = "".join(ElementTree.parse(tmp_path / "chain.svg").getroot().itertext())
-    assert all(word in text for word in ("5×5, e6", "skipped", "DCS"))
+    assert all(word in text for word in ("5×5, e6", "skipped", "DCS", "stage 2", "8×4"))
     graph = networkx.read_graphml(tmp_path / "chain.graphml")
     assert graph.nodes["2.1"]["kernel"] == 5
     assert graph.nodes["2.attention"]["family"] == "attention"
@@ -97,34 +90,13 @@ def test_the_same_chain_gives_the_same_bytes_and_a_theme_others(tmp_path: Path) 
 
 
 def test_differences_are_drawn_and_those_of_other_spaces_refused(tmp_path: Path) -> None:
-    drawing = draw_difference(_genotype(), _genotype(stage2_attention="none"), tmp_path, formats=("svg",))
-    assert [file.name for file in drawing.files] == ["difference_chain.svg"]
+    other = _genotype(stage2_attention="none", stage2_block1_kernel=7)
+    drawing = draw_difference(_genotype(), other, tmp_path, formats=("svg", "graphml"))
+    assert [file.name for file in drawing.files] == ["difference_chain.svg", "difference_chain.graphml"]
+    assert "filled: changed from the first to the second" in (tmp_path / "difference_chain.svg").read_text()
+    graph = networkx.read_graphml(tmp_path / "difference_chain.graphml")
+    assert graph.nodes["2.1"]["change"] == "changed"
     with pytest.raises(InputError, match="a strip shows cells, and these genotypes are chains"):
-        draw_strip([("epoch 1", _genotype())], tmp_path)  # type: ignore[list-item]
+        draw_strip([("epoch 1", _genotype())], tmp_path)
     with pytest.raises(InputError, match="the second belongs to space 'tiny' .*, not to 'tiny'"):
         draw_difference(_genotype(), random_chain(chain_space(), 0), tmp_path)
-
-
-def _size(picture: bytes) -> tuple[float, float]:
-    """Width and height of an svg in points."""
-    root = ElementTree.fromstring(picture)
-    return float(root.attrib["width"].removesuffix("pt")), float(root.attrib["height"].removesuffix("pt"))
-
-
-def test_a_difference_has_wider_boxes_than_a_chain_and_its_legend_a_line_more() -> None:
-    changes = {"stage2_block1_kernel": 7, "stage2_block1_expansion": 3, "stage2_block1_width": 8}
-    one, other = _genotype(), _genotype(**changes)
-    chain = _size(chain_file(one, theme("light"), "svg"))
-    difference = _size(chain_file(one, theme("light"), "svg", other))
-    assert difference[0] > chain[0] + 6 * 20
-    assert difference[1] > chain[1]
-
-
-def test_the_words_of_a_difference_fit_into_their_boxes() -> None:
-    from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import TextPath
-
-    for row in ("3×3 → 5×5, e1 → e3", "width 112 → 120", "+ squeeze-excite", "RGA spatial → no"):
-        box = Box("op", "1.1", (row,), "separable", "changed")
-        words = TextPath((0, 0), row, size=SIZE, prop=FontProperties(family="DejaVu Sans"))
-        assert words.get_extents().width + 6 < box_width(box)

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,9 @@ from PIL import Image
 
 from dcs_nas.errors import InputError
 from dcs_nas.report import graphs, palette
-from dcs_nas.report.canvas import render
 from dcs_nas.report.dot import to_dot
-from dcs_nas.report.layered import Layout, layout, nearest_rising
-from dcs_nas.report.ordering import Links, crossings, reduce_crossings
-from dcs_nas.report.picture import Box, Picture, cell_picture, difference_picture, network_picture
+from dcs_nas.report.drawn_graph import difference_graph, drawn_graph
+from dcs_nas.report.plain import draw_plain
 from dcs_nas.space import CellGenotype, CellStructure, Edge, Genotype, NetworkSpec, read_space, reference
 
 OPERATIONS = (
@@ -52,17 +49,6 @@ def genotype(nodes: Nodes, attention: str = "none", *, space: str = "small") -> 
 
 def random_nodes(count: int, rng: random.Random) -> Nodes:
     return [[(rng.choice(OPERATIONS), s) for s in rng.sample(range(i + 2), 2)] for i in range(count)]
-
-
-def random_pictures() -> list[Picture]:
-    rng = random.Random(3)
-    cells = [genotype(random_nodes(n, rng), rng.choice(ATTENTION)) for n in (1, 2, 3, 3, 4, 4, 4, 4, 7, 7, 16)]
-    pictures = [cell_picture(cell, "normal") for cell in cells] + [network_picture(cells[0])]
-    return pictures + [difference_picture(cells[i], cells[i + 1], "normal") for i in (2, 4, 6, 8)]
-
-
-PLACED = [(picture, layout(picture)) for picture in random_pictures()]
-each_picture = pytest.mark.parametrize(("picture", "places"), PLACED, ids=[picture.name for picture, _ in PLACED])
 
 
 # --- palette
@@ -133,83 +119,27 @@ def test_families_and_changes_look_different_to_everyone(name: str, vision: str)
             assert max(fill, line) > 15, (a, b)
 
 
-# --- layout
+# --- what is drawn
 
 
-def slow_crossings(layers: Sequence[Sequence[str]], links: list[tuple[str, str]]) -> int:
-    place = {name: (i, k) for i, layer in enumerate(layers) for k, name in enumerate(layer)}
-    count = 0
-    for (a, b), (c, d) in itertools.combinations(links, 2):
-        if place[a][0] == place[c][0]:
-            count += (place[a][1] - place[c][1]) * (place[b][1] - place[d][1]) < 0
-    return count
-
-
-def test_the_order_has_as_few_crossings_as_an_enumeration_finds() -> None:
-    rng = random.Random(0)
-    for _ in range(6):
-        layers = [[f"{i}{k}" for k in range(rng.randint(2, 4))] for i in range(3)]
-        links = [(a, b) for u, v in itertools.pairwise(layers) for a in u for b in v if rng.random() < 0.6]
-        left: Links = {}
-        right: Links = {}
-        for a, b in links:
-            right.setdefault(a, []).append(b)
-            left.setdefault(b, []).append(a)
-        found = reduce_crossings(layers, left, right, {})
-        assert crossings(found, right) == slow_crossings(found, links)
-        every = itertools.product(*map(itertools.permutations, layers))
-        assert crossings(found, right) == min(slow_crossings(order, links) for order in every)
-
-
-def test_nearest_rising_is_isotonic_regression() -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(30):
-        v, w = rng.normal(size=7), rng.uniform(0.1, 3, size=7)
-        mean = {(a, b): np.average(v[a : b + 1], weights=w[a : b + 1]) for a in range(7) for b in range(a, 7)}
-        slow = [max(min(mean[a, b] for b in range(i, 7)) for a in range(i + 1)) for i in range(7)]
-        np.testing.assert_allclose(nearest_rising(list(v), list(w)), slow, atol=1e-12)
-
-
-def corners(places: Layout, key: str) -> tuple[float, float, float, float]:
-    (x, y), (w, h) = places.centres[key], places.sizes[key]
-    return x - w / 2, y - h / 2, x + w / 2, y + h / 2
-
-
-@each_picture
-def test_no_box_touches_another_or_leaves_the_picture(picture: Picture, places: Layout) -> None:
-    for key in picture.boxes:
-        x0, y0, x1, y1 = corners(places, key)
-        assert min(x0, y0) > -1e-6
-        assert x1 < places.width + 1e-6
-        assert y1 < places.height + 1e-6
-    for a, b in itertools.combinations(picture.boxes, 2):
-        ax0, ay0, ax1, ay1 = corners(places, a)
-        bx0, by0, bx1, by1 = corners(places, b)
-        assert max(bx0 - ax1, ax0 - bx1) > 20 or max(by0 - ay1, ay0 - by1) > 10, (a, b)
-
-
-@each_picture
-def test_wires_flow_to_the_right_and_never_run_across_a_box(picture: Picture, places: Layout) -> None:
-    for wire, way in zip(picture.wires, places.ways):
-        assert all(b[0] >= a[0] - 1e-6 for a, b in itertools.pairwise(way))
-        for key in set(picture.boxes) - {wire.tail, wire.head}:
-            x0, y0, x1, y1 = corners(places, key)
-            for (ax, ay), (bx, by) in itertools.pairwise(way):
-                beside = bx < x0 + 1e-6 or ax > x1 - 1e-6
-                assert beside or max(ay, by) < y0 - 5 or min(ay, by) > y1 + 5, (wire, key)
-
-
-@each_picture
-def test_inputs_are_first_nodes_in_order_and_the_output_last(picture: Picture, places: Layout) -> None:
-    left = {key: corners(places, key)[0] for key in picture.boxes}
-    inputs = [key for key, box in picture.boxes.items() if box.role == "input"]
-    assert all(left[key] == 0 for key in inputs)
-    if inputs:
-        assert left["output"] == max(left.values())
-    ordered = [key for key, box in picture.boxes.items() if box.role in ("input", "node")]
-    for a, b in itertools.combinations(ordered, 2):
-        (ax, ay), (bx, by) = places.centres[a], places.centres[b]
-        assert ax != bx or ay < by
+@pytest.mark.parametrize("seed", range(6))
+def test_every_operation_is_a_box_between_its_source_and_its_node(seed: int) -> None:
+    rng = random.Random(seed)
+    cell = genotype(random_nodes(rng.choice((1, 3, 4, 7)), rng), rng.choice(ATTENTION))
+    graph = drawn_graph(cell.graph("normal"))
+    states = ["c_{k-2}", "c_{k-1}", *(str(i) for i in range(len(cell.cells["normal"].nodes)))]
+    found = [
+        (source, data["label"], head)
+        for key, data in graph.nodes(data=True)
+        if data["role"] == "op"
+        for source in graph.predecessors(key)
+        for head in graph.successors(key)
+    ]
+    expected = [
+        (states[edge.source], edge.op, str(i)) for i, node in enumerate(cell.cells["normal"].nodes) for edge in node
+    ]
+    assert sorted(found) == sorted(expected)
+    assert networkx.is_directed_acyclic_graph(graph)
 
 
 # --- files
@@ -228,6 +158,7 @@ def test_every_format_is_written_whole_and_can_be_read(tmp_path: Path) -> None:
     words = {"sep conv", "3×3", "RGA", "attention", "concat"}
     assert words <= {"".join(t.itertext()) for t in svg.iter() if "text" in t.tag}
     assert float(svg.attrib["width"].removesuffix("pt")) < 800
+    assert "Bold" not in (tmp_path / "best_normal.svg").read_text()
     with Image.open(tmp_path / "best_normal.png") as image:
         assert image.width >= 800
     assert (tmp_path / "best_normal.pdf").read_bytes().startswith(b"%PDF")
@@ -247,7 +178,9 @@ def test_graphml_reads_back_as_the_genotypes_own_graph(tmp_path: Path) -> None:
 def test_without_graphviz_matplotlib_draws_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graphs.shutil, "which", lambda name: None)
     drawing = graphs.draw(genotype(SOME, "dcs"), tmp_path, formats=["svg", "png", "dot"], theme="dark")
-    assert drawing.note == "drawn by matplotlib, since Graphviz' dot is not on this machine"
+    assert drawing.note == (
+        "plain drawings by matplotlib, since Graphviz' dot is not on this machine (apt install graphviz)"
+    )
     assert "skip" in (tmp_path / "normal.svg").read_text()
     with Image.open(tmp_path / "normal.png") as image:
         assert image.convert("RGB").getpixel((2, 2)) == tuple(bytes.fromhex(palette.theme("dark").ground[1:]))
@@ -255,29 +188,39 @@ def test_without_graphviz_matplotlib_draws_and_says_so(tmp_path: Path, monkeypat
 
 @pytest.mark.parametrize("form", ["svg", "png", "pdf"])
 def test_matplotlib_writes_the_same_bytes_each_time(form: str) -> None:
-    panels = [("epoch 1", cell_picture(genotype(SOME), "normal"))]
-    once, again = (render(panels, palette.theme("light"), form) for _ in range(2))
+    panels = [("epoch 1", drawn_graph(genotype(SOME).graph("normal")))]
+    once, again = (draw_plain(panels, palette.theme("light"), form, columns=1) for _ in range(2))
     assert once == again
+
+
+@needs_dot
+def test_graphviz_writes_the_same_svg_each_time(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        graphs.draw(genotype(SOME, "rga"), tmp_path / folder, formats=["svg", "dot"])
+    for name in ("normal.svg", "network.svg", "normal.dot"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
 def test_a_broken_dot_is_named_and_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object, **__: object) -> None:
-        raise subprocess.CalledProcessError(1, "dot", stderr=b'There is no layout engine support for "neato"\nmore\n')
+        raise subprocess.CalledProcessError(1, "dot", stderr=b'There is no layout engine support for "dot"\nmore\n')
 
     monkeypatch.setattr(graphs.shutil, "which", lambda name: "/usr/bin/dot")
     monkeypatch.setattr("graphviz.Digraph.pipe", broken)
     drawing = graphs.draw(genotype(SOME), tmp_path, formats=["svg"])
-    assert drawing.note == 'drawn by matplotlib, since dot failed: There is no layout engine support for "neato"'
+    assert drawing.note == 'plain drawings by matplotlib, since dot failed: There is no layout engine support for "dot"'
     assert len(drawing.files) == 3
 
 
 def test_markup_in_a_name_is_text_and_nothing_else(tmp_path: Path) -> None:
     name = '<script>alert("&amp;\\")</script>$x$'
-    picture = Picture("a <b> & c", {"a": Box("op", name, (name,), "custom"), "b": Box("node", "0", ("0",))})
-    picture.join("a", "b", family="custom")
-    drawn = [render([(name, picture)], palette.theme("light"), "svg")]
+    own: networkx.MultiDiGraph = networkx.MultiDiGraph(name="a <b> & c", kind="cells")
+    own.add_node("a", role="node", label=name)
+    own.add_node("b", role="node", label="0")
+    own.add_edge("a", "b", op="")
+    drawn = [draw_plain([(name, drawn_graph(own))], palette.theme("light"), "svg", columns=1)]
     if shutil.which("dot"):
-        drawn.append(to_dot(picture, palette.theme("light")).pipe(format="svg", neato_no_op=2))
+        drawn.append(to_dot(drawn_graph(own), palette.theme("light")).pipe(format="svg"))
     for content in drawn:
         root = ElementTree.fromstring(content)
         assert not [element for element in root.iter() if element.tag.endswith("script")]
@@ -308,22 +251,24 @@ def test_what_does_not_exist_is_refused_by_name(tmp_path: Path, settings: dict[s
 
 
 def test_the_network_is_drawn_as_runs_of_equal_cells() -> None:
-    rows = [box.rows for box in network_picture(genotype(SOME, "rga_channel")).boxes.values()]
+    rows = [data["text"] for _, data in drawn_graph(genotype(SOME, "rga_channel").overview()).nodes(data=True)]
     assert rows[:4] == [
-        ("image", "64×32"),
-        ("stem", "stride2"),
-        ("normal", "width 8", "+ RGA channel"),
-        ("reduce", "width 16", "+ RGA channel"),
+        "image\n64×32",
+        "stem\nstride2",
+        "normal\nwidth 8\n+ RGA channel",
+        "reduce\nwidth 16\n+ RGA channel",
     ]
-    assert rows[-2:] == [("normal", "width 32", "+ RGA channel"), ("head",)]
+    assert rows[-2:] == ["normal\nwidth 32\n+ RGA channel", "head"]
 
 
 # --- differences and strips
 
 
 def test_a_difference_marks_what_came_what_went_and_what_stayed() -> None:
-    picture = difference_picture(genotype(SOME, "dcs"), genotype(OTHER, "rga"), "normal")
-    changes = {(box.name, box.change) for box in picture.boxes.values() if box.role in ("op", "attention")}
+    a, b = genotype(SOME, "dcs"), genotype(OTHER, "rga")
+    graph = difference_graph(a.graph("normal"), b.graph("normal"))
+    nodes = dict(graph.nodes(data=True))
+    changes = {(data["label"], data["change"]) for data in nodes.values() if data["role"] in ("op", "attention")}
     assert changes == {
         ("sep_conv_3x3", "removed"),
         ("sep_conv_5x5", "added"),
@@ -334,8 +279,9 @@ def test_a_difference_marks_what_came_what_went_and_what_stayed() -> None:
         ("dcs", "removed"),
         ("rga", "added"),
     }
-    sources = {(wire.tail, wire.change) for wire in picture.wires if picture.boxes[wire.head].name == "dil_conv_3x3"}
-    assert sources == {("input_0", "removed"), ("input_1", "added")}
+    edges = graph.edges(data="change")
+    sources = {(tail, change) for tail, head, change in edges if nodes[head]["label"] == "dil_conv_3x3"}
+    assert sources == {("c_{k-2}", "removed"), ("c_{k-1}", "added")}
 
 
 def test_a_difference_does_not_rest_on_colour_alone(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from dcs_nas.export.onnx_model import OnnxModel
 from dcs_nas.models.cell_space import fixed_network
 from dcs_nas.models.latency import LatencyTable
 from dcs_nas.models.weights import read_weights
-from dcs_nas.report.curves import read_cmc
+from dcs_nas.report.charts import read_cmc
 from dcs_nas.report.run_files import read_run
 from dcs_nas.runs import RunFolder
 from dcs_nas.settings import DEEPEST, LARGEST_YAML, MOST_VALUES, parse_yaml, read_text

@@ -13,7 +13,7 @@ from dcs_nas.data.records import Record, ReidDataset
 from dcs_nas.errors import InputError
 from dcs_nas.evaluation import FeatureDistances, FeatureSet, rank
 from dcs_nas.report import ranked_pictures
-from dcs_nas.report.curves import CmcCurve, draw_cmc, read_cmc
+from dcs_nas.report.charts import CmcCurve, draw_cmc, read_cmc
 from dcs_nas.report.palette import theme
 from dcs_nas.report.ranked_pictures import RankedPictures
 from dcs_nas.report.retrieval import RankedList, hardest_lists

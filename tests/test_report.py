@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dcs_nas.report.chart import HEIGHT, Series, line_chart, ticks
 from PIL import Image
 
 from dcs_nas.cli import main
@@ -19,9 +20,8 @@ from dcs_nas.errors import InputError
 from dcs_nas.evaluation import DistanceBlocks, FeatureSet, RankingResult
 from dcs_nas.models.build import build_fixed
 from dcs_nas.models.flops import count
-from dcs_nas.report.chart import HEIGHT, Series, line_chart, ticks
+from dcs_nas.report.charts import CmcCurve, draw_cmc
 from dcs_nas.report.comparison import differing_settings
-from dcs_nas.report.curves import CmcCurve, draw_cmc
 from dcs_nas.report.heat_maps import heat_maps
 from dcs_nas.report.history import draw_animation, draw_history, read_epochs
 from dcs_nas.report.metric_charts import curve_groups

@@ -48,7 +48,7 @@ def bench(
     columns = ["architecture", "mAP", "spread", "rank", "regret", "to the front", "multiply-adds", "parameters"]
     table(f"{found.name}: {len(found)} architectures, {_noise(found)}", columns, map(_row, entries.values()))
     if out is not None:
-        from dcs_nas.report.standing import draw_standing
+        from dcs_nas.report.charts import draw_standing
 
         draw_standing(found, entries, out)
         print(out)

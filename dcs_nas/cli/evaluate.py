@@ -230,7 +230,7 @@ def _write_report(report: Mapping[str, Any], asked: Path | None, own: Path | Non
 
 def _draw(run: Path, found: Evaluation, name: str, count: int, top: int) -> None:
     """The CMC curve and the ranked lists of the ``count`` hardest queries, in ``RUN/ranked/NAME``."""
-    from dcs_nas.report.curves import cmc_curve, draw_cmc
+    from dcs_nas.report.charts import cmc_curve, draw_cmc
     from dcs_nas.report.ranked_pictures import RankedPictures
     from dcs_nas.report.retrieval import hardest_lists
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from dcs_nas.report.architecture import architecture_pictures
 from dcs_nas.report.attempts import Attempts
-from dcs_nas.report.embedded import Figure
+from dcs_nas.report.embedded import Picture
 from dcs_nas.report.metric_charts import Group, curve_groups
 from dcs_nas.report.run_files import RunFiles, labels
 from dcs_nas.report.run_page import Cost, Summary, cost_table, summarize
@@ -28,10 +28,10 @@ class Comparison:
     notes: list[str]
     scores: list[Score] = field(default_factory=list)
     comparable: bool = True
-    cmc: Figure | None = None
+    cmc: Picture | None = None
     groups: list[Group] = field(default_factory=list)
     differing: list[tuple[str, list[str]]] = field(default_factory=list)
-    cells: list[tuple[str, list[Figure]]] = field(default_factory=list)
+    cells: list[tuple[str, list[Picture]]] = field(default_factory=list)
 
 
 def compare(runs: Sequence[RunFiles]) -> Comparison:
@@ -67,7 +67,7 @@ def _overview(name: str, run: RunFiles, attempt: Attempts) -> list[str]:
     return [*(facts.get(fact, "–") for fact in _FACTS), *size]
 
 
-def _cells(names: Sequence[str], runs: Sequence[RunFiles]) -> list[tuple[str, list[Figure]]]:
+def _cells(names: Sequence[str], runs: Sequence[RunFiles]) -> list[tuple[str, list[Picture]]]:
     """The final architectures, equal ones once, the first few."""
     groups: list[tuple[Any, list[str], RunFiles]] = []
     for name, run in zip(names, runs):

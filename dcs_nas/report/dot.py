@@ -1,115 +1,180 @@
-"""A picture as Graphviz text, with the positions of ``layered.layout`` (Graphviz keeps them under ``neato -n2``)."""
+"""Drawings by Graphviz: its program ``dot`` lays out and paints what ``drawn_graph`` describes."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from dcs_nas.report.layered import ARROW, SIZE, Layout, Point, layout
-from dcs_nas.report.palette import Theme
-from dcs_nas.report.picture import Box, Picture, Wire, caption, paint
+from dcs_nas.report.drawn_graph import stages_of
+from dcs_nas.report.palette import CHANGES, FAMILIES, Theme, paint
 
 if TYPE_CHECKING:
     import graphviz
+    import networkx
 
-_FONT = "Helvetica,Arial,DejaVu Sans,sans-serif"
+Panels = Sequence[tuple[str, "networkx.MultiDiGraph"]]
+"""Graphs as ``drawn_graph`` gives them, with titles."""
+# DejaVu is what dot can measure on every machine that scripts/setup.sh prepared; Verdana is as wide.
+_FONT = "DejaVu Sans,Verdana,sans-serif"
+_SIZE = "13"
 _SUBSCRIPT = re.compile(r"(.+)_\{(.+)\}")
+CHAIN_WORDS = (
+    "k×k, eN, SE: depthwise kernel k, expansion N, squeeze-excite",
+    "under a stage: height×width of its maps",
+)
 
 
-def to_dot(picture: Picture, theme: Theme) -> graphviz.Digraph:
-    """The picture as a Graphviz graph; render it with ``.pipe(format=..., neato_no_op=2)``."""
-    import graphviz
-
-    name = _identifier(picture.name)
-    dot = graphviz.Digraph(name, engine="neato", comment="positions are kept by: neato -n2")
-    dot.attr("graph", id=name, bgcolor=theme.ground, pad="0.12", outputorder="edgesfirst")
-    dot.attr("graph", fontname=_FONT, fontsize=str(SIZE - 2), fontcolor=theme.text, labelloc="b")
-    dot.attr("node", fontname=_FONT, fontsize=str(SIZE), shape="box", fixedsize="true", margin="0")
-    dot.attr("edge", arrowsize=str(ARROW / 10), penwidth="1.2")
-    places = layout(picture)
-    for key, box in picture.boxes.items():
-        dot.node(
-            key,
-            _label(box),
-            id=f"{name}_{key}",
-            **_place(key, places),
-            **_box_style(box, theme),
-            tooltip=graphviz.escape(box.name),
-        )
-    for i, (wire, way) in enumerate(zip(picture.wires, places.ways)):
-        arrow = picture.boxes[wire.head].role != "op"
-        style = _wire_style(wire, theme, arrow)
-        dot.edge(wire.tail, wire.head, id=f"{name}_wire_{i}", pos=_spline(way, places.height, arrow), **style)
-    legend = _legend(picture, theme)
-    if legend:
-        dot.attr("graph", label=legend)
+def to_dot(graph: networkx.MultiDiGraph, theme: Theme) -> graphviz.Digraph:
+    """Return one graph as a Graphviz graph; render it with ``.pipe(format=...)``."""
+    dot = _start(graph.name, theme)
+    if stages := stages_of(graph):
+        _add_chain(dot, graph, stages, theme)
+        changed = any(data["change"] == "changed" for _, data in graph.nodes(data=True))
+        words = [*CHAIN_WORDS, *(["filled: changed from the first to the second"] if changed else [])]
+        dot.attr("graph", label="".join(f"{row}\\l" for row in words), labeljust="l")
+    else:
+        with dot.subgraph(name="cluster_cell") as part:
+            part.attr(pencolor=theme.ground, margin="0")
+            _add_cell(part, graph, theme)
+        dot.attr("graph", label=_legend([graph], theme))
     return dot
 
 
-def _identifier(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9]+", "_", name)
+def strip_dot(panels: Panels, theme: Theme, *, columns: int) -> graphviz.Digraph:
+    """Return several cells (title, graph) side by side, row by row in ``columns``, under one legend."""
+    dot = _start("strip", theme)
+    # dot packs before it turns the picture by a quarter: columns of the packing (c), the last first, end as rows.
+    dot.attr("graph", packmode=f"array_ctru{columns}", pack="16")
+    rows = range(0, len(panels), columns)
+    for i in [i for row in reversed(rows) for i in range(row, row + columns)]:
+        with dot.subgraph(name=f"cluster_{i}") as part:
+            part.attr(labeljust="l", labelloc="t", pencolor=theme.ground, fontsize=_SIZE)
+            if i >= len(panels):
+                part.node(f"empty_{i}", style="invis")
+                continue
+            title, graph = panels[i]
+            part.attr(label=title)
+            _add_cell(part, graph, theme, prefix=f"p{i}_")
+    remark = "+ new since the panel before" if len(panels) > 1 else ""
+    dot.attr("graph", label=_legend([graph for _, graph in panels], theme, remark))
+    return dot
 
 
-def _place(key: str, places: Layout) -> dict[str, str]:
-    (x, y), (width, height) = places.centres[key], places.sizes[key]
-    return {"pos": f"{x:.1f},{places.height - y:.1f}", "width": f"{width / 72:.3f}", "height": f"{height / 72:.3f}"}
+def legend_of(graphs: Iterable[networkx.MultiDiGraph]) -> list[tuple[str, str, str]]:
+    """Return what the colours mean, as (family, change, words): changes where there are any, else three families."""
+    nodes = [data for graph in graphs for _, data in graph.nodes(data=True)]
+    changes = {data["change"] for data in nodes}
+    if changes & set(CHANGES):
+        return [("", name, words) for name, words in CHANGES.items() if name in changes]
+    families = {data["family"] for data in nodes}
+    found = [(name, "", words) for name, words in FAMILIES.items() if name in families]
+    return found if len(found) > 2 else []
 
 
-def _spline(way: list[Point], height: float, arrow: bool) -> str:
-    """Graphviz' B-spline: straight inside columns, an S with flat ends in the gaps between them."""
-    points = [way[0]]
-    end = way[-1]
-    way = [*way[:-1], (end[0] - ARROW, end[1])] if arrow else way
-    for i, (a, b) in enumerate(pairwise(way)):
-        half = (a[0] + b[0]) / 2
-        points += [(half, a[1]), (half, b[1]), b] if i % 2 else [a, b, b]
-    text = " ".join(f"{x:.1f},{height - y:.1f}" for x, y in points)
-    return f"e,{end[0]:.1f},{height - end[1]:.1f} {text}" if arrow else text
+def _start(name: str, theme: Theme) -> graphviz.Digraph:
+    import graphviz
+
+    dot = graphviz.Digraph(_identifier(name))
+    dot.attr(
+        "graph", id=_identifier(name), rankdir="LR", bgcolor=theme.ground, pad="0.12", ranksep="0.4", nodesep="0.2"
+    )
+    dot.attr("graph", fontname=_FONT, fontsize="11", fontcolor=theme.text, labelloc="b", outputorder="edgesfirst")
+    dot.attr("graph", bgcolor=theme.ground)
+    dot.attr("node", fontname=_FONT, fontsize=_SIZE, shape="box", margin="0.1,0.06", height="0.36", width="0.5")
+    dot.attr("edge", arrowsize="0.75", penwidth="1.2", color=theme.wire)
+    return dot
 
 
-def _box_style(box: Box, theme: Theme) -> dict[str, str]:
-    colours = paint(box, theme)
-    style = {"fillcolor": colours.fill, "color": colours.line, "fontcolor": colours.text}
-    if box.role == "node":
-        return {**style, "shape": "circle", "style": "filled", "penwidth": "1.2"}
-    shape = "filled" if box.role in ("input", "output") else "filled,rounded"
-    dashed = box.change == "removed" or box.family == "none"
-    return {**style, "style": shape + ",dashed" * dashed, "penwidth": "2.4" if box.heavy else "1.2"}
+def _add_cell(dot: graphviz.Digraph, graph: networkx.MultiDiGraph, theme: Theme, prefix: str = "") -> None:
+    """Add a cell or a network, from left to right; operations stand beside the node that they feed."""
+    roles = {key: data["role"] for key, data in graph.nodes(data=True)}
+    for key, data in graph.nodes(data=True):
+        _add_node(dot, prefix + key, data, theme)
+    inputs = [prefix + key for key, role in roles.items() if role == "input"]
+    if inputs:
+        with dot.subgraph() as first:
+            first.attr(rank="same")
+            first.edge(inputs[1], inputs[0], style="invis")  # within a rank, edges point upwards
+    for tail, head, data in graph.edges(data=True):
+        before_op = roles[head] == "op"
+        style = _wire_style(data, theme) | ({"arrowhead": "none"} if before_op else {})
+        weight = "4" if roles[tail] == "op" else "2" if before_op else "1"
+        dot.edge(prefix + tail, prefix + head, weight=weight, **style)
 
 
-def _wire_style(wire: Wire, theme: Theme, arrow: bool) -> dict[str, str]:
-    style = {"color": paint(wire, theme).line if wire.family or wire.change else theme.wire}
-    if wire.change == "removed" or wire.family == "none":
+def _add_chain(dot: graphviz.Digraph, graph: networkx.MultiDiGraph, stages: Mapping[int, str], theme: Theme) -> None:
+    """Add a chain: a column for each stage, from top to bottom, and arrows from column to column."""
+    dot.attr("graph", compound="true", newrank="true", ranksep="0.3")
+    columns: list[list[str]] = [[], *([] for _ in stages), []]
+    for key, data in graph.nodes(data=True):
+        columns[-1 if data["role"] == "output" else data["stage"]].append(key)
+    for number, column in enumerate(columns):
+        with dot.subgraph(name=f"cluster_{number}") as part:
+            fill = theme.state.fill if number in stages else theme.ground
+            part.attr(label=stages.get(number, ""), style="filled", color=fill, labelloc="t", fontsize=_SIZE)
+            part.attr(rank="same", margin="8" if number in stages else "0")
+            for key in column:
+                _add_node(part, key, graph.nodes[key], theme, width="1.05")
+            for above, below in pairwise(column):
+                part.edge(below, above, dir="back")  # within a rank, edges point upwards
+    for number, (one, two) in enumerate(pairwise(columns)):
+        ends = {"ltail": f"cluster_{number}"} if number in stages else {}
+        ends |= {"lhead": f"cluster_{number + 1}"} if number + 1 in stages else {}
+        dot.edge(one[0] if number else one[-1], two[0], weight="100", **ends)
+
+
+def _add_node(dot: graphviz.Digraph, key: str, data: Mapping[str, str], theme: Theme, **more: str) -> None:
+    import graphviz
+
+    colours = paint(theme, data["role"], data["family"], data["change"])
+    style = {"fillcolor": colours.fill, "color": colours.line, "fontcolor": colours.text, **more}
+    if data["role"] == "node":
+        style |= {"shape": "circle", "style": "filled", "margin": "0.03", "width": "0.36"}
+    else:
+        shape = "filled" if data["role"] in ("input", "output") else "filled,rounded"
+        dashed = data["change"] == "removed" or data["family"] == "none"
+        style |= {"style": shape + ",dashed" * dashed, "penwidth": "2.2" if is_heavy(data) else "1.2"}
+    label = "<BR/>".join(map(_text, data["text"].split("\n")))
+    dot.node(key, f"<{label}>", id=key, tooltip=graphviz.escape(data["label"]), **style)
+
+
+def is_heavy(data: Mapping[str, str]) -> bool:
+    """Return whether a box stands out by a thick outline: what is new, and attention."""
+    return data["change"] in ("added", "new") or (data["family"] == "attention" and not data["change"])
+
+
+def _wire_style(data: Mapping[str, str], theme: Theme) -> dict[str, str]:
+    plain = not data["family"] and not data["change"]
+    style = {"color": theme.wire if plain else paint(theme, "op", data["family"], data["change"]).line}
+    if data["change"] == "removed" or data["family"] == "none":
         style["style"] = "dashed"
-    if wire.change in ("added", "new"):
-        style["penwidth"] = "2.4"
-    return style if arrow else {**style, "arrowhead": "none"}
-
-
-def _label(box: Box) -> str:
-    text = "<BR/>".join(_text(row) for row in box.text())
-    return f"<<B>{text}</B>>" if box.heavy else f"<{text}>"
+    return style | ({"penwidth": "2.2"} if data["change"] in ("added", "new") else {})
 
 
 def _text(row: str) -> str:
     """Text for an HTML-like label; ``c_{k-2}`` with a real subscript."""
-    found = _SUBSCRIPT.fullmatch(row)
-    if found:
+    if found := _SUBSCRIPT.fullmatch(row):
         base, index = (escape(part) for part in found.groups())
         return f"<I>{base}</I><SUB>{index.replace('-', '−')}</SUB>"
     return escape(row)
 
 
-def _legend(picture: Picture, theme: Theme) -> str:
+def _legend(graphs: Sequence[networkx.MultiDiGraph], theme: Theme, remark: str = "") -> str:
     cells = []
-    for kind, name in picture.legend():
-        colours = paint(Box("op", "", (), **{kind: name}), theme)
-        line = "dashed" if name in ("removed", "none") else "solid"
+    for family, change, words in legend_of(graphs):
+        colours = paint(theme, "op", family, change)
+        line = "dashed" if "removed" in change or family == "none" else "solid"
         swatch = f'STYLE="{line}" BGCOLOR="{colours.fill}" COLOR="{colours.line}" BORDER="1"'
         cells.append(f'<TD {swatch} WIDTH="18" HEIGHT="11" FIXEDSIZE="TRUE"></TD>')
-        cells.append(f'<TD ALIGN="LEFT">{escape(caption(kind, name))}  </TD>')
+        cells.append(f'<TD ALIGN="LEFT">{escape(words)}  </TD>')
+    cells += [f"<TD>{escape(remark)}</TD>"] if remark else []
     if not cells:
         return ""
     return f'<<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="4"><TR>{"".join(cells)}</TR></TABLE>>'
+
+
+def _identifier(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "_", name)

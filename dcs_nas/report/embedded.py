@@ -16,7 +16,7 @@ _LARGEST_SIDE = 16_000  # pixels, just under WebP's own limit
 
 
 @dataclass(frozen=True)
-class Figure:
+class Picture:
     """A picture for a light page and, where there is one, another for a dark page; ``alt`` says what it shows."""
 
     light: str
@@ -39,9 +39,9 @@ def picture_uri(picture: Image.Image) -> str:
     return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
 
 
-def in_both_themes(paint: Callable[[str], bytes], alt: str, caption: str = "") -> Figure:
+def in_both_themes(paint: Callable[[str], bytes], alt: str, caption: str = "") -> Picture:
     """An SVG that ``paint`` makes for the theme ``light`` and for ``dark``."""
-    return Figure(svg_uri(paint("light")), alt, svg_uri(paint("dark")), caption)
+    return Picture(svg_uri(paint("light")), alt, svg_uri(paint("dark")), caption)
 
 
 def read_uri(path: Path) -> str:

@@ -11,13 +11,19 @@ from PIL import Image
 from dcs_nas.errors import InputError
 from dcs_nas.files import atomic_path
 from dcs_nas.report import ranked_pictures as sheet_of
-from dcs_nas.report.chain_graph import chain_file
-from dcs_nas.report.graphs import Drawing, draw_difference, draw_strip, paint_picture
+from dcs_nas.report.graphs import (
+    Drawing,
+    draw_difference,
+    draw_strip,
+    epoch_graph,
+    is_strip,
+    paint_graph,
+    title_of,
+)
 from dcs_nas.report.palette import Theme
 from dcs_nas.report.palette import theme as find_theme
-from dcs_nas.report.picture import cell_picture
 from dcs_nas.runs import RunFolder
-from dcs_nas.space import AnyGenotype, ChainGenotype, Genotype
+from dcs_nas.space import AnyGenotype
 
 _MILLISECONDS, _LAST = 700, 2500
 _WIDEST = 1280  # pixels
@@ -53,12 +59,11 @@ def draw_history(folder: Path, out: Path, *, formats: Sequence[str] = ("svg", "p
     """
     epochs = read_epochs(folder)
     (first, a), (last, b) = epochs[0], epochs[-1]
-    if isinstance(b, ChainGenotype):
-        drawing = draw_difference(a, b, out, formats=formats, theme=theme)
-        drawing.note = f"difference_chain: from epoch {first} to epoch {last}"
+    if is_strip(b):
+        drawing = draw_strip([(f"epoch {epoch}", g) for epoch, g in epochs], out, formats=formats, theme=theme)
     else:
-        titled = [(f"epoch {epoch}", g) for epoch, g in epochs if isinstance(g, Genotype)]
-        drawing = draw_strip(titled, out, formats=formats, theme=theme)
+        drawing = draw_difference(a, b, out, formats=formats, theme=theme)
+        drawing.note = f"{drawing.files[0].stem}: from epoch {first} to epoch {last}"
     drawing.files += draw_animation(epochs, out, theme=theme)
     return drawing
 
@@ -78,34 +83,16 @@ def draw_animation(genotypes: Sequence[tuple[int, AnyGenotype]], out: Path, *, t
     for epoch, other in others:
         other.require_space(first.space, name=first.space.name, source=f"epoch {epoch}")
     colours = find_theme(theme)
-    if isinstance(first, ChainGenotype):
-        return [_write(list(_chain_frames(genotypes, colours)), out / "animation_chain.gif", colours)]
     return [
-        _write(list(_cell_frames(genotypes, kind, colours)), out / f"animation_{kind}.gif", colours)
-        for kind in first.parts
+        _write(list(_frames(genotypes, part, colours)), out / f"animation_{part}.gif", colours) for part in first.parts
     ]
 
 
-def _cell_frames(
-    genotypes: Sequence[tuple[int, AnyGenotype]], kind: str, theme: Theme
-) -> Iterator[tuple[str, Image.Image]]:
-    before: Genotype | None = None
+def _frames(genotypes: Sequence[tuple[int, AnyGenotype]], part: str, theme: Theme) -> Iterator[tuple[str, Image.Image]]:
+    before: AnyGenotype | None = None
     for epoch, genotype in genotypes:
-        assert isinstance(genotype, Genotype)
-        painted, _ = paint_picture(cell_picture(genotype, kind, since=before), theme, "png")
-        yield f"epoch {epoch}: {kind} cell", _opened(painted)
-        before = genotype
-
-
-def _chain_frames(genotypes: Sequence[tuple[int, AnyGenotype]], theme: Theme) -> Iterator[tuple[str, Image.Image]]:
-    before: ChainGenotype | None = None
-    for epoch, genotype in genotypes:
-        assert isinstance(genotype, ChainGenotype)
-        changed = before is not None and before.stages != genotype.stages
-        painted = (
-            chain_file(before, theme, "png", genotype) if before and changed else chain_file(genotype, theme, "png")
-        )
-        yield f"epoch {epoch}", _opened(painted)
+        painted, _ = paint_graph(epoch_graph(genotype, part, before), theme, "png")
+        yield f"epoch {epoch}: {title_of(genotype, part)}", _opened(painted)
         before = genotype
 
 

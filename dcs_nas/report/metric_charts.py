@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from dcs_nas.report.chart import Chart, Series, line_chart
+from dcs_nas.report.charts import Chart, Series, line_chart
 from dcs_nas.report.run_files import RunFiles
 
 _EXPLAINED = {

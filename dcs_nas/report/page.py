@@ -21,7 +21,6 @@ from dcs_nas.errors import InputError
 from dcs_nas.files import write_text
 from dcs_nas.report import run_page as cost
 from dcs_nas.report import score_table as scores
-from dcs_nas.report.chart import HEIGHT, WIDTH
 from dcs_nas.report.comparison import compare
 from dcs_nas.report.embedded import picture_uri
 from dcs_nas.report.palette import lines
@@ -111,7 +110,6 @@ def _render(template: str, title: str, heading: str, **values: Any) -> str:
         "script": Markup(script),
         "script_hash": digest,
         "score_columns": scores.COLUMNS,
-        "chart_size": (WIDTH, HEIGHT),
     }
     return environment.get_template(template).render({**common, **values})
 

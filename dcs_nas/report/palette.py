@@ -140,3 +140,15 @@ def theme(name: str) -> Theme:
     if name not in THEMES:
         raise InputError(f"unknown theme '{name}'; {choices(name, THEMES)}")
     return THEMES[name]
+
+
+def paint(theme: Theme, role: str, family: str, change: str) -> Paint:
+    """Return the colours of a box: by what changed, else by family, else those of a state."""
+    if change in theme.changes or change == "changed":
+        return theme.changes["added" if change == "changed" else change]
+    if not family:
+        return theme.state
+    colours = theme.families[family]
+    if role == "stage":  # a cell that holds attention, not attention itself
+        return Paint(theme.state.fill, colours.fill, theme.state.text)
+    return colours

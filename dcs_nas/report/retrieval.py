@@ -16,7 +16,7 @@ from PIL import Image
 
 from dcs_nas.data.images import Progress
 from dcs_nas.evaluation import DistanceBlocks, FeatureSet, RankingResult, top_k
-from dcs_nas.report.embedded import Figure, picture_uri, read_uri
+from dcs_nas.report.embedded import Picture, picture_uri, read_uri
 from dcs_nas.report.run_files import RunFiles
 
 _QUERIES_AT_ONCE = 32
@@ -156,7 +156,7 @@ class Lists:
     """Pictures under one heading; ``note`` says what is not shown."""
 
     title: str
-    figures: list[Figure]
+    figures: list[Picture]
     note: str = ""
 
 
@@ -166,7 +166,7 @@ def saved_lists(run: RunFiles) -> list[Lists]:
     for index in sorted((run.path / "ranked").glob("*/ranked.json")):
         entries = json.loads(index.read_text(encoding="utf-8"))
         shown = [
-            Figure(read_uri(index.parent / Path(str(entry["file"])).name), _words(entry), caption=_words(entry))
+            Picture(read_uri(index.parent / Path(str(entry["file"])).name), _words(entry), caption=_words(entry))
             for entry in entries[:_MOST]
         ]
         more = f"{len(entries) - len(shown)} more are in {index.parent}" if len(entries) > len(shown) else ""
@@ -206,9 +206,9 @@ def drawn_lists(run: RunFiles, *, count: int, progress: Callable[[str], Progress
     return sections
 
 
-def _figure(light: Image.Image, dark: Image.Image, average_precision: float) -> Figure:
+def _figure(light: Image.Image, dark: Image.Image, average_precision: float) -> Picture:
     words = f"ranked list of a query, average precision {100 * average_precision:.1f} %"
-    return Figure(picture_uri(light), words, picture_uri(dark))
+    return Picture(picture_uri(light), words, picture_uri(dark))
 
 
 def _words(entry: dict) -> str:

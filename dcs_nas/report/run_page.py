@@ -11,7 +11,7 @@ from dcs_nas.data.images import Progress
 from dcs_nas.errors import InputError, command
 from dcs_nas.report.architecture import Architecture, architecture_pictures
 from dcs_nas.report.attempts import Attempts
-from dcs_nas.report.embedded import Figure
+from dcs_nas.report.embedded import Picture
 from dcs_nas.report.heat_maps import Heats, heat_maps
 from dcs_nas.report.metric_charts import Group, curve_groups
 from dcs_nas.report.retrieval import Lists, drawn_lists, saved_lists
@@ -37,7 +37,7 @@ class RunPage:
     notes: list[str]
     scores: list[Score] = field(default_factory=list)
     intervals: str = ""
-    cmc: Figure | None = None
+    cmc: Picture | None = None
     groups: list[Group] = field(default_factory=list)
     heats: Heats | None = None
     architecture: Architecture | None = None

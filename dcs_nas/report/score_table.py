@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from dcs_nas.report.attempts import Attempts
-from dcs_nas.report.curves import cmc_curve, draw_cmc
-from dcs_nas.report.embedded import Figure, svg_uri
+from dcs_nas.report.charts import cmc_curve, paint_cmc
+from dcs_nas.report.embedded import Picture, in_both_themes
 from dcs_nas.report.run_files import Evaluated
 
 RANKS = (1, 5, 10)
@@ -73,18 +71,13 @@ def _words(found: Evaluated) -> str:
     return ", ".join(words)
 
 
-def cmc_figure(named: Sequence[tuple[str, Evaluated]], styles: Sequence[int] | None = None) -> Figure | None:
+def cmc_figure(named: Sequence[tuple[str, Evaluated]], styles: Sequence[int] | None = None) -> Picture | None:
     """The CMC curves of all evaluations on one pair of axes, in the ``styles`` given; None without any."""
     if not named:
         return None
     numbers = range(len(named)) if styles is None else styles
     curves = [cmc_curve(found.report, name, style=i) for (name, found), i in zip(named, numbers, strict=True)]
-    uris = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for appearance in ("light", "dark"):
-            (file,) = draw_cmc(curves, Path(folder), name=appearance, formats=("svg",), appearance=appearance)
-            uris[appearance] = svg_uri(file.read_bytes())
-    return Figure(uris["light"], "cumulative matching characteristic", uris["dark"])
+    return in_both_themes(lambda name: paint_cmc(curves, "svg", name), "cumulative matching characteristic")
 
 
 def _row(name: str, report: Mapping[str, Any]) -> Score:

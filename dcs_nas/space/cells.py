@@ -6,6 +6,7 @@ States of a cell: 0 and 1 are its inputs, 2 is its first node.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -301,6 +302,31 @@ class Genotype(AnyGenotype):
             last = "attention"
         graph.add_node("c_{k}", role="output", label="c_{k}")
         graph.add_edge(last, "c_{k}", op="")
+        return graph
+
+    def overview(self) -> networkx.MultiDiGraph:
+        """Image, stem, runs of equal cells with their width and attention, head: nodes 0, 1, ... in a row."""
+        import networkx
+
+        network, width = self.network, self.network.channels
+        cells: list[tuple[str, int]] = []
+        for kind in map(network.kind, range(network.cells)):
+            width *= 2 if kind == "reduce" else 1
+            cells.append((kind, width))
+        nodes: list[dict[str, Any]] = [
+            {"label": "image", "size": f"{network.height}×{network.width}"},
+            {"label": "stem", "size": network.stem},
+        ]
+        for (kind, channels), run in groupby(cells):
+            count = len(list(run))
+            label = kind if count == 1 else f"{kind} ×{count}"
+            nodes.append({"label": label, "width": channels, "attention": self.cells[kind].attention})
+        graph: networkx.MultiDiGraph = networkx.MultiDiGraph(name=f"{self.space.name} network", kind="network")
+        nodes.append({"label": "head"})
+        for i, data in enumerate(nodes):
+            graph.add_node(f"stage_{i}", role="stage", **data)
+            if i:
+                graph.add_edge(f"stage_{i - 1}", f"stage_{i}", op="")
         return graph
 
     def published_text(self) -> str:

@@ -262,22 +262,27 @@ class ChainGenotype(AnyGenotype):
     def graph(self, part: str | None = None) -> networkx.MultiDiGraph:
         """The chain from ``image`` through ``stem`` and the blocks ``1.1``, ``1.2``, ... to ``features``.
 
-        Nodes carry ``role`` (input, stem, block, skipped, attention, output), ``label`` and, for blocks, ``stage``,
-        ``kernel``, ``expansion``, ``width`` and ``squeeze_excite``.
+        Nodes carry ``role`` (input, stem, block, skipped, attention, output), ``label``, ``size`` (height×width of
+        their maps) and, for blocks, ``stage``, ``kernel``, ``expansion``, ``width`` and ``squeeze_excite``.
         """
         import networkx
 
         if part not in (None, "chain"):
             raise InputError(f"this genotype has no part '{part}'; it has chain")
         graph: networkx.MultiDiGraph = networkx.MultiDiGraph(name=self.space.name, kind="chain")
-        nodes: list[tuple[str, dict[str, Any]]] = [("image", {"role": "input", "label": "image"})]
+        height, width = self.network.height, self.network.width
+        image = {"role": "input", "label": "image", "size": f"{height}×{width}"}
+        nodes: list[tuple[str, dict[str, Any]]] = [("image", image)]
+        height, width = -(-height // self.space.stem_stride), -(-width // self.space.stem_stride)
         nodes.append(("stem", {"role": "stem", "label": "stem", "width": self.space.stem}))
-        for number, stage in enumerate(self.stages, start=1):
+        for number, (stage, spec) in enumerate(zip(self.stages, self.space.stages), start=1):
+            height, width = -(-height // spec.stride), -(-width // spec.stride)
+            place = {"stage": number, "size": f"{height}×{width}"}
             for k, block in enumerate(stage.slots(), start=1):
                 facts = {"role": "block", **block.model_dump()} if block else {"role": "skipped"}
-                nodes.append((f"{number}.{k}", {**facts, "label": f"{number}.{k}", "stage": number}))
+                nodes.append((f"{number}.{k}", {**facts, "label": f"{number}.{k}", **place}))
             if stage.attention != "none":
-                facts = {"role": "attention", "label": stage.attention, "stage": number}
+                facts = {"role": "attention", "label": stage.attention, **place}
                 nodes.append((f"{number}.attention", facts))
         nodes.append(("features", {"role": "output", "label": "features", "width": self.space.features}))
         graph.add_nodes_from(nodes)

@@ -111,6 +111,10 @@ class AnyGenotype(Settings):
         """Return the graph of one part, by default of the first."""
         raise NotImplementedError
 
+    def overview(self) -> networkx.MultiDiGraph | None:
+        """Return the graph of the whole network, a node for each run of equal parts; None where its part shows it."""
+        return None
+
     def summary(self) -> str:
         """Return the architecture in a few words."""
         raise NotImplementedError

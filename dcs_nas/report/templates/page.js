@@ -1,27 +1,19 @@
 "use strict";
 for (const chart of document.querySelectorAll(".chart")) {
   const facts = JSON.parse(chart.dataset.chart);
-  const svg = chart.querySelector("svg"), cursor = chart.querySelector(".cursor"), label = chart.querySelector(".label");
-  const outputs = [...chart.querySelectorAll(".legend output")];
-  const shown = (value) => value === null ? "–" : String(Number(value.toPrecision(4)));
+  const plot = chart.querySelector(".plot"), cursor = chart.querySelector(".cursor"), output = chart.querySelector("output");
+  const shown = (line, i) => `${line.name} ${line.values[i] === null ? "–" : Number(line.values[i].toPrecision(4))}`;
   const show = (event) => {
-    const box = svg.getBoundingClientRect();
-    const x = (event.clientX - box.left) / box.width * svg.viewBox.baseVal.width;
-    let best = 0;
-    facts.places.forEach((place, i) => { if (Math.abs(place - x) < Math.abs(facts.places[best] - x)) best = i; });
-    cursor.setAttribute("transform", `translate(${facts.places[best]} 0)`);
+    const box = plot.getBoundingClientRect();
+    const away = facts.places.map((place) => Math.abs(place - (event.clientX - box.left) / box.width));
+    const nearest = away.indexOf(Math.min(...away));
+    cursor.style.left = `${100 * facts.places[nearest]}%`;
     chart.classList.add("pointed");
-    label.textContent = `${facts.label} ${facts.xs[best]}`;
-    outputs.forEach((output, i) => { output.textContent = shown(facts.lines[i].values[best]); });
+    output.textContent = `${facts.label} ${facts.xs[nearest]}: ${facts.lines.map((line) => shown(line, nearest)).join(", ")}`;
   };
-  const clear = () => {
-    chart.classList.remove("pointed");
-    label.textContent = facts.label;
-    outputs.forEach((output) => { output.textContent = ""; });
-  };
-  svg.addEventListener("pointermove", show);
-  svg.addEventListener("pointerdown", show);
-  svg.addEventListener("pointerleave", clear);
+  plot.addEventListener("pointermove", show);
+  plot.addEventListener("pointerdown", show);
+  plot.addEventListener("pointerleave", () => { chart.classList.remove("pointed"); output.textContent = "\u200b"; });
 }
 
 for (const part of document.querySelectorAll(".over-epochs")) {

@@ -1,0 +1,253 @@
+"""Every chart by matplotlib, in one style: lines over the epochs, CMC curves, the standing in a tabular benchmark."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, PercentFormatter
+
+from dcs_nas.errors import InputError
+from dcs_nas.files import atomic_path
+from dcs_nas.report.embedded import Picture, in_both_themes
+from dcs_nas.report.palette import Theme, theme
+
+if TYPE_CHECKING:
+    from dcs_nas.space.table import Entry, Table
+
+_HUES = ("separable", "pooling", "dilated", "attention")  # four line colours told apart with any colour vision
+_DASHES = ("-", "--", "-.", ":")
+_MARKERS = ("o", "s", "^", "D", "v")
+_STARS = ("*", "D", "P", "X", "^", "v", "s", "h")
+_LONGEST_NAME = 40
+_MARKED_RANKS = (1, 5, 10, 20, 50, 100)
+_WIDTH, _LEFT, _RIGHT = 4.4, 0.135, 0.975  # of a line chart: inches, and where its axes begin and end
+FORMATS = ("png", "svg", "pdf")
+
+
+def settings(colours: Theme) -> Any:
+    """Return matplotlib's settings: the theme's colours, text as text, the same bytes each time."""
+    return {
+        "font.family": "sans-serif",
+        "font.sans-serif": ["DejaVu Sans", "Verdana"],
+        "svg.fonttype": "none",
+        "svg.hashsalt": "dcs_nas",
+        "pdf.fonttype": 42,
+        "figure.facecolor": colours.ground,
+        "axes.facecolor": colours.ground,
+        "axes.edgecolor": colours.wire,
+        "axes.labelcolor": colours.text,
+        "axes.titlecolor": colours.text,
+        "axes.titlelocation": "left",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": colours.wire,
+        "grid.alpha": 0.35,
+        "text.color": colours.text,
+        "text.parse_math": False,
+        "xtick.color": colours.text,
+        "ytick.color": colours.text,
+        "legend.frameon": False,
+    }
+
+
+def save_figure(figure: Figure, form: str, *, dpi: float = 160) -> bytes:
+    """Return a figure as svg, png or pdf, without the date."""
+    stream = io.BytesIO()
+    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form)
+    figure.savefig(stream, format=form, dpi=dpi, metadata=metadata)
+    return stream.getvalue()
+
+
+def _line_style(index: int, colours: Theme) -> dict[str, Any]:
+    """Colour and dashes of the line with this number, and a marker that tells it apart as well."""
+    return {
+        "color": colours.families[_HUES[index % len(_HUES)]].line,
+        "linestyle": _DASHES[(index + index // len(_HUES)) % len(_DASHES)],
+        "marker": _MARKERS[index % len(_MARKERS)],
+    }
+
+
+@dataclass(frozen=True)
+class Series:
+    """A line by name: a value or None for each x of its own."""
+
+    name: str
+    xs: Sequence[float]
+    ys: Sequence[float | None]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A line chart; ``facts`` is what the page's script needs to show values: places are shares of the width."""
+
+    title: str
+    note: str
+    picture: Picture
+    facts: dict[str, Any]
+
+
+def line_chart(title: str, series: Sequence[Series], *, label: str = "epoch", note: str = "") -> Chart | None:
+    """Return a chart of all series that have a number, styled by their place among all; None where none has one."""
+    styled = [(s, i) for i, s in enumerate(series) if any(y is not None for y in s.ys)]
+    if not styled:
+        return None
+    xs = sorted({x for s, _ in styled for x in s.xs})
+    low, high = (xs[0], xs[-1]) if len(xs) > 1 else (xs[0] - 1, xs[0] + 1)
+    low, high = low - 0.02 * (high - low), high + 0.02 * (high - low)
+
+    def paint(name: str) -> bytes:
+        colours = theme(name)
+        with matplotlib.rc_context({**settings(colours), "font.size": 8.0, "lines.linewidth": 1.6}):
+            legend = len(styled) > 1 or not title.endswith(styled[0][0].name)
+            below = 0.42 + (0.06 + 0.17 * len(styled) if legend else 0.0)  # inches
+            figure = Figure(figsize=(_WIDTH, 1.95 + below))
+            bottom = below / (1.95 + below)
+            axes = figure.add_axes((_LEFT, bottom, _RIGHT - _LEFT, 0.97 - bottom), xlim=(low, high), xlabel=label)
+            for line, index in styled:
+                ys = np.array([np.nan if y is None else y for y in line.ys])
+                size = 3.0 if len(ys) <= 60 else 0.0
+                axes.plot(line.xs, ys, label=_cut(line.name), markersize=size, **_line_style(index, colours))
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+            axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
+            if legend:
+                figure.legend(loc="lower left", bbox_to_anchor=(_LEFT - 0.02, 0), borderaxespad=0, labelspacing=0.3)
+            return save_figure(figure, "svg")
+
+    places = [round(_LEFT + (x - low) / (high - low) * (_RIGHT - _LEFT), 4) for x in xs]
+    lines = [{"name": s.name, "values": [dict(zip(s.xs, s.ys)).get(x) for x in xs]} for s, _ in styled]
+    facts = {"xs": xs, "places": places, "label": label, "lines": lines}
+    return Chart(title, note, in_both_themes(paint, f"{title} over {label}s"), facts)
+
+
+@dataclass(frozen=True, eq=False)
+class CmcCurve:
+    """One curve: ``cmc`` (R,) shares at rank 1 to R, and the bounds of its confidence interval (R, 2) if it has one.
+
+    ``style`` counts colours and dashes from 0; without one it is the curve's place among all.
+    """
+
+    name: str
+    cmc: Sequence[float]
+    mAP: float
+    interval: Sequence[Sequence[float]] | None = None
+    style: int | None = None
+
+
+def cmc_curve(report: Mapping[str, Any], name: str, *, style: int | None = None) -> CmcCurve:
+    """Return the curve of an evaluation's report (``evaluation.json``)."""
+    confidence = report.get("confidence")
+    return CmcCurve(name, report["cmc"], report["mAP"], confidence["cmc"] if confidence else None, style)
+
+
+def read_cmc(path: Path, name: str) -> CmcCurve:
+    """Return the curve of an ``evaluation.json``; ``InputError`` where the file holds no evaluation."""
+    try:
+        return cmc_curve(json.loads(path.read_text(encoding="utf-8")), name)
+    except FileNotFoundError:
+        raise InputError(f"there is no file {path}; write it with dcs-nas evaluate") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise InputError(f"{path} holds no evaluation; expected what dcs-nas evaluate writes") from None
+
+
+def draw_cmc(
+    curves: Sequence[CmcCurve],
+    folder: Path,
+    *,
+    name: str = "cmc",
+    title: str = "",
+    formats: Sequence[str] = ("png", "svg"),
+    appearance: str = "light",
+) -> list[Path]:
+    """Draw curves on one axes into ``folder / name.FORMAT``; colour, dashes and marker all tell them apart."""
+    if not curves:
+        raise InputError("there is no curve to draw; name at least one evaluation")
+    files = [folder / f"{name}.{form}" for form in formats]
+    for file, form in zip(files, formats):
+        with atomic_path(file) as temporary:
+            temporary.write_bytes(paint_cmc(curves, form, appearance, title=title))
+    return files
+
+
+def paint_cmc(curves: Sequence[CmcCurve], form: str, appearance: str, *, title: str = "") -> bytes:
+    """Return what ``draw_cmc`` draws as svg, png or pdf."""
+    colours = theme(appearance)
+    with matplotlib.rc_context({**settings(colours), "font.size": 11.0}):
+        figure = Figure(figsize=(6.4, 4.4 + 0.26 * len(curves)), layout="constrained")
+        axes = figure.add_subplot()
+        for index, curve in enumerate(curves):
+            style = _line_style(index if curve.style is None else curve.style, colours)
+            ranks, shares = np.arange(1, len(curve.cmc) + 1), np.asarray(curve.cmc)
+            label = f"{_cut(curve.name)}: mAP {100 * curve.mAP:.1f} %, rank-1 {100 * shares[0]:.1f} %"
+            marked = [k - 1 for k in _MARKED_RANKS if k <= len(shares)]
+            axes.plot(ranks, shares, linewidth=2, markersize=6, markevery=marked, label=label, **style)
+            if curve.interval is not None:
+                low, high = np.asarray(curve.interval).T
+                axes.fill_between(ranks, low, high, color=style["color"], alpha=0.18, linewidth=0)
+        _label_cmc(axes, curves, title)
+        figure.legend(loc="outside lower left", fontsize=10)
+        return save_figure(figure, form)
+
+
+def _label_cmc(axes: Axes, curves: Sequence[CmcCurve], title: str) -> None:
+    longest = max(len(curve.cmc) for curve in curves)
+    lows = [np.asarray(curve.cmc if curve.interval is None else curve.interval).min() for curve in curves]
+    axes.set_ylim(max(0.0, np.floor(10 * min(lows) - 0.5) / 10), 1.01)
+    axes.set_xlim(1 - 0.02 * longest, longest + 0.02 * longest)
+    axes.xaxis.set_major_locator(FixedLocator([k for k in _MARKED_RANKS if k <= longest]))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+    band = "; band: 95 % interval" if any(curve.interval is not None for curve in curves) else ""
+    axes.set(xlabel="rank", ylabel=f"queries matched within rank{band}")
+    axes.set_title(title, fontsize=11)
+
+
+def draw_standing(table: Table, named: Mapping[str, Entry], out: Path) -> None:
+    """Draw all entries of ``table`` as points, its Pareto front as a line and the ``named`` ones as labelled stars.
+
+    Raises:
+        InputError: a file name that ends in none of png, svg and pdf.
+    """
+    form = out.suffix.lstrip(".").lower()
+    if form not in FORMATS:
+        raise InputError(f"{out} ends in '{out.suffix}'; expected a picture: .{', .'.join(FORMATS)}")
+    colours = theme("light")
+    with matplotlib.rc_context({**settings(colours), "font.size": 10.0}):
+        figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+        axes = figure.add_subplot(xlabel="multiply-adds of an image (millions)", ylabel="mAP on unseen identities (%)")
+        axes.set_title(f"{table.name}, synthetic people", fontsize=10)
+        everything = [(entry.multiply_adds / 1e6, entry.score) for entry in table]
+        axes.plot(*zip(*everything), ".", color=colours.wire, alpha=0.55, label=f"all {len(table)} architectures")
+        front = [(entry.multiply_adds / 1e6, entry.score) for entry in table.front]
+        axes.plot(*zip(*front), "o-", color=colours.families["separable"].line, markersize=4, label="Pareto front")
+        star = colours.families["attention"].fill
+        for (name, entry), marker in zip(named.items(), _STARS):
+            axes.plot(
+                [entry.multiply_adds / 1e6],
+                [entry.score],
+                marker=marker,
+                linestyle="none",
+                markersize=13,
+                color=star,
+                markeredgecolor=colours.ground,
+                label=f"{name}: rank {entry.rank}",
+                zorder=4,
+            )
+        axes.legend(loc="lower right")
+        with atomic_path(out) as path:
+            path.write_bytes(save_figure(figure, form))
+
+
+def _cut(name: str) -> str:
+    """The end of a name that is too long for a legend."""
+    return name if len(name) <= _LONGEST_NAME else f"...{name[3 - _LONGEST_NAME :]}"

@@ -1,0 +1,84 @@
+"""Plain drawings by networkx and matplotlib, for machines without Graphviz."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from dcs_nas.report.charts import save_figure, settings
+from dcs_nas.report.dot import CHAIN_WORDS, Panels, is_heavy, legend_of
+from dcs_nas.report.drawn_graph import stages_of
+from dcs_nas.report.palette import Theme, paint
+
+if TYPE_CHECKING:
+    import networkx
+    from matplotlib.axes import Axes
+
+_PER_COLUMN, _PER_ROW = 1.35, 0.72  # inches
+
+
+def draw_plain(panels: Panels, theme: Theme, form: str, *, columns: int) -> bytes:
+    """Return several graphs (title, graph) as one svg, png or pdf: boxes in columns, straight arrows between them."""
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    places = [_places(graph) for _, graph in panels]
+    wide = _PER_COLUMN * (1 + max(x for place in places for x, _ in place.values()))
+    high = _PER_ROW * (2 + max(2 * abs(y) for place in places for _, y in place.values()))
+    with matplotlib.rc_context(settings(theme)):
+        figure = Figure(figsize=(wide * columns, high * rows + 0.4), facecolor=theme.ground, layout="constrained")
+        for i, ((title, graph), place) in enumerate(zip(panels, places)):
+            axes = figure.add_subplot(rows, columns, i + 1)
+            axes.set(xlim=(-0.6, wide / _PER_COLUMN - 0.4), ylim=(-high / _PER_ROW / 2, high / _PER_ROW / 2))
+            axes.set_axis_off()
+            axes.set_title(title, loc="left", fontsize=10)
+            _draw(axes, graph, place, theme)
+        if stages_of(panels[0][1]):
+            figure.supxlabel("\n".join(CHAIN_WORDS), fontsize=8)
+        else:
+            swatches = [
+                Patch(facecolor=colours.fill, edgecolor=colours.line, label=words)
+                for family, change, words in legend_of(graph for _, graph in panels)
+                for colours in [paint(theme, "op", family, change)]
+            ]
+            figure.legend(handles=swatches, loc="outside lower center", ncols=max(len(swatches), 1), fontsize=8)
+        return save_figure(figure, form)
+
+
+def _places(graph: networkx.MultiDiGraph) -> dict[str, tuple[float, float]]:
+    """The (x, y) of every node: a chain in a column for each stage, else columns by the longest way from an input."""
+    import networkx
+
+    if stages := stages_of(graph):
+        last = len(stages) + 1
+        layers = {key: last if data["role"] == "output" else data["stage"] for key, data in graph.nodes(data=True)}
+    else:
+        generations = networkx.topological_generations(graph)
+        layers = {key: i for i, generation in enumerate(generations) for key in generation}
+    columns: dict[int, list[str]] = {}
+    for key in graph:
+        columns.setdefault(layers[key], []).append(key)
+    return {key: (x, (len(keys) - 1) / 2 - i) for x, keys in columns.items() for i, key in enumerate(keys)}
+
+
+def _draw(axes: Axes, graph: networkx.MultiDiGraph, places: dict[str, tuple[float, float]], theme: Theme) -> None:
+    for tail, head, data in graph.edges(data=True):
+        plain = not data["family"] and not data["change"]
+        colour = theme.wire if plain else paint(theme, "op", data["family"], data["change"]).line
+        arrow = {"arrowstyle": "-|>", "color": colour, "shrinkA": 16, "shrinkB": 20}
+        arrow |= {"linestyle": "--"} if data["change"] == "removed" or data["family"] == "none" else {}
+        axes.annotate("", places[head], places[tail], arrowprops=arrow, zorder=1)
+    for key, data in graph.nodes(data=True):
+        colours = paint(theme, data["role"], data["family"], data["change"])
+        box = {
+            "boxstyle": {"node": "circle", "input": "square", "output": "square"}.get(data["role"], "round"),
+            "facecolor": colours.fill,
+            "edgecolor": colours.line,
+            "linewidth": 2.2 if is_heavy(data) else 1.2,
+            "linestyle": "--" if data["change"] == "removed" or data["family"] == "none" else "-",
+        }
+        text = re.sub(r"_\{(.+)\}", r"(\1)", data["text"])
+        axes.text(*places[key], text, color=colours.text, ha="center", va="center", bbox=box, zorder=2)
