@@ -8,9 +8,9 @@ from xml.etree import ElementTree
 
 import networkx
 import pytest
-from dcs_nas.models.chain_kind import chain_of_sample
 
 from dcs_nas.errors import InputError
+from dcs_nas.models.chain_kind import chain_of_sample
 from dcs_nas.report.drawn_graph import difference_graph, drawn_graph, stages_of
 from dcs_nas.report.graphs import FORMATS, draw, draw_difference, draw_strip
 from dcs_nas.space import ChainGenotype, Origin

@@ -317,8 +317,7 @@ def test_a_job_refuses_a_folder_in_use_before_it_reads_data_and_readers_go_on(
 _WRITERS = {"write_text", "write_bytes", "save", "savez", "savez_compressed", "savefig", "tofile", "imwrite", "to_csv"}
 _ALLOWED = {"a function", "logger.save"}  # write_text of dcs_nas.files; TensorBoard's own files
 _TO_STREAMS = {  # they write into memory, and by a method that is atomic, or a log
-    "report/canvas.py",
-    "report/chain_graph.py",
+    "report/charts.py",
     "report/embedded.py",
     "tune/trials.py",
     "runs/lock.py",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shutil
@@ -9,10 +10,10 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from dcs_nas.report.chart import HEIGHT, Series, line_chart, ticks
 from PIL import Image
 
 from dcs_nas.cli import main
@@ -20,7 +21,7 @@ from dcs_nas.errors import InputError
 from dcs_nas.evaluation import DistanceBlocks, FeatureSet, RankingResult
 from dcs_nas.models.build import build_fixed
 from dcs_nas.models.flops import count
-from dcs_nas.report.charts import CmcCurve, draw_cmc
+from dcs_nas.report.charts import CmcCurve, Series, draw_cmc, line_chart
 from dcs_nas.report.comparison import differing_settings
 from dcs_nas.report.heat_maps import heat_maps
 from dcs_nas.report.history import draw_animation, draw_history, read_epochs
@@ -264,7 +265,9 @@ def test_choices_of_a_chain_are_one_table(people: Path, tmp_path: Path) -> None:
     assert found is not None
     (table,) = found.tables
     assert table.options[0] == [str(option) for option in choices[0].options]
-    assert table.kept[0][0] == [0, len(choices[0].options) - 1]
+    kept = {table.rows[r]: table.options[r][c] for r, c in table.kept[0]}
+    sample = chains[0].to_sample()
+    assert kept == {c.label.replace("_", " "): str(sample[c.label]) for c in choices}
     text = _Page(write_report([folder]).file.read_text()).text
     assert "choices of the chain" in text
     drawing = draw_history(folder, tmp_path / "out", formats=("svg",))
@@ -279,29 +282,19 @@ def test_every_column_has_one_place(root: Path) -> None:
     assert titles["losses"] == ["loss", "identity"]
 
 
-def test_a_line_goes_through_its_values_and_stops_at_gaps() -> None:
-    ys = [0.0, 1.0, None, 4.0]
-    chart = line_chart("loss", [Series("empty", [1], [None]), Series("a", [1, 2, 3, 4], ys)])
+def test_a_line_chart_has_the_places_of_its_values_and_stops_at_gaps() -> None:
+    chart = line_chart("loss", [Series("empty", [1], [None]), Series("a", [1, 2, 3, 4, 5], [0.0, 1.0, None, 4.0, 2.0])])
     assert chart is not None
-    (line,) = chart.lines
-    assert line.style == 1
-    left, top, right, bottom = chart.frame
-    expected = [
-        (left + (x - 1) / 3 * (right - left), bottom - y / 4 * (bottom - top)) for x, y in ((1, 0), (2, 1), (4, 4))
-    ]
-    np.testing.assert_allclose(line.dots, expected, atol=0.01)
-    assert re.findall("[ML]", line.path) == ["M", "L", "M"]
-    assert all(0 <= tick.place <= HEIGHT for tick in chart.y_ticks)
+    assert chart.facts["lines"] == [{"name": "a", "values": [0.0, 1.0, None, 4.0, 2.0]}]
+    np.testing.assert_allclose(np.diff(chart.facts["places"], 2), 0, atol=2e-4)
+    svg = ElementTree.fromstring(base64.b64decode(chart.picture.light.partition(",")[2]))
+    width = float(svg.attrib["viewBox"].split()[2])
+    paths = [e.attrib["d"] for e in svg.iter() if e.tag.endswith("path") and e.attrib.get("clip-path")]
+    (line,) = [path for path in paths if path.count("M") == 2]  # one part before the gap and one behind it
+    xs = [float(x) / width for x in re.findall(r"[ML] ([\d.]+)", line)]
+    np.testing.assert_allclose(xs, [chart.facts["places"][i] for i in (0, 1, 3, 4)], atol=1e-3)
+    assert chart.picture.light != chart.picture.dark
     assert line_chart("none", [Series("empty", [1], [None])]) is None
-
-
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (0.3, 0.3), (-5, 1e6), (1e-9, 3e-9), (0, 0), (-2, -1.5)])
-def test_ticks_are_round_numbers_around_the_values(low: float, high: float) -> None:
-    found = ticks(low, high)
-    assert 2 <= len(found) <= 8
-    assert found[0] <= low
-    assert found[-1] >= high
-    np.testing.assert_allclose(np.diff(found), found[1] - found[0])
 
 
 def test_settings_that_differ_are_found_at_any_depth() -> None:
@@ -451,12 +444,13 @@ def test_the_slider_goes_through_the_epochs(tab: browser.Tab, page: Path, root: 
 def test_pointing_at_a_chart_shows_its_values(tab: browser.Tab, page: Path) -> None:
     _open(tab, page)
     said = tab.run(
-        "(() => {const c = document.querySelector('.chart'), s = c.querySelector('svg'), b = s.getBoundingClientRect();"
+        "(() => {const c = document.querySelector('.chart'), s = c.querySelector('.plot');"
+        "const b = s.getBoundingClientRect();"
         "s.dispatchEvent(new PointerEvent('pointermove', {clientX: b.right, clientY: b.top}));"
-        "return [JSON.parse(c.dataset.chart).lines[0].values.at(-1), c.querySelector('output').textContent,"
-        "c.querySelector('.label').textContent]})()"
+        "return [JSON.parse(c.dataset.chart).lines, c.querySelector('output').textContent]})()"
     )
-    assert said[1:] == [f"{float(f'{said[0]:.4g}'):g}", "epoch 3"]
+    words = [f"{line['name']} {float(format(line['values'][-1], '.4g')):g}" for line in said[0]]
+    assert said[1] == f"epoch 3: {', '.join(words)}"
 
 
 @needs_browser

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from dcs_nas.report.run_files import Epoch, RunFiles
-from dcs_nas.space import ChainGenotype, Genotype
+from dcs_nas.space import ChainStructure
 
 _INPUTS = ("c(k-2)", "c(k-1)")
 
@@ -50,21 +50,26 @@ class Heats:
 
 
 def heat_maps(run: RunFiles) -> Heats | None:
-    """The mixture weights of all epochs that have the shape of the last; None where the run recorded none."""
+    """Return the mixture weights of all epochs that have the shape of the last; None where the run recorded none."""
     if not run.epochs or not run.epochs[-1].weights:
         return None
     epochs = [e for e in run.epochs if _shape(e) == _shape(run.epochs[-1])]
-    chain = isinstance(epochs[-1].genotype, ChainGenotype)
-    tables = [_chain(epochs)] if chain else [_cell(epochs, name) for name in _ordered(epochs[-1].weights)]
+    weights = run.epochs[-1].weights
+    if any(len(rows) > 1 for rows in weights.values()):  # mixtures of cells, edges before attention
+        names = sorted(weights, key=lambda name: (name.removesuffix("_attention"), name))
+        tables = [_mixture(epochs, name) for name in names]
+    else:
+        tables = [_choices(epochs, list(weights))]
     return Heats([e.number + 1 for e in epochs], [t for t in tables if t.rows])
 
 
-def _cell(epochs: Sequence[Epoch], name: str) -> Heat:
-    last = epochs[-1]
-    attention = name.endswith("_attention")
-    columns = last.names.get(name) or last.names.get("attention" if attention else "operations") or []
-    width = max((len(row) for row in last.weights[name]), default=0)
-    columns = [*columns, *(str(i) for i in range(len(columns), width))][:width]
+def _mixture(epochs: Sequence[Epoch], name: str) -> Heat:
+    """A table of edges or of the output, whose rows have the same candidates."""
+    last, attention = epochs[-1], name.endswith("_attention")
+    columns = _options(
+        last.names.get(name) or last.names.get("attention" if attention else "operations") or [],
+        max((len(row) for row in last.weights[name]), default=0),
+    )
     kind = name.removesuffix("_attention")
     rows = ["output"] if attention else _edges(len(last.weights[name]))
     return Heat(
@@ -74,23 +79,36 @@ def _cell(epochs: Sequence[Epoch], name: str) -> Heat:
         columns=columns,
         options=[columns for _ in rows],
         values=[e.weights[name] for e in epochs],
-        kept=[_kept(e.genotype, kind, columns, attention=attention) for e in epochs],
-        largest=_largest(epochs, [name]),
+        kept=[_kept(e, [name]) for e in epochs],
+        largest=_largest(epochs),
     )
 
 
-def _kept(genotype: Any, kind: str, columns: Sequence[str], *, attention: bool) -> list[list[int]]:
-    if not isinstance(genotype, Genotype) or kind not in genotype.cells:
+def _choices(epochs: Sequence[Epoch], names: Sequence[str]) -> Heat:
+    """A table of choices with candidates of their own, a row each, such as those of a chain."""
+    last = epochs[-1]
+    structure = last.genotype.space if last.genotype is not None else None
+    known = structure.choices() if isinstance(structure, ChainStructure) else ()
+    options = {choice.label: [str(option) for option in choice.options] for choice in known} | last.names
+    return Heat(
+        key="chain",
+        title="choices of the chain",
+        rows=[name.replace("_", " ") for name in names],
+        columns=[],
+        options=[_options(options.get(name, []), len(last.weights[name][0])) for name in names],
+        values=[[e.weights[name][0] for name in names] for e in epochs],
+        kept=[_kept(e, names) for e in epochs],
+        largest=_largest(epochs),
+    )
+
+
+def _kept(epoch: Epoch, names: Sequence[str]) -> list[list[int]]:
+    """The (row, column) pairs that the epoch's genotype keeps, of the rows of these mixtures one below the other."""
+    if epoch.genotype is None:
         return []
-    cell = genotype.cells[kind]
-    if attention:
-        return [[0, columns.index(cell.attention)]] if cell.attention in columns else []
-    return [
-        [node * (node + 3) // 2 + edge.source, columns.index(edge.op)]
-        for node, edges in enumerate(cell.nodes)
-        for edge in edges
-        if edge.op in columns
-    ]
+    weights = epoch.genotype.one_hot()
+    rows = [row for name in names for row in weights.get(name, [[]])]
+    return [[r, c] for r, row in enumerate(rows) for c, value in enumerate(row) if value]
 
 
 def _edges(count: int) -> list[str]:
@@ -104,42 +122,14 @@ def _edges(count: int) -> list[str]:
     return found[:count]
 
 
-def _chain(epochs: Sequence[Epoch]) -> Heat:
-    """All choices of a chain in one table, a row each; the weights of a choice are one row."""
-    last = epochs[-1]
-    structure = last.genotype.space if isinstance(last.genotype, ChainGenotype) else None
-    known = {c.label: [str(o) for o in c.options] for c in structure.choices()} if structure else {}
-    labels = [name for name, rows in last.weights.items() if len(rows) == 1]
-    options = [_options(last.names.get(name) or known.get(name, []), len(last.weights[name][0])) for name in labels]
-    return Heat(
-        key="chain",
-        title="choices of the chain",
-        rows=[label.replace("_", " ") for label in labels],
-        columns=[],
-        options=options,
-        values=[[e.weights[name][0] for name in labels] for e in epochs],
-        kept=[_strongest([e.weights[name][0] for name in labels]) for e in epochs],
-        largest=_largest(epochs, labels),
-    )
-
-
-def _strongest(rows: Sequence[Sequence[float | None]]) -> list[list[int]]:
-    return [[i, max(range(len(row)), key=lambda k: row[k] or 0.0)] for i, row in enumerate(rows) if row]
-
-
 def _options(names: Sequence[str], count: int) -> list[str]:
     return [*names, *(str(i) for i in range(len(names), count))][:count]
 
 
-def _largest(epochs: Sequence[Epoch], names: Sequence[str]) -> float:
-    found = [v for e in epochs for name in names for row in e.weights[name] for v in row if v is not None]
-    return max(found, default=0.0) or 1.0
+def _largest(epochs: Sequence[Epoch]) -> float:
+    values = [v for e in epochs for rows in e.weights.values() for row in rows for v in row if v is not None]
+    return max(values, default=0.0) or 1.0
 
 
 def _shape(epoch: Epoch) -> list[tuple[str, tuple[int, ...]]]:
     return [(name, tuple(map(len, rows))) for name, rows in sorted(epoch.weights.items())]
-
-
-def _ordered(weights: Mapping[str, Any]) -> list[str]:
-    """Normal cells before reduction cells, edges before attention."""
-    return sorted(weights, key=lambda name: (name.removesuffix("_attention"), name))
