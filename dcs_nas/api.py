@@ -27,7 +27,7 @@ from dcs_nas.api_views import GenotypeView, Scores
 from dcs_nas.config import Config, load_config
 from dcs_nas.errors import InputError
 from dcs_nas.files import write_text
-from dcs_nas.runs import RunFolder, read_metrics, resume_if_requeued
+from dcs_nas.runs import RunFolder, resume_if_requeued
 from dcs_nas.space import AnyGenotype, shipped_file
 from dcs_nas.space import load_genotype as read_genotype
 from dcs_nas.space.table import Table
@@ -51,12 +51,16 @@ class _Run:
     @cached_property
     def config(self) -> Config:
         """The settings that it began with."""
-        return RunFolder(self.folder).config()
+        return self._files.config()
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
         """A row of figures per epoch."""
-        return read_metrics(self.folder / "metrics.csv")
+        return self._files.metrics()
+
+    @property
+    def _files(self) -> RunFolder:
+        return RunFolder(self.folder)
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ class SearchRun(_Run):
     @cached_property
     def genotype(self) -> GenotypeView:
         """What it found; ``InputError`` while it is unfinished."""
-        return load_genotype(self.folder / "genotype.yaml")
+        return GenotypeView(self._files.genotype())
 
 
 @dataclass(frozen=True)
@@ -76,8 +80,7 @@ class TrainedRun(_Run):
     @cached_property
     def genotype(self) -> GenotypeView | None:
         """What was trained; None for a named backbone."""
-        path = self.folder / "genotype.yaml"
-        return load_genotype(path) if path.is_file() else None
+        return GenotypeView(self._files.genotype()) if self._files.genotype_file.is_file() else None
 
     @cached_property
     def network(self) -> ReidNetwork:
@@ -114,7 +117,7 @@ def load_settings(config: AnyConfig, overrides: Sequence[str] = ()) -> Config:
 
 def default_folder(settings: Config, command: Command) -> Path:
     """Return the run folder of a command, ``results/NAME/COMMAND``."""
-    return settings.results / settings.name / command
+    return RunFolder.default(settings, command).path
 
 
 def search(
@@ -172,7 +175,7 @@ def retrain(
     settings = load_settings(config, overrides)
     folder = Path(out) if out is not None else default_folder(settings, "retrain")
     if settings.section("retrain").backbone is None and genotype is None:
-        genotype = default_folder(settings, "search") / "genotype.yaml"
+        genotype = RunFolder.default(settings, "search").genotype_file
     resume, overwrite = resume_if_requeued(folder, resume=resume, overwrite=overwrite)
     with _as_file(genotype) as path:
         run_retraining(settings, folder, genotype=path, resume=resume, overwrite=overwrite, progress=progress)
@@ -254,8 +257,9 @@ def export(
     """
     from dcs_nas.export.exporting import export_run
 
-    folder = _folder(run)
-    return export_run(folder, folder / "export" if out is None else Path(out), formats=formats, checkpoint=checkpoint)
+    files = RunFolder(_folder(run))
+    target = files.exported if out is None else Path(out)
+    return export_run(files.path, target, formats=formats, checkpoint=checkpoint)
 
 
 def load_run(folder: str | Path) -> SearchRun | TrainedRun:
@@ -264,13 +268,12 @@ def load_run(folder: str | Path) -> SearchRun | TrainedRun:
     Raises:
         InputError: a folder that holds neither.
     """
-    path = Path(folder)
-    RunFolder(path).config()
-    if (path / "finished.yaml").is_file():
-        return TrainedRun(path)
-    if (path / "genotype.yaml").is_file():
-        return SearchRun(path)
-    raise InputError(f"{path} holds an unfinished run; finish it with --resume")
+    run = RunFolder(Path(folder))
+    run.config()
+    contents = run.contents()
+    if not contents.is_finished or contents.kind not in ("search", "retrain"):
+        raise InputError(f"{run.path} holds an unfinished run; finish it with --resume")
+    return SearchRun(run.path) if contents.kind == "search" else TrainedRun(run.path)
 
 
 def load_genotype(path: str | Path) -> GenotypeView:
@@ -314,6 +317,6 @@ def _as_file(genotype: str | Path | AnyGenotype | GenotypeView | None) -> Iterat
         yield None if genotype is None else Path(genotype)
         return
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "genotype.yaml"
-        write_text(path, genotype.to_yaml())
-        yield path
+        run = RunFolder(Path(folder))
+        write_text(run.genotype_file, genotype.to_yaml())
+        yield run.genotype_file

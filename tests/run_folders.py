@@ -103,8 +103,8 @@ def trained(folder: Path, root: Path, *, attention: tuple[str, str] = ("dcs", "h
     run.write_genotype(genotype)
     run.write_finished({"epochs": 3})
     write_metrics(folder, ("train/loss", "train/identity", "train/triplet", "lr", "tau"), 3)
-    write_json(run.evaluation_file, evaluation(0.5))
-    write_json(run / "evaluation_color-histogram.json", evaluation(0.2, features="color-histogram"))
+    write_json(run.evaluation_file(), evaluation(0.5))
+    write_json(run.evaluation_file("color-histogram"), evaluation(0.2, features="color-histogram"))
     return folder
 
 

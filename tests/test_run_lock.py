@@ -166,7 +166,7 @@ def test_readers_are_not_held_up(tmp_path: Path, capsys: pytest.CaptureFixture) 
     run = RunFolder.start(tmp_path / "run", _config())
     with _holder(run.path):
         assert run.config() == with_absolute_paths(_config())
-        write_json(run.evaluation_file, {"mAP": 0.5, "mINP": 0.25, "cmc": [0.75]})
+        write_json(run.evaluation_file(), {"mAP": 0.5, "mINP": 0.25, "cmc": [0.75]})
         with pytest.raises(SystemExit) as stopped:
             main(["runs", str(run.path)])
     assert not stopped.value.code

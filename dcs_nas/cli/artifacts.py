@@ -60,6 +60,7 @@ def visualize(
     from dcs_nas.errors import InputError
     from dcs_nas.report.graphs import draw, draw_difference
     from dcs_nas.report.history import draw_history
+    from dcs_nas.runs import RunFolder
     from dcs_nas.space import load_genotype
 
     if len(genotype) > 2:
@@ -67,13 +68,13 @@ def visualize(
     formats = tuple(f.strip() for f in format.split(",") if f.strip())
     first, *others = genotype
     if first.is_dir() and not others:
-        run = first.parent if first.name == "architecture" else first
-        drawing = draw_history(first, out or run / "graphs", formats=formats, theme=theme)
+        run = RunFolder(first.parent if first == RunFolder(first.parent).architecture else first)
+        drawing = draw_history(first, out or run.graphs, formats=formats, theme=theme)
     elif others:
         a, b = (load_genotype(path) for path in genotype)
-        drawing = draw_difference(a, b, out or first.parent / "graphs", formats=formats, theme=theme)
+        drawing = draw_difference(a, b, out or RunFolder(first.parent).graphs, formats=formats, theme=theme)
     else:
-        drawing = draw(load_genotype(first), out or first.parent / "graphs", formats=formats, theme=theme)
+        drawing = draw(load_genotype(first), out or RunFolder(first.parent).graphs, formats=formats, theme=theme)
     if drawing.note:
         say(drawing.note)
     for file in drawing.files:

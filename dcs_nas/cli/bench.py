@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dcs_nas.cli.console import say, table
+from dcs_nas.runs import RunFolder
 
 if TYPE_CHECKING:
     from dcs_nas.space.table import Entry, Table
@@ -99,9 +100,10 @@ def _file(target: str) -> Path | None:
     if "~" in target or "|" in target:
         return None
     path = Path(target)
-    return path / "genotype.yaml" if path.is_dir() else path
+    return RunFolder(path).genotype_file if path.is_dir() else path
 
 
 def _label(target: str) -> str:
     path = Path(target)
-    return path.parent.name if path.name == "genotype.yaml" and path.parent.name else path.name or target
+    in_run = path == RunFolder(path.parent).genotype_file
+    return path.parent.name if in_run and path.parent.name else path.name or target

@@ -14,6 +14,7 @@ import typer
 
 from dcs_nas.cli.console import progress, say, show_log, table
 from dcs_nas.cli.options import Overrides
+from dcs_nas.runs import RunFolder
 
 STAGES = ("synth", "search", "retrain", "evaluate", "visualize", "report")
 
@@ -68,9 +69,8 @@ def _synth(out: Path, root: Path, settings: Any) -> dict[str, Any]:
 def _search(out: Path, root: Path, settings: Any) -> dict[str, Any]:
     from dcs_nas.search.job import run_search
 
-    folder = out / "search"
-    resume = (folder / "config.yaml").is_file()
-    genotype = run_search(settings, folder, resume=resume, progress=progress)
+    run = RunFolder(out / "search")
+    genotype = run_search(settings, run.path, resume=run.config_file.is_file(), progress=progress)
     found = genotype.model_dump(mode="json", by_alias=True)
     return {part: found[part] for part in ("cells", "stages") if part in found}
 
@@ -78,9 +78,8 @@ def _search(out: Path, root: Path, settings: Any) -> dict[str, Any]:
 def _retrain(out: Path, root: Path, settings: Any) -> dict[str, Any]:
     from dcs_nas.training.retrain_job import run_retraining
 
-    folder = out / "retrain"
-    resume = (folder / "config.yaml").is_file()
-    run_retraining(settings, folder, genotype=out / "search" / "genotype.yaml", resume=resume, progress=progress)
+    run, genotype = RunFolder(out / "retrain"), RunFolder(out / "search").genotype_file
+    run_retraining(settings, run.path, genotype=genotype, resume=run.config_file.is_file(), progress=progress)
     return {}
 
 
@@ -90,14 +89,15 @@ def _evaluate(out: Path, root: Path, settings: Any) -> dict[str, Any]:
     from dcs_nas.training.evaluate import evaluate_run, load_trained
 
     reports = {}
+    run = RunFolder(out / "retrain")
     for name, features, file in (
-        ("network", "network", "evaluation.json"),
-        ("color_histogram", "color-histogram", "evaluation_color-histogram.json"),
-        ("corrected", "color-histogram-corrected", "evaluation_color-histogram-corrected.json"),
+        ("network", "network", run.evaluation_file()),
+        ("color_histogram", "color-histogram", run.evaluation_file("color-histogram")),
+        ("corrected", "color-histogram-corrected", run.evaluation_file("color-histogram-corrected")),
     ):
-        reports[name] = evaluate_run(out / "retrain", features=features, progress=progress).report
-        write_json(out / "retrain" / file, reports[name])
-    _, network = load_trained(out / "retrain")
+        reports[name] = evaluate_run(run.path, features=features, progress=progress).report
+        write_json(file, reports[name])
+    _, network = load_trained(run.path)
     cost = count(network.backbone, settings.data.height, settings.data.width)
     scores = {
         name: {
@@ -115,9 +115,8 @@ def _evaluate(out: Path, root: Path, settings: Any) -> dict[str, Any]:
 
 def _visualize(out: Path, root: Path, settings: Any) -> dict[str, Any]:
     from dcs_nas.report.graphs import draw
-    from dcs_nas.space import load_genotype
 
-    drawing = draw(load_genotype(out / "search" / "genotype.yaml"), out / "graphs")
+    drawing = draw(RunFolder(out / "search").genotype(), RunFolder(out).graphs)
     if drawing.note:
         say(drawing.note)
     return {"graphs": [str(file.relative_to(out)) for file in drawing.files]}
@@ -126,7 +125,7 @@ def _visualize(out: Path, root: Path, settings: Any) -> dict[str, Any]:
 def _report(out: Path, root: Path, settings: Any) -> dict[str, Any]:
     from dcs_nas.report.page import Options, write_report
 
-    page = write_report([out], out / "report.html", options=Options(maps=4, ranked=4), progress=progress)
+    page = write_report([out], RunFolder(out).report_file, options=Options(maps=4, ranked=4), progress=progress)
     for note in page.notes:
         say(note)
     return {"report": page.file.name}

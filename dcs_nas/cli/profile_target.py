@@ -76,9 +76,7 @@ def read_target(path: Path, sizes: Sizes, overrides: list[str]) -> Target:
             return _of_genotype(load_genotype(path), sizes, str(path))
     config = load_config(shipped_file("configs", path), overrides)
     if path.name == CONFIG and RunFolder(path.parent).is_run():
-        RunFolder(
-            path.parent
-        ).load_extensions()  # a run's own file: whoever wrote it, its code is run on the terms of run folders
+        RunFolder(path.parent).load_extensions()  # a run's own file, so its code is run on the terms of run folders
     else:
         load_extensions(config.extensions)
     return _of_config(config, sizes, str(path))
@@ -86,9 +84,10 @@ def read_target(path: Path, sizes: Sizes, overrides: list[str]) -> Target:
 
 def _of_run(path: Path, sizes: Sizes, overrides: list[str]) -> Target:
     _no_overrides(path, overrides)
-    config, file = RunFolder(path).config(), path / "genotype.yaml"
-    RunFolder(path).load_extensions()
-    searched = config.search is not None and not (path / "finished.yaml").is_file()
+    run = RunFolder(path)
+    config, file = run.config(), run.genotype_file
+    run.load_extensions()
+    searched = config.search is not None and not run.contents().trained
     if config.retrain is not None and config.retrain.backbone is not None and not file.is_file():
         return _of_backbone(config, config.retrain, sizes, str(path))
     if not file.is_file():

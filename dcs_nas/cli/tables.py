@@ -23,12 +23,12 @@ def show_genotype(genotype: AnyGenotype) -> None:
 def show_trained(run: TrainedRun) -> None:
     """Print what was trained, on what, and the figures of its last epoch."""
     from dcs_nas.models.flops import count
+    from dcs_nas.runs import RunFolder
     from dcs_nas.settings import read_yaml
-    from dcs_nas.training.retrain_job import FINISHED
 
     config = run.config
     cost = count(run.network.backbone, config.data.height, config.data.width)
-    facts, last = read_yaml(run.folder / FINISHED), run.metrics[-1]
+    facts, last = read_yaml(RunFolder(run.folder).finished_file), run.metrics[-1]
     shown = {
         "parameters": f"{cost.parameters:,}",
         "FLOPs (M)": f"{cost.macs / 1e6:,.1f}",

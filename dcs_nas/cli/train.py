@@ -18,6 +18,7 @@ from dcs_nas.cli.options import ConfigFile, Folder, Overrides, Overwrite, Resume
 from dcs_nas.cli.tables import show_genotype, show_trained
 from dcs_nas.errors import InputError, command
 from dcs_nas.processes import is_first
+from dcs_nas.runs import RunFolder
 from dcs_nas.settings import read_yaml
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def search(
     run = api.search(settings, out=out, resume=resume, overwrite=overwrite, progress=progress)
     if is_first():
         show_genotype(run.genotype.genotype)
-        say(f"genotype: {run.folder / 'genotype.yaml'}")
+        say(f"genotype: {RunFolder(run.folder).genotype_file}")
         say(f"next: {_after_search(config, overrides, settings, run, out)}")
 
 
@@ -102,7 +103,7 @@ def _after_search(config: Path, overrides: Sequence[str], settings: Config, run:
         *words,
         *_options([("-o", item) for item in unset]),
         "--genotype",
-        run.folder / "genotype.yaml",
+        RunFolder(run.folder).genotype_file,
         *place,
     )
 
@@ -110,7 +111,7 @@ def _after_search(config: Path, overrides: Sequence[str], settings: Config, run:
 def _after_training(settings: Config, folder: Path) -> str:
     """Return the command that evaluates the run in ``folder``, or exports it where its data have no test images."""
     data = settings.data
-    tested = json.loads((folder / "data.json").read_text(encoding="utf-8"))["query"]["images"] > 0
+    tested = json.loads(RunFolder(folder).data_file.read_text(encoding="utf-8"))["query"]["images"] > 0
     tested = data.test is not None or (not data.combine_all and (tested or bool(data.also)))
     return command("evaluate" if tested else "export", folder)
 

@@ -10,6 +10,7 @@ import typer
 from dcs_nas.cli.console import progress, say, show_log, table
 from dcs_nas.cli.options import ConfigFile, Folder, Overrides, Overwrite
 from dcs_nas.errors import command
+from dcs_nas.runs import RunFolder
 
 
 def tune(
@@ -33,7 +34,8 @@ def tune(
 
     settings = load_config(shipped_file("configs", config), override or [])
     tuned = settings.section("tune")
-    folder = out or settings.results / settings.name / "tune"
+    run = RunFolder(out) if out else RunFolder.default(settings, "tune")
+    folder = run.path
     show_log()
     trials = run_tuning(
         settings, folder, genotype=genotype, resume=resume, overwrite=overwrite, progress=progress("trials")
@@ -41,9 +43,9 @@ def tune(
     best = [(trial, values) for trial, values in trials if state(trial) == "finished"][:5]
     rows = [[label(trial), f"{trial.value:.5g}", *map(short, values.values())] for trial, values in best]
     table(f"{folder}: the best of {len(trials)} trials", ["trial", tuned.objective[0], *tuned.space], rows)
-    say(f"all trials: {folder / 'trials.csv'}")
+    say(f"all trials: {run.trials_file}")
     if best:
-        chosen = ["--genotype", folder / "genotype.yaml"] if (folder / "genotype.yaml").is_file() else []
+        chosen = ["--genotype", run.genotype_file] if run.genotype_file.is_file() else []
         place = free_folder(folder.parent / "best")
-        say(f"best: {folder / 'best.yaml'}")
-        say(f"next: {command(tuned.command, folder / 'best.yaml', *chosen, '--out', place)}")
+        say(f"best: {run.best_file}")
+        say(f"next: {command(tuned.command, run.best_file, *chosen, '--out', place)}")

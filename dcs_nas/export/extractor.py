@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from dcs_nas import __version__
 from dcs_nas.config import Config
 from dcs_nas.data.augment import Normalize
-from dcs_nas.data.datamodule import DATA_FILE
 from dcs_nas.data.datasets import load_dataset
 from dcs_nas.data.images import read_image
 from dcs_nas.errors import InputError
@@ -21,7 +20,7 @@ from dcs_nas.export.metadata import ExportInfo
 from dcs_nas.models.blocks import DCSAttention
 from dcs_nas.models.folding import folded
 from dcs_nas.models.heads import ReidNetwork
-from dcs_nas.space import load_genotype
+from dcs_nas.runs import RunFolder
 from dcs_nas.training.evaluate import load_trained
 
 _EXACT = 1e-9  # in float64, where rounding is 1e-16
@@ -134,14 +133,15 @@ def _samples(config: Config, count: int) -> tuple[Tensor, str]:
 
 
 def _network_name(config: Config, folder: Path) -> str:
-    if (folder / "genotype.yaml").is_file():
-        return f"genotype of space {load_genotype(folder / 'genotype.yaml').space.name}"
+    run = RunFolder(folder)
+    if run.genotype_file.is_file():
+        return f"genotype of space {run.genotype().space.name}"
     return str(config.section("retrain").backbone)
 
 
 def _trained_on(config: Config, folder: Path) -> str:
     """The version of the training data as the run noted it, or the name that its settings give."""
-    path = folder / DATA_FILE
+    path = RunFolder(folder).data_file
     if not path.is_file():
         return config.data.name
     try:

@@ -119,7 +119,7 @@ class RunContents:
     @cached_property
     def kind(self) -> str:
         """``search``, ``retrain``, ``tune``, or ``?``: by the files there, else by the command, name or settings."""
-        files = {"search": self._run.architecture, "retrain": self._run.finished_file, "tune": self.path / "job.yaml"}
+        files = {"search": self._run.architecture, "retrain": self._run.finished_file, "tune": self._run.job_file}
         typed = self.environment.get("command")
         words = [kind for kind, file in files.items() if file.exists()]
         words += [*(typed if isinstance(typed, list) else [])[1:2], self.path.name]
@@ -139,7 +139,7 @@ class RunContents:
     @cached_property
     def is_finished(self) -> bool:
         """Whether the last file of its kind is there."""
-        last = {"search": self._run.genotype_file, "tune": self.path / "best.yaml"}
+        last = {"search": self._run.genotype_file, "tune": self._run.best_file}
         return last.get(self.kind, self._run.finished_file).is_file()
 
     @property

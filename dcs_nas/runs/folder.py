@@ -7,15 +7,17 @@ import io
 import json
 import logging
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dcs_nas.config import Config
 from dcs_nas.config.training import PRECISION_NAMES
+from dcs_nas.data.fingerprint import DATA_FILE
 from dcs_nas.environment import environment
 from dcs_nas.errors import InputError
 from dcs_nas.extensions import Extension, from_record, load_recorded, require_recorded, to_record
@@ -54,10 +56,15 @@ class RunFolder:
         metrics_file: a row of figures for each epoch.
         genotype_file: of a search, its result; of a retraining, the genotype that is trained.
         finished_file: written last by a retraining: what it trained on, for how long.
-        evaluation_file: the scores of a trained network.
         report_file: the page of ``dcs-nas report``.
+        job_file: of a tuning, the settings that its trials begin with.
+        trials_file: of a tuning, the table of its trials.
+        best_file: of a tuning, the settings of its best trial.
         checkpoints: the folder of checkpoints.
         architecture: the folder of the records of a search's epochs.
+        graphs: the folder of drawings.
+        exported: the folder of exported models.
+        ranked: the folder of ranked lists.
     """
 
     def __init__(self, path: Path) -> None:
@@ -65,15 +72,25 @@ class RunFolder:
         self.config_file = path / CONFIG
         self.environment_file = path / ENVIRONMENT
         self.log_file = path / LOG
-        self.data_file = path / "data.json"
+        self.data_file = path / DATA_FILE
         self.metrics_file = path / "metrics.csv"
         self.genotype_file = path / "genotype.yaml"
         self.finished_file = path / "finished.yaml"
-        self.evaluation_file = path / "evaluation.json"
         self.report_file = path / "report.html"
+        self.job_file = path / "job.yaml"
+        self.trials_file = path / "trials.csv"
+        self.best_file = path / "best.yaml"
         self.checkpoints = path / "checkpoints"
         self.architecture = path / "architecture"
+        self.graphs = path / "graphs"
+        self.exported = path / "export"
+        self.ranked = path / "ranked"
         self._rows: list[dict[str, Any]] | None = None
+
+    @classmethod
+    def default(cls, config: Config, kind: Literal["search", "retrain", "tune"]) -> RunFolder:
+        """Return the run folder of a job that is given no other, ``results/NAME/KIND``."""
+        return cls(config.results / config.name / kind)
 
     @classmethod
     @contextmanager
@@ -123,6 +140,10 @@ class RunFolder:
     def checkpoint(self, name: str) -> Path:
         """Return the file of a checkpoint: ``last``, ``previous`` or ``best``."""
         return self.checkpoints / f"{name}.ckpt"
+
+    def evaluation_file(self, *variants: str) -> Path:
+        """Return the file of scores; ``variants`` set an evaluation apart from the plain one, such as ``rerank``."""
+        return self.path / f"{re.sub(r'[^A-Za-z0-9_.+-]', '-', '_'.join(['evaluation', *variants]))}.json"
 
     def epoch_file(self, epoch: int) -> Path:
         """Return the file of the record of an epoch, from 0."""

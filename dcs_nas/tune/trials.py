@@ -15,7 +15,7 @@ from typing import Any
 
 from dcs_nas.config import TuneConfig
 from dcs_nas.errors import InputError, choices
-from dcs_nas.runs import read_metrics
+from dcs_nas.runs import RunFolder, read_metrics
 from dcs_nas.tune.space import overrides
 
 PROGRAM: tuple[str, ...] = (sys.executable, "-m", "dcs_nas")
@@ -39,13 +39,14 @@ class TrialProcess:
         device: int | None = None,
         seen: int = -1,
     ) -> None:
-        self._run, self._log, self._tune = folder / label, folder / "logs" / f"{label}.txt", tune
+        tuning, self._run = RunFolder(folder), RunFolder(folder / label)
+        self._log, self._tune = folder / "logs" / f"{label}.txt", tune
         self.device, self._seen = device, seen
-        arguments = [str(folder / "job.yaml"), "--out", str(self._run)]
+        arguments = [str(tuning.job_file), "--out", str(self._run.path)]
         arguments += [part for override in overrides(values) for part in ("-o", override)]
-        if (folder / "genotype.yaml").is_file():
-            arguments += ["--genotype", str(folder / "genotype.yaml")]
-        if (self._run / "config.yaml").is_file():
+        if tuning.genotype_file.is_file():
+            arguments += ["--genotype", str(tuning.genotype_file)]
+        if self._run.config_file.is_file():
             arguments.append("--resume")
         environment = dict(os.environ) | ({} if device is None else {"CUDA_VISIBLE_DEVICES": str(device)})
         self._log.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +73,7 @@ class TrialProcess:
 
     def news(self) -> list[tuple[int, float]]:
         """(epoch from 0, metric) of the epochs that metrics.csv has gained since the last call."""
-        path = self._run / "metrics.csv"
+        path = self._run.metrics_file
         try:
             found = path.stat()
         except FileNotFoundError:
@@ -96,7 +97,7 @@ class TrialProcess:
     def value(self) -> float:
         """The metric of the ended trial; ``InputError`` where its metrics.csv has none, which no trial will have."""
         metric, goal = self._tune.objective
-        path = self._run / "metrics.csv"
+        path = self._run.metrics_file
         rows = read_metrics(path) if path.is_file() else []
         values = [row[metric] for row in rows if metric in row]
         if not values:

@@ -62,7 +62,7 @@ def run_tuning(
     genotype = _check(config, genotype)
     _open_folder(folder, config, genotype, resume=resume, overwrite=overwrite)
     study = load_study(config, open_storage(config.section("tune"), folder))
-    with Worker.at_work(config, folder, study) as worker, logging_to(folder / "log.txt"):
+    with Worker.at_work(config, folder, study) as worker, logging_to(RunFolder(folder).log_file):
         _run_trials(worker, config, folder, progress or (lambda done, total: None))
         worker.require_none_left()
         trials = _write_results(folder, config, worker)
@@ -91,7 +91,7 @@ def _check(config: Config, genotype: Path | None) -> Path | None:
             f"tune.metric is {metric}, but retrain.validation is 0, so no people are held out; set it, e.g. to 0.2"
         )
     if section.backbone is None and genotype is None and "retrain.backbone" not in tune.space:
-        genotype = config.results / config.name / "search" / "genotype.yaml"
+        genotype = RunFolder.default(config, "search").genotype_file
     return genotype
 
 
@@ -110,19 +110,20 @@ def _open_folder(path: Path, config: Config, genotype: Path | None, *, resume: b
         require_new(open_storage(tune, path), config.name, overwrite=overwrite)
     for worker in (path / "workers").glob("*/"):
         require_free(worker)
+    run = RunFolder(path)
     with open_folder(path, what="tuning", resume=resume, overwrite=overwrite):
         (path / "workers").mkdir()
         create_study(config, open_storage(tune, path))
-        write_json(path / "environment.json", environment())
-        write_text(path / "job.yaml", to_yaml(with_absolute_paths(config.model_copy(update={"tune": None}))))
+        write_json(run.environment_file, environment())
+        write_text(run.job_file, to_yaml(with_absolute_paths(config.model_copy(update={"tune": None}))))
         if found is not None:
-            write_text(path / "genotype.yaml", found)
+            write_text(run.genotype_file, found)
         kept = config.model_copy(update={"tune": tune.model_copy(update={"storage": None})})  # it may hold a password
-        write_text(path / "config.yaml", to_yaml(with_absolute_paths(kept)))
+        write_text(run.config_file, to_yaml(with_absolute_paths(kept)))
 
 
 def _require_begun(path: Path, config: Config) -> None:
-    if not (path / "config.yaml").is_file():
+    if not RunFolder(path).config_file.is_file():
         raise InputError(f"there is no tuning to resume in {path}; start it without --resume")
     if (path / "trials.json").is_file():
         raise InputError(
@@ -227,9 +228,9 @@ def _write_results(folder: Path, config: Config, worker: Worker) -> list[FrozenT
         shown = ["" if trial.value is None else repr(trial.value), *(values.get(key, "") for key in tune.space)]
         end = [trial.user_attrs.get("seconds", 0.0), trial.user_attrs.get("message", "")]
         writer.writerow([label(trial), state(trial), *shown, *end])
-    write_text(folder / "trials.csv", text.getvalue())
+    write_text(RunFolder(folder).trials_file, text.getvalue())
     if trials and state(trials[0]) == "finished":
         best = with_values(config.model_copy(update={"tune": None}), worker.values(trials[0]))
         head = f"# {label(trials[0])}: {metric} {trials[0].value}"
-        write_text(folder / "best.yaml", f"{head}\n{to_yaml(with_absolute_paths(best))}")
+        write_text(RunFolder(folder).best_file, f"{head}\n{to_yaml(with_absolute_paths(best))}")
     return trials
