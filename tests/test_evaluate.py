@@ -324,9 +324,26 @@ def test_classic_cuhk03_is_the_mean_over_its_splits_of_ten_drawn_galleries(
     )
 
 
-def test_splits_whose_people_were_trained_on_are_refused(capsys: pytest.CaptureFixture, run: Path) -> None:
-    line = refused(capsys, "evaluate", run, "--splits", 20)
-    assert "was trained on one split of market1501, whose people are tested on in the others" in line
+def test_splits_whose_people_were_trained_on_are_refused(
+    capsys: pytest.CaptureFixture, run: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    data = yaml.safe_load((copy / "config.yaml").read_text())
+    data["data"] |= {"name": "cuhk03", "options": {"protocol": "classic"}}
+    (copy / "config.yaml").write_text(yaml.safe_dump(data))
+    line = refused(capsys, "evaluate", copy, "--splits", 20)
+    assert "was trained on one split of cuhk03, whose people are tested on in the others" in line
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [("folder", "less than 1"), ("csv", "less than 1"), ("market1501", "unknown key 'split'")]
+)
+def test_splits_of_a_data_set_without_numbered_ones_are_one_clear_line(
+    capsys: pytest.CaptureFixture, run: Path, tmp_path: Path, name: str, why: str
+) -> None:
+    line = refused(capsys, "evaluate", run, "--data", name, "--root", tmp_path, "--splits", 3)
+    assert "--splits 3 needs a data set with as many numbered splits, such as cuhk03" in line
+    assert why in line
 
 
 def test_several_runs_are_averaged(capsys: pytest.CaptureFixture, run: Path, tmp_path: Path) -> None:

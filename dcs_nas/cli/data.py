@@ -73,7 +73,7 @@ def datasets(
     if root is None:
         print(describe(name))
         return
-    options = parse_options(option or [])
+    options = parse_options(option)
     report = check_dataset(name, root, options=options, images=images, progress=progress("decoding"))
     print("\n".join(report.lines()))
     if not report.ok:

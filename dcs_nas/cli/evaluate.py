@@ -8,14 +8,20 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dcs_nas.cli import options
 from dcs_nas.cli.console import progress, say, show_log
+from dcs_nas.cli.options import (
+    Csv,
+    Extension,
+    given_settings,
+    load_extension_files,
+    parse_options,
+    with_evaluate_options,
+)
 from dcs_nas.cli.tables import average_table, score_table
 from dcs_nas.errors import InputError
 from dcs_nas.files import write_json
@@ -27,6 +33,7 @@ if TYPE_CHECKING:
 _TOP = 10
 
 
+@with_evaluate_options()
 def evaluate(
     run: Annotated[
         list[Path], typer.Argument(metavar="RUN...", help="Folder of a retraining run; of several, the mean is given.")
@@ -42,22 +49,8 @@ def evaluate(
     ] = None,
     checkpoint: Annotated[str, typer.Option(help="last, or best where people were held out.")] = "last",
     features: Annotated[str, typer.Option(help="network, color-histogram or color-histogram-corrected.")] = "network",
-    flip: Annotated[
-        bool | None, typer.Option("--flip/--no-flip", help="Add the features of the mirrored images.")
-    ] = None,
-    protocol: options.Protocol = None,
-    metric: Annotated[str | None, typer.Option(help="cosine or euclidean.")] = None,
-    expand: options.Expand = None,
-    expand_alpha: options.Alpha = None,
-    rerank: options.Rerank = None,
-    k1: options.K1 = None,
-    k2: options.K2 = None,
-    weight: options.Weight = None,
-    trapezoid: options.Trapezoid = None,
-    confidence: options.Confidence = None,
-    max_rank: options.MaxRank = None,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="By default evaluation.json in RUN.")] = None,
-    csv: options.Csv = None,
+    csv: Csv = None,
     save_features: Annotated[
         Path | None, typer.Option(metavar="FILE.npz", help="Keep features, people, cameras and paths, as rank reads.")
     ] = None,
@@ -70,162 +63,86 @@ def evaluate(
     top: Annotated[
         int | None, typer.Option(min=1, max=100, help="Images of a list in a picture; 10 by default.")
     ] = None,
-    extension: options.Extension = None,
+    extension: Extension = None,
+    **settings: Any,
 ) -> None:
     """CMC, mAP and mINP of a trained run, on its own or on another data set.
 
     What is not given here is as the section evaluate of the run's configuration says.
     """
-    show_log()
-    options.load_extension_files(extension)
-    given = options.changes(
-        flip=flip,
-        protocol=protocol,
-        metric=metric,
-        expand=expand,
-        alpha=expand_alpha,
-        rerank=rerank,
-        k1=k1,
-        k2=k2,
-        weight=weight,
-        trapezoid=trapezoid,
-        confidence=confidence,
-        max_rank=max_rank,
-    )
-    evaluate_and_write(
-        run,
-        data_name=data,
-        root=root,
-        data_options=options.parse_options(data_option or []),
-        splits=splits,
-        checkpoint=checkpoint,
-        features=features,
-        settings=given,
-        outputs=Outputs(json=json, csv=csv, features=save_features, pictures=pictures, top=top),
-    )
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """Where to write what; None is not asked for. ``pictures`` is how many ranked lists, ``top`` images in each."""
-
-    json: Path | None = None
-    csv: Path | None = None
-    features: Path | None = None
-    pictures: int | None = None
-    top: int | None = None
-
-
-def evaluate_and_write(
-    runs: Sequence[Path],
-    *,
-    data_name: str | None,
-    root: Path | None,
-    data_options: Mapping[str, Any],
-    splits: int | None,
-    checkpoint: str,
-    features: str,
-    settings: Mapping[str, Any],
-    outputs: Outputs,
-) -> None:
-    """Evaluate, show the scores and write what ``outputs`` asks for.
-
-    Raises:
-        InputError: as ``evaluate_run``; also outputs of one evaluation where there are several.
-    """
     from dcs_nas import api
 
-    _check(runs, splits, outputs)
-    naming: dict[str, Any] = {
-        "data": data_name,
-        "data_options": data_options,
-        "features": features,
-        "checkpoint": checkpoint,
-    }
-    choices: dict[str, Any] = {
-        "data_name": data_name,
-        "root": root,
-        "data_options": data_options,
-        "features": features,
-        "checkpoint": checkpoint,
-        "progress": progress,
-        **settings,
-    }
+    show_log()
+    if top is not None and not pictures:
+        raise InputError(f"--top {top} goes with --pictures N, the number of ranked lists to draw")
+    if splits is not None and len(run) > 1:
+        raise InputError(f"--splits {splits} goes with one RUN, found {len(run)}; leave --splits out for their mean")
+    if splits is not None or len(run) > 1:
+        for option, value in (("csv", csv), ("save-features", save_features), ("pictures", pictures)):
+            if value is not None:
+                raise InputError(f"--{option} is about one evaluation, found several; give one RUN and no --splits")
+    load_extension_files(extension)
+    given, data_options = given_settings(settings), parse_options(data_option)
+    same: dict[str, Any] = {"data_options": data_options, "features": features, "checkpoint": checkpoint}
+    what = {**same, "data_name": data, "root": root, "progress": progress, **given}
+
+    def name_of(one: Evaluation) -> str:
+        return _report_name(one, given=given, data=data, splits=splits, **same)
+
     if splits is not None:
-        found = [one.evaluation for one in api.evaluate_splits(runs[0], splits, **choices)]
+        found = [scores.evaluation for scores in api.evaluate_splits(run[0], splits, **what)]
         names = [one.dataset.version for one in found]
-        name = report_name(settings, **naming, images=_other_images(found[0]), splits=splits)
-        own = runs[0] / f"{name}.json"
-        _write_average([one.report for one in found], names, f"{runs[0]}, {features}", outputs.json, own)
+        _write_average(found, names, f"{run[0]}, {features}", [json, run[0] / f"{name_of(found[0])}.json"])
         return
     found = []
-    for run in runs:
-        found.append(api.evaluate(run, **choices).evaluation)
-        name = report_name(settings, **naming, images=_other_images(found[-1]))
-        _write_one(run, found[-1], name, features, outputs if len(runs) == 1 else Outputs())
-    if len(runs) > 1:
-        reports = [one.report for one in found]
-        _write_average(reports, [str(run) for run in runs], f"mean of {len(runs)} runs, {features}", outputs.json)
+    for folder in run:
+        one = api.evaluate(folder, **what).evaluation
+        found.append(one)
+        if not is_first():
+            continue
+        score_table(one.report, f"{folder}: {one.report['data']['version']}, {features}")
+        _write_report(one.report, [None if len(run) > 1 else json, folder / f"{name_of(one)}.json"], "scores")
+    if len(run) > 1:
+        _write_average(found, list(map(str, run)), f"mean of {len(run)} runs, {features}", [json])
+    elif is_first():
+        _write_details(found[0], csv, save_features)
+        if pictures is not None:
+            _draw(run[0], found[0], name_of(found[0]), pictures, top or _TOP)
 
 
-def _other_images(found: Evaluation) -> str | None:
-    """The fingerprint of the images in short where they are not those that the run began with."""
-    data = found.report["data"]
-    return str(data["fingerprint"])[:8] if data["other_images"] else None
+def _write_details(found: Evaluation, csv: Path | None, features: Path | None) -> None:
+    """Write the scores of each query, and the features."""
+    from dcs_nas.evaluation import save_features
 
-
-def _check(runs: Sequence[Path], splits: int | None, outputs: Outputs) -> None:
-    if outputs.top is not None and not outputs.pictures:
-        raise InputError(f"--top {outputs.top} goes with --pictures N, the number of ranked lists to draw")
-    if len(runs) == 1 and splits is None:
-        return
-    if splits is not None and len(runs) > 1:
-        raise InputError(f"--splits {splits} goes with one RUN, found {len(runs)}; leave --splits out for their mean")
-    asked = [f.name for f in fields(outputs) if f.name not in ("json", "top") and getattr(outputs, f.name) is not None]
-    if asked:
-        option = {"features": "save-features"}.get(asked[0], asked[0])
-        raise InputError(f"--{option} is about one evaluation, found several; give one RUN and no --splits")
-
-
-def _write_one(run: Path, found: Evaluation, name: str, features: str, outputs: Outputs) -> None:
-    if not is_first():
-        return
-    score_table(found.report, f"{run}: {found.report['data']['version']}, {features}")
-    _write_report(found.report, outputs.json, run / f"{name}.json", "scores")
-    if outputs.csv is not None:
-        found.result.write_csv(outputs.csv, names=[record.path for record in found.query.records])
-        say(f"queries: {outputs.csv}")
-    if outputs.features is not None:
-        from dcs_nas.evaluation import save_features
-
-        save_features(outputs.features, found.features)
-        say(f"features: {outputs.features}")
-    if outputs.pictures is not None:
-        _draw(run, found, name, outputs.pictures, outputs.top or _TOP)
+    if csv is not None:
+        found.result.write_csv(csv, names=[record.path for record in found.query.records])
+        say(f"queries: {csv}")
+    if features is not None:
+        save_features(features, found.features)
+        say(f"features: {features}")
 
 
 def _write_average(
-    reports: Sequence[Mapping[str, Any]], names: Sequence[str], title: str, asked: Path | None, own: Path | None = None
+    found: Sequence[Evaluation], names: Sequence[str], title: str, targets: Sequence[Path | None]
 ) -> None:
     from dcs_nas.evaluation import average
 
-    if not is_first():
-        return
-    mean = average(reports)
-    average_table(mean, names, title)
-    _write_report(mean, asked, own, "mean")
+    if is_first():
+        mean = average([one.report for one in found])
+        average_table(mean, names, title)
+        _write_report(mean, targets, "mean")
 
 
-def _write_report(report: Mapping[str, Any], asked: Path | None, own: Path | None, what: str) -> None:
-    """Write it where it was asked for and into the run's folder, by which ``runs`` knows it.
+def _write_report(report: Mapping[str, Any], targets: Sequence[Path | None], what: str) -> None:
+    """Write a report to the file asked for, and into the run's folder, by which ``runs`` knows it.
 
-    A run's folder that may not be written to is passed over where the report is kept elsewhere.
+    A run's folder that is write-protected is passed over where the report is kept elsewhere.
     """
-    for target in filter(None, (asked, own)):
-        if target == own and asked is not None and not os.access(own.parent, os.W_OK):
-            continue
-        write_json(target, report)
-        say(f"{what}: {target}")
+    asked, *own = targets
+    writable = [path for path in own if path and (asked is None or os.access(path.parent, os.W_OK))]
+    for path in filter(None, [asked, *writable]):
+        write_json(path, report)
+        say(f"{what}: {path}")
 
 
 def _draw(run: Path, found: Evaluation, name: str, count: int, top: int) -> None:
@@ -256,21 +173,22 @@ def _draw(run: Path, found: Evaluation, name: str, count: int, top: int) -> None
     say(f"{len(lists)} ranked lists: {folder}")
 
 
-def report_name(
-    given: Mapping[str, Any],
+def _report_name(
+    found: Evaluation,
     *,
+    given: Mapping[str, Any],
     data: str | None,
     data_options: Mapping[str, Any],
     features: str,
     checkpoint: str,
-    images: str | None = None,
-    splits: int | None = None,
+    splits: int | None,
 ) -> str:
-    """One name for each way to evaluate, so that none replaces another, e.g. ``evaluation_dukemtmc_rerank_flip``.
+    """Return one name for each way to evaluate, so that none replaces another, e.g. ``evaluation_dukemtmc_rerank``.
 
-    ``given`` are the settings that replace the run's own; intervals don't change scores and are not named. ``images``
-    is the fingerprint of images that are not the run's.
+    ``given`` are the settings that replace the run's own; intervals don't change scores and are not named. The name of
+    other images than the run's own has the start of their fingerprint.
     """
+    images = found.report["data"]["fingerprint"][:8] if found.report["data"]["other_images"] else None
     settings = {key: value for key, value in given.items() if key not in ("confidence", "max_rank")}
     parts = [
         data,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from inspect import Parameter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
+from dcs_nas.config import EvaluateConfig
 from dcs_nas.errors import InputError
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="A configuration: a path, or a name in configs/.")]
@@ -22,90 +25,75 @@ Extension = Annotated[
     list[Path] | None,
     typer.Option("--extension", metavar="FILE", help="A Python file of your own operations or data sets. Repeatable."),
 ]
-
-Protocol = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="cross_camera, single_gallery_shot or no_camera_filter."),
-]
-Expand = Annotated[
-    int | None,
-    typer.Option(
-        metavar="K", help="Average query expansion over the K nearest gallery images (5 is usual), 0 for none."
-    ),
-]
-Alpha = Annotated[
-    float | None,
-    typer.Option(help="With --expand: weights are similarity to this power; 0, the default, is the plain average."),
-]
-Rerank = Annotated[
-    bool | None, typer.Option("--rerank/--no-rerank", help="k-reciprocal re-ranking (arXiv 1701.08398).")
-]
-K1 = Annotated[int | None, typer.Option("--k1", help="With --rerank: neighbours; 20 as published.")]
-K2 = Annotated[int | None, typer.Option("--k2", help="With --rerank: encodings averaged; 6 as published.")]
-Weight = Annotated[
-    float | None, typer.Option("--lambda", help="With --rerank: share of the original distance; 0.3 as published.")
-]
-Trapezoid = Annotated[
-    bool | None,
-    typer.Option("--trapezoid/--hits", help="Average precision by the trapezoid rule, as in MATLAB, or at each hit."),
-]
-Confidence = Annotated[
-    int | None,
-    typer.Option(metavar="N", help="95 % intervals from N bootstrap resamples of the queries (1000 is usual)."),
-]
-MaxRank = Annotated[int | None, typer.Option(help="Length of the CMC curve; 50 by default.")]
 Csv = Annotated[Path | None, typer.Option(metavar="FILE", help="One line per query: scores, or why it was skipped.")]
 
+_OTHER_SPELLINGS = {"k1": "rerank_k1", "k2": "rerank_k2", "lambda": "rerank_lambda"}
+_C = TypeVar("_C", bound=Callable[..., None])
 
-def load_extension_files(files: list[Path] | None) -> None:
-    """Import what the user names; it stands for what a run folder recorded under the same file name."""
+
+def with_evaluate_options(*, without: Sequence[str] = ()) -> Callable[[_C], _C]:
+    """Give a command an option for each setting of ``EvaluateConfig``; its ``**settings`` receive them all.
+
+    Values are checked by ``EvaluateConfig``, not by the option. The hidden options ``--k1``, ``--k2``, ``--lambda``,
+    ``--trapezoid`` and ``--hits`` are short for those of ``rerank`` and ``average_precision``.
+    """
+
+    def decorate(command: _C) -> _C:
+        signature = inspect.signature(command, eval_str=True)
+        fields = EvaluateConfig.model_fields
+        options = {name: _option(name, fields[name], f"--{_dashed(name)}") for name in fields if name not in without}
+        for short, name in _OTHER_SPELLINGS.items():
+            options[f"short_{short}"] = _option(name, fields[name], f"--{short}", hidden=True)
+        options["trapezoid"] = Annotated[bool | None, typer.Option("--trapezoid/--hits", hidden=True)]
+        own = [p for p in signature.parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
+        made = [Parameter(n, Parameter.KEYWORD_ONLY, default=None, annotation=option) for n, option in options.items()]
+        command.__signature__ = signature.replace(parameters=[*own, *made])  # type: ignore[attr-defined]
+        command.__annotations__ |= options
+        return command
+
+    return decorate
+
+
+def given_settings(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of ``EvaluateConfig`` that the command line gave, in the order of its fields."""
+    given = dict(options)
+    for short, name in _OTHER_SPELLINGS.items():
+        value = given.pop(f"short_{short}")
+        given[name] = value if given[name] is None else given[name]
+    trapezoid = given.pop("trapezoid")
+    if trapezoid is not None and given["average_precision"] is None:
+        given["average_precision"] = "trapezoid" if trapezoid else "hits"
+    return {name: given[name] for name in EvaluateConfig.model_fields if given.get(name) is not None}
+
+
+def parse_options(items: Sequence[str] | None) -> dict[str, Any]:
+    """Return options KEY=VALUE of a data set's loader, values read as YAML."""
+    from dcs_nas.settings import parse_yaml
+
+    options = {}
+    for item in items or []:
+        key, equals, value = item.partition("=")
+        if not equals or not key.strip():
+            raise InputError(f"option '{item}' is not of the form key=value")
+        options[key.strip()] = parse_yaml(value, source=f"the value of option '{item}'")
+    return options
+
+
+def load_extension_files(files: Sequence[Path] | None) -> None:
+    """Import the user's files; each replaces what a run folder recorded under the same file name."""
     if files:
         from dcs_nas import api
 
         api.load_extensions(*files)
 
 
-def changes(
-    *,
-    flip: bool | None = None,
-    protocol: str | None,
-    metric: str | None,
-    expand: int | None,
-    alpha: float | None,
-    rerank: bool | None,
-    k1: int | None,
-    k2: int | None,
-    weight: float | None,
-    trapezoid: bool | None,
-    confidence: int | None,
-    max_rank: int | None,
-) -> dict[str, Any]:
-    """The options given on the command line as settings of ``EvaluateConfig``."""
-    given = {
-        "protocol": protocol,
-        "metric": metric,
-        "flip": flip,
-        "expand": expand,
-        "expand_alpha": alpha,
-        "rerank": rerank,
-        "rerank_k1": k1,
-        "rerank_k2": k2,
-        "rerank_lambda": weight,
-        "average_precision": None if trapezoid is None else "trapezoid" if trapezoid else "hits",
-        "confidence": confidence,
-        "max_rank": max_rank,
-    }
-    return {key: value for key, value in given.items() if value is not None}
+def _option(name: str, field: Any, spelling: str, *, hidden: bool = False) -> Any:
+    """Return the annotation of an option: a flag of a truth value, a number, or else text."""
+    kind = field.annotation if field.annotation in (bool, int, float) else str
+    if kind is bool:
+        spelling = f"{spelling}/--no-{_dashed(name)}"
+    return Annotated[kind | None, typer.Option(spelling, help=field.description, hidden=hidden)]
 
 
-def parse_options(items: Sequence[str]) -> dict[str, Any]:
-    """Options KEY=VALUE of a data set's loader, values as YAML."""
-    from dcs_nas.settings import parse_yaml
-
-    options = {}
-    for item in items:
-        key, equals, value = item.partition("=")
-        if not equals or not key.strip():
-            raise InputError(f"option '{item}' is not of the form key=value")
-        options[key.strip()] = parse_yaml(value, source=f"the value of option '{item}'")
-    return options
+def _dashed(name: str) -> str:
+    return name.replace("_", "-")

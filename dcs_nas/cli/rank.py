@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import csv as csv_module
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from dcs_nas.cli import options
 from dcs_nas.cli.console import progress, say
+from dcs_nas.cli.options import Csv, given_settings, parse_options, with_evaluate_options
 from dcs_nas.cli.tables import score_table
 from dcs_nas.errors import InputError
 
@@ -21,61 +21,45 @@ if TYPE_CHECKING:
     from dcs_nas.evaluation import FeatureSet
     from dcs_nas.export.onnx_model import OnnxModel
 
-Query = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="With an ONNX file: the folder of the query images, or one image.")
-]
-Gallery = Annotated[Path | None, typer.Option(metavar="DIR", help="And that of the gallery images.")]
-Root = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="DIR", help="Instead of both: a folder like Market-1501's, or of the data set that --data names."
-    ),
-]
-Data = Annotated[str | None, typer.Option(metavar="NAME", help="With --root: folder, csv or another data set.")]
-DataOption = Annotated[
-    list[str] | None, typer.Option(metavar="KEY=VALUE", help="An option of its loader, e.g. camera=none. Repeatable.")
-]
-Top = Annotated[
-    int | None,
-    typer.Option(
-        metavar="K",
-        min=1,
-        help="No scores, but the K nearest gallery images of every query as CSV, to --csv or here; 10 of one image.",
-    ),
-]
-
 _FOLDERS = ("query", "bounding_box_test")
 _EXAMPLE = "0002_c1s1_000451_03.jpg"
-
-
 _TOP = 10
 
 
+@with_evaluate_options(without=["flip"])
 def rank(
     features: Annotated[
         Path, typer.Argument(metavar="FILE", help="FEATURES.npz with people and cameras, or MODEL.onnx.")
     ],
-    query: Query = None,
-    gallery: Gallery = None,
-    root: Root = None,
-    data: Data = None,
-    data_option: DataOption = None,
-    top: Top = None,
-    protocol: options.Protocol = None,
-    metric: Annotated[
-        str | None, typer.Option(help="euclidean or cosine; by default the model's or the file's own, else euclidean.")
+    query: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="With an ONNX file: the folder of the query images, or one image."),
     ] = None,
-    expand: options.Expand = None,
-    expand_alpha: options.Alpha = None,
-    rerank: options.Rerank = None,
-    k1: options.K1 = None,
-    k2: options.K2 = None,
-    weight: options.Weight = None,
-    trapezoid: options.Trapezoid = None,
-    confidence: options.Confidence = None,
-    max_rank: options.MaxRank = None,
+    gallery: Annotated[Path | None, typer.Option(metavar="DIR", help="And that of the gallery images.")] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Instead of both: a folder like Market-1501's, or of the data set that --data names."
+        ),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="NAME", help="With --root: folder, csv or another data set.")
+    ] = None,
+    data_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="An option of its loader, e.g. camera=none. Repeatable."),
+    ] = None,
+    top: Annotated[
+        int | None,
+        typer.Option(
+            metavar="K",
+            min=1,
+            help="No scores, but the K nearest gallery images of each query as CSV, to --csv or here; 10 of one image.",
+        ),
+    ] = None,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to write the scores.")] = None,
-    csv: options.Csv = None,
+    csv: Csv = None,
+    **settings: Any,
 ) -> None:
     """CMC, mAP and mINP of anyone's features, across cameras unless another protocol or data set is given.
 
@@ -91,38 +75,21 @@ def rank(
     from dcs_nas.evaluation import changed, score, settings_of
     from dcs_nas.files import write_json
 
-    given = options.changes(
-        protocol=protocol,
-        metric=metric,
-        expand=expand,
-        alpha=expand_alpha,
-        rerank=rerank,
-        k1=k1,
-        k2=k2,
-        weight=weight,
-        trapezoid=trapezoid,
-        confidence=confidence,
-        max_rank=max_rank,
-    )
+    given = given_settings(settings)
     if features.suffix.lower() == ".onnx":
         changed(EvaluateConfig(), given)  # before all images are computed with
-    top = list_length(query, top)
+    if top is None and query is not None and _is_image(query):
+        top = _TOP
     if top is not None:
-        refuse(top, protocol=protocol, trapezoid=trapezoid, confidence=confidence, max_rank=max_rank, json=json)
+        _refuse_score_options({**given, "json": json}, top)
     read, own_metric, protocol = _read(
-        features,
-        query,
-        gallery,
-        root,
-        data=data,
-        options=options.parse_options(data_option or []),
-        labelled=top is None,
+        features, query, gallery, root, data=data, options=parse_options(data_option), labelled=top is None
     )
-    settings = changed(settings_of(read, metric=own_metric), given)
+    chosen = changed(settings_of(read, metric=own_metric), given)
     if top is not None:
-        write_nearest(read, settings, top, csv)
+        _write_nearest(read, chosen, top, csv)
         return
-    found = score(read, settings, protocol=protocol)
+    found = score(read, chosen, protocol=protocol)
     facts = (read.evaluated or {}).get("facts") or {}
     report = {**facts, **found.report(), **environment()}
     score_table(report, str(features))
@@ -148,11 +115,6 @@ class Ranked(NamedTuple):
     features: FeatureSet
     metric: str = "euclidean"
     protocol: str = "cross_camera"
-
-
-def list_length(query: Path | None, top: int | None) -> int | None:
-    """Return how many nearest images to list, None for scores: of one image as the query 10 unless ``top`` is given."""
-    return _TOP if top is None and query is not None and _is_image(query) else top
 
 
 def _read(
@@ -199,17 +161,17 @@ def _read(
     return _extracted(model, _listed(query, labelled=labelled), _listed(gallery, labelled=labelled), "cross_camera")
 
 
-def refuse(count: int, **options: Any) -> None:
-    """``InputError`` for an option that is about scores, where lists of ``count`` images are asked for."""
-    for name, value in options.items():
-        if value is not None:
+def _refuse_score_options(given: Mapping[str, Any], count: int) -> None:
+    """Raise ``InputError`` for an option that is about scores, where lists of ``count`` images are asked for."""
+    for name in ("protocol", "average_precision", "confidence", "max_rank", "json"):
+        if given.get(name) is not None:
             option = name.replace("_", "-")
             raise InputError(
                 f"--{option} is about scores, and a list of the {count} nearest images has none; leave it out"
             )
 
 
-def write_nearest(features: FeatureSet, settings: EvaluateConfig, count: int, target: Path | None) -> None:
+def _write_nearest(features: FeatureSet, settings: EvaluateConfig, count: int, target: Path | None) -> None:
     """Write ``query, rank, image, distance`` for the ``count`` nearest gallery images of every query; none is left out.
 
     Without ``target`` to standard output.
@@ -223,7 +185,7 @@ def write_nearest(features: FeatureSet, settings: EvaluateConfig, count: int, ta
     labels = [np.zeros(n, dtype=np.int64) for n in distances.shape]
     images, values = top_k(distances, *labels, *labels, k=count, protocol="no_camera_filter")
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv_module.writer(text, lineterminator="\n")
     writer.writerow(["query", "rank", "image", "distance"])
     queries, gallery = _names(features.query_paths, len(images)), _names(features.gallery_paths, distances.shape[1])
     for name, row, far in zip(queries, images, values):

@@ -65,7 +65,7 @@ class AugmentConfig(Settings):
 
 
 class EvaluateConfig(Settings):
-    """How features are compared; the options of ``dcs-nas evaluate`` replace these.
+    """How features are compared; ``dcs-nas evaluate`` and ``rank`` have an option for each, which replaces it.
 
     ``protocol`` is the data set's own unless given; validation leaves out the query's own camera where it does, and
     otherwise the query's own image alone. ``expand`` is the number of neighbours of average query expansion
@@ -73,15 +73,34 @@ class EvaluateConfig(Settings):
     resamples of the queries for 95 % intervals (0: none).
     """
 
-    metric: Literal["cosine", "euclidean"] = "cosine"
-    max_rank: int = Field(default=50, ge=1)
-    protocol: Literal["cross_camera", "single_gallery_shot", "no_camera_filter"] | None = None
-    average_precision: Literal["hits", "trapezoid"] = "hits"
-    flip: bool = False
-    expand: int = Field(default=0, ge=0)
-    expand_alpha: float = Field(default=0.0, ge=0)
-    rerank: bool = False
-    rerank_k1: int = Field(default=20, ge=1)
-    rerank_k2: int = Field(default=6, ge=1)
-    rerank_lambda: float = Field(default=0.3, ge=0, le=1)
-    confidence: int = Field(default=0, ge=0)
+    protocol: Literal["cross_camera", "single_gallery_shot", "no_camera_filter"] | None = Field(
+        default=None,
+        description="cross_camera, single_gallery_shot or no_camera_filter; by default the data set's.",
+    )
+    metric: Literal["cosine", "euclidean"] = Field(
+        default="cosine", description="cosine or euclidean distance; by default the run's, the model's or the file's."
+    )
+    flip: bool = Field(default=False, description="Add the features of the mirrored images.")
+    expand: int = Field(
+        default=0,
+        ge=0,
+        description="Average query expansion over this many of the nearest gallery images (5 is usual), 0 for none.",
+    )
+    expand_alpha: float = Field(
+        default=0.0,
+        ge=0,
+        description="With expand: weights are similarity to this power; 0, the default, is the plain average.",
+    )
+    rerank: bool = Field(default=False, description="k-reciprocal re-ranking (arXiv 1701.08398).")
+    rerank_k1: int = Field(default=20, ge=1, description="With rerank: neighbours; 20 as published.")
+    rerank_k2: int = Field(default=6, ge=1, description="With rerank: encodings averaged; 6 as published.")
+    rerank_lambda: float = Field(
+        default=0.3, ge=0, le=1, description="With rerank: share of the original distance; 0.3 as published."
+    )
+    average_precision: Literal["hits", "trapezoid"] = Field(
+        default="hits", description="hits: at each match; trapezoid: by the trapezoid rule, as in MATLAB."
+    )
+    confidence: int = Field(
+        default=0, ge=0, description="95 % intervals from this many bootstrap resamples of the queries (1000 is usual)."
+    )
+    max_rank: int = Field(default=50, ge=1, description="Length of the CMC curve.")

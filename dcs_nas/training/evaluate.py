@@ -15,7 +15,7 @@ from torch import nn
 
 from dcs_nas.config import Config, DataConfig, DataSource, EvaluateConfig, RetrainConfig
 from dcs_nas.data.datamodule import Images, ReidData
-from dcs_nas.data.datasets import load_dataset
+from dcs_nas.data.datasets import check_options, load_dataset
 from dcs_nas.data.fingerprint import (
     DATA_FILE,
     SourceRecord,
@@ -116,12 +116,20 @@ def evaluate_splits(folder: Path, *, splits: int, data_options: Mapping[str, Any
     """Score a run on splits 0, 1, ... of a data set whose loader has an option ``split``, such as classic CUHK03.
 
     Raises:
-        InputError: as ``evaluate_run``; also where the run was trained on that data set, whose splits share people.
+        InputError: as ``evaluate_run``; also where the run was trained on that data set, whose splits share people, and
+            for a data set without numbered splits.
     """
     if "split" in data_options:
         raise InputError(f"the data option split={data_options['split']} names one split, --splits {splits} several")
     config, _ = load_trained(folder, checkpoint=options.get("checkpoint", "last"))
     source = _source(config.data, options.get("data_name"), options.get("root"), dict(data_options))
+    try:
+        check_options(source.name, {**source.options, "split": splits - 1})
+    except InputError as error:
+        raise InputError(
+            f"--splits {splits} needs a data set with as many numbered splits, such as cuhk03 with protocol=classic "
+            f"(20), found {source.name}: {error}; leave --splits out, or give several runs for their mean"
+        ) from None
     if any(_same(source, trained) for trained in _trained_on(config.data)) or was_trained_on(
         record_source(source, load_dataset(source.name, source.root or "", **{**source.options, "split": 0})), folder
     ):
