@@ -15,7 +15,7 @@ from dcs_nas.models.blocks import ATTENTION
 
 # The cheapest images of which every stage keeps a map.
 OSNETS = [name for name in BACKBONES if name.startswith("osnet")]
-SIZES = dict.fromkeys(("hacnn", *OSNETS, "mobilenet_v2", "resnet18"), (64, 32))
+SIZES = dict.fromkeys(("hacnn", "msinet", *OSNETS, "mobilenet_v2", "resnet18"), (64, 32))
 ATTENDED = [(name, "dcs") for name in BACKBONES] + [("resnet18", name) for name in ATTENTION if name != "dcs"]
 
 
@@ -68,9 +68,10 @@ def test_every_backbone_gives_what_it_states_and_trains_every_parameter(name: st
 
 def check_output(backbone: Backbone, output: Any) -> None:
     assert isinstance(output, tuple) == (backbone.kind == "vectors")
+    assert vectors(output)[0].shape[1] == backbone.num_features
     for tensor in vectors(output):
         assert tensor.ndim == (4 if backbone.kind == "map" else 2)
-        assert tensor.shape[:2] == (4, backbone.num_features)
+        assert len(tensor) == 4
         assert tensor.isfinite().all()
 
 
@@ -103,6 +104,7 @@ def test_asking_for_stage_maps_changes_nothing() -> None:
         ("osnet_x1_0", ["conv2", "conv3", "conv4"]),
         ("osnet_x0_25", ["conv2", "conv3", "conv4"]),
         ("hacnn", ["inception1", "inception2", "inception3"]),
+        ("msinet", ["stage1", "stage2", "stage3"]),
         ("vit_small", ["block2", "block5", "block8"]),
     ],
 )
@@ -149,7 +151,7 @@ def test_images_below_the_smallest_size_are_refused(name: str, smallest: int) ->
         BACKBONES[name](height=64, width=smallest - 1)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "osnet_x1_0", "mobilenet_v2", "hacnn"])
+@pytest.mark.parametrize("name", ["resnet18", "osnet_x1_0", "mobilenet_v2", "hacnn", "msinet"])
 def test_images_of_the_smallest_size_run(name: str) -> None:
     backbone = build(name).eval()
     with torch.no_grad():

@@ -25,7 +25,7 @@ class Backbone(nn.Module):
 
     Attributes:
         kind: the output: "map" is (B, C, h, w), "vector" is (B, D), "vectors" is a tuple of (B, D).
-        num_features: C of the map, or D of each vector.
+        num_features: C of the map, or D of the first vector.
         stages: the names of the places, from input to output.
         default_stages: those that attention follows where nothing else is asked.
         uses_cameras: ``forward`` also takes the cameras of the images, (B,) from 0.
