@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dcs_nas.models.chain_kind import chain_of_sample
+from dcs_nas.models.chain_kind import ChainKind
 from dcs_nas.models.chain_supernet import ChainSupernet
 from dcs_nas.models.supernet import one_hot
 from dcs_nas.space import ChainGenotype, ChainNetwork, ChainSpec, Choice, Origin
@@ -74,7 +74,7 @@ class ChainSampler:
         return found
 
     def _genotype(self, draw: Mapping[str, Any], method: str) -> ChainGenotype:
-        return chain_of_sample(draw, self.space, self.network, name=self.space.name, origin=Origin(method=method))
+        return ChainKind().genotype_of(draw, self.space, self.network, origin=Origin(method=method))
 
 
 def _places(choice: Choice) -> np.ndarray:

@@ -32,7 +32,7 @@ from dcs_nas.config import Config, RetrievalConfig, load_config
 from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
 from dcs_nas.environment import environment
 from dcs_nas.files import write_json, write_text
-from dcs_nas.models.cell_kind import random_cells
+from dcs_nas.models.cell_kind import CellKind
 from dcs_nas.models.cell_space import fixed_network
 from dcs_nas.runs import RunFolder
 from dcs_nas.search.derive import derive_by_retrieval
@@ -114,7 +114,7 @@ def _given(arguments: argparse.Namespace) -> dict[str, list[tuple[Path, int]]]:
     random = np.random.default_rng(0)
     made = {}
     for i in range(RANDOM):
-        made[f"random_{i}"] = random_cells(space, network, random, name=space.name, origin=Origin(method="random"))
+        made[f"random_{i}"] = CellKind().random_genotype(space, network, random, origin=Origin(method="random"))
     made["darts_v2"] = _genotype(space, _V2)
     made["sep_conv_3x3"] = _genotype(space, dict.fromkeys(("normal", "reduce"), _uniform(space.nodes)))
     found: dict[str, list[tuple[Path, int]]] = {"random": [], "DARTS V2 (published)": [], "all sep_conv_3x3": []}

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from dcs_nas.models.chain_kind import derive_chain
+from dcs_nas.models.chain_kind import ChainKind
 from dcs_nas.space import ChainGenotype, ChainSpec, Origin
 
 STAGES: list[dict[str, Any]] = [
@@ -35,4 +35,4 @@ def random_weights(space: ChainSpec, seed: int, dtype: torch.dtype = torch.float
 
 def random_chain(space: ChainSpec, seed: int, *, height: int = 32, width: int = 16) -> ChainGenotype:
     network = space.network(height, width)
-    return derive_chain(random_weights(space, seed), space, network, name=space.name, origin=Origin())
+    return ChainKind().derive(random_weights(space, seed), space, network, origin=Origin())

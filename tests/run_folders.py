@@ -12,7 +12,7 @@ import torch
 from dcs_nas.config import Config
 from dcs_nas.files import write_json
 from dcs_nas.models.build import build_fixed
-from dcs_nas.models.cell_kind import random_cells
+from dcs_nas.models.cell_kind import CellKind
 from dcs_nas.runs import RunFolder
 from dcs_nas.space import AnyGenotype, Genotype, Origin, SpaceSpec
 
@@ -46,7 +46,7 @@ def genotypes(count: int, *, seed: int = 0) -> list[Genotype]:
     origin = Origin(data="synthetic", seed=1, epoch=count - 1, method="darts, order 1")
     found: list[Genotype] = []
     while len(found) < count:
-        drawn = random_cells(SPACE, network, random, name=SPACE.name, origin=origin)
+        drawn = CellKind().random_genotype(SPACE, network, random, origin=origin)
         if not found or drawn.cells != found[-1].cells:
             found.append(drawn)
     return found

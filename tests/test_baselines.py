@@ -17,13 +17,13 @@ import yaml
 
 from dcs_nas.config import Config, load_config
 from dcs_nas.errors import InputError, TrainingError
-from dcs_nas.models.cell_kind import cells_of_sample, random_cells
+from dcs_nas.models.cell_kind import CellKind
 from dcs_nas.models.cell_space import fixed_network
 from dcs_nas.models.nni_imports import DifferentiableMixedCell, DifferentiableMixedLayer
 from dcs_nas.runs import read_metrics
 from dcs_nas.search import nni_strategies, strategies
 from dcs_nas.search.job import run_search
-from dcs_nas.space import CellStructure, NetworkSpec, Origin, edge_index, load_genotype
+from dcs_nas.space import CellStructure, NetworkSpec, Origin, edge_index, load_genotype, reference
 from dcs_nas.training import loop
 from dcs_nas.training.checkpoints import load_checkpoint
 
@@ -294,7 +294,10 @@ def test_random_genotypes_are_uniform_over_what_may_be_derived() -> None:
     structure = CellStructure(nodes=2, operations=("none", "skip_connect", "dcs"), attention=("none", "rga"))
     network = NetworkSpec(channels=4, cells=1, height=8, width=8)
     random = np.random.default_rng(0)
-    drawn = [random_cells(structure, network, random, name="s", origin=Origin()).cells["normal"] for _ in range(480)]
+    drawn = [
+        CellKind().random_genotype(reference(structure, "s"), network, random, origin=Origin()).cells["normal"]
+        for _ in range(480)
+    ]
     counts = Counter((cell.nodes, cell.attention) for cell in drawn)
     assert len(counts) == 2**4 * 3 * 2  # operations of 4 edges, sources of the second node, attention
     assert max(counts.values()) < 20  # 5 expected
@@ -303,8 +306,8 @@ def test_random_genotypes_are_uniform_over_what_may_be_derived() -> None:
 def test_nnis_sample_and_the_genotype_turn_into_each_other() -> None:
     structure = CellStructure(nodes=3, operations=("skip_connect", "dcs"), attention=("none", "rga"))
     network = NetworkSpec(channels=4, cells=3, reductions=(1,), height=8, width=8)
-    genotype = random_cells(structure, network, np.random.default_rng(1), name="s", origin=Origin())
-    assert cells_of_sample(genotype.to_sample(), structure, network, name="s", origin=Origin()) == genotype
+    genotype = CellKind().random_genotype(reference(structure, "s"), network, np.random.default_rng(1), origin=Origin())
+    assert CellKind().genotype_of(genotype.to_sample(), reference(structure, "s"), network, origin=Origin()) == genotype
 
 
 @pytest.mark.parametrize(

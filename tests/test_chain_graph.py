@@ -10,7 +10,7 @@ import networkx
 import pytest
 
 from dcs_nas.errors import InputError
-from dcs_nas.models.chain_kind import chain_of_sample
+from dcs_nas.models.chain_kind import ChainKind
 from dcs_nas.report.drawn_graph import difference_graph, drawn_graph, stages_of
 from dcs_nas.report.graphs import FORMATS, draw, draw_difference, draw_strip
 from dcs_nas.space import ChainGenotype, Origin
@@ -34,7 +34,7 @@ def _genotype(**changes: Any) -> ChainGenotype:
     sample = {**random_chain(space, 0).to_sample(), "stage2_block1_kernel": 5, "stage2_block1_expansion": 6}
     sample |= {"stage2_block1_width": 12, "stage2_block1_squeeze_excite": True, "stage2_block2_depth": "skip"}
     sample |= {"stage2_attention": "dcs", **changes}
-    return chain_of_sample(sample, space, space.network(32, 16), name="tiny", origin=Origin())
+    return ChainKind().genotype_of(sample, space, space.network(32, 16), origin=Origin())
 
 
 def test_blocks_say_what_was_chosen_and_stages_the_size_of_their_maps() -> None:

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from dcs_nas.errors import InputError
-from dcs_nas.models.chain_kind import chain_of_sample, derive_chain
+from dcs_nas.models.chain_kind import ChainKind
 from dcs_nas.models.chain_space import ChainSpace, fixed_chain
 from dcs_nas.space import (
     ChainGenotype,
@@ -81,8 +81,8 @@ def test_a_sample_of_nni_is_a_genotype_and_back() -> None:
         sample: dict[str, Any] = {}
         ChainSpace(space, network).random(memo=sample)
         plain = {str(label): value for label, value in sample.items()}
-        genotype = chain_of_sample(plain, space, network, name="tiny", origin=Origin())
-        again = chain_of_sample(genotype.to_sample(), space, network, name="tiny", origin=Origin())
+        genotype = ChainKind().genotype_of(plain, space, network, origin=Origin())
+        again = ChainKind().genotype_of(genotype.to_sample(), space, network, origin=Origin())
         assert again == genotype
         kept = sum(len(stage.blocks) for stage in genotype.stages)
         assert kept == 6 - list(plain.values()).count("skip")
@@ -110,7 +110,7 @@ def test_the_strongest_candidates_are_derived_and_of_equal_ones_the_first() -> N
     weights["stage2_block1_kernel"][0, 2] = 1
     weights["stage2_block3_depth"][0, 1] = 1
     weights["stage2_attention"][0, 1] = 1
-    found = derive_chain(weights, space, space.network(32, 16), name="tiny", origin=Origin())
+    found = ChainKind().derive(weights, space, space.network(32, 16), origin=Origin())
     assert found.stages[1].blocks[0].model_dump() == {
         "kernel": 7,
         "expansion": 1,

@@ -14,7 +14,7 @@ from dcs_nas.config import CostConfig
 from dcs_nas.errors import InputError
 from dcs_nas.models.blocks import DCSAttention, kept_shares, set_temperature
 from dcs_nas.models.build import build_cost
-from dcs_nas.models.chain_kind import chain_of_sample
+from dcs_nas.models.chain_kind import ChainKind
 from dcs_nas.models.chain_space import fixed_chain
 from dcs_nas.models.chain_supernet import ChainSupernet
 from dcs_nas.models.flops import count
@@ -72,7 +72,7 @@ def test_every_attention_is_inherited_at_every_width(attention: str) -> None:
             "stage1_block1_expansion": 3,
             "stage1_attention": attention,
         }
-        genotype = chain_of_sample(sample, space, space.network(32, 16), name="tiny", origin=Origin())
+        genotype = ChainKind().genotype_of(sample, space, space.network(32, 16), origin=Origin())
         _check_equal(supernet, genotype)
 
 
@@ -129,7 +129,7 @@ def _networks(space: ChainSpec) -> list[tuple[dict[str, Any], ChainGenotype]]:
         dict(zip([c.label for c in choices], picked)) for picked in itertools.product(*(c.options for c in choices))
     ]
     network = space.network(16, 8)
-    return [(s, chain_of_sample(s, space, network, name="tiny", origin=Origin())) for s in samples]
+    return [(s, ChainKind().genotype_of(s, space, network, origin=Origin())) for s in samples]
 
 
 _SMALL = {"kernels": [3], "expansions": [2], "widths": [4, 8]}

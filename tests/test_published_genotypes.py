@@ -11,7 +11,7 @@ import torch
 
 from dcs_nas.config import Config
 from dcs_nas.errors import InputError
-from dcs_nas.models.cell_kind import random_cells
+from dcs_nas.models.cell_kind import CellKind
 from dcs_nas.models.cell_space import fixed_network
 from dcs_nas.report.graphs import draw, draw_difference
 from dcs_nas.space import (
@@ -94,7 +94,7 @@ def test_what_is_written_reads_back_equal_for_random_genotypes_of_every_space(tm
         assert isinstance(space, SpaceSpec)
         plain = space.model_copy(update={"attention": ("none",)})
         for _ in range(20):
-            found = random_cells(plain, plain.network(256, 128), random, name=space.name, origin=Origin())
+            found = CellKind().random_genotype(plain, plain.network(256, 128), random, origin=Origin())
             path = write(tmp_path / "genotype.txt", published_text(found))
             back = load_genotype(path, space=plain)
             assert (back.cells, back.space, back.network) == (found.cells, found.space, found.network)
@@ -224,7 +224,7 @@ def test_the_commands_draw_write_and_profile_it(capsys: pytest.CaptureFixture, t
 
 
 def test_what_the_text_cannot_hold_is_said_or_refused(tmp_path: Path) -> None:
-    attended = random_cells(SPACE, SPACE.network(32, 16), np.random.default_rng(7), name=SPACE.name, origin=Origin())
+    attended = CellKind().random_genotype(SPACE, SPACE.network(32, 16), np.random.default_rng(7), origin=Origin())
     cells = {kind: cell.model_copy(update={"attention": "dcs"}) for kind, cell in attended.cells.items()}
     drawing = draw(attended.model_copy(update={"cells": cells}), tmp_path, formats=["darts"])
     assert [file.name for file in drawing.files] == ["genotype.txt"]

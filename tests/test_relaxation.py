@@ -11,12 +11,12 @@ from torch import Tensor
 
 from dcs_nas.config import RelaxationConfig
 from dcs_nas.errors import InputError
-from dcs_nas.models.cell_kind import derive_cells
+from dcs_nas.models.cell_kind import CellKind
 from dcs_nas.models.cell_supernet import Supernet
 from dcs_nas.models.relaxation import DirichletMixture, Gumbel, Sample, Softmax, normalized_edges
 from dcs_nas.models.super_cell import SuperCell, edge_index
 from dcs_nas.models.supernet import Mixture
-from dcs_nas.space import CellStructure, NetworkSpec, Origin
+from dcs_nas.space import CellStructure, NetworkSpec, Origin, reference
 
 OPERATIONS = ("none", "skip_connect", "max_pool_3x3", "sep_conv_3x3", "dil_conv_3x3")
 
@@ -204,14 +204,18 @@ def test_edge_weights_count_in_what_is_derived() -> None:
     with torch.no_grad():
         supernet.mixtures["normal"].edge_alpha.copy_(torch.tensor([0.0, 0.0, -9.0, 5.0, 5.0]))
         supernet.mixtures["normal"].alpha[2, 3] = 9.0  # a decided operation on an edge that hardly counts
-    found = derive_cells(supernet.mixture_weights(), supernet.structure, supernet.network, name="x", origin=Origin())
+    found = CellKind().derive(
+        supernet.mixture_weights(), reference(supernet.structure, "x"), supernet.network, origin=Origin()
+    )
     assert [edge.source for edge in found.cells["normal"].nodes[1]] == [1, 2]
     assert "normal_edges" in supernet.alphas()
 
 
 def test_a_supernet_with_partial_channels_has_no_weights_to_inherit() -> None:
     supernet = _supernet(partial=2)
-    genotype = derive_cells(supernet.mixture_weights(), supernet.structure, supernet.network, name="x", origin=Origin())
+    genotype = CellKind().derive(
+        supernet.mixture_weights(), reference(supernet.structure, "x"), supernet.network, origin=Origin()
+    )
     with pytest.raises(InputError, match=r"operations see 1/2 of the channels .* retrain from scratch"):
         supernet.inherited_state(genotype)
 

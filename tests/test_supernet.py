@@ -12,12 +12,12 @@ import torch
 from torch.nn.functional import conv2d, cross_entropy
 
 from dcs_nas.errors import InputError
-from dcs_nas.models.cell_kind import derive_cells
+from dcs_nas.models.cell_kind import CellKind
 from dcs_nas.models.cell_space import CellSpace, fixed_network
 from dcs_nas.models.cell_supernet import Supernet
 from dcs_nas.models.operations import OPERATIONS
 from dcs_nas.models.supernet import one_hot
-from dcs_nas.space import CellStructure, Genotype, NetworkSpec, Origin, edge_index
+from dcs_nas.space import CellStructure, Genotype, NetworkSpec, Origin, edge_index, reference
 from tests.darts import golden_network, logits, plain_cell
 
 Golden = Callable[[str], dict[str, np.ndarray]]
@@ -38,7 +38,7 @@ def _random_genotype(structure: CellStructure, network: NetworkSpec, seed: int) 
     for kind in ("normal", "reduce"):
         weights[kind] = torch.rand(edge_index(structure.nodes, 0), len(structure.operations), generator=generator)
         weights[f"{kind}_attention"] = torch.rand(1, len(structure.attention), generator=generator)
-    return derive_cells(weights, structure, network, name="test", origin=Origin())
+    return CellKind().derive(weights, reference(structure, "test"), network, origin=Origin())
 
 
 def test_loss_and_first_order_gradients_equal_those_of_the_published_network(golden: Golden) -> None:
@@ -58,8 +58,8 @@ def test_loss_and_first_order_gradients_equal_those_of_the_published_network(gol
 def test_the_derived_genotype_equals_the_published_one(golden: Golden) -> None:
     values = golden("darts_supernet")
     supernet, _ = golden_network(values)
-    found = derive_cells(
-        supernet.mixture_weights(), supernet.structure, supernet.network, name="darts", origin=Origin()
+    found = CellKind().derive(
+        supernet.mixture_weights(), reference(supernet.structure, "darts"), supernet.network, origin=Origin()
     )
     for kind in ("normal", "reduce"):
         edges = [(e.op, e.source) for node in found.cells[kind].nodes for e in node]

@@ -27,6 +27,9 @@ from dcs_nas.space import (
     edge_index,
     reference,
 )
+from dcs_nas.space.cells import SpaceReference
+
+Named = SpaceSpec | SpaceReference
 
 
 @SPACE_KINDS.register("cells")
@@ -51,90 +54,68 @@ class CellKind(SpaceKind):
     def derive(
         self,
         weights: Mapping[str, Tensor],
-        space: SpaceSpec,
+        space: Named,
         network: NetworkSpec,
         *,
         origin: Origin,
         max_skips: int | None = None,
     ) -> Genotype:
-        return derive_cells(weights, space, network, name=space.name, origin=origin, max_skips=max_skips)
+        """Return the genotype that weights (E, O) and (1, A) by kind of cell stand for, by DARTS' published rule.
+
+        Of every node the ``edges_per_node`` edges with the strongest operation other than ``none`` stay, each with that
+        operation (arXiv 1806.09055, section 2.4); of the candidates of attention the strongest. Equal weights: the
+        first.
+
+        With ``max_skips`` a cell keeps that many skip connections at most: the weakest is given up and the cell derived
+        anew until it does (P-DARTS, arXiv 1904.12760, section 3.2).
+        """
+        cells = {
+            kind: _derive_cell(weights[kind], weights[f"{kind}_attention"], space, max_skips) for kind in network.kinds
+        }
+        return Genotype(space=reference(space, space.name), network=network, cells=cells, origin=origin)
 
     def random_genotype(
-        self, space: SpaceSpec, network: NetworkSpec, random: np.random.Generator, *, origin: Origin
+        self, space: Named, network: NetworkSpec, random: np.random.Generator, *, origin: Origin
     ) -> Genotype:
-        return random_cells(space, network, random, name=space.name, origin=origin)
+        """See ``SpaceKind``.
+
+        Every node reads ``edges_per_node`` different states, every edge holds any operation but ``none`` (as in Li,
+        Talwalkar, arXiv 1902.07638, section 4), every output any candidate of attention.
+        """
+        operations = space.computing
+
+        def node(states: int) -> tuple[Edge, ...]:
+            sources = sorted(random.choice(states, space.edges_per_node, replace=False).tolist())
+            return tuple(Edge(op=operations[random.integers(len(operations))], source=s) for s in sources)
+
+        cells = {
+            kind: CellGenotype(
+                nodes=tuple(node(i + 2) for i in range(space.nodes)),
+                attention=space.attention[random.integers(len(space.attention))],
+            )
+            for kind in network.kinds
+        }
+        return Genotype(space=reference(space, space.name), network=network, cells=cells, origin=origin)
+
+    def genotype_of(self, sample: Mapping[str, Any], space: Named, network: NetworkSpec, *, origin: Origin) -> Genotype:
+        def edge(kind: str, node: int, k: int) -> Edge:
+            (source,) = sample[f"{kind}/input_{node}_{k}"]
+            return Edge(op=str(sample[f"{kind}/op_{node}_{k}"]), source=int(source))
+
+        cells = {
+            kind: CellGenotype(
+                nodes=tuple(
+                    tuple(edge(kind, node, k) for k in range(space.edges_per_node))
+                    for node in range(2, space.nodes + 2)
+                ),
+                attention=str(sample[f"{kind}_attention"]),
+            )
+            for kind in network.kinds
+        }
+        return Genotype(space=reference(space, space.name), network=network, cells=cells, origin=origin)
 
     def costs(self, structure: CellStructure, network: NetworkSpec) -> CellCosts:
         return CellCosts(structure, network)
-
-
-def derive_cells(
-    weights: Mapping[str, Tensor],
-    structure: CellStructure,
-    network: NetworkSpec,
-    *,
-    name: str,
-    origin: Origin,
-    max_skips: int | None = None,
-) -> Genotype:
-    """Return the genotype that mixture weights (E, O) and (1, A) by kind of cell stand for, by DARTS' published rule.
-
-    Of every node the ``edges_per_node`` edges with the strongest operation other than ``none`` stay, each with that
-    operation (arXiv 1806.09055, section 2.4); of the candidates of attention the strongest. Equal weights: the first.
-
-    With ``max_skips`` a cell keeps that many skip connections at most: the weakest is given up and the cell derived
-    anew until it does (P-DARTS, arXiv 1904.12760, section 3.2).
-    """
-    cells = {
-        kind: _derive_cell(weights[kind], weights[f"{kind}_attention"], structure, max_skips) for kind in network.kinds
-    }
-    return Genotype(space=reference(structure, name), network=network, cells=cells, origin=origin)
-
-
-def random_cells(
-    structure: CellStructure, network: NetworkSpec, random: np.random.Generator, *, name: str, origin: Origin
-) -> Genotype:
-    """Return a genotype drawn uniformly from those that a search may derive.
-
-    Every node reads ``edges_per_node`` different states, every edge holds any operation but ``none`` (as in Li,
-    Talwalkar, arXiv 1902.07638, section 4), every output any candidate of attention.
-    """
-    operations = structure.computing
-
-    def node(states: int) -> tuple[Edge, ...]:
-        sources = sorted(random.choice(states, structure.edges_per_node, replace=False).tolist())
-        return tuple(Edge(op=operations[random.integers(len(operations))], source=s) for s in sources)
-
-    cells = {
-        kind: CellGenotype(
-            nodes=tuple(node(i + 2) for i in range(structure.nodes)),
-            attention=structure.attention[random.integers(len(structure.attention))],
-        )
-        for kind in network.kinds
-    }
-    return Genotype(space=reference(structure, name), network=network, cells=cells, origin=origin)
-
-
-def cells_of_sample(
-    sample: Mapping[str, Any], structure: CellStructure, network: NetworkSpec, *, name: str, origin: Origin
-) -> Genotype:
-    """Return the genotype of one of NNI's samples: the inverse of ``Genotype.to_sample``."""
-
-    def edge(kind: str, node: int, k: int) -> Edge:
-        (source,) = sample[f"{kind}/input_{node}_{k}"]
-        return Edge(op=str(sample[f"{kind}/op_{node}_{k}"]), source=int(source))
-
-    cells = {
-        kind: CellGenotype(
-            nodes=tuple(
-                tuple(edge(kind, node, k) for k in range(structure.edges_per_node))
-                for node in range(2, structure.nodes + 2)
-            ),
-            attention=str(sample[f"{kind}_attention"]),
-        )
-        for kind in network.kinds
-    }
-    return Genotype(space=reference(structure, name), network=network, cells=cells, origin=origin)
 
 
 def _derive_cell(

@@ -17,7 +17,6 @@ from dcs_nas.space import (
     ChainGenotype,
     ChainNetwork,
     ChainSpec,
-    ChainStructure,
     Choice,
     Origin,
     StageGenotype,
@@ -26,6 +25,9 @@ from dcs_nas.space import (
     block_choices,
     chain_reference,
 )
+from dcs_nas.space.chain import ChainReference
+
+Named = ChainSpec | ChainReference
 
 
 @SPACE_KINDS.register("chain")
@@ -41,45 +43,31 @@ class ChainKind(SpaceKind):
     def derive(
         self,
         weights: Mapping[str, Tensor],
-        space: ChainSpec,
+        space: Named,
         network: ChainNetwork,
         *,
         origin: Origin,
         max_skips: int | None = None,
     ) -> ChainGenotype:
-        return derive_chain(weights, space, network, name=space.name, origin=origin)
+        """Return the genotype of the strongest candidates by mixture weights (1, candidates) by label.
+
+        Of equal weights the first counts. A choice of one candidate needs no weights.
+        """
+        rows = {choice: weights[choice.label].view(-1).tolist() for choice in space.choices()}
+        chosen = {c.label: c.options[max(range(len(row)), key=row.__getitem__)] for c, row in rows.items()}
+        return self.genotype_of(chosen, space, network, origin=origin)
 
     def random_genotype(
-        self, space: ChainSpec, network: ChainNetwork, random: np.random.Generator, *, origin: Origin
+        self, space: Named, network: ChainNetwork, random: np.random.Generator, *, origin: Origin
     ) -> ChainGenotype:
         sample = {choice.label: choice.options[random.integers(len(choice.options))] for choice in space.choices()}
-        return chain_of_sample(sample, space, network, name=space.name, origin=origin)
+        return self.genotype_of(sample, space, network, origin=origin)
 
-
-def derive_chain(
-    weights: Mapping[str, Tensor], structure: ChainStructure, network: ChainNetwork, *, name: str, origin: Origin
-) -> ChainGenotype:
-    """Return the genotype of the strongest candidates by mixture weights (1, candidates) by label.
-
-    Of equal weights the first counts. A choice of one candidate needs no weights.
-    """
-
-    def strongest(choice: Choice) -> Any:
-        if len(choice.options) == 1:
-            return choice.options[0]
-        row = weights[choice.label].view(-1).tolist()
-        return choice.options[max(range(len(row)), key=row.__getitem__)]
-
-    chosen = {choice.label: strongest(choice) for choice in structure.choices()}
-    return chain_of_sample(chosen, structure, network, name=name, origin=origin)
-
-
-def chain_of_sample(
-    sample: Mapping[str, Any], structure: ChainStructure, network: ChainNetwork, *, name: str, origin: Origin
-) -> ChainGenotype:
-    """Return the genotype of a sample by label, e.g. NNI's: the inverse of ``ChainGenotype.to_sample``."""
-    stages = tuple(_stage(sample, stage, number) for number, stage in enumerate(structure.stages, start=1))
-    return ChainGenotype(space=chain_reference(structure, name), network=network, stages=stages, origin=origin)
+    def genotype_of(
+        self, sample: Mapping[str, Any], space: Named, network: ChainNetwork, *, origin: Origin
+    ) -> ChainGenotype:
+        stages = tuple(_stage(sample, stage, number) for number, stage in enumerate(space.stages, start=1))
+        return ChainGenotype(space=chain_reference(space, space.name), network=network, stages=stages, origin=origin)
 
 
 def _stage(sample: Mapping[str, Any], stage: StageSpec, number: int) -> StageGenotype:

@@ -42,6 +42,10 @@ class SpaceKind:
         """Return a genotype drawn uniformly from those that a search may derive."""
         raise NotImplementedError
 
+    def genotype_of(self, sample: Mapping[str, Any], space: Any, network: Any, *, origin: Origin) -> AnyGenotype:
+        """Return the genotype of one of NNI's samples: the inverse of ``AnyGenotype.to_sample``."""
+        raise NotImplementedError
+
     def costs(self, structure: Any, network: Any) -> CellCosts | None:
         """Return the costs of all candidates, where they can be told apart: what latency tables need."""
         return None

@@ -22,7 +22,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from dcs_nas.config import Config, SearchConfig
 from dcs_nas.data.datamodule import HALVES, Batch, Images, ReidData, file_names
 from dcs_nas.losses import Objective
-from dcs_nas.models.cell_kind import cells_of_sample
+from dcs_nas.models.cell_kind import CellKind
 from dcs_nas.models.cell_space import CellSpace
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.models.nni_imports import (
@@ -81,7 +81,7 @@ class NniOneShot(CellStrategy):
 
         def genotype(epoch: int) -> Genotype:
             origin = self.origin("one-shot", epoch)
-            return cells_of_sample(module.export(), self.space, self.spec, name=self.space.name, origin=origin)
+            return CellKind().genotype_of(module.export(), self.space, self.spec, origin=origin)
 
         supernet: Any = self.network.backbone
         training = OneShotTraining(
@@ -177,8 +177,7 @@ class NniTrials(TrialStrategy):
 
         def score(model: ExecutableModelSpace) -> float:
             assert model.sample is not None
-            name = self.space.name
-            return trials.score(cells_of_sample(model.sample, self.space, self.spec, name=name, origin=origin))
+            return trials.score(CellKind().genotype_of(model.sample, self.space, self.spec, origin=origin))
 
         with _without_echoes():
             strategy(SimplifiedModelSpace.from_model(_nni_space(self), _TrialEvaluator(score)), _Engine(trials))

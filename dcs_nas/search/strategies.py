@@ -15,7 +15,7 @@ from dcs_nas.data.datamodule import ReidData
 from dcs_nas.data.images import Progress
 from dcs_nas.errors import InputError, TrainingError
 from dcs_nas.models.blocks import set_scale
-from dcs_nas.models.cell_kind import random_cells
+from dcs_nas.models.cell_kind import CellKind
 from dcs_nas.models.cell_space import fixed_network
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.runs import MetricsFile, RunFolder
@@ -160,7 +160,7 @@ class RandomTrials(TrialStrategy):
 
     def _draw(self, number: int, origin: Origin) -> Genotype:
         random = np.random.default_rng(mix_seed(self.config.seed, 7, number))
-        return random_cells(self.space, self.spec, random, name=self.space.name, origin=origin)
+        return CellKind().random_genotype(self.space, self.spec, random, origin=origin)
 
 
 def count_parameters(network: nn.Module) -> int:
