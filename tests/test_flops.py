@@ -11,10 +11,18 @@ from dcs_nas.models.backbones import BACKBONES
 from dcs_nas.models.backbones.mobilenet import InvertedResidual
 from dcs_nas.models.backbones.vit import TransformerBlock
 from dcs_nas.models.blocks import ATTENTION, build_attention
-from dcs_nas.models.flops import count, count_map
+from dcs_nas.models.flops import Cost, count, count_map
 from dcs_nas.models.operations import build_operation
 
 MILLION, BILLION = 1e6, 1e9
+
+
+def parameters_by_use(cost: Cost) -> int:
+    """Parameters, those of a layer that runs n times counted n times, as in the figures of torchreid's model zoo.
+
+    HA-CNN, whose local layers serve four regions, stands there with 4.5 M, though it has 2.9 M.
+    """
+    return sum(layer.parameters * max(1, layer.uses) for layer in cost.layers)
 
 
 class Sampler(nn.Module):
@@ -53,7 +61,7 @@ def test_parameters_are_counted_once_and_by_use() -> None:
     shared = nn.Sequential(nn.Flatten(2), nn.Linear(8, 3), layer, layer)
     cost = count(shared, 2, 4)
     assert cost.parameters == 8 * 3 + 3 + 9
-    assert cost.parameters_by_use == 8 * 3 + 3 + 2 * 9
+    assert parameters_by_use(cost) == 8 * 3 + 3 + 2 * 9
     assert [(row.name, row.uses, row.macs) for row in cost.layers] == [("1", 1, 3 * 24), ("2", 2, 2 * 3 * 9)]
 
 
@@ -169,8 +177,8 @@ def test_hacnn_has_the_published_parameters_when_shared_layers_are_counted_by_us
     """
     cost = count(BACKBONES["hacnn"](height=160, width=64), 160, 64)
     local = sum(layer.parameters for layer in cost.layers if layer.name.startswith("local_conv"))
-    assert cost.parameters_by_use == pytest.approx(4.5 * MILLION, rel=0.02)
-    assert cost.parameters == cost.parameters_by_use - 3 * local == 2_929_112
+    assert parameters_by_use(cost) == pytest.approx(4.5 * MILLION, rel=0.02)
+    assert cost.parameters == parameters_by_use(cost) - 3 * local == 2_929_112
     assert cost.macs / BILLION == pytest.approx(0.5, abs=0.05)
     osnet = count(BACKBONES["osnet_x1_0"](height=256, width=128), 256, 128)
-    assert osnet.parameters_by_use == 2_193_616
+    assert parameters_by_use(osnet) == 2_193_616

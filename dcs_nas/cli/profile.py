@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -76,7 +77,7 @@ def profile(
     if found.supernet:
         _show_space(found, latencies)
     if json is not None:
-        write_json(json, {"target": str(target), "title": found.title, **result.to_dict(), **environment()})
+        write_json(json, {"target": str(target), "title": found.title, **asdict(result), **environment()})
         say(f"profile: {json}")
 
 

@@ -5,7 +5,7 @@ Symbols: E edges of a cell, O operations, A candidates of attention, k edges tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Literal, cast
@@ -54,7 +54,8 @@ class CellCosts:
     def expected_cost(self, kind: Kind, latency: LatencyTable | None = None) -> CellCost:
         """The expected cost of the mixtures ``normal``, ``normal_attention``, ``reduce``, ``reduce_attention``."""
         base, tables = self.tables(kind, latency)
-        return CellCost(base, tables, kept=self.structure.edges_per_node, edge_normalized=self.edge_normalized)
+        kept = self.structure.edges_per_node
+        return CellCost(base, tables, self._edges, kept=kept, edge_normalized=self.edge_normalized)
 
     def tables(self, kind: Kind, latency: LatencyTable | None = None) -> tuple[float, dict[str, Tensor]]:
         """What every network of the space pays, and by mixture the cost (E, O) or (1, A) of each candidate.
@@ -78,20 +79,25 @@ class CellCosts:
         real = [i for i, name in enumerate(self.structure.operations) if name != "none"]
         for name, table in tables.items():
             attention = name.endswith("_attention")
-            groups = [table] if attention else table[:, real].split(_edges_by_node(len(table)))
+            groups = [table] if attention else table[:, real].split(self._edges)
             for group in groups:
                 count = 1 if attention else kept
                 least += float(group.amin(1).topk(count, largest=False).values.sum())
                 most += float(group.amax(1).topk(count).values.sum())
         return least, most
 
+    @property
+    def _edges(self) -> list[int]:
+        """The number of edges into each node."""
+        return list(range(2, self.structure.nodes + 2))
+
     def _zeros(self) -> dict[str, Tensor]:
-        edges, operations = sum(range(2, self.structure.nodes + 2)), len(self.structure.operations)
-        found = {}
-        for kind in self.network.kinds:
-            found[kind] = torch.zeros(edges, operations, dtype=torch.float64)
-            found[f"{kind}_attention"] = torch.zeros(1, len(self.structure.attention), dtype=torch.float64)
-        return found
+        shapes = {
+            "": (sum(self._edges), len(self.structure.operations)),
+            "_attention": (1, len(self.structure.attention)),
+        }
+        kinds = self.network.kinds
+        return {k + part: torch.zeros(shape, dtype=torch.float64) for k in kinds for part, shape in shapes.items()}
 
 
 class CellCost:
@@ -100,42 +106,41 @@ class CellCost:
     A mixture weighs all edges, of which a derived cell keeps k a node. So the edges into a node count k / m, where m is
     the sum of their weights, if m is above k: softmax weights of n edges (m = n) cost k times their mean edge, and a
     genotype's one-hot rows (m <= k) exactly what its fixed network costs. Edge-normalized weights (m = 1, PC-DARTS)
-    count k / m always. ``kept=None`` gives the plain sum.
+    count k / m always.
 
     float64 (float32 on MPS, which has no float64), on the weights' device. Names of no mixture of the space are passed
     over.
+
+    Args:
+        base: cost of what every network has.
+        tables: by mixture, the cost (E, O) or (1, A) of each candidate.
+        edges: the number of edges into each node.
+        kept: k.
+        edge_normalized: the weights of all edges into a node sum to 1.
     """
 
     def __init__(
-        self, base: float, tables: Mapping[str, Tensor], *, kept: int | None = None, edge_normalized: bool = False
+        self, base: float, tables: Mapping[str, Tensor], edges: Sequence[int], *, kept: int, edge_normalized: bool
     ) -> None:
-        self.base, self.kept, self.edge_normalized = base, kept, edge_normalized
-        self._tables: dict[torch.device, dict[str, Tensor]] = {torch.device("cpu"): dict(tables)}
+        self.base, self.tables, self.edges = base, tables, list(edges)
+        self.kept, self.least_mass = kept, 1e-12 if edge_normalized else kept
 
     def __call__(self, weights: Mapping[str, Tensor]) -> Tensor:
-        costs = []
-        for name, table in self._on(next(iter(weights.values())).device).items():
+        total: float | Tensor = self.base
+        for name, table in self.tables.items():
             if name not in weights:
                 raise InputError(f"no weights of mixture '{name}' are given; found: {', '.join(weights)}")
+            device = weights[name].device
+            table = table.to(torch.float32 if device.type == "mps" else torch.float64).to(device)
             rows = weights[name].to(table)
-            if name.endswith("_attention") or self.kept is None:
-                costs.append((rows * table).sum())
-            else:
-                costs.append(self._of_edges(rows, table, self.kept))
-        return torch.stack(costs).sum() + self.base
-
-    def _of_edges(self, rows: Tensor, table: Tensor, kept: int) -> Tensor:
-        edges = _edges_by_node(len(rows))
-        mass = torch.stack([part.sum() for part in rows.split(edges)])
-        spent = torch.stack([part.sum() for part in (rows * table).split(edges)])
-        return (spent * kept / mass.clamp_min(1e-12 if self.edge_normalized else kept)).sum()
-
-    def _on(self, device: torch.device) -> dict[str, Tensor]:
-        if device not in self._tables:
-            dtype = torch.float32 if device.type == "mps" else torch.float64
-            cpu = self._tables[torch.device("cpu")]
-            self._tables[device] = {name: table.to(dtype).to(device) for name, table in cpu.items()}
-        return self._tables[device]
+            spent = rows * table
+            if not name.endswith("_attention"):
+                mass = torch.stack([part.sum() for part in rows.split(self.edges)])
+                spent = torch.stack([part.sum() for part in spent.split(self.edges)])
+                spent = spent * self.kept / mass.clamp_min(self.least_mass)
+            total = total + spent.sum()
+        assert isinstance(total, Tensor)
+        return total
 
 
 def _cost(part: Part, kind: Kind, latency: LatencyTable | None) -> float:
@@ -146,18 +151,6 @@ def _cost(part: Part, kind: Kind, latency: LatencyTable | None) -> float:
     if latency is None:
         raise InputError("the expected latency needs a latency table; measure one with dcs-nas profile")
     return 0.0 if part.work.key.startswith("none ") else latency[part.work.key]
-
-
-def _edges_by_node(edges: int) -> list[int]:
-    """The number of edges into each node: 2, 3, ... until they are ``edges`` in all.
-
-    >>> _edges_by_node(9)
-    [2, 3, 4]
-    """
-    found = [2]
-    while sum(found) < edges:
-        found.append(found[-1] + 1)
-    return found
 
 
 Shape = tuple[int, ...]

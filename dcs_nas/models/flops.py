@@ -57,15 +57,6 @@ class Cost:
     macs: int
     layers: tuple[LayerCost, ...]
 
-    @property
-    def parameters_by_use(self) -> int:
-        """Parameters, those of a layer that runs n times counted n times.
-
-        So does torchreid's compute_model_complexity, from which come the figures of its model zoo: HA-CNN, whose local
-        layers serve four regions, stands there with 4.5 M, though it has 2.9 M.
-        """
-        return sum(layer.parameters * max(1, layer.uses) for layer in self.layers)
-
 
 def count(model: nn.Module, height: int, width: int) -> Cost:
     """The cost of ``model``, in evaluation mode, for one image of 3 x height x width. The model is left as it was."""

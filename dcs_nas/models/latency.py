@@ -78,17 +78,13 @@ class LatencyTable(Settings):
             raise InputError(f"the latency table of {self.space} has no '{key}'; measure one for this space")
         return self.microseconds[key]
 
-    def mismatch(self, space: str) -> str | None:
-        """What keeps the table from being that of ``space`` on this machine, as "found, expected", or None."""
-        if self.device not in device_names():
-            return f"was measured on '{self.device}', this machine has '{' and '.join(device_names())}'"
-        if self.space != space:
-            return f"is of space '{self.space}', expected '{space}'"
-        return None
-
     def require(self, space: str, *, source: str, other: bool = False) -> None:
         """Raise ``InputError`` unless the table is that of ``space`` on this machine; with ``other`` warn instead."""
-        found = self.mismatch(space)
+        found = ""
+        if self.device not in device_names():
+            found = f"was measured on '{self.device}', this machine has '{' and '.join(device_names())}'"
+        elif self.space != space:
+            found = f"is of space '{self.space}', expected '{space}'"
         if found and not other:
             raise InputError(
                 f"{source} {found}; measure a table here (dcs-nas profile CONFIG --latency-table FILE) or set "

@@ -1,5 +1,6 @@
 """NNI, imported once without the warnings that its import is known to give. NNI 3.0 is archived upstream."""
 
+# ruff: noqa: F401
 from __future__ import annotations
 
 import logging
@@ -8,12 +9,12 @@ import warnings
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message=".*is found to be not a nn.Module", category=RuntimeWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
-    import nni.nas.nn.pytorch as nas_nn
     from nni import choice, report_final_result
     from nni.mutable import Mutable, MutableExpression, ensure_frozen, frozen_context
     from nni.nas.evaluator import Evaluator
     from nni.nas.evaluator.pytorch import LightningModule
     from nni.nas.execution import SequentialExecutionEngine
+    from nni.nas.nn.pytorch import Cell, LayerChoice, ModelSpace, MutableModule
     from nni.nas.oneshot.pytorch.strategy import DARTS, GumbelDARTS, OneShotStrategy
     from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
     from nni.nas.oneshot.pytorch.supermodule.differentiable import DifferentiableMixedCell, DifferentiableMixedLayer
@@ -21,34 +22,3 @@ with warnings.catch_warnings():
     from nni.nas.strategy import Random, RegularizedEvolution, Strategy
 
 logging.getLogger("nni").setLevel(logging.WARNING)  # its import sets another level
-Cell = nas_nn.Cell
-LayerChoice = nas_nn.LayerChoice
-ModelSpace = nas_nn.ModelSpace
-MutableModule = nas_nn.MutableModule
-
-__all__ = [
-    "DARTS",
-    "BaseSuperNetModule",
-    "Cell",
-    "DifferentiableMixedCell",
-    "DifferentiableMixedLayer",
-    "Evaluator",
-    "ExecutableModelSpace",
-    "GumbelDARTS",
-    "LayerChoice",
-    "LightningModule",
-    "ModelSpace",
-    "Mutable",
-    "MutableExpression",
-    "MutableModule",
-    "OneShotStrategy",
-    "Random",
-    "RegularizedEvolution",
-    "SequentialExecutionEngine",
-    "SimplifiedModelSpace",
-    "Strategy",
-    "choice",
-    "ensure_frozen",
-    "frozen_context",
-    "report_final_result",
-]

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import copy
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -65,10 +65,6 @@ class Profile:
     threads: int
     torch: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return asdict(self)
-
 
 def profile(
     network: nn.Module,
@@ -97,13 +93,13 @@ def profile(
         images = torch.randn(batch, 3, height, width, device=device)
         timed = copy.deepcopy(network).to(device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         latencies, whole = _latencies(timed, images, rounds) if rounds else ({}, None)
-    rows = _Rows(network, depth)
+    layers = _Layers(network, depth)
     for name, share in kept.items():
-        rows.add(name, kept=share.amount / max(2, batch), output=share.output)
+        layers.add(name, share.output, kept=share.amount / max(2, batch))
     for layer in cost.layers:
-        rows.add(layer.name, parameters=layer.parameters, macs=layer.macs)
+        layers.add(layer.name, parameters=layer.parameters, macs=layer.macs)
     return Profile(
-        layers=tuple(rows.layers(latencies)),
+        layers=tuple(layers.profiles(latencies)),
         parameters=cost.parameters,
         macs=cost.macs,
         activation_bytes=round(sum(share.amount for share in kept.values()) / max(2, batch)),
@@ -118,39 +114,36 @@ def profile(
     )
 
 
-class _Rows:
-    """Adds up by the first ``depth`` parts of the modules' names, in order of first use."""
+class _Layers:
+    """Sums of amounts by the first ``depth`` parts of the modules' names, in order of first use."""
 
     def __init__(self, network: nn.Module, depth: int) -> None:
         self._modules, self._depth = dict(network.named_modules()), depth
-        self._sums: dict[str, dict[str, float]] = {}
+        self._sums: dict[str, Counter[str]] = {}
         self._outputs: dict[str, tuple[int, ...]] = {}
 
-    def row(self, name: str) -> str:
+    def place(self, name: str) -> str:
         return ".".join(name.split(".")[: self._depth])
 
-    def add(self, name: str, *, output: tuple[int, ...] = (), **amounts: float) -> None:
-        row = self.row(name)
-        sums = self._sums.setdefault(row, {})
-        for key, amount in amounts.items():
-            sums[key] = sums.get(key, 0) + amount
-        if row == name:
-            self._outputs[row] = output or self._outputs.get(row, ())
+    def add(self, name: str, output: tuple[int, ...] = (), **amounts: float) -> None:
+        place = self.place(name)
+        self._sums.setdefault(place, Counter()).update(amounts)
+        if place == name and output:
+            self._outputs[place] = output
 
-    def layers(self, latencies: Mapping[str, list[float]]) -> Iterator[LayerProfile]:
-        rounds: dict[str, list[float]] = {}
+    def profiles(self, latencies: Mapping[str, list[float]]) -> Iterator[LayerProfile]:
+        rounds: dict[str, list[list[float]]] = {}
         for name, times in latencies.items():
-            before = rounds.get(self.row(name), [0.0] * len(times))
-            rounds[self.row(name)] = [a + b for a, b in zip(before, times)]
-        for row, sums in self._sums.items():
+            rounds.setdefault(self.place(name), []).append(times)
+        for place, sums in self._sums.items():
             yield LayerProfile(
-                name=row,
-                kind=type(self._modules[row]).__name__,
-                output=self._outputs.get(row, ()),
-                parameters=int(sums.get("parameters", 0)),
-                macs=int(sums.get("macs", 0)),
-                activation_bytes=round(sums.get("kept", 0)),
-                microseconds=1e6 * statistics.median(rounds[row]) if row in rounds else None,
+                name=place,
+                kind=type(self._modules[place]).__name__,
+                output=self._outputs.get(place, ()),
+                parameters=int(sums["parameters"]),
+                macs=int(sums["macs"]),
+                activation_bytes=round(sums["kept"]),
+                microseconds=1e6 * statistics.median(map(sum, zip(*rounds[place]))) if place in rounds else None,
             )
 
 

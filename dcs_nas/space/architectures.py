@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Iterator
 from itertools import combinations, permutations, product
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -77,21 +77,9 @@ def architectures(space: Space, height: int, width: int) -> list[str]:
     return sorted(set(_texts(space).all(space, space.network(height, width))))
 
 
-class _Texts(Protocol):
-    """The texts of one kind of space."""
-
-    example: str
-
-    def encode(self, genotype: Any) -> str: ...
-
-    def decode(self, text: str, space: Any, network: Any) -> AnyGenotype: ...
-
-    def count(self, space: Any, network: Any) -> int: ...
-
-    def all(self, space: Any, network: Any) -> Iterator[str]: ...
-
-
 class _CellTexts:
+    """The texts of cells."""
+
     example = "skip_connect~0|sep_conv_3x3~2+dcs"
 
     def encode(self, genotype: Genotype) -> str:
@@ -119,6 +107,8 @@ class _CellTexts:
 
 
 class _ChainTexts:
+    """The texts of chains."""
+
     example = "k3e4w24+none|k5e2w32+rga"
 
     def encode(self, genotype: ChainGenotype) -> str:
@@ -149,10 +139,10 @@ class _ChainTexts:
         return map("|".join, product(*map(stages, space.stages)))
 
 
-_TEXTS: dict[str, _Texts] = {"cells": _CellTexts(), "chain": _ChainTexts()}
+_TEXTS: dict[str, Any] = {"cells": _CellTexts(), "chain": _ChainTexts()}
 
 
-def _texts(of: Space | AnyGenotype) -> _Texts:
+def _texts(of: Space | AnyGenotype) -> Any:
     if of.kind not in _TEXTS:
         raise InputError(f"architectures of kind {of.kind} have no texts; expected one of {', '.join(_TEXTS)}")
     return _TEXTS[of.kind]

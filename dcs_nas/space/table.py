@@ -6,7 +6,6 @@ As NAS-Bench-201 (Dong, Yang, arXiv 2001.00326) for images: a search is judged i
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from dcs_nas.errors import InputError, choices
+from dcs_nas.settings import Settings, parse
 from dcs_nas.space.architectures import architectures, decode, encode
 from dcs_nas.space.kinds import AnyGenotype, Space
 from dcs_nas.space.reading import load_space, shipped_file
@@ -22,11 +22,9 @@ from dcs_nas.space.reading import load_space, shipped_file
 TABLES = ("bench_cells", "bench_chain")
 SIZE = (64, 32)
 _FOLDER = "results/reference"
-_NUMBERS = ("mAP", "rank1", "mINP", "validation_mAP", "half_mAP", "quarter_mAP", "seconds")
 
 
-@dataclass(frozen=True)
-class Training:
+class Training(Settings):
     """One row: an architecture trained with one seed. Scores in percent, ``seconds`` of processor time.
 
     ``validation_mAP`` is of identities held out of the training set, which a search may look at, after all epochs;
@@ -245,26 +243,7 @@ def _read_rows(path: Path) -> list[Training]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
-        return [_training(row) for row in rows]
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be read: {error.strerror}; name a table of benchmarks/bench_table.py"
-        ) from None
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{path} is no table of benchmarks/bench_table.py: {type(error).__name__} {error}; "
-            "expected its columns and a number in each"
-        ) from None
-
-
-def _training(row: dict[str, str]) -> Training:
-    numbers = {name: float(row[name]) for name in _NUMBERS}
-    if not all(map(math.isfinite, numbers.values())):
-        raise ValueError(f"a number of {row['architecture']} that is not finite")
-    return Training(
-        architecture=row["architecture"],
-        seed=int(row["seed"]),
-        parameters=int(row["parameters"]),
-        multiply_adds=int(row["multiply_adds"]),
-        **numbers,
-    )
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', error)}; name a table of benchmarks/bench_table.py") from None
+    source = f"{path} is no table of benchmarks/bench_table.py"
+    return [parse(Training, {name: row.get(name) for name in Training.model_fields}, source=source) for row in rows]
