@@ -244,6 +244,7 @@ def _read_rows(path: Path) -> list[Training]:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', error)}; name a table of benchmarks/bench_table.py") from None
+        reason = getattr(error, "strerror", error)
+        raise InputError(f"{path} cannot be read: {reason}; name a table of benchmarks/bench_table.py") from None
     source = f"{path} is no table of benchmarks/bench_table.py"
     return [parse(Training, {name: row.get(name) for name in Training.model_fields}, source=source) for row in rows]
