@@ -24,7 +24,7 @@ def _fresh() -> Iterator[None]:
     new_process()
 
 
-def test_a_third_kind_is_searched_trained_and_profiled(
+def test_a_third_kind_is_searched_trained_drawn_profiled_and_reported(
     people: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     def run(*words: object) -> None:
@@ -47,9 +47,12 @@ def test_a_third_kind_is_searched_trained_and_profiled(
     assert list(genotype.graph().nodes) == ["image", "layer0", "layer1", "features"]
     assert genotype.summary() == "2 layers of space tiny"
     run("retrain", config, "-o", f"retrain.inherit={search}", "--genotype", search / "genotype.yaml", "--out", trained)
+    run("visualize", search / "genotype.yaml", "-o", tmp_path / "graphs", "--format", "svg,graphml")
+    assert {file.name for file in (tmp_path / "graphs").iterdir()} >= {"plain.svg", "plain.graphml"}
     run("profile", search / "genotype.yaml", "--rounds", 0, "--json", tmp_path / "profile.json")
     assert json.loads((tmp_path / "profile.json").read_text())["parameters"] > 0
     run("profile", config, "--rounds", 0)
+    run("report", search)
 
 
 def test_settings_of_cells_are_refused_for_another_kind(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -94,7 +94,7 @@ def _add_cell(dot: graphviz.Digraph, graph: networkx.MultiDiGraph, theme: Theme,
     for key, data in graph.nodes(data=True):
         _add_node(dot, prefix + key, data, theme)
     inputs = [prefix + key for key, role in roles.items() if role == "input"]
-    if inputs:
+    if len(inputs) == 2:  # those of a cell
         with dot.subgraph() as first:
             first.attr(rank="same")
             first.edge(inputs[1], inputs[0], style="invis")  # within a rank, edges point upwards
