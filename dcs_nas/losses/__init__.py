@@ -1,20 +1,19 @@
 """Losses: named terms, and the objective that adds them up."""
 
-from dcs_nas.losses.assignments import ClassMeans, log_assignments
 from dcs_nas.losses.cost import cost_term
 from dcs_nas.losses.information import (
     class_conditional,
     entropy,
     ibb,
     ibb_tight,
+    log_assignments,
     marginal_entropy,
     mutual_information,
     plugin,
 )
-from dcs_nas.losses.information_bottleneck import InformationBottleneck, input_features
+from dcs_nas.losses.information_bottleneck import ClassMeans, InformationBottleneck, input_features
 from dcs_nas.losses.objective import Objective, first_nonfinite
-from dcs_nas.losses.prototype import PrototypeMemory
-from dcs_nas.losses.reid import CenterLoss, batch_hard, identity_loss, triplet_loss
+from dcs_nas.losses.reid import CenterLoss, PrototypeMemory, batch_hard, identity_loss, triplet_loss
 
 __all__ = [
     "CenterLoss",

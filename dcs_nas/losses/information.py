@@ -1,7 +1,8 @@
-"""Entropies, mutual information and the information-bottleneck (IB) bounds, on log-assignments.
+"""Soft assignment to classes, and entropies, mutual information and the information-bottleneck (IB) bounds on it.
 
-Shapes: n samples, K classes. ``log_f`` and ``log_x`` (n, K) are log phi(F_i, a) of the features and log phi(X_i, b) of
-the inputs, ``log_q`` (K, K) has log Q(a | y) in row y, ``weights`` (n,) sum to 1 (None: 1/n each). All in nats.
+Shapes: n samples, D dimensions, K classes. ``log_f`` and ``log_x`` (n, K) are log phi(F_i, a) of the features and
+log phi(X_i, b) of the inputs, ``log_q`` (K, K) has log Q(a | y) in row y, ``weights`` (n,) sum to 1 (None: 1/n each).
+All in nats.
 
 A is the class that a feature is assigned to, B the class of its input, Y the label, with the joints
     P(A=a, B=b) = 1/n sum_i phi(F_i,a) phi(X_i,b),    P(A=a, Y=y) = 1/n sum_i phi(F_i,a) 1[y_i=y].
@@ -17,6 +18,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dcs_nas.losses.precision import full_precision
+
+
+@full_precision
+def log_assignments(
+    points: Tensor, means: Tensor, *, temperature: Tensor | float = 1.0, assignable: Tensor | None = None
+) -> Tensor:
+    """log phi(x_i, a) = log softmax_a(-||x_i - c_a||^2 / temperature), (n, D) and (K, D) to (n, K).
+
+    A temperature of 1 is the published formula (Wang, Jojic, Yang, arXiv 2505.08961). Classes outside ``assignable``
+    (K,) get probability 0, by a logarithm that is finite, so 0 log 0 is 0 in value and gradient. Every output is finite
+    while squared distances are (below 1e19 in float32).
+    """
+    means = means.to(points.dtype)
+    centre = means.mean(0)  # distances don't change by a shift, and the product rounds less around the centre
+    x, c = points - centre, means - centre
+    logits = (2 * x @ c.T - c.square().sum(1)) / temperature  # ||x||^2 is the same for all classes: softmax drops it
+    if assignable is not None:
+        logits = logits.masked_fill(~assignable, torch.finfo(logits.dtype).min / 2)
+    return F.log_softmax(logits, dim=1)
 
 
 def log_mean(sums: Tensor, counts: Tensor) -> Tensor:

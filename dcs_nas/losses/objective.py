@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dcs_nas.errors import InputError
-from dcs_nas.losses.assignments import Temperature
-from dcs_nas.losses.information_bottleneck import InformationBottleneck
+from dcs_nas.losses.information_bottleneck import InformationBottleneck, Temperature
 from dcs_nas.losses.reid import CenterLoss, identity_loss, triplet_loss
 
 

@@ -1,4 +1,4 @@
-"""The plain Re-ID losses: identity cross-entropy, batch-hard triplet, center loss. Each gives a scalar.
+"""The plain Re-ID losses: identity cross-entropy, batch-hard triplet, center loss, prototypes. Each gives a scalar.
 
 Shapes: n samples, D feature dimensions, K classes.
 """
@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcs_nas.errors import InputError
-from dcs_nas.losses.assignments import validate_labels
 from dcs_nas.losses.precision import full_precision
 
 
@@ -84,6 +83,72 @@ class CenterLoss(nn.Module):
             raise InputError(f"features have shape {tuple(features.shape)}, expected (n, {dim}): set feature_dim")
         validate_labels(labels, points=features, num_classes=classes)
         return (features - self.centres[labels]).square().sum(1).mean() / 2
+
+
+class PrototypeMemory(nn.Module):
+    """One unit vector for each person, a moving average of that person's features; no parameters.
+
+    L = -1/n sum_i log softmax_k(f_i . c_k / t)[y_i], f_i the unit feature, over the people seen so far (Ge et al.,
+    SpCL, arXiv 2006.02713, eq. 1, with people for clusters). The update is c <- m c + (1 - m) mean f of the person's
+    images in the batch, then c / |c| (eq. 3); a person's first batch sets it.
+
+    Args:
+        num_people: K, labels 0 .. K - 1.
+        feature_dim: D.
+        temperature: t.
+        momentum: m.
+    """
+
+    prototypes: Tensor
+    seen: Tensor
+
+    def __init__(self, *, num_people: int, feature_dim: int, temperature: float = 0.05, momentum: float = 0.2) -> None:
+        super().__init__()
+        if not temperature > 0 or not 0 <= momentum < 1:
+            raise InputError(f"temperature {temperature} and momentum {momentum}: expected above 0, and 0 up to 1")
+        self.temperature, self.momentum = temperature, momentum
+        self.register_buffer("prototypes", torch.zeros(num_people, feature_dim))
+        self.register_buffer("seen", torch.zeros(num_people, dtype=torch.bool))
+
+    @full_precision
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
+        """The loss, a scalar: 0 while fewer than two people are known. Samples of new people don't count.
+
+        Args:
+            features: (n, D), not normalised.
+            labels: (n,) integers.
+        """
+        known = self.seen[labels]
+        if int(self.seen.sum()) < 2 or not bool(known.any()):
+            return features.sum() * 0.0
+        scores = F.normalize(features[known]) @ self.prototypes.to(features.dtype).T / self.temperature
+        return F.cross_entropy(scores.masked_fill(~self.seen, -torch.inf), labels[known])
+
+    @torch.no_grad()
+    @full_precision
+    def update(self, features: Tensor, labels: Tensor) -> None:
+        """Move the prototypes of the people in a batch, shaped as in ``forward``."""
+        people, index = labels.unique(return_inverse=True)
+        sums = torch.zeros(len(people), features.shape[1], dtype=features.dtype, device=features.device)
+        means = F.normalize(sums.index_add_(0, index, F.normalize(features)))
+        kept = self.momentum * self.seen[people].to(means.dtype)[:, None]
+        moved = kept * self.prototypes[people].to(means.dtype) + (1 - kept) * means
+        self.prototypes[people] = F.normalize(moved).to(self.prototypes.dtype)
+        self.seen[people] = True
+
+
+def validate_labels(labels: Tensor, *, points: Tensor, num_classes: int) -> None:
+    """Raises ``InputError`` unless ``labels`` is (n,), one per row of ``points``, integers in 0 .. num_classes - 1."""
+    if labels.shape != points.shape[:1] or labels.is_floating_point():
+        raise InputError(
+            f"labels have shape {tuple(labels.shape)} and type {labels.dtype}, expected {points.shape[0]} integers: "
+            "one per feature"
+        )
+    if labels.numel() and (labels.min() < 0 or labels.max() >= num_classes):
+        raise InputError(
+            f"labels run from {int(labels.min())} to {int(labels.max())}, expected 0 to {num_classes - 1}: "
+            "relabel the people or set num_classes"
+        )
 
 
 def _squared_distances(x: Tensor) -> Tensor:
