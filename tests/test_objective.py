@@ -95,7 +95,7 @@ def test_settings_of_ib_reach_the_loss_from_a_configuration_file(tmp_path: Path)
     objective = build_objective(config.loss, people=PEOPLE, features=6, network=network)
     bottleneck = objective.information_bottleneck
     assert bottleneck is not None
-    assert (objective.ib_input, objective.ib_estimate, bottleneck.kind) == ("stem", "exact", "ibb")
+    assert (objective.settings.ib_input, objective.settings.ib_estimate, bottleneck.kind) == ("stem", "exact", "ibb")
     assert bottleneck.input_means.means.shape == (PEOPLE, 4 * 4 * 2)
     assert bottleneck.input_means.normalize
     assert network(torch.randn(2, 3, 16, 8)).stem.shape == (2, 4, 4, 2)

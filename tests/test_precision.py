@@ -11,7 +11,7 @@ import yaml
 from torch import Tensor, nn
 
 from dcs_nas.cli import main
-from dcs_nas.config import AugmentConfig, Config, load_config
+from dcs_nas.config import AugmentConfig, Config, LossConfig, load_config
 from dcs_nas.data.augment import Augment
 from dcs_nas.data.datamodule import HALVES
 from dcs_nas.errors import InputError
@@ -163,7 +163,7 @@ def test_every_backbone_trains_under_autocast(name: str) -> None:
     network = ReidNetwork(backbone, IDENTITIES, height=height, width=width)
     with torch.autocast("cpu", torch.bfloat16):
         embedding = network(torch.randn(2, 3, height, width), torch.zeros(2, dtype=torch.long))
-        terms = Objective(num_classes=IDENTITIES, feature_dim=network.num_features)(
+        terms = Objective(LossConfig(), num_classes=IDENTITIES, feature_dim=network.num_features)(
             embedding.logits, embedding.features, torch.tensor([0, 1])
         )
         terms["loss"].backward()

@@ -13,8 +13,10 @@ from pytorch_metric_learning.miners import BatchHardMiner
 from pytorch_metric_learning.reducers import MeanReducer
 from torch import Tensor
 
+from dcs_nas.config import LossConfig
 from dcs_nas.errors import InputError
 from dcs_nas.losses import CenterLoss, Objective, batch_hard, first_nonfinite, identity_loss, triplet_loss
+from dcs_nas.settings import parse
 
 LABELS = {
     "balanced": [0, 0, 0, 1, 1, 1, 2, 2, 2],
@@ -154,7 +156,7 @@ def batch() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def objective(**more: object) -> Objective:
-    return Objective(num_classes=4, feature_dim=8, **more)  # type: ignore[arg-type]
+    return Objective(LossConfig.model_validate(more), num_classes=4, feature_dim=8)
 
 
 def test_the_default_objective_is_identity_plus_triplet() -> None:
@@ -175,8 +177,7 @@ def test_the_loss_is_the_weighted_sum_of_all_terms() -> None:
         center_weight=0.1,
         ib_kind="ibb_tight",
         ib_weight=3,
-        input_dim=24,
-        input_grid=(4, 2),
+        ib_grid=(4, 2),
     )
     logits, features, labels, images = batch()
     assert loss.needs_inputs
@@ -203,7 +204,7 @@ def test_without_logits_the_identity_term_is_left_out() -> None:
 
 def test_an_information_bottleneck_of_weight_zero_is_logged_only() -> None:
     logits, features, labels, images = batch()
-    loss = objective(ib_kind="plugin", input_dim=3, input_grid=(1, 1))
+    loss = objective(ib_kind="plugin", ib_grid=(1, 1))
     loss.update(features, labels, images)
     loss.end_epoch()
     terms = loss(logits, features, labels, images)
@@ -221,25 +222,24 @@ def test_updates_and_epochs_without_an_information_bottleneck_do_nothing() -> No
 def test_missing_inputs_are_reported() -> None:
     logits, features, labels, _ = batch()
     with pytest.raises(InputError, match="the IB term needs input_features and got none"):
-        objective(ib_kind="ibb", ib_weight=1, input_dim=3)(logits, features, labels)
+        objective(ib_kind="ibb", ib_weight=1)(logits, features, labels)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"triplet_weight": -1}, "triplet_weight is -1, expected a number of at least 0"),
-        ({"identity_weight": math.nan}, "identity_weight is nan"),
-        ({"identity_weight": 0, "triplet_weight": 0}, "all loss weights are 0"),
-        ({"label_smoothing": 1.5}, "label_smoothing is 1.5, expected 0 to 1"),
-        ({"triplet_margin": -0.1}, "triplet_margin is -0.1"),
-        ({"ib_weight": 1}, "ib_weight is 1 and ib_kind is 'none'"),
-        ({"ib_kind": "ibb"}, "ib_kind is 'ibb' and input_dim is not set"),
-        ({"ib_kind": "ib", "input_dim": 3}, "unknown IB kind 'ib'"),
+        ({"triplet_weight": -1}, "triplet_weight: Input should be greater than or equal to 0"),
+        ({"identity_weight": math.nan}, "identity_weight"),
+        ({"identity_weight": 0, "triplet_weight": 0}, "identity_weight and triplet_weight are both 0"),
+        ({"label_smoothing": 1.5}, "label_smoothing: Input should be less than 1"),
+        ({"triplet_margin": -0.1}, "triplet_margin: Input should be greater than or equal to 0"),
+        ({"ib_weight": 1}, "ib_weight is 1, but ib_kind is 'none'"),
+        ({"ib_kind": "ib"}, "ib_kind: Input should be 'none', 'ibb'"),
     ],
 )
 def test_bad_settings_are_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        objective(**change)
+        parse(LossConfig, change, source="loss")
 
 
 def test_the_first_term_that_is_not_finite_is_named() -> None:

@@ -1,19 +1,19 @@
 """The training objective: the one place where losses are weighted and added up.
 
-Shapes: n samples, D feature dimensions, E input dimensions, K classes; images or maps are (n, C, H, W).
+Shapes: n samples, D feature dimensions, K classes; images or maps are (n, C, H, W).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from dcs_nas.config import LossConfig
 from dcs_nas.errors import InputError
-from dcs_nas.losses.information_bottleneck import InformationBottleneck, Temperature
+from dcs_nas.losses.information_bottleneck import InformationBottleneck
 from dcs_nas.losses.reid import CenterLoss, identity_loss, triplet_loss
 
 
@@ -23,64 +23,33 @@ class Objective(nn.Module):
     A term of weight 0 is not computed, but for IB, which is then only logged.
 
     Args:
+        settings: weights and options of the terms. With a center loss, its centres are parameters of this module.
         num_classes: K, people with labels 0 .. K - 1.
         feature_dim: D.
-        identity_weight: weight of ``identity_loss``, with ``label_smoothing`` in [0, 1].
-        triplet_weight: weight of ``triplet_loss``, with ``triplet_margin`` (None: soft margin).
-        center_weight: weight of ``CenterLoss``, whose centres are parameters of this module.
-        ib_kind: ``none``, or a kind of ``InformationBottleneck``, which the other ``ib_`` settings and ``input_dim``
-            and ``input_grid`` are passed to.
-        ib_weight: eta.
-        ib_input: what the loop gives as ``input_features``: the images, or the output of the network's stem.
-        ib_estimate: ``streaming``: ``update`` and ``end_epoch`` keep IB's statistics; ``exact``: ``estimate`` does.
+        input_channels: C of the ``input_features`` that the loop gives to IB: 3 of images, or those of the stem.
     """
 
-    def __init__(
-        self,
-        *,
-        num_classes: int,
-        feature_dim: int,
-        identity_weight: float = 1.0,
-        label_smoothing: float = 0.1,
-        triplet_weight: float = 1.0,
-        triplet_margin: float | None = 0.3,
-        center_weight: float = 0.0,
-        ib_kind: Literal["none", "ibb", "ibb_tight", "plugin"] = "none",
-        ib_weight: float = 0.0,
-        input_dim: int | None = None,
-        input_grid: tuple[int, int] | None = None,
-        ib_temperature: Temperature = 1.0,
-        ib_normalize: bool = False,
-        ib_input: Literal["image", "stem"] = "image",
-        ib_estimate: Literal["streaming", "exact"] = "streaming",
-    ) -> None:
+    def __init__(self, settings: LossConfig, *, num_classes: int, feature_dim: int, input_channels: int = 3) -> None:
         super().__init__()
-        self.ib_input, self.ib_estimate = ib_input, ib_estimate
+        self.settings = settings
         self.weights = {
-            "identity": identity_weight,
-            "triplet": triplet_weight,
-            "center": center_weight,
-            "ib": ib_weight,
+            "identity": settings.identity_weight,
+            "triplet": settings.triplet_weight,
+            "center": settings.center_weight,
+            "ib": settings.ib_weight,
         }
-        _validate(self.weights, label_smoothing, triplet_margin)
-        self.label_smoothing = label_smoothing
-        self.triplet_margin = triplet_margin
-        self.center = CenterLoss(num_classes=num_classes, feature_dim=feature_dim) if center_weight else None
+        self.center = CenterLoss(num_classes=num_classes, feature_dim=feature_dim) if settings.center_weight else None
         self.information_bottleneck: InformationBottleneck | None = None
-        if ib_kind != "none":
-            if input_dim is None:
-                raise InputError(f"ib_kind is '{ib_kind}' and input_dim is not set: give the width of the inputs")
+        if settings.ib_kind != "none":
             self.information_bottleneck = InformationBottleneck(
-                kind=ib_kind,
+                kind=settings.ib_kind,
                 num_classes=num_classes,
                 feature_dim=feature_dim,
-                input_dim=input_dim,
-                input_grid=input_grid,
-                temperature=ib_temperature,
-                normalize=ib_normalize,
+                input_dim=input_channels * math.prod(settings.ib_grid),
+                input_grid=settings.ib_grid,
+                temperature=settings.ib_temperature,
+                normalize=settings.ib_normalize,
             )
-        elif ib_weight:
-            raise InputError(f"ib_weight is {ib_weight} and ib_kind is 'none': choose a kind, or set ib_weight to 0")
 
     @property
     def needs_inputs(self) -> bool:
@@ -103,7 +72,7 @@ class Objective(nn.Module):
                 people have no classifier: no identity term.
             features: (n, D), not normalised.
             labels: (n,) integers.
-            input_features: (n, E), or (n, C, H, W) with ``input_grid``; only for IB.
+            input_features: (n, C, H, W), only for IB, which averages them on ``ib_grid``.
             partial: the caller adds terms of its own to ``loss``, which is 0 where no term is left.
 
         Raises:
@@ -112,10 +81,12 @@ class Objective(nn.Module):
         terms: dict[str, Tensor] = {}
         if self.weights["identity"] and logits is not None:
             branches = [logits] if isinstance(logits, Tensor) else list(logits)
-            losses = [identity_loss(branch, labels, label_smoothing=self.label_smoothing) for branch in branches]
+            losses = [
+                identity_loss(branch, labels, label_smoothing=self.settings.label_smoothing) for branch in branches
+            ]
             terms["identity"] = torch.stack(losses).mean()
         if self.weights["triplet"]:
-            terms["triplet"] = triplet_loss(features, labels, margin=self.triplet_margin)
+            terms["triplet"] = triplet_loss(features, labels, margin=self.settings.triplet_margin)
         if self.center is not None:
             terms["center"] = self.center(features, labels)
         if self.information_bottleneck is not None:
@@ -124,7 +95,7 @@ class Objective(nn.Module):
 
     def update(self, features: Tensor, labels: Tensor, input_features: Tensor | None = None) -> None:
         """Add a batch to the statistics of IB, once per weight step; nothing to do without IB or with exact ones."""
-        if self.information_bottleneck is not None and self.ib_estimate == "streaming":
+        if self.information_bottleneck is not None and self.settings.ib_estimate == "streaming":
             self.information_bottleneck.update(features, _given(input_features), labels)
 
     def end_epoch(self) -> None:
@@ -135,7 +106,7 @@ class Objective(nn.Module):
         """
         if self.information_bottleneck is None:
             return
-        if self.ib_estimate == "exact":
+        if self.settings.ib_estimate == "exact":
             raise InputError("ib_estimate is 'exact', and this training makes no extra pass: set it to streaming")
         self.information_bottleneck.end_epoch()
 
@@ -160,15 +131,3 @@ def _given(input_features: Tensor | None) -> Tensor:
     if input_features is None:
         raise InputError("the IB term needs input_features and got none: pass the images or the stem's output")
     return input_features
-
-
-def _validate(weights: Mapping[str, float], label_smoothing: float, margin: float | None) -> None:
-    for name, weight in weights.items():
-        if not 0 <= weight < math.inf:
-            raise InputError(f"{name}_weight is {weight}, expected a number of at least 0")
-    if not any(weights.values()):
-        raise InputError("all loss weights are 0: give one of them a weight above 0")
-    if not 0 <= label_smoothing <= 1:
-        raise InputError(f"label_smoothing is {label_smoothing}, expected 0 to 1")
-    if margin is not None and margin < 0:
-        raise InputError(f"triplet_margin is {margin}, expected at least 0, or none for the soft margin")

@@ -37,23 +37,7 @@ def build_objective(
     channels = 3
     if network is not None and settings.ib_input == "stem":
         channels = network.expose_stem(settings.ib_grid)
-    return Objective(
-        num_classes=people,
-        feature_dim=features,
-        identity_weight=settings.identity_weight,
-        label_smoothing=settings.label_smoothing,
-        triplet_weight=settings.triplet_weight,
-        triplet_margin=settings.triplet_margin,
-        center_weight=settings.center_weight,
-        ib_kind=settings.ib_kind,
-        ib_weight=settings.ib_weight,
-        input_dim=channels * settings.ib_grid[0] * settings.ib_grid[1],
-        input_grid=settings.ib_grid,
-        ib_temperature=settings.ib_temperature,
-        ib_normalize=settings.ib_normalize,
-        ib_input=settings.ib_input,
-        ib_estimate=settings.ib_estimate,
-    )
+    return Objective(settings, num_classes=people, feature_dim=features, input_channels=channels)
 
 
 def require_plain_statistics(settings: LossConfig) -> None:
@@ -74,7 +58,7 @@ def ib_inputs(objective: Objective, embedding: Embedding, images: Tensor | None)
     """
     if not objective.needs_inputs:
         return None
-    return images if objective.ib_input == "image" else embedding.stem
+    return images if objective.settings.ib_input == "image" else embedding.stem
 
 
 def batch_terms(
@@ -100,7 +84,7 @@ def refresh_objective(objective: Objective, network: ReidNetwork, parts: Sequenc
     the network in evaluation mode (running statistics, no noise) without augmentation and gradients; its features stay
     in memory meanwhile. The network is left in the mode that it was in.
     """
-    if not objective.needs_inputs or objective.ib_estimate == "streaming":
+    if not objective.needs_inputs or objective.settings.ib_estimate == "streaming":
         objective.end_epoch()
         return
     was_training = network.training
