@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from dcs_nas.models.cell_space import CellSpace
-from dcs_nas.models.cell_supernet import Supernet
+from dcs_nas.models.cell_supernet import CellSupernet
 from dcs_nas.models.super_cell import SuperCell, edge_index
 from dcs_nas.report.palette import theme
 from dcs_nas.search.bilevel import without_gradients
@@ -79,7 +79,7 @@ class Search:
 class Classifier(nn.Module):
     """Our supernet with a linear classifier."""
 
-    def __init__(self, supernet: Supernet) -> None:
+    def __init__(self, supernet: CellSupernet) -> None:
         super().__init__()
         self.supernet, self.linear = supernet, nn.Linear(supernet.num_features, CLASSES)
 
@@ -255,8 +255,8 @@ def _plot(found: dict[str, dict[int, float]], stem: Path) -> None:
             figure.savefig(stem.with_suffix(f".{form}"), dpi=150, metadata=metadata)
 
 
-def _supernet(sizes: dict[str, int], attention: bool) -> Supernet:
-    return Supernet(*_space(sizes, attention))
+def _supernet(sizes: dict[str, int], attention: bool) -> CellSupernet:
+    return CellSupernet(*_space(sizes, attention))
 
 
 def _space(sizes: dict[str, int], attention: bool, without: str = "") -> tuple[CellStructure, NetworkSpec]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dcs_nas.models.cell_supernet import Supernet
+from dcs_nas.models.cell_supernet import CellSupernet
 from dcs_nas.models.super_cell import SuperCell
 from dcs_nas.space import CellStructure, NetworkSpec, edge_index
 
@@ -18,7 +18,7 @@ _DILATED = {1: "body.0", 2: "body.1", 3: "body.2"}
 _REDUCE = {"conv_1": "even", "conv_2": "odd", "bn": "norm"}
 
 
-def golden_network(golden: dict[str, np.ndarray]) -> tuple[Supernet, nn.Linear]:
+def golden_network(golden: dict[str, np.ndarray]) -> tuple[CellSupernet, nn.Linear]:
     """Our supernet and classifier with the golden weights and alphas, in float64 and training mode."""
     operations = [str(name) for name in golden["primitives"]]
     structure = CellStructure(nodes=int(golden["steps"]), operations=operations)
@@ -32,7 +32,7 @@ def golden_network(golden: dict[str, np.ndarray]) -> tuple[Supernet, nn.Linear]:
         height=height,
         width=width,
     )
-    supernet = Supernet(structure, network).double()
+    supernet = CellSupernet(structure, network).double()
     classifier = nn.Linear(supernet.num_features, int(golden["num_classes"])).double()
     state = {
         name.removeprefix("state/"): torch.from_numpy(v) for name, v in golden.items() if name.startswith("state/")
@@ -44,7 +44,7 @@ def golden_network(golden: dict[str, np.ndarray]) -> tuple[Supernet, nn.Linear]:
     return supernet, classifier
 
 
-def logits(supernet: Supernet, classifier: nn.Linear, images: Tensor) -> Tensor:
+def logits(supernet: CellSupernet, classifier: nn.Linear, images: Tensor) -> Tensor:
     """Class scores (B, classes) of the published network."""
     return classifier(supernet(images).mean(dim=(2, 3)))
 
@@ -64,7 +64,7 @@ def plain_cell(cell: SuperCell, before: Tensor, last: Tensor) -> Tensor:
     return torch.cat(states[2:], dim=1)
 
 
-def _fill(supernet: Supernet, classifier: nn.Linear, state: dict[str, Tensor]) -> None:
+def _fill(supernet: CellSupernet, classifier: nn.Linear, state: dict[str, Tensor]) -> None:
     ours = supernet.space.state_dict()
     found: dict[str, Tensor] = {}
     for name, value in state.items():
@@ -77,7 +77,7 @@ def _fill(supernet: Supernet, classifier: nn.Linear, state: dict[str, Tensor]) -
     supernet.space.load_state_dict({**ours, **found})
 
 
-def _our_name(name: str, supernet: Supernet) -> str | None:
+def _our_name(name: str, supernet: CellSupernet) -> str | None:
     if name.startswith("stem."):
         return name.replace("stem.", "stem.layers.")
     cell, _, rest = name.removeprefix("cells.").partition(".")

@@ -20,10 +20,10 @@ from dcs_nas.losses import cost_term
 from dcs_nas.models.build import build_cost
 from dcs_nas.models.cell_costs import CellCosts, cell_parts
 from dcs_nas.models.cell_space import fixed_network
-from dcs_nas.models.cell_supernet import Supernet
+from dcs_nas.models.cell_supernet import CellSupernet
 from dcs_nas.models.flops import count
 from dcs_nas.models.latency import LatencyTable, Work, device_names, measure_table, median_latency, resolve_device
-from dcs_nas.models.supernet import MixedNetwork, one_hot
+from dcs_nas.models.supernet import Supernet, one_hot
 from dcs_nas.settings import parse
 from dcs_nas.space import CellStructure, Genotype, NetworkSpec, reference
 
@@ -87,7 +87,7 @@ def test_one_hot_weights_cost_what_the_fixed_network_costs(costs: CellCosts, see
 
 
 def test_a_supernet_fixed_to_a_genotype_costs_what_its_network_costs() -> None:
-    supernet, genotype = Supernet(STRUCTURE, NETWORK), _genotype(11)
+    supernet, genotype = CellSupernet(STRUCTURE, NETWORK), _genotype(11)
     expected = build_cost(CostConfig(kind="flops", target=1.0), supernet)
     assert expected is not None
     with supernet.fixed_to(genotype):
@@ -132,7 +132,7 @@ def test_edge_normalized_weights_cost_as_much_as_without_where_all_edges_are_ali
     }
     expected = plain.expected_cost("flops")(weights).item()
     assert normalized.expected_cost("flops")(by_edge).item() == pytest.approx(expected, rel=1e-12)
-    edges = Supernet(STRUCTURE, NETWORK, edges=True)
+    edges = CellSupernet(STRUCTURE, NETWORK, edges=True)
     assert edges.part_costs().edge_normalized
 
 
@@ -177,7 +177,7 @@ def test_costing_a_space_draws_nothing_from_the_random_generator() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-class Other(MixedNetwork):
+class Other(Supernet):
     """A supernet that knows its own costs."""
 
     def cost(self, kind: str) -> Callable[[Mapping[str, Tensor]], Tensor]:
@@ -290,7 +290,7 @@ def test_the_expected_latency_is_the_sum_over_the_parts_of_the_network(costs: Ce
     table = _table(costs)
     table.write(tmp_path / "t.yaml")
     assert LatencyTable.read(tmp_path / "t.yaml") == table
-    expected = build_cost(_latency_settings(tmp_path / "t.yaml"), Supernet(STRUCTURE, NETWORK))
+    expected = build_cost(_latency_settings(tmp_path / "t.yaml"), CellSupernet(STRUCTURE, NETWORK))
     assert expected is not None
     weights = one_hot(_genotype(5))
     total = 0.0
@@ -304,7 +304,7 @@ def test_the_expected_latency_is_the_sum_over_the_parts_of_the_network(costs: Ce
 def test_a_table_of_another_device_or_space_is_refused_unless_allowed(
     costs: CellCosts, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    file, supernet = tmp_path / "t.yaml", Supernet(STRUCTURE, NETWORK)
+    file, supernet = tmp_path / "t.yaml", CellSupernet(STRUCTURE, NETWORK)
     other_space = CellCosts(STRUCTURE, NETWORK.model_copy(update={"channels": 8})).cost_space()
     for changes, message in (
         ({"device": "Toaster 3000"}, r"was measured on 'Toaster 3000', this machine has"),
@@ -327,7 +327,7 @@ def test_a_table_that_lacks_an_operation_is_refused_even_when_another_is_allowed
     times = {k: v for k, v in table.microseconds.items() if k != key}
     table.model_copy(update={"microseconds": times}).write(tmp_path / "t.yaml")
     with pytest.raises(InputError, match=f"has no '{key}'"):
-        build_cost(_latency_settings(tmp_path / "t.yaml", other_latency_table=True), Supernet(STRUCTURE, NETWORK))
+        build_cost(_latency_settings(tmp_path / "t.yaml", other_latency_table=True), CellSupernet(STRUCTURE, NETWORK))
 
 
 @pytest.mark.parametrize(

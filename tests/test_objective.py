@@ -24,7 +24,7 @@ from dcs_nas.errors import InputError
 from dcs_nas.losses import Objective
 from dcs_nas.models.backbones import BACKBONES
 from dcs_nas.models.cell_space import CellSpace
-from dcs_nas.models.cell_supernet import Supernet
+from dcs_nas.models.cell_supernet import CellSupernet
 from dcs_nas.models.heads import Embedding, ReidNetwork, outputs_of, stem_of
 from dcs_nas.runs import read_metrics
 from dcs_nas.settings import parse
@@ -181,7 +181,7 @@ def _frozen() -> nn.Module:
     return space.freeze(sample)
 
 
-@pytest.mark.parametrize("make", [lambda: Supernet(STRUCTURE, NETWORK), _frozen])
+@pytest.mark.parametrize("make", [lambda: CellSupernet(STRUCTURE, NETWORK), _frozen])
 def test_cell_networks_have_a_stem(make: Any) -> None:
     config, network, objective = made(make(), ib_input="stem")
     images, labels = torch.randn(4, 3, 16, 8), torch.tensor([0, 1, 2, 0])

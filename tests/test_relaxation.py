@@ -12,7 +12,7 @@ from torch import Tensor
 from dcs_nas.config import RelaxationConfig
 from dcs_nas.errors import InputError
 from dcs_nas.models.cell_kind import CellKind
-from dcs_nas.models.cell_supernet import Supernet
+from dcs_nas.models.cell_supernet import CellSupernet
 from dcs_nas.models.relaxation import DirichletMixture, Gumbel, Sample, Softmax, normalized_edges
 from dcs_nas.models.super_cell import SuperCell, edge_index
 from dcs_nas.models.supernet import Mixture
@@ -21,10 +21,10 @@ from dcs_nas.space import CellStructure, NetworkSpec, Origin, reference
 OPERATIONS = ("none", "skip_connect", "max_pool_3x3", "sep_conv_3x3", "dil_conv_3x3")
 
 
-def _supernet(**options: Any) -> Supernet:
+def _supernet(**options: Any) -> CellSupernet:
     structure = CellStructure(nodes=2, operations=OPERATIONS, attention=("none", "rga_channel"))
     network = NetworkSpec(channels=8, cells=2, reductions=(1,), height=16, width=8)
-    return Supernet(structure, network, **options)
+    return CellSupernet(structure, network, **options)
 
 
 def test_softmax_divides_by_its_temperature() -> None:

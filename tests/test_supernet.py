@@ -14,7 +14,7 @@ from torch.nn.functional import conv2d, cross_entropy
 from dcs_nas.errors import InputError
 from dcs_nas.models.cell_kind import CellKind
 from dcs_nas.models.cell_space import CellSpace, fixed_network
-from dcs_nas.models.cell_supernet import Supernet
+from dcs_nas.models.cell_supernet import CellSupernet
 from dcs_nas.models.operations import OPERATIONS
 from dcs_nas.models.supernet import one_hot
 from dcs_nas.space import CellStructure, Genotype, NetworkSpec, Origin, edge_index, reference
@@ -70,7 +70,7 @@ def test_the_derived_genotype_equals_the_published_one(golden: Golden) -> None:
 
 def test_sharing_within_a_cell_changes_neither_values_nor_gradients() -> None:
     operations = [name for name in _structure().operations if name != "dcs"]  # whose noise depends on the order
-    supernet = Supernet(_structure(operations=operations), _network()).double()
+    supernet = CellSupernet(_structure(operations=operations), _network()).double()
     images = torch.randn(3, 3, 16, 8).double()
     inputs: dict[int, tuple[torch.Tensor, ...]] = {}
 
@@ -92,7 +92,7 @@ def test_sharing_within_a_cell_changes_neither_values_nor_gradients() -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_the_fixed_network_equals_the_supernet_with_one_hot_weights_and_its_parameters(seed: int) -> None:
     structure, network = _structure(), _network()
-    supernet = Supernet(structure, network)
+    supernet = CellSupernet(structure, network)
     images = torch.randn(4, 3, 16, 8)
     for _ in range(2):  # running statistics that are not those of a new network
         supernet(torch.randn(8, 3, 16, 8))
@@ -124,7 +124,7 @@ def test_one_hot_weights_mark_what_is_kept_and_nothing_else() -> None:
 
 
 def test_cells_of_a_kind_share_their_alphas_and_all_of_them_are_in_the_state() -> None:
-    supernet = Supernet(_structure(), _network())
+    supernet = CellSupernet(_structure(), _network())
     alphas = supernet.alphas()
     assert set(alphas) == {"normal", "reduce", "normal_attention", "reduce_attention"}
     assert {f"mixtures.{name}.alpha" for name in alphas} <= set(supernet.state_dict())
@@ -135,7 +135,7 @@ def test_cells_of_a_kind_share_their_alphas_and_all_of_them_are_in_the_state() -
 
 
 def test_every_alpha_and_weight_gets_a_gradient() -> None:
-    supernet = Supernet(_structure(), _network())
+    supernet = CellSupernet(_structure(), _network())
     with torch.no_grad():  # zero-started blocks hide what is before them
         for name, parameter in supernet.named_parameters():
             if name.endswith("norm.weight"):

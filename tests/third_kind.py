@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dcs_nas.config import SearchConfig
 from dcs_nas.models.kinds import SPACE_KINDS, SpaceKind, build_relaxation
-from dcs_nas.models.supernet import MixedNetwork, Mixture
+from dcs_nas.models.supernet import Mixture, Supernet
 from dcs_nas.settings import Settings
 from dcs_nas.space import GENOTYPES, SPACES, AnyGenotype, Origin, Space
 from dcs_nas.space.kinds import Rows, short_hash
@@ -82,7 +82,7 @@ class PlainGenotype(AnyGenotype):
         return {f"layer{i}": [[float(k == kept) for k in self.space.kernels]] for i, kept in enumerate(self.kernels)}
 
 
-class PlainSupernet(MixedNetwork):
+class PlainSupernet(Supernet):
     def __init__(self, space: Structure, network: Size, settings: SearchConfig) -> None:
         super().__init__()
         self.structure, self.network, self.num_features = space, network, space.width

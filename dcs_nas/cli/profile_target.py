@@ -15,7 +15,7 @@ from dcs_nas.models.backbones import BACKBONES
 from dcs_nas.models.build import build_supernet
 from dcs_nas.models.cell_costs import CellCosts
 from dcs_nas.models.kinds import kind_of
-from dcs_nas.models.supernet import MixedNetwork
+from dcs_nas.models.supernet import Supernet
 from dcs_nas.runs import RunFolder
 from dcs_nas.runs.opening import CONFIG
 from dcs_nas.settings import read_yaml
@@ -119,7 +119,7 @@ def _of_config(config: Config, sizes: Sizes, source: str) -> Target:
         _no_widths(sizes, f"a {space.kind} space")
     changes = {name: value for name in ("channels", "cells") if (value := getattr(sizes, name)) is not None}
     settings = config.search.model_copy(update=changes)
-    supernet = cast(MixedNetwork, build_supernet(space, settings, data, people=1).backbone)
+    supernet = cast(Supernet, build_supernet(space, settings, data, people=1).backbone)
     return Target(title, supernet, data.height, data.width, supernet=True, costs=supernet.part_costs())
 
 

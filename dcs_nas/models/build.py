@@ -14,7 +14,7 @@ from dcs_nas.models.blocks import set_scale
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.models.kinds import cell_settings, kind_of
 from dcs_nas.models.latency import LatencyTable
-from dcs_nas.models.supernet import ExpectedCost, MixedNetwork
+from dcs_nas.models.supernet import ExpectedCost, Supernet
 from dcs_nas.models.weights import load_weights
 from dcs_nas.space import AnyGenotype, Space, require_settings
 
@@ -65,7 +65,7 @@ def build_fixed(
     return ReidNetwork(backbone, people, height=data.height, width=data.width)
 
 
-def build_cost(settings: CostConfig, supernet: MixedNetwork) -> ExpectedCost | None:
+def build_cost(settings: CostConfig, supernet: Supernet) -> ExpectedCost | None:
     """Return the expected cost that the settings ask for, or None.
 
     Raises ``InputError`` for a latency table that is missing, malformed, or of another device or space, and for the

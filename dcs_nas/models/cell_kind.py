@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dcs_nas.config import SearchConfig
 from dcs_nas.models.cell_costs import CellCosts
 from dcs_nas.models.cell_space import fixed_network
-from dcs_nas.models.cell_supernet import Supernet
+from dcs_nas.models.cell_supernet import CellSupernet
 from dcs_nas.models.kinds import SPACE_KINDS, SpaceKind, build_relaxation
 from dcs_nas.space import (
     CellGenotype,
@@ -36,10 +36,10 @@ Named = SpaceSpec | SpaceReference
 class CellKind(SpaceKind):
     """DARTS' cells (arXiv 1806.09055)."""
 
-    def supernet(self, space: SpaceSpec, network: NetworkSpec, settings: SearchConfig) -> Supernet:
+    def supernet(self, space: SpaceSpec, network: NetworkSpec, settings: SearchConfig) -> CellSupernet:
         wanted = settings.relaxation
         partial = wanted.partial_channels
-        return Supernet(
+        return CellSupernet(
             space,
             network,
             relaxation=build_relaxation(wanted),

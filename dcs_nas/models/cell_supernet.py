@@ -15,11 +15,11 @@ from dcs_nas.models.cell_space import CellSpace
 from dcs_nas.models.nni_imports import Cell, LayerChoice, OneShotStrategy
 from dcs_nas.models.relaxation import Softmax
 from dcs_nas.models.super_cell import SuperCell, SuperChoice
-from dcs_nas.models.supernet import CostKind, ExpectedCost, MixedNetwork, Mixture
+from dcs_nas.models.supernet import CostKind, ExpectedCost, Mixture, Supernet
 from dcs_nas.space import CellStructure, Genotype, NetworkSpec
 
 
-class Supernet(MixedNetwork):
+class CellSupernet(Supernet):
     """A CellSpace in which every choice has become a mixture. ``num_features`` as in the space.
 
     Args:

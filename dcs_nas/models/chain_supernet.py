@@ -15,13 +15,13 @@ from dcs_nas.errors import InputError
 from dcs_nas.models.chain_space import ConvNorm, fixed_chain, half
 from dcs_nas.models.relaxation import GumbelSoftmax, Softmax
 from dcs_nas.models.super_block import SuperAttention, SuperBlock, Widths
-from dcs_nas.models.supernet import CostKind, ExpectedCost, MixedNetwork, Mixture
+from dcs_nas.models.supernet import CostKind, ExpectedCost, Mixture, Supernet
 from dcs_nas.space import ChainGenotype, ChainNetwork, ChainStructure, StageSpec, attention_choice, block_choices
 
 Weights = Callable[[str, int], Tensor]  # label and number of candidates to weights (n,)
 
 
-class ChainSupernet(MixedNetwork):
+class ChainSupernet(Supernet):
     """Images (B, 3, H, W) to (B, D, h, w), every choice a mixture of its own; ``num_features``: D.
 
     The names of the mixtures are the labels of ``structure.choices()``, their weights (1, candidates).
@@ -82,7 +82,7 @@ class ChainSupernet(MixedNetwork):
         return total + each * self.structure.features
 
     def inherited_state(self, genotype: ChainGenotype) -> dict[str, Tensor]:
-        """See ``MixedNetwork``.
+        """See ``Supernet``.
 
         Channels are the first ones of the supernet's, kernels the middle of its.
         """

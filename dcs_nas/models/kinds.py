@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dcs_nas.config import RelaxationConfig, SearchConfig
 from dcs_nas.models.relaxation import RELAXATIONS, Softmax
-from dcs_nas.models.supernet import MixedNetwork
+from dcs_nas.models.supernet import Supernet
 from dcs_nas.registry import Registry
 from dcs_nas.space import AnyGenotype, Origin, Space
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class SpaceKind:
     """Everything that is made of a space with torch. ``space`` and ``network`` are a ``Space`` and its ``network``."""
 
-    def supernet(self, space: Any, network: Any, settings: SearchConfig) -> MixedNetwork:
+    def supernet(self, space: Any, network: Any, settings: SearchConfig) -> Supernet:
         """Return the network with every candidate in it."""
         raise NotImplementedError
 

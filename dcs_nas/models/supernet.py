@@ -80,7 +80,7 @@ class Mixture(nn.Module):
         return weights * normalized_edges(self.edge_alpha, self.edges)[:, None]
 
 
-class MixedNetwork(nn.Module):
+class Supernet(nn.Module):
     """A network that computes with the weights of ``mixtures``, its only place for architecture parameters (alphas)."""
 
     mixtures: nn.ModuleDict

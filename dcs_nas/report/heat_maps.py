@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from dcs_nas.report.run_files import Epoch, RunFiles
-from dcs_nas.space import ChainStructure
 
 _INPUTS = ("c(k-2)", "c(k-1)")
 
@@ -87,15 +86,12 @@ def _mixture(epochs: Sequence[Epoch], name: str) -> Heat:
 def _choices(epochs: Sequence[Epoch], names: Sequence[str]) -> Heat:
     """A table of choices with candidates of their own, a row each, such as those of a chain."""
     last = epochs[-1]
-    structure = last.genotype.space if last.genotype is not None else None
-    known = structure.choices() if isinstance(structure, ChainStructure) else ()
-    options = {choice.label: [str(option) for option in choice.options] for choice in known} | last.names
     return Heat(
         key="chain",
         title="choices of the chain",
         rows=[name.replace("_", " ") for name in names],
         columns=[],
-        options=[_options(options.get(name, []), len(last.weights[name][0])) for name in names],
+        options=[_options(last.names.get(name, []), len(last.weights[name][0])) for name in names],
         values=[[e.weights[name][0] for name in names] for e in epochs],
         kept=[_kept(e, names) for e in epochs],
         largest=_largest(epochs),

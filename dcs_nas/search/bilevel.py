@@ -19,7 +19,7 @@ from dcs_nas.data.datamodule import HALVES, Batch, Images, ReidData
 from dcs_nas.losses import Objective, PrototypeMemory
 from dcs_nas.models.blocks import set_temperature
 from dcs_nas.models.heads import ReidNetwork
-from dcs_nas.models.supernet import MixedNetwork, frozen_statistics
+from dcs_nas.models.supernet import Supernet, frozen_statistics
 from dcs_nas.runs import RunFolder
 from dcs_nas.search.gradients import WeightStep, second_order
 from dcs_nas.search.monitor import EpochMonitor
@@ -80,7 +80,7 @@ class BilevelSearch(TrainingLoop):
         return self.config.section("search")
 
     @property
-    def supernet(self) -> MixedNetwork:
+    def supernet(self) -> Supernet:
         return self.network.backbone  # type: ignore[return-value]
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from dcs_nas.config import GuardConfig, SearchConfig
-from dcs_nas.models.supernet import MixedNetwork, frozen_statistics, recalibrated_statistics
+from dcs_nas.models.supernet import Supernet, frozen_statistics, recalibrated_statistics
 from dcs_nas.processes import rank, world
 from dcs_nas.search.gradients import dominant_eigenvalue
 from dcs_nas.search.passes import Pass, SearchLoss
@@ -52,7 +52,7 @@ class EpochMonitor:
             self.record.write(supernet, epoch)
         return figures
 
-    def chosen(self, supernet: MixedNetwork) -> AnyGenotype:
+    def chosen(self, supernet: Supernet) -> AnyGenotype:
         """Return the genotype that the search ends with: of the best epoch, the last good one, or the last."""
         if self.settings.choose == "best" and self.best is not None:
             return self.record.read(self.best[1])

@@ -12,7 +12,7 @@ from dcs_nas.losses import Objective, PrototypeMemory
 from dcs_nas.losses.cost import cost_term
 from dcs_nas.models.build import build_cost
 from dcs_nas.models.heads import Embedding, ReidNetwork
-from dcs_nas.models.supernet import MixedNetwork
+from dcs_nas.models.supernet import Supernet
 from dcs_nas.processes import rank, world
 from dcs_nas.seeds import seed_everything
 from dcs_nas.training.joint_batch import joint, joint_embedding
@@ -41,7 +41,7 @@ class SearchLoss:
         self.cost = build_cost(self.settings.cost, self.supernet)
 
     @property
-    def supernet(self) -> MixedNetwork:
+    def supernet(self) -> Supernet:
         return self.network.backbone  # type: ignore[return-value]
 
     def terms(self, half: str, embedding: Embedding, labels: Tensor, inputs: Tensor | None) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from dcs_nas import __version__
 from dcs_nas.files import write_text
 from dcs_nas.models.kinds import kind_of
-from dcs_nas.models.supernet import MixedNetwork
+from dcs_nas.models.supernet import Supernet
 from dcs_nas.runs import RunFolder
 from dcs_nas.settings import plain_yaml
 from dcs_nas.space import AnyGenotype, Genotype, Origin, Space, load_genotype
@@ -59,7 +59,7 @@ class ArchitectureRecord:
         self.run, self.space, self.data, self.seed = run, space, data, seed
         self.method, self.max_skips = method, max_skips
 
-    def genotype(self, supernet: MixedNetwork, epoch: int, weights: Mapping[str, Tensor] | None = None) -> AnyGenotype:
+    def genotype(self, supernet: Supernet, epoch: int, weights: Mapping[str, Tensor] | None = None) -> AnyGenotype:
         """Return the genotype of the supernet as it is after ``epoch`` (from 0), or of other mixture weights."""
         origin = Origin(data=self.data, seed=self.seed, epoch=epoch, method=self.method, version=__version__)
         mixture = supernet.mixture_weights() if weights is None else weights
@@ -71,7 +71,7 @@ class ArchitectureRecord:
         """Return the genotype that was written after ``epoch``."""
         return load_genotype(record_path(self.run, epoch))
 
-    def write(self, supernet: MixedNetwork, epoch: int) -> None:
+    def write(self, supernet: Supernet, epoch: int) -> None:
         """Write ``architecture/epoch_NNN.yaml``."""
         alphas, weights = rows_of(supernet.alphas()), rows_of(supernet.mixture_weights())
         genotype = self.genotype(supernet, epoch)

@@ -15,7 +15,7 @@ from dcs_nas.data.datamodule import Images, ReidData
 from dcs_nas.errors import InputError
 from dcs_nas.models.build import build_supernet
 from dcs_nas.models.heads import ReidNetwork
-from dcs_nas.models.supernet import MixedNetwork, recalibrated_statistics
+from dcs_nas.models.supernet import Supernet, recalibrated_statistics
 from dcs_nas.runs import RunFolder
 from dcs_nas.seeds import seed_everything
 from dcs_nas.space import AnyGenotype, load_space, shipped_file
@@ -45,7 +45,7 @@ class SupernetScore:
         self._data, self._held, self._batches = data, held, batches
 
     @property
-    def supernet(self) -> MixedNetwork:
+    def supernet(self) -> Supernet:
         return self.network.backbone  # type: ignore[return-value]
 
     @torch.no_grad()

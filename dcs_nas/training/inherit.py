@@ -9,7 +9,7 @@ from typing import cast
 from dcs_nas.errors import InputError
 from dcs_nas.models.build import build_supernet
 from dcs_nas.models.heads import ReidNetwork
-from dcs_nas.models.supernet import MixedNetwork
+from dcs_nas.models.supernet import Supernet
 from dcs_nas.runs import RunFolder
 from dcs_nas.space import AnyGenotype, load_space, shipped_file
 from dcs_nas.training.checkpoints import load_checkpoint
@@ -36,7 +36,7 @@ def inherit(network: ReidNetwork, genotype: AnyGenotype, folder: Path) -> None:
         raise InputError(f"{path} holds no supernet; retrain.inherit names the folder of a finished bilevel search")
     supernet = build_supernet(space, config.search, config.data, len(classifier))
     supernet.load_state_dict(state)
-    found = cast(MixedNetwork, supernet.backbone).inherited_state(genotype)
+    found = cast(Supernet, supernet.backbone).inherited_state(genotype)
     try:
         missing = network.backbone.load_state_dict(found, strict=False).missing_keys
     except RuntimeError as error:
