@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dcs_nas.data.datasets import check_options, load_dataset
-from dcs_nas.data.datasets.loaders import Problem, collected, options_of
+from dcs_nas.data.datasets import DATASETS, check_options, load_dataset
+from dcs_nas.data.datasets.loaders import Problem, collected
 from dcs_nas.data.records import DISTRACTOR, SPLITS, Record, ReidDataset
 from dcs_nas.errors import InputError
 
@@ -35,6 +36,11 @@ class Unmatched:
 
     cause: str
     queries: tuple[Record, ...]
+
+    def __str__(self) -> str:
+        count = len(self.queries)
+        examples = ", ".join(q.path for q in self.queries[:_EXAMPLES])
+        return f"{count:,}: {self.cause} ({examples}{', ...' if count > _EXAMPLES else ''})"
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,7 @@ class CheckReport:
         return self.dataset.notes if self.dataset else ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain data, for JSON."""
+        """Return the report as plain data, for JSON."""
         return {
             "name": self.name,
             "root": str(self.root),
@@ -78,8 +84,25 @@ class CheckReport:
         }
 
     def lines(self, *, limit: int = 10) -> list[str]:
-        """The report as text, at most ``limit`` lines for faults of one kind."""
-        return list(_lines(self, limit))
+        """Return the report as text, at most ``limit`` lines for faults of one kind."""
+        lines = [f"{self.name}: {self.dataset.version if self.dataset else 'not loaded'}", f"  folder: {self.root}"]
+        if self.dataset is not None:
+            lines += _statistics_lines(self.dataset)
+        sections: list[tuple[str, Sequence[str]]] = [("deviates from the published facts", self.deviations)]
+        for kind in dict.fromkeys(p.kind for p in self.problems):
+            sections.append((kind, [p.message for p in self.problems if p.kind == kind]))
+        sections.append(("unreadable image", self.unreadable or ()))
+        sections.append(("queries without a match", [str(unmatched) for unmatched in self.unmatched]))
+        sections.append(("remark", self.remarks))
+        for title, texts in sections:
+            lines += [f"  {title}: {text}" for text in texts[:limit]]
+            if len(texts) > limit:
+                lines.append(f"  {title}: {len(texts) - limit:,} more")
+        if self.dataset is not None and not self.problems:
+            read = "images not read" if self.unreadable is None else f"{len(self.unreadable):,} unreadable images"
+            but = " but for what was passed over" if self.dataset.passed_over else ""
+            lines.append(f"  complete{but}; {read}")
+        return lines
 
 
 def check_dataset(
@@ -105,7 +128,9 @@ def check_dataset(
             return CheckReport(name, Path(root), None, problems=(*problems, fatal))
     unmatched = unmatched_queries(dataset)
     if dataset.query and dataset.gallery and sum(len(u.queries) for u in unmatched) == len(dataset.query):
-        problems += [_no_match(u, has_camera_option="camera" in options_of(name)) for u in unmatched]
+        problems += [
+            _no_match(u, has_camera_option="camera" in inspect.signature(DATASETS[name]).parameters) for u in unmatched
+        ]
     return CheckReport(
         name,
         dataset.root,
@@ -118,7 +143,7 @@ def check_dataset(
 
 
 def unmatched_queries(dataset: ReidDataset) -> tuple[Unmatched, ...]:
-    """The queries for which the ranking protocol leaves no gallery image of the same person, by cause."""
+    """Return the queries for which the ranking protocol leaves no gallery image of the same person, by cause."""
     cameras: dict[int, set[int]] = defaultdict(set)
     for record in dataset.gallery:
         cameras[record.person].add(record.camera)
@@ -166,7 +191,7 @@ def _training_remarks(train: Sequence[Record], *, filtered: bool) -> Iterator[st
 
 
 def unreadable_images(dataset: ReidDataset, *, progress: Progress | None = None) -> tuple[str, ...]:
-    """Every image decoded once; one line, path and reason, for each that fails."""
+    """Decode every image once; return a line, path and reason, for each that fails."""
     from dcs_nas.data.images import image_fault
 
     paths = sorted({r.path for split in SPLITS for r in dataset.split(split)})
@@ -199,23 +224,6 @@ def _cause(query: Record, cameras: set[int], *, filtered: bool) -> str | None:
     return None
 
 
-def _lines(report: CheckReport, limit: int) -> Iterator[str]:
-    yield f"{report.name}: {report.dataset.version if report.dataset else 'not loaded'}"
-    yield f"  folder: {report.root}"
-    if report.dataset is not None:
-        yield from _statistics_lines(report.dataset)
-    yield from _section("deviates from the published facts", report.deviations, limit)
-    for kind in dict.fromkeys(p.kind for p in report.problems):
-        yield from _section(kind, [p.message for p in report.problems if p.kind == kind], limit)
-    yield from _section("unreadable image", report.unreadable or (), limit)
-    yield from _section("queries without a match", [_unmatched_line(u) for u in report.unmatched], limit)
-    yield from _section("remark", report.remarks, limit)
-    if report.dataset is not None and not report.problems:
-        read = "images not read" if report.unreadable is None else f"{len(report.unreadable):,} unreadable images"
-        but = " but for what was passed over" if report.dataset.passed_over else ""
-        yield f"  complete{but}; {read}"
-
-
 def _statistics_lines(dataset: ReidDataset) -> Iterator[str]:
     counts = dataset.statistics()
     yield f"  protocol: {dataset.protocol}, {counts['cameras']} cameras"
@@ -224,19 +232,6 @@ def _statistics_lines(dataset: ReidDataset) -> Iterator[str]:
         distractors = f", {row['distractors']:,} distractors among them" if row.get("distractors") else ""
         counted = f"{row['people']:>7,} people {row['images']:>9,} images {row['cameras']:>4} cameras"
         yield f"  {split:8}{counted}{distractors}"
-
-
-def _section(title: str, texts: Sequence[str], limit: int) -> Iterator[str]:
-    for text in texts[:limit]:
-        yield f"  {title}: {text}"
-    if len(texts) > limit:
-        yield f"  {title}: {len(texts) - limit:,} more"
-
-
-def _unmatched_line(unmatched: Unmatched) -> str:
-    count = len(unmatched.queries)
-    examples = ", ".join(q.path for q in unmatched.queries[:_EXAMPLES])
-    return f"{count:,}: {unmatched.cause} ({examples}{', ...' if count > _EXAMPLES else ''})"
 
 
 def _people(count: int) -> str:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from dcs_nas.data.datasets.labels import LabelledImage, Seed, Share, divided, from_labels
+from dcs_nas.data.datasets.labels import LabelledImage, Seed, Share, from_labels
 from dcs_nas.data.datasets.listing import (
-    LARGEST_LIST,
     existing_folder,
     inner_path,
     is_file,
     is_image_name,
     listing_of,
     locate,
-    require_size,
+    read_text,
 )
 from dcs_nas.data.datasets.loaders import DATASETS, report
 from dcs_nas.data.records import SPLITS, ReidDataset
@@ -71,26 +71,20 @@ def csv_list(
     places = _places(header, columns or {}, root / file)
     _check_split(places, split, root / file)
     images = list(_images(rows, header, places, root, file))
-    version = f"csv {root.name}/{file}"
-    if split is not None:
-        images, version = divided(images, share=split, seed=seed), f"{version}, split {split:g}, seed {seed}"
     protocol = "cross_camera" if "camera" in places else "no_camera_filter"
-    return from_labels(images, name="csv", root=root, version=version, protocol=protocol)
+    version = f"csv {root.name}/{file}"
+    return from_labels(images, name="csv", root=root, version=version, protocol=protocol, share=split, seed=seed)
 
 
 def _read(path: Path) -> tuple[list[str], list[_Row]]:
     """Return the names of the columns, and the rows with their line numbers."""
-    require_size(path, LARGEST_LIST)
+    lines = list(io.StringIO(read_text(path), newline=""))
+    if lines and lines[0].startswith("sep="):  # Excel's own first line, which names the delimiter
+        lines[0] = "\n"
+    header = next((line for line in lines if line.strip()), "")
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            header = next((line for line in file if line.strip() and not line.startswith("sep=")), "")
-            file.seek(0)
-            reader = csv.reader(file, delimiter=max(_DELIMITERS, key=header.count), strict=True)
-            rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(row)]
-            # Excel's own first line, which names the delimiter
-            rows = rows[1:] if rows and rows[0][1][0].startswith("sep=") else rows
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+        reader = csv.reader(lines, delimiter=max(_DELIMITERS, key=header.count), strict=True)
+        rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(row)]
     except csv.Error as error:
         raise InputError(f"{path} is no valid CSV: {error}") from None
     if not rows:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from dcs_nas.data.datasets.labels import LabelledImage, Seed, Share, divided, from_labels
+from dcs_nas.data.datasets.labels import LabelledImage, Seed, Share, from_labels
 from dcs_nas.data.datasets.listing import (
     existing_folder,
     images_below,
@@ -51,11 +51,9 @@ def folder(root: Path, *, camera: str = "folder", split: Share = None, seed: See
         camera = "none"
     pattern = None if camera in ("folder", "none") else _camera_pattern(camera)
     images = [i for part, people in parts.items() for i in _images(root, part, people, camera, pattern)]
-    version = f"folder {root.name}"
-    if split is not None:
-        images, version = divided(images, share=split, seed=seed), f"{version}, split {split:g}, seed {seed}"
     protocol = "no_camera_filter" if camera == "none" else "cross_camera"
-    return from_labels(images, name="folder", root=root, version=version, protocol=protocol)
+    version = f"folder {root.name}"
+    return from_labels(images, name="folder", root=root, version=version, protocol=protocol, share=split, seed=seed)
 
 
 def _parts(root: Path, *, divide: bool) -> dict[str, list[str]]:

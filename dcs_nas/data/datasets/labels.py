@@ -26,11 +26,23 @@ class LabelledImage:
     split: str
 
 
-def from_labels(images: Sequence[LabelledImage], *, name: str, root: Path, version: str, protocol: str) -> ReidDataset:
-    """A data set of images labelled by name: people numbered from 1, cameras from 0, both in the names' sorted order.
+def from_labels(
+    images: Sequence[LabelledImage],
+    *,
+    name: str,
+    root: Path,
+    version: str,
+    protocol: str,
+    share: float | None = None,
+    seed: int = 0,
+) -> ReidDataset:
+    """Return a data set of images labelled by name: people numbered from 1, cameras from 0, in the names' sorted order.
 
-    0 stays free, since it means a distractor. Images of the person ``-1`` are junk and left out.
+    0 stays free, since it means a distractor. Images of the person ``-1`` are junk and left out. With a ``share`` the
+    images have no parts yet: they are divided by identity, see ``divided``.
     """
+    if share is not None:
+        images, version = divided(images, share=share, seed=seed), f"{version}, split {share:g}, seed {seed}"
     kept = [image for image in images if image.person != str(JUNK)]
     if not kept:
         raise InputError(f"{root} holds no images of people; expected some in {', '.join(SPLITS)}")

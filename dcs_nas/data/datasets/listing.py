@@ -115,18 +115,13 @@ def images_below(path: Path, above: tuple[str, ...] = ()) -> tuple[list[str], li
 
 
 def read_lines(root: Path, name: str) -> list[tuple[int, str]]:
-    """The lines of a text file that are not blank, with their numbers from 1; reports an absent or unreadable file."""
+    """The lines of a text file that are not blank, with their numbers from 1; reports an absent file."""
     path = root / name
     if not path.is_file():
         report("missing part", f"no file {name} in {root}; found {listing_of(root)}")
         return []
-    require_size(path, LARGEST_LIST)
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        report("missing part", f"{path} is not UTF-8 text (byte {error.start}); expected a list of images")
-        return []
-    return [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
+    lines = enumerate(read_text(path).splitlines(), start=1)
+    return [(number, line.strip()) for number, line in lines if line.strip()]
 
 
 def list_folders(path: Path) -> list[str]:
@@ -157,11 +152,15 @@ def is_printable(name: str, folder: Path) -> bool:
     return False
 
 
-def require_size(path: Path, largest: int) -> None:
-    """``InputError`` unless the file has at most ``largest`` bytes."""
+def read_text(path: Path) -> str:
+    """Return the text of a list file; raise ``InputError`` where it is unreasonably large or not UTF-8."""
     size = path.stat().st_size
-    if size > largest:
-        raise InputError(f"{path} has {size:,} bytes, expected at most {largest:,}; is it the right file?")
+    if size > LARGEST_LIST:
+        raise InputError(f"{path} has {size:,} bytes, expected at most {LARGEST_LIST:,}; is it the right file?")
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
 
 
 def status_of(path: Path) -> os.stat_result:

@@ -100,29 +100,25 @@ class Facts:
     cameras: Count = None
 
     def deviations(self, dataset: ReidDataset) -> tuple[str, ...]:
-        """One line for every count that differs from the published one."""
-        found = dataset.statistics()
-        rows = [(f"{split} {what}", found[split][what], getattr(self, split)[i]) for split, i, what in _COUNTS]
+        """Return a line for every count that differs from the published one."""
+        found, lines = dataset.statistics(), []
+        rows = [
+            (f"{split} {what}", found[split][what], fact)
+            for split in SPLITS
+            for what, fact in zip(("people", "images"), getattr(self, split))
+        ]
         rows.append(("gallery distractors", found["gallery"]["distractors"], self.distractors))
         rows.append(("cameras", found["cameras"], self.cameras))
-        return tuple(_deviation(what, n, fact) for what, n, fact in rows if not _agrees(n, fact))
+        for what, count, fact in rows:
+            published = fact if isinstance(fact, tuple) else () if fact is None else (fact,)
+            if published and count not in published:
+                lines.append(f"{what}: {count:,} found, {' or '.join(f'{n:,}' for n in published)} published")
+        return tuple(lines)
 
 
 def with_deviations(dataset: ReidDataset, facts: Facts) -> ReidDataset:
     """The data set with its deviations from the published facts among its notes."""
     return replace(dataset, notes=dataset.notes + facts.deviations(dataset))
-
-
-_COUNTS = [(split, i, what) for split in SPLITS for i, what in enumerate(("people", "images"))]
-
-
-def _agrees(found: int, fact: Count) -> bool:
-    return fact is None or found in (fact if isinstance(fact, tuple) else (fact,))
-
-
-def _deviation(what: str, found: int, fact: Count) -> str:
-    published = " or ".join(f"{n:,}" for n in (fact if isinstance(fact, tuple) else (fact,)))
-    return f"{what}: {found:,} found, {published} published"
 
 
 Loader = Callable[..., ReidDataset]
@@ -159,11 +155,6 @@ def check_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
         raise InputError(f"data set '{name}' takes no options, found {', '.join(options)}")
     settings = parse(kind, options, source=f"options of data set '{name}'")
     return {key: getattr(settings, key) for key in kind.model_fields}
-
-
-def options_of(name: str) -> list[str]:
-    """Return the names of the options that a data set takes."""
-    return list(_options_of(DATASETS[name]).model_fields)
 
 
 def describe(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from dcs_nas.processes import follow_parent
 TRAIN, GALLERY, QUERY = "bounding_box_train", "bounding_box_test", "query"
 _DISTRACTOR, _JUNK = 0, -1
 _JPEG_QUALITY = 90
-_BATCH = 32
+_CHUNK = 32  # images that a worker draws before it reports
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,12 @@ def write_synthetic(
     progress: Callable[[int, int], None] | None = None,
     workers: int | None = None,
 ) -> dict[str, int]:
-    """Draws a data set into a new folder, which appears only when it is complete.
+    """Draw a data set into a new folder, which appears only when it is complete.
 
     Args:
         out: the folder to make; it may exist if it is empty.
         settings: size and seed; the same settings give the same bytes.
-        progress: called with images done and images in all, after every few of them.
+        progress: called with images done and images in all.
         workers: processes to draw in, by default one for every processor; no influence on the bytes.
 
     Returns:
@@ -55,7 +56,10 @@ def write_synthetic(
     out = Path(out).resolve()
     workers = _check(out, workers)
     entries = list(_entries(settings))
-    _make_parent(out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out} cannot be made ({error.strerror}): expected a place to write to") from error
     with atomic_folder(out) as whole:
         for part in (TRAIN, GALLERY, QUERY):
             (whole / part).mkdir()
@@ -71,13 +75,6 @@ def _check(out: Path, workers: int | None) -> int:
     if workers is not None and workers < 1:
         raise InputError(f"workers is {workers}: expected 1 or more, or nothing for one for every processor")
     return workers or os.cpu_count() or 1
-
-
-def _make_parent(out: Path) -> None:
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{out} cannot be made ({error.strerror}): expected a place to write to") from error
 
 
 def _entries(settings: SyntheticSettings) -> Iterator[_Entry]:
@@ -122,26 +119,17 @@ def _draw_all(
     workers: int,
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    batches = [entries[start : start + _BATCH] for start in range(0, len(entries), _BATCH)]
-    draw, done = partial(_draw_batch, whole=whole, settings=settings), 0
-    for count in _spread(draw, batches, workers):
-        done += count
-        if progress is not None:
-            progress(done, len(entries))
+    draw = partial(_draw, whole=whole, settings=settings)
+    with contextlib.ExitStack() as stack:
+        drawn = map(draw, entries)
+        if workers > 1 and len(entries) > _CHUNK:
+            pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=follow_parent)
+            stack.callback(pool.shutdown, cancel_futures=True)
+            drawn = pool.map(draw, entries, chunksize=_CHUNK)
+        for done, _ in enumerate(drawn, start=1):
+            if progress is not None:
+                progress(done, len(entries))
 
 
-def _spread(draw: Callable[[list[_Entry]], int], batches: list[list[_Entry]], workers: int) -> Iterator[int]:
-    if workers == 1 or len(batches) == 1:
-        yield from map(draw, batches)
-        return
-    pool = ProcessPoolExecutor(min(workers, len(batches)), get_context("spawn"), initializer=follow_parent)
-    try:
-        yield from pool.map(draw, batches)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _draw_batch(batch: list[_Entry], whole: Path, settings: SyntheticSettings) -> int:
-    for entry in batch:
-        take_picture(entry.shot, settings).save(whole / entry.part / entry.name, quality=_JPEG_QUALITY)
-    return len(batch)
+def _draw(entry: _Entry, whole: Path, settings: SyntheticSettings) -> None:
+    take_picture(entry.shot, settings).save(whole / entry.part / entry.name, quality=_JPEG_QUALITY)

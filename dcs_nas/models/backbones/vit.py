@@ -255,49 +255,29 @@ def _check_options(*, stride: int, cameras: int, drop_path: float, camera_weight
         raise InputError(f"camera_weight is {camera_weight!r}; expected a finite number")
 
 
-@register_backbone("vit_small")
-def vit_small(
-    *,
-    height: int,
-    width: int,
-    stride: int = PATCH,
-    cameras: int = 0,
-    camera_weight: float = 3.0,
-    drop_path: float = 0.1,
-) -> VisionTransformer:
-    """ViT-S/16 of DeiT and timm: 21.7 M parameters at 224 x 224, 384 features."""
-    return VisionTransformer(
-        height=height,
-        width=width,
-        embedding=384,
-        depth=12,
-        heads=6,
-        stride=stride,
-        cameras=cameras,
-        camera_weight=camera_weight,
-        drop_path=drop_path,
-    )
+def _register(name: str, *, embedding: int, heads: int) -> None:
+    @register_backbone(name)
+    def make(
+        *,
+        height: int,
+        width: int,
+        stride: int = PATCH,
+        cameras: int = 0,
+        camera_weight: float = 3.0,
+        drop_path: float = 0.1,
+    ) -> VisionTransformer:
+        return VisionTransformer(
+            height=height,
+            width=width,
+            embedding=embedding,
+            depth=12,
+            heads=heads,
+            stride=stride,
+            cameras=cameras,
+            camera_weight=camera_weight,
+            drop_path=drop_path,
+        )
 
 
-@register_backbone("vit_base")
-def vit_base(
-    *,
-    height: int,
-    width: int,
-    stride: int = PATCH,
-    cameras: int = 0,
-    camera_weight: float = 3.0,
-    drop_path: float = 0.1,
-) -> VisionTransformer:
-    """ViT-B/16: 85.8 M parameters at 224 x 224, 768 features."""
-    return VisionTransformer(
-        height=height,
-        width=width,
-        embedding=768,
-        depth=12,
-        heads=12,
-        stride=stride,
-        cameras=cameras,
-        camera_weight=camera_weight,
-        drop_path=drop_path,
-    )
+_register("vit_small", embedding=384, heads=6)  # ViT-S/16 of DeiT and timm: 21.7 M parameters at 224 x 224
+_register("vit_base", embedding=768, heads=12)  # ViT-B/16: 85.8 M parameters at 224 x 224
