@@ -60,6 +60,6 @@ class Augment(nn.Module):
 
 
 def build_augment(config: Config) -> Augment:
-    """The augmentation of a job, at its image size and with its mean and deviation."""
+    """Return the augmentation of a job, at its image size and with its mean and deviation."""
     data = config.data
     return Augment(config.augment, height=data.height, width=data.width, mean=data.mean, std=data.std)

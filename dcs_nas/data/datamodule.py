@@ -60,7 +60,7 @@ class Images(Dataset):
         }
 
     def subset(self, indices: Sequence[int]) -> Images:
-        """The images at ``indices``, in that order, on the same pixels."""
+        """Return the images at ``indices``, in that order, on the same pixels."""
         records = [self.records[i] for i in indices]
         return Images(_Rows(self.pixels, indices), records, self.labels[list(indices)])
 
@@ -107,7 +107,7 @@ class ReidData:
         return len(self.people)
 
     def train(self) -> Images:
-        """All training images; label = class of the person, in the people's order."""
+        """Return all training images; label = class of the person, in the people's order."""
         if not self.people:
             name, root = self.dataset.name, self.dataset.root
             raise InputError(
@@ -118,7 +118,7 @@ class ReidData:
         return self._images("train", self.dataset, self.dataset.train, [classes[r.person] for r in self.dataset.train])
 
     def test(self) -> tuple[Images, Images]:
-        """Queries and gallery; label = the person's number in the data set."""
+        """Return queries and gallery; label = the person's number in the data set."""
         dataset = self.test_dataset
         if self.settings.combine_all and self.settings.test is None:
             raise InputError(
@@ -143,7 +143,7 @@ class ReidData:
     def search_halves(
         self, *, share: float, overlap: float = 1.0, validation: float = 0.0
     ) -> tuple[dict[str, Images], Images | None]:
-        """Training images of the two ``HALVES``, and those of people held out of both.
+        """Return training images of the two ``HALVES``, and those of people held out of both.
 
         Split within every person (DARTS) where ``overlap`` is 1; below, only that share of the people is in both.
 
@@ -231,7 +231,7 @@ class ReidData:
 
 
 def load_both(settings: DataConfig) -> tuple[ReidDataset, ReidDataset, list[tuple[DataSource, ReidDataset]]]:
-    """What the settings train on, what they test on, and every data set of them; each is listed once.
+    """Return what the settings train on, what they test on, and every data set of them; each is listed once.
 
     Raises:
         InputError: no folder is given, or a fault of one.
@@ -265,7 +265,7 @@ def _load(source: DataSource, key: str) -> ReidDataset:
 
 
 def file_names(images: Images, indices: Iterable[int]) -> list[str]:
-    """The paths of a batch's images, for messages."""
+    """Return the paths of a batch's images, for messages."""
     return [images.records[int(i)].path for i in indices]
 
 

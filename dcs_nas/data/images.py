@@ -41,7 +41,7 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
-    """An image of which only the header is read so far.
+    """Open an image, of which only the header is read so far.
 
     Raises ``InputError`` naming the file: one that is missing, no plain file (a pipe is never waited for), no image, of
     more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``, or one that fails to decode within the block.
@@ -61,7 +61,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
 
 
 def read_image(path: Path, *, height: int, width: int) -> np.ndarray:
-    """One image as (H, W, 3) uint8, upright, RGB, resized bilinearly; ``InputError`` where it does not decode.
+    """Return one image as (H, W, 3) uint8, upright, RGB, resized bilinearly; ``InputError`` where it does not decode.
 
     Grey, palette and CMYK images are converted, 16 bits rounded to 8, alpha laid over white, the EXIF orientation
     applied; of several frames the first is taken.
@@ -74,7 +74,7 @@ def read_image(path: Path, *, height: int, width: int) -> np.ndarray:
 
 
 def image_fault(path: Path) -> str | None:
-    """Why ``read_image`` would refuse a file, or None; JPEG files are decoded at a lower scale, to their end."""
+    """Return why ``read_image`` would refuse a file, or None; JPEG files are decoded at a lower scale, to their end."""
     try:
         read_image(path, height=32, width=32)
     except InputError as error:
@@ -118,7 +118,7 @@ def image_cache(
     folder: Path,
     progress: Progress | None = None,
 ) -> np.ndarray:
-    """The images ``root / path`` resized to ``height`` x ``width``, as a read-only memory map (N, H, W, 3).
+    """Return the images ``root / path`` resized to ``height`` x ``width``, as a read-only memory map (N, H, W, 3).
 
     The first call decodes them into a file of ``folder``, whose name holds a hash of the listing (paths, sizes, times
     of change) and of the size; later calls open it. An interrupted call leaves nothing that counts.

@@ -69,7 +69,7 @@ class ReidDataset:
         return len({r.camera for split in SPLITS for r in self.split(split)})
 
     def split(self, name: str) -> tuple[Record, ...]:
-        """The records of ``train``, ``query`` or ``gallery``."""
+        """Return the records of ``train``, ``query`` or ``gallery``."""
         if name not in SPLITS:
             raise InputError(f"unknown split '{name}'; {choices(name, SPLITS)}")
         return {"train": self.train, "query": self.query, "gallery": self.gallery}[name]
@@ -87,7 +87,7 @@ class ReidDataset:
 
 
 def combine(datasets: Sequence[ReidDataset], *, splits: Sequence[Split] = ("train",)) -> ReidDataset:
-    """One training set out of the training images of one or several data sets.
+    """Return one training set out of the training images of one or several data sets.
 
     ``splits=("train", "query", "gallery")`` is the *combine-all* setting, in which test images are trained on too.
     People and cameras of different data sets get different numbers; within one data set a person stays one person.
@@ -142,7 +142,7 @@ def _numbered(values: Iterable[int], *, first: int) -> dict[int, int]:
 
 
 def _names_renumbered(folder: Path, names: dict[str, int] | None, numbers: dict[int, int]) -> dict[str, int]:
-    """The names that are in use, as FOLDER/NAME, with their new numbers."""
+    """Return the names that are in use, as FOLDER/NAME, with their new numbers."""
     return {(folder / name).as_posix(): numbers[n] for name, n in (names or {}).items() if n in numbers}
 
 

@@ -108,7 +108,7 @@ def split_within_people(labels: Sequence[int], *, share: float, seed: int) -> tu
 
 
 def split_people(labels: Sequence[int], *, share: float, overlap: float, seed: int) -> tuple[list[int], list[int]]:
-    """Two disjoint sets of indices: ``overlap`` of the people are in both, split as by ``split_within_people``.
+    """Return two disjoint sets of indices: ``overlap`` of the people are in both, split as by ``split_within_people``.
 
     Of the other people about ``share`` are in the first set alone, the rest in the second alone. Indices are sorted.
     """

@@ -64,7 +64,7 @@ class WeightsReport:
     numbers: int
 
     def summary(self) -> str:
-        """One line: how many of each, and the first names of what did not fit."""
+        """Return one line: how many of each, and the first names of what did not fit."""
         skipped, missing = _some(self.skipped), _some(self.missing)
         return (
             f"{len(self.matched)} tensors loaded, {self.supplied:,} of {self.numbers:,} numbers; "
@@ -162,7 +162,7 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
 
 
 def _flattened(content: Mapping[Any, Any]) -> dict[str, Tensor]:
-    """Dotted names of all tensors in mappings inside one another; a mapping under two names counts once."""
+    """Return dotted names of all tensors in mappings inside one another; a mapping under two names counts once."""
     tensors: dict[str, Tensor] = {}
     seen, queue = {id(content)}, deque([("", 0, content)])
     while queue:
@@ -262,7 +262,7 @@ def _require_fit(
 
 
 def _owned(name: str, modules: Mapping[str, nn.Module]) -> bool:
-    """Whether a name lies in one of the network's own parts: a deeper stage, or another kind of block."""
+    """Return whether a name lies in one of the network's own parts: a deeper stage, or another kind of block."""
     parts = name.split(".")
     paths = (".".join(parts[:cut]) for cut in range(1, min(len(parts), 20)))
     return not name.startswith(_INSERTED) and any(path in modules for path in paths)
@@ -299,5 +299,5 @@ def _some(names: Iterable[str], limit: int = 3) -> str:
 
 
 def _shown(name: str) -> str:
-    """A name of a file, printable and cut."""
+    """Return a name of a file, printable and cut."""
     return (name if name.isprintable() else ascii(name))[:200]

@@ -167,7 +167,7 @@ def _chosen(records: Sequence[Record], indices: Sequence[int], source: str) -> t
 def _by_test_set(
     paths: Sequence[str], test_set: frozenset[tuple[int, int]]
 ) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
-    """Training and test records; person 2017 is person 17 of camera pair 2."""
+    """Return training and test records; person 2017 is person 17 of camera pair 2."""
     train: list[Record] = []
     test: list[Record] = []
     for path in paths:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -38,7 +37,7 @@ def existing_folder(root: Path) -> Path:
 
 
 def find_root(root: Path, *, parts: Sequence[str], title: str, aliases: Sequence[str]) -> Path:
-    """The folder that holds ``parts``: ``root`` itself, or a folder below it whose name starts with an alias.
+    """Return the folder that holds ``parts``: ``root`` itself, or a folder below it whose name starts with an alias.
 
     Names are compared without case and punctuation. A folder with some of the parts is taken too: what is missing in it
     is for the caller to say.
@@ -95,27 +94,25 @@ def images_below(path: Path, above: tuple[str, ...] = ()) -> tuple[list[str], li
     real = os.path.realpath(path)
     images: list[str] = []
     foreign: list[str] = []
-    with os.scandir(path) as entries:
-        names = sorted((e.name, _is_folder(e)) for e in entries if not _is_hidden(e.name))
-    for name, is_folder in names:
-        if is_image_name(name):
-            images.append(name)
-        elif not is_folder:
-            foreign.append(name)
-    for name, is_folder in names:
-        if is_folder and not is_image_name(name) and os.path.realpath(path / name) not in (real, *above):
-            try:
-                inner = images_below(path / name, (real, *above))
-            except (OSError, RecursionError):  # a folder that may not be read
-                foreign.append(f"{name}/")
-                continue
-            for own, inside in zip((images, foreign), inner):
-                own += [f"{name}/{p}" for p in inside]
+    folders: list[str] = []
+    for name in visible(path):
+        kind = images if is_image_name(name) else folders if os.path.isdir(path / name) else foreign
+        kind.append(name)
+    for name in folders:
+        if os.path.realpath(path / name) in (real, *above):
+            continue
+        try:
+            inner = images_below(path / name, (real, *above))
+        except (OSError, RecursionError):  # a folder that may not be read
+            foreign.append(f"{name}/")
+            continue
+        for own, inside in zip((images, foreign), inner):
+            own += [f"{name}/{p}" for p in inside]
     return images, foreign
 
 
 def read_lines(root: Path, name: str) -> list[tuple[int, str]]:
-    """The lines of a text file that are not blank, with their numbers from 1; reports an absent file."""
+    """Return the lines of a text file that are not blank, with their numbers from 1; reports an absent file."""
     path = root / name
     if not path.is_file():
         report("missing part", f"no file {name} in {root}; found {listing_of(root)}")
@@ -131,12 +128,12 @@ def list_folders(path: Path) -> list[str]:
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file of this name counts as an image: not hidden, and an image's suffix."""
+    """Return whether a file of this name counts as an image: not hidden, and an image's suffix."""
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is such a file; ``~`` is expanded, and what the system cannot look up is none."""
+    """Return whether there is such a file; ``~`` is expanded, and what the system cannot look up is none."""
     try:
         return Path(path).expanduser().is_file()
     except (OSError, RuntimeError):  # a name too long, ~ of nobody
@@ -144,7 +141,7 @@ def is_file(path: Path) -> bool:
 
 
 def is_printable(name: str, folder: Path) -> bool:
-    """Whether a name holds neither control characters nor bytes that are not UTF-8; reported where it does."""
+    """Return whether a name holds neither control characters nor bytes that are not UTF-8; reported where it does."""
     if _CONTROL.search(name) is None:
         return True
     expected = "expected UTF-8 without control characters: rename it"
@@ -174,7 +171,7 @@ def status_of(path: Path) -> os.stat_result:
 
 
 def reason_of(error: BaseException) -> str:
-    """What the system says of a file that it does not open, such as "Permission denied"."""
+    """Return what the system says of a file that it does not open, such as "Permission denied"."""
     return getattr(error, "strerror", None) or str(error)
 
 
@@ -202,16 +199,20 @@ def inner_path(text: str, *, source: str, root: Path) -> str | None:
 
 
 def absent_images(root: Path, paths: Iterable[str]) -> list[str]:
-    """Those of ``paths`` that are no files below ``root``, in the order given; each folder is listed once."""
-    by_folder: dict[str, list[str]] = defaultdict(list)
+    """Return those of ``paths`` that are no files below ``root``, in the order given; each folder is listed once."""
+    files: dict[str, set[str]] = {}
+    absent = []
     for path in paths:
-        by_folder[path.rpartition("/")[0]].append(path)
-    absent = {p for folder, inside in by_folder.items() for p in _absent_from(root / folder, inside)}
-    return [p for inside in by_folder.values() for p in inside if p in absent]
+        folder, _, name = path.rpartition("/")
+        if folder not in files:
+            files[folder] = _files_in(root / folder)
+        if name not in files[folder]:
+            absent.append(path)
+    return absent
 
 
 def report_absent(root: Path, paths: Iterable[str], *, source: str) -> set[str]:
-    """The listed images that are not there, reported in one line with the first of them."""
+    """Return the listed images that are not there, reported in one line with the first of them."""
     paths = list(paths)
     absent = absent_images(root, paths)
     if absent:
@@ -236,12 +237,12 @@ def locate(root: Path, paths: Iterable[str], *, source: str) -> dict[str, str]:
 
 
 def visible(path: Path) -> list[str]:
-    """Sorted names in a folder, hidden ones left out."""
+    """Return sorted names in a folder, hidden ones left out."""
     return sorted(name for name in os.listdir(path) if not _is_hidden(name))
 
 
 def listing_of(path: Path, limit: int = 8) -> str:
-    """The names in a folder, for an error line: folders first, cut after ``limit``."""
+    """Return the names in a folder, for an error line: folders first, cut after ``limit``."""
     if not path.is_dir():
         return "no folder"
     names = visible(path)
@@ -294,22 +295,13 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in _OF_SYSTEMS
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def _files_in(folder: Path) -> set[str]:
+    """Return the names of the files in a folder, none where it cannot be read."""
     try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
-
-
-def _absent_from(folder: Path, paths: Sequence[str]) -> list[str]:
-    try:
-        if not folder.is_dir():
-            return list(paths)
         with os.scandir(folder) as entries:
-            there = {e.name for e in entries if _is_file(e)}
-    except OSError:  # a name too long, a folder that may not be read
-        return list(paths)
-    return [p for p in paths if p.rpartition("/")[2] not in there]
+            return {entry.name for entry in entries if _is_file(entry)}
+    except OSError:  # no such folder, a name too long, a folder that may not be read
+        return set()
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:

@@ -117,7 +117,7 @@ class Facts:
 
 
 def with_deviations(dataset: ReidDataset, facts: Facts) -> ReidDataset:
-    """The data set with its deviations from the published facts among its notes."""
+    """Return the data set with its deviations from the published facts among its notes."""
     return replace(dataset, notes=dataset.notes + facts.deviations(dataset))
 
 
@@ -126,7 +126,7 @@ DATASETS: Registry[Loader] = Registry("data set")
 
 
 def load_dataset(name: str, root: Path | str, **options: Any) -> ReidDataset:
-    """The data set ``name`` in the folder ``root``, its images listed but not opened.
+    """Return the data set ``name`` in the folder ``root``, its images listed but not opened.
 
     ``options`` are the keyword arguments of the loader (`describe` prints them).
 
@@ -144,7 +144,7 @@ def load_dataset(name: str, root: Path | str, **options: Any) -> ReidDataset:
 
 
 def check_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
-    """The options of a data set with their types checked; ``InputError`` lists what it takes."""
+    """Return the options of a data set with their types checked; ``InputError`` lists what it takes."""
     kind = _options_of(DATASETS[name])
     for key, field in kind.model_fields.items():
         if field.is_required() and key not in options:
@@ -158,7 +158,7 @@ def check_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def describe(name: str) -> str:
-    """What a data set is, the folder it expects and its options: the loader's docstring."""
+    """Return what a data set is, the folder it expects and its options: the loader's docstring."""
     return inspect.getdoc(DATASETS[name]) or ""
 
 

@@ -153,7 +153,7 @@ def veri776(root: Path) -> ReidDataset:
 
 
 def named_records(paths: Iterable[str], *, example: str) -> tuple[Record, ...]:
-    """The records of images named PERSON_cCAMERA..., junk (person -1) dropped, cameras from 0."""
+    """Return the records of images named PERSON_cCAMERA..., junk (person -1) dropped, cameras from 0."""
     records = []
     for path in paths:
         match = _NAME.match(path.rpartition("/")[2])

@@ -60,7 +60,7 @@ def _facts(train: str) -> Facts:
 
 
 def _records(root: Path, folder: str, name: str, *, first_person: int) -> tuple[Record, ...]:
-    """The images of one list file, in sorted order."""
+    """Return the images of one list file, in sorted order."""
     lines = read_lines(root, name)
     images = root / folder
     if (root / name).is_file() and not lines:

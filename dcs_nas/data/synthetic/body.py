@@ -16,7 +16,7 @@ from dcs_nas.data.synthetic.pose import Figure, Limb, Part, Point, Pose, Ring, V
 
 
 def draw_person(canvas: Canvas, looks: Looks, pose: Pose, pitch: float, frame: Frame, *, person: bool = True) -> None:
-    """Paints a person on the canvas.
+    """Paint a person on the canvas.
 
     Args:
         canvas: what to paint on.
@@ -209,11 +209,11 @@ def _hair(figure: Figure, middle: float, half: float) -> Iterator[Part]:
 
 
 def _fringe(figure: Figure, crown: float, half: float) -> list[tuple[float, float]]:
-    """The hair above the forehead, as the upper part of an ellipse."""
+    """Return the hair above the forehead, as the upper part of an ellipse."""
     width = figure.view.half_width(0.72 * half, 0.62 * half)
     return ellipse(figure.view.project((0.0, crown - 0.15 * half, 0.0)), width, 0.72 * half, 3.3, 6.1)
 
 
 def _between(a: Point, b: Point, share: float) -> Point:
-    """The point at this share of the way from ``a`` to ``b``."""
+    """Return the point at this share of the way from ``a`` to ``b``."""
     return a[0] + share * (b[0] - a[0]), a[1] + share * (b[1] - a[1]), a[2] + share * (b[2] - a[2])

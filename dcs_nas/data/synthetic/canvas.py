@@ -30,7 +30,7 @@ class Frame:
     scale: float
 
     def place(self, points: Sequence[Position]) -> list[Position]:
-        """The points in canvas pixels."""
+        """Return the points in canvas pixels."""
         return [(self.left + self.scale * u, self.top + self.scale * v) for u, v in points]
 
 
@@ -44,7 +44,7 @@ class Canvas:
         self._draw_mask = ImageDraw.Draw(self.mask)
 
     def polygon(self, points: Sequence[Position], fill: Fill, *, edge: float = 0.0, person: bool = False) -> None:
-        """Fills a polygon, given in canvas pixels.
+        """Fill a polygon, given in canvas pixels.
 
         Args:
             points: the corners.
@@ -74,19 +74,19 @@ class Canvas:
         self.image.paste(texture.crop((left, top, right, bottom)), (left, top), stencil)
 
     def shrink(self) -> tuple[Image.Image, Image.Image]:
-        """The anti-aliased picture and mask."""
+        """Return the anti-aliased picture and mask."""
         return self.image.reduce(SUPERSAMPLING), self.mask.reduce(SUPERSAMPLING)
 
 
 def ellipse(centre: Position, rx: float, ry: float, start: float = 0.0, end: float = 2 * math.pi) -> list[Position]:
-    """Points on an ellipse from angle ``start`` to ``end``; angles turn from the right downwards."""
+    """Return points on an ellipse from angle ``start`` to ``end``; angles turn from the right downwards."""
     u, v = centre
     angles = [start + (end - start) * i / _STEPS for i in range(_STEPS + 1)]
     return [(u + rx * math.cos(a), v + ry * math.sin(a)) for a in angles]
 
 
 def capsule(a: Position, radius_a: float, b: Position, radius_b: float) -> list[Position]:
-    """The outline around two discs: a tapered limb."""
+    """Return the outline around two discs: a tapered limb."""
     along_u, along_v = b[0] - a[0], b[1] - a[1]
     length = math.hypot(along_u, along_v) or 1.0
     along_u, along_v = along_u / length, along_v / length
@@ -94,20 +94,20 @@ def capsule(a: Position, radius_a: float, b: Position, radius_b: float) -> list[
 
 
 def open_capsule(a: Position, radius_a: float, b: Position, radius_b: float) -> list[Position]:
-    """A limb that ends straight at ``b``: a sleeve or a trouser leg with its hem."""
+    """Return a limb that ends straight at ``b``: a sleeve or a trouser leg with its hem."""
     outline = capsule(a, radius_a, b, radius_b)
     middle = len(_HALF_CIRCLE)
     return [outline[0], outline[middle - 1], *outline[middle:]]
 
 
 def _cap(centre: Position, du: float, dv: float) -> list[Position]:
-    """The half circle around ``centre`` that bulges by (du, dv)."""
+    """Return the half circle around ``centre`` that bulges by (du, dv)."""
     u, v = centre
     return [(u + c * du - s * dv, v + s * du + c * dv) for c, s in _HALF_CIRCLE]
 
 
 def box(centre: Position, half_width: float, half_height: float) -> list[Position]:
-    """A rectangle with cut corners."""
+    """Return a rectangle with cut corners."""
     (u, v), cut = centre, 0.25 * min(half_width, half_height)
     w, h = half_width, half_height
     right = [(u + w - cut, v - h), (u + w, v - h + cut), (u + w, v + h - cut), (u + w - cut, v + h)]
@@ -115,6 +115,6 @@ def box(centre: Position, half_width: float, half_height: float) -> list[Positio
 
 
 def darker(colour: Colour, factor: float) -> Colour:
-    """The colour in a light weaker by this factor."""
+    """Return the colour in a light weaker by this factor."""
     red, green, blue = (min(255, int(c * factor)) for c in colour)
     return red, green, blue

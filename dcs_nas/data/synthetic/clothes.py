@@ -39,7 +39,7 @@ class _Cloth:
 def make_cloth(
     garment: Garment, size: tuple[int, int], fixed: tuple[float, float], scale: float, squeeze: float
 ) -> Fill:
-    """The garment's colour if it is plain, otherwise its pattern.
+    """Return the garment's colour if it is plain, otherwise its pattern.
 
     Args:
         garment: what is worn.
@@ -58,7 +58,7 @@ def make_cloth(
 
 
 def _steps(fixed: float, period: float, end: float) -> list[float]:
-    """Positions from below 0 to ``end``, a whole number of periods from ``fixed``."""
+    """Return positions from below 0 to ``end``, a whole number of periods from ``fixed``."""
     first = fixed % period - period
     return [first + period * i for i in range(int((end - first) / period) + 1)]
 

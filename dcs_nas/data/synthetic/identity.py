@@ -94,7 +94,7 @@ class Looks:
 
 
 def sample_looks(rng: np.random.Generator) -> Looks:
-    """Draws one person; common kinds and colours are drawn more often, so that people share them."""
+    """Draw one person; common kinds and colours are drawn more often, so that people share them."""
     return Looks(
         build=_sample_build(rng),
         skin=_SKINS[rng.integers(len(_SKINS))],

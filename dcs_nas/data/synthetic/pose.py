@@ -69,7 +69,7 @@ class View:
         return math.sin(self.yaw)
 
     def depth(self, point: Point) -> float:
-        """How far the point lies towards the viewer."""
+        """Return how far the point lies towards the viewer."""
         return point[2] * self.front - point[0] * self.side
 
     def project(self, point: Point) -> tuple[float, float]:
@@ -78,12 +78,12 @@ class View:
         return u, point[1] + self.pitch * self.depth(point)
 
     def half_width(self, across: float, thick: float) -> float:
-        """Half the visible width of an elliptic cross section with these half axes."""
+        """Return half the visible width of an elliptic cross section with these half axes."""
         return math.hypot(across * self.front, thick * self.side)
 
 
 def sample_pose(rng: np.random.Generator, yaw: float) -> Pose:
-    """A random moment of a walk, turned by about ``yaw``."""
+    """Return a random moment of a walk, turned by about ``yaw``."""
     return Pose(
         yaw=yaw + rng.normal(0.0, 0.12),
         phase=rng.uniform(0.0, 2 * math.pi),
@@ -96,7 +96,7 @@ def sample_pose(rng: np.random.Generator, yaw: float) -> Pose:
 
 
 def make_skeleton(build: Build, pose: Pose) -> Skeleton:
-    """The joints of a body in a pose, its lower foot on the ground."""
+    """Return the joints of a body in a pose, its lower foot on the ground."""
     swing = math.sin(pose.phase)
     shoulder, hip = build.head + 0.05, 1 - build.legs
     legs = {s: _leg(build, hip, s, s * pose.stride * swing, s * math.cos(pose.phase) * pose.stride) for s in (-1, 1)}
@@ -154,30 +154,30 @@ class Figure:
     lower_cloth: Fill
 
     def limb(self, a: Point, radius_a: float, b: Point, radius_b: float, fill: Fill, depth: float) -> Part:
-        """A tapered limb from ``a`` to ``b``."""
+        """Return a tapered limb from ``a`` to ``b``."""
         return Part(depth, capsule(self.view.project(a), radius_a, self.view.project(b), radius_b), fill)
 
     def sleeve(self, a: Point, radius_a: float, b: Point, radius_b: float, fill: Fill, depth: float) -> Part:
-        """A limb's cloth, from ``a`` to a straight hem at ``b``."""
+        """Return a limb's cloth, from ``a`` to a straight hem at ``b``."""
         return Part(depth, open_capsule(self.view.project(a), radius_a, self.view.project(b), radius_b), fill)
 
     def tube(self, rings: list[Ring], fill: Fill, depth: float) -> Part:
-        """An upright body of elliptic rings, each (height, half width, half thickness)."""
+        """Return an upright body of elliptic rings, each (height, half width, half thickness)."""
         sides = [(self.view.project((0.0, y, 0.0)), self.view.half_width(w, t)) for y, w, t in rings]
         right = [(u + half, v) for (u, v), half in sides]
         left = [(u - half, v) for (u, v), half in reversed(sides)]
         return Part(depth, right + left, fill)
 
     def ball(self, centre: Point, width: float, thick: float, height: float, fill: Fill, depth: float) -> Part:
-        """An ellipsoid with these half axes."""
+        """Return an ellipsoid with these half axes."""
         return Part(depth, ellipse(self.view.project(centre), self.view.half_width(width, thick), height), fill)
 
     def block(self, centre: Point, width: float, thick: float, height: float, fill: Fill, depth: float) -> Part:
-        """A box with these half sides."""
+        """Return a box with these half sides."""
         return Part(depth, box(self.view.project(centre), self.view.half_width(width, thick), height), fill)
 
     def strap(self, path: list[Point], width: float, fill: Fill, depth: float) -> Part:
-        """A flat band along a path on the body's surface, thinner as it turns away."""
+        """Return a flat band along a path on the body's surface, thinner as it turns away."""
         points = [self.view.project(point) for point in path]
         half = width * max(0.35, abs(self.view.front))
         return Part(depth, [(u - half, v) for u, v in points] + [(u + half, v) for u, v in reversed(points)], fill)

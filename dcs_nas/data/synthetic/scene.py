@@ -47,7 +47,7 @@ class _Sketch:
 
 
 def make_scene(kind: int, horizon: float, width: int, height: int, rng: np.random.Generator) -> Image.Image:
-    """A panorama for pictures of ``width`` x ``height``, enlarged by ``SUPERSAMPLING``.
+    """Return a panorama for pictures of ``width`` x ``height``, enlarged by ``SUPERSAMPLING``.
 
     Args:
         kind: which kind of place; any number, kinds repeat.
@@ -178,7 +178,7 @@ _PAINTS: tuple[Colour, ...] = ((58, 60, 62), (120, 122, 124), (40, 76, 58), (150
 
 
 def draw_occluder(canvas: Canvas, rng: np.random.Generator) -> None:
-    """Paints a pole, a bin, a bicycle or part of another person over the picture."""
+    """Paint a pole, a bin, a bicycle or part of another person over the picture."""
     _OCCLUDERS[rng.integers(len(_OCCLUDERS))](canvas, rng)
 
 

@@ -73,7 +73,7 @@ class SyntheticSettings:
                 raise InputError(f"{setting.name} is {value!r}: expected a whole number from {lowest} to {highest}")
 
     def rng(self, stream: int, *key: int) -> np.random.Generator:
-        """A random generator of its own for this stream and key, whatever was drawn elsewhere."""
+        """Return a random generator of its own for this stream and key, whatever was drawn elsewhere."""
         return np.random.default_rng([self.seed, stream, *key])
 
 
@@ -99,7 +99,7 @@ class Camera:
 
 
 def make_camera(number: int, settings: SyntheticSettings) -> Camera:
-    """The camera with this number, from 1."""
+    """Return the camera with this number, from 1."""
     rng = settings.rng(CAMERA, number)
     red, green, blue = np.exp(rng.normal(0.0, 0.035, 3)) * rng.uniform(0.94, 1.06)
     pitch = rng.uniform(0.02, 0.2)
@@ -120,13 +120,13 @@ def make_camera(number: int, settings: SyntheticSettings) -> Camera:
 
 
 def sample_yaw(camera: Camera, rng: np.random.Generator) -> float:
-    """A facing: mostly the camera's usual one, sometimes the opposite one, sometimes any."""
+    """Return a facing: mostly the camera's usual one, sometimes the opposite one, sometimes any."""
     turn = rng.choice((0.0, math.pi, rng.uniform(-math.pi, math.pi)), p=(0.6, 0.2, 0.2))
     return camera.usual_yaw + float(turn) + rng.normal(0.0, 0.2)
 
 
 def photograph(image: Image.Image, camera: Camera, exposure: np.ndarray, rng: np.random.Generator) -> Image.Image:
-    """What the camera makes of the anti-aliased picture: resolution loss, blur, colours, noise.
+    """Return what the camera makes of the anti-aliased picture: resolution loss, blur, colours, noise.
 
     Args:
         image: the picture.
@@ -146,7 +146,7 @@ def photograph(image: Image.Image, camera: Camera, exposure: np.ndarray, rng: np
 
 
 def _tone_curves(camera: Camera, exposure: np.ndarray) -> np.ndarray:
-    """Look-up tables (3, 256) of red, green and blue: contrast around the middle, gamma, gain."""
+    """Return look-up tables (3, 256) of red, green and blue: contrast around the middle, gamma, gain."""
     levels = np.maximum(0.0, 0.5 + camera.contrast * (np.arange(256) / 255 - 0.5)) ** camera.gamma
     curves = 255 * (exposure * camera.gains)[:, None] * levels
     return np.minimum(255, curves).astype(np.float32)
@@ -172,7 +172,7 @@ class _Track:
 
 
 def take_picture(shot: Shot, settings: SyntheticSettings) -> Image.Image:
-    """Draws one image of ``settings.width`` x ``settings.height`` pixels; the same shot gives the same pixels."""
+    """Draw one image of ``settings.width`` x ``settings.height`` pixels; the same shot gives the same pixels."""
     camera = _camera(shot.camera, settings)
     track = _sample_track(camera, settings.rng(TRACK, shot.person, shot.camera))
     rng = settings.rng(IMAGE, shot.person, shot.camera, shot.take)
@@ -209,7 +209,7 @@ def _sample_track(camera: Camera, rng: np.random.Generator) -> _Track:
 
 
 def _background(camera: Camera, track: _Track, settings: SyntheticSettings, rng: np.random.Generator) -> Image.Image:
-    """A piece of the camera's scene, near the track's place."""
+    """Return a piece of the camera's scene, near the track's place."""
     width, height = settings.width * SUPERSAMPLING, settings.height * SUPERSAMPLING
     wander = np.clip(np.array(track.place) + rng.normal(0.0, 0.06, 2), 0.0, 1.0)
     left, top = (round(w * (whole - part)) for w, whole, part in zip(wander, camera.scene.size, (width, height)))
@@ -217,7 +217,7 @@ def _background(camera: Camera, track: _Track, settings: SyntheticSettings, rng:
 
 
 def _box_frame(canvas: Canvas, height: float, misalignment: int, rng: np.random.Generator) -> Frame:
-    """Where a detector's box, a little too large, too small or shifted, shows the body."""
+    """Return where a detector's box, a little too large, too small or shifted, shows the body."""
     error = misalignment / 100
     scale = height * rng.uniform(0.8, 1.04) ** error
     left = canvas.image.size[0] / 2 + height * rng.normal(0.0, 0.02 * error)
@@ -225,7 +225,7 @@ def _box_frame(canvas: Canvas, height: float, misalignment: int, rng: np.random.
 
 
 def _junk_frame(canvas: Canvas, height: float, rng: np.random.Generator) -> Frame | None:
-    """Half a body, a body much too small or large, or none at all."""
+    """Return half a body, a body much too small or large, or none at all."""
     kind = rng.integers(4)
     if kind == 0:
         return None

@@ -43,7 +43,7 @@ def draw_panel(canvas: Canvas, panel: Panel, yaw: float, frame: Frame) -> None:
     turn = _TURN * math.sin(yaw)
 
     def place(u: float, v: float) -> Position:
-        """A point of the panel, u from -1 to 1 across and v from 0 to 1 down, in perspective."""
+        """Return a point of the panel, u from -1 to 1 across and v from 0 to 1 down, in perspective."""
         nearness = 1 + 0.25 * u * math.sin(turn)
         return 0.5 * _WIDTH * 1.6 * u * math.cos(turn), 0.5 + (v - 0.5) * nearness
 
@@ -59,7 +59,7 @@ _SQUARE: list[Position] = [(0, 0), (1, 0), (1, 1), (0, 1)]
 
 
 def _motif(name: str) -> Iterator[list[Position]]:
-    """The outlines of a motif on a tile from (0, 0) to (1, 1)."""
+    """Yield the outlines of a motif on a tile from (0, 0) to (1, 1)."""
     if name == "disc":
         yield ellipse((0.5, 0.5), 0.32, 0.32)
     elif name == "diamond":

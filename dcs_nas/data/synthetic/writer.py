@@ -78,7 +78,7 @@ def _check(out: Path, workers: int | None) -> int:
 
 
 def _entries(settings: SyntheticSettings) -> Iterator[_Entry]:
-    """All images. Person ids of training and test people are interleaved, as in Market-1501."""
+    """Yield all images. Person ids of training and test people are interleaved, as in Market-1501."""
     people = settings.train_people + settings.test_people
     order = settings.rng(CAST).permutation(people)
     in_training = {int(person) + 1 for person in order[: settings.train_people]}
@@ -121,7 +121,7 @@ def _draw_all(
 ) -> None:
     draw = partial(_draw, whole=whole, settings=settings)
     with contextlib.ExitStack() as stack:
-        drawn = map(draw, entries)
+        drawn: Iterator[None] = map(draw, entries)
         if workers > 1 and len(entries) > _CHUNK:
             pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=follow_parent)
             stack.callback(pool.shutdown, cancel_futures=True)

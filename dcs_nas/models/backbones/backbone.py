@@ -47,7 +47,7 @@ class Backbone(nn.Module):
         self.attention = nn.ModuleDict()
 
     def attend(self, stage: str, x: Tensor) -> Tensor:
-        """The map x (B, C, H, W) that leaves ``stage``, after the attention that stands there, if any."""
+        """Return the map x (B, C, H, W) that leaves ``stage``, after the attention that stands there, if any."""
         return self.attention[stage](x) if stage in self.attention else x
 
     def adapt_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -62,7 +62,7 @@ class Backbone(nn.Module):
 
 
 def stage_maps(backbone: Backbone, height: int, width: int) -> dict[str, tuple[int, int, int]]:
-    """Stage to the (C, H, W) of the map that leaves it, for images of this size."""
+    """Return stage to the (C, H, W) of the map that leaves it, for images of this size."""
     attention, recorders = backbone.attention, {stage: _Recorder() for stage in backbone.stages}
     backbone.attention = nn.ModuleDict(recorders)
     try:
@@ -80,7 +80,7 @@ def insert_attention(
     width: int,
     settings: Mapping[str, Any] | None = None,
 ) -> None:
-    """Puts the attention block ``name`` after the given stages of a backbone for height x width images.
+    """Put the attention block ``name`` after the given stages of a backbone for height x width images.
 
     Args:
         backbone: changed in place; its parameters keep their names.

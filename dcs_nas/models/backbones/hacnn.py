@@ -125,7 +125,7 @@ class HACNN(Backbone):
         return whole, self.fc_local(torch.cat([z.mean((2, 3)) for z in local], dim=1))
 
     def _global_level(self, level: int, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The weighed map one level down and the offsets of its regions."""
+        """Return the weighed map one level down and the offsets of its regions."""
         stage = f"inception{level}"
         x = self.get_submodule(stage)(x)
         soft, theta = self.get_submodule(f"ha{level}")(x)
@@ -148,7 +148,7 @@ class UnitHACNN(nn.Module):
 
 
 def _region(x: Tensor, theta: Tensor, size: tuple[int, int]) -> Tensor:
-    """The full-width region of x (B, C, H, W) centred at theta (B, 2) as (tx, ty), resized to ``size``.
+    """Return the full-width region of x (B, C, H, W) centred at theta (B, 2) as (tx, ty), resized to ``size``.
 
     Sampled at H x W points in float32, with zeros beyond the border.
     """

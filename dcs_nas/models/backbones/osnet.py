@@ -114,7 +114,7 @@ class OSNet(Backbone):
 
 
 def _stage(channels: int, out_channels: int, *, shrink: bool) -> nn.Sequential:
-    """Two blocks and, if ``shrink``, a transition that halves the map."""
+    """Return two blocks and, if ``shrink``, a transition that halves the map."""
     blocks = [OmniScaleBlock(channels, out_channels), OmniScaleBlock(out_channels, out_channels)]
     transition = [nn.Sequential(ConvNorm(out_channels, out_channels), nn.AvgPool2d(2))] if shrink else []
     return nn.Sequential(*blocks, *transition)

@@ -182,7 +182,7 @@ class VisionTransformer(Backbone):
         return adapted
 
     def _resized(self, positions: Tensor) -> Tensor:
-        """Positions (1, 1 + N', D) as (1, 1 + N, D); as many as this network has are taken to be of its grid."""
+        """Return positions (1, 1 + N', D) as (1, 1 + N, D); as many as this network has are taken to be of its grid."""
         count = positions.shape[1] - 1
         if count == math.prod(self.grid):
             return positions
@@ -193,7 +193,7 @@ class VisionTransformer(Backbone):
         return torch.cat([positions[:, :1].float(), to_tokens(grid)], dim=1)
 
     def _grid_of(self, count: int) -> tuple[int, int]:
-        """The (h, w) of ``count`` patches: square, else the only one of about this network's proportions."""
+        """Return the (h, w) of ``count`` patches: square, else the only one of about this network's proportions."""
         side = math.isqrt(max(0, count))
         if side and side * side == count:
             return side, side
@@ -208,7 +208,7 @@ class VisionTransformer(Backbone):
         return distances[0][1:]
 
     def _embed(self, x: Tensor, cameras: Tensor | None) -> Tensor:
-        """All tokens (B, N, D), class token first, with their positions and cameras."""
+        """Return all tokens (B, N, D), class token first, with their positions and cameras."""
         if x.shape[2] != self.image_size[0] or x.shape[3] != self.image_size[1]:
             found, wanted = f"{x.shape[2]} x {x.shape[3]}", "{} x {}".format(*self.image_size)
             raise InputError(f"images are {found}; expected {wanted}, which this transformer was built for")

@@ -91,7 +91,7 @@ def _none(channels: int, height: int, width: int) -> nn.Module:
 
 
 def build_attention(name: str, channels: int, height: int, width: int, **settings: Any) -> nn.Module:
-    """The attention block ``name`` for maps (B, channels, height, width); "none" gives the identity.
+    """Return the attention block ``name`` for maps (B, channels, height, width); "none" gives the identity.
 
     Raises:
         InputError: an unknown name, a setting that the block does not have, a bad value, or a user's own block that

@@ -23,7 +23,7 @@ from dcs_nas.models.blocks.parts import (
 
 
 def select_channels(logits: Tensor, tau: Tensor | float, training: bool) -> Tensor:
-    """Binary mask of the logits' shape and dtype: 1 keeps a channel of a token, 0 drops it.
+    """Return binary mask of the logits' shape and dtype: 1 keeps a channel of a token, 0 drops it.
 
     Training: M~ = sigmoid((T + G1 - G2) / tau) with G1, G2 independent Gumbel(0, 1), whose difference is logistic;
     the mask is 1[M~ > 1/2] forward and has the gradient of M~ (straight-through). Evaluation: 1[T > 0], no noise.
@@ -96,7 +96,7 @@ class DCSAttention(nn.Module):
 
 
 def set_temperature(module: nn.Module, tau: float) -> None:
-    """Sets the temperature of every DCS block in ``module``; raises ``InputError`` if it is not above 0."""
+    """Set the temperature of every DCS block in ``module``; raises ``InputError`` if it is not above 0."""
     tau = _positive(tau)
     for block in module.modules():
         if isinstance(block, DCSAttention):
@@ -112,7 +112,7 @@ def set_scale(module: nn.Module, kind: str) -> None:
 
 
 def kept_shares(module: nn.Module) -> dict[str, Tensor]:
-    """Name of every DCS block in ``module`` to the share of channels that its last pass kept, on its device."""
+    """Return name of every DCS block in ``module`` to the share of channels that its last pass kept, on its device."""
     return {name: block.kept.clone() for name, block in module.named_modules() if isinstance(block, DCSAttention)}
 
 

@@ -95,7 +95,7 @@ class HardAttention(nn.Module):
 
 
 def stack_regions(x: Tensor, theta: Tensor) -> Tensor:
-    """The T regions of x (B, C, H, W) centred at theta (B, T, 2), from top to bottom in one map (B, C, H, W).
+    """Return the T regions of x (B, C, H, W) centred at theta (B, T, 2), from top to bottom in one map (B, C, H, W).
 
     A region has the full width and 1 / T of the height. Where H is a multiple of T this is ``affine_grid`` with
     [[1, 0, tx], [0, 1/T, ty]] and ``grid_sample`` for each region, with zeros beyond the border; other heights divide

@@ -16,7 +16,7 @@ GATE_STARTS = ("constant", "published")
 
 
 def to_tokens(x: Tensor) -> Tensor:
-    """Map (B, C, H, W) to tokens (B, N, C), contiguous: a view of a channels_last map, else a copy.
+    """Return map (B, C, H, W) to tokens (B, N, C), contiguous: a view of a channels_last map, else a copy.
 
     The fused attention kernels want the last dimension contiguous and fall back to the N x N matrix otherwise.
     """
@@ -24,7 +24,7 @@ def to_tokens(x: Tensor) -> Tensor:
 
 
 def to_map(tokens: Tensor, height: int, width: int) -> Tensor:
-    """Tokens (B, N, C) to a map (B, C, H, W): a channels_last view."""
+    """Return tokens (B, N, C) to a map (B, C, H, W): a channels_last view."""
     return tokens.transpose(1, 2).unflatten(2, (height, width))
 
 
@@ -49,7 +49,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
 
 
 def zero_started_norm(channels: int) -> nn.BatchNorm2d:
-    """A BatchNorm whose weight starts at 0, so that the residual branch it ends is silent at first."""
+    """Return a BatchNorm whose weight starts at 0, so that the residual branch it ends is silent at first."""
     norm = nn.BatchNorm2d(channels)
     nn.init.zeros_(norm.weight)
     return norm
@@ -77,7 +77,7 @@ def widened(x: Tensor) -> Tensor:
 
 
 def check_sizes(**sizes: int) -> None:
-    """Raises ``InputError`` unless every named size is a whole number of at least 1."""
+    """Raise ``InputError`` unless every named size is a whole number of at least 1."""
     for name, size in sizes.items():
         if not isinstance(size, int) or size < 1:
             raise InputError(f"{name} is {size!r}; expected a whole number of at least 1: mend the block's settings")

@@ -119,7 +119,7 @@ class RelationEmbedding(nn.Module):
 
 @torch.no_grad()
 def _record(norm: nn.BatchNorm1d, mean: Tensor, variance: Tensor, *, count: int) -> None:
-    """Updates the running statistics as BatchNorm does: unbiased variance, cumulative without a momentum."""
+    """Update the running statistics as BatchNorm does: unbiased variance, cumulative without a momentum."""
     seen, running_mean, running_var = map(norm.get_buffer, ("num_batches_tracked", "running_mean", "running_var"))
     seen += 1
     rate = 1 / seen if norm.momentum is None else norm.momentum
@@ -227,7 +227,7 @@ class RGA(nn.Module):
 
 
 def _pooling_stride(height: int, width: int, max_nodes: int | None) -> int:
-    """The least whole stride that leaves at most ``max_nodes`` positions."""
+    """Return the least whole stride that leaves at most ``max_nodes`` positions."""
     if max_nodes is None:
         return 1
     check_sizes(max_nodes=max_nodes)
