@@ -80,4 +80,4 @@ def check_sizes(**sizes: int) -> None:
     """Raise ``InputError`` unless every named size is a whole number of at least 1."""
     for name, size in sizes.items():
         if not isinstance(size, int) or size < 1:
-            raise InputError(f"{name} is {size!r}; expected a whole number of at least 1: mend the block's settings")
+            raise InputError(f"{name} is {size!r}; expected a whole number of at least 1: fix the block's settings")
