@@ -35,10 +35,9 @@ from dcs_nas.files import write_json, write_text
 from dcs_nas.models.cell_kind import CellKind
 from dcs_nas.models.cell_space import fixed_network
 from dcs_nas.runs import RunFolder
-from dcs_nas.search.derive import derive_by_retrieval
+from dcs_nas.search.derive import SupernetScore, derive_by_retrieval, supernet_score
 from dcs_nas.search.job import run_search
 from dcs_nas.search.record import ArchitectureRecord
-from dcs_nas.search.supernet_score import SupernetScore, supernet_score
 from dcs_nas.space import (
     CellGenotype,
     Edge,

@@ -17,8 +17,8 @@ from dcs_nas.models.relaxation import GumbelSoftmax
 from dcs_nas.runs import RunFolder
 from dcs_nas.settings import to_yaml
 from dcs_nas.training.evaluate import load_trained
-from dcs_nas.training.inherit import inherit
 from dcs_nas.training.retrain_job import run_retraining
+from dcs_nas.training.supernet_weights import inherit
 from tests.chains import chain_space, random_chain
 
 STAGES = [

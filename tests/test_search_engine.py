@@ -19,12 +19,11 @@ from dcs_nas.losses import PrototypeMemory
 from dcs_nas.models.cell_kind import CellKind
 from dcs_nas.models.supernet import frozen_statistics, recalibrated_statistics
 from dcs_nas.runs import read_metrics
-from dcs_nas.search.derive import likely
+from dcs_nas.search.derive import likely, supernet_score
 from dcs_nas.search.job import run_search
 from dcs_nas.search.monitor import CollapseGuard
 from dcs_nas.search.perturbation import by_perturbation
 from dcs_nas.search.record import ArchitectureRecord
-from dcs_nas.search.supernet_score import supernet_score
 from dcs_nas.space import (
     CellStructure,
     ChainGenotype,
@@ -291,7 +290,7 @@ def test_a_supernet_scores_genotypes_on_the_people_held_out(job: Path, tmp_path:
     assert 0 < first <= 1
     assert score(found) == first
     run_search(_config(job, "epochs=1"), tmp_path / "blind")
-    with pytest.raises(InputError, match="held no people out; search with search.validation above 0"):
+    with pytest.raises(InputError, match="held no identities out; search with search.validation above 0"):
         supernet_score(tmp_path / "blind")
 
 

@@ -12,11 +12,10 @@ from dcs_nas.models.build import build_supernet
 from dcs_nas.models.kinds import cell_settings
 from dcs_nas.runs import RunFolder
 from dcs_nas.search.bilevel import BilevelSearch
-from dcs_nas.search.derive import derive_by_retrieval
+from dcs_nas.search.derive import SupernetScore, derive_by_retrieval
 from dcs_nas.search.perturbation import derive_by_perturbation
 from dcs_nas.search.record import ArchitectureRecord
 from dcs_nas.search.strategies import ReadProgress, Strategy
-from dcs_nas.search.supernet_score import SupernetScore
 from dcs_nas.seeds import seed_everything
 from dcs_nas.space import AnyGenotype, load_space, require_settings, shipped_file
 from dcs_nas.training.acceleration import accelerate, eager

@@ -1,4 +1,4 @@
-"""Derivation by retrieval: of the genotypes that the alphas think likely, the one that finds people best.
+"""Derivation by retrieval: of the genotypes that the alphas think likely, the one that finds identities best.
 
 A supernet that trains one sampled path at a time (relaxation ``gumbel``) ranks its own networks (Guo et al., "Single
 Path One-Shot NAS", arXiv 1904.00420); one that trains weighted sums does not.
@@ -7,41 +7,103 @@ Path One-Shot NAS", arXiv 1904.00420); one that trains weighted sums does not.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from dcs_nas.config import SearchConfig
-from dcs_nas.errors import TrainingError
+from dcs_nas.config import Config, SearchConfig
+from dcs_nas.data.augment import build_augment
+from dcs_nas.data.datamodule import Images, ReidData
+from dcs_nas.errors import InputError, TrainingError
+from dcs_nas.models.heads import ReidNetwork
+from dcs_nas.models.supernet import Supernet, recalibrated_statistics
 from dcs_nas.search.record import ArchitectureRecord
-from dcs_nas.search.supernet_score import SupernetScore
+from dcs_nas.seeds import seed_everything
 from dcs_nas.space import AnyGenotype
+from dcs_nas.training.features import validate
+from dcs_nas.training.joint_batch import average_buffers
+from dcs_nas.training.supernet_weights import load_supernet
+from dcs_nas.training.trainer import memory_format
 
 log = logging.getLogger(__name__)
 
 
+class SupernetScore:
+    """The supernet as a judge: mAP of a genotype with inherited weights, among identities that a search has held out.
+
+    Running statistics are measured anew for every genotype (Guo et al., arXiv 1904.00420, section 3.2).
+
+    Args:
+        network: the supernet with its heads.
+        data: of the search.
+        held: images of the identities held out.
+        batches: augmented training images, to measure statistics on.
+        config: of the search.
+    """
+
+    def __init__(
+        self, network: ReidNetwork, data: ReidData, held: Images, batches: Sequence[Tensor], config: Config
+    ) -> None:
+        self.network, self.config = network, config
+        self._data, self._held, self._batches = data, held, batches
+
+    @property
+    def supernet(self) -> Supernet:
+        return self.network.backbone  # type: ignore[return-value]
+
+    @torch.no_grad()
+    def __call__(self, genotype: AnyGenotype) -> float:
+        seed_everything(self.config.seed)
+        with self.supernet.fixed_to(genotype), recalibrated_statistics(self.network, self._run):
+            return validate(self.network, self._data, self._held, metric=self.config.evaluate.metric)
+
+    def _run(self) -> None:
+        for images in self._batches:
+            self.network(images)
+        average_buffers(self.network)
+
+
+def supernet_score(folder: Path, *, batches: int = 8) -> SupernetScore:
+    """Return the judge that a finished bilevel search's last checkpoint is; ``InputError`` if it held nobody out."""
+    config, _, network = load_supernet(folder)
+    settings = config.section("search")
+    if not settings.validation:
+        raise InputError(f"{folder} held no identities out; search with search.validation above 0, e.g. 0.2")
+    data = ReidData(config)
+    halves, held = data.search_halves(
+        share=settings.weight_share, overlap=settings.identity_overlap, validation=settings.validation
+    )
+    assert held is not None
+    seed_everything(config.seed)
+    augment = build_augment(config)
+    images = [augment(batch["images"]) for batch in islice(data.identity_loader(halves["weights"], stream=0), batches)]
+    return SupernetScore(memory_format(network).eval(), data, held, images, config)
+
+
 def derive_by_retrieval(score: SupernetScore, record: ArchitectureRecord, settings: SearchConfig) -> AnyGenotype:
-    """The best of some likely genotypes by mAP among the people held out; that of the strongest alphas is the first."""
+    """Return the best of some likely genotypes by mAP of the identities held out; the strongest alphas' is first."""
     supernet = score.supernet
 
     def genotype(weights: Mapping[str, Tensor]) -> AnyGenotype:
         return record.genotype(supernet, settings.epochs - 1, weights)
 
-    found = likely(
+    tried = likely(
         supernet.mixture_weights(), genotype, candidates=settings.retrieval.candidates, seed=score.config.seed
     )
-    scores = [_finite_score(score, one) for one in found]
-    best = max(range(len(found)), key=scores.__getitem__)
+    scores = [_finite_score(score, one) for one in tried]
+    best = max(range(len(tried)), key=scores.__getitem__)
     log.info(
         "mAP among the people held out, with the supernet's weights: %.3f for the strongest, %.3f for the best of %d",
-        scores[0], scores[best], len(found),
+        scores[0], scores[best], len(tried),
     )  # fmt: skip
-    return found[best]
+    return tried[best]
 
 
 def _finite_score(score: SupernetScore, genotype: AnyGenotype) -> float:
-    """0 for a network whose features are not finite with the supernet's weights."""
+    """Return 0 for a network whose features are not finite with the supernet's weights."""
     try:
         return score(genotype)
     except TrainingError as error:
@@ -52,7 +114,7 @@ def _finite_score(score: SupernetScore, genotype: AnyGenotype) -> float:
 def likely(
     weights: Mapping[str, Tensor], derive: Callable[[Mapping[str, Tensor]], AnyGenotype], *, candidates: int, seed: int
 ) -> list[AnyGenotype]:
-    """Distinct genotypes: of the weights (R, O) by name themselves, then of draws by them.
+    """Return distinct genotypes: of the weights (R, O) by name themselves, then of draws by them.
 
     A draw adds Gumbel noise to log weights, so that each row's strongest candidate is that of a draw with the row's
     weights as probabilities. At most 20 draws are made for each genotype wanted: sharp weights give few.

@@ -20,10 +20,10 @@ from dcs_nas.settings import plain_yaml
 from dcs_nas.space import AnyGenotype, is_published, load_genotype, load_space, shipped_file
 from dcs_nas.training.acceleration import accelerate
 from dcs_nas.training.checkpoints import LAST, is_damaged
-from dcs_nas.training.inherit import inherit
 from dcs_nas.training.objective import build_objective
 from dcs_nas.training.process_group import jointly
 from dcs_nas.training.retraining import Retraining
+from dcs_nas.training.supernet_weights import inherit
 from dcs_nas.training.trainer import fit, make_trainer, memory_format, training_job
 
 log = logging.getLogger(__name__)

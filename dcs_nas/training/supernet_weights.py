@@ -1,0 +1,59 @@
+"""The supernet of a finished search, and a fixed network that starts from its weights."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import cast
+
+from dcs_nas.config import Config
+from dcs_nas.errors import InputError
+from dcs_nas.models.build import build_supernet
+from dcs_nas.models.heads import ReidNetwork
+from dcs_nas.models.supernet import Supernet
+from dcs_nas.runs import RunFolder
+from dcs_nas.space import AnyGenotype, Space, load_space, shipped_file
+from dcs_nas.training.checkpoints import load_checkpoint
+
+log = logging.getLogger(__name__)
+
+
+def load_supernet(folder: Path) -> tuple[Config, Space, ReidNetwork]:
+    """Return the settings, space and trained supernet of a bilevel search's run folder.
+
+    Raises:
+        InputError: the folder holds no search, or one without a supernet.
+    """
+    config = RunFolder(folder).config()
+    if config.search is None:
+        raise InputError(f"{folder} is no search run: its config.yaml has no section 'search'")
+    space = load_space(shipped_file("search_spaces", config.search.space))
+    path = folder / "checkpoints" / "last.ckpt"
+    state = load_checkpoint(path)["state_dict"]
+    state = {key.removeprefix("network."): value for key, value in state.items() if key.startswith("network.")}
+    classifier = state.get("heads.0.classifier.weight")
+    if classifier is None or not any(".mixtures." in key for key in state):
+        raise InputError(f"{path} holds no supernet; give the folder of a finished bilevel search")
+    network = build_supernet(space, config.search, config.data, len(classifier), config.dcs)
+    network.load_state_dict(state)
+    return config, space, network
+
+
+def inherit(network: ReidNetwork, genotype: AnyGenotype, folder: Path) -> None:
+    """Give the backbone of ``network`` what ``genotype`` takes over from the supernet of the search run ``folder``.
+
+    Scales and shifts that the supernet of cells does not have stay as they are. Raises ``InputError`` for a folder that
+    holds no search, and for a genotype of another space, width, depth or image size.
+    """
+    _, space, supernet = load_supernet(folder)
+    genotype.require_space(space, name=space.name, source="the genotype to train")
+    inherited = cast(Supernet, supernet.backbone).inherited_state(genotype)
+    try:
+        missing = network.backbone.load_state_dict(inherited, strict=False).missing_keys
+    except RuntimeError as error:
+        detail = str(error).splitlines()[-1].strip()
+        raise InputError(
+            f"the supernet of {folder} has other sizes than the network to train ({detail}); "
+            "train at the search's width, depth and image size, or without retrain.inherit"
+        ) from None
+    log.info("%s: %d tensors inherited, %d start anew", folder, len(inherited), len(missing))
