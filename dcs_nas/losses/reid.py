@@ -60,6 +60,28 @@ def triplet_loss(features: Tensor, labels: Tensor, *, margin: float | None = 0.3
     return F.softplus(gap).mean() if margin is None else F.relu(gap + margin).mean()
 
 
+@full_precision
+def weighted_triplet_loss(features: Tensor, labels: Tensor, *, margin: float | None = None) -> Tensor:
+    """Triplet loss of weighted distances (Ye et al., TPAMI 2022, "AGW", equation 3), mean over the anchors.
+
+    d+ and d- are the distances to all samples of the anchor's identity and to all others, each weighted by softmax(d)
+    and softmax(-d); then as in ``triplet_loss``. As in fast-reid, the anchor counts as a sample of its own identity, and
+    the sums of the weights are increased by 1e-6. Zero, with zero gradients, if all samples are of one identity.
+
+    Args:
+        features: (n, D), not normalised.
+        labels: (n,).
+    """
+    same = (labels[:, None] == labels[None, :]).to(features.dtype)
+    if bool(same.all()):
+        return features.sum() * 0
+    distances = _distance(features[:, None], features[None, :])
+    positive = (distances * _weights(distances, same)).sum(1)
+    negative = (distances * _weights(-distances, 1 - same)).sum(1)
+    gap = positive - negative
+    return F.softplus(gap).mean() if margin is None else F.relu(gap + margin).mean()
+
+
 class CenterLoss(nn.Module):
     """1/(2n) sum_i ||x_i - c_{y_i}||^2 with learned centres c (Wen et al., ECCV 2016, equation 2, per sample).
 
@@ -161,4 +183,10 @@ def _squared_distances(x: Tensor) -> Tensor:
 
 def _distance(x: Tensor, y: Tensor) -> Tensor:
     """Euclidean distance row by row; the clamp stops the gradient at 0, where that of the square root is infinite."""
-    return (x - y).square().sum(1).clamp(min=torch.finfo(x.dtype).tiny).sqrt()
+    return (x - y).square().sum(-1).clamp(min=torch.finfo(x.dtype).tiny).sqrt()
+
+
+def _weights(scores: Tensor, mask: Tensor) -> Tensor:
+    """Softmax of scores (n, n) over the columns where ``mask`` is 1."""
+    exponentials = (scores - (scores * mask).amax(1, keepdim=True)).exp() * mask
+    return exponentials / (exponentials.sum(1, keepdim=True) + 1e-6)

@@ -1,0 +1,133 @@
+"""Pooling, margin softmax and metric losses against fast-reid's reference values and against slow loops."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dcs_nas.errors import InputError
+from dcs_nas.losses.margin_softmax import margin_logits
+from dcs_nas.losses.reid import triplet_loss, weighted_triplet_loss
+from dcs_nas.models.pooling import POOLS
+
+Golden = dict[str, Tensor]
+
+
+@pytest.fixture
+def heads(golden: Callable[[str], dict[str, np.ndarray]]) -> Golden:
+    return {name: torch.as_tensor(values) for name, values in golden("reid_heads").items()}
+
+
+def near(found: Tensor, expected: Tensor) -> None:
+    """Equal to 1e-5 of the largest value."""
+    torch.testing.assert_close(found, expected.to(found.dtype), rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("kind", ["cosface", "arcface", "circle"])
+def test_a_margin_softmax_equals_the_published_one(heads: Golden, kind: str) -> None:
+    features, classifier = heads["features"].requires_grad_(), heads["classifier"].requires_grad_()
+    cosines = F.normalize(features) @ F.normalize(classifier).T
+    scale, margin = float(heads[f"{kind}_scale"]), float(heads[f"{kind}_margin"])
+    logits = margin_logits(kind, cosines, heads["labels"], scale=scale, margin=margin)
+    loss = F.cross_entropy(logits, heads["labels"])
+    loss.backward()
+    near(logits, heads[f"{kind}_logits"])
+    near(loss, heads[f"{kind}_loss"])
+    near(features.grad, heads[f"{kind}_grad_features"])
+    near(classifier.grad, heads[f"{kind}_grad_classifier"])
+
+
+def test_margin_logits_equal_a_slow_loop() -> None:
+    cosines, labels = torch.rand(5, 4, dtype=torch.float64) * 2 - 1, torch.tensor([0, 3, 1, 1, 2])
+    s, m = 16.0, 0.3
+    expected: dict[str, list[list[float]]] = {"cosface": [], "arcface": [], "circle": []}
+    for row, y in zip(cosines.tolist(), labels.tolist()):
+        expected["cosface"].append([s * (c - m * (j == y)) for j, c in enumerate(row)])
+        expected["arcface"].append([s * math.cos(math.acos(c) + m * (j == y)) for j, c in enumerate(row)])
+        positive = [s * max(0, 1 + m - c) * (c - 1 + m) for c in row]
+        negative = [s * max(0, c + m) * (c - m) for c in row]
+        expected["circle"].append([positive[j] if j == y else negative[j] for j in range(4)])
+    for kind, rows in expected.items():
+        found = margin_logits(kind, cosines, labels, scale=s, margin=m)
+        torch.testing.assert_close(found, torch.tensor(rows, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("kind", ["cosface", "arcface", "circle"])
+def test_cosines_of_exactly_one_have_finite_gradients(kind: str) -> None:
+    cosines = torch.eye(3, requires_grad=True)
+    margin_logits(kind, cosines, torch.arange(3), scale=64, margin=0.35).sum().backward()
+    assert torch.isfinite(cosines.grad).all()
+
+
+def test_an_unknown_margin_softmax_lists_the_known_ones() -> None:
+    with pytest.raises(InputError, match="unknown margin softmax 'sphereface'.*cosface"):
+        margin_logits("sphereface", torch.zeros(1, 2), torch.tensor([0]), scale=1, margin=0)
+
+
+def test_generalized_mean_pooling_equals_the_published_one(heads: Golden) -> None:
+    pool, x = POOLS["gem"](), heads["gem_map"].requires_grad_()
+    out = pool(x)
+    out.square().sum().backward()
+    near(out, heads["gem_out"])
+    near(x.grad, heads["gem_grad_map"])
+    near(pool.p.grad, heads["gem_grad_p"])
+
+
+def test_poolings_equal_slow_loops() -> None:
+    x = torch.rand(2, 3, 4, 2, dtype=torch.float64)
+    for name, slow in {
+        "avg": lambda v: sum(v) / len(v),
+        "max": max,
+        "avg_max": lambda v: sum(v) / len(v) + max(v),
+        "gem": lambda v: (sum(e**3 for e in v) / len(v)) ** (1 / 3),
+        "gem_fixed": lambda v: (sum(e**3 for e in v) / len(v)) ** (1 / 3),
+    }.items():
+        expected = [[slow(place.flatten().tolist()) for place in image] for image in x]
+        torch.testing.assert_close(POOLS[name]()(x), torch.tensor(expected, dtype=torch.float64))
+    assert [p.requires_grad for p in POOLS["gem_fixed"]().parameters()] == [False]
+
+
+@pytest.mark.parametrize("margin", [None, 0.3])
+def test_the_weighted_triplet_loss_equals_the_published_one(heads: Golden, margin: float | None) -> None:
+    name = "triplet_soft_margin_weighted" if margin is None else "triplet_margin_weighted"
+    features = heads["features"].requires_grad_()
+    loss = weighted_triplet_loss(features, heads["labels"], margin=margin)
+    loss.backward()
+    near(loss, heads[name])
+    near(features.grad, heads[f"{name}_grad"])
+
+
+def test_the_soft_margin_of_hardest_pairs_equals_the_published_one(heads: Golden) -> None:
+    features = heads["features"].requires_grad_()
+    loss = triplet_loss(features, heads["labels"], margin=None)
+    loss.backward()
+    near(loss, heads["triplet_soft_margin_hard"])
+    near(features.grad, heads["triplet_soft_margin_hard_grad"])
+
+
+def test_the_weighted_triplet_loss_equals_a_slow_loop() -> None:
+    features, labels = torch.randn(6, 3, dtype=torch.float64), [0, 0, 1, 1, 1, 2]
+    points, gaps = features.tolist(), []
+    for a, anchor in enumerate(points):
+        distance = [math.dist(anchor, other) for other in points]
+        means = []
+        for sign, chosen in ((1, True), (-1, False)):
+            kept = [d for d, label in zip(distance, labels) if (label == labels[a]) == chosen]
+            weights = [math.exp(sign * d) for d in kept]
+            means.append(sum(d * w for d, w in zip(kept, weights)) / sum(weights))
+        gaps.append(math.log1p(math.exp(means[0] - means[1])))
+    found = weighted_triplet_loss(features, torch.tensor(labels))
+    assert float(found) == pytest.approx(sum(gaps) / len(gaps), rel=1e-4)  # 1e-6 is added to sums of weights
+
+
+def test_a_batch_of_one_identity_has_no_weighted_triplet() -> None:
+    features = torch.randn(4, 3, requires_grad=True)
+    weighted_triplet_loss(features, torch.zeros(4, dtype=torch.int64)).backward()
+    assert features.grad is not None
+    assert not features.grad.any()
