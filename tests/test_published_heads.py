@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dcs_nas.config import EvaluateConfig, HeadConfig, LossConfig
 from dcs_nas.errors import InputError
+from dcs_nas.losses import Objective
 from dcs_nas.losses.margin_softmax import margin_logits
-from dcs_nas.losses.reid import triplet_loss, weighted_triplet_loss
+from dcs_nas.losses.reid import circle_loss, triplet_loss, weighted_triplet_loss
+from dcs_nas.models.backbones import BACKBONES
+from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.models.pooling import POOLS
+from dcs_nas.training.evaluate import evaluate_run
+from dcs_nas.training.retrain_job import run_retraining
+from tests.run_folders import config
 
 Golden = dict[str, Tensor]
 
@@ -131,3 +139,88 @@ def test_a_batch_of_one_identity_has_no_weighted_triplet() -> None:
     weighted_triplet_loss(features, torch.zeros(4, dtype=torch.int64)).backward()
     assert features.grad is not None
     assert not features.grad.any()
+
+
+def test_the_circle_loss_of_pairs_equals_the_published_one(heads: Golden) -> None:
+    features = heads["features"].requires_grad_()
+    margin, scale = float(heads["pairwise_circle_margin"]), float(heads["pairwise_circle_gamma"])
+    loss = circle_loss(features, heads["labels"], margin=margin, scale=scale)
+    loss.backward()
+    near(loss, heads["pairwise_circle"])
+    near(features.grad, heads["pairwise_circle_grad"])
+
+
+def _network(**head: object) -> ReidNetwork:
+    backbone = BACKBONES["resnet10_small"](height=32, width=16)
+    return ReidNetwork(backbone, 5, height=32, width=16, head=HeadConfig(**head))  # type: ignore[arg-type]
+
+
+def test_a_head_pools_norms_and_scores_as_it_is_told() -> None:
+    images = torch.rand(4, 3, 32, 16)
+    network = _network(pool="avg_max", classifier="circle").train()
+    embedding = network(images)
+    maps = network.backbone(images)
+    torch.testing.assert_close(embedding.features, maps.mean((2, 3)) + maps.amax((2, 3)))
+    assert embedding.logits is not None
+    assert float(embedding.logits[0].detach().abs().max()) <= 1 + 1e-6  # cosines
+    weights = network.heads[0].classifier.weight
+    normed = network.heads[0].neck(embedding.features)
+    torch.testing.assert_close(embedding.logits[0], F.normalize(normed) @ F.normalize(weights).T)
+
+
+def test_without_a_neck_the_classifier_reads_the_feature_itself() -> None:
+    network = _network(neck=False, classifier="biased")
+    embedding = network.train()(torch.rand(4, 3, 32, 16))
+    classifier = network.heads[0].classifier
+    assert classifier.bias is not None
+    assert embedding.logits is not None
+    torch.testing.assert_close(embedding.logits[0], classifier(embedding.features))
+
+
+def test_the_tested_feature_is_the_one_after_or_before_the_neck() -> None:
+    network, images = _network().eval(), torch.rand(2, 3, 32, 16)
+    network.heads[0].neck.running_mean.fill_(3.0)
+    after = network(images)
+    network.test_neck = "before"
+    torch.testing.assert_close(network.heads[0].neck(network(images)), after)
+
+
+def test_a_pooling_for_a_backbone_that_gives_vectors_is_refused() -> None:
+    backbone = BACKBONES["hacnn"](height=160, width=64)
+    with pytest.raises(InputError, match=r"retrain.head.pool is 'gem', but HACNN gives vectors"):
+        ReidNetwork(backbone, 5, height=160, width=64, head=HeadConfig(pool="gem"))
+
+
+@pytest.mark.parametrize(
+    ("head", "loss"),
+    [
+        ({"pool": "gem", "classifier": "circle"}, {"triplet_margin": None}),
+        ({"pool": "gem_fixed", "classifier": "cosface", "scale": 30}, {"triplet_mining": "weighted"}),
+        ({"pool": "max", "classifier": "arcface", "margin": 0.5}, {"triplet_weight": 0, "circle_weight": 0.1}),
+        ({"neck": False, "classifier": "biased"}, {"triplet_weight": 0}),
+    ],
+    ids=["sbs", "agw", "arcface", "hacnn"],
+)
+def test_a_published_head_trains_and_is_evaluated(head: dict, loss: dict, people: Path, tmp_path: Path) -> None:
+    retrain = {"backbone": "resnet10_small", "head": head, "epochs": 1, "warmup_epochs": 0}
+    job = config(people, retrain=retrain, loss=loss, evaluate=EvaluateConfig(neck="before"))
+    job = job.model_copy(update={"data": job.data.model_copy(update={"people_per_batch": 8})})
+    run_retraining(job, tmp_path / "run")
+    before, after = (evaluate_run(tmp_path / "run", **changes) for changes in ({}, {"neck": "after"}))
+    assert 0 < before.result.mAP <= 1
+    same = np.allclose(before.features.query_features, after.features.query_features)
+    assert same == (head.get("neck") is False)
+
+
+def test_an_objective_with_a_margin_adds_it_to_every_branch() -> None:
+    labels, cosines = torch.tensor([0, 1]), torch.tensor([[0.5, -0.5], [0.1, 0.2]])
+
+    def softmax(logits: Tensor, classes: Tensor) -> Tensor:
+        return margin_logits("cosface", logits, classes, scale=10, margin=0.2)
+
+    objective = Objective(
+        LossConfig(triplet_weight=0, label_smoothing=0), num_classes=2, feature_dim=3, softmax=softmax
+    )
+    terms = objective([cosines, cosines], torch.randn(2, 3), labels)
+    expected = F.cross_entropy(torch.tensor([[3.0, -5.0], [1.0, 0.0]]), labels)
+    torch.testing.assert_close(terms["identity"], expected)

@@ -26,7 +26,7 @@ _EXAMPLE = "0002_c1s1_000451_03.jpg"
 _TOP = 10
 
 
-@with_evaluate_options(without=["flip"])
+@with_evaluate_options(without=["flip", "neck"])
 def rank(
     features: Annotated[
         Path, typer.Argument(metavar="FILE", help="FEATURES.npz with people and cameras, or MODEL.onnx.")

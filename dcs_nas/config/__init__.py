@@ -19,7 +19,7 @@ from dcs_nas.config.search import (
     SearchConfig,
     TrialsConfig,
 )
-from dcs_nas.config.training import DcsConfig, LossConfig, RetrainConfig, TrainerConfig
+from dcs_nas.config.training import DcsConfig, HeadConfig, LossConfig, RetrainConfig, TrainerConfig
 from dcs_nas.config.tune import TuneConfig
 from dcs_nas.errors import InputError
 from dcs_nas.settings import Settings, parse, parse_yaml, read_yaml
@@ -33,6 +33,7 @@ __all__ = [
     "DcsConfig",
     "EvaluateConfig",
     "GuardConfig",
+    "HeadConfig",
     "LossConfig",
     "PerturbationConfig",
     "RelaxationConfig",

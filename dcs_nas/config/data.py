@@ -67,6 +67,7 @@ class AugmentConfig(Settings):
 class EvaluateConfig(Settings):
     """How features are compared; ``dcs-nas evaluate`` and ``rank`` have an option for each, which replaces it.
 
+    ``neck`` says which features are compared: those after the batch norm of ``retrain.head``, or those before it.
     ``protocol`` is the data set's own unless given; validation leaves out the query's own camera where it does, and
     otherwise the query's own image alone. ``expand`` is the number of neighbours of average query expansion
     (0: none), each weighted by its similarity to the power ``expand_alpha``. ``confidence`` is the number of bootstrap
@@ -79,6 +80,9 @@ class EvaluateConfig(Settings):
     )
     metric: Literal["cosine", "euclidean"] = Field(
         default="cosine", description="cosine or euclidean distance; by default the run's, the model's or the file's."
+    )
+    neck: Literal["after", "before"] = Field(
+        default="after", description="Features after or before the batch norm of the head; by default the run's."
     )
     flip: bool = Field(default=False, description="Add the features of the mirrored images.")
     expand: int = Field(

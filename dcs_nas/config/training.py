@@ -23,6 +23,10 @@ PRECISION_NAMES: dict[str, Precision] = {
 class LossConfig(Settings):
     """The training objective: weights of its terms, and the information bottleneck (IB).
 
+    The triplet term takes the hardest pairs of an anchor, or all pairs with weights (AGW); without ``triplet_margin``
+    it has the soft margin. The circle term is that of pairs (Sun et al., CVPR 2020, equation 6); its softmax form is a
+    classifier, ``retrain.head``.
+
     IB's input is the image, or the output of the network's stem, on ``ib_grid`` (rows, columns). Its class statistics
     are gathered over the epoch (``streaming``), or measured at its end by an extra pass over the images (``exact``).
     """
@@ -31,7 +35,11 @@ class LossConfig(Settings):
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     triplet_weight: float = Field(default=1.0, ge=0)
     triplet_margin: float | None = Field(default=0.3, ge=0)
+    triplet_mining: Literal["hard", "weighted"] = "hard"
     center_weight: float = Field(default=0.0, ge=0)
+    circle_weight: float = Field(default=0.0, ge=0)
+    circle_margin: float = Field(default=0.25, gt=0, lt=1)
+    circle_scale: float = Field(default=128.0, gt=0)
     ib_kind: Literal["none", "ibb", "ibb_tight", "plugin"] = "none"
     ib_weight: float = Field(default=0.0, ge=0)
     ib_grid: tuple[int, int] = (8, 4)
@@ -46,8 +54,10 @@ class LossConfig(Settings):
             raise ValueError(f"ib_weight is {self.ib_weight:g}, but ib_kind is 'none'; name a kind, e.g. ibb")
         if self.ib_kind == "none" and (self.ib_input, self.ib_estimate) != ("image", "streaming"):
             raise ValueError("ib_input or ib_estimate is set, but ib_kind is 'none'; name a kind, e.g. ibb")
-        if not self.identity_weight and not self.triplet_weight:
-            raise ValueError("identity_weight and triplet_weight are both 0; nothing would tell people apart")
+        if not self.identity_weight and not self.triplet_weight and not self.circle_weight:
+            raise ValueError(
+                "identity_weight, triplet_weight and circle_weight are all 0; nothing would tell identities apart"
+            )
         return self
 
 
@@ -79,6 +89,27 @@ class DcsConfig(Settings):
         return max(self.tau * self.decay**epoch, self.tau_min)
 
 
+class HeadConfig(Settings):
+    """What turns the backbone's map into a feature, and the feature into scores of the training identities.
+
+    ``pool`` is one of ``dcs_nas.models.pooling``. ``neck``: a batch norm between metric losses and classifier (BNNeck).
+    The ``classifier`` is linear, linear with a bias, or of cosines with a margin softmax of this ``scale`` and
+    ``margin`` (``dcs_nas.losses.margin_softmax``; 30 and 0.35 or 0.5 are usual for cosface and arcface, 64 and 0.35 for
+    circle).
+    """
+
+    pool: str = "avg"
+    neck: bool = True
+    classifier: Literal["linear", "biased", "cosface", "arcface", "circle"] = "linear"
+    scale: float = Field(default=64.0, gt=0)
+    margin: float = Field(default=0.35, ge=0, le=1.5)
+
+    @property
+    def margin_softmax(self) -> bool:
+        """Whether the classifier scores by cosines, with a margin for the sample's own identity."""
+        return self.classifier not in ("linear", "biased")
+
+
 class RetrainConfig(Settings):
     """Training of a fixed network: a genotype's, or a named backbone.
 
@@ -101,6 +132,7 @@ class RetrainConfig(Settings):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=5e-4, ge=0)
     grad_clip: float | None = Field(default=None, gt=0)
+    head: HeadConfig = HeadConfig()
     schedule: Literal["cosine", "multistep"] = "cosine"
     warmup_epochs: float = Field(default=10, ge=0)
     warmup_factor: float = Field(default=0.01, gt=0, le=1)

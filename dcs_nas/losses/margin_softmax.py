@@ -11,6 +11,8 @@ With s the scale, m the margin, y the sample's class and c_j its cosine with cla
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,7 +20,7 @@ from torch import Tensor
 from dcs_nas.losses.precision import full_precision
 from dcs_nas.registry import Registry
 
-MARGIN_SOFTMAX = Registry("margin softmax")
+MARGIN_SOFTMAX: Registry[Callable[..., Tensor]] = Registry("margin softmax")
 _EDGE = 1e-7  # the arc cosine has no gradient at 1
 
 

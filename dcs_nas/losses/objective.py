@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from dcs_nas.config import LossConfig
 from dcs_nas.errors import InputError
 from dcs_nas.losses.information_bottleneck import InformationBottleneck
-from dcs_nas.losses.reid import CenterLoss, identity_loss, triplet_loss
+from dcs_nas.losses.reid import CenterLoss, circle_loss, identity_loss, triplet_loss, weighted_triplet_loss
 
 
 class Objective(nn.Module):
-    """Weighted sum of identity, triplet, center and information-bottleneck (IB) terms.
+    """Weighted sum of identity, triplet, circle, center and information-bottleneck (IB) terms.
 
     A term of weight 0 is not computed, but for IB, which is then only logged.
 
@@ -27,14 +27,25 @@ class Objective(nn.Module):
         num_classes: K, people with labels 0 .. K - 1.
         feature_dim: D.
         input_channels: C of the ``input_features`` that the loop gives to IB: 3 of images, or those of the stem.
+        softmax: turns a classifier's cosines and the labels into logits (``margin_logits``); None: they are logits.
     """
 
-    def __init__(self, settings: LossConfig, *, num_classes: int, feature_dim: int, input_channels: int = 3) -> None:
+    def __init__(
+        self,
+        settings: LossConfig,
+        *,
+        num_classes: int,
+        feature_dim: int,
+        input_channels: int = 3,
+        softmax: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> None:
         super().__init__()
         self.settings = settings
+        self._softmax = softmax
         self.weights = {
             "identity": settings.identity_weight,
             "triplet": settings.triplet_weight,
+            "circle": settings.circle_weight,
             "center": settings.center_weight,
             "ib": settings.ib_weight,
         }
@@ -81,12 +92,18 @@ class Objective(nn.Module):
         terms: dict[str, Tensor] = {}
         if self.weights["identity"] and logits is not None:
             branches = [logits] if isinstance(logits, Tensor) else list(logits)
+            if self._softmax is not None:
+                branches = [self._softmax(branch, labels) for branch in branches]
             losses = [
                 identity_loss(branch, labels, label_smoothing=self.settings.label_smoothing) for branch in branches
             ]
             terms["identity"] = torch.stack(losses).mean()
         if self.weights["triplet"]:
-            terms["triplet"] = triplet_loss(features, labels, margin=self.settings.triplet_margin)
+            triplet = triplet_loss if self.settings.triplet_mining == "hard" else weighted_triplet_loss
+            terms["triplet"] = triplet(features, labels, margin=self.settings.triplet_margin)
+        if self.weights["circle"]:
+            s = self.settings
+            terms["circle"] = circle_loss(features, labels, margin=s.circle_margin, scale=s.circle_scale)
         if self.center is not None:
             terms["center"] = self.center(features, labels)
         if self.information_bottleneck is not None:

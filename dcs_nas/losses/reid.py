@@ -65,8 +65,8 @@ def weighted_triplet_loss(features: Tensor, labels: Tensor, *, margin: float | N
     """Triplet loss of weighted distances (Ye et al., TPAMI 2022, "AGW", equation 3), mean over the anchors.
 
     d+ and d- are the distances to all samples of the anchor's identity and to all others, each weighted by softmax(d)
-    and softmax(-d); then as in ``triplet_loss``. As in fast-reid, the anchor counts as a sample of its own identity, and
-    the sums of the weights are increased by 1e-6. Zero, with zero gradients, if all samples are of one identity.
+    and softmax(-d); then as in ``triplet_loss``. As in fast-reid, the anchor counts as a sample of its own identity,
+    and the sums of the weights are increased by 1e-6. Zero, with zero gradients, if all samples are of one identity.
 
     Args:
         features: (n, D), not normalised.
@@ -80,6 +80,22 @@ def weighted_triplet_loss(features: Tensor, labels: Tensor, *, margin: float | N
     negative = (distances * _weights(-distances, 1 - same)).sum(1)
     gap = positive - negative
     return F.softplus(gap).mean() if margin is None else F.relu(gap + margin).mean()
+
+
+@full_precision
+def circle_loss(features: Tensor, labels: Tensor, *, margin: float = 0.25, scale: float = 128.0) -> Tensor:
+    """Circle loss of pairs (Sun et al., CVPR 2020, equation 6) of cosines, mean over the anchors; zero without pairs.
+
+    Args:
+        features: (n, D), not normalised.
+        labels: (n,).
+        margin: m, between 0 and 1.
+        scale: gamma.
+    """
+    from pytorch_metric_learning.losses import CircleLoss
+    from pytorch_metric_learning.reducers import MeanReducer
+
+    return CircleLoss(m=margin, gamma=scale, reducer=MeanReducer())(features, labels)
 
 
 class CenterLoss(nn.Module):

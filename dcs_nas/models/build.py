@@ -62,7 +62,7 @@ def build_fixed(
         report = load_weights(backbone, settings.weights, share=settings.weights_share, key=settings.weights_key)
         log.info("%s: %s", settings.weights, report.summary())
     set_scale(backbone, (dcs or DcsConfig()).scale)
-    return ReidNetwork(backbone, people, height=data.height, width=data.width)
+    return ReidNetwork(backbone, people, height=data.height, width=data.width, head=settings.head)
 
 
 def build_cost(settings: CostConfig, supernet: Supernet) -> ExpectedCost | None:

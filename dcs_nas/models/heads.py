@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dcs_nas.config import HeadConfig
 from dcs_nas.errors import InputError
 from dcs_nas.models.flops import dry_run
+from dcs_nas.models.pooling import POOLS
 
 
 class Embedding(NamedTuple):
@@ -24,37 +27,60 @@ class Embedding(NamedTuple):
     stem: Tensor | None = None
 
 
-class BNNeckHead(nn.Module):
-    """Batch norm between metric losses and the classifier (Luo et al., arXiv 1903.07071, "BNNeck").
+class ReidHead(nn.Module):
+    """Pooling, batch norm between metric losses and classifier ("BNNeck", Luo et al., arXiv 1903.07071), classifier.
 
-    (B, D) to the normed features (B, D). The batch norm has no shift and the classifier no bias, so that both live
-    around the origin.
+    (B, D) to the normed features (B, D). The batch norm has no shift and the linear classifier no bias, so that both
+    live around the origin. The parts are what ``retrain.head`` says.
     """
 
-    def __init__(self, features: int, people: int) -> None:
+    def __init__(self, features: int, identities: int, settings: HeadConfig) -> None:
         super().__init__()
-        self.neck = nn.BatchNorm1d(features)
-        self.neck.bias.requires_grad_(False)
-        self.classifier = nn.Linear(features, people, bias=False)
+        self.pool = POOLS[settings.pool]()
+        self.neck = nn.BatchNorm1d(features) if settings.neck else nn.Identity()
+        if isinstance(self.neck, nn.BatchNorm1d):
+            self.neck.bias.requires_grad_(False)
+        linear = CosineClassifier if settings.margin_softmax else nn.Linear
+        self.classifier = linear(features, identities, bias=settings.classifier == "biased")
         nn.init.normal_(self.classifier.weight, std=0.001)
 
     def forward(self, features: Tensor) -> Tensor:
         return self.neck(features)
 
 
+class CosineClassifier(nn.Linear):
+    """Features (B, D) to their cosines with the weights of A identities (B, A), in float32 under autocast."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        with torch.autocast(features.device.type, enabled=False):
+            return F.linear(F.normalize(features.to(self.weight.dtype)), F.normalize(self.weight))
+
+
 class ReidNetwork(nn.Module):
     """A backbone and one head for each vector that it gives, for images (B, 3, height, width).
 
-    Training: an ``Embedding`` with the features before the heads' batch norm. Evaluation: features (B, D) after it;
-    those of several branches are scaled to length 1 each.
+    Training: an ``Embedding`` with the features before the heads' batch norm. Evaluation: features (B, D) after it, or
+    before it where ``test_neck`` is ``before``; those of several branches are scaled to length 1 each.
+
+    Raises:
+        InputError: a pooling of ``head`` for a backbone that gives vectors and no map.
     """
 
-    def __init__(self, backbone: nn.Module, people: int, *, height: int, width: int) -> None:
+    def __init__(
+        self, backbone: nn.Module, people: int, *, height: int, width: int, head: HeadConfig | None = None
+    ) -> None:
         super().__init__()
+        self.head_settings = head = head or HeadConfig()
+        if head.pool != "avg" and getattr(backbone, "kind", "map") != "map":
+            raise InputError(
+                f"retrain.head.pool is '{head.pool}', but {type(backbone).__name__} gives vectors, not a map to pool; "
+                "leave it out"
+            )
+        self.test_neck: Literal["after", "before"] = "after"
         self.backbone = backbone
         self.uses_cameras: bool = getattr(backbone, "uses_cameras", False)
         self.widths = _widths(backbone, height, width)
-        self.heads = nn.ModuleList(BNNeckHead(width, people) for width in self.widths)
+        self.heads = nn.ModuleList(ReidHead(width, people, head) for width in self.widths)
         self._image_size = (height, width)
         self._stem_grid: tuple[int, int] | None = None
 
@@ -84,22 +110,27 @@ class ReidNetwork(nn.Module):
         if self.training:
             return self.embed(images, cameras)
         vectors, _ = self._vectors(images, cameras)
-        normed = [head(vector) for head, vector in zip(self.heads, vectors)]
-        return normed[0] if len(normed) == 1 else torch.cat([nn.functional.normalize(x) for x in normed], dim=1)
+        if self.test_neck == "after":
+            vectors = [head(vector) for head, vector in zip(self.heads, vectors)]
+        return vectors[0] if len(vectors) == 1 else torch.cat([F.normalize(x) for x in vectors], dim=1)
 
     def embed(self, images: Tensor, cameras: Tensor | None = None) -> Embedding:
         """What the losses read, in evaluation as in training."""
         vectors, stem = self._vectors(images, cameras)
-        logits = [cast(BNNeckHead, head).classifier(head(vector)) for head, vector in zip(self.heads, vectors)]
+        logits = [cast(ReidHead, head).classifier(head(vector)) for head, vector in zip(self.heads, vectors)]
         return Embedding(torch.cat(vectors, dim=1), logits, stem)
 
     def _vectors(self, images: Tensor, cameras: Tensor | None) -> tuple[list[Tensor], Tensor | None]:
         """The vectors of all branches, and the stem's output on its grid if that is asked for."""
         if self._stem_grid is None:
-            return pool(self._features(images, cameras)), None
+            return self._pool(self._features(images, cameras)), None
         with outputs_of(stem_of(self.backbone)) as seen:
-            vectors = pool(self._features(images, cameras))
-        return vectors, nn.functional.adaptive_avg_pool2d(seen[0].detach(), self._stem_grid)
+            vectors = self._pool(self._features(images, cameras))
+        return vectors, F.adaptive_avg_pool2d(seen[0].detach(), self._stem_grid)
+
+    def _pool(self, output: Any) -> list[Tensor]:
+        outputs = output if isinstance(output, (tuple, list)) else [output]
+        return [cast(ReidHead, head).pool(x) if x.ndim == 4 else x for head, x in zip(self.heads, outputs)]
 
     def _features(self, images: Tensor, cameras: Tensor | None) -> Any:
         return self.backbone(images, cameras) if self.uses_cameras else self.backbone(images)

@@ -82,6 +82,7 @@ def evaluate_run(
         raise InputError(f"unknown features '{features}'; {choices(features, FEATURES)}")
     config, network = load_trained(folder, checkpoint=checkpoint)
     settings = _settings(config.evaluate, changes, features)
+    network.test_neck = settings.neck
     source = _source(config.data, data_name, root, dict(data_options or {}))
     with joined(_for_any_processes(config), training=False), training_errors(config, "evaluate"):
         device = torch.device("cuda" if config.trainer.cuda else "cpu")
@@ -162,6 +163,7 @@ def load_trained(folder: Path, *, checkpoint: str = "last") -> tuple[Config, Rei
         network.load_state_dict(state)
     except RuntimeError as error:
         raise InputError(f"{path} does not fit the run's own settings: {str(error).splitlines()[-1].strip()}") from None
+    network.test_neck = config.evaluate.neck
     return config, memory_format(network).eval()
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dcs_nas.config import Config, LossConfig
+from dcs_nas.config import Config, HeadConfig, LossConfig
 from dcs_nas.data.augment import Normalize
 from dcs_nas.data.datamodule import Images
 from dcs_nas.errors import InputError
 from dcs_nas.losses import Objective
+from dcs_nas.losses.margin_softmax import margin_logits
 from dcs_nas.models.heads import Embedding, ReidNetwork
 from dcs_nas.processes import rank, world
 
@@ -37,7 +39,14 @@ def build_objective(
     channels = 3
     if network is not None and settings.ib_input == "stem":
         channels = network.expose_stem(settings.ib_grid)
-    return Objective(settings, num_classes=people, feature_dim=features, input_channels=channels)
+    softmax = None if network is None else _margin_softmax(network.head_settings)
+    return Objective(settings, num_classes=people, feature_dim=features, input_channels=channels, softmax=softmax)
+
+
+def _margin_softmax(head: HeadConfig) -> Callable[[Tensor, Tensor], Tensor] | None:
+    if not head.margin_softmax:
+        return None
+    return partial(margin_logits, head.classifier, scale=head.scale, margin=head.margin)
 
 
 def require_plain_statistics(settings: LossConfig) -> None:

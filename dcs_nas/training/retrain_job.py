@@ -60,6 +60,7 @@ def run_retraining(
         if architecture is None:
             raise InputError("retrain.inherit is given without a genotype; give a named backbone retrain.weights")
         inherit(network, architecture, settings.inherit)
+    network.test_neck = config.evaluate.neck
     objective = build_objective(config.loss, people=identities, features=network.num_features, network=network)
     accelerate(network, config)
     if resume:
