@@ -515,14 +515,13 @@ def _make_run(rng: random.Random, folder: Path) -> None:
 
 
 def _read_run(folder: Path) -> Any:
-    from dcs_nas.report.run_files import read_run
     from dcs_nas.runs import RunFolder, flat
 
     run = RunFolder(folder / "run")
     assert run.is_run()
     flat(run.contents().config)
     assert run.contents().scores is not None
-    return read_run(run.path)
+    return run.read()
 
 
 KINDS = [

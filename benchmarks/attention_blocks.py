@@ -31,10 +31,10 @@ from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
 from dcs_nas.environment import environment
 from dcs_nas.files import write_json, write_text
 from dcs_nas.models.flops import count
-from dcs_nas.runs import read_metrics
+from dcs_nas.runs import RunFolder, read_metrics
 from dcs_nas.space import shipped_file
 from dcs_nas.training.evaluate import evaluate_run, load_trained
-from dcs_nas.training.retrain_job import FINISHED, run_retraining
+from dcs_nas.training.retrain_job import run_retraining
 
 BLOCKS = ("none", "nonlocal", "dcs", "harmonious", "rga_spatial", "rga_channel", "rga")
 ETA = 0.1
@@ -101,7 +101,7 @@ def _train(name: str, seed: int, data: Path, arguments: argparse.Namespace) -> N
     if arguments.hard:
         own += [*HARD_OVERRIDES, "retrain.validate_every=8"]
     config = load_config(shipped_file("configs", "attention_blocks"), [*own, *VARIANTS[name]])
-    if not (folder / FINISHED).is_file():
+    if not RunFolder(folder).finished_file.is_file():
         run_retraining(config, folder, resume=(folder / "config.yaml").is_file())
     report = evaluate_run(folder).report
     write_json(folder / "evaluation.json", report)

@@ -35,10 +35,11 @@ from dcs_nas.environment import environment
 from dcs_nas.files import write_json, write_text
 from dcs_nas.models.chain_space import fixed_chain
 from dcs_nas.models.flops import count
+from dcs_nas.runs import RunFolder
 from dcs_nas.search.job import run_search
 from dcs_nas.space import ChainGenotype, ChainSpec, load_genotype, load_space, shipped_file
 from dcs_nas.training.evaluate import evaluate_run
-from dcs_nas.training.retrain_job import FINISHED, run_retraining
+from dcs_nas.training.retrain_job import run_retraining
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def _train(entry: Entry, arguments: argparse.Namespace) -> None:
         return
     began = time.perf_counter()
     config = _config(entry.seed, arguments, f"retrain.epochs={arguments.epochs}")
-    if not (folder / FINISHED).is_file():
+    if not RunFolder(folder).finished_file.is_file():
         run_retraining(config, folder, genotype=entry.path, resume=(folder / "config.yaml").is_file())
     report = evaluate_run(folder).report
     write_json(folder / "evaluation.json", report)

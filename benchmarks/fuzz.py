@@ -142,7 +142,7 @@ def by_atheris(kind: Kind, inputs: int, seed: int, folder: Path, tally: Tally) -
         import dcs_nas.config
         import dcs_nas.data.check
         import dcs_nas.evaluation
-        import dcs_nas.report.run_files
+        import dcs_nas.runs
         import dcs_nas.space  # noqa: F401
     corpus = folder.parent / "corpus"
     corpus.mkdir()

@@ -51,7 +51,7 @@ from dcs_nas.space import (
     shipped_file,
 )
 from dcs_nas.training.evaluate import evaluate_run
-from dcs_nas.training.retrain_job import FINISHED, run_retraining
+from dcs_nas.training.retrain_job import run_retraining
 
 IB = ["loss.ib_kind=ibb", "loss.ib_weight=0.1"]
 ORDER_2 = ["search.order=2"]
@@ -175,7 +175,7 @@ def _train(name: str, genotype: Path, seed: int, arguments: argparse.Namespace) 
         return
     channels, parameters = _width(genotype, arguments.parameters)
     config = _config(seed, arguments, [f"retrain.channels={channels}"])
-    if not (folder / FINISHED).is_file():
+    if not RunFolder(folder).finished_file.is_file():
         run_retraining(config, folder, genotype=genotype, resume=(folder / "config.yaml").is_file())
     report = evaluate_run(folder).report
     write_json(folder / "evaluation.json", {**report, "parameters": parameters, "channels": channels})

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import difflib
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+T = TypeVar("T")
+_FAULTS = (
+    OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, ArithmeticError, RuntimeError, csv.Error,
+)  # fmt: skip
 _LONGEST = 3000  # characters of a message
 
 
@@ -47,6 +53,21 @@ def command(*words: object) -> str:
     "dcs-nas evaluate 'my runs/one'"
     """
     return shlex.join(["dcs-nas", *map(str, words)])
+
+
+class Attempts:
+    """Calls that may fail on damaged or missing files; a fault becomes one line of ``notes``."""
+
+    def __init__(self, notes: list[str]) -> None:
+        self.notes = notes
+
+    def __call__(self, what: str, make: Callable[[], T], otherwise: T) -> T:
+        """Return the result of ``make``, or ``otherwise`` after a note that begins with ``what``."""
+        try:
+            return make()
+        except _FAULTS as error:
+            self.notes.append(f"{what}: left out. {' '.join(str(error).split()) or type(error).__name__}")
+            return otherwise
 
 
 class TrainingError(RuntimeError):

@@ -14,7 +14,7 @@ from dcs_nas.config import Config, RetrainConfig, load_config
 from dcs_nas.errors import InputError
 from dcs_nas.files import atomic_path, write_json
 from dcs_nas.registry import Registry
-from dcs_nas.runs import MetricsFile, RunFolder, read_metrics
+from dcs_nas.runs import RunFolder
 from dcs_nas.seeds import mix_seed
 from dcs_nas.settings import to_yaml, with_absolute_paths
 from dcs_nas.training.retraining import learning_rate_factor
@@ -143,19 +143,6 @@ def test_a_run_that_goes_on_under_other_conditions_says_so(tmp_path: Path, caplo
     stamp.write_text("[" * 10_000)
     with pytest.raises(InputError, match=r"environment.json is damaged"):
         RunFolder.start(tmp_path / "run", config, resume=True)
-
-
-def test_metrics_survive_and_are_cut_at_the_epoch_of_resumption(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.csv"
-    metrics = MetricsFile(path)
-    for epoch in range(3):
-        metrics.append(epoch, {"loss": 1.0 / (epoch + 1)})
-    MetricsFile(path, first_epoch=2).append(2, {"loss": 9.0, "mAP": 0.5})
-    assert read_metrics(path) == [
-        {"epoch": 0, "loss": 1.0},
-        {"epoch": 1, "loss": 0.5},
-        {"epoch": 2, "loss": 9.0, "mAP": 0.5},
-    ]
 
 
 def test_a_file_is_whole_or_absent(tmp_path: Path) -> None:

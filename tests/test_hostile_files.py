@@ -35,7 +35,6 @@ from dcs_nas.models.cell_space import fixed_network
 from dcs_nas.models.latency import LatencyTable
 from dcs_nas.models.weights import read_weights
 from dcs_nas.report.charts import read_cmc
-from dcs_nas.report.run_files import read_run
 from dcs_nas.runs import RunFolder
 from dcs_nas.settings import DEEPEST, LARGEST_YAML, MOST_VALUES, parse_yaml, read_text
 from dcs_nas.space import Genotype, load_genotype, load_space, shipped_file
@@ -647,7 +646,7 @@ def test_a_run_folder_with_junk_is_read_as_far_as_it_goes(tmp_path: Path) -> Non
         ("metrics.csv", "epoch,loss\n0,1,2,3\ninf,nan\n"),
     ]:
         (tmp_path / name).write_text(content)
-    run = read_run(tmp_path)
+    run = RunFolder(tmp_path).read()
     assert len(run.notes) == 5, run.notes
     assert run.metrics == []
     assert RunFolder(tmp_path).contents().epochs_done == 0
@@ -655,7 +654,7 @@ def test_a_run_folder_with_junk_is_read_as_far_as_it_goes(tmp_path: Path) -> Non
     for junk in ('epoch\n"' + "x" * 200_000 + '"\n', "epoch\ninf\n", "epoch\nx\n", "\0\n\0\n", "loss\n1\n"):
         (tmp_path / "metrics.csv").write_text(junk)
         assert RunFolder(tmp_path).contents().epochs_done == 0
-        assert any("metrics.csv is left out" in note for note in read_run(tmp_path).notes)
+        assert any("metrics.csv: left out" in note for note in RunFolder(tmp_path).read().notes)
     (tmp_path / "evaluation.json").write_text("[" * 10_000)
     _refused(lambda: read_cmc(tmp_path / "evaluation.json", "x"), "holds no evaluation")
 

@@ -26,12 +26,11 @@ from dcs_nas.report.comparison import differing_settings
 from dcs_nas.report.heat_maps import heat_maps
 from dcs_nas.report.history import draw_animation, draw_history, read_epochs
 from dcs_nas.report.metric_charts import curve_groups
-from dcs_nas.report.page import Options, write_report
+from dcs_nas.report.page import Options, find_shown, write_report
 from dcs_nas.report.retrieval import easiest_lists, hardest_lists
-from dcs_nas.report.run_files import Evaluated, find_runs, read_run
 from dcs_nas.report.run_page import cost_table
 from dcs_nas.report.score_table import comparable, named_evaluations, score_rows
-from dcs_nas.runs import read_metrics
+from dcs_nas.runs import Evaluation, RunFolder, read_metrics
 from dcs_nas.space import Genotype
 from dcs_nas.training.evaluate import evaluate_run
 from tests import browser
@@ -169,9 +168,9 @@ def test_damaged_files_are_named_on_the_page_and_the_rest_is_shown(people: Path,
     (tmp_path / "search" / "metrics.csv").write_text("epoch,loss\n0,much\n")
     found = write_report([tmp_path / "search"])
     text = _Page(found.file.read_text()).text
-    for words in ("epoch_001.yaml is left out", "environment.json is left out", "metrics.csv is left out"):
+    for words in ("epoch_001.yaml: left out", "environment.json: left out", "metrics.csv: left out"):
         assert words in text
-    assert "evaluation.json is left out, since it cannot be read: its scores are no numbers" in text
+    assert "evaluation.json: left out. its scores are no numbers" in text
     assert "evaluation_odd.json: left out." in text
     assert "90.0 %" in text
     assert "operations on its edges" in text
@@ -200,8 +199,8 @@ def test_several_runs_are_compared(root: Path, people: Path, tmp_path: Path) -> 
 
 
 def test_a_folder_of_runs_is_expanded(root: Path, people: Path, tmp_path: Path) -> None:
-    assert [p.name for p in find_runs(root)] == ["search", "retrain"]
-    assert find_runs(root / "search") == [root / "search"]
+    assert [run.path.name for run in find_shown(root)] == ["search", "retrain"]
+    assert [run.path for run in find_shown(root / "search")] == [root / "search"]
     for name in ("a", "b"):
         trained(tmp_path / name, people)
     assert write_report([tmp_path]).file == tmp_path / "comparison.html"
@@ -237,7 +236,7 @@ def test_names_with_scripts_are_text(hostile: Path) -> None:
 
 
 def test_heat_maps_hold_the_recorded_weights_and_mark_what_was_kept(root: Path) -> None:
-    found = heat_maps(read_run(root / "search"))
+    found = heat_maps(RunFolder(root / "search").read())
     assert found is not None
     assert found.epochs == [1, 2, 3]
     tables = {table.key: table for table in found.tables}
@@ -261,7 +260,7 @@ def test_choices_of_a_chain_are_one_table(people: Path, tmp_path: Path) -> None:
         mixture = {c.label: [np.linspace(epoch, 1, len(c.options)).tolist()] for c in choices}
         write_record(folder, epoch, chain, mixture)
     (folder / "genotype.yaml").write_text(chains[-1].to_yaml())
-    found = heat_maps(read_run(folder))
+    found = heat_maps(RunFolder(folder).read())
     assert found is not None
     (table,) = found.tables
     assert table.options[0] == [str(option) for option in choices[0].options]
@@ -275,7 +274,7 @@ def test_choices_of_a_chain_are_one_table(people: Path, tmp_path: Path) -> None:
 
 
 def test_every_column_has_one_place(root: Path) -> None:
-    groups = curve_groups([read_run(root / "search")])
+    groups = curve_groups([RunFolder(root / "search").read()])
     assert [group.key for group in groups] == ["losses", "ib", "validation", "schedule", "collapse", "other"]
     titles = {group.key: [chart.title for chart in group.charts] for group in groups}
     assert titles["collapse"] == ["entropy", "guard/eigenvalue", "guard/gap", "skips"]
@@ -309,25 +308,25 @@ def test_scores_name_their_rules_and_leave_out_what_was_not_measured() -> None:
     report["protocol"] |= {"rerank": {"k1": 20, "k2": 6, "weight": 0.3}, "metric": "euclidean"}
     mean = {**evaluation(0.4), "standard_deviation": {"mAP": 0.01, "mINP": 0.02, "cmc": [0.03] * 20}}
     mean["evaluations"] = [evaluation(0.3), evaluation(0.5)]
-    one, two = score_rows([("a", Evaluated("a", report)), ("b", Evaluated("b", mean))])
+    one, two = score_rows([("a", Evaluation("a", report)), ("b", Evaluation("b", mean))])
     assert one.cells == ["50.0 %", "25.0 %", "50.0 %", "–", "–"]
     assert one.intervals == ["40.0–60.0", "10.0–20.0", "10.0–90.0", "", ""]
     assert one.rules == "cross camera, euclidean distance, re-ranked k1 20, k2 6, lambda 0.3"
     assert two.intervals[:2] == ["± 1.0", "± 2.0"]
     assert two.counts == "mean of 2 evaluations, each 12 queries, gallery 40"
     assert not comparable([one, two])
-    assert comparable(score_rows([("a", Evaluated("a", evaluation(0.5))), ("b", Evaluated("b", evaluation(0.4)))]))
+    assert comparable(score_rows([("a", Evaluation("a", evaluation(0.5))), ("b", Evaluation("b", evaluation(0.4)))]))
 
 
 def test_evaluations_of_one_run_have_names_of_their_own() -> None:
-    twice = [Evaluated("evaluation", evaluation(0.5)), Evaluated("evaluation_b", evaluation(0.5))]
+    twice = [Evaluation("evaluation", evaluation(0.5)), Evaluation("evaluation_b", evaluation(0.5))]
     assert [n for n, _ in named_evaluations(twice)] == ["network, evaluation", "network, evaluation_b"]
-    other = [twice[0], Evaluated("evaluation_duke", evaluation(0.5, data={"version": "duke"}))]
+    other = [twice[0], Evaluation("evaluation_duke", evaluation(0.5, data={"version": "duke"}))]
     assert [n for n, _ in named_evaluations(other)] == ["network on synthetic", "network on duke"]
 
 
 def test_costs_are_those_of_the_network_that_was_trained(root: Path) -> None:
-    run = read_run(root / "retrain")
+    run = RunFolder(root / "retrain").read()
     found = cost_table(run)
     assert found is not None
     from tests.run_folders import config
@@ -424,7 +423,7 @@ def test_the_slider_goes_through_the_epochs(tab: browser.Tab, page: Path, root: 
         "return {epoch: document.querySelector('.slider output').textContent, values: cells.map(c => c.innerText),"
         "kept: cells.map(c => c.classList.contains('kept')), frames: frames.map(f => f.checkVisibility())}})()"
     )
-    found = heat_maps(read_run(root / "search"))
+    found = heat_maps(RunFolder(root / "search").read())
     assert found is not None
     table = found.tables[0]
     assert tab.run("document.querySelector('.slider input').max") == "2"

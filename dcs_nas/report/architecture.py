@@ -13,7 +13,7 @@ from dcs_nas.report.drawn_graph import difference_graph, drawn_graph
 from dcs_nas.report.embedded import Picture, in_both_themes
 from dcs_nas.report.graphs import epoch_graph, is_strip, paint_graph, paint_panels, strip_panels, title_of
 from dcs_nas.report.palette import theme
-from dcs_nas.report.run_files import RunFiles
+from dcs_nas.runs import RunContents
 from dcs_nas.settings import parse
 from dcs_nas.space import AnyGenotype
 
@@ -39,7 +39,7 @@ class Architecture:
     differences: list[Picture] = field(default_factory=list)
 
 
-def architecture_pictures(run: RunFiles, *, films: bool = True) -> Architecture | None:
+def architecture_pictures(run: RunContents, *, films: bool = True) -> Architecture | None:
     """Return the pictures of a run; without ``films`` those of the final architecture alone. None where it has none."""
     recorded = [(e.number + 1, e.genotype) for e in run.epochs if e.genotype is not None]
     final = run.genotype or (recorded[-1][1] if recorded else None)
@@ -67,7 +67,7 @@ def _differs(a: AnyGenotype, b: AnyGenotype) -> bool:
     return any(a.part(part) != b.part(part) for part in a.parts)
 
 
-def _as_trained(run: RunFiles, genotype: AnyGenotype) -> AnyGenotype:
+def _as_trained(run: RunContents, genotype: AnyGenotype) -> AnyGenotype:
     """The genotype at the width, depth and image size of a training."""
     if not run.trained:
         return genotype

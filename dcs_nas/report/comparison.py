@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from dcs_nas.errors import Attempts
 from dcs_nas.report.architecture import architecture_pictures
-from dcs_nas.report.attempts import Attempts
 from dcs_nas.report.embedded import Picture
 from dcs_nas.report.metric_charts import Group, curve_groups
-from dcs_nas.report.run_files import RunFiles, labels
 from dcs_nas.report.run_page import Cost, Summary, cost_table, summarize
 from dcs_nas.report.score_table import Score, cmc_figure, comparable, sound_rows
+from dcs_nas.runs import RunContents
 
 _FACTS = ("what", "state", "data", "network", "seed")
 _MOST_CELLS = 8
@@ -34,7 +34,7 @@ class Comparison:
     cells: list[tuple[str, list[Picture]]] = field(default_factory=list)
 
 
-def compare(runs: Sequence[RunFiles]) -> Comparison:
+def compare(runs: Sequence[RunContents]) -> Comparison:
     """All that the runs have in common and what sets them apart."""
     names = labels(runs)
     notes = [f"{name}: {note}" for name, run in zip(names, runs) for note in run.notes]
@@ -52,6 +52,15 @@ def compare(runs: Sequence[RunFiles]) -> Comparison:
     return found
 
 
+def labels(runs: Sequence[RunContents]) -> list[str]:
+    """Return a name for each run, different for each: the folder's, behind as many folders as that takes."""
+    for depth in range(2, 12):
+        names = ["/".join(run.path.parts[-depth:]) for run in runs]
+        if len(set(names)) == len(names):
+            return names
+    return [str(run.path) for run in runs]
+
+
 def differing_settings(configs: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
     """The settings that are not the same in all configurations, with the value of each; '–' where it has none."""
     flat = [dict(_flat(config)) for config in configs]
@@ -60,16 +69,16 @@ def differing_settings(configs: Sequence[Mapping[str, Any]]) -> list[tuple[str, 
     return [(key, values) for key, values in rows if len(set(values)) > 1]
 
 
-def _overview(name: str, run: RunFiles, attempt: Attempts) -> list[str]:
+def _overview(name: str, run: RunContents, attempt: Attempts) -> list[str]:
     facts = dict(attempt(f"{name}: summary", lambda: summarize(run), Summary([], [], "")).facts)
     cost: Cost | None = attempt(f"{name}: cost", lambda: cost_table(run), None)
     size = [f"{cost.parameters:,}", f"{cost.macs / 1e6:,.2f} M"] if cost else ["–", "–"]
     return [*(facts.get(fact, "–") for fact in _FACTS), *size]
 
 
-def _cells(names: Sequence[str], runs: Sequence[RunFiles]) -> list[tuple[str, list[Picture]]]:
+def _cells(names: Sequence[str], runs: Sequence[RunContents]) -> list[tuple[str, list[Picture]]]:
     """The final architectures, equal ones once, the first few."""
-    groups: list[tuple[Any, list[str], RunFiles]] = []
+    groups: list[tuple[Any, list[str], RunContents]] = []
     for name, run in zip(names, runs):
         if run.genotype is None:
             continue

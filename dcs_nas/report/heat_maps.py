@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dcs_nas.report.run_files import Epoch, RunFiles
+from dcs_nas.runs import EpochRecord, RunContents
 
 _INPUTS = ("c(k-2)", "c(k-1)")
 
@@ -48,7 +48,7 @@ class Heats:
         return {"epochs": self.epochs, "tables": tables}
 
 
-def heat_maps(run: RunFiles) -> Heats | None:
+def heat_maps(run: RunContents) -> Heats | None:
     """Return the mixture weights of all epochs that have the shape of the last; None where the run recorded none."""
     if not run.epochs or not run.epochs[-1].weights:
         return None
@@ -62,7 +62,7 @@ def heat_maps(run: RunFiles) -> Heats | None:
     return Heats([e.number + 1 for e in epochs], [t for t in tables if t.rows])
 
 
-def _mixture(epochs: Sequence[Epoch], name: str) -> Heat:
+def _mixture(epochs: Sequence[EpochRecord], name: str) -> Heat:
     """A table of edges or of the output, whose rows have the same candidates."""
     last, attention = epochs[-1], name.endswith("_attention")
     columns = _options(
@@ -83,7 +83,7 @@ def _mixture(epochs: Sequence[Epoch], name: str) -> Heat:
     )
 
 
-def _choices(epochs: Sequence[Epoch], names: Sequence[str]) -> Heat:
+def _choices(epochs: Sequence[EpochRecord], names: Sequence[str]) -> Heat:
     """A table of choices with candidates of their own, a row each, such as those of a chain."""
     last = epochs[-1]
     return Heat(
@@ -98,7 +98,7 @@ def _choices(epochs: Sequence[Epoch], names: Sequence[str]) -> Heat:
     )
 
 
-def _kept(epoch: Epoch, names: Sequence[str]) -> list[list[int]]:
+def _kept(epoch: EpochRecord, names: Sequence[str]) -> list[list[int]]:
     """The (row, column) pairs that the epoch's genotype keeps, of the rows of these mixtures one below the other."""
     if epoch.genotype is None:
         return []
@@ -122,10 +122,10 @@ def _options(names: Sequence[str], count: int) -> list[str]:
     return [*names, *(str(i) for i in range(len(names), count))][:count]
 
 
-def _largest(epochs: Sequence[Epoch]) -> float:
+def _largest(epochs: Sequence[EpochRecord]) -> float:
     values = [v for e in epochs for rows in e.weights.values() for row in rows for v in row if v is not None]
     return max(values, default=0.0) or 1.0
 
 
-def _shape(epoch: Epoch) -> list[tuple[str, tuple[int, ...]]]:
+def _shape(epoch: EpochRecord) -> list[tuple[str, tuple[int, ...]]]:
     return [(name, tuple(map(len, rows))) for name, rows in sorted(epoch.weights.items())]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from dcs_nas.report.charts import Chart, Series, line_chart
-from dcs_nas.report.run_files import RunFiles
+from dcs_nas.runs import RunContents
 
 _EXPLAINED = {
     "loss": "the sum that is minimized",
@@ -45,7 +45,7 @@ class Group:
     charts: list[Chart] = field(default_factory=list)
 
 
-def curve_groups(runs: Sequence[RunFiles], names: Sequence[str] = ()) -> list[Group]:
+def curve_groups(runs: Sequence[RunContents], names: Sequence[str] = ()) -> list[Group]:
     """All columns of the runs' metrics, each in one chart; groups without a chart are left out.
 
     Of one run, columns of one kind share a chart (the losses of both halves, the entropies of all cells). Of several
@@ -101,7 +101,7 @@ def _short(column: str, chart: str) -> str:
     return head if tail == chart else tail
 
 
-def _series(run: RunFiles, column: str, name: str) -> Series:
+def _series(run: RunContents, column: str, name: str) -> Series:
     rows = [row for row in run.metrics if column in row]
     values = [row[column] if math.isfinite(row[column]) else None for row in rows]
     return Series(name, [row["epoch"] + 1 for row in rows], values)

@@ -24,8 +24,8 @@ from dcs_nas.report import score_table as scores
 from dcs_nas.report.comparison import compare
 from dcs_nas.report.embedded import picture_uri
 from dcs_nas.report.palette import lines
-from dcs_nas.report.run_files import RunFiles, find_runs, read_run
 from dcs_nas.report.run_page import RunPage, run_page
+from dcs_nas.runs import RunContents, RunFolder
 
 Bars = Callable[[str], Progress]
 
@@ -58,8 +58,8 @@ def write_report(
     Raises:
         InputError: a folder without a run, or one whose ``config.yaml`` is damaged.
     """
-    paths = list(dict.fromkeys(p.resolve() for folder in folders for p in find_runs(folder)))
-    runs = [read_run(path) for path in paths]
+    paths = list(dict.fromkeys(run.path.resolve() for folder in folders for run in find_shown(folder)))
+    runs = [RunFolder(path).read() for path in paths]
     within = folders[0] if len(folders) == 1 else Path(os.path.commonpath(paths))
     if _is_one(runs):
         asked = options or Options()
@@ -67,7 +67,7 @@ def write_report(
             run_page(run, f"r{i}", maps=asked.maps, ranked=asked.ranked, progress=progress)
             for i, run in enumerate(runs)
         ]
-        file = out or within / "report.html"
+        file = out or RunFolder(within).report_file
         title = runs[0].name if len(runs) == 1 else runs[0].path.parent.name
         write_text(file, _render_report(title, pages))
         return Page(file, paths, [note for page in pages for note in page.notes])
@@ -81,7 +81,26 @@ def write_report(
     return Page(file, paths, found.notes)
 
 
-def _is_one(runs: Sequence[RunFiles]) -> bool:
+def find_shown(path: Path) -> list[RunFolder]:
+    """Return the run folders that ``path`` stands for: itself, or those in it, searches first.
+
+    Raises:
+        InputError: there is no such folder, or no run in it.
+    """
+    if not path.is_dir():
+        raise InputError(f"there is no folder {path}; name the folder of a run, such as results/NAME/search")
+    if RunFolder(path).config_file.is_file():
+        return [RunFolder(path)]
+    found = [run for p in path.iterdir() if (run := RunFolder(p)).config_file.is_file()]
+    if not found:
+        raise InputError(
+            f"{path} holds no run: neither it nor a folder in it has a config.yaml; name results/NAME, "
+            "or the folder that dcs-nas search or retrain wrote"
+        )
+    return sorted(found, key=lambda run: (not run.contents().searched, run.path.name))
+
+
+def _is_one(runs: Sequence[RunContents]) -> bool:
     """Whether the runs are one piece of work: a single one, or a search and a training beside it."""
     if len(runs) == 1:
         return True

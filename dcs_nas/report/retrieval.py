@@ -17,7 +17,7 @@ from PIL import Image
 from dcs_nas.data.images import Progress
 from dcs_nas.evaluation import DistanceBlocks, FeatureSet, RankingResult, top_k
 from dcs_nas.report.embedded import Picture, picture_uri, read_uri
-from dcs_nas.report.run_files import RunFiles
+from dcs_nas.runs import RunContents
 
 _QUERIES_AT_ONCE = 32
 
@@ -160,7 +160,7 @@ class Lists:
     note: str = ""
 
 
-def saved_lists(run: RunFiles) -> list[Lists]:
+def saved_lists(run: RunContents) -> list[Lists]:
     """The lists in ``RUN/ranked/*/ranked.json``, hardest first, at most a dozen of each folder."""
     found = []
     for index in sorted((run.path / "ranked").glob("*/ranked.json")):
@@ -174,7 +174,7 @@ def saved_lists(run: RunFiles) -> list[Lists]:
     return found
 
 
-def drawn_lists(run: RunFiles, *, count: int, progress: Callable[[str], Progress] | None = None) -> list[Lists]:
+def drawn_lists(run: RunContents, *, count: int, progress: Callable[[str], Progress] | None = None) -> list[Lists]:
     """The ``count`` queries of lowest and of highest average precision, by evaluating the trained network again.
 
     Raises:

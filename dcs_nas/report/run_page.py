@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dcs_nas.data.images import Progress
-from dcs_nas.errors import InputError, command
+from dcs_nas.errors import Attempts, InputError, command
 from dcs_nas.report.architecture import Architecture, architecture_pictures
-from dcs_nas.report.attempts import Attempts
 from dcs_nas.report.embedded import Picture
 from dcs_nas.report.heat_maps import Heats, heat_maps
 from dcs_nas.report.metric_charts import Group, curve_groups
 from dcs_nas.report.retrieval import Lists, drawn_lists, saved_lists
-from dcs_nas.report.run_files import Evaluated, RunFiles
 from dcs_nas.report.score_table import Score, cmc_figure, named_evaluations, sound_rows
-from dcs_nas.runs import RunFolder
+from dcs_nas.runs import Evaluation, RunContents, RunFolder
 from dcs_nas.settings import plain_yaml
 
 if TYPE_CHECKING:
@@ -68,14 +66,14 @@ class RunPage:
 
 
 def run_page(
-    run: RunFiles, id: str, *, maps: int, ranked: int, progress: Callable[[str], Progress] | None = None
+    run: RunContents, id: str, *, maps: int, ranked: int, progress: Callable[[str], Progress] | None = None
 ) -> RunPage:
     """The page of ``run``, with attention maps over ``maps`` images and ``ranked`` best and worst queries."""
     notes = run.notes
     attempt = Attempts(notes)
     page = RunPage(id, run.name, run.path, run.searched, run.trained, Summary([], [], ""), notes)
     page.summary = attempt("summary", lambda: summarize(run), page.summary)
-    named: list[tuple[str, Evaluated]] = attempt("scores", lambda: named_evaluations(run.evaluations), [])
+    named: list[tuple[str, Evaluation]] = attempt("scores", lambda: named_evaluations(run.evaluations), [])
     page.scores, named = sound_rows(named, attempt)
     page.intervals = attempt("intervals", lambda: _explained_intervals(run), "")
     page.cmc = attempt("CMC", lambda: cmc_figure(named), None)
@@ -97,21 +95,18 @@ def run_page(
     return page
 
 
-def _maps(run: RunFiles, count: int, progress: Callable[[str], Progress] | None) -> AttentionMaps | None:
+def _maps(run: RunContents, count: int, progress: Callable[[str], Progress] | None) -> AttentionMaps | None:
     from dcs_nas.report.maps import attention_maps
 
     return attention_maps(run.path, count=count, progress=progress)
 
 
-def _explained_intervals(run: RunFiles) -> str:
+def _explained_intervals(run: RunContents) -> str:
     found = [e.report["confidence"] for e in run.evaluations if e.report.get("confidence")]
     if not found:
         return ""
     level = 100 * float(found[0].get("level", 0.95))
     return f"Small figures: {level:g} % intervals over which queries were asked (bootstrap)."
-
-
-_FINISHED = {True: "genotype.yaml", False: "finished.yaml"}
 
 
 @dataclass(frozen=True)
@@ -123,7 +118,7 @@ class Summary:
     config: str
 
 
-def summarize(run: RunFiles) -> Summary:
+def summarize(run: RunContents) -> Summary:
     """What a reader wants to know first; facts that the folder does not hold are left out."""
     section = _part(run.config, "search" if run.searched else "retrain")
     facts = {
@@ -149,19 +144,18 @@ def _present(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in facts.items() if value not in (None, "")]
 
 
-def _state(run: RunFiles, section: Mapping[str, Any]) -> str:
+def _state(run: RunContents, section: Mapping[str, Any]) -> str:
     epochs, wanted = len(run.metrics), section.get("epochs")
-    finished = (run.path / _FINISHED[run.searched]).is_file()
     done = f"{epochs} of {wanted} epochs" if wanted and epochs else f"{epochs} epochs" if epochs else ""
-    return ", ".join(filter(None, ["finished" if finished else "not finished", done]))
+    return ", ".join(filter(None, ["finished" if run.is_finished else "not finished", done]))
 
 
-def _data(run: RunFiles) -> str:
+def _data(run: RunContents) -> str:
     settings = _part(run.config, "data")
     return str(run.data.get("version") or settings.get("name") or "")
 
 
-def _network(run: RunFiles, section: Mapping[str, Any]) -> str:
+def _network(run: RunContents, section: Mapping[str, Any]) -> str:
     if section.get("backbone"):
         return str(section["backbone"])
     if run.genotype is None:
@@ -171,7 +165,7 @@ def _network(run: RunFiles, section: Mapping[str, Any]) -> str:
     return run.genotype.resized(network.height, network.width, **sizes).summary()
 
 
-def _origin(run: RunFiles) -> str:
+def _origin(run: RunContents) -> str:
     if run.genotype is None:
         return ""
     origin = run.genotype.origin
@@ -213,7 +207,7 @@ class Cost:
     size: str
 
 
-def cost_table(run: RunFiles) -> Cost | None:
+def cost_table(run: RunContents) -> Cost | None:
     """The costs of the network that the run found or trained; None where it has none.
 
     Raises:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from dcs_nas.report.attempts import Attempts
+from dcs_nas.errors import Attempts
 from dcs_nas.report.charts import cmc_curve, paint_cmc
 from dcs_nas.report.embedded import Picture, in_both_themes
-from dcs_nas.report.run_files import Evaluated
+from dcs_nas.runs import Evaluation
 
 RANKS = (1, 5, 10)
 
@@ -31,14 +31,14 @@ class Score:
 COLUMNS = ["mAP", "mINP", *(f"rank-{k}" for k in RANKS)]
 
 
-def score_rows(named: Sequence[tuple[str, Evaluated]]) -> list[Score]:
+def score_rows(named: Sequence[tuple[str, Evaluation]]) -> list[Score]:
     """A row for each evaluation (name, what was found)."""
     return [_row(name, found.report) for name, found in named]
 
 
 def sound_rows(
-    named: Sequence[tuple[str, Evaluated]], attempt: Attempts
-) -> tuple[list[Score], list[tuple[str, Evaluated]]]:
+    named: Sequence[tuple[str, Evaluation]], attempt: Attempts
+) -> tuple[list[Score], list[tuple[str, Evaluation]]]:
     """The rows of the evaluations that hold all a row needs, and these evaluations; the others are noted."""
     pairs = [
         (attempt(f"{name}, {one.name}.json", partial(_row, name, one.report), None), (name, one)) for name, one in named
@@ -51,7 +51,7 @@ def comparable(rows: Sequence[Score]) -> bool:
     return len({(row.data, row.counts, row.rules) for row in rows}) <= 1
 
 
-def named_evaluations(found: Sequence[Evaluated]) -> list[tuple[str, Evaluated]]:
+def named_evaluations(found: Sequence[Evaluation]) -> list[tuple[str, Evaluation]]:
     """Each evaluation behind words of its own: with its data, or its file, where the others' would be the same."""
     for name in (_words, lambda e: f"{_words(e)} on {_data(e.report)}"):
         names = [name(one) for one in found]
@@ -60,7 +60,7 @@ def named_evaluations(found: Sequence[Evaluated]) -> list[tuple[str, Evaluated]]
     return [(f"{_words(one)}, {one.name}", one) for one in found]
 
 
-def _words(found: Evaluated) -> str:
+def _words(found: Evaluation) -> str:
     """An evaluation in words: which features, checkpoint and switches."""
     report = found.report
     words = [str(report.get("features", "network")).replace("-", " ")]
@@ -71,7 +71,7 @@ def _words(found: Evaluated) -> str:
     return ", ".join(words)
 
 
-def cmc_figure(named: Sequence[tuple[str, Evaluated]], styles: Sequence[int] | None = None) -> Picture | None:
+def cmc_figure(named: Sequence[tuple[str, Evaluation]], styles: Sequence[int] | None = None) -> Picture | None:
     """The CMC curves of all evaluations on one pair of axes, in the ``styles`` given; None without any."""
     if not named:
         return None

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from dcs_nas.errors import InputError
+from dcs_nas.errors import Attempts
 from dcs_nas.settings import parse_yaml, read_text, read_yaml
 from dcs_nas.space import AnyGenotype, load_genotype, parse_genotype
 from dcs_nas.space.kinds import FORMAT
@@ -23,10 +23,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Table = list[list[float | None]]
 KINDS = ("search", "retrain", "tune")
-_DAMAGE = (
-    InputError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, ArithmeticError, RecursionError,
-    csv.Error,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,6 +69,7 @@ class RunContents:
     def __init__(self, run: RunFolder) -> None:
         self.path, self._run = run.path, run
         self.notes: list[str] = []
+        self._attempt = Attempts(self.notes)
 
     @property
     def name(self) -> str:
@@ -203,14 +200,7 @@ class RunContents:
         return self
 
     def _read(self, path: Path, read: Callable[[Path], T]) -> T | None:
-        if not path.is_file():
-            return None
-        try:
-            return read(path)
-        except _DAMAGE as error:
-            words = " ".join(str(error).split())
-            self.notes.append(f"{path.name} is left out, since it cannot be read: {words or type(error).__name__}")
-            return None
+        return self._attempt(path.name, lambda: read(path), None) if path.is_file() else None
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -184,6 +184,11 @@ class RunFolder:
         """Return a reader of all that is here: what is damaged or missing is left out, and noted."""
         return RunContents(self)
 
+    def read(self) -> RunContents:
+        """Return all that is here, read; ``InputError`` where ``config.yaml`` is missing or damaged."""
+        read_yaml(self.config_file)
+        return self.contents().read_all()
+
     def epoch_genotypes(self) -> list[tuple[int, AnyGenotype]]:
         """Return the genotypes that a search recorded, with their epochs from 1, in order."""
         numbered = [(path.stem.removeprefix("epoch_"), path) for path in self.architecture.glob("epoch_*.yaml")]

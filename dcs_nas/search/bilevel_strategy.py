@@ -19,7 +19,7 @@ from dcs_nas.search.strategies import ReadProgress, Strategy
 from dcs_nas.seeds import seed_everything
 from dcs_nas.space import AnyGenotype, load_space, require_settings, shipped_file
 from dcs_nas.training.acceleration import accelerate, eager
-from dcs_nas.training.checkpoints import LAST, load_checkpoint
+from dcs_nas.training.checkpoints import load_checkpoint
 from dcs_nas.training.objective import build_objective
 from dcs_nas.training.trainer import fit, make_trainer, memory_format
 
@@ -67,7 +67,7 @@ class Bilevel(Strategy):
         trainer = make_trainer(config, run, epochs=settings.epochs)
         fit(trainer, module, CombinedLoader(self.loaders, "min_size"), run)
         module.to(trainer.strategy.root_device)
-        epoch = load_checkpoint(run / "checkpoints" / LAST)["epoch"]
+        epoch = load_checkpoint(run.checkpoint("last"))["epoch"]
         with eager(config.trainer):
             return self._derive(module, record, epoch)
 

@@ -8,15 +8,14 @@ from pathlib import Path
 from dcs_nas.config import Config
 from dcs_nas.errors import InputError
 from dcs_nas.extensions import load_extensions
-from dcs_nas.files import write_text
 from dcs_nas.processes import is_first
 from dcs_nas.runs import RunFolder, early_log
 from dcs_nas.search.bilevel_strategy import Bilevel
 from dcs_nas.search.nni_strategies import NniOneShot, NniTrials
 from dcs_nas.search.strategies import RandomTrials, ReadProgress, Strategy
-from dcs_nas.space import AnyGenotype, load_genotype
+from dcs_nas.space import AnyGenotype
 from dcs_nas.training.acceleration import require_compilable
-from dcs_nas.training.checkpoints import LAST, is_damaged
+from dcs_nas.training.checkpoints import is_damaged
 from dcs_nas.training.process_group import jointly, require_alone
 from dcs_nas.training.trainer import training_job
 
@@ -59,13 +58,13 @@ def run_search(
     RunFolder.require_free(folder)
     strategy: Strategy = STRATEGIES[settings.strategy](config, progress)
     with RunFolder.open(folder, config, resume=resume, overwrite=overwrite) as run:
-        if (run / "genotype.yaml").is_file() and not is_damaged(run / "checkpoints" / LAST):
+        if run.genotype_file.is_file() and not is_damaged(run.checkpoint("last")):
             log.info("%s is finished already", folder)
-            return load_genotype(run / "genotype.yaml")
+            return run.genotype()
         if strategy.data is not None:
             strategy.data.save_labels(run.path)
         with training_job(config, "search", run, strategy.network):
             genotype = strategy.search(run)
             if is_first():
-                write_text(run / "genotype.yaml", genotype.to_yaml())
+                run.write_genotype(genotype)
         return genotype

@@ -40,7 +40,6 @@ from dcs_nas.models.nni_imports import (
     report_final_result,
 )
 from dcs_nas.runs import RunFolder
-from dcs_nas.search.record import rows_of, write_record
 from dcs_nas.search.strategies import CellStrategy, ReadProgress, TrialStrategy
 from dcs_nas.search.trials import Trials
 from dcs_nas.seeds import seed_everything
@@ -242,4 +241,4 @@ def write_architecture(run: RunFolder, supernet: nn.Module, genotype: Genotype, 
             alphas[str(module.label)] = torch.stack([alpha.detach() for alpha in module.arch_parameters()])
     weights = {name: torch.softmax(rows, dim=-1) for name, rows in alphas.items()}
     names = {"operations": [*genotype.space.computing, "none"], "attention": list(genotype.space.attention)}
-    write_record(run, epoch, genotype, names=names, alphas=rows_of(alphas), weights=rows_of(weights))
+    run.write_epoch(epoch, genotype, names=names, alphas=alphas, weights=weights)

@@ -3,51 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
 
 from torch import Tensor
 
 from dcs_nas import __version__
-from dcs_nas.files import write_text
 from dcs_nas.models.kinds import kind_of
 from dcs_nas.models.supernet import Supernet
 from dcs_nas.runs import RunFolder
-from dcs_nas.settings import plain_yaml
 from dcs_nas.space import AnyGenotype, Genotype, Origin, Space, load_genotype
-
-
-def write_record(
-    run: RunFolder,
-    epoch: int,
-    genotype: AnyGenotype,
-    *,
-    names: Mapping[str, Sequence[Any]],
-    alphas: Mapping[str, list],
-    weights: Mapping[str, list],
-) -> None:
-    """Write ``architecture/epoch_NNN.yaml``: mixture weights by name, and ``names`` of what their columns stand for."""
-    content = {
-        "epoch": epoch,
-        "names": {kind: list(options) for kind, options in names.items()},
-        "alphas": dict(alphas),
-        "weights": dict(weights),
-        "genotype": genotype.model_dump(mode="json", by_alias=True),
-    }
-    write_text(record_path(run, epoch), plain_yaml(content))
 
 
 def write_genotype_record(run: RunFolder, number: int, genotype: Genotype) -> None:
     """Write the record of a trial as an epoch's: the best genotype so far, and weights 1 for what it keeps."""
     space = genotype.space
     names = {"operations": space.operations, "attention": space.attention}
-    write_record(run, number, genotype, names=names, alphas={}, weights=genotype.one_hot())
-
-
-def record_path(run: RunFolder, epoch: int) -> Path:
-    """Return where the record of an epoch lies."""
-    return run / f"architecture/epoch_{epoch:03d}.yaml"
+    run.write_epoch(number, genotype, names=names, weights=genotype.one_hot())
 
 
 class ArchitectureRecord:
@@ -69,18 +40,13 @@ class ArchitectureRecord:
 
     def read(self, epoch: int) -> AnyGenotype:
         """Return the genotype that was written after ``epoch``."""
-        return load_genotype(record_path(self.run, epoch))
+        return load_genotype(self.run.epoch_file(epoch))
 
     def write(self, supernet: Supernet, epoch: int) -> None:
         """Write ``architecture/epoch_NNN.yaml``."""
-        alphas, weights = rows_of(supernet.alphas()), rows_of(supernet.mixture_weights())
+        alphas, weights = supernet.alphas(), supernet.mixture_weights()
         genotype = self.genotype(supernet, epoch)
-        write_record(self.run, epoch, genotype, names=self.space.names(), alphas=alphas, weights=weights)
-
-
-def rows_of(tables: Mapping[str, Tensor]) -> dict[str, list]:
-    """Return tables of numbers as plain data."""
-    return {name: rows.tolist() for name, rows in tables.items()}
+        self.run.write_epoch(epoch, genotype, names=self.space.names(), alphas=alphas, weights=weights)
 
 
 def alpha_entropy(weights: Mapping[str, Tensor]) -> dict[str, float]:

@@ -18,7 +18,7 @@ from dcs_nas.models.blocks import set_scale
 from dcs_nas.models.cell_kind import CellKind
 from dcs_nas.models.cell_space import fixed_network
 from dcs_nas.models.heads import ReidNetwork
-from dcs_nas.runs import MetricsFile, RunFolder
+from dcs_nas.runs import RunFolder
 from dcs_nas.search.record import write_genotype_record
 from dcs_nas.search.trials import Outcome, Trials
 from dcs_nas.seeds import mix_seed, seed_everything
@@ -150,7 +150,7 @@ class RandomTrials(TrialStrategy):
             return super().search(run)
         genotype = self._draw(0, self.origin("drawn"))
         parameters = count_parameters(fixed_network(genotype))
-        MetricsFile(run / "metrics.csv").append(0, {"parameters": parameters})
+        run.write_metrics(0, {"parameters": parameters})
         write_genotype_record(run, 0, genotype)
         return genotype
 

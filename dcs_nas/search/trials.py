@@ -13,7 +13,7 @@ from pydantic import Field
 from dcs_nas.config import TrialsConfig
 from dcs_nas.errors import InputError, TrainingError
 from dcs_nas.files import write_text
-from dcs_nas.runs import MetricsFile, RunFolder
+from dcs_nas.runs import RunFolder
 from dcs_nas.search.record import write_genotype_record
 from dcs_nas.settings import Settings, parse, read_yaml, to_yaml
 from dcs_nas.space import Genotype
@@ -54,7 +54,6 @@ class Trials:
     def __init__(self, settings: TrialsConfig, run: RunFolder, evaluate: Evaluate) -> None:
         self.settings, self._run, self._evaluate = settings, run, evaluate
         self.done: list[Trial] = []
-        self._metrics = MetricsFile(run / "metrics.csv")
 
     def may_begin(self) -> bool:
         """Whether trials and minutes are left; the first trial always may."""
@@ -91,13 +90,13 @@ class Trials:
         seconds = outcome.seconds if outcome.seconds is not None else round(time.monotonic() - began, 3)
         trial = Trial(**outcome.model_dump(exclude={"seconds"}), number=number, seconds=seconds, genotype=genotype)
         write_text(run / "trial.yaml", to_yaml(trial))
-        shutil.rmtree(run / "checkpoints", ignore_errors=True)
+        shutil.rmtree(run.checkpoints, ignore_errors=True)
         return trial
 
     def _report(self, trial: Trial) -> None:
         best = max(self.done, key=lambda t: t.score)
         values = {"validation/mAP": trial.score, "best/mAP": best.score}
-        self._metrics.append(trial.number, {**values, "parameters": trial.parameters, "seconds": trial.seconds})
+        self._run.write_metrics(trial.number, {**values, "parameters": trial.parameters, "seconds": trial.seconds})
         write_genotype_record(self._run, trial.number, best.genotype)
         place = f"trial {trial.number + 1}/{self.settings.trials}"
         if trial.problem:

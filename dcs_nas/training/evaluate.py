@@ -17,7 +17,6 @@ from dcs_nas.config import Config, DataConfig, DataSource, EvaluateConfig, Retra
 from dcs_nas.data.datamodule import Images, ReidData
 from dcs_nas.data.datasets import check_options, load_dataset
 from dcs_nas.data.fingerprint import (
-    DATA_FILE,
     SourceRecord,
     at_recorded_roots,
     read_sources,
@@ -33,7 +32,6 @@ from dcs_nas.models.build import build_fixed
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.runs import RunFolder
 from dcs_nas.settings import absolute, read_yaml
-from dcs_nas.space import load_genotype
 from dcs_nas.training.checkpoints import load_checkpoint, whole_checkpoint
 from dcs_nas.training.error_messages import training_errors
 from dcs_nas.training.features import color_histograms, extract_features, labelled_features
@@ -96,7 +94,7 @@ def evaluate_run(
     scored_what = {
         "features": features,
         "run": folder.name,
-        "checkpoint": whole_checkpoint(folder / "checkpoints" / f"{checkpoint}.ckpt", warn=False).stem,
+        "checkpoint": whole_checkpoint(RunFolder(folder).checkpoint(checkpoint), warn=False).stem,
         "flip": settings.flip,
         "seed": config.seed,
         "data": {**dataset.statistics(), "deviations": list(dataset.notes), **images},
@@ -156,7 +154,7 @@ def load_trained(folder: Path, *, checkpoint: str = "last") -> tuple[Config, Rei
     classifier = state.get("heads.0.classifier.weight")
     if classifier is None or any(".mixtures." in key for key in state):
         raise InputError(f"{path} holds no trained network{_how_to_train(folder)}")
-    genotype = load_genotype(run / "genotype.yaml") if (run / "genotype.yaml").is_file() else None
+    genotype = run.genotype() if run.genotype_file.is_file() else None
     settings = config.retrain.model_copy(update={"weights": None})
     network = build_fixed(settings, config.data, len(classifier), genotype, config.dcs)
     try:
@@ -171,7 +169,7 @@ def _checkpoint(run: RunFolder, settings: RetrainConfig, name: str) -> Path:
     """Return the path of the checkpoint ``name``; raise ``InputError`` saying why there is no best one."""
     if name not in CHECKPOINTS:
         raise InputError(f"unknown checkpoint '{name}'; {choices(name, CHECKPOINTS)}")
-    path = run / "checkpoints" / f"{name}.ckpt"
+    path = run.checkpoint(name)
     if name == "best" and not path.is_file():
         if not settings.validation:
             raise InputError(
@@ -187,7 +185,7 @@ def _checkpoint(run: RunFolder, settings: RetrainConfig, name: str) -> Path:
 
 def _how_to_train(folder: Path) -> str:
     """Return the end of an error line: how to train what the search in ``folder`` has found, if it is finished."""
-    genotype, config = folder / "genotype.yaml", folder / "config.yaml"
+    genotype, config = RunFolder(folder).genotype_file, RunFolder(folder).config_file
     if not genotype.is_file():
         return ""
     section = [] if "retrain" in read_yaml(config) and read_yaml(config)["retrain"] else ["-o", "retrain.epochs=120"]
@@ -300,7 +298,7 @@ def _features(
 
 def _training_data(folder: Path) -> dict[str, Any] | None:
     """Version and counts of what the run was trained on, as it noted them itself."""
-    path = folder / DATA_FILE
+    path = RunFolder(folder).data_file
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     except ValueError as error:

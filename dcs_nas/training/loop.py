@@ -19,7 +19,7 @@ from dcs_nas.losses import Objective
 from dcs_nas.models.blocks import kept_shares, set_temperature
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.processes import rank
-from dcs_nas.runs import MetricsFile, RunFolder
+from dcs_nas.runs import RunFolder
 from dcs_nas.seeds import seed_everything
 from dcs_nas.training.acceleration import is_scaled
 from dcs_nas.training.features import validate
@@ -68,7 +68,6 @@ class TrainingLoop(pl.LightningModule):
         self.checked: list[tuple[Named, float | None]] = []
         self._run, self._data, self._held = run, data, held
         self._means, self._guard = Means(), StepGuard(self, skip=config.trainer.nonfinite == "skip")
-        self._metrics: MetricsFile | None = None
         self._place, self._files = "", [""]
 
     @property
@@ -128,9 +127,7 @@ class TrainingLoop(pl.LightningModule):
 
     def _log_epoch(self, figures: Mapping[str, float]) -> None:
         epoch = self.current_epoch
-        if self._metrics is None:
-            self._metrics = MetricsFile(self._run / "metrics.csv", first_epoch=epoch)
-        self._metrics.append(epoch, figures)
+        self._run.write_metrics(epoch, figures)
         for logger in self.loggers:
             with naming(self._run.path):
                 logger.log_metrics(dict(figures), step=epoch)

@@ -11,15 +11,13 @@ from dcs_nas.data.datamodule import ReidData
 from dcs_nas.data.images import Progress
 from dcs_nas.errors import InputError
 from dcs_nas.extensions import load_extensions
-from dcs_nas.files import write_text
 from dcs_nas.models.build import build_fixed
 from dcs_nas.processes import is_first
 from dcs_nas.runs import RunFolder, early_log
 from dcs_nas.seeds import seed_everything
-from dcs_nas.settings import plain_yaml
 from dcs_nas.space import AnyGenotype, is_published, load_genotype, load_space, shipped_file
 from dcs_nas.training.acceleration import accelerate
-from dcs_nas.training.checkpoints import LAST, is_damaged
+from dcs_nas.training.checkpoints import is_damaged
 from dcs_nas.training.objective import build_objective
 from dcs_nas.training.process_group import jointly
 from dcs_nas.training.retraining import Retraining
@@ -27,7 +25,6 @@ from dcs_nas.training.supernet_weights import inherit
 from dcs_nas.training.trainer import fit, make_trainer, memory_format, training_job
 
 log = logging.getLogger(__name__)
-FINISHED = "finished.yaml"
 
 
 @jointly
@@ -66,11 +63,11 @@ def run_retraining(
     if resume:
         _check_genotype(folder, architecture)
     with RunFolder.open(folder, config, resume=resume, overwrite=overwrite) as run:
-        if (run / FINISHED).is_file() and not is_damaged(run / "checkpoints" / LAST):
+        if run.finished_file.is_file() and not is_damaged(run.checkpoint("last")):
             log.info("%s is finished already", folder)
             return
         if architecture is not None and is_first():
-            write_text(run / "genotype.yaml", architecture.to_yaml())
+            run.write_genotype(architecture)
         data.save_labels(run.path)
         module = Retraining(network, objective, config, run=run, data=data, images=images, held=held)
         with training_job(config, "retrain", run, network):
@@ -78,7 +75,7 @@ def run_retraining(
             fit(trainer, module, loader, run)
             if trainer.is_global_zero:
                 facts = {"epochs": settings.epochs, "train_people": identities, "train_images": len(images)}
-                write_text(run / FINISHED, plain_yaml(facts))
+                run.write_finished(facts)
 
 
 def _read_genotype(config: Config, path: Path | None) -> AnyGenotype | None:
@@ -92,6 +89,8 @@ def _read_genotype(config: Config, path: Path | None) -> AnyGenotype | None:
 
 
 def _check_genotype(folder: Path, genotype: AnyGenotype | None) -> None:
-    path = folder / "genotype.yaml"
-    if genotype is not None and path.is_file() and load_genotype(path) != genotype:
-        raise InputError(f"{folder} began with another genotype; resume with its own, {path}, or use --overwrite")
+    run = RunFolder(folder)
+    if genotype is not None and run.genotype_file.is_file() and run.genotype() != genotype:
+        raise InputError(
+            f"{folder} began with another genotype; resume with its own, {run.genotype_file}, or use --overwrite"
+        )

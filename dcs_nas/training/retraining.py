@@ -98,7 +98,7 @@ class Retraining(TrainingLoop):
         score = self.validate()
         if score > float(self.best_score):
             self.best_score.fill_(score)
-            save_checkpoint(self.trainer, self._run / "checkpoints" / "best.ckpt")
+            save_checkpoint(self.trainer, self._run.checkpoint("best"))
         return {"validation/mAP": score}
 
     def _set_learning_rate(self, optimizer: Any, batch_idx: int) -> None:

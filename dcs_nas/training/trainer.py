@@ -21,7 +21,7 @@ from dcs_nas.config.idle import DCS_BLOCKS, idle_settings
 from dcs_nas.models.blocks import kept_shares
 from dcs_nas.runs import RunFolder, logging_to
 from dcs_nas.training.acceleration import set_precision
-from dcs_nas.training.checkpoints import LAST, PREVIOUS, EpochCheckpoint, load_checkpoint, whole_checkpoint
+from dcs_nas.training.checkpoints import EpochCheckpoint, load_checkpoint, whole_checkpoint
 from dcs_nas.training.error_messages import training_errors
 from dcs_nas.training.joint_batch import EqualProcesses, ReplicatedStrategy
 from dcs_nas.training.loggers import make_loggers
@@ -53,7 +53,7 @@ def make_trainer(config: Config, run: RunFolder, *, epochs: int) -> pl.Trainer:
         torch.set_num_threads(settings.threads)
     # A guard for debugging, which costs a write of all memory that is allocated.
     setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010
-    callbacks: list[Callback] = [EqualProcesses(), EpochCheckpoint(run / "checkpoints")]
+    callbacks: list[Callback] = [EqualProcesses(), EpochCheckpoint(run.checkpoints)]
     if sys.stderr.isatty():
         callbacks.append(JobBar())
     return pl.Trainer(
@@ -81,7 +81,7 @@ def training_job(
     config: Config, job: Literal["search", "retrain"], run: RunFolder, network: torch.nn.Module | None = None
 ) -> Iterator[None]:
     """Within it, a job trains: it logs to ``log.txt``, settings without effect first, and its errors name settings."""
-    with logging_to(run / "log.txt"), without_known_warnings(), training_errors(config, job):
+    with logging_to(run.log_file), without_known_warnings(), training_errors(config, job):
         blocks = {DCS_BLOCKS: len(kept_shares(network))} if network is not None else {}
         for remark in idle_settings(config, job, blocks):
             log.warning("%s", remark)
@@ -102,9 +102,9 @@ def fit(trainer: pl.Trainer, module: pl.LightningModule, loaders: TRAIN_DATALOAD
 
     Raises ``KeyboardInterrupt`` where the user stops it; what was saved stays.
     """
-    begin, folder = None, run / "checkpoints"
-    if (folder / LAST).is_file() or (folder / PREVIOUS).is_file():
-        begin = whole_checkpoint(folder / LAST)
+    begin = None
+    if run.checkpoint("last").is_file() or run.checkpoint("previous").is_file():
+        begin = whole_checkpoint(run.checkpoint("last"))
         log.info("resuming after epoch %d of %s", load_checkpoint(begin)["epoch"] + 1, trainer.max_epochs)
     try:
         trainer.fit(module, loaders, ckpt_path=begin, weights_only=True)
