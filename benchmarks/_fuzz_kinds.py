@@ -228,7 +228,7 @@ def _read_space(folder: Path) -> Any:
     if next(_accepted) % BUILD_EVERY == 0 and small and len(space.operations) < 12:
         from dcs_nas.models.build import build_supernet
 
-        build_supernet(space, SearchConfig(space="x"), DataConfig(height=32, width=16), people=4)
+        build_supernet(space, SearchConfig(space="x"), DataConfig(height=32, width=16), num_identities=4)
     return space
 
 

@@ -119,7 +119,7 @@ def _of_config(config: Config, sizes: Sizes, source: str) -> Target:
         _no_widths(sizes, f"a {space.kind} space")
     changes = {name: value for name in ("channels", "cells") if (value := getattr(sizes, name)) is not None}
     settings = config.search.model_copy(update=changes)
-    supernet = cast(Supernet, build_supernet(space, settings, data, people=1).backbone)
+    supernet = cast(Supernet, build_supernet(space, settings, data, num_identities=1).backbone)
     return Target(title, supernet, data.height, data.width, supernet=True, costs=supernet.part_costs())
 
 

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def build_supernet(
-    space: Space, search: SearchConfig, data: DataConfig, people: int, dcs: DcsConfig | None = None
+    space: Space, search: SearchConfig, data: DataConfig, num_identities: int, dcs: DcsConfig | None = None
 ) -> ReidNetwork:
     """Return the space's supernet with a Re-ID head; ``search.channels`` and ``search.cells`` replace the space's own.
 
@@ -33,17 +33,17 @@ def build_supernet(
     network = space.network(data.height, data.width, channels=search.channels, cells=search.cells)
     supernet = kind_of(space).supernet(space, network, search)
     set_scale(supernet, (dcs or DcsConfig()).scale)
-    return ReidNetwork(supernet, people, height=data.height, width=data.width)
+    return ReidNetwork(supernet, num_identities, height=data.height, width=data.width)
 
 
 def build_fixed(
     settings: RetrainConfig,
     data: DataConfig,
-    people: int,
+    num_identities: int,
     genotype: AnyGenotype | None,
     dcs: DcsConfig | None = None,
 ) -> ReidNetwork:
-    """The network to train: of ``settings.backbone`` if it names one, else of the genotype.
+    """Return the network to train: of ``settings.backbone`` if it names one, else of the genotype.
 
     Raises ``InputError`` where both or neither are given.
     """
@@ -62,7 +62,7 @@ def build_fixed(
         report = load_weights(backbone, settings.weights, share=settings.weights_share, key=settings.weights_key)
         log.info("%s: %s", settings.weights, report.summary())
     set_scale(backbone, (dcs or DcsConfig()).scale)
-    return ReidNetwork(backbone, people, height=data.height, width=data.width, head=settings.head)
+    return ReidNetwork(backbone, num_identities, height=data.height, width=data.width, head=settings.head)
 
 
 def build_cost(settings: CostConfig, supernet: Supernet) -> ExpectedCost | None:

@@ -41,24 +41,24 @@ class CellCosts:
         return cell_parts(self.structure, self.network)
 
     def cost_space(self) -> str:
-        """Hash of the cells, and the network in words."""
+        """Return the hash of the cells, and the network in words."""
         n = self.network
         places = f", {'-'.join(map(str, n.reductions))} reduce" if n.reductions else ""
         stem = f"stem {n.stem} of {n.stem_multiplier}x the width, images {n.height} x {n.width}"
         return f"cells {self.structure.hash}: {n.cells} cells of width {n.channels}{places}, {stem}"
 
     def works(self) -> list[Work]:
-        """All works but the absence of an edge, which takes no time in a derived cell."""
+        """Return all works but the absence of an edge, which takes no time in a derived cell."""
         return [part.work for part in self.parts if not part.work.key.startswith("none ")]
 
     def expected_cost(self, kind: Kind, latency: LatencyTable | None = None) -> CellCost:
-        """The expected cost of the mixtures ``normal``, ``normal_attention``, ``reduce``, ``reduce_attention``."""
+        """Return the expected cost of mixtures ``normal``, ``normal_attention``, ``reduce``, ``reduce_attention``."""
         base, tables = self.tables(kind, latency)
         kept = self.structure.edges_per_node
         return CellCost(base, tables, self._edges, kept=kept, edge_normalized=self.edge_normalized)
 
     def tables(self, kind: Kind, latency: LatencyTable | None = None) -> tuple[float, dict[str, Tensor]]:
-        """What every network of the space pays, and by mixture the cost (E, O) or (1, A) of each candidate.
+        """Return the cost that all networks share, and by mixture the cost (E, O) or (1, A) of each candidate.
 
         Costs are summed over all cells that share the mixture, in float64.
         """
@@ -73,7 +73,7 @@ class CellCosts:
         return base, tables
 
     def extremes(self, kind: Kind, latency: LatencyTable | None = None) -> tuple[float, float]:
-        """Costs of the cheapest and the dearest network that can be derived: k edges a node, none of them "none"."""
+        """Return the least and the largest cost of a derived network: k edges a node, none of them "none"."""
         least, tables = self.tables(kind, latency)
         most, kept = least, self.structure.edges_per_node
         real = [i for i, name in enumerate(self.structure.operations) if name != "none"]
@@ -178,7 +178,7 @@ class Part:
 
 
 def cell_parts(structure: CellStructure, network: NetworkSpec) -> list[Part]:
-    """Stem, preprocessing and every candidate of a space, in order of computation, as in a fixed network.
+    """Return stem, preprocessing and every candidate of a space, in order of computation, as in a fixed network.
 
     The random generator is left as it was.
     """
@@ -202,7 +202,7 @@ class _Walk:
         self._known: dict[object, tuple[int, int, Shape]] = {}
 
     def cell(self, number: int, cell: Cell, before: Shape, last: Shape) -> Shape:
-        """Notes what cell ``number`` may hold; the shape of its output."""
+        """Note the candidates of cell ``number``; return the shape of its output."""
         place, kind = f"cells.{number}", self.network.kind(number)
         inputs = cast(CellInputs, cell.preprocessor)
         states = [
@@ -226,7 +226,7 @@ class _Walk:
         return (given[0] * cell.num_nodes, *given[1:])
 
     def attention(self, number: int, choice: LayerChoice, shape: Shape) -> Shape:
-        """Notes the candidates after cell ``number``; the shape that they all give."""
+        """Note the candidates after cell ``number``; return the shape that they all give."""
         for column, name in enumerate(choice.names):
             weight = (str(choice.label), 0, column)
             self.note(f"attention.{number} {name}", f"attention {name}", partial(_same, choice[name]), shape, weight)
@@ -235,7 +235,7 @@ class _Walk:
     def note(
         self, name: str, what: str, make: Callable[[], nn.Module], shape: Shape, weight: Weight | None = None
     ) -> Shape:
-        """Notes one module that reads maps of ``shape``; the shape that it gives."""
+        """Note one module that reads maps of ``shape``; return the shape that it gives."""
         same = None if weight is None else (what, shape)  # candidates of one name and stride keep the width
         macs, parameters, given = self._known.get(same) or _count(make(), shape)
         if same is not None:

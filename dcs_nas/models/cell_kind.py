@@ -144,5 +144,5 @@ def _strongest(table: list[list[float]], structure: CellStructure) -> list[tuple
 
 
 def _skips(nodes: list[tuple[Edge, ...]]) -> list[int]:
-    """Rows of the edges that are skip connections."""
+    """Return the rows of the edges that are skip connections."""
     return [edge_index(i, e.source) for i, edges in enumerate(nodes) for e in edges if e.op == "skip_connect"]

@@ -73,7 +73,7 @@ class Stem(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of the map that images of ``height`` x ``width`` give."""
+        """Return the height and width of the map that images of ``height`` x ``width`` give."""
         for stride in self.strides:
             height, width = -(-height // stride), -(-width // stride)
         return height, width
@@ -97,9 +97,9 @@ class CellInputs(nn.Module):
 
 
 def fixed_network(genotype: Genotype) -> nn.Module:
-    """The network of a genotype: NNI's ``freeze`` of its space, trainable from scratch.
+    """Return the network of a genotype: NNI's ``freeze`` of its space, trainable from scratch.
 
-    Raises ``InputError`` for one too large to be meant.
+    Raises ``InputError`` for an unreasonably large one.
     """
     try:
         genotype.check_size()
@@ -128,7 +128,7 @@ def _cell(
 def _edge_factory(
     kind: str, op: str, channels: int, *, height: int, width: int, affine: bool
 ) -> Callable[[int, int, int | None], nn.Module]:
-    """NNI's factory of one candidate: an edge of a reduction cell strides where it reads the cell's inputs."""
+    """Return NNI's factory of one candidate: an edge of a reduction cell strides where it reads the cell's inputs."""
 
     def make(node: int, index: int, source: int | None) -> nn.Module:
         stride = 2 if kind == "reduce" and (source is None or source < 2) else 1

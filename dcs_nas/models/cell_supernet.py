@@ -54,7 +54,7 @@ class CellSupernet(Supernet):
             return self.space(images)
 
     def alphas(self) -> dict[str, nn.Parameter]:
-        """Architecture parameters by name: ``normal``, ``normal_attention``, ``reduce``, ``reduce_attention``.
+        """Return architecture parameters by name: ``normal``, ``normal_attention``, ``reduce``, ``reduce_attention``.
 
         With edge normalisation also ``normal_edges`` and ``reduce_edges`` (E,).
         """

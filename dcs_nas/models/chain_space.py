@@ -59,7 +59,7 @@ class SqueezeExcite(nn.Module):
         self.expand = nn.Linear(squeezed(channels), channels)
 
     def gate(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Weights (B, C, 1, 1) of x (B, C, H, W); ``mask`` (C / 4,) weighs the channels inside."""
+        """Return the weights (B, C, 1, 1) of x (B, C, H, W); ``mask`` (C / 4,) weighs the channels inside."""
         inner = torch.relu(self.reduce(x.mean((2, 3))))
         inner = inner if mask is None else inner * mask
         return F.hardsigmoid(self.expand(inner))[:, :, None, None]
@@ -102,7 +102,7 @@ class InvertedResidual(nn.Module):
 
 
 def fitted(x: Tensor, channels: int) -> Tensor:
-    """x (B, C, H, W) with its first ``channels`` channels, or with zeros behind its own (ResNet's option A)."""
+    """Return x (B, C, H, W) with its first ``channels`` channels, or with zeros behind its own (ResNet's option A)."""
     missing = channels - x.shape[1]
     return x[:, :channels] if missing <= 0 else F.pad(x, (0, 0, 0, 0, 0, missing))
 
@@ -157,7 +157,7 @@ class Sized(MutableModule):
         return self.module(x)
 
     def freeze(self, sample: dict[str, Any]) -> nn.Module:
-        """The module with the sample's choices: NNI's interface."""
+        """Return the module with the sample's choices: NNI's interface."""
         return self._made(sample)
 
     def _made(self, sample: dict[str, Any] | None) -> nn.Module:
@@ -166,12 +166,12 @@ class Sized(MutableModule):
 
 
 def fixed_chain(genotype: ChainGenotype) -> nn.Module:
-    """The network of a genotype: NNI's ``freeze`` of its space, trainable from scratch."""
+    """Return the network of a genotype: NNI's ``freeze`` of its space, trainable from scratch."""
     return ChainSpace(genotype.space, genotype.network).freeze(genotype.to_sample())
 
 
 def half(size: int, stride: int) -> int:
-    """Height or width of a map after a stride.
+    """Return the height or width of a map after a stride.
 
     >>> half(5, 2)
     3
@@ -180,7 +180,7 @@ def half(size: int, stride: int) -> int:
 
 
 def _block(stage: StageSpec, number: int, block: int, channels: Any) -> tuple[nn.Module, Any]:
-    """Block ``block`` of stage ``number`` after ``channels`` channels, and how many it gives; both may be mutable."""
+    """Return block ``block`` of stage ``number`` after ``channels`` channels, and its width; both may be mutable."""
     options = block_choices(stage, number, block)
     width = _mutable(options["width"])
     settings = {name: _mutable(options[name]) for name in ("kernel", "expansion", "squeeze_excite")}

@@ -61,7 +61,7 @@ class ChainSupernet(Supernet):
         return partial(self.expected_cost, kind)
 
     def expected_cost(self, kind: CostKind, weights: Mapping[str, Tensor]) -> Tensor:
-        """The mean multiply-adds (``flops``) or ``parameters`` of the networks that independent choices give.
+        """Return the mean multiply-adds (``flops``) or ``parameters`` of the networks that independent choices give.
 
         Of mixture weights (1, candidates) by name: a differentiable float64 scalar (float32 on MPS), and where they are
         one-hot, what ``dcs_nas.models.flops.count`` gives for the fixed network.
@@ -122,7 +122,7 @@ class SuperStage(nn.Module):
     def cost(
         self, kind: CostKind, widths: Widths, weights: Weights, size: tuple[int, int]
     ) -> tuple[Tensor, Widths, tuple[int, int]]:
-        """Expected cost for an input of ``size`` (H, W), and the widths and size of the output."""
+        """Return the expected cost for an input of ``size`` (H, W), and the widths and size of the output."""
         total = torch.zeros(())
         for k, block in enumerate(self.blocks, start=1):
             cost, widths = block.cost(kind, widths, self._of_block(k, weights), size)  # type: ignore[operator]
@@ -138,12 +138,12 @@ class SuperStage(nn.Module):
 
 
 def _reader(found: Mapping[str, Tensor], *, like: Tensor) -> Weights:
-    """Weights by label; a choice with one candidate has no mixture and weight 1."""
+    """Return the weights by label; a choice with one candidate has no mixture and weight 1."""
     return lambda label, options: found[label] if options > 1 else like.new_ones(1)
 
 
 def _cut(value: Tensor, shape: torch.Size) -> Tensor:
-    """``value`` with the first channels of its first two dimensions and the middle of the others."""
+    """Return ``value`` with the first channels of its first two dimensions and the middle of the others."""
     for dim, size in enumerate(shape):
         start = (value.shape[dim] - size) // 2 if dim >= 2 else 0
         value = value.narrow(dim, start, size)

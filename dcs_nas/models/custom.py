@@ -1,4 +1,4 @@
-"""Modules that a user's own code builds, tried once before a network is made of them. Maps (C, H, W), without batch."""
+"""Modules of user-supplied code, run once before a network is built of them. Maps (C, H, W), without batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Shape = tuple[int, int, int]
 
 
 def tried(what: str, make: Callable[[], nn.Module], given: Shape, expected: Shape, *, call: str) -> nn.Module:
-    """The module that ``make`` builds, after one map of shape ``given`` in evaluation mode.
+    """Return the module that ``make`` builds, after one map of shape ``given`` in evaluation mode.
 
     The random generator is left as the building left it.
 

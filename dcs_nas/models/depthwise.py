@@ -40,13 +40,13 @@ class PointwiseConv(nn.Conv2d):
 
 
 def _worth_it(x: Tensor) -> bool:
-    """Whether this is training on a CPU in the layout that its kernels like."""
+    """Return whether this is training on a CPU in the layout that its kernels like."""
     training = torch.is_grad_enabled() and not torch.compiler.is_compiling()
     return training and x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last)
 
 
 def depthwise(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
-    """x (B, C, H, W) with kernels (C, 1, k, k), stride 1 and "same" padding; ``DepthwiseConv`` as a function.
+    """Return x (B, C, H, W) with kernels (C, 1, k, k), stride 1 and "same" padding; ``DepthwiseConv`` as a function.
 
     Under autocast on a CPU it is computed in float32: torch 2.13 gives wrong kernel gradients of dilated depthwise
     convolutions in bfloat16, up to 1e35, for maps such as 64 x 32.

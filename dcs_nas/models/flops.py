@@ -59,7 +59,7 @@ class Cost:
 
 
 def count(model: nn.Module, height: int, width: int) -> Cost:
-    """The cost of ``model``, in evaluation mode, for one image of 3 x height x width. The model is left as it was."""
+    """Return the cost of ``model`` in evaluation mode for one image of 3 x height x width; it is left as it was."""
     meter = FlopCounterMode(display=False, custom_mapping={_CPU_ATTENTION: _attention_flops})
     with attributed(model, meter.get_total_flops) as shares, meter:
         dry_run(model, height, width)
@@ -68,7 +68,7 @@ def count(model: nn.Module, height: int, width: int) -> Cost:
 
 
 def count_map(module: nn.Module, shape: Sequence[int]) -> tuple[Cost, tuple[int, ...]]:
-    """The cost of ``module`` for one input of ``shape`` (C, H, W), and the shape of what it gives."""
+    """Return the cost of ``module`` for one input of ``shape`` (C, H, W), and the shape of what it gives."""
     fed = _Fed(module, shape)
     cost = count(fed, 1, 1)
     return cost, fed.output
@@ -85,7 +85,7 @@ class Share:
 
 @contextmanager
 def attributed(model: nn.Module, read: Callable[[], float]) -> Iterator[dict[nn.Module, Share]]:
-    """Gives each increase of ``read()`` during forward passes to the innermost running module.
+    """Attribute each increase of ``read()`` during forward passes to the innermost running module.
 
     The modules stand in the order in which they first ran; those that did not run are left out.
     """
@@ -134,7 +134,7 @@ class _Fed(nn.Module):
 
 
 def _attention_flops(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:
-    """Two per multiply-accumulate of q k^T and of its product with v, from shapes (B, heads, tokens, width)."""
+    """Return two per multiply-accumulate of q k^T and of its product with v, from (B, heads, tokens, width)."""
     batch, heads, tokens, width = query
     return 2 * batch * heads * tokens * key[2] * (width + value[3])
 
@@ -150,7 +150,7 @@ def _rows(model: nn.Module, shares: Mapping[nn.Module, Share]) -> Iterator[Layer
 
 
 def dry_run(model: nn.Module, height: int, width: int) -> Any:
-    """What ``model`` makes of one image (1, 3, height, width), in evaluation mode, as fake tensors.
+    """Return ``model``'s output for one image (1, 3, height, width), in evaluation mode, as fake tensors.
 
     Weights, running statistics and the training flags of the modules stay as they are.
     """
@@ -164,7 +164,7 @@ def dry_run(model: nn.Module, height: int, width: int) -> Any:
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, each module's own mode again after it."""
+    """Set evaluation mode within it, each module's own mode after it."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""What turns a backbone's output into a feature and class scores. B images, D features, A people."""
+"""Heads that turn a backbone's output into a feature and class scores. B images, D features, A identities."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dcs_nas.models.pooling import POOLS
 class Embedding(NamedTuple):
     """What the losses read: ``features`` (B, D) of all branches side by side, ``logits`` (B, A) of each branch.
 
-    No logits: people without a classifier. ``stem`` (B, S, h, w): see ``ReidNetwork.expose_stem``.
+    No logits: identities without a classifier. ``stem`` (B, S, h, w): see ``ReidNetwork.expose_stem``.
     """
 
     features: Tensor

@@ -60,7 +60,7 @@ class LatencyTable(Settings):
 
     @classmethod
     def read(cls, path: Path) -> LatencyTable:
-        """A table from its file; ``InputError`` where it is none."""
+        """Read a table; raises ``InputError`` for a file that is none."""
         data = read_yaml(path)
         found = data.get("format")
         if not isinstance(found, int) or isinstance(found, bool) or "microseconds" not in data:
@@ -70,7 +70,7 @@ class LatencyTable(Settings):
         return parse(cls, data, source=str(path))
 
     def write(self, path: Path) -> None:
-        """The table as a YAML file, whole or not at all."""
+        """Write the table as a YAML file, whole or not at all."""
         write_text(path, to_yaml(self))
 
     def __getitem__(self, key: str) -> float:
@@ -105,7 +105,7 @@ def measure_table(
     rounds: int = 30,
     progress: Progress | None = None,
 ) -> LatencyTable:
-    """Times every different work of ``space``, each with maps (batch, C, H, W) in float32.
+    """Time every different work of ``space``, each with maps (batch, C, H, W) in float32.
 
     Every round runs all of them in turn: so each finds the caches as in a network, after other work, and what else the
     machine does in the meantime slows all alike.
@@ -134,7 +134,7 @@ def measure_table(
 
 
 def median_latency(run: Callable[[], object], device: torch.device, *, rounds: int, warm_up: int = WARM_UP) -> float:
-    """The median time of ``run()`` in microseconds, waiting for the device before and after each."""
+    """Return the median time of ``run()`` in microseconds, waiting for the device before and after each."""
     for _ in range(warm_up):
         run()
     times = []
@@ -146,7 +146,7 @@ def median_latency(run: Callable[[], object], device: torch.device, *, rounds: i
 
 
 def clock(device: torch.device) -> float:
-    """Seconds, read once the device has done all that it was given."""
+    """Return seconds, read once the device has done all that it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -155,7 +155,7 @@ def clock(device: torch.device) -> float:
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device that a user means; "auto" is the first GPU where there is one.
+    """Return the device of a name; "auto" is the first GPU where there is one.
 
     Raises ``InputError`` for an unknown device or one that this machine lacks.
     """
@@ -170,7 +170,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """The device as its maker calls it: the same on every machine that has it."""
+    """Return the device as its maker calls it: the same on every machine that has it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     processor = _processor()
@@ -178,14 +178,14 @@ def device_name(device: torch.device) -> str:
 
 
 def device_names() -> list[str]:
-    """Names of the devices of this machine, each once."""
+    """Return names of the devices of this machine, each once."""
     devices = [torch.device("cpu"), *(torch.device("cuda", i) for i in range(torch.cuda.device_count()))]
     devices += [torch.device("mps")] if torch.backends.mps.is_available() else []
     return list(dict.fromkeys(device_name(device) for device in devices))
 
 
 def _prepared(work: Work, device: torch.device, batch: int) -> Callable[[], object] | None:
-    """One pass of the work's module, as a function; None for the identity, which takes no time."""
+    """Return one pass of the work's module, as a function; None for the identity, which takes no time."""
     module = work.make()
     if isinstance(module, nn.Identity):
         return None

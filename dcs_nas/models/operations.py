@@ -35,7 +35,7 @@ class ReluFirst(nn.Module):
         return self.after_relu(torch.relu(x))
 
     def after_relu(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
-        """The operation on a map that has passed the ReLU, times a scalar ``weight``."""
+        """Return the operation on a map that has passed the ReLU, times a scalar ``weight``."""
         raise AssertionError(f"{type(self).__name__} does not say what follows its ReLU")
 
 
@@ -128,7 +128,7 @@ class Zero(nn.Module):
 
 
 def build_operation(name: str, channels: int, stride: int, *, height: int, width: int, affine: bool) -> nn.Module:
-    """The operation ``name``, or the attention block of that name.
+    """Return the operation ``name``, or the attention block of that name.
 
     Raises:
         InputError: an unknown name, or an operation of a user's own that does not do what ``Operation`` says.
@@ -147,7 +147,7 @@ def build_operation(name: str, channels: int, stride: int, *, height: int, width
 
 
 def weighted_norm(norm: nn.BatchNorm2d, x: Tensor, weight: Tensor | None) -> Tensor:
-    """weight * norm(x) for a scalar weight, in one pass: it scales the norm's own scale and shift."""
+    """Return weight * norm(x) for a scalar weight, in one pass: it scales the norm's own scale and shift."""
     if weight is None or not norm.training or norm.momentum is None:
         y = norm(x)
         return y if weight is None else weight * y

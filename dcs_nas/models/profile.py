@@ -76,7 +76,7 @@ def profile(
     depth: int = 2,
     rounds: int = 20,
 ) -> Profile:
-    """The costs of a network for ``batch`` images of 3 x height x width; the network is left as it was.
+    """Return the costs of a network for ``batch`` images of 3 x height x width; the network is left as it was.
 
     Args:
         network: a backbone; one that reads cameras gets camera 0.
@@ -148,7 +148,7 @@ class _Layers:
 
 
 def _pass(network: nn.Module, images: Tensor) -> Run:
-    """One forward pass of the images, as a function."""
+    """Return one forward pass of the images, as a function."""
     images = images.to(memory_format=torch.channels_last)
     if getattr(network, "uses_cameras", False):
         cameras = torch.zeros(len(images), dtype=torch.long, device=images.device)
@@ -158,7 +158,7 @@ def _pass(network: nn.Module, images: Tensor) -> Run:
 
 @torch.no_grad()
 def _latencies(network: nn.Module, images: Tensor, rounds: int) -> tuple[dict[str, list[float]], float]:
-    """Seconds of each round by module, without the modules inside it; microseconds of the whole, run undisturbed."""
+    """Return seconds of each round by module, without those inside it, and microseconds of the undisturbed whole."""
     names, device = {module: name for name, module in network.named_modules()}, images.device
     run = _pass(network, images)
     found: dict[str, list[float]] = {}
@@ -174,7 +174,7 @@ def _latencies(network: nn.Module, images: Tensor, rounds: int) -> tuple[dict[st
 def _kept_for_backward(
     network: nn.Module, height: int, width: int, batch: int, device: torch.device
 ) -> dict[str, Share]:
-    """By module, the bytes that a forward pass in training mode keeps for the backward pass: no weights, no buffers.
+    """Return by module the bytes that a training pass keeps for its backward pass: no weights, no buffers.
 
     Memory that several operations keep counts once, at the first.
     """
@@ -189,7 +189,7 @@ def _kept_for_backward(
 
 @contextmanager
 def _saved_bytes(network: nn.Module) -> Iterator[list[int]]:
-    """A list whose one number grows with what autograd saves."""
+    """Yield a list whose one number grows with the bytes that autograd saves."""
     seen = {t.untyped_storage().data_ptr() for t in (*network.parameters(), *network.buffers())}
     total = [0]
 

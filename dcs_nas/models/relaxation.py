@@ -31,15 +31,15 @@ class Softmax:
         self.temperature = 1.0
 
     def sample(self, alpha: Tensor) -> Sample:
-        """The weights of a training pass; random where the relaxation is."""
+        """Return the weights of a training pass; random where the relaxation is."""
         return Sample(self.expected(alpha))
 
     def expected(self, alpha: Tensor) -> Tensor:
-        """The weights (R, O) that ``sample`` has on average; rows sum to 1."""
+        """Return the weights (R, O) that ``sample`` has on average; rows sum to 1."""
         return torch.softmax(alpha / self.temperature, dim=-1)
 
     def penalty(self, alpha: Tensor) -> Tensor | None:
-        """A regulariser to add to the architecture loss, or None."""
+        """Return a regulariser to add to the architecture loss, or None."""
         return None
 
 
@@ -59,7 +59,7 @@ class Gumbel(Softmax):
         return Sample(hard + (soft - soft.detach()), chosen.tolist())
 
     def expected(self, alpha: Tensor) -> Tensor:
-        """softmax(alpha): how often each operation is drawn, at any temperature."""
+        """Return softmax(alpha): how often each operation is drawn, at any temperature."""
         return torch.softmax(alpha, dim=-1)
 
 
@@ -103,7 +103,7 @@ class GumbelSoftmax(Softmax):
         return Sample(torch.softmax((alpha + noise) / self.temperature, dim=-1))
 
     def expected(self, alpha: Tensor) -> Tensor:
-        """softmax(alpha): how often each candidate has the largest weight, at any temperature."""
+        """Return softmax(alpha): how often each candidate has the largest weight, at any temperature."""
         return torch.softmax(alpha, dim=-1)
 
 
@@ -115,7 +115,7 @@ RELAXATIONS.register("gumbel_softmax")(GumbelSoftmax)
 
 
 def normalized_edges(edge_alpha: Tensor, groups: Sequence[int]) -> Tensor:
-    """PC-DARTS' edge normalisation (arXiv 1907.05737, eq. 4): softmax (R,) over the edges into each node.
+    """Return PC-DARTS' edge normalisation (arXiv 1907.05737, eq. 4): softmax (R,) over the edges into each node.
 
     ``groups``: the number of edges into each node, in order of the rows.
     """

@@ -89,7 +89,7 @@ class SuperBlock(nn.Module):
     def cost(
         self, kind: CostKind, widths: Widths, weights: BlockWeights, size: tuple[int, int]
     ) -> tuple[Tensor, Widths]:
-        """Expected multiply-adds or parameters for a map of ``size`` (H, W), and the widths of the output.
+        """Return the expected multiply-adds or parameters for a map of ``size`` (H, W), and the widths of the output.
 
         The choices are independent and every term is a product of what single choices decide, so the expectation of
         the block is exact.
@@ -133,38 +133,38 @@ class Widths:
         return max(self.values)
 
     def mask(self) -> Tensor:
-        """The weighted sum of the nested 0/1 masks, (C,)."""
+        """Return the weighted sum of the nested 0/1 masks, (C,)."""
         return combined(self.weights, nested_masks(self.values, like=self.weights))
 
     def mean(self, values: Sequence[float]) -> Tensor:
-        """The weighted mean of what each candidate has, a scalar."""
+        """Return the weighted mean of what each candidate has, a scalar."""
         return combined(self.weights, torch.tensor(values, dtype=self.weights.dtype, device=self.weights.device))
 
     def strongest(self) -> int:
-        """The candidate with the largest weight; of fake weights, whose values nobody knows, the widest."""
+        """Return the candidate with the largest weight; of fake weights, whose values nobody knows, the widest."""
         if isinstance(self.weights, torch._subclasses.FakeTensor):
             return self.largest
         return self.values[int(self.weights.argmax())]
 
     def mixed(self, other: Widths, weight: Tensor) -> Widths:
-        """The same candidates with weights (1 - weight) self + weight other: where a block may be left out."""
+        """Return the same candidates with weights (1 - weight) self + weight other: where a block may be left out."""
         assert self.values == other.values
         return Widths(self.values, self.weights + weight * (other.weights - self.weights))
 
     def expanded(self, expansions: Sequence[int], weights: Tensor) -> Widths:
-        """All products of a width and an expansion; both are chosen independently, so their weights multiply."""
+        """Return all products of a width and an expansion; both are chosen independently, so their weights multiply."""
         values = tuple(width * expansion for width in self.values for expansion in expansions)
         return Widths(values, torch.outer(self.weights, weights).flatten())
 
 
 def nested_masks(widths: Sequence[int], *, like: Tensor) -> Tensor:
-    """(n, C) with 1 for the first channels of each width, in ``like``'s type and on its device."""
+    """Return (n, C) with 1 for the first channels of each width, in ``like``'s type and on its device."""
     sizes = torch.tensor(widths, device=like.device)
     return (torch.arange(max(widths), device=like.device) < sizes[:, None]).to(like.dtype)
 
 
 def kernel_mask(kernels: Sequence[int], weights: Tensor) -> Tensor:
-    """The weighted sum of the masks of centred kernels in the largest, (K, K), for weights (n,).
+    """Return the weighted sum of the masks of centred kernels in the largest, (K, K), for weights (n,).
 
     A convolution is linear in its kernel, so candidates that share its centre also are one convolution (Single-Path
     NAS, Stamoulis et al., arXiv 1904.02877, section 3.1).
@@ -177,7 +177,7 @@ def kernel_mask(kernels: Sequence[int], weights: Tensor) -> Tensor:
 
 
 def combined(weights: Tensor, values: Tensor) -> Tensor:
-    """The sum of values (n, ...) with weights (n,), in full precision under autocast too."""
+    """Return the sum of values (n, ...) with weights (n,), in full precision under autocast too."""
     return (weights.view(-1, *[1] * (values.ndim - 1)) * values).sum(0)
 
 
@@ -210,7 +210,7 @@ class SuperAttention(nn.Module):
         return (block.blocks[str(width)] if isinstance(block, PerWidth) else block).state_dict()
 
     def cost(self, kind: CostKind, widths: Widths, weights: Tensor) -> Tensor:
-        """Expected multiply-adds or parameters."""
+        """Return the expected multiply-adds or parameters."""
         each = [widths.mean([attention_cost(kind, name, c, *self.size) for c in widths.values]) for name in self.names]
         return combined(weights, torch.stack(each))
 
@@ -253,6 +253,6 @@ class PerWidth(nn.Module):
 
 @lru_cache(maxsize=4096)
 def attention_cost(kind: CostKind, name: str, channels: int, height: int, width: int) -> int:
-    """Multiply-adds or parameters of the attention block ``name`` on one map."""
+    """Return the multiply-adds or parameters of the attention block ``name`` on one map."""
     cost, _ = count_map(build_attention(name, channels, height, width), (channels, height, width))
     return cost.macs if kind == "flops" else cost.parameters

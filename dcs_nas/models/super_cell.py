@@ -66,7 +66,7 @@ class SuperCell(BaseSuperNetModule):
         return own
 
     def _mergeable(self, source: int) -> dict[str, list[ReluFirst]]:
-        """The operations of each kind that read a state, where they can be computed side by side."""
+        """Return the operations of each kind that read a state, where they can be computed side by side."""
         found: dict[str, list[ReluFirst]] = {}
         for name in self.mixture.names:
             readers = range(max(0, source - 1), self.nodes)
@@ -77,7 +77,7 @@ class SuperCell(BaseSuperNetModule):
         return found
 
     def operation(self, node: int, source: int, name: str) -> nn.Module:
-        """The module that computes ``name`` on the edge from state ``source`` to node ``node`` (from 0)."""
+        """Return the module that computes ``name`` on the edge from state ``source`` to node ``node`` (from 0)."""
         own = cast(nn.ModuleDict, self.edges[edge_index(node, source)])
         return own[name] if name in own else self._of_state(source)[name]
 
@@ -121,7 +121,7 @@ class SuperCell(BaseSuperNetModule):
         return torch.cat([state.value for state in states[2:]], dim=1)
 
     def _state(self, value: Tensor, source: int, scalars: Sequence[Sequence[Tensor]], dense: bool) -> State:
-        """A state; in a dense pass with what its readers' operations of a kind give, computed side by side."""
+        """Return a state; in a dense pass with the sums of its readers' operations of a kind, computed side by side."""
         state = State(value, self.partial)
         readers = range(max(0, source - 1), self.nodes)
         total: Tensor | None = None
@@ -154,11 +154,11 @@ class SuperCell(BaseSuperNetModule):
         return nn.functional.channel_shuffle(joined, self.partial) if joined.shape[1] % self.partial == 0 else joined
 
     def resample(self, memo: dict[str, Any]) -> dict[str, Any]:
-        """Nothing is sampled by NNI: its interface."""
+        """Return nothing, since NNI samples nothing: its interface."""
         return {}
 
     def arch_parameters(self) -> Iterator[nn.Parameter]:
-        """The alphas of this kind of cell: NNI's interface."""
+        """Return the alphas of this kind of cell: NNI's interface."""
         yield from self.mixture.parameters()
 
 
@@ -183,11 +183,11 @@ class SuperChoice(BaseSuperNetModule):
         return total
 
     def resample(self, memo: dict[str, Any]) -> dict[str, Any]:
-        """Nothing is sampled by NNI: its interface."""
+        """Return nothing, since NNI samples nothing: its interface."""
         return {}
 
     def arch_parameters(self) -> Iterator[nn.Parameter]:
-        """The alphas of this choice: NNI's interface."""
+        """Return the alphas of this choice: NNI's interface."""
         yield from self.mixture.parameters()
 
 
@@ -206,19 +206,19 @@ class State:
             self.mixed = value[:, : self._seen].contiguous(memory_format=torch.channels_last)
 
     def once(self, name: str, operation: Callable[[Tensor], Tensor]) -> Tensor:
-        """What the operation gives, computed at its first call."""
+        """Return the operation's output, computed at its first call."""
         if name not in self._done:
             self._done[name] = operation(self.mixed)
         return self._done[name]
 
     def bypass(self, size: Sequence[int]) -> Tensor:
-        """The channels that no operation sees, at a map of ``size``."""
+        """Return the channels that no operation sees, at a map of ``size``."""
         rest = self.value[:, self._seen :]
         return rest if rest.shape[2:] == torch.Size(size) else self.once("bypass", lambda _: _halved(rest))
 
 
 def add_weighted(total: Tensor | None, weight: Tensor, term: Tensor) -> Tensor:
-    """total + weight * term, for a scalar weight."""
+    """Return total + weight * term, for a scalar weight."""
     return weight * term if total is None else torch.addcmul(total, weight.to(term.dtype), term)
 
 
@@ -237,7 +237,7 @@ def mergeable(operations: Sequence[nn.Module]) -> bool:
 
 
 def bank(operations: Sequence[ReluFirst], x: Tensor, wide: Tensor, weights: Sequence[Tensor]) -> Tensor:
-    """The outputs of n operations in training mode, each times its scalar weight: (B, n C, H', W').
+    """Return the outputs of n operations in training mode, each times its scalar weight: (B, n C, H', W').
 
     The n edges read the same state and are computed as one operation n times as wide: on few channels most of a
     kernel's time is not arithmetic. Values and gradients are those of the operations one by one.
@@ -261,19 +261,19 @@ def bank(operations: Sequence[ReluFirst], x: Tensor, wide: Tensor, weights: Sequ
 
 
 def repeated(x: Tensor, n: int) -> Tensor:
-    """(B, C, H, W) to (B, n C, H, W), channels_last."""
+    """Repeat every channel n times: (B, C, H, W) to (B, n C, H, W), channels_last."""
     tokens = x.permute(0, 2, 3, 1)
     return tokens.unsqueeze(3).expand(-1, -1, -1, n, -1).flatten(3).permute(0, 3, 1, 2)
 
 
 def separated(wide: Tensor, n: int) -> list[Tensor]:
-    """(B, n C, H, W) to n maps (B, C, H, W), channels_last."""
+    """Split (B, n C, H, W) into n maps (B, C, H, W), channels_last."""
     parts = wide.permute(0, 2, 3, 1).unflatten(3, (n, -1)).movedim(3, 0).contiguous()
     return [part.permute(0, 3, 1, 2) for part in parts.unbind()]
 
 
 def _stage(bodies: Sequence[nn.Sequential], x: Tensor, weights: Sequence[Tensor] | None) -> Tensor:
-    """Depthwise, 1x1, batch norm."""
+    """Compute depthwise, 1x1, batch norm."""
     convs, points, norms = zip(*bodies)
     first = cast(DepthwiseConv, convs[0])
     kernels = _joined(convs)

@@ -49,7 +49,7 @@ class Mixture(nn.Module):
         return self.sample().weights
 
     def sample(self) -> Sample:
-        """What the current pass computes: fixed, drawn before it, drawn now, or in evaluation what is expected."""
+        """Return the weights of the current pass: fixed, drawn before, drawn now, or the expected ones (evaluation)."""
         if self.fixed is not None:
             return self.fixed
         if self.drawn is not None:
@@ -60,7 +60,7 @@ class Mixture(nn.Module):
         return Sample(self._by_edge(weights), columns)
 
     def expected(self) -> Tensor:
-        """Differentiable weights (R, O) that the alphas stand for, without what is random in a draw."""
+        """Return differentiable weights (R, O) that the alphas stand for, without what is random in a draw."""
         return self._by_edge(self.relaxation.expected(self.alpha))
 
     def fix(self, weights: Tensor | None) -> None:
@@ -71,7 +71,7 @@ class Mixture(nn.Module):
             self.fixed = Sample(weights.to(self.alpha), [row.nonzero()[:, 0].tolist() for row in weights])
 
     def penalty(self) -> Tensor | None:
-        """The relaxation's regulariser, or None."""
+        """Return the relaxation's regulariser, or None."""
         return self.relaxation.penalty(self.alpha)
 
     def _by_edge(self, weights: Tensor) -> Tensor:
@@ -89,15 +89,15 @@ class Supernet(nn.Module):
     num_features: int
 
     def inherited_state(self, genotype: Any) -> dict[str, Tensor]:
-        """The parameters and statistics that the genotype's fixed network takes over, under that network's names."""
+        """Return the parameters and statistics that the genotype's fixed network takes over, under its names."""
         raise NotImplementedError
 
     def cost(self, kind: CostKind) -> ExpectedCost:
-        """The expected multiply-adds or parameters as a function of mixture weights by name, differentiable by them."""
+        """Return the expected multiply-adds or parameters as a differentiable function of mixture weights by name."""
         raise NotImplementedError
 
     def part_costs(self) -> CellCosts | None:
-        """The costs of all candidates, where they can be told apart."""
+        """Return the costs of all candidates, where they can be told apart."""
         return None
 
     @contextmanager
@@ -107,20 +107,20 @@ class Supernet(nn.Module):
             yield
 
     def alphas(self) -> dict[str, nn.Parameter]:
-        """Architecture parameters by name, (rows, candidates) each."""
+        """Return architecture parameters by name, (rows, candidates) each."""
         return {name: mixture.alpha for name, mixture in self._mixtures()}
 
     def weights(self) -> list[nn.Parameter]:
-        """All parameters but the alphas."""
+        """Return all parameters but the alphas."""
         alphas = {id(alpha) for alpha in self.alphas().values()}
         return [p for p in self.parameters() if id(p) not in alphas]
 
     def mixture_weights(self) -> dict[str, Tensor]:
-        """Detached mixture weights by name, without what is random in a draw."""
+        """Return detached mixture weights by name, without what is random in a draw."""
         return {name: mixture.expected().detach() for name, mixture in self._mixtures()}
 
     def expected_weights(self) -> dict[str, Tensor]:
-        """Differentiable mixture weights by name, without what is random in a draw."""
+        """Return differentiable mixture weights by name, without what is random in a draw."""
         return {name: mixture.expected() for name, mixture in self._mixtures()}
 
     @contextmanager
@@ -154,7 +154,7 @@ class Supernet(nn.Module):
             mixture.relaxation.temperature = temperature
 
     def penalty(self) -> Tensor | None:
-        """The sum of the relaxation's regularisers, or None where it has none."""
+        """Return the sum of the relaxation's regularisers, or None where it has none."""
         found = [penalty for _, mixture in self._mixtures() if (penalty := mixture.penalty()) is not None]
         return torch.stack(found).sum() if found else None
 

@@ -172,13 +172,13 @@ def _stage(text: str) -> StageGenotype:
 
 
 def _canonical(nodes: Nodes) -> Nodes:
-    """The least of the cells that differ in the order of their nodes alone."""
+    """Return the least of the cells that differ in the order of their nodes alone."""
     orders = permutations(range(len(nodes)))
     return min(cell for order in orders if (cell := _reordered(nodes, order)) is not None)
 
 
 def _reordered(nodes: Nodes, order: tuple[int, ...]) -> Nodes | None:
-    """The cell with node ``order[i]`` at place i; None where one would read a later one."""
+    """Return the cell with node ``order[i]`` at place i; None where one would read a later one."""
     place = {0: 0, 1: 1, **{node + 2: new + 2 for new, node in enumerate(order)}}
     cell = tuple(tuple(sorted((op, place[source]) for op, source in nodes[node])) for node in order)
     return cell if all(source < i + 2 for i, node in enumerate(cell) for _, source in node) else None

@@ -86,7 +86,7 @@ class NetworkSpec(Settings):
         return self
 
     def kind(self, cell: int) -> str:
-        """``reduce`` where a cell halves the map and doubles the width, else ``normal``."""
+        """Return ``reduce`` where a cell halves the map and doubles the width, else ``normal``."""
         return "reduce" if cell in self.reductions else "normal"
 
     @property
@@ -120,7 +120,7 @@ class SpaceSpec(CellStructure, Space):
     stem_multiplier: int = Field(default=3, ge=1, le=16)
 
     def network(self, height: int, width: int, **changes: Any) -> NetworkSpec:
-        """The network searched on images of ``height`` x ``width``; ``changes`` replace width, depth or stem."""
+        """Return the network searched on images of ``height`` x ``width``; ``changes`` replace width, depth or stem."""
         wanted = {k: v for k, v in changes.items() if v is not None}
         cells = wanted.get("cells", self.cells)
         reductions = wanted.pop("reductions", self.reductions)
@@ -204,7 +204,7 @@ class Genotype(AnyGenotype):
         return self
 
     def check_size(self) -> None:
-        """``ValueError`` where the network is unreasonably large; nothing is allocated to find out."""
+        """Raise ``ValueError`` for an unreasonably large network; nothing is allocated to find out."""
         edges = self.space.nodes * self.space.edges_per_node
         check_weights(cells_weights(self.space, self.network, edges=edges), "the network of this genotype")
 
@@ -231,7 +231,7 @@ class Genotype(AnyGenotype):
         ]
 
     def to_sample(self) -> dict[str, Any]:
-        """The choices under NNI's labels: ``{'normal/op_2_0': 'dcs', 'normal/input_2_0': [1], ...}``."""
+        """Return the choices under NNI's labels: ``{'normal/op_2_0': 'dcs', 'normal/input_2_0': [1], ...}``."""
         sample: dict[str, Any] = {}
         for kind, cell in self.cells.items():
             for i, edges in enumerate(cell.nodes, start=2):
@@ -242,7 +242,7 @@ class Genotype(AnyGenotype):
         return sample
 
     def one_hot(self) -> dict[str, list[list[float]]]:
-        """Mixture weights (E, O) and (1, A) by name; an edge that is kept twice counts twice, ``none`` not at all."""
+        """Return weights (E, O) and (1, A) by name; an edge that is kept twice counts twice, ``none`` not at all."""
         space, weights = self.space, {}
         for kind, cell in self.cells.items():
             rows = [[0.0] * len(space.operations) for _ in range(edge_index(space.nodes, 0))]
@@ -255,14 +255,14 @@ class Genotype(AnyGenotype):
         return weights
 
     def skips(self) -> dict[str, int]:
-        """How many edges of each kind of cell are skip connections."""
+        """Return the number of skip connections of each kind of cell."""
         return {
             kind: sum(edge.op == "skip_connect" for edges in cell.nodes for edge in edges)
             for kind, cell in self.cells.items()
         }
 
     def resized(self, height: int, width: int, *, channels: int | None = None, cells: int | None = None) -> Genotype:
-        """The genotype at another width, depth and image size; reductions stay at their shares of the depth."""
+        """Return the genotype at another width, depth and image size; reductions stay at their shares of the depth."""
         old = self.network
         cells = cells or old.cells
         changes = {
@@ -275,7 +275,7 @@ class Genotype(AnyGenotype):
         return self.model_copy(update={"network": old.model_copy(update=changes)})
 
     def graph(self, part: str | None = None) -> networkx.MultiDiGraph:
-        """One cell as a graph from ``c_{k-2}`` and ``c_{k-1}`` through the nodes 0, 1, ... to ``c_{k}``.
+        """Return one cell as a graph from ``c_{k-2}`` and ``c_{k-1}`` through the nodes 0, 1, ... to ``c_{k}``.
 
         Nodes carry ``role`` (input, node, concat, attention, output) and ``label``, edges ``op`` (empty where
         nothing is computed).
@@ -305,7 +305,7 @@ class Genotype(AnyGenotype):
         return graph
 
     def overview(self) -> networkx.MultiDiGraph:
-        """Image, stem, runs of equal cells with their width and attention, head: nodes 0, 1, ... in a row."""
+        """Return image, stem, runs of equal cells with their width and attention, and head in a row."""
         import networkx
 
         network, width = self.network, self.network.channels
@@ -336,7 +336,7 @@ class Genotype(AnyGenotype):
 
 
 def thirds(cells: int) -> tuple[int, ...]:
-    """DARTS' places of the reduction cells: at one and two thirds of the depth.
+    """Return DARTS' places of the reduction cells: at one and two thirds of the depth.
 
     >>> thirds(8)
     (2, 5)
@@ -345,7 +345,7 @@ def thirds(cells: int) -> tuple[int, ...]:
 
 
 def edge_index(node: int, source: int) -> int:
-    """Row of the edge from state ``source`` to node ``node`` (from 0): edges are listed node by node.
+    """Return the row of the edge from state ``source`` to node ``node`` (from 0): edges are listed node by node.
 
     >>> [edge_index(1, s) for s in range(3)]
     [2, 3, 4]
@@ -354,13 +354,13 @@ def edge_index(node: int, source: int) -> int:
 
 
 def reference(structure: CellStructure, name: str) -> SpaceReference:
-    """What a genotype keeps of its space."""
+    """Return the part of a space that its genotypes keep."""
     fields = {field: getattr(structure, field) for field in CellStructure.model_fields}
     return SpaceReference(**fields, name=name, declared_hash=structure.hash)
 
 
 def cells_weights(structure: CellStructure, network: NetworkSpec, *, edges: int) -> int:
-    """At least the weights of a stack of cells with ``edges`` edges in each, every candidate on every edge.
+    """Return a lower bound of the weights of a stack of cells, every candidate on each of ``edges`` edges.
 
     Counted are the 1x1 convolutions before a cell, two C x C maps for each candidate, and relations of positions.
     """

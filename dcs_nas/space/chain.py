@@ -76,7 +76,7 @@ class StageSpec(Settings):
         return self
 
     def depth(self, block: int) -> tuple[str, ...]:
-        """Whether block 1, 2, ... may be left out: the first one changes the map, so it stays."""
+        """Return whether block 1, 2, ... may be left out: the first one changes the map, so it stays."""
         return DEPTH if self.skip and block > 1 else DEPTH[:1]
 
 
@@ -111,7 +111,7 @@ class ChainStructure(Settings):
         return short_hash({"kind": "chain", **plain})
 
     def choices(self) -> Iterator[Choice]:
-        """Everything with two candidates or more, in order: per block kernel, expansion, width, squeeze_excite and
+        """Yield the choices of two candidates or more, in order: per block kernel, expansion, width, squeeze_excite and
         depth, per stage attention."""
         for i, stage in enumerate(self.stages, start=1):
             found = [block_choices(stage, i, k).values() for k in range(1, stage.blocks + 1)]
@@ -135,7 +135,7 @@ class ChainSpec(ChainStructure, Space):
     kind: Literal["chain"] = "chain"
 
     def network(self, height: int, width: int, **changes: Any) -> ChainNetwork:
-        """The network searched on images of ``height`` x ``width``."""
+        """Return the network searched on images of ``height`` x ``width``."""
         source = f"network of space '{self.name}'"
         network = parse(ChainNetwork, {"height": height, "width": width}, source=source)
         try:
@@ -148,7 +148,7 @@ class ChainSpec(ChainStructure, Space):
         return {choice.label: list(choice.options) for choice in self.choices()}
 
     def grouped(self, figures: Mapping[str, float]) -> dict[str, float]:
-        """The means over all stages and blocks: a chain has dozens of choices."""
+        """Return the means over all stages and blocks: a chain has dozens of choices."""
         found: dict[str, list[float]] = {}
         for label, value in figures.items():
             _, *rest = label.split("_")
@@ -173,7 +173,7 @@ class StageGenotype(Settings):
     attention: Name = "none"
 
     def slots(self) -> Iterator[BlockGenotype | None]:
-        """Every block of the stage in order, None where it is left out."""
+        """Yield the blocks of the stage in order, None where one is left out."""
         kept = iter(self.blocks)
         for number in range(1, len(self.blocks) + len(self.skipped) + 1):
             yield None if number in self.skipped else next(kept)
@@ -234,7 +234,7 @@ class ChainGenotype(AnyGenotype):
         return [Rows("chain", ["block", "kernel", "expansion", "width", "squeeze-excite"], rows)]
 
     def one_hot(self) -> dict[str, list[list[float]]]:
-        """Mixture weights (1, candidates) by label."""
+        """Return the mixture weights (1, candidates) by label."""
         sample = self.to_sample()
         return {
             choice.label: [[float(option == sample[choice.label]) for option in choice.options]]
@@ -242,11 +242,11 @@ class ChainGenotype(AnyGenotype):
         }
 
     def skips(self) -> dict[str, int]:
-        """How many ``blocks`` are skipped."""
+        """Return the number of ``blocks`` that are skipped."""
         return {"blocks": sum(len(stage.skipped) for stage in self.stages)}
 
     def to_sample(self) -> dict[str, Any]:
-        """The choices under NNI's labels: ``{'stage1_block1_kernel': 3, ...}``.
+        """Return the choices under NNI's labels: ``{'stage1_block1_kernel': 3, ...}``.
 
         A block that is left out has the first candidates, which nothing reads.
         """
@@ -260,7 +260,7 @@ class ChainGenotype(AnyGenotype):
         return sample
 
     def graph(self, part: str | None = None) -> networkx.MultiDiGraph:
-        """The chain from ``image`` through ``stem`` and the blocks ``1.1``, ``1.2``, ... to ``features``.
+        """Return the chain from ``image`` through ``stem`` and the blocks ``1.1``, ``1.2``, ... to ``features``.
 
         Nodes carry ``role`` (input, stem, block, skipped, attention, output), ``label``, ``size`` (height×width of
         their maps) and, for blocks, ``stage``, ``kernel``, ``expansion``, ``width`` and ``squeeze_excite``.
@@ -292,7 +292,7 @@ class ChainGenotype(AnyGenotype):
 
 
 def block_choices(stage: StageSpec, number: int, block: int) -> dict[str, Choice]:
-    """The choices of one block by what is chosen; stage and block are counted from 1.
+    """Return the choices of one block by what is chosen; stage and block are counted from 1.
 
     >>> block_choices(StageSpec(blocks=1, widths=[8]), 2, 1)["kernel"]
     Choice(label='stage2_block1_kernel', options=(3, 5, 7))
@@ -308,23 +308,23 @@ def block_choices(stage: StageSpec, number: int, block: int) -> dict[str, Choice
 
 
 def attention_choice(stage: StageSpec, number: int) -> Choice:
-    """The choice of the attention after stage ``number``."""
+    """Return the choice of the attention after stage ``number``."""
     return Choice(f"stage{number}_attention", stage.attention)
 
 
 def squeezed(hidden: int) -> int:
-    """Channels inside squeeze-excite of ``hidden`` channels: a quarter (MobileNetV3, arXiv 1905.02244)."""
+    """Return the channels inside squeeze-excite of ``hidden`` channels: a quarter (MobileNetV3, arXiv 1905.02244)."""
     return max(1, hidden // 4)
 
 
 def chain_reference(structure: ChainStructure, name: str) -> ChainReference:
-    """What a genotype keeps of its space."""
+    """Return the part of a space that its genotypes keep."""
     fields = {field: getattr(structure, field) for field in ChainStructure.model_fields}
     return ChainReference(**fields, name=name, declared_hash=structure.hash)
 
 
 def chain_relations(structure: ChainStructure, height: int, width: int) -> int:
-    """Weights of relations of positions in the attention blocks of a chain on images of ``height`` x ``width``."""
+    """Return the weights of relations of positions in the attention of a chain for ``height`` x ``width`` pixels."""
     total = 0
     stride: int = structure.stem_stride
     for stage in structure.stages:
@@ -353,7 +353,7 @@ def _check_stage(number: int, stage: StageGenotype, spec: StageSpec) -> None:
 
 
 def _largest(structure: ChainStructure) -> int:
-    """Weights of convolutions of the space's largest network."""
+    """Return the weights of convolutions of the space's largest network."""
     total, before = 27 * structure.stem, structure.stem
     for stage in structure.stages:
         kernel, last = max(stage.kernels), max(stage.widths)

@@ -94,7 +94,7 @@ def published_text(genotype: Genotype, name: str = "genotype") -> str:
 
 
 def _split(path: Path) -> tuple[Path, str | None]:
-    """The file and the choice in it that ``FILE:NAME`` means, unless there is a file of that very name."""
+    """Return the file and the choice in it that ``FILE:NAME`` means, unless there is a file of that very name."""
     name, colon, choice = path.name.rpartition(":")
     if colon and name and choice and not path.is_file() and path.with_name(name).is_file():
         return path.with_name(name), choice
@@ -120,7 +120,7 @@ def _entries(text: str, file: Path) -> list[_Entry]:
 
 
 def _end(text: str, start: int) -> int:
-    """Where the brackets opened before ``start`` close, or as far as is looked for that."""
+    """Return the place where the brackets opened before ``start`` close, or the last that is searched."""
     depth = 1
     for place in range(start, min(len(text), start + _LONGEST)):
         depth += (text[place] in "([") - (text[place] in ")]")
@@ -153,7 +153,7 @@ def _chosen(entries: list[_Entry], choice: str | None, file: Path) -> _Entry:
 
 
 def _literals(text: str, source: str) -> dict[str, Any]:
-    """The four arguments of ``Genotype(...)`` as lists."""
+    """Return the four arguments of ``Genotype(...)`` as lists."""
     try:
         tree = ast.parse(text, mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -171,7 +171,7 @@ def _literals(text: str, source: str) -> dict[str, Any]:
 
 
 def _literal(node: ast.AST, source: str) -> Any:
-    """Text, a whole number, a list or tuple of such, or ``range(a, b)`` of small numbers, as plain data."""
+    """Return text, a whole number, a list or tuple of such, or ``range(a, b)`` of small numbers, as plain data."""
     if isinstance(node, ast.Constant) and type(node.value) in (str, int):
         return node.value
     if isinstance(node, (ast.List, ast.Tuple)):
@@ -187,7 +187,7 @@ def _literal(node: ast.AST, source: str) -> Any:
 
 
 def _cell(edges: Any, concat: Any, source: str) -> list[list[dict[str, Any]]]:
-    """The edges of every node as ``Genotype`` holds them."""
+    """Return the edges of every node as ``Genotype`` holds them."""
     for edge in edges if isinstance(edges, list) else [edges]:
         if not isinstance(edge, list) or [type(part) for part in edge] != [str, int]:
             raise InputError(f"{source} holds {str(edge)[:80]!r}; expected pairs of an operation and a number")
@@ -207,7 +207,7 @@ def _cell(edges: Any, concat: Any, source: str) -> list[list[dict[str, Any]]]:
 def _space_of(
     cells: dict[str, list[list[dict[str, Any]]]], nodes: int, edges: int, space: SpaceSpec | None
 ) -> tuple[CellStructure, str, NetworkSpec]:
-    """Structure, name and network of the space that the cells are of."""
+    """Return structure, name and network of the space that the cells are of."""
     used = list(dict.fromkeys(edge["op"] for cell in cells.values() for node in cell for edge in node))
     if (
         space is not None
