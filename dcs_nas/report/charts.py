@@ -17,7 +17,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, PercentF
 
 from dcs_nas.errors import InputError
 from dcs_nas.files import atomic_path
-from dcs_nas.report.embedded import Picture, in_both_themes
+from dcs_nas.report.embedded import Picture, svg_uri
 from dcs_nas.report.palette import Theme, theme
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _MARKERS = ("o", "s", "^", "D", "v")
 _STARS = ("*", "D", "P", "X", "^", "v", "s", "h")
 _LONGEST_NAME = 40
 _MARKED_RANKS = (1, 5, 10, 20, 50, 100)
-_WIDTH, _LEFT, _RIGHT = 4.4, 0.135, 0.975  # of a line chart: inches, and where its axes begin and end
+_WIDTH, _LEFT, _RIGHT = 4.4, 0.15, 0.975  # of a line chart: inches, and where its axes begin and end
 FORMATS = ("png", "svg", "pdf")
 
 
@@ -106,29 +106,40 @@ def line_chart(title: str, series: Sequence[Series], *, label: str = "epoch", no
     low, high = (xs[0], xs[-1]) if len(xs) > 1 else (xs[0] - 1, xs[0] + 1)
     low, high = low - 0.02 * (high - low), high + 0.02 * (high - low)
 
-    def paint(name: str) -> bytes:
-        colours = theme(name)
-        with matplotlib.rc_context({**settings(colours), "font.size": 8.0, "lines.linewidth": 1.6}):
-            legend = len(styled) > 1 or not title.endswith(styled[0][0].name)
-            below = 0.42 + (0.06 + 0.17 * len(styled) if legend else 0.0)  # inches
-            figure = Figure(figsize=(_WIDTH, 1.95 + below))
-            bottom = below / (1.95 + below)
-            axes = figure.add_axes((_LEFT, bottom, _RIGHT - _LEFT, 0.97 - bottom), xlim=(low, high), xlabel=label)
-            for line, index in styled:
-                ys = np.array([np.nan if y is None else y for y in line.ys])
-                size = 3.0 if len(ys) <= 60 else 0.0
-                axes.plot(line.xs, ys, label=_cut(line.name), markersize=size, **_line_style(index, colours))
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-            axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
-            if legend:
-                figure.legend(loc="lower left", bbox_to_anchor=(_LEFT - 0.02, 0), borderaxespad=0, labelspacing=0.3)
-            return save_figure(figure, "svg")
-
+    colours = theme("light")
+    with matplotlib.rc_context({**settings(colours), "font.size": 9.5, "lines.linewidth": 1.6}):
+        legend = len(styled) > 1 or not title.endswith(styled[0][0].name)
+        below = 0.47 + (0.06 + 0.2 * len(styled) if legend else 0.0)  # inches
+        figure = Figure(figsize=(_WIDTH, 1.9 + below))
+        bottom = below / (1.9 + below)
+        axes = figure.add_axes((_LEFT, bottom, _RIGHT - _LEFT, 0.97 - bottom), xlim=(low, high), xlabel=label)
+        for line, index in styled:
+            ys = np.array([np.nan if y is None else y for y in line.ys])
+            size = 3.0 if len(ys) <= 60 else 0.0
+            axes.plot(line.xs, ys, label=_cut(line.name), markersize=size, **_line_style(index, colours))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}".replace("e-0", "e-")))
+        if legend:
+            figure.legend(loc="lower left", bbox_to_anchor=(_LEFT - 0.02, 0), borderaxespad=0, labelspacing=0.3)
+        svg = save_figure(figure, "svg")
     places = [round(_LEFT + (x - low) / (high - low) * (_RIGHT - _LEFT), 4) for x in xs]
     lines = [{"name": s.name, "values": [dict(zip(s.xs, s.ys)).get(x) for x in xs]} for s, _ in styled]
     facts = {"xs": xs, "places": places, "label": label, "lines": lines}
-    return Chart(title, note, in_both_themes(paint, f"{title} over {label}s"), facts)
+    return Chart(title, note, in_both_themes(svg, f"{title} over {label}s"), facts)
+
+
+def in_both_themes(light: bytes, alt: str) -> Picture:
+    """Return a chart drawn in the light theme as a picture for light and for dark pages."""
+    dark = light.decode()
+    for a, b in zip(_colours_of("light"), _colours_of("dark")):
+        dark = dark.replace(a, b)
+    return Picture(svg_uri(light), alt, svg_uri(dark.encode()))
+
+
+def _colours_of(name: str) -> list[str]:
+    colours = theme(name)
+    return [colours.ground, colours.text, colours.wire, *(colours.families[hue].line for hue in _HUES)]
 
 
 @dataclass(frozen=True, eq=False)

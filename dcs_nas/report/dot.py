@@ -155,10 +155,10 @@ def _wire_style(data: Mapping[str, str], theme: Theme) -> dict[str, str]:
 
 
 def _text(row: str) -> str:
-    """Text for an HTML-like label; ``c_{k-2}`` with a real subscript."""
+    """A row of an HTML-like label; ``c_{k-2}`` gets a real subscript."""
     if found := _SUBSCRIPT.fullmatch(row):
         base, index = (escape(part) for part in found.groups())
-        return f"<I>{base}</I><SUB>{index.replace('-', '−')}</SUB>"
+        return f'<I>{base}</I><SUB><FONT POINT-SIZE="10">{index.replace("-", "−")}</FONT></SUB>'
     return escape(row)
 
 

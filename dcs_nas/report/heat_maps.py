@@ -79,7 +79,7 @@ def _mixture(epochs: Sequence[EpochRecord], name: str) -> Heat:
         options=[columns for _ in rows],
         values=[e.weights[name] for e in epochs],
         kept=[_kept(e, [name]) for e in epochs],
-        largest=_largest(epochs),
+        largest=_largest(epochs, [name]),
     )
 
 
@@ -94,7 +94,7 @@ def _choices(epochs: Sequence[EpochRecord], names: Sequence[str]) -> Heat:
         options=[_options(last.names.get(name, []), len(last.weights[name][0])) for name in names],
         values=[[e.weights[name][0] for name in names] for e in epochs],
         kept=[_kept(e, names) for e in epochs],
-        largest=_largest(epochs),
+        largest=_largest(epochs, names),
     )
 
 
@@ -122,8 +122,8 @@ def _options(names: Sequence[str], count: int) -> list[str]:
     return [*names, *(str(i) for i in range(len(names), count))][:count]
 
 
-def _largest(epochs: Sequence[EpochRecord]) -> float:
-    values = [v for e in epochs for rows in e.weights.values() for row in rows for v in row if v is not None]
+def _largest(epochs: Sequence[EpochRecord], names: Sequence[str]) -> float:
+    values = [v for e in epochs for name in names for row in e.weights[name] for v in row if v is not None]
     return max(values, default=0.0) or 1.0
 
 

@@ -8,8 +8,8 @@ from functools import partial
 from typing import Any
 
 from dcs_nas.errors import Attempts
-from dcs_nas.report.charts import cmc_curve, paint_cmc
-from dcs_nas.report.embedded import Picture, in_both_themes
+from dcs_nas.report.charts import cmc_curve, in_both_themes, paint_cmc
+from dcs_nas.report.embedded import Picture
 from dcs_nas.runs import Evaluation
 
 RANKS = (1, 5, 10)
@@ -77,7 +77,7 @@ def cmc_figure(named: Sequence[tuple[str, Evaluation]], styles: Sequence[int] | 
         return None
     numbers = range(len(named)) if styles is None else styles
     curves = [cmc_curve(found.report, name, style=i) for (name, found), i in zip(named, numbers, strict=True)]
-    return in_both_themes(lambda name: paint_cmc(curves, "svg", name), "cumulative matching characteristic")
+    return in_both_themes(paint_cmc(curves, "svg", "light"), "cumulative matching characteristic")
 
 
 def _row(name: str, report: Mapping[str, Any]) -> Score:

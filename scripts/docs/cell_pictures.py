@@ -1,0 +1,32 @@
+"""Draw the pictures of cells in docs/images: what the demo's search derived, and a cell with a custom operation."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from dcs_nas.report.graphs import draw
+from dcs_nas.space import load_space
+from dcs_nas.space.architectures import decode
+
+ROOT = Path(__file__).parents[2]
+IMAGES = ROOT / "docs" / "images"
+_NORMAL = "dil_conv_5x5~0&sep_conv_5x5~1|dil_conv_5x5~0&sep_conv_5x5~2|sep_conv_3x3~2&sep_conv_3x3~1+rga"
+_REDUCE = "max_pool_3x3~0&sep_conv_5x5~1|skip_connect~2&sep_conv_3x3~1|sep_conv_5x5~2&skip_connect~3+dcs"
+_OWN = "shuffle_conv~0&skip_connect~1|sep_conv_3x3~2&skip_connect~1|shuffle_conv~2&max_pool_3x3~0+dcs"
+
+
+def main() -> None:
+    """Draw each picture where the pages show it."""
+    demo = ROOT / "search_spaces" / "demo_cells.yaml", f"{_NORMAL};{_REDUCE}"
+    own = ROOT / "docs" / "samples" / "own_space.yaml", f"{_OWN};{_OWN}"
+    pictures = [("demo_cell", demo, "normal"), ("demo_network", demo, "network"), ("own_operation", own, "normal")]
+    for name, (space, text), part in pictures:
+        with tempfile.TemporaryDirectory() as folder:
+            draw(decode(text, load_space(space), 64, 32), Path(folder), formats=("png",))
+            shutil.copy(Path(folder) / f"{part}.png", IMAGES / f"{name}.png")
+
+
+if __name__ == "__main__":
+    main()
