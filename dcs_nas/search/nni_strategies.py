@@ -241,4 +241,4 @@ def write_architecture(run: RunFolder, supernet: nn.Module, genotype: Genotype, 
             alphas[str(module.label)] = torch.stack([alpha.detach() for alpha in module.arch_parameters()])
     weights = {name: torch.softmax(rows, dim=-1) for name, rows in alphas.items()}
     names = {"operations": [*genotype.space.computing, "none"], "attention": list(genotype.space.attention)}
-    run.write_epoch(epoch, genotype, names=names, alphas=alphas, weights=weights)
+    run.write_epoch(epoch, genotype, names=names, weights=weights, alphas=alphas)

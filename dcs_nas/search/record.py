@@ -1,4 +1,4 @@
-"""What a search writes down of its architecture: ``architecture/epoch_NNN.yaml`` with alphas, weights and genotype."""
+"""Genotypes of a supernet in the course of a search, and the records of its epochs in the run folder."""
 
 from __future__ import annotations
 
@@ -14,13 +14,6 @@ from dcs_nas.runs import RunFolder
 from dcs_nas.space import AnyGenotype, Genotype, Origin, Space, load_genotype
 
 
-def write_genotype_record(run: RunFolder, number: int, genotype: Genotype) -> None:
-    """Write the record of a trial as an epoch's: the best genotype so far, and weights 1 for what it keeps."""
-    space = genotype.space
-    names = {"operations": space.operations, "attention": space.attention}
-    run.write_epoch(number, genotype, names=names, weights=genotype.one_hot())
-
-
 class ArchitectureRecord:
     """Derives genotypes from a supernet, and writes and reads the records of its epochs."""
 
@@ -34,19 +27,23 @@ class ArchitectureRecord:
         """Return the genotype of the supernet as it is after ``epoch`` (from 0), or of other mixture weights."""
         origin = Origin(data=self.data, seed=self.seed, epoch=epoch, method=self.method, version=__version__)
         mixture = supernet.mixture_weights() if weights is None else weights
-        return kind_of(self.space).derive(
-            mixture, self.space, supernet.network, origin=origin, max_skips=self.max_skips
-        )
+        kind, network = kind_of(self.space), supernet.network
+        return kind.derive(mixture, self.space, network, origin=origin, max_skips=self.max_skips)
 
     def read(self, epoch: int) -> AnyGenotype:
         """Return the genotype that was written after ``epoch``."""
         return load_genotype(self.run.epoch_file(epoch))
 
     def write(self, supernet: Supernet, epoch: int) -> None:
-        """Write ``architecture/epoch_NNN.yaml``."""
-        alphas, weights = supernet.alphas(), supernet.mixture_weights()
-        genotype = self.genotype(supernet, epoch)
-        self.run.write_epoch(epoch, genotype, names=self.space.names(), alphas=alphas, weights=weights)
+        """Write the alphas, mixture weights and genotype of an epoch."""
+        genotype, weights = self.genotype(supernet, epoch), supernet.mixture_weights()
+        self.run.write_epoch(epoch, genotype, names=self.space.names(), weights=weights, alphas=supernet.alphas())
+
+
+def write_trial_record(run: RunFolder, number: int, genotype: Genotype) -> None:
+    """Write the record of a trial as an epoch's: the best genotype so far, and weights 1 for what it keeps."""
+    names = {"operations": genotype.space.operations, "attention": genotype.space.attention}
+    run.write_epoch(number, genotype, names=names, weights=genotype.one_hot())
 
 
 def alpha_entropy(weights: Mapping[str, Tensor]) -> dict[str, float]:

@@ -19,7 +19,7 @@ from dcs_nas.models.cell_kind import CellKind
 from dcs_nas.models.cell_space import fixed_network
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.runs import RunFolder
-from dcs_nas.search.record import write_genotype_record
+from dcs_nas.search.record import write_trial_record
 from dcs_nas.search.trials import Outcome, Trials
 from dcs_nas.seeds import mix_seed, seed_everything
 from dcs_nas.space import AnyGenotype, Genotype, NetworkSpec, Origin, SpaceSpec, read_space, shipped_file
@@ -151,7 +151,7 @@ class RandomTrials(TrialStrategy):
         genotype = self._draw(0, self.origin("drawn"))
         parameters = count_parameters(fixed_network(genotype))
         run.write_metrics(0, {"parameters": parameters})
-        write_genotype_record(run, 0, genotype)
+        write_trial_record(run, 0, genotype)
         return genotype
 
     def explore(self, trials: Trials) -> None:

@@ -14,7 +14,7 @@ from dcs_nas.config import TrialsConfig
 from dcs_nas.errors import InputError, TrainingError
 from dcs_nas.files import write_text
 from dcs_nas.runs import RunFolder
-from dcs_nas.search.record import write_genotype_record
+from dcs_nas.search.record import write_trial_record
 from dcs_nas.settings import Settings, parse, read_yaml, to_yaml
 from dcs_nas.space import Genotype
 
@@ -97,7 +97,7 @@ class Trials:
         best = max(self.done, key=lambda t: t.score)
         values = {"validation/mAP": trial.score, "best/mAP": best.score}
         self._run.write_metrics(trial.number, {**values, "parameters": trial.parameters, "seconds": trial.seconds})
-        write_genotype_record(self._run, trial.number, best.genotype)
+        write_trial_record(self._run, trial.number, best.genotype)
         place = f"trial {trial.number + 1}/{self.settings.trials}"
         if trial.problem:
             log.warning("%s counts as mAP 0: %s", place, trial.problem)

@@ -27,11 +27,11 @@ LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 class EpochCheckpoint(Checkpoint):
     """Saves everything a run needs to resume, after every epoch, never in part, and keeps the one before."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        save_checkpoint(trainer, self.folder / LAST)
+        save_checkpoint(trainer, self.path)
 
 
 def save_checkpoint(trainer: pl.Trainer, path: Path) -> None:

@@ -89,8 +89,6 @@ def _read_genotype(config: Config, path: Path | None) -> AnyGenotype | None:
 
 
 def _check_genotype(folder: Path, genotype: AnyGenotype | None) -> None:
-    run = RunFolder(folder)
-    if genotype is not None and run.genotype_file.is_file() and run.genotype() != genotype:
-        raise InputError(
-            f"{folder} began with another genotype; resume with its own, {run.genotype_file}, or use --overwrite"
-        )
+    path = RunFolder(folder).genotype_file
+    if genotype is not None and path.is_file() and load_genotype(path) != genotype:
+        raise InputError(f"{folder} began with another genotype; resume with its own, {path}, or use --overwrite")

@@ -24,11 +24,12 @@ def load_supernet(folder: Path) -> tuple[Config, Space, ReidNetwork]:
     Raises:
         InputError: the folder holds no search, or one without a supernet.
     """
-    config = RunFolder(folder).config()
+    run = RunFolder(folder)
+    config = run.config()
     if config.search is None:
         raise InputError(f"{folder} is no search run: its config.yaml has no section 'search'")
     space = load_space(shipped_file("search_spaces", config.search.space))
-    path = RunFolder(folder).checkpoint("last")
+    path = run.checkpoint("last")
     state = load_checkpoint(path)["state_dict"]
     state = {key.removeprefix("network."): value for key, value in state.items() if key.startswith("network.")}
     classifier = state.get("heads.0.classifier.weight")

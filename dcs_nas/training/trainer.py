@@ -53,7 +53,7 @@ def make_trainer(config: Config, run: RunFolder, *, epochs: int) -> pl.Trainer:
         torch.set_num_threads(settings.threads)
     # A guard for debugging, which costs a write of all memory that is allocated.
     setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010
-    callbacks: list[Callback] = [EqualProcesses(), EpochCheckpoint(run.checkpoints)]
+    callbacks: list[Callback] = [EqualProcesses(), EpochCheckpoint(run.checkpoint("last"))]
     if sys.stderr.isatty():
         callbacks.append(JobBar())
     return pl.Trainer(
