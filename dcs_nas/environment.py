@@ -16,7 +16,7 @@ _REPORTED = ("torch", "numpy", "nni", "pytorch-lightning", "kornia", "scipy", "n
 
 
 def environment(threads: int | None = None) -> dict[str, Any]:
-    """Versions, machine and command, kept with every result; ``threads`` as asked for, by default torch's own.
+    """Return versions, machine and command, kept with every result; ``threads`` as asked for, by default torch's own.
 
     A process that has not loaded torch, such as the one that tunes, does not load it for this.
     """
@@ -41,7 +41,7 @@ def environment(threads: int | None = None) -> dict[str, Any]:
 
 
 def _git_revision() -> str | None:
-    """The revision of the source tree that this package runs from, if it is one."""
+    """Return the revision of the source tree that this package runs from, if it is one."""
     try:
         shown = subprocess.run(
             ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5

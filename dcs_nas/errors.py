@@ -1,4 +1,4 @@
-"""The error for what a user can mend: bad settings, bad files, bad folders."""
+"""Errors that a user can fix: bad settings, bad files, bad folders."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _LONGEST = 3000  # characters of a message
 
 
 class InputError(ValueError):
-    """What was found, what was expected, and how to mend it, in one line.
+    """What was found, what was expected, and how to fix it, in one line.
 
     The command line prints it as it is and exits with 1; every other exception is a defect of ours. Control characters
-    in it, which may come from other people's files and steer a terminal, are shown as ``?``.
+    in it, which may come from untrusted files and steer a terminal, are shown as ``?``.
     """
 
     def __init__(self, message: str) -> None:
@@ -29,13 +29,13 @@ class InputError(ValueError):
 
 
 def printable(text: str) -> str:
-    """The text as one line, with ``?`` for control characters and bytes that are not UTF-8; a very long one is cut."""
+    """Return the text as one line, cut to 3000 characters, ``?`` for control characters and what is not UTF-8."""
     line = " ".join(part.strip() for part in _CONTROL.sub("?", text).splitlines())
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 500]} ... {line[-400:]}"
 
 
 def choices(name: str, known: Iterable[str]) -> str:
-    """The end of an error line: the name most like ``name``, if any, and all that are known.
+    """Return the end of an error line: the name most like ``name``, if any, and all that are known.
 
     >>> choices("dsc", ["dcs", "rga"])
     'did you mean dcs? known: dcs, rga'

@@ -1,4 +1,4 @@
-"""Python files of a user's own that register operations, attention blocks, backbones or data sets.
+"""User-supplied Python files that register operations, attention blocks, backbones or data sets.
 
 They are code, so one rule decides which are run: what the user names in a configuration of theirs or on the command
 line is; what a run folder names is too, once this user has named a file of the same content (SHA-256) before; all else
@@ -161,7 +161,7 @@ def _check_names(names: Sequence[tuple[str, str]]) -> None:
 
 
 def _where(error: BaseException, path: Path) -> str:
-    """The line of the file that failed, which may have called what raised."""
+    """Return the line of the file that failed, which may have called what raised."""
     if isinstance(error, SyntaxError) and error.filename == str(path):
         return f", line {error.lineno}"
     numbers = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
@@ -176,13 +176,13 @@ def _words(error: BaseException) -> str:
 
 
 def _state() -> Path:
-    """What this user has run: lines of SHA-256 and path, in ``dcs_nas/`` of XDG's state folder."""
+    """Return the file of what this user has run: lines of SHA-256 and path, in ``dcs_nas/`` of XDG's state folder."""
     base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     return Path(base) / "dcs_nas" / "extensions.txt"
 
 
 def _trusted() -> dict[str, str]:
-    """SHA-256 to the line that holds it."""
+    """Return the lines of ``_state`` by SHA-256."""
     try:
         rows = _state().read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):

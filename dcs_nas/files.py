@@ -20,7 +20,7 @@ from typing import Any
 from dcs_nas.errors import InputError
 
 LEFTOVER = ".writing-"
-_MINUTE_SECONDS, _DAY_SECONDS = 60.0, 86400.0
+_DAY_SECONDS = 86400.0
 _FULL_BYTES = 64 * 1024
 _FOLDERS_ARE_NOT_SYNCED = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EPERM, errno.EACCES)
 _cleaned: set[Path] = set()
@@ -57,7 +57,7 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_path(path: Path, *, sync: bool = True) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place once it is written and synced, or not at all.
+    """Yield a temporary path beside ``path`` that takes its place once it is written and synced, or not at all.
 
     Missing folders are made. The temporary file keeps ``path``'s ending, which some writers go by. Raises ``OSError``
     with the name of ``path`` where it cannot be written; what it held before is then untouched. Who writes thousands
@@ -75,7 +75,7 @@ def atomic_path(path: Path, *, sync: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside ``path``, as ``atomic_path``: it appears when complete. ``path`` may exist if empty."""
+    """Yield a temporary folder beside ``path``, as ``atomic_path`` does; an empty folder may be in its place."""
     with naming(path), _temporary(path, folder=True) as temporary:
         yield temporary
         sync_below(temporary)
@@ -109,7 +109,7 @@ def remove_leftovers(folder: Path, *, owned: bool = False) -> None:
 
 
 def sync_below(folder: Path) -> None:
-    """Have all files and folders in ``folder``, and itself, on the disk."""
+    """Sync all files and folders in ``folder``, and itself, to the disk."""
     for place, _, names in os.walk(folder):
         for name in names:
             _sync(Path(place) / name)
@@ -162,36 +162,46 @@ def in_words(error: OSError) -> str:
 
 @contextmanager
 def _temporary(path: Path, *, folder: bool) -> Iterator[Path]:
-    """A locked file or folder beside ``path``, removed at the end; a process cleans a folder it first writes in."""
+    """Yield a locked file or folder beside ``path``, removed at the end; a folder is cleaned before the first one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.parent not in _cleaned:
         _cleaned.add(path.parent)
         remove_leftovers(path.parent)
-    if folder:
-        name = tempfile.mkdtemp(dir=path.parent, prefix=LEFTOVER)
-        handle = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
-    else:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=LEFTOVER, suffix=path.suffix)
+    handle, name = _make_locked(path, folder)
     try:
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield Path(name)
     finally:
         shutil.rmtree(name, ignore_errors=True) if folder else Path(name).unlink(missing_ok=True)
         os.close(handle)
 
 
+def _make_locked(path: Path, folder: bool) -> tuple[int, str]:
+    while True:
+        if folder:
+            name = tempfile.mkdtemp(dir=path.parent, prefix=LEFTOVER)
+            handle = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+        else:
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=LEFTOVER, suffix=path.suffix)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # another process takes it for a leftover
+            pass
+        except OSError:  # a file system without locks
+            return handle, name
+        else:
+            if os.path.exists(name):
+                return handle, name
+        os.close(handle)
+
+
 def _is_abandoned(path: Path) -> bool:
-    age = time.time() - path.stat().st_mtime
-    if age < _MINUTE_SECONDS:  # it may be about to be locked
-        return False
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:
-        return age > _DAY_SECONDS
+        return time.time() - path.stat().st_mtime > _DAY_SECONDS
     finally:
         os.close(handle)
     return True

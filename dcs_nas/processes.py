@@ -74,17 +74,17 @@ def follow_parent() -> None:
 
 
 def world() -> int:
-    """W: 1 unless torch.distributed runs."""
+    """Return W: 1 unless torch.distributed runs."""
     return _distributed("get_world_size", 1)
 
 
 def rank() -> int:
-    """This process among those of torch.distributed, from 0."""
+    """Return the place of this process among those of torch.distributed, from 0."""
     return _distributed("get_rank", 0)
 
 
 def is_first() -> bool:
-    """Whether this is the first of the processes that a launcher (torchrun, srun, Lightning) has started."""
+    """Return whether this is the first of the processes that a launcher (torchrun, srun, Lightning) has started."""
     found = launch()
     if found is not None:
         return found.rank == 0
@@ -92,7 +92,7 @@ def is_first() -> bool:
 
 
 def launched_world() -> int:
-    """How many processes torchrun or srun have started; 1 where neither has."""
+    """Return how many processes torchrun or srun have started; 1 where neither has."""
     found = launch()
     return found.world if found is not None else 1
 
@@ -125,7 +125,7 @@ class _Job:
         self._number = 0
 
     def begin(self, timeout: float) -> None:
-        """A new job of the same processes: signals of the last one count no more."""
+        """Begin a new job of the same processes: signals of the last one count no more."""
         self.timeout, self.failed_first = timeout, None
         self.store = self.store or _connect()
         self._number += 1
@@ -206,7 +206,7 @@ def _is_first_to_fail() -> bool:
 
 
 def _connect() -> Any:
-    """The store at MASTER_ADDR and MASTER_PORT, or None."""
+    """Return the store at MASTER_ADDR and MASTER_PORT, or None."""
     address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT", "")
     if not address or not port.isdigit():
         return None

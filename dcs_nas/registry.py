@@ -28,7 +28,7 @@ class Registry(Generic[F]):
         _REGISTRIES.append(self)
 
     def register(self, name: str) -> Callable[[F], F]:
-        """Decorator that enters a factory under ``name``; raises ``InputError`` if the name is taken."""
+        """Return a decorator that enters a factory under ``name``; raises ``InputError`` if the name is taken."""
 
         def enter(factory: F) -> F:
             if name in self._table:
@@ -44,8 +44,8 @@ class Registry(Generic[F]):
     def __getitem__(self, name: str) -> F:
         if name not in self._table:
             raise InputError(
-                f"unknown {self.what} '{name}'; {choices(name, self)}. One of somebody's own is in a Python file: "
-                "give it, by -o extensions=[FILE] to a configuration, by --extension FILE otherwise"
+                f"unknown {self.what} '{name}'; {choices(name, self)}. A user-supplied one is in a Python file: "
+                "name it, by -o extensions=[FILE] to a configuration, by --extension FILE otherwise"
             )
         return self._table[name]
 
@@ -59,15 +59,15 @@ class Registry(Generic[F]):
         return len(self._table)
 
     def owner(self, name: str) -> str:
-        """Who entered ``name``: a module of this package, or the path of an extension."""
+        """Return who entered ``name``: a module of this package, or the path of an extension."""
         return self._owners[name]
 
     def is_own(self, name: str) -> bool:
-        """Whether ``name`` comes from outside this package."""
+        """Return whether ``name`` comes from outside this package."""
         return name in self._owners and not self._owners[name].startswith("dcs_nas.")
 
     def forget(self, owner: str) -> None:
-        """Take out all that ``owner`` entered."""
+        """Remove all that ``owner`` entered."""
         for name in [name for name, by in self._owners.items() if by == owner]:
             del self._table[name], self._owners[name]
 
@@ -76,18 +76,18 @@ _REGISTRIES: list[Registry[Any]] = []
 
 
 def entered_by(owner: str) -> list[tuple[str, str]]:
-    """(what, name) of all that ``owner`` entered into any registry."""
+    """Return (what, name) of all that ``owner`` entered into any registry."""
     return [(r.what, name) for r in _REGISTRIES for name in r if r.owner(name) == owner]
 
 
 def forget(owner: str) -> None:
-    """Take out of every registry what ``owner`` entered."""
+    """Remove from every registry what ``owner`` entered."""
     for registry in _REGISTRIES:
         registry.forget(owner)
 
 
 def _importing() -> str:
-    """The innermost module that is being imported: one of this package by its name, another one by its file."""
+    """Return the innermost module that is being imported: one of this package by its name, another one by its file."""
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_name != "<module>":
         frame = frame.f_back

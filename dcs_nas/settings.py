@@ -117,7 +117,7 @@ for _kind_of_yaml in (_PlainLoader, _PlainDumper):
 
 
 def parse_yaml(text: str, *, source: str) -> Any:
-    """YAML text as plain data; ``InputError`` with file, line and column where it does not parse."""
+    """Return YAML text as plain data; ``InputError`` with file, line and column where it does not parse."""
     if len(text) > LARGEST_YAML:
         raise InputError(f"{source} has {len(text):,} characters of YAML, expected at most {LARGEST_YAML:,}")
     try:
@@ -130,7 +130,7 @@ def parse_yaml(text: str, *, source: str) -> Any:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file that holds one mapping, as a dict."""
+    """Return a YAML file that holds one mapping, as a dict."""
     text = read_text(path)
     data = parse_yaml(text, source=str(path))
     if not isinstance(data, dict):
@@ -139,7 +139,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def read_text(path: Path) -> str:
-    """A small UTF-8 text file; ``InputError`` where there is none."""
+    """Return a small UTF-8 text file; ``InputError`` where there is none."""
     if path.is_dir():
         raise InputError(f"{path} is a folder, expected a file")
     if not path.is_file():
@@ -153,7 +153,7 @@ def read_text(path: Path) -> str:
 
 
 def parse(kind: type[S], data: Mapping[str, Any], *, source: str) -> S:
-    """``data`` as settings of one kind; the first thing wrong is raised as an ``InputError`` of one line."""
+    """Return ``data`` as settings of one kind; raise an ``InputError`` of one line for the first fault."""
     try:
         found = kind.model_validate(dict(data))
     except ValidationError as error:
@@ -179,7 +179,7 @@ def _require_plain(value: Any, place: str, source: str) -> None:
 
 
 def to_yaml(settings: Settings) -> str:
-    """The settings as YAML that reads back equal."""
+    """Return the settings as YAML that reads back equal."""
     return plain_yaml(settings.model_dump(mode="json", by_alias=True))
 
 
@@ -208,7 +208,7 @@ def _with_absolute_paths(value: Any) -> Any:
 
 
 def plain_yaml(data: Any) -> str:
-    """Plain data as YAML, keys in the order given, short lists on one line."""
+    """Return plain data as YAML, keys in their order, short lists on one line."""
     return yaml.dump(data, Dumper=_PlainDumper, sort_keys=False, default_flow_style=None, allow_unicode=True, width=120)
 
 
@@ -225,7 +225,7 @@ def _first_error(kind: type[BaseModel], error: ValidationError) -> str:
 
 
 def _near(error: Any) -> str:
-    """The choice most like what was found, where there are choices and one is like it."""
+    """Return the choice most like the value, where there are choices and one is like it."""
     listed = (
         re.findall(r"'([^']*)'", error.get("ctx", {}).get("expected", "")) if error["type"] == "literal_error" else []
     )
@@ -243,7 +243,7 @@ def _known_keys(kind: Any, place: tuple) -> list[str]:
 
 
 def _settings_in(annotation: Any) -> Any:
-    """The settings class inside Optional[...], tuple[..., ...] and the like."""
+    """Return the settings class inside Optional[...], tuple[..., ...] and the like."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     inner = (_settings_in(a) for a in getattr(annotation, "__args__", ()))

@@ -88,7 +88,7 @@ class Config(Settings):
         return self
 
     def section(self, name: Literal["search", "retrain", "tune"]) -> Any:
-        """The section a command needs; ``InputError`` where the file has none."""
+        """Return the section that a command needs; ``InputError`` where the file has none."""
         section = getattr(self, name)
         if section is None:
             raise InputError(f"the configuration '{self.name}' has no section '{name}'; add one, see configs/")
@@ -96,7 +96,7 @@ class Config(Settings):
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """A configuration file, with ``key.key=value`` overrides whose values are YAML.
+    """Return a configuration file, with ``key.key=value`` overrides whose values are YAML.
 
     Raises ``InputError`` for a missing or malformed file, an unknown key or a wrong value.
     """

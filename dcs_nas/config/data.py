@@ -50,7 +50,7 @@ class DataConfig(Settings):
         return DataSource(name=self.name, root=self.root, options=self.options)
 
     def on(self, source: DataSource) -> DataConfig:
-        """The same sizes and batches on one data set alone."""
+        """Return the same sizes and batches on one data set alone."""
         one = {"name": source.name, "root": source.root, "options": source.options}
         return self.model_copy(update={**one, "also": (), "combine_all": False, "test": None})
 

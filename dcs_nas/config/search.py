@@ -33,7 +33,7 @@ class RelaxationConfig(Settings):
         return self
 
     def at(self, epoch: int, epochs: int) -> float:
-        """The temperature of an epoch, from 0, of ``epochs``.
+        """Return the temperature of an epoch, from 0, of ``epochs``.
 
         >>> [RelaxationConfig(temperature=10, temperature_end=2).at(e, 5) for e in (0, 2, 4)]
         [10.0, 6.0, 2.0]

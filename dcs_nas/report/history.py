@@ -32,7 +32,7 @@ _PAD = 14
 
 
 def read_epochs(folder: Path) -> list[tuple[int, AnyGenotype]]:
-    """The genotypes that a search recorded, with their epochs from 1, in order.
+    """Return the genotypes that a search recorded, with their epochs from 1, in order.
 
     ``folder`` is the run's or the ``architecture/`` in it.
 

@@ -1,4 +1,4 @@
-"""What lies in a run folder, as lists and reports read it: what is damaged is left out and noted, never fatal."""
+"""The contents of a run folder, as lists and reports read them: a damaged file is left out and noted, never fatal."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Evaluation:
 
     @property
     def variant(self) -> str:
-        """What sets it apart by its name, such as ``rerank, flip``; empty for ``evaluation.json``."""
+        """The options in its name, such as ``rerank, flip``; empty for ``evaluation.json``."""
         return self.name.removeprefix("evaluation").strip("_").replace("_", ", ")
 
     @property

@@ -1,4 +1,4 @@
-"""The log of a run: what dcs_nas says while a job works goes into a file."""
+"""The log of a run: messages of dcs_nas go into a file while a job works."""
 
 from __future__ import annotations
 

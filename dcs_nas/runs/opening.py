@@ -1,4 +1,4 @@
-"""How the folder of a run or of a tuning is opened: made, resumed or emptied, by one process alone."""
+"""Opening of the folder of a run or of a tuning: it is made, resumed or emptied, by one process alone."""
 
 from __future__ import annotations
 
