@@ -57,7 +57,7 @@ class Parameter:
         return self.kind.endswith("loguniform")
 
     def draw(self, trial: Trial) -> Any:
-        """Have Optuna draw, or look up what it has drawn for this trial; gives the setting's value."""
+        """Return the setting's value for this trial, by what Optuna draws now or has drawn before."""
         if self.kind == "choice":
             return self.value(trial.suggest_categorical(self.key, [_encode(value) for value in self.values]))
         if self.kind == "randint":
@@ -65,7 +65,7 @@ class Parameter:
         return self.value(trial.suggest_float(self.key, *self._bounds, log=self._log))
 
     def value(self, drawn: Any) -> Any:
-        """The setting's value for what Optuna drew."""
+        """Return the setting's value for what Optuna drew."""
         if self.kind == "choice":
             return next(value for value in self.values if _encode(value) == drawn)
         if "normal" in self.kind:
@@ -77,7 +77,7 @@ class Parameter:
         return drawn
 
     def grid(self, points: int) -> list[Any]:
-        """Draws that cover the setting: all where they are finite, else ``points``, evenly on their scale."""
+        """Return draws that cover the setting: all where they are finite, else ``points``, evenly on their scale."""
         if self.kind == "choice":
             return [_encode(value) for value in self.values]
         if self.kind == "randint":
@@ -91,7 +91,7 @@ class Parameter:
         return [self._between(i / max(points - 1, 1)) for i in range(points)]
 
     def examples(self) -> list[Any]:
-        """All choices; both ends of a range and a value between them; the middle of a normal distribution."""
+        """Return all choices; both ends of a range and a value between; the middle of a normal distribution."""
         if self.kind == "choice":
             return list(self.values)
         if self.kind == "randint":
@@ -105,7 +105,7 @@ class Parameter:
 
 
 def read_space(config: Config) -> list[Parameter]:
-    """The settings to try.
+    """Return the settings to try.
 
     Raises ``InputError`` for a key, a distribution or a value that the configuration does not take.
     """
@@ -122,12 +122,12 @@ def read_space(config: Config) -> list[Parameter]:
 
 
 def overrides(values: Mapping[str, Any]) -> list[str]:
-    """The values as what follows ``-o`` on the command line; JSON is YAML."""
+    """Return the values as what follows ``-o`` on the command line; JSON is YAML."""
     return [f"{key}={json.dumps(value)}" for key, value in values.items()]
 
 
 def with_values(config: Config, values: Mapping[str, Any]) -> Config:
-    """The configuration with these values; ``InputError`` where it refuses one."""
+    """Return the configuration with these values; ``InputError`` where it refuses one."""
     data = config.model_dump(mode="json", by_alias=True)
     for key, value in values.items():
         *path, last = key.split(".")
@@ -191,7 +191,7 @@ def _check_numbers(place: str, kind: str, values: Sequence[Any]) -> None:
 
 
 def _refusal(config: Config, key: str, value: Any, others: Mapping[str, Sequence[Any]]) -> str | None:
-    """Why the configuration takes ``value`` with none of the values that other keys may have; None where it does."""
+    """Return why the configuration refuses ``value`` beside all values drawn for the others; None where it does not."""
     generator = random.Random(0)
     first = None
     drawn = ({k: generator.choice(v) for k, v in others.items()} for _ in range(_COMBINATIONS if others else 0))
@@ -206,5 +206,5 @@ def _refusal(config: Config, key: str, value: Any, others: Mapping[str, Sequence
 
 
 def _encode(value: Any) -> Any:
-    """A choice as Optuna takes it: numbers and text as they are, all else as JSON."""
+    """Return a choice as Optuna takes it: numbers and text as they are, all else as JSON."""
     return value if type(value) in (int, float, str) else json.dumps(value)

@@ -1,4 +1,4 @@
-"""The study of a tuning: Optuna's sampler, pruner and storage, and the trials that its workers hand out and end."""
+"""The study of a tuning: Optuna's sampler, pruner and storage, and the workers that hand out trials and end them."""
 
 from __future__ import annotations
 
@@ -65,20 +65,23 @@ class Worker:
     """
 
     def __init__(self, config: Config, folder: Path, study: optuna.Study, name: str) -> None:
-        self.study, self.space = study, read_space(config)
-        self._config, self._folder, self._name = config, folder, name
+        self.config, self.folder, self.study = config, folder, study
+        self.tune: TuneConfig = config.section("tune")
+        self._space, self._name = read_space(config), name
         self._own: set[int] = set()
-        grid = _grid(config, self.space) if config.section("tune").tuner == "GridSearch" else {}
-        self._limit = min(config.section("tune").trials, math.prod(map(len, grid.values())) if grid else math.inf)
+        grid = _grid(config, self._space) if self.tune.tuner == "GridSearch" else {}
+        self._limit = min(self.tune.trials, math.prod(map(len, grid.values())) if grid else math.inf)
 
     @classmethod
     @contextlib.contextmanager
     def at_work(cls, config: Config, folder: Path, study: optuna.Study) -> Iterator[Worker]:
-        """A worker that is alive within the context."""
+        """Give a worker that is alive within the context."""
         place = folder / "workers" / f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
-        with lock_folder(place):
-            yield cls(config, folder, study, place.name)
-        shutil.rmtree(place, ignore_errors=True)
+        try:
+            with lock_folder(place):
+                yield cls(config, folder, study, place.name)
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -86,55 +89,50 @@ class Worker:
         return self.study.get_trials(deepcopy=False)
 
     def next(self) -> tuple[Trial, dict[str, Any]] | None:
-        """A trial to run, and its values; None where there are enough."""
+        """Return a trial to run and its values, or None where there are enough."""
         with self._alone():
-            trial = next(map(self._take, filter(self._is_left, self._running())), None)
-            if trial is None:
+            left = next(filter(self._is_left, self._running()), None)
+            if left is not None:
+                trial = Trial(self.study, left._trial_id)
+            else:
                 number = len(self.trials)
                 if number >= self._limit:
                     return None
-                self.study.sampler = make_sampler(self._config, self.space, number)
+                self.study.sampler = make_sampler(self.config, self._space, number)
                 trial = self.study.ask()
-            values = {parameter.key: parameter.draw(trial) for parameter in self.space}
+            values = {parameter.key: parameter.draw(trial) for parameter in self._space}
             trial.set_user_attr("worker", self._name)
         self._own.add(trial.number)
         return trial, values
 
-    def end(self, trial: Trial, value: float | None, *, seconds: float, message: str = "") -> FrozenTrial:
-        """Take a trial's result; no ``value``, or one that is not finite, means that it failed."""
+    def end(
+        self, trial: Trial, value: float | None, *, seconds: float, message: str = "", pruned: bool = False
+    ) -> FrozenTrial:
+        """Record a trial's result; without a finite ``value`` it failed, unless the pruner has stopped it."""
         if value is not None and not math.isfinite(value):
             value, message = None, f"its metric is {value}"
-        return self._tell(trial, value, TrialState.FAIL if value is None else TrialState.COMPLETE, seconds, message)
-
-    def prune(self, trial: Trial, *, seconds: float) -> FrozenTrial:
-        """Take it that a trial was stopped because the pruner asked for it."""
-        return self._tell(trial, None, TrialState.PRUNED, seconds, "")
+        trial.set_user_attr("seconds", round(seconds, 3))
+        trial.set_user_attr("message", message)
+        without_value = TrialState.PRUNED if pruned else TrialState.FAIL
+        return self.study.tell(trial, value, without_value if value is None else TrialState.COMPLETE)
 
     def require_none_left(self) -> None:
         """Raise ``InputError`` where a trial that outlived its worker still works in its run folder."""
         for trial in self._running():
             if not self._is_alive(trial):
-                require_free(self._folder / label(trial))
+                require_free(self.folder / label(trial))
 
     def values(self, trial: FrozenTrial) -> dict[str, Any]:
-        """The values of a trial; of one that was killed as it began, those that were drawn."""
-        return {p.key: p.value(trial.params[p.key]) for p in self.space if p.key in trial.params}
+        """Return the values of a trial; of one that was killed as it began, those that were drawn."""
+        return {p.key: p.value(trial.params[p.key]) for p in self._space if p.key in trial.params}
 
     def ranked(self) -> list[FrozenTrial]:
-        """The trials from the best to the worst, then those without a result, by number."""
-        sign = -1 if self._config.section("tune").objective[1] == "maximize" else 1
+        """Return the trials from the best to the worst, then those that did not finish, by number."""
+        sign = -1 if self.tune.objective[1] == "maximize" else 1
         done = TrialState.COMPLETE
         return sorted(
             self.trials, key=lambda t: (t.state != done, sign * t.values[0] if t.state == done else 0, t.number)
         )
-
-    def _tell(self, trial: Trial, value: float | None, state: TrialState, seconds: float, message: str) -> FrozenTrial:
-        trial.set_user_attr("seconds", round(seconds, 3))
-        trial.set_user_attr("message", message)
-        return self.study.tell(trial, value, state)
-
-    def _take(self, left: FrozenTrial) -> Trial:
-        return Trial(self.study, left._trial_id)
 
     def _running(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
@@ -143,15 +141,15 @@ class Worker:
         worker = trial.user_attrs.get("worker")
         if worker == self._name:
             return trial.number in self._own
-        return worker is not None and not _is_free(self._folder / "workers" / worker)
+        return worker is not None and not _is_free(self.folder / "workers" / worker)
 
     def _is_left(self, trial: FrozenTrial) -> bool:
-        return not self._is_alive(trial) and _is_free(self._folder / label(trial))
+        return not self._is_alive(trial) and _is_free(self.folder / label(trial))
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Within it no other worker hands out trials."""
-        lock = JournalFileOpenLock(str(self._folder / "workers" / "next"))
+        """Keep other workers from handing out trials within the context."""
+        lock = JournalFileOpenLock(str(self.folder / "workers" / "next"))
         lock.acquire()
         try:
             yield
@@ -160,17 +158,17 @@ class Worker:
 
 
 def label(trial: Trial | FrozenTrial) -> str:
-    """The name of a trial and of its run folder."""
+    """Return the name of a trial and of its run folder."""
     return f"trial_{trial.number:03d}"
 
 
 def state(trial: FrozenTrial) -> str:
-    """running, finished, pruned or failed."""
+    """Return running, finished, pruned or failed."""
     return _STATES[trial.state]
 
 
 def make_sampler(config: Config, space: Sequence[Parameter], number: int) -> BaseSampler:
-    """What proposes trial ``number``, by ``tune.tuner``.
+    """Return what proposes trial ``number``, by ``tune.tuner``.
 
     Raises ``InputError`` for an unknown tuner, and for options that it does not take.
     """
@@ -194,7 +192,7 @@ def make_sampler(config: Config, space: Sequence[Parameter], number: int) -> Bas
 
 
 def make_pruner(config: Config) -> BasePruner:
-    """What stops trials that do badly, by ``tune.pruner``; ``InputError`` for options that it does not take."""
+    """Return what stops trials that do badly, by ``tune.pruner``; ``InputError`` for options that it does not take."""
     tune: TuneConfig = config.section("tune")
     kind, options = _PRUNERS[tune.pruner], dict(tune.pruner_options)
     known = inspect.signature(kind).parameters
@@ -210,7 +208,7 @@ def make_pruner(config: Config) -> BasePruner:
 
 
 def open_storage(tune: TuneConfig, folder: Path) -> BaseStorage:
-    """Where the trials are recorded: the journal in the folder, or the database that ``tune.storage`` names."""
+    """Open the record of the trials: the journal in the folder, or the database that ``tune.storage`` names."""
     if tune.storage is None:
         path = str(folder / JOURNAL)
         return JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path)))
@@ -231,7 +229,7 @@ def require_new(storage: BaseStorage, name: str, *, overwrite: bool) -> None:
 
 
 def create_study(config: Config, storage: BaseStorage) -> None:
-    """Begin the study of the job's name, in place of one that there is."""
+    """Begin the study of the job's name; one that there is already is deleted."""
     direction = config.section("tune").objective[1]
     try:
         optuna.create_study(study_name=config.name, storage=storage, direction=direction)
@@ -241,7 +239,7 @@ def create_study(config: Config, storage: BaseStorage) -> None:
 
 
 def load_study(config: Config, storage: BaseStorage) -> optuna.Study:
-    """The study of the job's name; ``InputError`` where the storage has none."""
+    """Return the study of the job's name; ``InputError`` where the storage has none."""
     try:
         return optuna.load_study(study_name=config.name, storage=storage, pruner=make_pruner(config))
     except KeyError:

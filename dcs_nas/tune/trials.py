@@ -72,7 +72,7 @@ class TrialProcess:
         return self._process.poll() is None
 
     def news(self) -> list[tuple[int, float]]:
-        """(epoch from 0, metric) of the epochs that metrics.csv has gained since the last call."""
+        """Return (epoch from 0, metric) of the epochs that metrics.csv has gained since the last call."""
         path = self._run.metrics_file
         try:
             found = path.stat()
@@ -87,7 +87,7 @@ class TrialProcess:
         return rows
 
     def failure(self) -> str:
-        """Why the ended process failed, in one line; empty where it did not."""
+        """Return why the ended process failed, in one line; empty where it did not."""
         code = self._process.returncode
         if code == 0:
             return ""
@@ -95,7 +95,7 @@ class TrialProcess:
         return f"{how}: {_last_line(self._log)}"
 
     def value(self) -> float:
-        """The metric of the ended trial; ``InputError`` where its metrics.csv has none, which no trial will have."""
+        """Return the metric of the ended trial; ``InputError`` where metrics.csv has none: no trial will have."""
         metric, goal = self._tune.objective
         path = self._run.metrics_file
         rows = read_metrics(path) if path.is_file() else []
@@ -126,7 +126,7 @@ class TrialProcess:
 
 @contextmanager
 def interruptions() -> Iterator[Callable[[], bool]]:
-    """Within it, Ctrl-C, SIGTERM and SIGHUP raise nothing; the function that it gives tells whether one has come."""
+    """Give a function that returns whether Ctrl-C, SIGTERM or SIGHUP has come; within it they raise nothing."""
     came: list[int] = []
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, lambda n, _: came.append(n)) for number in numbers}
@@ -138,9 +138,9 @@ def interruptions() -> Iterator[Callable[[], bool]]:
 
 
 def _last_line(path: Path) -> str:
-    """The last line of a log that says anything, at most 300 characters of it."""
+    """Return the last line of a log that is not empty, at most 300 characters of it."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 4096))
         lines = file.read().decode("utf-8", errors="replace").splitlines()
-    said = [line.strip() for line in lines if line.strip()]
-    return said[-1][:300] if said else "it wrote nothing"
+    written = [line.strip() for line in lines if line.strip()]
+    return written[-1][:300] if written else "it wrote nothing"

@@ -63,9 +63,9 @@ def run_tuning(
     _open_folder(folder, config, genotype, resume=resume, overwrite=overwrite)
     study = load_study(config, open_storage(config.section("tune"), folder))
     with Worker.at_work(config, folder, study) as worker, logging_to(RunFolder(folder).log_file):
-        _run_trials(worker, config, folder, progress or (lambda done, total: None))
+        _run_trials(worker, progress or (lambda done, total: None))
         worker.require_none_left()
-        trials = _write_results(folder, config, worker)
+        trials = _write_results(worker)
         running = sum(state(trial) == "running" for trial in trials)
         if running:
             log.info("%d trials still run in other processes", running)
@@ -76,7 +76,7 @@ def run_tuning(
 
 
 def _check(config: Config, genotype: Path | None) -> Path | None:
-    """Everything that can be wrong before the first trial; gives the genotype that trials are to train."""
+    """Refuse all that can be wrong before the first trial; gives the genotype that trials are to train."""
     tune: TuneConfig = config.section("tune")
     section = config.section(tune.command)
     make_sampler(config, read_space(config), 0)
@@ -102,7 +102,7 @@ def _open_folder(path: Path, config: Config, genotype: Path | None, *, resume: b
     another tuning, and where one is to be replaced that a process works on.
     """
     if resume and not overwrite:
-        _require_begun(path, config)
+        _require_begun(path, config, genotype)
         return
     tune: TuneConfig = config.section("tune")
     found = None if genotype is None else load_genotype(genotype).to_yaml()
@@ -122,19 +122,24 @@ def _open_folder(path: Path, config: Config, genotype: Path | None, *, resume: b
         write_text(run.config_file, to_yaml(with_absolute_paths(kept)))
 
 
-def _require_begun(path: Path, config: Config) -> None:
-    if not RunFolder(path).config_file.is_file():
+def _require_begun(path: Path, config: Config, genotype: Path | None) -> None:
+    run = RunFolder(path)
+    if not run.config_file.is_file():
         raise InputError(f"there is no tuning to resume in {path}; start it without --resume")
     if (path / "trials.json").is_file():
         raise InputError(
             f"{path} is a tuning by NNI's tuners, which this version does not continue; its trials.csv and best.yaml "
             "are as they were; start anew with another --out, or with --overwrite"
         )
-    require_same(path, _fixed(RunFolder(path).config()), _fixed(config))
+    require_same(path, _fixed(run.config()), _fixed(config))
+    if genotype is not None and genotype.is_file() and load_genotype(genotype) != run.genotype():
+        raise InputError(
+            f"{path} began with another genotype; resume with its own, {run.genotype_file}, or use --overwrite"
+        )
 
 
 def _fixed(config: Config) -> dict[str, Any]:
-    """What has to be the same on resume: sections flat by one level, the space and the free options as they are."""
+    """Return what has to be the same on resume: sections flat by one level, the space and free options as they are."""
     flat = {}
     for section, content in with_absolute_paths(config).model_dump(mode="json", exclude=_WHERE_KEPT).items():
         for key, value in content.items() if isinstance(content, dict) else [("", content)]:
@@ -143,9 +148,9 @@ def _fixed(config: Config) -> dict[str, Any]:
     return flat
 
 
-def _run_trials(worker: Worker, config: Config, folder: Path, progress: Callable[[int, int], None]) -> None:
+def _run_trials(worker: Worker, progress: Callable[[int, int], None]) -> None:
     """Run trials, ``tune.concurrency`` at a time, until there are enough or the hours are spent."""
-    tune: TuneConfig = config.section("tune")
+    tune = worker.tune
     deadline = time.monotonic() + 3600 * tune.hours if tune.hours else math.inf
     devices: list[int | None] = list(tune.gpus) or [None] * tune.concurrency
     running: list[tuple[Trial, TrialProcess]] = []
@@ -157,19 +162,18 @@ def _run_trials(worker: Worker, config: Config, folder: Path, progress: Callable
                     if begun is None:
                         break
                     trial, values = begun
-                    seen = max(worker.study.trials[trial.number].intermediate_values, default=-1)
+                    seen = max(worker.trials[trial.number].intermediate_values, default=-1)
                     device = devices.pop(0)
-                    process = TrialProcess(folder, label(trial), values, tune, device=device, seen=seen)
+                    process = TrialProcess(worker.folder, label(trial), values, tune, device=device, seen=seen)
                     running.append((trial, process))
                 if not running:
                     return
                 for trial, process in list(running):
-                    ended = _look_after(worker, trial, process, tune.objective[0])
+                    ended = _look_after(worker, trial, process)
                     if ended is not None:
                         running.remove((trial, process))
                         devices.append(process.device)
-                        _report_end(worker, config, folder, ended)
-                        progress(sum(t.state.is_finished() for t in worker.trials), tune.trials)
+                        _report_end(worker, ended, progress)
                 time.sleep(POLL_SECONDS)
             raise KeyboardInterrupt
         finally:
@@ -179,11 +183,11 @@ def _run_trials(worker: Worker, config: Config, folder: Path, progress: Callable
                 process.stop()
 
 
-def _look_after(worker: Worker, trial: Trial, process: TrialProcess, metric: str) -> FrozenTrial | None:
-    """Hand on what a trial's process has reached, and stop it where the pruner says so; gives a trial that ended."""
+def _look_after(worker: Worker, trial: Trial, process: TrialProcess) -> FrozenTrial | None:
+    """Report what a trial's process has reached, and stop it where the pruner says so; gives a trial that ended."""
     over, bad = not process.running(), False
     for epoch, value in process.news():
-        log.info("%s, epoch %d: %s %.5g", label(trial), epoch + 1, metric, value)
+        log.info("%s, epoch %d: %s %.5g", label(trial), epoch + 1, worker.tune.objective[0], value)
         if math.isfinite(value):
             trial.report(value, epoch)
             bad = bad or trial.should_prune()
@@ -193,44 +197,43 @@ def _look_after(worker: Worker, trial: Trial, process: TrialProcess, metric: str
         return worker.end(trial, result, seconds=process.seconds, message=failure)
     if bad:
         process.stop()
-        return worker.prune(trial, seconds=process.seconds)
+        return worker.end(trial, None, seconds=process.seconds, pruned=True)
     return None
 
 
-def _report_end(worker: Worker, config: Config, folder: Path, trial: FrozenTrial) -> None:
-    """A line for a trial that ended, and the results so far."""
-    tune: TuneConfig = config.section("tune")
-    _write_results(folder, config, worker)
+def _report_end(worker: Worker, trial: FrozenTrial, progress: Callable[[int, int], None]) -> None:
+    """Log the end of a trial and write the results so far."""
+    _write_results(worker)
     done = sum(t.state.is_finished() for t in worker.trials)
-    told = f"{done}/{tune.trials}: {label(trial)} {state(trial)}"
+    progress(done, worker.tune.trials)
+    ended = f"{done}/{worker.tune.trials}: {label(trial)} {state(trial)}"
     if trial.value is None:
-        log.warning("%s: %s", told, trial.user_attrs["message"])
+        log.warning("%s: %s", ended, trial.user_attrs["message"])
         return
     values = ", ".join(f"{key}={short(value)}" for key, value in worker.values(trial).items())
-    log.info("%s, %s %.5g, %.0f s: %s", told, tune.objective[0], trial.value, trial.user_attrs["seconds"], values)
+    metric, seconds = worker.tune.objective[0], trial.user_attrs["seconds"]
+    log.info("%s, %s %.5g, %.0f s: %s", ended, metric, trial.value, seconds, values)
 
 
 def short(value: Any) -> str:
-    """A value as a table shows it."""
+    """Return a value as a table shows it."""
     return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
-def _write_results(folder: Path, config: Config, worker: Worker) -> list[FrozenTrial]:
+def _write_results(worker: Worker) -> list[FrozenTrial]:
     """Write trials.csv and, where a trial has finished, best.yaml; gives the trials, best first."""
-    tune: TuneConfig = config.section("tune")
-    metric, _ = tune.objective
+    run, space, metric = RunFolder(worker.folder), worker.tune.space, worker.tune.objective[0]
     trials = worker.ranked()
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["trial", "state", metric, *tune.space, "seconds", "message"])
+    writer.writerow(["trial", "state", metric, *space, "seconds", "message"])
     for trial in trials:
-        values = worker.values(trial)
-        shown = ["" if trial.value is None else repr(trial.value), *(values.get(key, "") for key in tune.space)]
-        end = [trial.user_attrs.get("seconds", 0.0), trial.user_attrs.get("message", "")]
-        writer.writerow([label(trial), state(trial), *shown, *end])
-    write_text(RunFolder(folder).trials_file, text.getvalue())
+        values, facts = worker.values(trial), trial.user_attrs
+        cells = ["" if trial.value is None else repr(trial.value), *(values.get(key, "") for key in space)]
+        writer.writerow([label(trial), state(trial), *cells, facts.get("seconds", 0.0), facts.get("message", "")])
+    write_text(run.trials_file, text.getvalue())
     if trials and state(trials[0]) == "finished":
-        best = with_values(config.model_copy(update={"tune": None}), worker.values(trials[0]))
+        best = with_values(worker.config.model_copy(update={"tune": None}), worker.values(trials[0]))
         head = f"# {label(trials[0])}: {metric} {trials[0].value}"
-        write_text(RunFolder(folder).best_file, f"{head}\n{to_yaml(with_absolute_paths(best))}")
+        write_text(run.best_file, f"{head}\n{to_yaml(with_absolute_paths(best))}")
     return trials
