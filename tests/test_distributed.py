@@ -27,15 +27,9 @@ from dcs_nas.evaluation import load_features
 from dcs_nas.processes import Launch, PeerError, _Job, first_to_fail, in_turn, is_first, launch, signal_done, wait_for
 from dcs_nas.runs import RunFolder, read_metrics
 from dcs_nas.training.checkpoints import load_checkpoint
+from dcs_nas.training.devices import count_processes, devices_and_machines, require_alone, require_consistent
 from dcs_nas.training.joint_batch import require_equal
-from dcs_nas.training.process_group import (
-    devices_and_machines,
-    end_with_parent,
-    joined,
-    processes_of,
-    require_alone,
-    require_sound,
-)
+from dcs_nas.training.process_group import end_with_parent, process_group
 from tests.two_processes import Ended, run_together
 
 ROOT = Path(__file__).parents[1]
@@ -281,11 +275,11 @@ def test_launchers_are_told_apart(torchrun: Any, monkeypatch: pytest.MonkeyPatch
 def test_the_launcher_decides_what_the_settings_leave_open(torchrun: Any) -> None:
     settings = Config.model_validate({"name": "a", "trainer": {"accelerator": "cpu"}}).trainer
     assert devices_and_machines(settings) == (1, 1)
-    assert processes_of(settings) == 1
-    assert processes_of(settings.model_copy(update={"devices": 3})) == 3
+    assert count_processes(settings) == 1
+    assert count_processes(settings.model_copy(update={"devices": 3})) == 3
     torchrun(1, 6, here=3)
     assert devices_and_machines(settings) == (3, 2)
-    assert processes_of(settings) == 6
+    assert count_processes(settings) == 6
 
 
 @pytest.mark.parametrize(
@@ -303,7 +297,7 @@ def test_settings_against_the_launcher_are_refused(
     torchrun(0, world, here=here)
     config = Config.model_validate({"name": "a", "trainer": {"accelerator": "cpu", **trainer}})
     with pytest.raises(InputError, match=message):
-        require_sound(config, launch())
+        require_consistent(config, launch())
 
 
 def test_more_processes_than_gpus_are_refused(torchrun: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,7 +305,7 @@ def test_more_processes_than_gpus_are_refused(torchrun: Any, monkeypatch: pytest
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     torchrun(0, 2)
     with pytest.raises(InputError, match="2 processes on this machine, which shows 1 GPUs; start with --nproc-per-nod"):
-        require_sound(Config.model_validate({"name": "a"}), launch())
+        require_consistent(Config.model_validate({"name": "a"}), launch())
 
 
 def test_a_run_folder_that_a_machine_does_not_see_is_refused(
@@ -374,17 +368,17 @@ def test_what_lacks_its_launcher_is_refused(torchrun: Any, monkeypatch: pytest.M
     config = Config.model_validate({"name": "a", "trainer": {"accelerator": "cpu", "num_nodes": 2}})
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     with pytest.raises(InputError, match=r"num_nodes=2 needs a launcher that knows the machines: torchrun --nnodes=2"):
-        require_sound(config, None)
+        require_consistent(config, None)
     monkeypatch.setenv("SLURM_NTASKS", "4")
     with pytest.raises(InputError, match=r"allotted 4 tasks, but srun did not start this process; write 'srun dcs-nas"):
-        require_sound(config, None)
+        require_consistent(config, None)
     torchrun(0, 2)
     with pytest.raises(InputError, match="x runs as one process, but torchrun has started 2; start it without torchr"):
         require_alone("x")
 
 
 def test_one_process_meets_nobody_and_speaks_for_itself() -> None:
-    with joined(Config.model_validate({"name": "a"})):
+    with process_group(Config.model_validate({"name": "a"})):
         signal_done("something")
         wait_for("anything")
         require_equal({"a": torch.ones(1)}, where="here")

@@ -10,7 +10,7 @@ import torch
 
 from dcs_nas.config import Config, TrainerConfig, load_config
 from dcs_nas.errors import InputError
-from dcs_nas.training.process_group import devices_and_machines, require_sound
+from dcs_nas.training.devices import devices_and_machines, require_consistent
 from dcs_nas.training.retrain_job import run_retraining
 
 JOB = """
@@ -94,7 +94,7 @@ def test_what_the_machine_does_not_have_is_refused_at_start(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(InputError, match=said):
-        require_sound(Config.model_validate({"name": "a", "trainer": trainer}), None)
+        require_consistent(Config.model_validate({"name": "a", "trainer": trainer}), None)
 
 
 @pytest.mark.parametrize("setting", ["accelerator=gpu", "accelerator=mps", "devices='0,2'", "loggers=[wandb]"])

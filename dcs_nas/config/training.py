@@ -156,7 +156,7 @@ class TrainerConfig(Settings):
     """The machine: passed on to Lightning's Trainer.
 
     ``devices``: how many, which GPUs (``0,2``), or ``-1`` for all; ``auto`` is as many as a launcher has started, else
-    one. What the machine has to have for them is checked when a job starts (``dcs_nas.training.process_group``).
+    one. What the machine has to have for them is checked when a job starts (``dcs_nas.training.devices``).
     A step whose loss or gradient is NaN or infinite stops the job, or is left out (``nonfinite: skip``).
     Of several processes, each waits ``timeout_minutes`` at most for another that does not answer.
     ``compile`` is the mode of torch.compile for the network (reduce-overhead: CUDA graphs); ``matmul_precision`` below

@@ -16,7 +16,8 @@ from dcs_nas.search.strategies import RandomTrials, ReadProgress, Strategy
 from dcs_nas.space import AnyGenotype
 from dcs_nas.training.acceleration import require_compilable
 from dcs_nas.training.checkpoints import is_damaged
-from dcs_nas.training.process_group import jointly, require_alone
+from dcs_nas.training.devices import require_alone
+from dcs_nas.training.process_group import in_process_group
 from dcs_nas.training.trainer import training_job
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ STRATEGIES: dict[str, type[Bilevel | RandomTrials | NniOneShot | NniTrials]] = {
 }
 
 
-@jointly
+@in_process_group
 @early_log()
 def run_search(
     config: Config,

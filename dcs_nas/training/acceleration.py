@@ -26,7 +26,7 @@ def accelerate(network: nn.Module, config: Config, *, backend: str = "inductor")
 
 
 def set_precision(settings: TrainerConfig) -> None:
-    """How exact float32 products and convolutions are on a GPU, as ``trainer.matmul_precision`` says."""
+    """Set how exact float32 products and convolutions are on a GPU, by ``trainer.matmul_precision``."""
     torch.set_float32_matmul_precision(settings.matmul_precision)
     torch.backends.cudnn.allow_tf32 = settings.matmul_precision != "highest"
 
@@ -42,13 +42,13 @@ def require_compilable(trainer: TrainerConfig, search: SearchConfig) -> None:
         and search.hessian == "exact",
         "derivation perturbation, which tries another network at every step": search.derivation == "perturbation",
     }
-    for what, found in wrong.items():
-        if found:
+    for what, is_set in wrong.items():
+        if is_set:
             raise InputError(f"trainer.compile is not for search.{what}; or set trainer.compile=off")
 
 
 def fused(module: pl.LightningModule) -> dict[str, Any]:
-    """Options of an optimizer whose whole step is one kernel, where the module is on a GPU.
+    """Return the options of an optimizer whose whole step is one kernel, where the module is on a GPU.
 
     Not with a scaler, which would leave the gradients scaled until that kernel, behind the back of clipping.
     """
@@ -56,7 +56,7 @@ def fused(module: pl.LightningModule) -> dict[str, Any]:
 
 
 def is_scaled(module: pl.LightningModule) -> bool:
-    """Whether a scaler of half precision multiplies the loss, and leaves out steps whose gradients overflow."""
+    """Return whether a scaler of half precision multiplies the loss, and leaves out steps whose gradients overflow."""
     return getattr(module.trainer.precision_plugin, "scaler", None) is not None
 
 

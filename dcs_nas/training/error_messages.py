@@ -1,4 +1,4 @@
-"""Failures of the machine, said in terms of the settings that mend them: memory that runs out, a missing compiler."""
+"""Error messages that name the settings which help: memory that runs out, a compiler that is missing."""
 
 from __future__ import annotations
 

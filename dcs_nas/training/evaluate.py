@@ -35,7 +35,7 @@ from dcs_nas.settings import absolute, read_yaml
 from dcs_nas.training.checkpoints import load_checkpoint, whole_checkpoint
 from dcs_nas.training.error_messages import training_errors
 from dcs_nas.training.features import color_histograms, extract_features, labelled_features
-from dcs_nas.training.process_group import joined
+from dcs_nas.training.process_group import process_group
 from dcs_nas.training.trainer import memory_format
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def evaluate_run(
     settings = _settings(config.evaluate, changes, features)
     network.test_neck = settings.neck
     source = _source(config.data, data_name, root, dict(data_options or {}))
-    with joined(_for_any_processes(config), training=False), training_errors(config, "evaluate"):
+    with process_group(_for_any_processes(config), training=False), training_errors(config, "evaluate"):
         device = torch.device("cuda" if config.trainer.cuda else "cpu")
         _require_folder(source, folder, given=root is not None)
         data = ReidData(config.model_copy(update={"data": config.data.on(source)}), progress=progress)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from importlib.util import find_spec
 
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
@@ -14,12 +14,12 @@ from dcs_nas.runs import RunFolder
 
 
 def make_loggers(config: Config, run: RunFolder) -> list[Logger]:
-    """The loggers that ``trainer.loggers`` names; those that keep settings are given the job's.
+    """Return the loggers that ``trainer.loggers`` names; those that keep settings get the job's.
 
     Raises:
         InputError: one whose package is not installed.
     """
-    return [_LOGGERS[name](config, run) for name in config.trainer.loggers]
+    return [_make_logger(name, config, run) for name in config.trainer.loggers]
 
 
 def require_loggers(names: Iterable[str]) -> None:
@@ -31,8 +31,18 @@ def require_loggers(names: Iterable[str]) -> None:
             )
 
 
-def _tensorboard(config: Config, run: RunFolder) -> Logger:
-    return TensorBoardLogger(run.path, name="", version="tensorboard")
+def _make_logger(name: str, config: Config, run: RunFolder) -> Logger:
+    if name == "tensorboard":
+        return TensorBoardLogger(run.path, name="", version="tensorboard")
+    try:
+        logger = {"wandb": _wandb, "mlflow": _mlflow}[name](config, run)
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"trainer.loggers names {name}, which lacks {error.name or 'a package'}; pip install {name} and "
+            "--resume, or leave it out and --overwrite"
+        ) from None
+    logger.log_hyperparams(config.model_dump(mode="json"))
+    return logger
 
 
 def _wandb(config: Config, run: RunFolder) -> Logger:
@@ -40,45 +50,19 @@ def _wandb(config: Config, run: RunFolder) -> Logger:
     from pytorch_lightning.loggers import WandbLogger
 
     project = os.environ.get("WANDB_PROJECT", "dcs-nas")
-    return _described(
-        lambda: WandbLogger(name=_title(config, run), project=project, save_dir=run.path), "wandb", config
-    )
+    return WandbLogger(name=_title(config, run), project=project, save_dir=run.path)
 
 
 def _mlflow(config: Config, run: RunFolder) -> Logger:
-    """The server that MLflow's own variable MLFLOW_TRACKING_URI names; without one, ``mlflow.db`` in the run folder."""
+    """The server is that of MLflow's variable MLFLOW_TRACKING_URI; without one, ``mlflow.db`` in the run folder."""
     from pytorch_lightning.loggers import MLFlowLogger
 
-    def make() -> Logger:
-        name, title, folder = config.name, _title(config, run), run.path.resolve()
-        server = os.environ.get("MLFLOW_TRACKING_URI")
-        if server:
-            return MLFlowLogger(experiment_name=name, run_name=title, tracking_uri=server)
-        files = (folder / "mlflow").as_uri()
-        database = f"sqlite:///{folder / 'mlflow.db'}"
-        return MLFlowLogger(experiment_name=name, run_name=title, tracking_uri=database, artifact_location=files)
-
-    return _described(make, "mlflow", config)
-
-
-def _described(make: Callable[[], Logger], package: str, config: Config) -> Logger:
-    try:
-        logger = make()
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"trainer.loggers names {package}, which lacks {error.name or 'a package'}; pip install {package} and "
-            "--resume, or leave it out and --overwrite"
-        ) from None
-    logger.log_hyperparams(config.model_dump(mode="json"))
-    return logger
+    name, title, folder = config.name, _title(config, run), run.path.resolve()
+    if server := os.environ.get("MLFLOW_TRACKING_URI"):
+        return MLFlowLogger(experiment_name=name, run_name=title, tracking_uri=server)
+    database, files = f"sqlite:///{folder / 'mlflow.db'}", (folder / "mlflow").as_uri()
+    return MLFlowLogger(experiment_name=name, run_name=title, tracking_uri=database, artifact_location=files)
 
 
 def _title(config: Config, run: RunFolder) -> str:
     return f"{config.name}/{run.path.name}"
-
-
-_LOGGERS: dict[str, Callable[[Config, RunFolder], Logger]] = {
-    "tensorboard": _tensorboard,
-    "wandb": _wandb,
-    "mlflow": _mlflow,
-}

@@ -19,7 +19,7 @@ from dcs_nas.space import AnyGenotype, is_published, load_genotype, load_space, 
 from dcs_nas.training.acceleration import accelerate
 from dcs_nas.training.checkpoints import is_damaged
 from dcs_nas.training.objective import build_objective
-from dcs_nas.training.process_group import jointly
+from dcs_nas.training.process_group import in_process_group
 from dcs_nas.training.retraining import Retraining
 from dcs_nas.training.supernet_weights import inherit
 from dcs_nas.training.trainer import fit, make_trainer, memory_format, training_job
@@ -27,7 +27,7 @@ from dcs_nas.training.trainer import fit, make_trainer, memory_format, training_
 log = logging.getLogger(__name__)
 
 
-@jointly
+@in_process_group
 @early_log()
 def run_retraining(
     config: Config,

@@ -22,10 +22,11 @@ from dcs_nas.models.blocks import kept_shares
 from dcs_nas.runs import RunFolder, logging_to
 from dcs_nas.training.acceleration import set_precision
 from dcs_nas.training.checkpoints import EpochCheckpoint, load_checkpoint, whole_checkpoint
+from dcs_nas.training.devices import count_processes, devices_and_machines
 from dcs_nas.training.error_messages import training_errors
 from dcs_nas.training.joint_batch import EqualProcesses, ReplicatedStrategy
 from dcs_nas.training.loggers import make_loggers
-from dcs_nas.training.process_group import devices_and_machines, end_with_parent, processes_of
+from dcs_nas.training.process_group import end_with_parent
 from dcs_nas.training.progress import JobBar
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ def make_trainer(config: Config, run: RunFolder, *, epochs: int) -> pl.Trainer:
         accelerator=settings.accelerator,
         devices=devices,
         num_nodes=machines,
-        strategy=ReplicatedStrategy(timeout=patience) if processes_of(settings) > 1 else "auto",
+        strategy=ReplicatedStrategy(timeout=patience) if count_processes(settings) > 1 else "auto",
         plugins=_environment(),
         precision=settings.precision,
         max_epochs=epochs,
