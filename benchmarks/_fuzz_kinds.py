@@ -71,7 +71,7 @@ def _genotypes() -> list[dict[str, Any]]:
 
 
 def _cell_genotype(space: Any, rng: random.Random) -> Any:
-    from dcs_nas.space import CellGenotype, Edge, Genotype, reference
+    from dcs_nas.space import CellGenotype, Edge, Genotype, SpaceReference
 
     def cell() -> CellGenotype:
         nodes = tuple(
@@ -85,11 +85,13 @@ def _cell_genotype(space: Any, rng: random.Random) -> Any:
 
     network = space.network(32, 16)
     kinds = {network.kind(i) for i in range(network.cells)}
-    return Genotype(space=reference(space, space.name), network=network, cells={kind: cell() for kind in sorted(kinds)})
+    return Genotype(
+        space=SpaceReference.of(space, space.name), network=network, cells={kind: cell() for kind in sorted(kinds)}
+    )
 
 
 def _chain_genotype(space: Any, rng: random.Random) -> Any:
-    from dcs_nas.space import BlockGenotype, ChainGenotype, StageGenotype, chain_reference
+    from dcs_nas.space import BlockGenotype, ChainGenotype, ChainReference, StageGenotype
 
     stages = []
     for stage in space.stages:
@@ -104,7 +106,9 @@ def _chain_genotype(space: Any, rng: random.Random) -> Any:
             for _ in range(stage.blocks - len(skipped))
         )
         stages.append(StageGenotype(blocks=blocks, skipped=skipped, attention=rng.choice(stage.attention)))
-    return ChainGenotype(space=chain_reference(space, space.name), network=space.network(32, 16), stages=tuple(stages))
+    return ChainGenotype(
+        space=ChainReference.of(space, space.name), network=space.network(32, 16), stages=tuple(stages)
+    )
 
 
 def _write_yaml(data: Any, rng: random.Random, path: Path) -> None:

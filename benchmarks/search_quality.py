@@ -43,11 +43,11 @@ from dcs_nas.space import (
     Edge,
     Genotype,
     Origin,
+    SpaceReference,
     SpaceSpec,
     edge_index,
     load_genotype,
     read_space,
-    reference,
     shipped_file,
 )
 from dcs_nas.training.evaluate import evaluate_run
@@ -137,7 +137,7 @@ def _genotype(space: SpaceSpec, cells: dict[str, str]) -> Genotype:
         nodes = tuple(tuple(sorted(edges[i : i + 2], key=lambda e: e.source)) for i in range(0, len(edges), 2))
         found[kind] = CellGenotype(nodes=nodes, attention="none")
     return Genotype(
-        space=reference(space, space.name), network=space.network(*config_size), cells=found, origin=Origin()
+        space=SpaceReference.of(space, space.name), network=space.network(*config_size), cells=found, origin=Origin()
     )
 
 

@@ -23,7 +23,7 @@ from dcs_nas.models.nni_imports import DifferentiableMixedCell, DifferentiableMi
 from dcs_nas.runs import read_metrics
 from dcs_nas.search import nni_strategies, strategies
 from dcs_nas.search.job import run_search
-from dcs_nas.space import CellStructure, NetworkSpec, Origin, edge_index, load_genotype, reference
+from dcs_nas.space import CellStructure, NetworkSpec, Origin, SpaceReference, edge_index, load_genotype
 from dcs_nas.training import loop
 from dcs_nas.training.checkpoints import load_checkpoint
 
@@ -295,7 +295,7 @@ def test_random_genotypes_are_uniform_over_what_may_be_derived() -> None:
     network = NetworkSpec(channels=4, cells=1, height=8, width=8)
     random = np.random.default_rng(0)
     drawn = [
-        CellKind().random_genotype(reference(structure, "s"), network, random, origin=Origin()).cells["normal"]
+        CellKind().random_genotype(SpaceReference.of(structure, "s"), network, random, origin=Origin()).cells["normal"]
         for _ in range(480)
     ]
     counts = Counter((cell.nodes, cell.attention) for cell in drawn)
@@ -306,8 +306,13 @@ def test_random_genotypes_are_uniform_over_what_may_be_derived() -> None:
 def test_nnis_sample_and_the_genotype_turn_into_each_other() -> None:
     structure = CellStructure(nodes=3, operations=("skip_connect", "dcs"), attention=("none", "rga"))
     network = NetworkSpec(channels=4, cells=3, reductions=(1,), height=8, width=8)
-    genotype = CellKind().random_genotype(reference(structure, "s"), network, np.random.default_rng(1), origin=Origin())
-    assert CellKind().genotype_of(genotype.to_sample(), reference(structure, "s"), network, origin=Origin()) == genotype
+    genotype = CellKind().random_genotype(
+        SpaceReference.of(structure, "s"), network, np.random.default_rng(1), origin=Origin()
+    )
+    assert (
+        CellKind().genotype_of(genotype.to_sample(), SpaceReference.of(structure, "s"), network, origin=Origin())
+        == genotype
+    )
 
 
 @pytest.mark.parametrize(

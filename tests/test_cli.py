@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dcs_nas.space import Genotype, read_space, reference, shipped_file
+from dcs_nas.space import Genotype, SpaceReference, read_space, shipped_file
 from tests.command_line import refused, run_command
 
 COMMANDS = [
@@ -24,7 +24,7 @@ def _genotype(path: Path) -> Path:
     space = read_space(shipped_file("search_spaces", "demo_cells"))
     nodes = [[{"op": "sep_conv_3x3", "from": 0}, {"op": "skip_connect", "from": 1}]] * space.nodes
     cells = {"normal": {"nodes": nodes, "attention": "dcs"}, "reduce": {"nodes": nodes}}
-    genotype = Genotype(space=reference(space, space.name), network=space.network(64, 32), cells=cells)
+    genotype = Genotype(space=SpaceReference.of(space, space.name), network=space.network(64, 32), cells=cells)
     path.write_text(genotype.to_yaml())
     return path
 

@@ -25,7 +25,7 @@ from dcs_nas.models.flops import count
 from dcs_nas.models.latency import LatencyTable, Work, device_names, measure_table, median_latency, resolve_device
 from dcs_nas.models.supernet import Supernet, one_hot
 from dcs_nas.settings import parse
-from dcs_nas.space import CellStructure, Genotype, NetworkSpec, reference
+from dcs_nas.space import CellStructure, Genotype, NetworkSpec, SpaceReference
 
 OPERATIONS = ["none", "skip_connect", "max_pool_3x3", "sep_conv_3x3", "dil_conv_5x5", "dcs"]
 ATTENTION = ["none", "dcs", "rga_spatial"]
@@ -64,7 +64,7 @@ def _genotype(seed: int, **fixed: Any) -> Genotype:
         }
         for kind in ("normal", "reduce")
     }
-    return Genotype(space=reference(STRUCTURE, "test"), network=NETWORK, cells={**cells, **fixed})
+    return Genotype(space=SpaceReference.of(STRUCTURE, "test"), network=NETWORK, cells={**cells, **fixed})
 
 
 def _soft(seed: int = 0) -> dict[str, Tensor]:
@@ -158,7 +158,7 @@ def test_extremes_are_those_of_all_networks() -> None:
                 kind: {"nodes": [[{"op": choice[k], "from": 0}, {"op": choice[k + 1], "from": 1}]], "attention": a}
                 for kind, k, a in zip(("normal", "reduce"), (0, 2), attention)
             }
-            genotype = Genotype(space=reference(structure, "t"), network=network, cells=cells)
+            genotype = Genotype(space=SpaceReference.of(structure, "t"), network=network, cells=cells)
             found.append(expected(one_hot(genotype)).item())
     assert costs.extremes("flops") == (min(found), max(found))
 
@@ -295,9 +295,9 @@ def test_the_expected_latency_is_the_sum_over_the_parts_of_the_network(costs: Ce
     weights = one_hot(_genotype(5))
     total = 0.0
     for part in costs.parts:
-        if "none stride" not in part.work.key:
+        if "none stride" not in part.key:
             weight = 1.0 if part.weight is None else weights[part.weight[0]][part.weight[1:]].item()
-            total += weight * table[part.work.key]
+            total += weight * table[part.key]
     assert expected(weights).item() == pytest.approx(total, rel=1e-12)
 
 

@@ -7,7 +7,7 @@ import torch
 
 from dcs_nas.models.cell_kind import CellKind
 from dcs_nas.search.record import alpha_entropy
-from dcs_nas.space import CellStructure, NetworkSpec, Origin, edge_index, reference
+from dcs_nas.space import CellStructure, NetworkSpec, Origin, SpaceReference, edge_index
 
 OPERATIONS = ["none", "skip_connect", "sep_conv_3x3", "dcs"]
 
@@ -34,7 +34,7 @@ def test_the_strongest_edges_and_operations_stay(seed: int, keep: int) -> None:
     structure = CellStructure(nodes=4, edges_per_node=keep, operations=OPERATIONS, attention=["none", "dcs"])
     network = NetworkSpec(channels=4, cells=1, height=8, width=8)
     weights = {"normal": torch.rand(14, 4, generator=generator), "normal_attention": torch.tensor([[0.4, 0.6]])}
-    cell = CellKind().derive(weights, reference(structure, "s"), network, origin=Origin()).cells["normal"]
+    cell = CellKind().derive(weights, SpaceReference.of(structure, "s"), network, origin=Origin()).cells["normal"]
     assert [{(e.source, e.op) for e in edges} for edges in cell.nodes] == _by_the_word(weights["normal"], 4, keep)
     assert cell.attention == "dcs"
 

@@ -12,7 +12,7 @@ from dcs_nas.models.backbones import BACKBONES
 from dcs_nas.models.cell_space import fixed_network
 from dcs_nas.models.folding import adjacent_norms, folded
 from dcs_nas.models.heads import ReidNetwork
-from dcs_nas.space import CellStructure, Genotype, NetworkSpec, reference
+from dcs_nas.space import CellStructure, Genotype, NetworkSpec, SpaceReference
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
@@ -42,7 +42,7 @@ def cells() -> nn.Module:
         [{"op": "dil_conv_3x3", "from": 1}, {"op": "harmonious", "from": 2}],
     ]
     kinds = {kind: {"nodes": nodes, "attention": "dcs"} for kind in ("normal", "reduce")}
-    return fixed_network(Genotype(space=reference(space, "test"), network=NetworkSpec(**spec), cells=kinds))
+    return fixed_network(Genotype(space=SpaceReference.of(space, "test"), network=NetworkSpec(**spec), cells=kinds))
 
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {

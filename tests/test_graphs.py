@@ -21,7 +21,7 @@ from dcs_nas.report import graphs, palette
 from dcs_nas.report.dot import to_dot
 from dcs_nas.report.drawn_graph import difference_graph, drawn_graph
 from dcs_nas.report.plain import draw_plain
-from dcs_nas.space import CellGenotype, CellStructure, Edge, Genotype, NetworkSpec, read_space, reference
+from dcs_nas.space import CellGenotype, CellStructure, Edge, Genotype, NetworkSpec, SpaceReference, read_space
 
 OPERATIONS = (
     *("none", "skip_connect", "max_pool_3x3", "avg_pool_3x3", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3"),
@@ -44,7 +44,7 @@ def genotype(nodes: Nodes, attention: str = "none", *, space: str = "small") -> 
         attention=attention,
     )
     network = NetworkSpec(channels=8, cells=5, reductions=(1, 3), height=64, width=32)
-    return Genotype(space=reference(structure, space), network=network, cells={"normal": cell, "reduce": cell})
+    return Genotype(space=SpaceReference.of(structure, space), network=network, cells={"normal": cell, "reduce": cell})
 
 
 def random_nodes(count: int, rng: random.Random) -> Nodes:

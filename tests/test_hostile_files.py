@@ -395,14 +395,14 @@ SPACE = {
 
 def _genotype(**network: Any) -> dict[str, Any]:
     from dcs_nas.settings import parse
-    from dcs_nas.space import SpaceSpec, reference
+    from dcs_nas.space import SpaceReference, SpaceSpec
 
     space = parse(SpaceSpec, SPACE, source="")
     edges = [[{"op": "skip_connect", "from": s} for s in (i, i + 1)] for i in range(2)]
     sizes = {"channels": 4, "cells": 2, "reductions": [], "height": 32, "width": 16}
     return {
         "format": 1,
-        "space": reference(space, "s").model_dump(mode="json", by_alias=True),
+        "space": SpaceReference.of(space, "s").model_dump(mode="json", by_alias=True),
         "network": {**sizes, **network},
         "cells": {"normal": {"nodes": edges}, "reduce": {"nodes": edges}},
     }

@@ -15,7 +15,7 @@ from dcs_nas.models.cell_space import fixed_network
 from dcs_nas.models.flops import count
 from dcs_nas.models.latency import LatencyTable
 from dcs_nas.models.profile import profile
-from dcs_nas.space import CellStructure, Genotype, NetworkSpec, reference
+from dcs_nas.space import CellStructure, Genotype, NetworkSpec, SpaceReference
 from tests.command_line import refused, run_command
 
 CPU = torch.device("cpu")
@@ -103,7 +103,7 @@ def _small_genotype() -> Genotype:
     network = NetworkSpec(channels=4, cells=3, reductions=(1, 2), height=32, width=16)
     nodes = [[{"op": "sep_conv_3x3", "from": 0}, {"op": "max_pool_3x3", "from": 1}]]
     cells = {"normal": {"nodes": nodes, "attention": "dcs"}, "reduce": {"nodes": nodes}}
-    return Genotype(space=reference(structure, "small"), network=network, cells=cells)
+    return Genotype(space=SpaceReference.of(structure, "small"), network=network, cells=cells)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from dcs_nas.models.cell_supernet import CellSupernet
 from dcs_nas.models.relaxation import DirichletMixture, Gumbel, Sample, Softmax, normalized_edges
 from dcs_nas.models.super_cell import SuperCell, edge_index
 from dcs_nas.models.supernet import Mixture
-from dcs_nas.space import CellStructure, NetworkSpec, Origin, reference
+from dcs_nas.space import CellStructure, NetworkSpec, Origin, SpaceReference
 
 OPERATIONS = ("none", "skip_connect", "max_pool_3x3", "sep_conv_3x3", "dil_conv_3x3")
 
@@ -205,7 +205,7 @@ def test_edge_weights_count_in_what_is_derived() -> None:
         supernet.mixtures["normal"].edge_alpha.copy_(torch.tensor([0.0, 0.0, -9.0, 5.0, 5.0]))
         supernet.mixtures["normal"].alpha[2, 3] = 9.0  # a decided operation on an edge that hardly counts
     found = CellKind().derive(
-        supernet.mixture_weights(), reference(supernet.structure, "x"), supernet.network, origin=Origin()
+        supernet.mixture_weights(), SpaceReference.of(supernet.structure, "x"), supernet.network, origin=Origin()
     )
     assert [edge.source for edge in found.cells["normal"].nodes[1]] == [1, 2]
     assert "normal_edges" in supernet.alphas()
@@ -214,7 +214,7 @@ def test_edge_weights_count_in_what_is_derived() -> None:
 def test_a_supernet_with_partial_channels_has_no_weights_to_inherit() -> None:
     supernet = _supernet(partial=2)
     genotype = CellKind().derive(
-        supernet.mixture_weights(), reference(supernet.structure, "x"), supernet.network, origin=Origin()
+        supernet.mixture_weights(), SpaceReference.of(supernet.structure, "x"), supernet.network, origin=Origin()
     )
     with pytest.raises(InputError, match=r"operations see 1/2 of the channels .* retrain from scratch"):
         supernet.inherited_state(genotype)

@@ -29,9 +29,9 @@ from dcs_nas.space import (
     ChainGenotype,
     NetworkSpec,
     Origin,
+    SpaceReference,
     load_genotype,
     load_space,
-    reference,
     shipped_file,
 )
 from dcs_nas.training.checkpoints import load_checkpoint
@@ -176,7 +176,7 @@ def test_perturbation_keeps_what_is_missed_most() -> None:
 
     found = by_perturbation(start, structure, loss, seed=0)
     network = NetworkSpec(channels=4, cells=1, height=8, width=8)
-    genotype = CellKind().derive(found, reference(structure, "x"), network, origin=Origin())
+    genotype = CellKind().derive(found, SpaceReference.of(structure, "x"), network, origin=Origin())
     assert [(e.op, e.source) for e in genotype.cells["normal"].nodes[0]] == [("skip_connect", 0), ("sep_conv_3x3", 1)]
     assert genotype.cells["normal"].attention == "dcs"
     for weights in asked[:4]:  # what is taken from an operation goes to the others of its edge
@@ -188,9 +188,9 @@ def test_skips_are_counted_and_capped() -> None:
     network = NetworkSpec(channels=4, cells=1, height=8, width=8)
     weights = {"normal": torch.tensor([[0.1, 0.6, 0.3]] * 5), "normal_attention": torch.ones(1, 1)}
     weights["normal"][3, 1] = 0.9
-    free = CellKind().derive(weights, reference(structure, "x"), network, origin=Origin())
+    free = CellKind().derive(weights, SpaceReference.of(structure, "x"), network, origin=Origin())
     assert free.skips() == {"normal": 4}
-    capped = CellKind().derive(weights, reference(structure, "x"), network, origin=Origin(), max_skips=1)
+    capped = CellKind().derive(weights, SpaceReference.of(structure, "x"), network, origin=Origin(), max_skips=1)
     assert capped.skips() == {"normal": 1}
     assert ("skip_connect", 1) in [(e.op, e.source) for e in capped.cells["normal"].nodes[1]]
 

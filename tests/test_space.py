@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from dcs_nas.errors import InputError
-from dcs_nas.space import Genotype, SpaceSpec, load_genotype, read_space, reference, shipped_file, thirds
+from dcs_nas.space import Genotype, SpaceReference, SpaceSpec, load_genotype, read_space, shipped_file, thirds
 
 SPACE = {"name": "tiny", "cells": 3, "channels": 4, "nodes": 2, "operations": ["none", "skip_connect", "dcs"]}
 
@@ -22,7 +22,7 @@ def _genotype(space: SpaceSpec | None = None) -> Genotype:
     space = space or _space()
     nodes = [[{"op": "dcs", "from": 0}, {"op": "skip_connect", "from": 1}]] * 2
     cells = {"normal": {"nodes": nodes, "attention": "rga"}, "reduce": {"nodes": nodes}}
-    return Genotype(space=reference(space, space.name), network=space.network(32, 16), cells=cells)
+    return Genotype(space=SpaceReference.of(space, space.name), network=space.network(32, 16), cells=cells)
 
 
 def _write(path: Path, data: Any) -> Path:

@@ -17,7 +17,7 @@ from dcs_nas.models.cell_space import CellSpace, fixed_network
 from dcs_nas.models.cell_supernet import CellSupernet
 from dcs_nas.models.operations import OPERATIONS
 from dcs_nas.models.supernet import one_hot
-from dcs_nas.space import CellStructure, Genotype, NetworkSpec, Origin, edge_index, reference
+from dcs_nas.space import CellStructure, Genotype, NetworkSpec, Origin, SpaceReference, edge_index
 from tests.darts import golden_network, logits, plain_cell
 
 Golden = Callable[[str], dict[str, np.ndarray]]
@@ -38,7 +38,7 @@ def _random_genotype(structure: CellStructure, network: NetworkSpec, seed: int) 
     for kind in ("normal", "reduce"):
         weights[kind] = torch.rand(edge_index(structure.nodes, 0), len(structure.operations), generator=generator)
         weights[f"{kind}_attention"] = torch.rand(1, len(structure.attention), generator=generator)
-    return CellKind().derive(weights, reference(structure, "test"), network, origin=Origin())
+    return CellKind().derive(weights, SpaceReference.of(structure, "test"), network, origin=Origin())
 
 
 def test_loss_and_first_order_gradients_equal_those_of_the_published_network(golden: Golden) -> None:
@@ -59,7 +59,7 @@ def test_the_derived_genotype_equals_the_published_one(golden: Golden) -> None:
     values = golden("darts_supernet")
     supernet, _ = golden_network(values)
     found = CellKind().derive(
-        supernet.mixture_weights(), reference(supernet.structure, "darts"), supernet.network, origin=Origin()
+        supernet.mixture_weights(), SpaceReference.of(supernet.structure, "darts"), supernet.network, origin=Origin()
     )
     for kind in ("normal", "reduce"):
         edges = [(e.op, e.source) for node in found.cells[kind].nodes for e in node]

@@ -23,6 +23,36 @@ from dcs_nas.space import CellStructure, NetworkSpec
 Kind = Literal["flops", "parameters", "latency"]
 
 
+Shape = tuple[int, ...]
+Weight = tuple[str, int, int]
+"""Mixture, row and column of a mixture weight."""
+
+
+@dataclass(frozen=True)
+class Part(Work):
+    """A module of a cell network, to be timed.
+
+    Attributes:
+        name: its place, such as "cells.3 node 0 <- 1 sep_conv_3x3".
+        weight: the mixture weight that says how much of it is there; None: it always is.
+        macs: multiply-adds for one image.
+        parameters: numbers that training may change.
+    """
+
+    name: str
+    weight: Weight | None
+    macs: int
+    parameters: int
+
+    def cost(self, kind: Kind, latency: LatencyTable | None) -> float:
+        """Return its cost; the absence of an edge takes no time."""
+        if kind != "latency":
+            return self.macs if kind == "flops" else self.parameters
+        if latency is None:
+            raise InputError("the expected latency needs a latency table; measure one with dcs-nas profile")
+        return 0.0 if self.key.startswith("none ") else latency[self.key]
+
+
 class CellCosts:
     """The costs of a space of cells: those of the fixed networks (batch norms with scale and shift), without a head.
 
@@ -47,9 +77,9 @@ class CellCosts:
         stem = f"stem {n.stem} of {n.stem_multiplier}x the width, images {n.height} x {n.width}"
         return f"cells {self.structure.hash}: {n.cells} cells of width {n.channels}{places}, {stem}"
 
-    def works(self) -> list[Work]:
-        """Return all works but the absence of an edge, which takes no time in a derived cell."""
-        return [part.work for part in self.parts if not part.work.key.startswith("none ")]
+    def works(self) -> list[Part]:
+        """Return all parts but the absence of an edge, which takes no time in a derived cell."""
+        return [part for part in self.parts if not part.key.startswith("none ")]
 
     def expected_cost(self, kind: Kind, latency: LatencyTable | None = None) -> CellCost:
         """Return the expected cost of mixtures ``normal``, ``normal_attention``, ``reduce``, ``reduce_attention``."""
@@ -64,7 +94,7 @@ class CellCosts:
         """
         base, tables = 0.0, self._zeros()
         for part in self.parts:
-            cost = _cost(part, kind, latency)
+            cost = part.cost(kind, latency)
             if part.weight is None:
                 base += cost
             else:
@@ -143,40 +173,6 @@ class CellCost:
         return total
 
 
-def _cost(part: Part, kind: Kind, latency: LatencyTable | None) -> float:
-    if kind == "flops":
-        return part.macs
-    if kind == "parameters":
-        return part.parameters
-    if latency is None:
-        raise InputError("the expected latency needs a latency table; measure one with dcs-nas profile")
-    return 0.0 if part.work.key.startswith("none ") else latency[part.work.key]
-
-
-Shape = tuple[int, ...]
-Weight = tuple[str, int, int]
-"""Mixture, row and column of a mixture weight."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """A module of a cell network.
-
-    Attributes:
-        name: its place, such as "cells.3 node 0 <- 1 sep_conv_3x3".
-        weight: the mixture weight that says how much of it is there; None: it always is.
-        macs: multiply-adds for one image.
-        parameters: numbers that training may change.
-        work: what to time.
-    """
-
-    name: str
-    weight: Weight | None
-    macs: int
-    parameters: int
-    work: Work
-
-
 def cell_parts(structure: CellStructure, network: NetworkSpec) -> list[Part]:
     """Return stem, preprocessing and every candidate of a space, in order of computation, as in a fixed network.
 
@@ -241,7 +237,7 @@ class _Walk:
         if same is not None:
             self._known[same] = macs, parameters, given
         key = f"{what} {_times(shape)} to {_times(given)}"
-        self.parts.append(Part(name, weight, macs, parameters, Work(key, shape, make)))
+        self.parts.append(Part(key, shape, make, name, weight, macs, parameters))
         return given
 
 

@@ -23,11 +23,10 @@ from dcs_nas.space import (
     Genotype,
     NetworkSpec,
     Origin,
+    SpaceReference,
     SpaceSpec,
     edge_index,
-    reference,
 )
-from dcs_nas.space.cells import SpaceReference
 
 Named = SpaceSpec | SpaceReference
 
@@ -72,7 +71,7 @@ class CellKind(SpaceKind):
         cells = {
             kind: _derive_cell(weights[kind], weights[f"{kind}_attention"], space, max_skips) for kind in network.kinds
         }
-        return Genotype(space=reference(space, space.name), network=network, cells=cells, origin=origin)
+        return Genotype(space=SpaceReference.of(space, space.name), network=network, cells=cells, origin=origin)
 
     def random_genotype(
         self, space: Named, network: NetworkSpec, random: np.random.Generator, *, origin: Origin
@@ -95,7 +94,7 @@ class CellKind(SpaceKind):
             )
             for kind in network.kinds
         }
-        return Genotype(space=reference(space, space.name), network=network, cells=cells, origin=origin)
+        return Genotype(space=SpaceReference.of(space, space.name), network=network, cells=cells, origin=origin)
 
     def genotype_of(self, sample: Mapping[str, Any], space: Named, network: NetworkSpec, *, origin: Origin) -> Genotype:
         def edge(kind: str, node: int, k: int) -> Edge:
@@ -112,7 +111,7 @@ class CellKind(SpaceKind):
             )
             for kind in network.kinds
         }
-        return Genotype(space=reference(space, space.name), network=network, cells=cells, origin=origin)
+        return Genotype(space=SpaceReference.of(space, space.name), network=network, cells=cells, origin=origin)
 
     def costs(self, structure: CellStructure, network: NetworkSpec) -> CellCosts:
         return CellCosts(structure, network)

@@ -16,6 +16,7 @@ from dcs_nas.space import (
     BlockGenotype,
     ChainGenotype,
     ChainNetwork,
+    ChainReference,
     ChainSpec,
     Choice,
     Origin,
@@ -23,9 +24,7 @@ from dcs_nas.space import (
     StageSpec,
     attention_choice,
     block_choices,
-    chain_reference,
 )
-from dcs_nas.space.chain import ChainReference
 
 Named = ChainSpec | ChainReference
 
@@ -67,7 +66,7 @@ class ChainKind(SpaceKind):
         self, sample: Mapping[str, Any], space: Named, network: ChainNetwork, *, origin: Origin
     ) -> ChainGenotype:
         stages = tuple(_stage(sample, stage, number) for number, stage in enumerate(space.stages, start=1))
-        return ChainGenotype(space=chain_reference(space, space.name), network=network, stages=stages, origin=origin)
+        return ChainGenotype(space=ChainReference.of(space, space.name), network=network, stages=stages, origin=origin)
 
 
 def _stage(sample: Mapping[str, Any], stage: StageSpec, number: int) -> StageGenotype:

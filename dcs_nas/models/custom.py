@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dcs_nas.errors import InputError
 
 Shape = tuple[int, int, int]
 
 
-def tried(what: str, make: Callable[[], nn.Module], given: Shape, expected: Shape, *, call: str) -> nn.Module:
-    """Return the module that ``make`` builds, after one map of shape ``given`` in evaluation mode.
+def build_custom(what: str, make: Callable[[], nn.Module], shape: Shape, expected: Shape, *, call: str) -> nn.Module:
+    """Return the module that ``make`` builds, after one map of ``shape`` in evaluation mode.
 
     The random generator is left as the building left it.
 
     Raises:
-        InputError: it cannot be built or run, gives another shape than ``expected``, or changes its input.
+        InputError: it cannot be built or run, has an output of another shape than ``expected``, or changes its input.
     """
     try:
         module = make()
@@ -29,28 +29,23 @@ def tried(what: str, make: Callable[[], nn.Module], given: Shape, expected: Shap
     if not isinstance(module, nn.Module):
         raise InputError(f"{what} gave a {type(module).__name__}, expected a torch.nn.Module")
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        x = torch.randn(1, *given)
+        x = torch.randn(1, *shape)
         before = x.clone()
-        found = _run(what, module.eval(), x)
+        try:
+            output = module.eval()(x)
+        except Exception as error:
+            raise InputError(f"{what} fails on a map {_times(shape)}: {_words(error)}") from error
     module.train()
-    if tuple(found.shape) != (1, *expected):
+    if not isinstance(output, torch.Tensor):
+        raise InputError(f"{what} gives a {type(output).__name__}, expected a map (batch, channels, height, width)")
+    if tuple(output.shape) != (1, *expected):
         raise InputError(
-            f"{what} makes {_times(found.shape[1:])} of a map {_times(given)} (channels x height x width), "
+            f"{what} makes {_times(output.shape[1:])} of a map {_times(shape)} (channels x height x width), "
             f"expected {_times(expected)}"
         )
     if not torch.equal(x, before):
         raise InputError(f"{what} changes its input, which others read too; leave inplace=True out")
     return module
-
-
-def _run(what: str, module: nn.Module, x: Tensor) -> Tensor:
-    try:
-        found = module(x)
-    except Exception as error:
-        raise InputError(f"{what} fails on a map {_times(x.shape[1:])}: {_words(error)}") from error
-    if not isinstance(found, Tensor):
-        raise InputError(f"{what} gives a {type(found).__name__}, expected a map (batch, channels, height, width)")
-    return found
 
 
 def _words(error: Exception) -> str:

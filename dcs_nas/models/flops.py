@@ -28,19 +28,15 @@ class LayerCost:
 
     Attributes:
         name: its place in the network, "" for the network itself.
-        kind: its class.
         parameters: of its own, without those that an earlier row shares with it.
         macs: multiply-accumulates for one image, all uses together.
         uses: how often it runs for one image.
-        output: shape of what it gave last for one image, without the batch; () where that is not one tensor.
     """
 
     name: str
-    kind: str
     parameters: int
     macs: int
     uses: int
-    output: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -146,7 +142,7 @@ def _rows(model: nn.Module, shares: Mapping[nn.Module, Share]) -> Iterator[Layer
         counted |= own
         share = shares.get(module, Share())
         parameters = sum(p.numel() for p in own)
-        yield LayerCost(name, type(module).__name__, parameters, int(share.amount) // 2, share.uses, share.output)
+        yield LayerCost(name, parameters, int(share.amount) // 2, share.uses)
 
 
 def dry_run(model: nn.Module, height: int, width: int) -> Any:

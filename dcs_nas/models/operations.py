@@ -16,7 +16,7 @@ from torch.nn.functional import batch_norm
 
 from dcs_nas.errors import InputError
 from dcs_nas.models.blocks import ATTENTION, build_attention
-from dcs_nas.models.custom import tried
+from dcs_nas.models.custom import build_custom
 from dcs_nas.models.depthwise import DepthwiseConv, PointwiseConv
 from dcs_nas.registry import Registry
 
@@ -140,7 +140,7 @@ def build_operation(name: str, channels: int, stride: int, *, height: int, width
         return make()
     what = f"operation '{name}' of {OPERATIONS.owner(name)}"
     given, expected = (channels, height * stride, width * stride), (channels, height, width)
-    operation = tried(what, make, given, expected, call="factory(channels, stride, height=, width=, affine=)")
+    operation = build_custom(what, make, given, expected, call="factory(channels, stride, height=, width=, affine=)")
     if isinstance(operation, ReluFirst) and type(operation).forward is not ReluFirst.forward:
         raise InputError(f"{what} is a ReluFirst with a forward of its own; write after_relu, or derive from nn.Module")
     return operation

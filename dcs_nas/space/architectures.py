@@ -17,15 +17,15 @@ from typing import Any
 from pydantic import ValidationError
 
 from dcs_nas.errors import InputError
-from dcs_nas.space.cells import CellGenotype, Edge, Genotype, NetworkSpec, SpaceSpec, reference
+from dcs_nas.space.cells import CellGenotype, Edge, Genotype, NetworkSpec, SpaceReference, SpaceSpec
 from dcs_nas.space.chain import (
     BlockGenotype,
     ChainGenotype,
     ChainNetwork,
+    ChainReference,
     ChainSpec,
     StageGenotype,
     StageSpec,
-    chain_reference,
 )
 from dcs_nas.space.kinds import AnyGenotype, Space
 
@@ -88,7 +88,7 @@ class _CellTexts:
 
     def decode(self, text: str, space: SpaceSpec, network: NetworkSpec) -> Genotype:
         cells = dict(zip(sorted(network.kinds), map(_cell, text.split(";")), strict=True))
-        return Genotype(space=reference(space, space.name), network=network, cells=cells)
+        return Genotype(space=SpaceReference.of(space, space.name), network=network, cells=cells)
 
     def count(self, space: SpaceSpec, network: NetworkSpec) -> int:
         kept = space.edges_per_node
@@ -119,7 +119,7 @@ class _ChainTexts:
 
     def decode(self, text: str, space: ChainSpec, network: ChainNetwork) -> ChainGenotype:
         stages = tuple(map(_stage, text.split("|")))
-        return ChainGenotype(space=chain_reference(space, space.name), network=network, stages=stages)
+        return ChainGenotype(space=ChainReference.of(space, space.name), network=network, stages=stages)
 
     def count(self, space: ChainSpec, network: ChainNetwork) -> int:
         return math.prod(len(choice.options) for choice in space.choices())

@@ -20,10 +20,10 @@ from dcs_nas.space.kinds import (
     AnyGenotype,
     Name,
     Origin,
+    Reference,
     Rows,
     Space,
     check_weights,
-    require_hash,
     require_member,
     require_unique,
     short_hash,
@@ -167,16 +167,8 @@ class CellGenotype(Settings):
         return self
 
 
-class SpaceReference(CellStructure):
+class SpaceReference(Reference, CellStructure):
     """The space that a genotype belongs to: its name, its hash and the candidates of its cells."""
-
-    name: Name
-    declared_hash: str = Field(alias="hash")
-
-    @model_validator(mode="after")
-    def _check_hash(self) -> SpaceReference:
-        require_hash(self.declared_hash, self.hash)
-        return self
 
 
 @GENOTYPES.register("cells")
@@ -351,12 +343,6 @@ def edge_index(node: int, source: int) -> int:
     [2, 3, 4]
     """
     return node * (node + 3) // 2 + source
-
-
-def reference(structure: CellStructure, name: str) -> SpaceReference:
-    """Return the part of a space that its genotypes keep."""
-    fields = {field: getattr(structure, field) for field in CellStructure.model_fields}
-    return SpaceReference(**fields, name=name, declared_hash=structure.hash)
 
 
 def cells_weights(structure: CellStructure, network: NetworkSpec, *, edges: int) -> int:

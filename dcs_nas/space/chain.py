@@ -22,10 +22,10 @@ from dcs_nas.space.kinds import (
     AnyGenotype,
     Name,
     Origin,
+    Reference,
     Rows,
     Space,
     check_weights,
-    require_hash,
     require_member,
     require_unique,
     short_hash,
@@ -179,16 +179,8 @@ class StageGenotype(Settings):
             yield None if number in self.skipped else next(kept)
 
 
-class ChainReference(ChainStructure):
+class ChainReference(Reference, ChainStructure):
     """The space that a genotype belongs to: its name, its hash and the whole chain."""
-
-    name: Name
-    declared_hash: str = Field(alias="hash")
-
-    @model_validator(mode="after")
-    def _check_hash(self) -> ChainReference:
-        require_hash(self.declared_hash, self.hash)
-        return self
 
 
 @GENOTYPES.register("chain")
@@ -315,12 +307,6 @@ def attention_choice(stage: StageSpec, number: int) -> Choice:
 def squeezed(hidden: int) -> int:
     """Return the channels inside squeeze-excite of ``hidden`` channels: a quarter (MobileNetV3, arXiv 1905.02244)."""
     return max(1, hidden // 4)
-
-
-def chain_reference(structure: ChainStructure, name: str) -> ChainReference:
-    """Return the part of a space that its genotypes keep."""
-    fields = {field: getattr(structure, field) for field in ChainStructure.model_fields}
-    return ChainReference(**fields, name=name, declared_hash=structure.hash)
 
 
 def chain_relations(structure: ChainStructure, height: int, width: int) -> int:

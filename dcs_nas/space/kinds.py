@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dcs_nas.errors import InputError
 from dcs_nas.registry import Registry
@@ -60,6 +60,29 @@ class Space(Settings):
     def grouped(self, figures: Mapping[str, float]) -> dict[str, float]:
         """Return figures by mixture, such as entropies, as they are logged."""
         return dict(figures)
+
+
+class Reference(Settings):
+    """The part of a space that a genotype keeps, with the space's name and hash; the structure is the other base."""
+
+    name: Name
+    declared_hash: str = Field(alias="hash")
+    if TYPE_CHECKING:
+
+        @property
+        def hash(self) -> str: ...
+
+    @model_validator(mode="after")
+    def _check_hash(self) -> Self:
+        if self.declared_hash != self.hash:
+            raise ValueError(f"hash {self.declared_hash} does not fit the space listed beside it ({self.hash})")
+        return self
+
+    @classmethod
+    def of(cls, structure: Any, name: str) -> Self:
+        """Return the reference to a space's structure."""
+        fields = {field: getattr(structure, field) for field in cls.model_fields if hasattr(structure, field)}
+        return cls(**{**fields, "name": name, "declared_hash": structure.hash})
 
 
 class Origin(Settings):
@@ -187,12 +210,6 @@ def require_settings(of: Space | AnyGenotype, wanted: Mapping[str, bool], *, sec
 def short_hash(data: Mapping[str, Any]) -> str:
     """Return twelve hex digits of plain data."""
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def require_hash(declared: str, found: str) -> None:
-    """Raise ``ValueError`` where a genotype's file declares another hash than its space has."""
-    if declared != found:
-        raise ValueError(f"hash {declared} does not fit the space listed beside it ({found})")
 
 
 def require_unique(values: Sequence[Any], field: str) -> None:

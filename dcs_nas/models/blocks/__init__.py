@@ -18,7 +18,7 @@ from dcs_nas.models.blocks.dcs import DCSAttention, kept_shares, select_channels
 from dcs_nas.models.blocks.harmonious import HardAttention, HarmoniousAttention, SoftAttention, stack_regions
 from dcs_nas.models.blocks.nonlocal_block import NonLocalBlock
 from dcs_nas.models.blocks.rga import RGA
-from dcs_nas.models.custom import tried
+from dcs_nas.models.custom import build_custom
 from dcs_nas.registry import Registry
 
 __all__ = [
@@ -106,4 +106,4 @@ def build_attention(name: str, channels: int, height: int, width: int, **setting
         return factory(channels, height, width, **settings)
     what, shape = f"attention block '{name}' of {ATTENTION.owner(name)}", (channels, height, width)
     make = functools.partial(factory, channels, height, width, **settings)
-    return tried(what, make, shape, shape, call="factory(channels, height, width, **settings)")
+    return build_custom(what, make, shape, shape, call="factory(channels, height, width, **settings)")
