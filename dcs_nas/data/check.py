@@ -128,9 +128,12 @@ def check_dataset(
             return CheckReport(name, Path(root), None, problems=(*problems, fatal))
     unmatched = unmatched_queries(dataset)
     if dataset.query and dataset.gallery and sum(len(u.queries) for u in unmatched) == len(dataset.query):
-        problems += [
-            _no_match(u, has_camera_option="camera" in inspect.signature(DATASETS[name]).parameters) for u in unmatched
-        ]
+        advice = dict(_ADVICE)
+        if "camera" in inspect.signature(DATASETS[name]).parameters:
+            advice[_OWN_CAMERA] += ", or load the data with -o camera=none"
+        for each in unmatched:
+            found = f"no query has a match, {len(each.queries):,} since {each.cause}"
+            problems.append(Problem("no match", f"{found}: {advice[each.cause]}"))
     return CheckReport(
         name,
         dataset.root,
@@ -204,14 +207,6 @@ def unreadable_images(dataset: ReidDataset, *, progress: Progress | None = None)
             if progress is not None:
                 progress(done, len(paths))
     return tuple(faults)
-
-
-def _no_match(unmatched: Unmatched, *, has_camera_option: bool) -> Problem:
-    """Describe why no query of a data set has a match, for one of the causes, and how to fix it."""
-    advice = _ADVICE[unmatched.cause]
-    if unmatched.cause == _OWN_CAMERA and has_camera_option:
-        advice += ", or load the data with -o camera=none"
-    return Problem("no match", f"no query has a match, {len(unmatched.queries):,} since {unmatched.cause}: {advice}")
 
 
 def _cause(query: Record, cameras: set[int], *, filtered: bool) -> str | None:

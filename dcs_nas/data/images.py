@@ -127,9 +127,17 @@ def image_cache(
     """
     shape = (len(paths), height, width, 3)
     file = folder / f"{_key(root, paths, shape)}.uint8"
-    if not _is_whole(file, shape):
+    size = int(np.prod(shape))
+    if not file.is_file() or file.stat().st_size != size:
+        if file.is_file():
+            log.warning("%s is cut off: decoding its images again", file)
         folder.mkdir(parents=True, exist_ok=True)
-        _require_space(folder, int(np.prod(shape)))
+        free = shutil.disk_usage(folder).free
+        if size > free:
+            raise InputError(
+                f"the decoded images need {size / 2**20:,.0f} MiB in {folder}, {free / 2**20:,.0f} are free; "
+                "set data.cache to a folder with room, or lower data.height and data.width"
+            )
         _decode_all(root, paths, shape, file, progress)
     return np.memmap(file, dtype=np.uint8, mode="r", shape=shape)
 
@@ -155,21 +163,3 @@ def _decode_all(
                     progress(i + 1, len(paths))
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _is_whole(file: Path, shape: tuple[int, ...]) -> bool:
-    if not file.is_file():
-        return False
-    if file.stat().st_size == int(np.prod(shape)):
-        return True
-    log.warning("%s is cut off: decoding its images again", file)
-    return False
-
-
-def _require_space(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise InputError(
-            f"the decoded images need {needed / 2**20:,.0f} MiB in {folder}, {free / 2**20:,.0f} are free; "
-            "set data.cache to a folder with room, or lower data.height and data.width"
-        )

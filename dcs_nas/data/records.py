@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from dcs_nas.errors import InputError, choices
 
@@ -14,6 +14,7 @@ JUNK = -1
 DISTRACTOR = 0
 PROTOCOLS = ("cross_camera", "single_gallery_shot", "no_camera_filter")
 
+V = TypeVar("V", int, str)
 Split = Literal["train", "query", "gallery"]
 SPLITS: tuple[Split, ...] = ("train", "query", "gallery")
 
@@ -110,8 +111,8 @@ def combine(datasets: Sequence[ReidDataset], *, splits: Sequence[Split] = ("trai
     for dataset in datasets:
         records = _chosen(dataset, splits)
         folder = Path(os.path.abspath(dataset.root)).relative_to(root)
-        person = _numbered((r.person for r in records), first=max((r.person for r in train), default=0) + 1)
-        camera = _numbered((r.camera for r in records), first=max((r.camera for r in train), default=-1) + 1)
+        person = numbered((r.person for r in records), first=max((r.person for r in train), default=0) + 1)
+        camera = numbered((r.camera for r in records), first=max((r.camera for r in train), default=-1) + 1)
         people |= _names_renumbered(folder, dataset.label_map, person)
         cameras |= _names_renumbered(folder, dataset.camera_map, camera)
         train += [Record((folder / r.path).as_posix(), person[r.person], camera[r.camera]) for r in records]
@@ -136,8 +137,8 @@ def _chosen(dataset: ReidDataset, splits: Sequence[str]) -> list[Record]:
     return list({r.path: r for r in kept}.values())
 
 
-def _numbered(values: Iterable[int], *, first: int) -> dict[int, int]:
-    """Return new numbers of the values, counting up from ``first`` in their order."""
+def numbered(values: Iterable[V], *, first: int) -> dict[V, int]:
+    """Return numbers of the different values, counting up from ``first`` in sorted order."""
     return {value: number for number, value in enumerate(sorted(set(values)), start=first)}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -12,8 +12,11 @@ from typing import Annotated
 from pydantic import Field
 
 from dcs_nas.data.datasets.loaders import report
-from dcs_nas.data.records import JUNK, SPLITS, Record, ReidDataset
+from dcs_nas.data.records import JUNK, SPLITS, Record, ReidDataset, numbered
 from dcs_nas.errors import InputError
+
+Share = Annotated[float, Field(gt=0, lt=1)] | None
+Seed = Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +49,8 @@ def from_labels(
     kept = [image for image in images if image.person != str(JUNK)]
     if not kept:
         raise InputError(f"{root} holds no images of people; expected some in {', '.join(SPLITS)}")
-    people = _numbered((image.person for image in kept), start=1)
-    cameras = _numbered((image.camera for image in kept), start=0)
+    people = numbered((image.person for image in kept), first=1)
+    cameras = numbered((image.camera for image in kept), first=0)
     train, query, gallery = (
         tuple(Record(i.path, people[i.person], cameras[i.camera]) for i in kept if i.split == split) for split in SPLITS
     )
@@ -57,14 +60,6 @@ def from_labels(
     return ReidDataset(
         name, root, train, query, gallery, version, protocol=protocol, label_map=people, camera_map=cameras
     )
-
-
-def _numbered(names: Iterable[str], *, start: int) -> dict[str, int]:
-    return {name: number for number, name in enumerate(sorted(set(names)), start=start)}
-
-
-Share = Annotated[float, Field(gt=0, lt=1)] | None
-Seed = Annotated[int, Field(ge=0)]
 
 
 def divided(images: Sequence[LabelledImage], *, share: float, seed: int) -> list[LabelledImage]:

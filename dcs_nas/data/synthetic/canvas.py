@@ -53,16 +53,13 @@ class Canvas:
             person: whether it belongs to the person whom the picture is of, or hides it.
         """
         if edge > 0:
-            self._shadow(points, fill, edge)
+            shadow = _SHADOW if isinstance(fill, Image.Image) else darker(fill, 0.72)
+            self._draw.line([*points, points[0]], fill=shadow, width=round(2 * edge))
         if isinstance(fill, Image.Image):
             self._paste(points, fill)
         else:
             self._draw.polygon(points, fill=fill)
         self._draw_mask.polygon(points, fill=255 if person else 0)
-
-    def _shadow(self, points: Sequence[Position], fill: Fill, edge: float) -> None:
-        colour = _SHADOW if isinstance(fill, Image.Image) else darker(fill, 0.72)
-        self._draw.line([*points, points[0]], fill=colour, width=round(2 * edge))
 
     def _paste(self, points: Sequence[Position], texture: Image.Image) -> None:
         left, top = (max(0, math.floor(min(p[axis] for p in points))) for axis in (0, 1))

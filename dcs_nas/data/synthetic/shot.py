@@ -98,6 +98,7 @@ class Camera:
     usual_yaw: float
 
 
+@lru_cache(maxsize=16)
 def make_camera(number: int, settings: SyntheticSettings) -> Camera:
     """Return the camera with this number, from 1."""
     rng = settings.rng(CAMERA, number)
@@ -173,7 +174,7 @@ class _Track:
 
 def take_picture(shot: Shot, settings: SyntheticSettings) -> Image.Image:
     """Draw one image of ``settings.width`` x ``settings.height`` pixels; the same shot gives the same pixels."""
-    camera = _camera(shot.camera, settings)
+    camera = make_camera(shot.camera, settings)
     track = _sample_track(camera, settings.rng(TRACK, shot.person, shot.camera))
     rng = settings.rng(IMAGE, shot.person, shot.camera, shot.take)
     canvas = Canvas(_background(camera, track, settings, rng))
@@ -186,11 +187,6 @@ def take_picture(shot: Shot, settings: SyntheticSettings) -> Image.Image:
     if rng.random() < settings.occlusion / 100:
         draw_occluder(canvas, rng)
     return photograph(_light(canvas, rng), camera, track.exposure * rng.uniform(0.93, 1.07), rng)
-
-
-@lru_cache(maxsize=16)
-def _camera(number: int, settings: SyntheticSettings) -> Camera:
-    return make_camera(number, settings)
 
 
 @lru_cache(maxsize=512)
