@@ -33,14 +33,14 @@ class DistanceBlocks(ABC):
 
     @abstractmethod
     def block(self, queries: np.ndarray) -> Tensor:
-        """A fresh (b, G) tensor of values, never NaN, that grow with the distances of ``queries`` (b,)."""
+        """Return a fresh (b, G) tensor of values, never NaN, that grow with the distances of ``queries`` (b,)."""
 
     def to_distance(self, values: Tensor, queries: np.ndarray) -> Tensor:
-        """Turns ``values`` (b, k) out of ``block(queries)`` into distances in the metric's own unit."""
+        """Turn ``values`` (b, k) out of ``block(queries)`` into distances in the metric's own unit."""
         return values
 
     def matrix(self, *, query_block: int = 512) -> Tensor:
-        """All distances, (Q, G)."""
+        """Return all distances, (Q, G)."""
         rows = (np.arange(q, min(q + query_block, self.shape[0])) for q in range(0, self.shape[0], query_block))
         return torch.cat([self.to_distance(self.block(queries), queries) for queries in rows])
 
@@ -50,7 +50,7 @@ class PairDistances(DistanceBlocks):
 
     @abstractmethod
     def pairs(self, queries: np.ndarray, gallery: np.ndarray) -> Tensor:
-        """Distances (H,) of ``queries`` (H,) to ``gallery`` (H,), one to one."""
+        """Return the distances (H,) of ``queries`` (H,) to ``gallery`` (H,), one to one."""
 
 
 class FeatureDistances(PairDistances):
@@ -183,14 +183,14 @@ class SparseColumns(DistanceBlocks):
 
 
 def _rows(queries: np.ndarray, device: torch.device) -> Tensor | slice:
-    """An index of the rows ``queries``: a slice, which copies nothing, where they follow one another."""
+    """Return an index of the rows ``queries``: a slice, which copies nothing, where they follow one another."""
     if len(queries) and (np.diff(queries) == 1).all():
         return slice(int(queries[0]), int(queries[-1]) + 1)
     return torch.as_tensor(queries, device=device)
 
 
 def finite(distances: Tensor) -> Tensor:
-    """``distances`` themselves; raises ``InputError`` where they hold NaN or infinity."""
+    """Return ``distances`` themselves; raise ``InputError`` where they hold NaN or infinity."""
     if not bool(distances.sum().isfinite()) and not bool(distances.isfinite().all()):
         raise InputError("distances hold NaN or infinity; every distance must be a finite number")
     return distances

@@ -28,7 +28,7 @@ _NORM_ROWS = 4096  # rows squared at a time, so that no second feature matrix is
 
 
 def as_matrix(name: str, values: Array, device: torch.device | str | None = None) -> Tensor:
-    """``values`` (N, M) as a float32 or float64 tensor without gradient, sharing memory where that is possible.
+    """Return ``values`` (N, M) as a float32 or float64 tensor without gradient, sharing memory where that is possible.
 
     Raises:
         InputError: not a matrix, empty, or not numbers.
@@ -45,7 +45,7 @@ def as_matrix(name: str, values: Array, device: torch.device | str | None = None
 
 
 def squared_norms(name: str, features: Tensor) -> Tensor:
-    """|x|^2 of every row, (N,).
+    """Return |x|^2 of every row, (N,).
 
     Raises:
         InputError: a row holds NaN or infinity, or its squared norm overflows.
@@ -62,22 +62,24 @@ def squared_norms(name: str, features: Tensor) -> Tensor:
     return norms
 
 
-def as_labels(name: str, values: Integers) -> np.ndarray:
-    """``values`` (N,) as int64.
+def as_labels(name: str, values: Integers, images: int) -> np.ndarray:
+    """Return ``values`` as int64, (N,) with N = ``images``.
 
     Raises:
-        InputError: not a vector of integers.
+        InputError: not a vector of integers, or not one per image.
     """
     array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise InputError(f"{name} has shape {array.shape} and dtype {array.dtype}; a vector of integers is expected")
+    if len(array) != images:
+        raise InputError(f"{len(array)} {name} for {images} images; one per image is expected")
     if array.dtype == np.uint64 and len(array) and array.max() > np.iinfo(np.int64).max:
         raise InputError(f"{name} holds {array.max()}; integers below 2^63 are expected")
     return array.astype(np.int64)
 
 
 def same_width(query_features: Tensor, gallery_features: Tensor) -> tuple[Tensor, Tensor]:
-    """Both matrices in their common float type.
+    """Return both matrices in their common float type.
 
     Raises:
         InputError: the numbers of channels differ.
@@ -127,13 +129,11 @@ class FeatureSet:
         squared_norms("gallery_features", gallery)
         for side, images in (("query", len(query)), ("gallery", len(gallery))):
             for name in (f"{side}_pids", f"{side}_camids"):
-                found = len(as_labels(name, getattr(self, name)))
-                if found != images:
-                    raise InputError(f"{found} {name} for {images} {side}_features; one per image is expected")
+                as_labels(name, getattr(self, name), images)
             _check_paths(f"{side}_paths", getattr(self, f"{side}_paths"), images)
 
     def arrays(self) -> dict[str, Any]:
-        """The six arrays by name."""
+        """Return the six arrays by name."""
         return {name: getattr(self, name) for name in FEATURE_KEYS}
 
 
@@ -148,7 +148,7 @@ FEATURE_KEYS = tuple(f.name for f in fields(FeatureSet) if f.name not in (*PATH_
 
 
 def load_features(path: Path | str) -> FeatureSet:
-    """Reads and checks a features file, with the images' paths where it holds them.
+    """Read and check a features file, with the images' paths where it holds them.
 
     Other arrays in it are left alone; pickled ones are never read.
 
@@ -192,7 +192,7 @@ def _read_arrays(path: Path) -> dict[str, Any]:
 
 
 def _read_evaluated(text: np.ndarray, path: Path) -> Any:
-    """The settings and facts of the evaluation, a JSON object in an array of one string."""
+    """Return the settings and facts of the evaluation, a JSON object in an array of one string."""
     try:
         found = json.loads(str(text.item()))
         parse(EvaluateConfig, found["settings"], source=str(path))
@@ -204,7 +204,7 @@ def _read_evaluated(text: np.ndarray, path: Path) -> Any:
 
 
 def save_features(path: Path | str, features: FeatureSet) -> None:
-    """Writes a features file, whole or not at all.
+    """Write a features file, whole or not at all.
 
     Raises:
         InputError: the name does not end in .npz.

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dcs_nas.errors import InputError
 from dcs_nas.evaluation.distances import DistanceBlocks
 from dcs_nas.evaluation.features import Integers, as_labels
 
@@ -40,34 +39,26 @@ class Labels:
 
     @classmethod
     def checked(
-        cls, query_pids: Integers, gallery_pids: Integers, query_camids: Integers, gallery_camids: Integers
+        cls,
+        query_pids: Integers,
+        gallery_pids: Integers,
+        query_camids: Integers,
+        gallery_camids: Integers,
+        *,
+        shape: tuple[int, int],
     ) -> Labels:
-        """The labels as int64 vectors.
+        """Return the labels of the images of a distance matrix of ``shape`` (Q, G).
 
         Raises:
-            InputError: not vectors of integers, or persons and cameras of different lengths.
+            InputError: not vectors of integers, or not one of each per image.
         """
-        labels = cls(
-            as_labels("query_pids", query_pids),
-            as_labels("gallery_pids", gallery_pids),
-            as_labels("query_camids", query_camids),
-            as_labels("gallery_camids", gallery_camids),
+        queries, gallery = shape
+        return cls(
+            as_labels("query_pids", query_pids, queries),
+            as_labels("gallery_pids", gallery_pids, gallery),
+            as_labels("query_camids", query_camids, queries),
+            as_labels("gallery_camids", gallery_camids, gallery),
         )
-        for side, pids, camids in (
-            ("query", labels.query_pids, labels.query_camids),
-            ("gallery", labels.gallery_pids, labels.gallery_camids),
-        ):
-            if len(pids) != len(camids):
-                raise InputError(f"{len(pids)} {side}_pids but {len(camids)} {side}_camids; one of each per image")
-        return labels
-
-    def expect(self, queries: int, gallery: int, what: str) -> None:
-        """Raises ``InputError`` unless there are labels for ``queries`` x ``gallery`` images."""
-        if (len(self.query_pids), len(self.gallery_pids)) != (queries, gallery):
-            raise InputError(
-                f"{what} for {queries} queries and {gallery} gallery images, but labels for "
-                f"{len(self.query_pids)} and {len(self.gallery_pids)}"
-            )
 
     @cached_property
     def junk(self) -> np.ndarray:
@@ -80,7 +71,7 @@ class Labels:
         return order, self.gallery_pids[order]
 
     def same_person(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Pairs of a query and a gallery image of its person: positions in ``queries`` (H,), gallery indices (H,)."""
+        """Return pairs of a query and an image of its person: positions in ``queries``, gallery indices, each (H,)."""
         order, sorted_pids = self._by_person
         pids = self.query_pids[queries]
         first = np.searchsorted(sorted_pids, pids, side="left")
@@ -88,7 +79,7 @@ class Labels:
         return np.repeat(np.arange(len(queries)), counts), order[ragged_ranges(first, counts)]
 
     def skipped(self, *, camera_filter: bool) -> np.ndarray:
-        """The cause (one of ``SKIP_CAUSES``) why a query cannot be scored, or "" where it can; (Q,) strings."""
+        """Return the cause (one of ``SKIP_CAUSES``) why a query cannot be scored, or "" where it can; (Q,) strings."""
         images = _images_in_gallery(self.query_pids[:, None], self.gallery_pids[:, None])
         causes = np.full(len(self.query_pids), "", dtype="<U32")
         if camera_filter:
@@ -101,14 +92,14 @@ class Labels:
 
 
 def _images_in_gallery(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
-    """How often each row of ``query`` (Q, n) occurs among the rows of ``gallery`` (G, n)."""
+    """Return how often each row of ``query`` (Q, n) occurs among the rows of ``gallery`` (G, n)."""
     _, codes = np.unique(np.concatenate([gallery, query]), axis=0, return_inverse=True)
     codes = codes.ravel()
     return np.bincount(codes[: len(gallery)], minlength=codes.max() + 1)[codes[len(gallery) :]]
 
 
 def ragged_ranges(first: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """first[0], first[0] + 1, ... (counts[0] numbers), first[1], ..., all in one vector.
+    """Return first[0], first[0] + 1, ... (counts[0] numbers), first[1], ..., all in one vector.
 
     >>> ragged_ranges(np.array([5, 0]), np.array([2, 3])).tolist()
     [5, 6, 0, 1, 2]
@@ -117,7 +108,7 @@ def ragged_ranges(first: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def ranks_of(block: Tensor, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """1-based rank of entry (rows[h], columns[h]) within its row of ``block`` (b, G), ties in column order; (H,).
+    """Return the 1-based rank (H,) of entry (rows[h], columns[h]) in its row of ``block`` (b, G), ties in column order.
 
     An entry's rank in a stable sort is one more than the number of entries to its left that are not larger and to its
     right that are smaller, so one pass over the row per match replaces sorting it.
@@ -152,7 +143,7 @@ def _count_ahead(block: Tensor, rows: np.ndarray, columns: np.ndarray) -> np.nda
 
 
 def blocks_of(queries: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """``queries`` in runs of ``size``."""
+    """Give ``queries`` in runs of ``size``."""
     for start in range(0, len(queries), size):
         yield queries[start : start + size]
 
@@ -160,7 +151,7 @@ def blocks_of(queries: np.ndarray, size: int) -> Iterator[np.ndarray]:
 def filtered_block(
     distances: DistanceBlocks, labels: Labels, queries: np.ndarray, *, camera_filter: bool
 ) -> tuple[Tensor, np.ndarray, np.ndarray]:
-    """The block of ``queries`` (b, G) with infinity where an image is removed, and its matches' rows and columns (H,).
+    """Return the block of ``queries`` (b, G), infinite where an image is removed, and rows and columns of matches (H,).
 
     Removed are junk and, with the camera filter, images of the query's person under the query's camera.
     """
@@ -179,7 +170,7 @@ def filtered_block(
 def rank_matches(
     distances: DistanceBlocks, labels: Labels, queries: np.ndarray, *, camera_filter: bool, query_block: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Query (H,) and rank (H,) of every match of ``queries`` among the gallery images that are not removed."""
+    """Return the query and rank, each (H,), of every match of ``queries`` among the images that are not removed."""
     found = [(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))]
     for chosen in blocks_of(queries, query_block):
         block, rows, columns = filtered_block(distances, labels, chosen, camera_filter=camera_filter)
@@ -191,7 +182,7 @@ def rank_matches(
 def rank_single_shots(
     distances: DistanceBlocks, labels: Labels, queries: np.ndarray, *, repeats: int, seed: int, query_block: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The same with a gallery of one drawn image per person from cameras other than the query's, ``repeats`` times.
+    """Return the same for ``repeats`` galleries of one drawn image per person from cameras other than the query's.
 
     All queries of a camera share a draw, as in the classic CUHK03 protocol (Li et al., CVPR 2014), where one view is
     probe and the other gallery. The first result holds query * repeats + repeat.
@@ -211,7 +202,7 @@ def rank_single_shots(
 
 
 def _draw_galleries(labels: Labels, camera: int, repeats: int, seed: int) -> list[np.ndarray]:
-    """``repeats`` times one random image per person not seen by ``camera``, as sorted gallery indices."""
+    """Return ``repeats`` times one random image per person not seen by ``camera``, as sorted gallery indices."""
     generator = np.random.default_rng([seed, *np.atleast_1d(np.int64(camera)).view(np.uint32).tolist()])
     valid = np.flatnonzero((labels.gallery_camids != camera) & (labels.gallery_pids != JUNK))
     draws = []
@@ -232,7 +223,7 @@ class QueryScores(NamedTuple):
 
 
 def score_queries(query: np.ndarray, rank: np.ndarray, num_queries: int, *, average_precision: str) -> QueryScores:
-    """Scores from the 1-based ``rank`` (H,) of every match in the ranked list of its ``query`` (H,).
+    """Return the scores from the 1-based ``rank`` (H,) of every match in the ranked list of its ``query`` (H,).
 
     With ranks r_1 < ... < r_n of a query's n matches:
 

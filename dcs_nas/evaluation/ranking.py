@@ -59,7 +59,7 @@ def rank(
     seed: int = 0,
     device: torch.device | str | None = None,
 ) -> RankingResult:
-    """Scores features by a re-identification protocol.
+    """Score features by a re-identification protocol.
 
     Protocols: ``cross_camera`` removes, per query, gallery images of the same person from the same camera (Zheng et
     al., ICCV 2015); ``single_gallery_shot`` draws one gallery image per person from other cameras, 10 seeded times
@@ -108,7 +108,7 @@ def rank_distances(
     query_block: int = 512,
     seed: int = 0,
 ) -> RankingResult:
-    """Scores a given distance matrix (Q, G), or re-ranked distances made block by block, as ``rank`` does features.
+    """Score a given distance matrix (Q, G), or re-ranked distances made block by block, as ``rank`` does features.
 
     Raises:
         InputError: as ``rank``; also NaN or infinite distances.
@@ -116,8 +116,7 @@ def rank_distances(
     _check_settings(protocol, average_precision, max_rank, query_block)
     rules = _PROTOCOLS[protocol]
     source = _as_blocks(distances)
-    labels = Labels.checked(query_pids, gallery_pids, query_camids, gallery_camids)
-    labels.expect(*source.shape, "distances")
+    labels = Labels.checked(query_pids, gallery_pids, query_camids, gallery_camids, shape=source.shape)
     skipped = labels.skipped(camera_filter=rules.removes_same_camera)
     queries = _scorable(skipped, protocol)
     if rules.single_shot:
@@ -165,7 +164,7 @@ def top_k(
     protocol: str = "cross_camera",
     query_block: int = 512,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The first ``k`` gallery images of the ranked lists of ``queries`` (n,), by default all, removals left out.
+    """Return the first ``k`` gallery images of the ranked lists of ``queries`` (n,), by default all, removals left out.
 
     For features pass ``FeatureDistances(query_features, gallery_features, metric=...)``.
 
@@ -179,8 +178,7 @@ def top_k(
     if _PROTOCOLS[protocol].single_shot:
         raise InputError(f"{protocol} draws a gallery per repeat, so it has no one ranked list; use cross_camera")
     source = _as_blocks(distances)
-    labels = Labels.checked(query_pids, gallery_pids, query_camids, gallery_camids)
-    labels.expect(*source.shape, "distances")
+    labels = Labels.checked(query_pids, gallery_pids, query_camids, gallery_camids, shape=source.shape)
     chosen = np.arange(source.shape[0]) if queries is None else np.asarray(queries, dtype=np.int64)
     if len(chosen) and not 0 <= chosen.min() <= chosen.max() < source.shape[0]:
         raise InputError(f"queries must lie within 0 and {source.shape[0] - 1}; found {chosen.min()} to {chosen.max()}")
@@ -198,7 +196,7 @@ def top_k(
 
 
 def stable_top_k(block: Tensor, k: int) -> Tensor:
-    """Columns (b, k) of the k smallest entries of every row, smallest first, ties in column order."""
+    """Return the columns (b, k) of the k smallest entries of every row, smallest first, ties in column order."""
     bound = block.topk(k, dim=1, largest=False).values[:, -1:]
     rows, columns = torch.nonzero(block <= bound, as_tuple=True)
     by_value = torch.sort(block[rows, columns], stable=True).indices

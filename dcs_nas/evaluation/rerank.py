@@ -49,7 +49,7 @@ class RerankedDistances(DistanceBlocks):
         return jaccard.mul_(1 - self._weight).add_(original.mul_(self._weight / scale[:, None]))
 
     def _jaccard(self, queries: np.ndarray) -> np.ndarray:
-        """d_J (b, G): per query, the shared weight is gathered from the gallery images that hold its neighbours."""
+        """Return d_J (b, G); a query's shared weight is gathered from the gallery images that hold its neighbours."""
         shared = np.empty((len(queries), self.shape[1]), dtype=np.float32)
         holders = self._holders
         for row, query in zip(shared, queries, strict=True):
@@ -74,7 +74,7 @@ def rerank(
     gallery_pids: Integers | None = None,
     device: torch.device | str | None = None,
 ) -> DistanceBlocks:
-    """Re-ranked distances of features, for ``rank_distances``, ``top_k`` or, whole, ``.matrix()``.
+    """Return the re-ranked distances of features, for ``rank_distances``, ``top_k`` or, whole, ``.matrix()``.
 
     Args:
         query_features: (Q, C).
@@ -110,7 +110,7 @@ def rerank_distances(
     weight: float = 0.3,
     metric: str = "given",
 ) -> RerankedDistances:
-    """The same from distance matrices (Q, G), (Q, Q) and (G, G), not squared, of a gallery without junk.
+    """Return the same from distance matrices (Q, G), (Q, Q) and (G, G), not squared, of a gallery without junk.
 
     ``metric`` is the name that results carry.
 
@@ -122,12 +122,10 @@ def rerank_distances(
 
 
 def _without_junk(gallery_pids: Integers | None, gallery_size: int) -> np.ndarray | None:
-    """Indices of the gallery images that are no junk, None where all are."""
+    """Return the indices of the gallery images that are no junk, None where all are."""
     if gallery_pids is None:
         return None
-    pids = as_labels("gallery_pids", gallery_pids)
-    if len(pids) != gallery_size:
-        raise InputError(f"{len(pids)} gallery_pids for {gallery_size} gallery_features; one per image is expected")
+    pids = as_labels("gallery_pids", gallery_pids, gallery_size)
     kept = np.flatnonzero(pids != JUNK)
     if not len(kept):
         raise InputError(f"all {len(pids)} gallery images are junk (person {JUNK}); nothing is left to rank")
@@ -135,7 +133,7 @@ def _without_junk(gallery_pids: Integers | None, gallery_size: int) -> np.ndarra
 
 
 def nearest_neighbours(source: DistanceBlocks, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The ``count`` nearest images (N, K) of every image, itself first, and its largest squared distance (N,)."""
+    """Return the ``count`` nearest images (N, K) of each image, itself first, and its largest squared distance (N,)."""
     total = source.shape[0]
     neighbours = np.empty((total, min(count, total)), dtype=np.int32)
     scale = np.empty(total)
@@ -150,7 +148,7 @@ def nearest_neighbours(source: DistanceBlocks, count: int) -> tuple[np.ndarray, 
 
 
 def encode(source: PairDistances, neighbours: np.ndarray, scale: np.ndarray, *, k1: int, k2: int) -> sparse.csr_array:
-    """The encoding V (N, N), nnz about 100 per row: exp(-d^2 / scale) over expanded neighbours, rows adding up to 1."""
+    """Return the encoding V (N, N), nnz about 100 per row: exp(-d^2 / scale) of expanded neighbours; rows sum to 1."""
     members = expanded_neighbours(neighbours, k1)
     image, other = members.nonzero()
     squared = source.pairs(image, other).square().cpu().numpy()
@@ -165,7 +163,7 @@ def encode(source: PairDistances, neighbours: np.ndarray, scale: np.ndarray, *, 
 
 
 def expanded_neighbours(neighbours: np.ndarray, k1: int) -> sparse.csr_array:
-    """R*(i, k1) of the paper's equation 4 as the non-zeros of row i, (N, N).
+    """Return R*(i, k1) of the paper's equation 4 as the non-zeros of row i, (N, N).
 
     The k1-reciprocal neighbours R(i, k1), and for each candidate c of them also R(c, k1 / 2) where more than two
     thirds (as in the published code; the paper has at least two thirds) of it lie in R(i, k1).
@@ -184,7 +182,7 @@ def expanded_neighbours(neighbours: np.ndarray, k1: int) -> sparse.csr_array:
 
 
 def _reciprocal(neighbours: np.ndarray) -> np.ndarray:
-    """Whether image i is among the neighbours of its neighbour, (N, K)."""
+    """Return whether image i is among the neighbours of its neighbour, (N, K)."""
     found = np.empty(neighbours.shape, dtype=bool)
     for start in range(0, len(neighbours), 4 * _BLOCK):
         rows = np.arange(start, min(start + 4 * _BLOCK, len(neighbours)))
@@ -193,7 +191,7 @@ def _reciprocal(neighbours: np.ndarray) -> np.ndarray:
 
 
 def _membership(neighbours: np.ndarray, kept: np.ndarray) -> sparse.csr_array:
-    """The kept ones of ``neighbours`` (N, K) as ones in an (N, N) matrix."""
+    """Return the kept ones of ``neighbours`` (N, K) as ones in an (N, N) matrix."""
     total = len(neighbours)
     ends = np.concatenate([[0], np.cumsum(kept.sum(axis=1))])
     return sparse.csr_array((np.ones(ends[-1], dtype=np.int32), neighbours[kept], ends), shape=(total, total))
@@ -209,7 +207,7 @@ def average_query_expansion(
     query_block: int = 256,
     device: torch.device | str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Expanded query features (Q, C) and gallery features (G, C), all L2-normalised.
+    """Return the expanded query features (Q, C) and gallery features (G, C), all L2-normalised.
 
     With unit vectors, q' = normalise(q + sum_j max(q.g_j, 0)^alpha g_j) over the ``neighbours`` gallery features g_j
     most similar to q: alpha 0 is the plain average (Chum et al., ICCV 2007), larger values trust closer ones more
@@ -242,7 +240,7 @@ def average_query_expansion(
 
 
 def _expand(features: Tensor, gallery: Tensor, count: int, alpha: float, *, adds_itself: bool = True) -> Tensor:
-    """Where ``features`` are of the gallery, each is its own nearest neighbour and is not added again."""
+    """Average each with its neighbours; where ``features`` are the gallery's, each is its own nearest already."""
     similarity, index = (features @ gallery.T).topk(count, dim=1)
     weight = similarity.clamp_min(0).pow(alpha)
     total = torch.einsum("qn,qnc->qc", weight, gallery[index])

@@ -84,7 +84,7 @@ class RankingResult:
         return float(self.inverse_negative_penalty[self.used].mean())
 
     def to_dict(self) -> dict[str, Any]:
-        """The scores, protocol and counts, ready for JSON."""
+        """Return the scores, protocol and counts, ready for JSON."""
         skipped = {cause: int((self.skipped == cause).sum()) for cause in SKIP_CAUSES}
         return {
             "mAP": self.mAP,
@@ -97,13 +97,13 @@ class RankingResult:
         }
 
     def hardest(self, count: int | None = None) -> np.ndarray:
-        """Indices of the ``count`` scored queries of lowest average precision, lowest first."""
+        """Return the indices of the ``count`` scored queries of lowest average precision, lowest first."""
         return self.used[np.argsort(self.average_precision[self.used], kind="stable")][:count]
 
     def confidence_intervals(
         self, *, ranks: Sequence[int] = (1, 5, 10), resamples: int = 1000, level: float = 0.95, seed: int = 0
     ) -> dict[str, tuple[float, float]]:
-        """Percentile bootstrap intervals (Efron, 1979) of mAP, mINP and rank-k, over scored queries.
+        """Return percentile bootstrap intervals (Efron, 1979) of mAP, mINP and rank-k, over scored queries.
 
         They say how much the scores depend on which queries were asked, the gallery and network being as they are.
 
@@ -123,7 +123,7 @@ class RankingResult:
         return {name: (float(low[i]), float(high[i])) for i, name in enumerate(columns)}
 
     def confidence(self, *, resamples: int = 1000, level: float = 0.95, seed: int = 0) -> dict[str, Any]:
-        """``confidence_intervals`` of mAP, mINP and the whole CMC curve (max_rank pairs), ready for JSON."""
+        """Return ``confidence_intervals`` of mAP, mINP and the whole CMC curve (max_rank pairs), ready for JSON."""
         ranks = range(1, self.max_rank + 1)
         found = self.confidence_intervals(ranks=ranks, resamples=resamples, level=level, seed=seed)
         return {
@@ -137,7 +137,7 @@ class RankingResult:
         }
 
     def write_csv(self, path: Path | str, *, names: Sequence[str] | None = None) -> None:
-        """Writes one line per query: index, name (where ``names`` (Q,) are given), ids, scores, or why it was skipped.
+        """Write one line per query: index, name (where ``names`` (Q,) are given), ids, scores, or why it was skipped.
 
         Raises:
             InputError: not one name per query.
@@ -163,7 +163,7 @@ class RankingResult:
 
 
 def _cmc(first_ranks: np.ndarray, max_rank: int) -> np.ndarray:
-    """(Q, max_rank): share of repeats whose first match is within the first 1, 2, ... images."""
+    """Return the share (Q, max_rank) of repeats whose first match is within the first 1, 2, ... images."""
     hits = np.zeros((len(first_ranks), max_rank))
     rows, repeats = np.nonzero(first_ranks <= max_rank)
     np.add.at(hits, (rows, first_ranks[rows, repeats] - 1), 1 / first_ranks.shape[1])
@@ -171,7 +171,7 @@ def _cmc(first_ranks: np.ndarray, max_rank: int) -> np.ndarray:
 
 
 def _resampled_means(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Means of ``values`` (Q, M) over Q queries drawn with replacement, (S, M)."""
+    """Return the means of ``values`` (Q, M) over Q queries drawn with replacement, (S, M)."""
     generator = np.random.default_rng(seed)
     total = len(values)
     means = []
@@ -182,7 +182,7 @@ def _resampled_means(values: np.ndarray, resamples: int, seed: int) -> np.ndarra
 
 
 def average(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean and sample standard deviation (n - 1) of mAP, mINP and the CMC curve of n evaluations.
+    """Return the mean and sample standard deviation (n - 1) of mAP, mINP and the CMC curve of n evaluations.
 
     Args:
         reports: what ``RankingResult.to_dict`` gives, with the statistics of the data set under ``data``.

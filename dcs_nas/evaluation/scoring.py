@@ -37,12 +37,12 @@ class Scored:
     confidence: dict[str, Any] | None
 
     def report(self) -> dict[str, Any]:
-        """All scores, ready for JSON."""
+        """Return all scores, ready for JSON."""
         return {**self.result.to_dict(), "confidence": self.confidence}
 
 
 def changed(own: EvaluateConfig, changes: Mapping[str, Any]) -> EvaluateConfig:
-    """``own`` with ``changes``.
+    """Return ``own`` with ``changes``.
 
     Raises:
         InputError: an unknown setting, a wrong value, or one that belongs to a step that is off.
@@ -65,7 +65,7 @@ def settings_of(features: FeatureSet, *, metric: str) -> EvaluateConfig:
 def score(
     features: FeatureSet, settings: EvaluateConfig, *, protocol: str, device: torch.device | str | None = None
 ) -> Scored:
-    """CMC, mAP and mINP of ``features``; ``protocol`` counts where the settings name none.
+    """Return the CMC, mAP and mINP of ``features``; ``protocol`` counts where the settings name none.
 
     Query images that are gallery images too, and that the protocol leaves in, are logged.
     """
@@ -96,7 +96,7 @@ def score(
 def distances_of(
     features: FeatureSet, settings: EvaluateConfig, *, device: torch.device | str | None = None
 ) -> DistanceBlocks:
-    """Distances (Q, G), made block by block: query features are expanded first, then all is re-ranked.
+    """Return the distances (Q, G), made block by block: query features are expanded first, then all is re-ranked.
 
     Junk (person -1) is no one's neighbour in either step. ``device`` is where to compute, the CPU by default.
     """
@@ -120,7 +120,7 @@ def distances_of(
 def _expanded(
     query: Tensor, gallery: Tensor, gallery_pids: np.ndarray, settings: EvaluateConfig
 ) -> tuple[Tensor, Tensor]:
-    """Both sides by ``average_query_expansion`` without junk, whose gallery features become 0."""
+    """Expand both sides by ``average_query_expansion`` without junk, whose gallery features become 0."""
     kept = torch.as_tensor(np.flatnonzero(gallery_pids != JUNK), device=gallery.device)
     options: Any = {"neighbours": settings.expand, "alpha": settings.expand_alpha}
     if len(kept) == len(gallery):

@@ -25,7 +25,7 @@ def cost_term(
     target: float | None = None,
     beta: float | None = None,
 ) -> Tensor:
-    """The scalar to add to the scalar ``loss``, in its type; ``cost`` is a scalar above 0.
+    """Return the scalar to add to the scalar ``loss``, in its type; ``cost`` is a scalar above 0.
 
     ``additive``: w max(0, c / t - 1). Above the target this is ProxylessNAS' lambda E[c] (arXiv 1812.00332, section
     3.2) with lambda = w / t, so that w has no unit; at the target and below, nothing pulls. Gradient by c: w / t or 0.

@@ -24,7 +24,7 @@ from dcs_nas.losses.precision import full_precision
 def log_assignments(
     points: Tensor, means: Tensor, *, temperature: Tensor | float = 1.0, assignable: Tensor | None = None
 ) -> Tensor:
-    """log phi(x_i, a) = log softmax_a(-||x_i - c_a||^2 / temperature), (n, D) and (K, D) to (n, K).
+    """Return log phi(x_i, a) = log softmax_a(-||x_i - c_a||^2 / temperature), (n, D) and (K, D) to (n, K).
 
     A temperature of 1 is the published formula (Wang, Jojic, Yang, arXiv 2505.08961). Classes outside ``assignable``
     (K,) get probability 0, by a logarithm that is finite, so 0 log 0 is 0 in value and gradient. Every output is finite
@@ -40,33 +40,33 @@ def log_assignments(
 
 
 def log_mean(sums: Tensor, counts: Tensor) -> Tensor:
-    """log(sums / counts) row by row, floored at the smallest normal number."""
+    """Return log(sums / counts) row by row, floored at the smallest normal number."""
     return (sums / counts.clamp(min=1)[:, None]).clamp(min=torch.finfo(sums.dtype).tiny).log()
 
 
 @full_precision
 def entropy(probabilities: Tensor) -> Tensor:
-    """-sum p log p in nats over the whole tensor; 0 log 0 is 0, in value and gradient."""
+    """Return -sum p log p in nats over the whole tensor; 0 log 0 is 0, in value and gradient."""
     floor = torch.finfo(probabilities.dtype).tiny
     return -(probabilities * probabilities.clamp(min=floor).log()).sum()
 
 
 @full_precision
 def marginal_entropy(log_phi: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Entropy of the mean assignment: H(A) from ``log_f``, H(B) from ``log_x``."""
+    """Return the entropy of the mean assignment: H(A) from ``log_f``, H(B) from ``log_x``."""
     return entropy(_weights(log_phi, weights) @ log_phi.exp())
 
 
 @full_precision
 def mutual_information(p: Tensor, q: Tensor, weights: Tensor | None = None) -> Tensor:
-    """I of the joint sum_i w_i p_i q_i^T of assignments (n, K) and (n, L), as H(p) + H(q) - H(joint), in nats."""
+    """Return I of the joint sum_i w_i p_i q_i^T of assignments (n, K) and (n, L): H(p) + H(q) - H(joint), in nats."""
     w = _weights(p, weights)
     return entropy(w @ p) + entropy(w @ q) - entropy((w[:, None] * p).T @ q)
 
 
 @full_precision
 def class_conditional(log_f: Tensor, labels: Tensor) -> Tensor:
-    """log Q(a | y), (K, K): the mean of phi(F_i, a) over the samples of class y; classes without samples: uniform."""
+    """Return log Q(a | y), (K, K): the mean of phi(F_i, a) over the samples of class y; uniform without samples."""
     classes = log_f.shape[1]
     sums = log_f.new_zeros(classes, classes).index_add(0, labels, log_f.exp())
     counts = labels.bincount(minlength=classes)
@@ -78,7 +78,7 @@ def class_conditional(log_f: Tensor, labels: Tensor) -> Tensor:
 def ibb(
     log_f: Tensor, log_x: Tensor, labels: Tensor, log_q: Tensor, weights: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """The published bound as two addends, IB = I(F;X) - I(F;Y) <= IBB + H(B):
+    """Return the published bound as two addends, IB = I(F;X) - I(F;Y) <= IBB + H(B):
 
         compression   1/n sum_i sum_a sum_b phi(F_i,a) phi(X_i,b) log phi(X_i,b)
         relevance   - 1/n sum_i sum_a phi(F_i,a) log Q(a | y_i)
@@ -96,7 +96,7 @@ def ibb(
 def ibb_tight(
     log_f: Tensor, log_x: Tensor, labels: Tensor, log_q: Tensor, weights: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """IBB - H(A) as three addends, IB <= IBB - H(A) + H(B); ``spread`` = -H(A) resists collapse onto few classes.
+    """Return IBB - H(A) as three addends, IB <= IBB - H(A) + H(B); ``spread`` = -H(A) resists collapse to few classes.
 
     H(A,B) = H(A) + H(B|A) >= H(A) + 1/n sum_i H(phi(X_i)), for A and B are independent given the sample; the published
     bound leaves H(A) out. A batch's H(A) is on average below the data set's (entropy is concave): still a bound.
@@ -106,7 +106,7 @@ def ibb_tight(
 
 @full_precision
 def plugin(log_f: Tensor, log_x: Tensor, labels: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
-    """IB itself from the joints of these samples, no bound: compression = I(F;X), relevance = -I(F;Y)."""
+    """Return IB itself from the joints of these samples, no bound: compression = I(F;X), relevance = -I(F;Y)."""
     p, people = log_f.exp(), F.one_hot(labels.unique(return_inverse=True)[1]).to(log_f.dtype)
     return {
         "compression": mutual_information(p, log_x.exp(), weights),

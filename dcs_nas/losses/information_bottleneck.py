@@ -25,7 +25,7 @@ Batch = tuple[Tensor, Tensor, Tensor]
 
 
 def input_features(images: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Images, or a stem's output, (n, C, H, W) averaged to a grid of (h, w) cells and flattened: (n, C h w)."""
+    """Average images, or a stem's output, (n, C, H, W) to a grid of (h, w) cells and flatten them: (n, C h w)."""
     if images.dim() != 4:
         raise InputError(f"input of shape {tuple(images.shape)} cannot be pooled to a grid; expected (n, C, H, W)")
     return F.adaptive_avg_pool2d(images, grid).flatten(1)
@@ -71,11 +71,11 @@ class ClassMeans(nn.Module):
         return f"num_classes={classes}, dim={dim}, temperature={self.temperature}, normalize={self.normalize}"
 
     def log_assignments(self, points: Tensor) -> Tensor:
-        """(n, D) to (n, K): log phi with the means in use; the gradient goes to the points alone."""
+        """Map (n, D) to (n, K): log phi with the means in use; the gradient goes to the points alone."""
         return log_assignments(self._scaled(points), self.means, temperature=self.scale, assignable=self.seen)
 
     def log_assignments_of_means(self) -> Tensor:
-        """(K, K): row y is log phi of class y's own mean."""
+        """Return (K, K), whose row y is log phi of class y's own mean."""
         return log_assignments(self.means, self.means, temperature=self.scale, assignable=self.seen)
 
     @torch.no_grad()
@@ -92,7 +92,7 @@ class ClassMeans(nn.Module):
 
     @torch.no_grad()
     def refresh(self) -> bool:
-        """Swap in the means of the sums and start new sums; whether a class was seen for the first time."""
+        """Swap in the means of the sums and start new sums; return whether a class was seen for the first time."""
         found = self.counts > 0
         grew = bool((found & ~self.seen).any())
         fresh = self.sums / self.counts.clamp(min=1)[:, None]
@@ -109,11 +109,11 @@ class ClassMeans(nn.Module):
             total.zero_()
 
     def accumulators(self) -> list[Tensor]:
-        """What is to be summed over processes."""
+        """Return what is to be summed over processes."""
         return [self.sums, self.counts, self.squares]
 
     def _spread(self, means: Tensor) -> Tensor:
-        """Mean squared distance of the summed points to their class means, (), never below its rounding error."""
+        """Return the mean squared distance (()) of the points to their class means, never below its rounding error."""
         total = self.counts.sum()
         within = (self.squares - (self.counts * means.square().sum(1)).sum()) / total
         info = torch.finfo(means.dtype)
@@ -199,7 +199,7 @@ class InformationBottleneck(nn.Module):
 
     @full_precision
     def forward(self, features: Tensor, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Named scalars: ``ib`` and the addends it is the sum of.
+        """Return the named scalars: ``ib`` and the addends it is the sum of.
 
         ``ib_compression`` and ``ib_relevance``, with ``ibb_tight`` also ``ib_spread``. Changes no state.
 
@@ -233,7 +233,7 @@ class InformationBottleneck(nn.Module):
 
     @torch.no_grad()
     def estimate(self, batches: Callable[[], Iterable[Batch]]) -> None:
-        """Exact statistics in two passes: the class means, then Q under these means.
+        """Measure exact statistics in two passes: the class means, then Q under these means.
 
         Args:
             batches: gives the same (features, inputs, labels) batches at each of its two calls.
@@ -299,7 +299,7 @@ class InformationBottleneck(nn.Module):
         return self.feature_means.refresh()
 
     def _refresh_q(self, *, from_means: bool) -> None:
-        """The epoch's assignments don't know a class that is new in it: Q is then that of the class means."""
+        """Put a new Q in use: the epoch's or, as that does not know classes new in it, that of the class means."""
         counts = self.assignment_counts
         if from_means:
             fresh = self.feature_means.log_assignments_of_means().exp()
@@ -315,7 +315,7 @@ class InformationBottleneck(nn.Module):
         return [*means, self.assignment_sums, self.assignment_counts]
 
     def _checked(self, features: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
-        """The input features (n, E), once all shapes fit."""
+        """Return the input features (n, E), once all shapes fit."""
         if self.input_grid is not None:
             inputs = input_features(inputs, self.input_grid)
         for name, points, means in (

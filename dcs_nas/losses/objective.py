@@ -76,7 +76,7 @@ class Objective(nn.Module):
         *,
         partial: bool = False,
     ) -> dict[str, Tensor]:
-        """Named scalars: each term unweighted, the addends of IB, and ``loss``, their weighted sum.
+        """Return the named scalars: each term unweighted, the addends of IB, and ``loss``, their weighted sum.
 
         Args:
             logits: (n, K), several where a network has several classifiers (their mean counts), or None where these
@@ -140,7 +140,7 @@ class Objective(nn.Module):
 
 
 def first_nonfinite(terms: Mapping[str, Tensor]) -> str | None:
-    """Name of the first term that holds NaN or an infinity, or None."""
+    """Return the name of the first term that holds NaN or an infinity, or None."""
     return next((name for name, value in terms.items() if not torch.isfinite(value).all()), None)
 
 

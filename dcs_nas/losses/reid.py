@@ -15,7 +15,7 @@ from dcs_nas.losses.precision import full_precision
 
 @full_precision
 def identity_loss(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.1) -> Tensor:
-    """Cross-entropy of logits (n, K) with labels (n,), mean over the batch.
+    """Return the cross-entropy of logits (n, K) with labels (n,), mean over the batch.
 
     The target is 1 - s on the person plus s / K on every class (Szegedy et al., CVPR 2016, section 7).
     """
@@ -25,7 +25,7 @@ def identity_loss(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.
 @torch.no_grad()
 @full_precision
 def batch_hard(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Indices (anchor, positive, negative), each (m,), by Euclidean distance of features (n, D).
+    """Return the indices (anchor, positive, negative), each (m,), by Euclidean distance of features (n, D).
 
     Per anchor, the farthest other sample of its person and the nearest of another person. An anchor that lacks either,
     such as the only image of a person, is left out: m <= n.
@@ -41,7 +41,7 @@ def batch_hard(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor
 
 @full_precision
 def triplet_loss(features: Tensor, labels: Tensor, *, margin: float | None = 0.3) -> Tensor:
-    """Batch-hard triplet loss (Hermans, Beyer, Leibe, arXiv 1703.07737, equation 5), mean over the anchors.
+    """Return the batch-hard triplet loss (Hermans, Beyer, Leibe, arXiv 1703.07737, equation 5), mean over the anchors.
 
     With d+ and d- the distances of an anchor to its hardest positive and negative: max(0, margin + d+ - d-), or the
     soft margin log(1 + exp(d+ - d-)) where ``margin`` is None. Zero, with zero gradients, if the batch has no triplet.
@@ -62,7 +62,7 @@ def triplet_loss(features: Tensor, labels: Tensor, *, margin: float | None = 0.3
 
 @full_precision
 def weighted_triplet_loss(features: Tensor, labels: Tensor, *, margin: float | None = None) -> Tensor:
-    """Triplet loss of weighted distances (Ye et al., TPAMI 2022, "AGW", equation 3), mean over the anchors.
+    """Return the triplet loss of weighted distances (Ye et al., TPAMI 2022, "AGW", equation 3), mean over the anchors.
 
     d+ and d- are the distances to all samples of the anchor's identity and to all others, each weighted by softmax(d)
     and softmax(-d); then as in ``triplet_loss``. As in fast-reid, the anchor counts as a sample of its own identity,
@@ -84,7 +84,7 @@ def weighted_triplet_loss(features: Tensor, labels: Tensor, *, margin: float | N
 
 @full_precision
 def circle_loss(features: Tensor, labels: Tensor, *, margin: float = 0.25, scale: float = 128.0) -> Tensor:
-    """Circle loss of pairs (Sun et al., CVPR 2020, equation 6) of cosines, mean over the anchors; zero without pairs.
+    """Return the circle loss (Sun et al., CVPR 2020, equation 6) of cosines, mean over the anchors; 0 without pairs.
 
     Args:
         features: (n, D), not normalised.
@@ -115,7 +115,7 @@ class CenterLoss(nn.Module):
 
     @full_precision
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Features (n, D) and labels (n,) to a scalar; raises ``InputError`` on other shapes or labels."""
+        """Map features (n, D) and labels (n,) to a scalar; raise ``InputError`` on other shapes or labels."""
         classes, dim = self.centres.shape
         if features.dim() != 2 or features.shape[1] != dim:
             raise InputError(f"features have shape {tuple(features.shape)}, expected (n, {dim}): set feature_dim")
@@ -150,7 +150,7 @@ class PrototypeMemory(nn.Module):
 
     @full_precision
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        """The loss, a scalar: 0 while fewer than two people are known. Samples of new people don't count.
+        """Return the loss, a scalar: 0 while fewer than two people are known. Samples of new people don't count.
 
         Args:
             features: (n, D), not normalised.
@@ -176,7 +176,7 @@ class PrototypeMemory(nn.Module):
 
 
 def validate_labels(labels: Tensor, *, points: Tensor, num_classes: int) -> None:
-    """Raises ``InputError`` unless ``labels`` is (n,), one per row of ``points``, integers in 0 .. num_classes - 1."""
+    """Raise ``InputError`` unless ``labels`` is (n,), one per row of ``points``, integers in 0 .. num_classes - 1."""
     if labels.shape != points.shape[:1] or labels.is_floating_point():
         raise InputError(
             f"labels have shape {tuple(labels.shape)} and type {labels.dtype}, expected {points.shape[0]} integers: "
@@ -190,7 +190,7 @@ def validate_labels(labels: Tensor, *, points: Tensor, num_classes: int) -> None
 
 
 def _squared_distances(x: Tensor) -> Tensor:
-    """(n, D) to (n, n) by one matrix product: centred and in float64 its rounding is below that of the features."""
+    """Map (n, D) to (n, n) by one matrix product: centred and in float64 its rounding is below that of the features."""
     x = x - x.mean(0)
     x = x if x.device.type == "mps" else x.double()  # Metal has no float64
     norms = x.square().sum(1)
@@ -198,11 +198,11 @@ def _squared_distances(x: Tensor) -> Tensor:
 
 
 def _distance(x: Tensor, y: Tensor) -> Tensor:
-    """Euclidean distance row by row; the clamp stops the gradient at 0, where that of the square root is infinite."""
+    """Return Euclidean distances row by row; the clamp stops the gradient at 0, where the root's is infinite."""
     return (x - y).square().sum(-1).clamp(min=torch.finfo(x.dtype).tiny).sqrt()
 
 
 def _weights(scores: Tensor, mask: Tensor) -> Tensor:
-    """Softmax of scores (n, n) over the columns where ``mask`` is 1."""
+    """Return the softmax of scores (n, n) over the columns where ``mask`` is 1."""
     exponentials = (scores - (scores * mask).amax(1, keepdim=True)).exp() * mask
     return exponentials / (exponentials.sum(1, keepdim=True) + 1e-6)

@@ -140,7 +140,7 @@ def evaluate_splits(folder: Path, *, splits: int, data_options: Mapping[str, Any
 
 
 def load_trained(folder: Path, *, checkpoint: str = "last") -> tuple[Config, ReidNetwork]:
-    """A trained run's settings and network, in evaluation mode, from ``checkpoints/{checkpoint}.ckpt``."""
+    """Return a trained run's settings and network, in evaluation mode, from ``checkpoints/{checkpoint}.ckpt``."""
     run = RunFolder(folder)
     config = at_recorded_roots(run.config(), folder)
     if config.retrain is None:
@@ -194,7 +194,7 @@ def _how_to_train(folder: Path) -> str:
 
 
 def _settings(own: EvaluateConfig, changes: Mapping[str, Any], features: str) -> EvaluateConfig:
-    """The run's settings with ``changes``; the baselines compare by Euclidean distance and know no mirrored image."""
+    """Return the run's settings with ``changes``; baselines compare by Euclidean distance, without mirrored images."""
     baseline = {} if features == "network" else {"metric": "euclidean", "flip": False}
     settings = changed(own.model_copy(update=baseline), changes)
     if settings.flip and features != "network":
@@ -203,7 +203,7 @@ def _settings(own: EvaluateConfig, changes: Mapping[str, Any], features: str) ->
 
 
 def _source(data: DataConfig, name: str | None, root: Path | None, options: dict[str, Any]) -> DataSource:
-    """The data set to test on; one that the configuration knows by ``name`` lends its folder and options."""
+    """Return the data set to test on; one that the configuration knows by ``name`` lends its folder and options."""
     own = data.test or data.own
     known = next((s for s in (own, data.own, *data.also) if name in (None, s.name)), None)
     if name is not None and root is None and (known is None or known.root is None):
@@ -262,7 +262,7 @@ def _identified(data: ReidData, folder: Path, trained: DataConfig) -> tuple[Reid
 
 
 def _for_any_processes(config: Config) -> Config:
-    """The settings without the devices that the run was trained on."""
+    """Return the settings without the devices that the run was trained on."""
     return config.model_copy(update={"trainer": config.trainer.model_copy(update={"devices": "auto", "num_nodes": 1})})
 
 
@@ -297,7 +297,7 @@ def _features(
 
 
 def _training_data(folder: Path) -> dict[str, Any] | None:
-    """Version and counts of what the run was trained on, as it noted them itself."""
+    """Return the version and counts of what the run was trained on, as it noted them itself."""
     path = RunFolder(folder).data_file
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
