@@ -26,6 +26,7 @@ from dcs_nas.cli.tables import average_table, score_table
 from dcs_nas.errors import InputError
 from dcs_nas.files import write_json
 from dcs_nas.processes import is_first
+from dcs_nas.runs import RunFolder
 
 if TYPE_CHECKING:
     from dcs_nas.training.evaluate import Evaluation
@@ -151,7 +152,7 @@ def _draw(run: Path, found: Evaluation, name: str, count: int, top: int) -> None
     from dcs_nas.report.ranked_pictures import RankedPictures
     from dcs_nas.report.retrieval import hardest_lists
 
-    folder = run / "ranked" / name
+    folder = RunFolder(run).ranked / name
     report, version = found.report, found.dataset.version
     for file in draw_cmc([cmc_curve(report, run.name)], folder, title=f"{version}, {report['protocol']['name']}"):
         print(file)
