@@ -17,7 +17,7 @@ from dcs_nas.runs.log import logging_to
 
 log = logging.getLogger(__name__)
 CONFIG, ENVIRONMENT, LOG = "config.yaml", "environment.json", "log.txt"
-_STARTING = ".starting"  # there from the emptying of a folder to the end of its first job: it may be emptied again
+_STARTING = ".starting"  # from the emptying of a folder until a run has begun in it: it may be emptied again
 
 
 @contextmanager
@@ -47,8 +47,11 @@ def open_folder(path: Path, *, what: str, resume: bool, overwrite: bool) -> Iter
             with logging_to(path / LOG):
                 for note in notes:
                     log.warning("%s", note)
-        yield
-        (path / _STARTING).unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            if (path / CONFIG).exists():
+                (path / _STARTING).unlink(missing_ok=True)
 
 
 def resume_if_requeued(path: Path, *, resume: bool, overwrite: bool) -> tuple[bool, bool]:
