@@ -6,7 +6,6 @@ Heavy imports wait until a command runs.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -87,13 +86,13 @@ def evaluate(
     same: dict[str, Any] = {"data_options": data_options, "features": features, "checkpoint": checkpoint}
     what = {**same, "data_name": data, "root": root, "progress": progress, **given}
 
-    def name_of(one: Evaluation) -> str:
-        return _report_name(one, given=given, data=data, splits=splits, **same)
+    def file_of(folder: Path, one: Evaluation) -> Path:
+        return RunFolder(folder).evaluation_file(*_variants(one, given=given, data=data, splits=splits, **same))
 
     if splits is not None:
         found = [scores.evaluation for scores in api.evaluate_splits(run[0], splits, **what)]
         names = [one.dataset.version for one in found]
-        _write_average(found, names, f"{run[0]}, {features}", [json, run[0] / f"{name_of(found[0])}.json"])
+        _write_average(found, names, f"{run[0]}, {features}", [json, file_of(run[0], found[0])])
         return
     found = []
     for folder in run:
@@ -102,13 +101,13 @@ def evaluate(
         if not is_first():
             continue
         score_table(one.report, f"{folder}: {one.report['data']['version']}, {features}")
-        _write_report(one.report, [None if len(run) > 1 else json, folder / f"{name_of(one)}.json"], "scores")
+        _write_report(one.report, [None if len(run) > 1 else json, file_of(folder, one)], "scores")
     if len(run) > 1:
         _write_average(found, list(map(str, run)), f"mean of {len(run)} runs, {features}", [json])
     elif is_first():
         _write_details(found[0], csv, save_features)
         if pictures is not None:
-            _draw(run[0], found[0], name_of(found[0]), pictures, top or _TOP)
+            _draw(run[0], found[0], file_of(run[0], found[0]).stem, pictures, top or _TOP)
 
 
 def _write_details(found: Evaluation, csv: Path | None, features: Path | None) -> None:
@@ -174,7 +173,7 @@ def _draw(run: Path, found: Evaluation, name: str, count: int, top: int) -> None
     say(f"{len(lists)} ranked lists: {folder}")
 
 
-def _report_name(
+def _variants(
     found: Evaluation,
     *,
     given: Mapping[str, Any],
@@ -183,11 +182,11 @@ def _report_name(
     features: str,
     checkpoint: str,
     splits: int | None,
-) -> str:
-    """Return one name for each way to evaluate, so that none replaces another, e.g. ``evaluation_dukemtmc_rerank``.
+) -> list[str]:
+    """Return what sets a way to evaluate apart, by which the file of its scores is named, e.g. ``dukemtmc, rerank``.
 
-    ``given`` are the settings that replace the run's own; intervals don't change scores and are not named. The name of
-    other images than the run's own has the start of their fingerprint.
+    ``given`` are the settings that replace the run's own; intervals don't change scores and are not named. Other images
+    than the run's own are named by the start of their fingerprint.
     """
     images = found.report["data"]["fingerprint"][:8] if found.report["data"]["other_images"] else None
     settings = {key: value for key, value in given.items() if key not in ("confidence", "max_rank")}
@@ -200,7 +199,7 @@ def _report_name(
         checkpoint if checkpoint != "last" else None,
         f"{splits}-splits" if splits else None,
     ]
-    return re.sub(r"[^A-Za-z0-9_.+-]", "-", "_".join(["evaluation", *filter(None, parts)]))
+    return [part for part in parts if part]
 
 
 def _short_name(key: str, value: Any) -> str:
