@@ -14,7 +14,7 @@ from dcs_nas.models.backbones import BACKBONES
 from dcs_nas.models.cell_space import fixed_network
 from dcs_nas.models.flops import count
 from dcs_nas.models.latency import LatencyTable
-from dcs_nas.models.profile import profile
+from dcs_nas.models.network_profile import profile
 from dcs_nas.space import CellStructure, Genotype, NetworkSpec, SpaceReference
 from tests.command_line import refused, run_command
 

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from dcs_nas.config import SearchConfig
-from dcs_nas.models.kinds import SPACE_KINDS, SpaceKind, build_relaxation
+from dcs_nas.models.space_kinds import SPACE_KINDS, SpaceKind, build_relaxation
 from dcs_nas.models.supernet import Mixture, Supernet
 from dcs_nas.settings import Settings
 from dcs_nas.space import GENOTYPES, SPACES, AnyGenotype, Origin, Space

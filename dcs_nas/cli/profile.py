@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from dcs_nas.cli.profile_target import Target
     from dcs_nas.models.latency import LatencyTable
-    from dcs_nas.models.profile import LayerProfile, Profile
+    from dcs_nas.models.network_profile import LayerProfile, Profile
 
 COLUMNS = ("layer", "kind", "output", "parameters", "FLOPs (M)", "activations (KiB)", "latency (ms)")
 
@@ -59,7 +59,7 @@ def profile(
     from dcs_nas.errors import InputError
     from dcs_nas.files import write_json
     from dcs_nas.models.latency import resolve_device
-    from dcs_nas.models.profile import profile as measure
+    from dcs_nas.models.network_profile import profile as measure
 
     load_extension_files(extension)
     found = read_target(target, Sizes(height, width, channels, cells), override or [])

@@ -14,7 +14,7 @@ from dcs_nas.extensions import load_extensions
 from dcs_nas.models.backbones import BACKBONES
 from dcs_nas.models.build import build_supernet
 from dcs_nas.models.cell_costs import CellCosts
-from dcs_nas.models.kinds import kind_of
+from dcs_nas.models.space_kinds import kind_of
 from dcs_nas.models.supernet import Supernet
 from dcs_nas.runs import RunFolder
 from dcs_nas.runs.opening import CONFIG

@@ -12,8 +12,8 @@ from dcs_nas.models import cell_kind, chain_kind  # noqa: F401, their import reg
 from dcs_nas.models.backbones import BACKBONES
 from dcs_nas.models.blocks import set_scale
 from dcs_nas.models.heads import ReidNetwork
-from dcs_nas.models.kinds import cell_settings, kind_of
 from dcs_nas.models.latency import LatencyTable
+from dcs_nas.models.space_kinds import cell_settings, kind_of
 from dcs_nas.models.supernet import ExpectedCost, Supernet
 from dcs_nas.models.weights import load_weights
 from dcs_nas.space import AnyGenotype, Space, require_settings

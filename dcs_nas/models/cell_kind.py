@@ -15,7 +15,7 @@ from dcs_nas.config import SearchConfig
 from dcs_nas.models.cell_costs import CellCosts
 from dcs_nas.models.cell_space import fixed_network
 from dcs_nas.models.cell_supernet import CellSupernet
-from dcs_nas.models.kinds import SPACE_KINDS, SpaceKind, build_relaxation
+from dcs_nas.models.space_kinds import SPACE_KINDS, SpaceKind, build_relaxation
 from dcs_nas.space import (
     CellGenotype,
     CellStructure,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dcs_nas.config import SearchConfig
 from dcs_nas.models.chain_space import fixed_chain
 from dcs_nas.models.chain_supernet import ChainSupernet
-from dcs_nas.models.kinds import SPACE_KINDS, SpaceKind, build_relaxation
+from dcs_nas.models.space_kinds import SPACE_KINDS, SpaceKind, build_relaxation
 from dcs_nas.space import (
     BlockGenotype,
     ChainGenotype,

@@ -218,7 +218,7 @@ def cost_table(run: RunContents) -> Cost | None:
 
     from dcs_nas.config import Config, RetrainConfig
     from dcs_nas.models.build import build_fixed
-    from dcs_nas.models.profile import profile
+    from dcs_nas.models.network_profile import profile
     from dcs_nas.settings import parse
 
     config = parse(Config, run.config, source="config.yaml")

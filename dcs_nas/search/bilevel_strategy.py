@@ -9,7 +9,7 @@ from pytorch_lightning.utilities.combined_loader import CombinedLoader
 from dcs_nas.config import Config, SearchConfig
 from dcs_nas.data.datamodule import ReidData
 from dcs_nas.models.build import build_supernet
-from dcs_nas.models.kinds import cell_settings
+from dcs_nas.models.space_kinds import cell_settings
 from dcs_nas.runs import RunFolder
 from dcs_nas.search.bilevel import BilevelSearch
 from dcs_nas.search.derive import SupernetScore, derive_by_retrieval

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from dcs_nas import __version__
-from dcs_nas.models.kinds import kind_of
+from dcs_nas.models.space_kinds import kind_of
 from dcs_nas.models.supernet import Supernet
 from dcs_nas.runs import RunFolder
 from dcs_nas.space import AnyGenotype, Genotype, Origin, Space, load_genotype

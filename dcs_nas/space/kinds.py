@@ -1,7 +1,7 @@
 """The parts that every kind of search space has: its specification and its genotypes. No torch here.
 
 A new kind is one file beside ``cells.py`` with a ``Space`` and an ``AnyGenotype``, registered under the kind's name,
-and one file in models/ with a ``SpaceKind`` (``dcs_nas.models.kinds``).
+and one file in models/ with a ``SpaceKind`` (``dcs_nas.models.space_kinds``).
 """
 
 from __future__ import annotations
