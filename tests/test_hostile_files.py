@@ -20,16 +20,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from torch import nn
-from torch.export import Dim
 
 from dcs_nas.config import load_config
 from dcs_nas.data.datasets import load_dataset
 from dcs_nas.errors import InputError
 from dcs_nas.evaluation import load_features
-from dcs_nas.export.exporting import load_pt2
 from dcs_nas.export.metadata import ExportInfo
-from dcs_nas.export.onnx_check import refers_to_other_files
 from dcs_nas.export.onnx_model import OnnxModel
 from dcs_nas.models.cell_space import fixed_network
 from dcs_nas.models.latency import LatencyTable
@@ -133,122 +129,10 @@ def test_no_module_unpickles_evaluates_or_unpacks_archives() -> None:
 # Exported files
 
 
-class _Small(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.c = nn.Conv2d(3, 4, 3)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.c(images.float()).mean((2, 3))
-
-
 INFO = ExportInfo(
     height=16, width=8, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), metric="cosine", features=4, cameras="unused",
     folded=0, network="test", trained_on="nothing", run="run", checkpoint="last", seed=0, version="0",
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def parts() -> dict[str, bytes]:
-    """The members of a good ``.pt2`` file by name."""
-    images = torch.zeros(2, 3, 16, 8, dtype=torch.uint8)
-    program = torch.export.export(_Small().eval(), (images,), dynamic_shapes={"images": {0: Dim("batch")}})
-    stream = io.BytesIO()
-    torch.export.save(program, stream, extra_files={"dcs_nas.json": INFO.model_dump_json()})
-    with zipfile.ZipFile(stream) as archive:
-        return {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
-
-
-def _pt2(path: Path, parts: dict[str, bytes], **options: Any) -> Path:
-    with zipfile.ZipFile(path, "w", **options) as archive:
-        for name, content in parts.items():
-            archive.writestr(f"archive/{name}", content)
-    return path
-
-
-def _edited(parts: dict[str, bytes], name: str, change: Callable[[Any], object]) -> dict[str, bytes]:
-    data = json.loads(parts[name])
-    change(data)
-    return {**parts, name: json.dumps(data).encode()}
-
-
-def test_a_pt2_file_of_ours_is_read_by_its_checked_parts(tmp_path: Path, parts: dict[str, bytes]) -> None:
-    run, info = load_pt2(_pt2(tmp_path / "m.pt2", parts))
-    assert info == INFO
-    assert run(torch.zeros(5, 3, 16, 8, dtype=torch.uint8)).shape == (5, 4)
-
-
-MODEL, WEIGHTS = "models/model.json", "data/weights/model_weights_config.json"
-CONSTANTS = "data/constants/model_constants_config.json"
-
-
-def _node(data: Any, target: str, **inputs: Any) -> None:
-    kinds = {str: "as_string", bool: "as_bool", int: "as_int"}
-    node = data["graph_module"]["graph"]["nodes"][0]
-    node["target"] = target
-    node["inputs"] = [{"name": k, "arg": {kinds[type(v)]: v}, "kind": 1} for k, v in inputs.items()]
-
-
-def _pickled_weight(parts: dict[str, bytes], harm: Path) -> dict[str, bytes]:
-    parts = _edited(parts, WEIGHTS, lambda d: d["config"]["c.weight"].update(use_pickle=True))
-    return {**parts, "data/weights/weight_0": _saved(Payload(harm))}
-
-
-def _pickled_constant(parts: dict[str, bytes], harm: Path) -> dict[str, bytes]:
-    entry = {"path_name": "opaque_obj_0", "is_param": False, "use_pickle": True, "tensor_meta": None}
-    parts = _edited(parts, CONSTANTS, lambda d: d["config"].update(x=entry))
-    return {**parts, "data/constants/opaque_obj_0": pickle.dumps(Payload(harm))}
-
-
-def _size_that_is_code(parts: dict[str, bytes], harm: Path) -> dict[str, bytes]:
-    text = parts[MODEL].decode()
-    size = re.search(r'"expr_str": "[^"]*"', text)
-    assert size is not None
-    code = json.dumps({"expr_str": f"open({str(harm)!r}, 'w').close() or 4"})[1:-1]
-    return {**parts, MODEL: text.replace(size[0], code).encode()}
-
-
-def _name_that_is_code(parts: dict[str, bytes], harm: Path) -> dict[str, bytes]:
-    code = json.dumps(f"x = open({str(harm)!r}, 'w').close(); y").encode()
-    return {**parts, MODEL: parts[MODEL].replace(b'"conv2d"', code)}
-
-
-ATTACKS: dict[str, Callable[[dict[str, bytes], Path], dict[str, bytes]]] = {
-    "example inputs": lambda p, h: {**p, "data/sample_inputs/model.pt": _saved((Payload(h),))},
-    "a pickled weight": _pickled_weight,
-    "a pickled constant": _pickled_constant,
-    "weights of an old format": lambda p, h: {**p, "data/weights/model.pt": _saved({"x": Payload(h)})},
-    "a call": lambda p, h: _edited(p, MODEL, lambda d: _node(d, "torch.hub.os.system", command=f"touch {h}")),
-    "a file as a tensor": lambda p, h: _edited(
-        p, MODEL, lambda d: _node(d, "torch.ops.aten.from_file.default", filename=str(h), shared=True, size=4)
-    ),
-    "a size": _size_that_is_code,
-    "a name": _name_that_is_code,
-    "a guard": lambda p, h: _edited(
-        p, MODEL, lambda d: d.update(guards_code=[f"open({str(h)!r}, 'w').close() is None"])
-    ),
-    "a compiled library": lambda p, h: {**p, "data/aotinductor/model/x.so": b"\x7fELF"},
-}
-
-
-@pytest.mark.parametrize("attack", ATTACKS)
-def test_nothing_in_a_pt2_file_is_run(tmp_path: Path, harm: Path, parts: dict[str, bytes], attack: str) -> None:
-    path = _pt2(tmp_path / "m.pt2", ATTACKS[attack](parts, harm))
-    if attack == "example inputs":  # which are left out
-        load_pt2(path)
-    else:
-        _refused(lambda: load_pt2(path), r"is damaged or no \.pt2 file of ours")
-
-
-def test_a_pt2_file_with_hidden_or_packed_members_is_refused(tmp_path: Path, parts: dict[str, bytes]) -> None:
-    path = _pt2(tmp_path / "m.pt2", parts, compression=zipfile.ZIP_DEFLATED)
-    _refused(lambda: load_pt2(path), "twice or compressed")
-    with pytest.warns(UserWarning, match="Duplicate name"), zipfile.ZipFile(_pt2(path, parts), "a") as archive:
-        archive.writestr(f"archive/{MODEL}", b"{}")
-    _refused(lambda: load_pt2(path), "twice or compressed")
-    for content in (b"", b"PK", b"\0" * 100, pickle.dumps({})):
-        path.write_bytes(content)
-        _refused(lambda: load_pt2(path), "is damaged or no .pt2 file")
 
 
 def _onnx(location: str | None, *, inside: str = "graph") -> bytes:
@@ -299,20 +183,6 @@ def test_an_onnx_file_that_is_complete_runs_and_a_damaged_one_is_refused(tmp_pat
     for content in (b"", whole[: len(whole) // 2], b"\xff" * 50, b"\x0b" * 50, b"\x3a\xff\xff\xff\xff\x7f"):
         path.write_bytes(content)
         _refused(lambda: OnnxModel(path), "m.onnx")
-    deep = b""
-    for _ in range(200):  # a graph in an attribute of a node of a graph ...
-        deep = _field(1, _field(5, _field(6, deep)))
-    with pytest.raises(ValueError, match="nested too deeply"):
-        refers_to_other_files(_field(7, deep))
-
-
-def _field(number: int, content: bytes) -> bytes:
-    length, value = b"", len(content)
-    while True:
-        length += bytes([value & 0x7F | (0x80 if value > 0x7F else 0)])
-        value >>= 7
-        if not value:
-            return bytes([number << 3 | 2]) + length + content
 
 
 # YAML
@@ -536,9 +406,9 @@ def test_a_member_that_is_no_array_and_labels_beyond_64_bits_are_refused(tmp_pat
 
 
 def test_pipes_and_folders_are_not_waited_for(tmp_path: Path) -> None:
-    for name in ("f.npz", "w.pth", "m.onnx", "m.pt2", "last.ckpt"):
+    for name in ("f.npz", "w.pth", "m.onnx", "last.ckpt"):
         os.mkfifo(tmp_path / name)
-    readers = {"f.npz": load_features, "w.pth": read_weights, "m.onnx": OnnxModel, "m.pt2": load_pt2}
+    readers = {"f.npz": load_features, "w.pth": read_weights, "m.onnx": OnnxModel}
     for name, read in {**readers, "last.ckpt": load_checkpoint}.items():
         _refused(partial(read, tmp_path / name), re.escape(name))
 

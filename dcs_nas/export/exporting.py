@@ -7,14 +7,12 @@ for images of the run's data, in batches of one and of several.
 from __future__ import annotations
 
 import io
-import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,11 +21,8 @@ from torch.export import Dim, ExportedProgram
 from dcs_nas.errors import InputError, choices
 from dcs_nas.export.extractor import Deployable, at_a_step, deployable
 from dcs_nas.export.metadata import ExportInfo
-from dcs_nas.export.onnx_model import OnnxModel, finished_model
-from dcs_nas.export.packages import require
-from dcs_nas.export.pt2_check import checked_archive
+from dcs_nas.export.onnx_model import OnnxModel, finished_model, require
 from dcs_nas.files import atomic_path
-from dcs_nas.settings import parse
 
 FORMATS = ("onnx", "pt2")
 TOLERANCE = {"onnx": 1e-4, "pt2": 1e-5}
@@ -82,7 +77,7 @@ def export_run(
 
 
 def traced(source: Deployable) -> ExportedProgram:
-    """The extractor as a graph for any number of images."""
+    """Return the extractor as a graph for any number of images."""
     images = torch.zeros(2, 3, source.info.height, source.info.width, dtype=torch.uint8)
     with _quiet(), torch.no_grad():
         program = torch.export.export(source.extractor, (images,), dynamic_shapes={"images": {0: Dim("batch")}})
@@ -93,7 +88,7 @@ def traced(source: Deployable) -> ExportedProgram:
 
 @torch.no_grad()
 def differences(run: Callable[[Tensor], Tensor], source: Deployable, images: Tensor) -> Tensor:
-    """How far ``run`` is from the extractor on each of images (B, 3, H, W), all at once and one alone: (B,)."""
+    """Return how far ``run`` is from the extractor on each of images (B, 3, H, W), all at once and one alone: (B,)."""
     expected = source.extractor(images)
     scale = expected.abs().amax(1).clamp_min(1)
     found = run(images)
@@ -101,41 +96,6 @@ def differences(run: Callable[[Tensor], Tensor], source: Deployable, images: Ten
     errors = (found - expected).abs().amax(1) / scale
     errors[0] = errors[0].maximum((alone[0] - expected[0]).abs().max() / scale[0])
     return errors.nan_to_num(torch.inf)
-
-
-def load_pt2(path: Path) -> tuple[Callable[[Tensor], Tensor], ExportInfo]:
-    """A ``.pt2`` file of ours: what maps images (B, 3, H, W) uint8 to features (B, D), and its metadata.
-
-    Nothing in the file is unpickled or run as Python, see ``pt2_check``.
-
-    Raises:
-        InputError: a file that is missing, damaged, or holds what no export of ours does.
-    """
-    if not path.is_file():
-        raise InputError(f"there is no file {path}; check the path, or write one with dcs-nas export RUN")
-    try:
-        content, extra = checked_archive(path)
-    except Exception as error:  # a damaged file can make its parser raise anything
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"{path} is damaged or no .pt2 file of ours: {reason}") from None
-    if INFO_FILE not in extra:
-        raise InputError(f"{path} was not written by dcs-nas export: it has no {INFO_FILE}")
-    info = parse(ExportInfo, _mapping(extra[INFO_FILE], path), source=f"metadata of {path}")
-    try:
-        with _quiet():
-            return torch.export.load(content).module(), info
-    except Exception as error:
-        raise InputError(f"{path} is damaged or no .pt2 file of ours ({type(error).__name__})") from None
-
-
-def _mapping(text: str, path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise InputError(f"{path} has damaged metadata; export the run again")
-    return found
 
 
 def _largest(errors: Tensor) -> float:
@@ -153,7 +113,7 @@ def _check(formats: Sequence[str]) -> None:
 
 
 def _images(source: Deployable) -> Tensor:
-    """Random images and those of the data: (n, 3, H, W) uint8."""
+    """Return random images and those of the data: (n, 3, H, W) uint8."""
     size = (_RANDOM, 3, source.info.height, source.info.width)
     noise = torch.randint(0, 256, size, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     return torch.cat([noise, source.samples])
@@ -177,7 +137,8 @@ def _write_pt2(program: ExportedProgram, info: ExportInfo, path: Path) -> Callab
         content = io.BytesIO()  # a file's name would become part of its content
         torch.export.save(program, content, extra_files={INFO_FILE: info.model_dump_json(indent=2)})
     path.write_bytes(content.getvalue())
-    return load_pt2(path)[0]
+    with _quiet():
+        return torch.export.load(path).module()
 
 
 @contextmanager

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
@@ -14,16 +15,26 @@ import numpy as np
 from dcs_nas.data.images import read_image
 from dcs_nas.errors import InputError
 from dcs_nas.export.metadata import ExportInfo, read_properties
-from dcs_nas.export.onnx_check import refers_to_other_files
-from dcs_nas.export.packages import require
 
 Progress = Callable[[int, int], None]
 _BATCH = 64
 _LARGEST = 2**31  # bytes, the format's own limit
 
 
+def require(*packages: str, purpose: str) -> None:
+    """Import the packages; raise ``InputError`` that names those which are not installed."""
+    missing = []
+    for package in packages:
+        try:
+            importlib.import_module(package)
+        except ImportError:
+            missing.append(package)
+    if missing:
+        raise InputError(f"{purpose} needs {', '.join(missing)}, not installed here; pip install 'dcs-nas[export]'")
+
+
 def finished_model(model: Any, info: ExportInfo) -> Any:
-    """An ``onnx.ModelProto`` with our metadata, its batch called ``batch``, and without the paths of this machine."""
+    """Return an ``onnx.ModelProto`` with our metadata, batch size ``batch``, and without the paths of this machine."""
     import onnx
 
     graph = model.graph
@@ -42,21 +53,6 @@ def finished_model(model: Any, info: ExportInfo) -> Any:
     return model
 
 
-def _checked(path: Path) -> bytes:
-    if path.stat().st_size > _LARGEST:
-        raise InputError(f"{path} has {path.stat().st_size:,} bytes, expected at most {_LARGEST:,}")
-    content = path.read_bytes()
-    try:
-        elsewhere = refers_to_other_files(content)
-    except ValueError as error:
-        raise InputError(f"{path} is damaged or no ONNX file ({error})") from None
-    if elsewhere:
-        raise InputError(
-            f"{path} takes weights from other files, which is refused; dcs-nas export writes all into one file"
-        )
-    return content
-
-
 class OnnxModel:
     """A feature extractor that ``dcs-nas export`` wrote, run by onnxruntime.
 
@@ -67,12 +63,12 @@ class OnnxModel:
     """
 
     def __init__(self, path: Path) -> None:
-        require("onnxruntime", purpose="running an ONNX file")
+        require("onnx", "onnxruntime", purpose="running an ONNX file")
         import onnxruntime
 
         if not path.is_file():
             raise InputError(f"there is no file {path}; check the path, or write one with dcs-nas export RUN")
-        self.path, content = path, _checked(path)
+        self.path, content = path, _complete(path)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
@@ -115,3 +111,32 @@ class OnnxModel:
 
     def _read(self, path: Path) -> np.ndarray:
         return read_image(path, height=self.info.height, width=self.info.width)
+
+
+def _complete(path: Path) -> bytes:
+    """Return the bytes of an ONNX file; raise ``InputError`` where a tensor's values are in another file."""
+    import onnx
+
+    if path.stat().st_size > _LARGEST:
+        raise InputError(f"{path} has {path.stat().st_size:,} bytes, expected at most {_LARGEST:,}")
+    content = path.read_bytes()
+    try:
+        model = onnx.load_model_from_string(content)
+    except Exception as error:  # protobuf's own kind of error
+        raise InputError(f"{path} is damaged or no ONNX file ({type(error).__name__})") from None
+    if any(tensor.external_data or tensor.data_location == tensor.EXTERNAL for tensor in _tensors(model)):
+        raise InputError(
+            f"{path} takes weights from other files, which is refused; dcs-nas export writes all into one file"
+        )
+    return content
+
+
+def _tensors(message: Any) -> Iterator[Any]:
+    """Yield every tensor in a message of ONNX and in the messages in it, whatever they are."""
+    if message.DESCRIPTOR.name == "TensorProto":
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for inner in [value] if hasattr(value, "ListFields") else value:
+                yield from _tensors(inner)
