@@ -131,7 +131,7 @@ def test_no_module_unpickles_evaluates_or_unpacks_archives() -> None:
 
 INFO = ExportInfo(
     height=16, width=8, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), metric="cosine", features=4, cameras="unused",
-    folded=0, network="test", trained_on="nothing", run="run", checkpoint="last", seed=0, version="0",
+    network="test", trained_on="nothing", run="run", checkpoint="last", seed=0, version="0",
 )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dcs_nas.errors import InputError
 from dcs_nas.models.blocks import RGA
 from dcs_nas.models.blocks.rga import RelationEmbedding, gram
-from dcs_nas.models.interop import load_rga
+from tests.published_states import load_rga
 
 PARTS = ["rga_spatial", "rga_channel", "rga_spatial_channel"]
 

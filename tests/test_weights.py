@@ -24,8 +24,8 @@ from dcs_nas.errors import InputError
 from dcs_nas.models import weights
 from dcs_nas.models.backbones import BACKBONES, Backbone
 from dcs_nas.models.backbones.vit import VisionTransformer
-from dcs_nas.models.interop import load_hacnn
 from dcs_nas.models.weights import load_weights
+from tests.published_states import load_hacnn
 
 
 class Small(nn.Module):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +17,9 @@ from dcs_nas.data.images import read_image
 from dcs_nas.errors import InputError
 from dcs_nas.export.metadata import ExportInfo
 from dcs_nas.models.blocks import DCSAttention
-from dcs_nas.models.folding import folded
-from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.runs import RunFolder
 from dcs_nas.training.evaluate import load_trained
 
-_EXACT = 1e-9  # in float64, where rounding is 1e-16
 _ROUNDING = 1e-5  # of float32 logits, as a share of the largest
 
 
@@ -41,7 +37,7 @@ class Extractor(nn.Module):
 
 @torch.no_grad()
 def at_a_step(extractor: Extractor, images: Tensor) -> Tensor:
-    """Which images have a DCS-Attention logit T that is 0 up to rounding: boolean (B,).
+    """Return which images have a DCS-Attention logit T that is 0 up to rounding: boolean (B,).
 
     There the mask 1[T > 0] may fall out differently under another runtime, as between any two devices: the network
     itself jumps, by one channel of one token.
@@ -73,14 +69,13 @@ class Deployable:
 
 
 def deployable(folder: Path, *, checkpoint: str = "last", samples: int = 8) -> Deployable:
-    """The feature extractor of a trained run, batch norms folded where that is exact.
+    """Return the feature extractor of a trained run.
 
     Raises:
         InputError: a folder that holds no trained run, or no such checkpoint.
     """
     config, network = load_trained(folder, checkpoint=checkpoint)
     data, notes = config.data, []
-    plain, names = _folded(network, height=data.height, width=data.width)
     if network.uses_cameras:
         notes.append("the network knows cameras; the file takes all cameras as unknown, as evaluation on new ones does")
     images, missing = _samples(config, samples)
@@ -93,7 +88,6 @@ def deployable(folder: Path, *, checkpoint: str = "last", samples: int = 8) -> D
         metric=config.evaluate.metric,
         features=network.num_features,
         cameras="unknown" if network.uses_cameras else "unused",
-        folded=len(names),
         network=_network_name(config, folder),
         trained_on=_trained_on(config, folder),
         run=folder.resolve().name,
@@ -101,24 +95,11 @@ def deployable(folder: Path, *, checkpoint: str = "last", samples: int = 8) -> D
         seed=config.seed,
         version=__version__,
     )
-    return Deployable(Extractor(plain, data.mean, data.std).eval(), info, images, tuple(notes))
-
-
-@torch.no_grad()
-def _folded(network: ReidNetwork, *, height: int, width: int) -> tuple[nn.Module, list[str]]:
-    """``folded`` in float64, where it is seen to change nothing, then rounded to float32."""
-    wide = copy.deepcopy(network).double().eval()
-    plain, names = folded(wide, height=height, width=width)
-    images = torch.randn(2, 3, height, width, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    expected = wide(images)
-    error = float((expected - plain(images)).abs().max() / expected.abs().max().clamp_min(1))
-    if not error <= _EXACT:
-        raise RuntimeError(f"folded batch norms change the features by {error:.1e}")
-    return plain.float(), names
+    return Deployable(Extractor(network, data.mean, data.std).eval(), info, images, tuple(notes))
 
 
 def _samples(config: Config, count: int) -> tuple[Tensor, str]:
-    """Up to ``count`` query images of the run's own data, and why there are none."""
+    """Return up to ``count`` query images of the run's own data, and why there are none."""
     data = config.data
     size = {"height": data.height, "width": data.width}
     source = data.test or data.own
@@ -140,7 +121,7 @@ def _network_name(config: Config, folder: Path) -> str:
 
 
 def _trained_on(config: Config, folder: Path) -> str:
-    """The version of the training data as the run noted it, or the name that its settings give."""
+    """Return the version of the training data as the run noted it, or the name that its settings give."""
     path = RunFolder(folder).data_file
     if not path.is_file():
         return config.data.name

@@ -28,7 +28,7 @@ class ExportInfo(Settings):
         metric: the distance that features are to be compared by.
         features: D, numbers per image.
         cameras: ``unused``, or ``unknown``: the network was trained to know the camera and is exported without.
-        folded: batch norms folded into the layers before them.
+        folded: in files of older versions, the batch norms folded into the layers before them.
         network: the backbone, or the space of the genotype.
         trained_on: version of the training data.
         run: name of the run folder, ``checkpoint`` in it, and the run's ``seed``.
@@ -46,7 +46,7 @@ class ExportInfo(Settings):
     metric: Literal["cosine", "euclidean"]
     features: int = Field(ge=1)
     cameras: Literal["unused", "unknown"]
-    folded: int = Field(ge=0)
+    folded: int = Field(default=0, ge=0)
     network: str
     trained_on: str
     run: str
