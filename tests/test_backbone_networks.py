@@ -254,7 +254,7 @@ def test_attention_in_a_transformer_leaves_the_class_token_of_its_block_as_it_is
     network = tiny_vit().eval()
     tokens = torch.randn(2, 5, 24)
     network.attention["block0"] = Zero()
-    changed = network._attend_patches("block0", tokens)
+    changed = network.attend_patches("block0", tokens)
     assert torch.equal(changed[:, 0], tokens[:, 0])
     assert not changed[:, 1:].any()
     assert "block3" not in network.stages
@@ -262,8 +262,8 @@ def test_attention_in_a_transformer_leaves_the_class_token_of_its_block_as_it_is
 
 def test_the_camera_embedding_is_added_to_all_tokens_with_its_weight() -> None:
     network, x = tiny_vit(cameras=3, camera_weight=2.0).eval(), torch.randn(2, 3, 32, 32)
-    plain, cameras = network._embed(x, torch.tensor([0, 2])), torch.tensor([1, 2])
-    difference = network._embed(x, cameras) - plain
+    plain, cameras = network.embed(x, torch.tensor([0, 2])), torch.tensor([1, 2])
+    difference = network.embed(x, cameras) - plain
     vectors = network.state_dict()["sie_embed"]
     vector = 2.0 * (vectors[1] - vectors[0])
     torch.testing.assert_close(difference[0], vector.expand(5, -1))
@@ -274,8 +274,8 @@ def test_unknown_cameras_get_the_mean_vector_in_evaluation_and_are_refused_in_tr
     network, x = tiny_vit(cameras=3, drop_path=0.0), torch.randn(1, 3, 32, 32)
     with pytest.raises(InputError, match="give the images' cameras in training"):
         network(x)
-    known = torch.stack([network._embed(x, torch.tensor([camera])) for camera in range(3)])
-    torch.testing.assert_close(network.eval()._embed(x, None), known.mean(0))
+    known = torch.stack([network.embed(x, torch.tensor([camera])) for camera in range(3)])
+    torch.testing.assert_close(network.eval().embed(x, None), known.mean(0))
     assert network.uses_cameras
     assert not tiny_vit().uses_cameras
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
@@ -15,13 +16,20 @@ from dcs_nas.models.blocks import ATTENTION
 
 # The cheapest images of which every stage keeps a map.
 OSNETS = [name for name in BACKBONES if name.startswith("osnet")]
-SIZES = dict.fromkeys(("hacnn", "msinet", *OSNETS, "mobilenet_v2", "resnet18"), (64, 32))
+TRANSREIDS = [name for name in BACKBONES if name.startswith("transreid")]
+SIZES = dict.fromkeys(("hacnn", "msinet", *OSNETS, "mobilenet_v2", "resnet18", *TRANSREIDS), (64, 32))
+# No stochastic depth, and all parts that the defaults leave out.
+TRANSFORMER_OPTIONS = {"drop_path": 0.0, "cameras": 3, "registers": 4, "projection": 512}
 ATTENDED = [(name, "dcs") for name in BACKBONES] + [("resnet18", name) for name in ATTENTION if name != "dcs"]
 
 
 def build(name: str, **options: Any) -> Backbone:
     height, width = SIZES.get(name, (32, 16))
     return BACKBONES[name](height=height, width=width, **options)
+
+
+def takes(name: str, option: str) -> bool:
+    return option in inspect.signature(inspect.unwrap(BACKBONES[name])).parameters
 
 
 def images(name: str, batch: int = 4) -> Tensor:
@@ -51,7 +59,7 @@ def keep_last_statistics(network: nn.Module) -> None:
 @pytest.mark.parametrize(("name", "attention"), ATTENDED)
 def test_every_backbone_gives_what_it_states_and_trains_every_parameter(name: str, attention: str) -> None:
     torch.manual_seed(0)  # of other seeds some leave a layer without norm, OSNet's gate, dead behind its ReLU
-    options = {"drop_path": 0.0, "cameras": 3} if name.startswith("vit") else {}
+    options = {option: value for option, value in TRANSFORMER_OPTIONS.items() if takes(name, option)}
     backbone = build(name, attention=attention, **options)
     wake_silent_branches(backbone)
     keep_last_statistics(backbone)
@@ -106,6 +114,8 @@ def test_asking_for_stage_maps_changes_nothing() -> None:
         ("hacnn", ["inception1", "inception2", "inception3"]),
         ("msinet", ["stage1", "stage2", "stage3"]),
         ("vit_small", ["block2", "block5", "block8"]),
+        ("dinov2_vit_small", ["block2", "block5", "block8"]),
+        ("transreid_small", ["block0", "block1"]),
     ],
 )
 def test_attention_follows_the_default_stages_and_renames_no_parameter(name: str, expected: list[str]) -> None:

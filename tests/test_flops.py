@@ -147,6 +147,11 @@ PUBLISHED = [
     ("vit_base", {}, 224, 224, 1000, 86_567_656, 17.56),
     # timm, results/benchmark-infer: vit_small_patch16_224 with 22.05 M and 4.61 GMACs.
     ("vit_small", {}, 224, 224, 1000, 22.05 * MILLION, 4.61),
+    # Counted in the published code: openai/CLIP, facebookresearch/dinov2 (without its mask token), damo-cv/TransReID.
+    ("clip_vit_base", {"projection": 512}, 224, 224, 0, 86_192_640, None),
+    ("dinov2_vit_small", {}, 518, 518, 0, 22_056_576, None),
+    ("dinov2_vit_base", {}, 518, 518, 0, 86_580_480, None),
+    ("transreid_vit_base", {"cameras": 6}, 256, 128, 0, 92_903_424, None),
     # deep-person-reid, docs/MODEL_ZOO.md; last stride 2, classifiers left out.
     ("resnet50", {"last_stride": 2}, 256, 128, 0, 23.5 * MILLION, 2.7),
     ("mobilenet_v2", {}, 256, 128, 0, 2.2 * MILLION, None),

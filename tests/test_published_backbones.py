@@ -12,7 +12,11 @@ from torch import Tensor
 from dcs_nas.errors import InputError
 from dcs_nas.models.backbones import BACKBONES
 from dcs_nas.models.backbones.msinet import MSMT_GENOTYPE, MSINet, PublishedMSINet
+from dcs_nas.models.backbones.transreid import PublishedTransReID, TransReID
+from dcs_nas.models.backbones.vit import VisionTransformer
+from dcs_nas.models.backbones.vit_variants import CLIPVisionTransformer, DINOv2
 from dcs_nas.models.heads import Embedding
+from dcs_nas.models.weights import load_weights
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -91,3 +95,112 @@ def test_msinets_options_out_of_range_are_refused(options: dict, message: str) -
 def test_a_genotype_without_gates_may_be_narrow() -> None:
     network = MSINet(genotype=["exc", "none", "cross_att"] * 4, channels=[4, 8, 12, 16]).eval()
     assert [tuple(v.shape) for v in network(torch.randn(2, 3, 32, 32))] == [(2, 16), (2, 256)]
+
+
+TRANSREID = {"height": 64, "width": 32, "embedding": 96, "depth": 3, "heads": 4, "cameras": 6}
+
+
+def published_transreid() -> tuple[PublishedTransReID, dict[str, Tensor]]:
+    published = golden("transreid")
+    network = PublishedTransReID(7, **TRANSREID).eval()
+    network.load_state_dict(network.adapt_weights(state_of(published)))
+    return network, published
+
+
+def test_transreid_gives_the_published_features_and_gradients() -> None:
+    network, published = published_transreid()
+    x = published["x"].requires_grad_()
+    feature = network(x, published["cameras"])
+    feature.square().sum().backward()
+    assert x.grad is not None
+    require_close(feature, published["feature_before_neck"])
+    # The last norm keeps the sum of squares all but constant: its gradient is what rounding leaves of it, and the
+    # published float32 values are 5.4e-4 away from this network in float64.
+    require_close(x.grad, published["grad_x"], relative=2e-3)
+    network.after_neck = True
+    require_close(network(x, published["cameras"]), published["feature_after_neck"])
+
+
+def test_transreid_trains_each_of_its_five_vectors() -> None:
+    network, published = published_transreid()
+    embedding = network.train()(published["x"], published["cameras"])
+    assert embedding.features.shape == (3, 5 * 96)
+    assert [tuple(scores.shape) for scores in embedding.logits] == [(3, 7)] * 5
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "teacher.backbone."])
+def test_a_vit_starts_both_branches_of_transreid(tmp_path: Path, prefix: str) -> None:
+    vit = VisionTransformer(height=64, width=32, embedding=96, depth=3, heads=4, stride=12)
+    torch.save({f"{prefix}{name}": tensor for name, tensor in vit.state_dict().items()}, tmp_path / "vit.pth")
+    network = TransReID(**TRANSREID)
+    report = load_weights(network, tmp_path / "vit.pth")
+    assert report.missing == ("base.sie_embed",)
+    ours, theirs = network.state_dict(), vit.state_dict()
+    for branch in ("b1", "b2"):
+        assert torch.equal(ours[f"{branch}.0.mlp.fc1.weight"], theirs["blocks.2.mlp.fc1.weight"])
+        assert torch.equal(ours[f"{branch}.1.weight"], theirs["norm.weight"])
+    assert torch.equal(ours["base.blocks.1.attn.qkv.weight"], theirs["blocks.1.attn.qkv.weight"])
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_transreids_own_file_keeps_its_two_branches_apart(tmp_path: Path, prefix: str) -> None:
+    state = state_of(golden("transreid"))
+    state["b2.0.attn.qkv.weight"] += 1  # as training would
+    torch.save({f"{prefix}{name}": tensor for name, tensor in state.items()}, tmp_path / "transreid.pth")
+    network = TransReID(**TRANSREID)
+    report = load_weights(network, tmp_path / "transreid.pth")
+    assert report.missing == ()
+    assert torch.equal(network.state_dict()["b2.0.attn.qkv.weight"], state["b2.0.attn.qkv.weight"])
+    assert torch.equal(network.state_dict()["b1.0.attn.qkv.weight"], state["b1.0.attn.qkv.weight"])
+
+
+def test_of_two_networks_in_a_file_the_key_names_one(tmp_path: Path) -> None:
+    vit = VisionTransformer(height=64, width=32, embedding=96, depth=3, heads=4, stride=12).state_dict()
+    torch.save({"teacher": vit, "student": dict(vit)}, tmp_path / "both.pth")
+    network = TransReID(**TRANSREID)
+    with pytest.raises(InputError, match="holds 2 networks: teacher., student.; choose one by retrain.weights_key"):
+        load_weights(network, tmp_path / "both.pth")
+    assert load_weights(network, tmp_path / "both.pth", key="student").missing == ("base.sie_embed",)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"height": 32, "width": 16}, "the images have 2 patches; expected at least 4, one for each part"),
+        ({"shift": 11}, "shift is 11, and the images have 10 patches"),
+        ({"shift": 0}, "shift is 0"),
+        ({"groups": 3}, "groups is 3, which divides neither 10, the number of patches, nor one more"),
+    ],
+)
+def test_jigsaws_that_do_not_fit_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        TransReID(**(TRANSREID | options))
+
+
+def test_clip_gives_the_published_feature_of_openais_names() -> None:
+    published = golden("clip_visual")  # openai/CLIP, clip/model.py, VisionTransformer(64, 16, 32, 2, 4, 16), random
+    network = CLIPVisionTransformer(height=64, width=64, embedding=32, depth=2, heads=4, projection=16).eval()
+    whole = {f"visual.{name}": tensor for name, tensor in state_of(published).items()}
+    network.load_state_dict(network.adapt_weights(whole | {"ln_final.weight": torch.ones(8)}))
+    require_close(network(published["x"]), published["feature"])
+
+
+def test_clip_without_projection_on_another_grid_loads_the_rest() -> None:
+    network = CLIPVisionTransformer(height=64, width=32, embedding=32, depth=2, heads=4)
+    adapted = network.adapt_weights(state_of(golden("clip_visual")))
+    network.load_state_dict(adapted)
+    assert adapted["pos_embed"].shape == (1, 9, 32)
+    assert network.num_features == 32
+
+
+def test_dinov2_gives_the_published_feature() -> None:
+    published = golden("dinov2")  # facebookresearch/dinov2, DinoVisionTransformer of width 32, depth 2, 4 registers
+    network = DINOv2(height=28, width=28, embedding=32, depth=2, heads=4, registers=4).eval()
+    network.load_state_dict(network.adapt_weights(state_of(published)))
+    require_close(network(published["x"]), published["feature"])
+
+
+def test_weights_with_registers_need_a_network_with_as_many() -> None:
+    network = DINOv2(height=28, width=28, embedding=32, depth=2, heads=4)
+    with pytest.raises(InputError, match=r"registers \('register_tokens'\) are \(1, 4, 32\); expected 0 of them"):
+        network.adapt_weights(state_of(golden("dinov2")))

@@ -96,7 +96,7 @@ def load_weights(model: nn.Module, path: str | Path, *, share: float = SHARE, ke
     if not names:
         heads = dict.fromkeys(name.partition(".")[0] for name in found)
         raise InputError(f"{path} has no names below '{key}' (retrain.weights_key); it has {_some(heads, 8)}")
-    prefix = _prefix(names, wanted, share, path)
+    prefix = _prefix(names, wanted, share, path) or (f"{key}." if key else "")
     inside = {name.removeprefix(prefix): tensor for name, tensor in found.items() if name.startswith(prefix)}
     try:
         inside = getattr(model, "adapt_weights", dict)(inside)

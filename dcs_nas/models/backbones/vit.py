@@ -1,6 +1,6 @@
-"""Vision transformers with patches of 16, timm's parameter names, and TransReID's camera embedding.
+"""Vision transformers, timm's parameter names, and TransReID's camera embedding; vit_variants.py has other kinds.
 
-Shapes: B images, H x W image, h x w grid of patches, N = 1 + hw tokens, D features, K heads.
+Shapes: B images, H x W image, h x w grid of patches, N = 1 + registers + hw tokens, D features, K heads.
 Source: Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021; He et al., "TransReID: Transformer-based Object
 Re-Identification", ICCV 2021, sections 3.1 (overlapping patches) and 3.3 (side information embedding), and
 damo-cv/TransReID, model/backbones/vit_pytorch.py.
@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,7 @@ from dcs_nas.errors import InputError
 from dcs_nas.models.backbones.backbone import Backbone, register_backbone
 from dcs_nas.models.blocks.parts import check_sizes, to_map, to_tokens
 
+Activation = Callable[[Tensor], Tensor]
 log = logging.getLogger(__name__)
 PATCH = 16
 _SIMILAR = math.log(1.7)  # a grid of half or twice the proportions could as well be the one that lies across
@@ -41,34 +43,59 @@ class SelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two layers with GELU, four times as wide inside: (B, N, D) to (B, N, D)."""
+    """Two layers with an activation between, four times as wide inside: (B, N, D) to (B, N, D)."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, activation: Activation = F.gelu) -> None:
         super().__init__()
         self.fc1 = nn.Linear(width, 4 * width)
         self.fc2 = nn.Linear(4 * width, width)
+        self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
+        return self.fc2(self.activation(self.fc1(x)))
+
+
+class LayerScale(nn.Module):
+    """A learned factor for each feature, ``start`` at first (Touvron et al., ICCV 2021, equation 3)."""
+
+    def __init__(self, width: int, start: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((width,), start))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
 
 
 class TransformerBlock(nn.Module):
     """Attention, then MLP, each normalised before and added: (B, N, D) to (B, N, D).
 
-    In training each of the two is left out for an image with probability ``drop_path``.
+    In training each of the two is left out for an image with probability ``drop_path``. With ``layer_scale`` each goes
+    through a ``LayerScale`` that starts there.
     """
 
-    def __init__(self, width: int, heads: int, *, drop_path: float) -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        drop_path: float,
+        activation: Activation = F.gelu,
+        norm_eps: float = 1e-6,
+        layer_scale: float | None = None,
+    ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.norm1 = nn.LayerNorm(width, eps=norm_eps)
         self.attn = SelfAttention(width, heads)
-        self.norm2 = nn.LayerNorm(width, eps=1e-6)
-        self.mlp = MLP(width)
+        self.norm2 = nn.LayerNorm(width, eps=norm_eps)
+        self.mlp = MLP(width, activation)
+        self.ls1, self.ls2 = (
+            nn.Identity() if layer_scale is None else LayerScale(width, layer_scale) for _ in range(2)
+        )
         self.drop_path = drop_path
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self._drop(self.attn(self.norm1(x)))
-        return x + self._drop(self.mlp(self.norm2(x)))
+        x = x + self._drop(self.ls1(self.attn(self.norm1(x))))
+        return x + self._drop(self.ls2(self.mlp(self.norm2(x))))
 
     def _drop(self, x: Tensor) -> Tensor:
         """Stochastic depth: whole images at 0, the rest scaled up so that the mean stays."""
@@ -79,17 +106,37 @@ class TransformerBlock(nn.Module):
 
 
 class PatchEmbedding(nn.Module):
-    """Patches of 16 x 16 as vectors: images (B, 3, H, W) to a map (B, D, h, w)."""
+    """Square patches as vectors: images (B, 3, H, W) to a map (B, D, h, w)."""
 
-    def __init__(self, width: int, *, stride: int) -> None:
+    def __init__(self, width: int, *, stride: int, patch: int = PATCH, bias: bool = True) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(3, width, PATCH, stride=stride)
+        self.proj = nn.Conv2d(3, width, patch, stride=stride, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.proj(x)
 
 
-class VisionTransformer(Backbone):
+class TokenBackbone(Backbone):
+    """A backbone of tokens: the class token, registers, and the patches of an h x w grid.
+
+    Attributes:
+        grid: h, w.
+        registers: tokens between the class token and the patches.
+    """
+
+    grid: tuple[int, int]
+    registers: int = 0
+
+    def attend_patches(self, stage: str, tokens: Tensor) -> Tensor:
+        """The tokens (B, N, D) that leave ``stage``, their patches after the attention that stands there, if any."""
+        if stage not in self.attention:
+            return tokens
+        before = 1 + self.registers
+        patches = self.attend(stage, to_map(tokens[:, before:], *self.grid))
+        return torch.cat([tokens[:, :before], to_tokens(patches)], dim=1)
+
+
+class VisionTransformer(TokenBackbone):
     """Images (B, 3, height, width) to the normalised class token, (B, D).
 
     Attention may follow every block but the last, whose patch tokens nothing reads; it acts on the patch tokens as an
@@ -101,10 +148,14 @@ class VisionTransformer(Backbone):
         embedding: D, a multiple of ``heads``.
         depth: number of blocks, at least 2.
         heads: K.
-        stride: between patches; below 16 they overlap (TransReID: 12).
+        stride: between patches; None: their size. Below it they overlap (TransReID: 12).
         cameras: number of cameras; above 0, each has a learned vector that is added to all tokens of its images.
         camera_weight: factor of that vector (TransReID's configs: 3).
         drop_path: stochastic depth of the last block, rising linearly from 0 (TransReID: 0.1).
+        registers: tokens without meaning of their own, behind the class token (Darcet et al., ICLR 2024).
+        patch_bias: have a bias in the patch embedding.
+        pre_norm: normalise the tokens before the first block too.
+        block_settings: further settings of every ``TransformerBlock``.
 
     Raises:
         InputError: an option out of its range.
@@ -122,27 +173,39 @@ class VisionTransformer(Backbone):
         embedding: int,
         depth: int,
         heads: int,
-        stride: int = PATCH,
+        stride: int | None = None,
         cameras: int = 0,
         camera_weight: float = 3.0,
         drop_path: float = 0.1,
+        registers: int = 0,
+        patch_bias: bool = True,
+        pre_norm: bool = False,
+        **block_settings: Any,
     ) -> None:
         super().__init__()
-        _check_options(stride=stride, cameras=cameras, drop_path=drop_path, camera_weight=camera_weight)
+        stride = self.smallest if stride is None else stride
+        check_sizes(stride=stride)
+        _check_options(drop_path, camera_weight, cameras=cameras, registers=registers)
         self.image_size = (height, width)
-        self.grid = tuple(max(0, side - PATCH) // stride + 1 for side in self.image_size)
+        self.grid = _grid(height, width, patch=self.smallest, stride=stride)
+        self.registers = registers
         self.num_features = embedding
         self.stages = tuple(f"block{n}" for n in range(depth - 1))
-        self.default_stages = tuple(f"block{depth * quarter // 4 - 1}" for quarter in (1, 2, 3))
+        self.default_stages = tuple(dict.fromkeys(f"block{max(0, depth * quarter // 4 - 1)}" for quarter in (1, 2, 3)))
         self.uses_cameras = cameras > 0
         self.camera_weight = camera_weight
-        self.patch_embed = PatchEmbedding(embedding, stride=stride)
+        self.patch_embed = PatchEmbedding(embedding, stride=stride, patch=self.smallest, bias=patch_bias)
         self.cls_token = nn.Parameter(torch.empty(1, 1, embedding))
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + math.prod(self.grid), embedding))
         self.sie_embed = nn.Parameter(torch.empty(cameras, 1, embedding)) if cameras else None
+        self.register_tokens = nn.Parameter(torch.empty(1, registers, embedding)) if registers else None
+        eps = block_settings.get("norm_eps", 1e-6)
+        self.norm_pre = nn.LayerNorm(embedding, eps=eps) if pre_norm else nn.Identity()
         rates = [drop_path * n / (depth - 1) for n in range(depth)]
-        self.blocks = nn.ModuleList([TransformerBlock(embedding, heads, drop_path=rate) for rate in rates])
-        self.norm = nn.LayerNorm(embedding, eps=1e-6)
+        self.blocks = nn.ModuleList(
+            [TransformerBlock(embedding, heads, drop_path=rate, **block_settings) for rate in rates]
+        )
+        self.norm = nn.LayerNorm(embedding, eps=eps)
         self._start()
 
     def forward(self, x: Tensor, cameras: Tensor | None = None) -> Tensor:
@@ -151,9 +214,9 @@ class VisionTransformer(Backbone):
         In evaluation an absent ``cameras`` stands for unknown cameras: the mean of their vectors (a choice of ours;
         TransReID always knows them).
         """
-        tokens = self._embed(x, cameras)
+        tokens = self.embed(x, cameras)
         for n, block in enumerate(self.blocks):
-            tokens = self._attend_patches(f"block{n}", block(tokens))
+            tokens = self.attend_patches(f"block{n}", block(tokens))
         return self.norm(tokens[:, 0])
 
     def adapt_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -164,10 +227,17 @@ class VisionTransformer(Backbone):
         are left out.
 
         Raises:
-            InputError: a network with a norm before its blocks (CLIP), or positions of which the grid is not clear.
+            InputError: a network with a norm before its blocks (CLIP) or with registers where this has none, or
+                positions of which the grid is not clear.
         """
-        if "norm_pre.weight" in weights:
-            raise InputError("it has a norm before its blocks ('norm_pre'), as CLIP has and this transformer has not")
+        if "norm_pre.weight" in weights and isinstance(self.norm_pre, nn.Identity):
+            raise InputError(
+                "it has a norm before its blocks ('norm_pre'), as CLIP has and this transformer has not; "
+                "clip_vit_base has one"
+            )
+        if "register_tokens" in weights and weights["register_tokens"].shape[1:2] != (self.registers,):
+            shape = tuple(weights["register_tokens"].shape)
+            raise InputError(f"its registers ('register_tokens') are {shape}; expected {self.registers} of them")
         adapted = dict(weights)
         if self.sie_embed is None or adapted.get("sie_embed", self.sie_embed).shape != self.sie_embed.shape:
             adapted.pop("sie_embed", None)
@@ -207,16 +277,19 @@ class VisionTransformer(Backbone):
             )
         return distances[0][1:]
 
-    def _embed(self, x: Tensor, cameras: Tensor | None) -> Tensor:
-        """Return all tokens (B, N, D), class token first, with their positions and cameras."""
+    def embed(self, x: Tensor, cameras: Tensor | None) -> Tensor:
+        """Return all tokens (B, N, D), class token first, with positions and cameras, as the first block gets them."""
         if x.shape[2] != self.image_size[0] or x.shape[3] != self.image_size[1]:
             found, wanted = f"{x.shape[2]} x {x.shape[3]}", "{} x {}".format(*self.image_size)
             raise InputError(f"images are {found}; expected {wanted}, which this transformer was built for")
         patches = to_tokens(self.patch_embed(x))
         tokens = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), patches], dim=1) + self.pos_embed
-        if self.sie_embed is None:
-            return tokens
-        return tokens + self.camera_weight * self._camera_vectors(self.sie_embed, cameras)
+        if self.sie_embed is not None:
+            tokens = tokens + self.camera_weight * self._camera_vectors(self.sie_embed, cameras)
+        if self.register_tokens is not None:
+            registers = self.register_tokens.expand(x.shape[0], -1, -1)
+            tokens = torch.cat([tokens[:, :1], registers, tokens[:, 1:]], dim=1)
+        return self.norm_pre(tokens)
 
     def _camera_vectors(self, vectors: Tensor, cameras: Tensor | None) -> Tensor:
         """(B, 1, D), or (1, 1, D) for unknown cameras."""
@@ -226,12 +299,6 @@ class VisionTransformer(Backbone):
             raise InputError("this transformer has a camera embedding; give the images' cameras in training")
         return vectors.mean(0, keepdim=True)
 
-    def _attend_patches(self, stage: str, tokens: Tensor) -> Tensor:
-        if stage not in self.attention:
-            return tokens
-        patches = self.attend(stage, to_map(tokens[:, 1:], *self.grid))
-        return torch.cat([tokens[:, :1], to_tokens(patches)], dim=1)
-
     def _start(self) -> None:
         """First values as in timm and TransReID."""
         for module in self.modules():
@@ -239,16 +306,34 @@ class VisionTransformer(Backbone):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
         projection = self.patch_embed.proj.weight
-        nn.init.normal_(projection, std=math.sqrt(2 / (PATCH * PATCH * projection.shape[0])))
-        for parameter in (self.cls_token, self.pos_embed, self.sie_embed):
+        nn.init.normal_(projection, std=math.sqrt(2 / (self.smallest**2 * projection.shape[0])))
+        for parameter in (self.cls_token, self.pos_embed, self.sie_embed, self.register_tokens):
             if parameter is not None:
                 nn.init.trunc_normal_(parameter, std=0.02)
 
 
-def _check_options(*, stride: int, cameras: int, drop_path: float, camera_weight: float) -> None:
-    check_sizes(stride=stride)
-    if not isinstance(cameras, int) or cameras < 0:
-        raise InputError(f"cameras is {cameras!r}; expected a whole number, 0 for no camera embedding")
+def strip_root(weights: Mapping[str, Tensor], landmark: str) -> dict[str, Tensor]:
+    """Return the tensors below the start after which the name ``landmark`` occurs, without it; all if it never does.
+
+    Raises:
+        InputError: it occurs after several starts.
+    """
+    roots = [name.removesuffix(landmark) for name in weights if name == landmark or name.endswith(f".{landmark}")]
+    if len(roots) > 1:
+        raise InputError(f"it holds {len(roots)} networks: {', '.join(roots)}; choose one by retrain.weights_key")
+    root = roots[0] if roots else ""
+    return {name.removeprefix(root): tensor for name, tensor in weights.items() if name.startswith(root)}
+
+
+def _grid(height: int, width: int, *, patch: int, stride: int) -> tuple[int, int]:
+    rows, columns = (max(0, side - patch) // stride + 1 for side in (height, width))
+    return rows, columns
+
+
+def _check_options(drop_path: float, camera_weight: float, **counts: int) -> None:
+    for name, count in counts.items():
+        if not isinstance(count, int) or count < 0:
+            raise InputError(f"{name} is {count!r}; expected a whole number, 0 for none")
     if not 0 <= drop_path < 1:
         raise InputError(f"drop_path is {drop_path!r}; expected a probability below 1")
     if not math.isfinite(camera_weight):

@@ -1,0 +1,240 @@
+"""TransReID: a vision transformer with camera embedding and jigsaw patches, the published names.
+
+Shapes: B images, h x w grid of patches, N = 1 + hw tokens, D features, A identities.
+Source: He et al., "TransReID: Transformer-based Object Re-Identification", ICCV 2021, sections 3.1 to 3.3, and
+damo-cv/TransReID at dec5504, model/make_model.py (build_transformer_local).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from dcs_nas.errors import InputError
+from dcs_nas.models.backbones.backbone import register_backbone
+from dcs_nas.models.backbones.vit import TokenBackbone, VisionTransformer, strip_root
+from dcs_nas.models.blocks.parts import check_sizes
+from dcs_nas.models.heads import Embedding
+
+PARTS = 4
+STRIDE = 12
+
+
+class TransReID(TokenBackbone):
+    """Images (B, 3, height, width) to the global vector and those of four parts, each (B, D).
+
+    All blocks but the last are shared. The global branch b1, a last block and norm, reads all tokens. The jigsaw branch
+    b2, another one, reads the class token with each quarter of the shuffled patches:
+    (1) the patches are moved by ``shift`` - 1 places, the first ones to the end; (2) where ``groups`` does not divide
+    their number, the last but one is repeated at the end; (3) as a matrix of ``groups`` rows they are read by columns;
+    (4) quarter k has places k L to (k + 1) L of them, L = hw / 4 rounded down.
+
+    Args:
+        height: H of every image.
+        width: W of every image.
+        embedding: D, a multiple of ``heads``.
+        depth: number of blocks, the last one included, at least 2.
+        heads: of every block.
+        stride: between patches of 16 x 16.
+        cameras: see ``VisionTransformer``.
+        camera_weight: see ``VisionTransformer``.
+        drop_path: see ``VisionTransformer``.
+        shift: published: 5.
+        groups: published: 2.
+
+    Raises:
+        InputError: an option out of its range, or fewer patches than the parts need.
+    """
+
+    kind = "vectors"
+    smallest = 16
+    stem_path = "base.patch_embed"
+
+    def __init__(
+        self,
+        *,
+        height: int,
+        width: int,
+        embedding: int,
+        depth: int,
+        heads: int,
+        stride: int = STRIDE,
+        cameras: int = 0,
+        camera_weight: float = 3.0,
+        drop_path: float = 0.1,
+        shift: int = 5,
+        groups: int = 2,
+    ) -> None:
+        super().__init__()
+        base = VisionTransformer(
+            height=height,
+            width=width,
+            embedding=embedding,
+            depth=depth,
+            heads=heads,
+            stride=stride,
+            cameras=cameras,
+            camera_weight=camera_weight,
+            drop_path=drop_path,
+        )
+        self.b1 = nn.Sequential(base.blocks[-1], base.norm)
+        self.b2 = copy.deepcopy(self.b1)
+        del base.blocks[-1], base.norm
+        self.base = base
+        self.num_features, self.grid = embedding, base.grid
+        self.stages, self.default_stages = base.stages, base.default_stages
+        self.uses_cameras = base.uses_cameras
+        _check_jigsaw(math.prod(self.grid), shift, groups)
+        self.shift, self.groups = shift, groups
+
+    def forward(self, x: Tensor, cameras: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Images (B, 3, H, W) and their cameras (B,), see ``VisionTransformer``, to five vectors (B, D)."""
+        tokens = self.base.embed(x, cameras)
+        for n, block in enumerate(self.base.blocks):
+            tokens = self.attend_patches(f"block{n}", block(tokens))
+        token, patches = tokens[:, :1], self._shuffled(tokens[:, 1:])
+        length = (tokens.shape[1] - 1) // PARTS
+        parts = (patches[:, k * length : (k + 1) * length] for k in range(PARTS))
+        return self.b1(tokens)[:, 0], *(self.b2(torch.cat([token, part], dim=1))[:, 0] for part in parts)
+
+    def _shuffled(self, patches: Tensor) -> Tensor:
+        """The patches (B, hw, D) in the order of the jigsaw branch; one more where ``groups`` does not divide hw."""
+        moved = patches.roll(1 - self.shift, dims=1)
+        if moved.shape[1] % self.groups:
+            moved = torch.cat([moved, moved[:, -2:-1]], dim=1)
+        return moved.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)
+
+    def adapt_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return weights of TransReID, or of a ViT whose last block and norm then start both branches.
+
+        TransReID's own last block and norm behind the shared ones, which nothing reads, are left out, so is the
+        classifier of ImageNet.
+
+        Raises:
+            InputError: see ``VisionTransformer.adapt_weights``.
+        """
+        branches = {name: tensor for name, tensor in weights.items() if not name.startswith("base.")}
+        if not any(name.startswith("b1.") for name in weights):
+            branches = {}
+        shared, last = {}, f"blocks.{len(self.base.blocks)}."
+        for name, tensor in self.base.adapt_weights(strip_root(weights, "patch_embed.proj.weight")).items():
+            if name.startswith((last, "norm.")):
+                place = f"0.{name.removeprefix(last)}" if name.startswith(last) else f"1.{name.removeprefix('norm.')}"
+                branches = {f"b1.{place}": tensor, f"b2.{place}": tensor} | branches
+            elif not name.startswith("fc."):
+                shared[f"base.{name}"] = tensor
+        return shared | branches
+
+
+class PublishedTransReID(TransReID):
+    """TransReID with its published heads, under the published names.
+
+    Each of the five vectors has a batch norm without shift and a classifier without bias. Training: an ``Embedding``
+    with the vectors before the heads side by side. Evaluation: these vectors (B, 5 D), those of the parts divided by
+    4, or with ``after_neck`` the same after the batch norms.
+
+    Args:
+        identities: A.
+        after_neck: what evaluation returns.
+        settings: of ``TransReID``.
+    """
+
+    def __init__(self, identities: int, *, after_neck: bool = False, **settings: int | float) -> None:
+        super().__init__(**settings)  # type: ignore[arg-type]
+        check_sizes(identities=identities)
+        self.after_neck = after_neck
+        for ending in ("", *(f"_{k}" for k in range(1, PARTS + 1))):
+            neck, classifier = nn.BatchNorm1d(self.num_features), nn.Linear(self.num_features, identities, bias=False)
+            neck.bias.requires_grad_(False)
+            nn.init.normal_(classifier.weight, std=0.001)
+            self.add_module(f"bottleneck{ending}", neck)
+            self.add_module(f"classifier{ending}", classifier)
+
+    def forward(self, x: Tensor, cameras: Tensor | None = None) -> Tensor | Embedding:  # type: ignore[override]
+        """Images and cameras to an ``Embedding`` in training, to features (B, 5 D) in evaluation."""
+        vectors = super().forward(x, cameras)
+        if not self.training and not self.after_neck:
+            return _weighed(vectors)
+        endings = ("", *(f"_{k}" for k in range(1, PARTS + 1)))
+        normed = [self.get_submodule(f"bottleneck{end}")(vector) for end, vector in zip(endings, vectors)]
+        if not self.training:
+            return _weighed(normed)
+        scores = [self.get_submodule(f"classifier{end}")(vector) for end, vector in zip(endings, normed)]
+        return Embedding(torch.cat(vectors, dim=1), scores)
+
+
+def _weighed(vectors: tuple[Tensor, ...] | list[Tensor]) -> Tensor:
+    """The global vector beside those of the parts, each divided by their number: (B, 5 D)."""
+    return torch.cat([vectors[0], *(part / PARTS for part in vectors[1:])], dim=1)
+
+
+def _check_jigsaw(patches: int, shift: int, groups: int) -> None:
+    check_sizes(shift=shift, groups=groups)
+    if patches < PARTS:
+        raise InputError(
+            f"the images have {patches} patches; expected at least {PARTS}, one for each part: take larger"
+        )
+    if shift > patches:
+        raise InputError(f"shift is {shift}, and the images have {patches} patches; expected at most as many")
+    if patches % groups and (patches + 1) % groups:
+        raise InputError(f"groups is {groups}, which divides neither {patches}, the number of patches, nor one more")
+
+
+@register_backbone("transreid_vit_base")
+def transreid_vit_base(
+    *,
+    height: int,
+    width: int,
+    stride: int = STRIDE,
+    cameras: int = 0,
+    camera_weight: float = 3.0,
+    drop_path: float = 0.1,
+    shift: int = 5,
+    groups: int = 2,
+) -> TransReID:
+    """TransReID on ViT-B/16: 92.9 M parameters at 256 x 128, five vectors of 768; without jigsaw it is ``vit_base``."""
+    return TransReID(
+        height=height,
+        width=width,
+        embedding=768,
+        depth=12,
+        heads=12,
+        stride=stride,
+        cameras=cameras,
+        camera_weight=camera_weight,
+        drop_path=drop_path,
+        shift=shift,
+        groups=groups,
+    )
+
+
+@register_backbone("transreid_small")
+def transreid_small(
+    *,
+    height: int,
+    width: int,
+    stride: int = STRIDE,
+    cameras: int = 0,
+    camera_weight: float = 3.0,
+    drop_path: float = 0.1,
+    shift: int = 5,
+    groups: int = 2,
+) -> TransReID:
+    """TransReID of three narrow blocks, ours, to try a recipe on small images: 0.5 M parameters, five vectors of 96."""
+    return TransReID(
+        height=height,
+        width=width,
+        embedding=96,
+        depth=3,
+        heads=4,
+        stride=stride,
+        cameras=cameras,
+        camera_weight=camera_weight,
+        drop_path=drop_path,
+        shift=shift,
+        groups=groups,
+    )

@@ -1,0 +1,176 @@
+"""Vision transformers of CLIP and of DINOv2, loaded from their published weights.
+
+Shapes: B images, D features.
+Source: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021, section 2.4,
+and openai/CLIP, clip/model.py; Oquab et al., "DINOv2: Learning Robust Visual Features without Supervision", TMLR 2024;
+Darcet et al., "Vision Transformers Need Registers", ICLR 2024; facebookresearch/dinov2,
+dinov2/models/vision_transformer.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from dcs_nas.models.backbones.backbone import register_backbone
+from dcs_nas.models.backbones.vit import PATCH, VisionTransformer, strip_root
+
+DINOV2_PATCH = 14
+_CLIP_NAMES = (  # CLIP's, ours; the longest first where one starts another
+    ("transformer.resblocks.", "blocks."),
+    ("class_embedding", "cls_token"),
+    ("positional_embedding", "pos_embed"),
+    ("conv1.", "patch_embed.proj."),
+    ("ln_pre.", "norm_pre."),
+    ("ln_post.", "norm."),
+    (".ln_1.", ".norm1."),
+    (".ln_2.", ".norm2."),
+    (".attn.in_proj_", ".attn.qkv."),
+    (".attn.out_proj.", ".attn.proj."),
+    (".mlp.c_fc.", ".mlp.fc1."),
+    (".mlp.c_proj.", ".mlp.fc2."),
+)
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """x sigmoid(1.702 x), CLIP's activation."""
+    return x * (1.702 * x).sigmoid()
+
+
+class CLIPVisionTransformer(VisionTransformer):
+    """CLIP's image encoder: images (B, 3, height, width) to the normalised class token, (B, D), timm's names.
+
+    Other than ViT: a norm before the first block, QuickGELU, norms with epsilon 1e-5, patches without bias.
+
+    Args:
+        projection: width of CLIP's joint space, into which the class token is mapped; None: as it is.
+        settings: of ``VisionTransformer``.
+    """
+
+    def __init__(self, *, projection: int | None = None, **settings: Any) -> None:
+        super().__init__(**settings, pre_norm=True, patch_bias=False, activation=quick_gelu, norm_eps=1e-5)
+        self.head: nn.Module = nn.Identity()
+        if projection is not None:
+            self.head = nn.Linear(self.num_features, projection, bias=False)
+            nn.init.normal_(self.head.weight, std=self.num_features**-0.5)
+            self.num_features = projection
+
+    def forward(self, x: Tensor, cameras: Tensor | None = None) -> Tensor:
+        """See ``VisionTransformer``; (B, projection) with a projection."""
+        return self.head(super().forward(x, cameras))
+
+    def adapt_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Also from OpenAI's names, of the whole CLIP (``visual.``) or of its image encoder alone."""
+        if not any(name.endswith("class_embedding") for name in weights):
+            return super().adapt_weights(weights)
+        adapted = {}
+        for name, tensor in strip_root(weights, "class_embedding").items():
+            ours = name
+            for theirs, replacement in _CLIP_NAMES:
+                ours = ours.replace(theirs, replacement)
+            adapted[ours] = tensor
+        adapted["cls_token"] = adapted["cls_token"].view(1, 1, -1)
+        adapted["pos_embed"] = adapted["pos_embed"].unsqueeze(0)
+        if "proj" in adapted:
+            adapted["head.weight"] = adapted.pop("proj").T.contiguous()
+        if isinstance(self.head, nn.Identity):
+            adapted.pop("head.weight", None)
+        return super().adapt_weights(adapted)
+
+
+class DINOv2(VisionTransformer):
+    """DINOv2's image encoder: images (B, 3, height, width) to the normalised class token, (B, D), the published names.
+
+    Other than ViT: patches of 14, and a ``LayerScale`` after each attention and MLP, 1e-5 at first.
+    """
+
+    smallest = DINOV2_PATCH
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings, layer_scale=1e-5)
+        if self.register_tokens is not None:
+            nn.init.normal_(self.register_tokens, std=1e-6)
+
+    def adapt_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Without the token that stands for masked patches in DINOv2's own training."""
+        return super().adapt_weights({name: tensor for name, tensor in weights.items() if name != "mask_token"})
+
+
+@register_backbone("clip_vit_base")
+def clip_vit_base(
+    *,
+    height: int,
+    width: int,
+    stride: int = PATCH,
+    cameras: int = 0,
+    camera_weight: float = 3.0,
+    drop_path: float = 0.0,
+    projection: int | None = None,
+) -> CLIPVisionTransformer:
+    """CLIP ViT-B/16's image encoder: 85.8 M parameters at 224 x 224, 768 features, or 512 with ``projection`` 512."""
+    return CLIPVisionTransformer(
+        height=height,
+        width=width,
+        embedding=768,
+        depth=12,
+        heads=12,
+        stride=stride,
+        cameras=cameras,
+        camera_weight=camera_weight,
+        drop_path=drop_path,
+        projection=projection,
+    )
+
+
+@register_backbone("dinov2_vit_small")
+def dinov2_vit_small(
+    *,
+    height: int,
+    width: int,
+    stride: int = DINOV2_PATCH,
+    cameras: int = 0,
+    camera_weight: float = 3.0,
+    drop_path: float = 0.0,
+    registers: int = 0,
+) -> DINOv2:
+    """DINOv2 ViT-S/14: 21.6 M parameters at 224 x 224, 384 features; 4 ``registers`` in its second release."""
+    return DINOv2(
+        height=height,
+        width=width,
+        embedding=384,
+        depth=12,
+        heads=6,
+        stride=stride,
+        cameras=cameras,
+        camera_weight=camera_weight,
+        drop_path=drop_path,
+        registers=registers,
+    )
+
+
+@register_backbone("dinov2_vit_base")
+def dinov2_vit_base(
+    *,
+    height: int,
+    width: int,
+    stride: int = DINOV2_PATCH,
+    cameras: int = 0,
+    camera_weight: float = 3.0,
+    drop_path: float = 0.0,
+    registers: int = 0,
+) -> DINOv2:
+    """DINOv2 ViT-B/14: 85.7 M parameters at 224 x 224, 768 features; 4 ``registers`` in its second release."""
+    return DINOv2(
+        height=height,
+        width=width,
+        embedding=768,
+        depth=12,
+        heads=12,
+        stride=stride,
+        cameras=cameras,
+        camera_weight=camera_weight,
+        drop_path=drop_path,
+        registers=registers,
+    )
