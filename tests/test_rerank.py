@@ -192,7 +192,7 @@ def test_an_expanded_feature_is_the_normalised_weighted_mean_of_its_neighbours(a
         ({"metric": "manhattan"}, "unknown metric 'manhattan'; known: euclidean, cosine"),
         ({"query_features": np.ones((2, 4))}, "query_features have 4 channels and gallery_features 3"),
         ({"gallery_features": np.full((5, 3), np.nan)}, "gallery_features: 5 of 5 rows hold NaN"),
-        ({"gallery_pids": np.ones(4, int)}, "4 gallery_pids for 5 gallery_features"),
+        ({"gallery_pids": np.ones(4, int)}, "4 gallery_pids for 5 images"),
         ({"gallery_pids": -np.ones(5, int)}, "all 5 gallery images are junk"),
     ],
 )
