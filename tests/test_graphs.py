@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from dcs_nas.errors import InputError
-from dcs_nas.report import graphs, palette
+from dcs_nas.report import dot, graphs, palette
 from dcs_nas.report.dot import to_dot
 from dcs_nas.report.drawn_graph import difference_graph, drawn_graph
 from dcs_nas.report.plain import draw_plain
@@ -176,7 +176,7 @@ def test_graphml_reads_back_as_the_genotypes_own_graph(tmp_path: Path) -> None:
 
 
 def test_without_graphviz_matplotlib_draws_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graphs.shutil, "which", lambda name: None)
+    monkeypatch.setattr(dot.shutil, "which", lambda name: None)
     drawing = graphs.draw(genotype(SOME, "dcs"), tmp_path, formats=["svg", "png", "dot"], theme="dark")
     assert drawing.note == (
         "plain drawings by matplotlib, since Graphviz' dot is not on this machine (apt install graphviz)"
@@ -205,7 +205,7 @@ def test_a_broken_dot_is_named_and_replaced(tmp_path: Path, monkeypatch: pytest.
     def broken(*_: object, **__: object) -> None:
         raise subprocess.CalledProcessError(1, "dot", stderr=b'There is no layout engine support for "dot"\nmore\n')
 
-    monkeypatch.setattr(graphs.shutil, "which", lambda name: "/usr/bin/dot")
+    monkeypatch.setattr(dot.shutil, "which", lambda name: "/usr/bin/dot")
     monkeypatch.setattr("graphviz.Digraph.pipe", broken)
     drawing = graphs.draw(genotype(SOME), tmp_path, formats=["svg"])
     assert drawing.note == 'plain drawings by matplotlib, since dot failed: There is no layout engine support for "dot"'

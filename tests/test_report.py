@@ -21,12 +21,11 @@ from dcs_nas.errors import InputError
 from dcs_nas.evaluation import DistanceBlocks, FeatureSet, RankingResult
 from dcs_nas.models.build import build_fixed
 from dcs_nas.models.flops import count
+from dcs_nas.report.architecture import heat_maps
 from dcs_nas.report.charts import CmcCurve, Series, draw_cmc, line_chart
-from dcs_nas.report.comparison import differing_settings
-from dcs_nas.report.heat_maps import heat_maps
-from dcs_nas.report.history import draw_animation, draw_history, read_epochs
+from dcs_nas.report.graphs import draw_animation, draw_history, read_epochs
 from dcs_nas.report.metric_charts import curve_groups
-from dcs_nas.report.page import Options, find_shown, write_report
+from dcs_nas.report.page import Options, differing_settings, find_shown, write_report
 from dcs_nas.report.retrieval import easiest_lists, hardest_lists
 from dcs_nas.report.run_page import cost_table
 from dcs_nas.report.score_table import comparable, named_evaluations, score_rows
@@ -35,7 +34,7 @@ from dcs_nas.space import Genotype
 from dcs_nas.training.evaluate import evaluate_run
 from tests import browser
 from tests.chains import chain_space, random_chain
-from tests.run_folders import SEARCH_COLUMNS, evaluation, genotypes, searched, trained, weights, write_record
+from tests.run_folders import SEARCH_COLUMNS, evaluation, genotypes, searched, trained, weights
 
 EVIL = '"></script><script>window.hacked=1</script><img src=x onerror="window.hacked=1">'
 STAGES = [{"blocks": 2, "stride": 2, "widths": [4, 8], "kernels": [3, 5]}, {"blocks": 1, "widths": [8], "kernels": [3]}]
@@ -258,7 +257,8 @@ def test_choices_of_a_chain_are_one_table(people: Path, tmp_path: Path) -> None:
     choices = [choice for choice in chains[0].space.choices() if len(choice.options) > 1]
     for epoch, chain in enumerate(chains):
         mixture = {c.label: [np.linspace(epoch, 1, len(c.options)).tolist()] for c in choices}
-        write_record(folder, epoch, chain, mixture)
+        names = {choice.label: list(choice.options) for choice in choices}
+        RunFolder(folder).write_epoch(epoch, chain, names=names, weights=mixture)
     (folder / "genotype.yaml").write_text(chains[-1].to_yaml())
     found = heat_maps(RunFolder(folder).read())
     assert found is not None

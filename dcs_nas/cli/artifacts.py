@@ -58,8 +58,7 @@ def visualize(
     A genotype may also be the text that DARTS prints, alone, in a log or in a genotypes.py: FILE, FILE:NAME, FILE:LINE.
     """
     from dcs_nas.errors import InputError
-    from dcs_nas.report.graphs import draw, draw_difference
-    from dcs_nas.report.history import draw_history
+    from dcs_nas.report.graphs import draw, draw_difference, draw_history
     from dcs_nas.runs import RunFolder
     from dcs_nas.space import load_genotype
 

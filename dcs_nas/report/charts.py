@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,16 +159,6 @@ def cmc_curve(report: Mapping[str, Any], name: str, *, style: int | None = None)
     """Return the curve of an evaluation's report (``evaluation.json``)."""
     confidence = report.get("confidence")
     return CmcCurve(name, report["cmc"], report["mAP"], confidence["cmc"] if confidence else None, style)
-
-
-def read_cmc(path: Path, name: str) -> CmcCurve:
-    """Return the curve of an ``evaluation.json``; ``InputError`` where the file holds no evaluation."""
-    try:
-        return cmc_curve(json.loads(path.read_text(encoding="utf-8")), name)
-    except FileNotFoundError:
-        raise InputError(f"there is no file {path}; write it with dcs-nas evaluate") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise InputError(f"{path} holds no evaluation; expected what dcs-nas evaluate writes") from None
 
 
 def draw_cmc(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from itertools import pairwise
@@ -20,11 +22,36 @@ Panels = Sequence[tuple[str, "networkx.MultiDiGraph"]]
 # DejaVu is what dot can measure on every machine that scripts/setup.sh prepared; Verdana is as wide.
 _FONT = "DejaVu Sans,Verdana,sans-serif"
 _SIZE = "13"
+_DPI = 192
 _SUBSCRIPT = re.compile(r"(.+)_\{(.+)\}")
 CHAIN_WORDS = (
     "k×k, eN, SE: depthwise kernel k, expansion N, squeeze-excite",
     "under a stage: height×width of its maps",
 )
+
+
+def paint_graph(graph: networkx.MultiDiGraph, theme: Theme, form: str) -> tuple[bytes, str]:
+    """Return one graph as svg, png or pdf by Graphviz, or a plain one by matplotlib and a note why."""
+    return _paint(to_dot(graph, theme), [("", graph)], theme, form, columns=1)
+
+
+def paint_panels(panels: Panels, theme: Theme, form: str, *, columns: int | None = None) -> tuple[bytes, str]:
+    """Return several cells (title, graph) side by side as ``paint_graph`` does one."""
+    columns = columns or (1 if len(panels) < 3 else 2 if len(panels) < 9 else 3)
+    return _paint(strip_dot(panels, theme, columns=columns), panels, theme, form, columns=columns)
+
+
+def _paint(dot: graphviz.Digraph, panels: Panels, theme: Theme, form: str, *, columns: int) -> tuple[bytes, str]:
+    problem = "Graphviz' dot is not on this machine (apt install graphviz)"
+    if shutil.which("dot") is not None:
+        try:
+            dot.attr("graph", **({"dpi": str(_DPI)} if form == "png" else {}))
+            return dot.pipe(format=form, quiet=True), ""
+        except subprocess.CalledProcessError as error:
+            problem = f"dot failed: {(error.stderr or b'').decode(errors='replace').strip().partition(chr(10))[0]}"
+    from dcs_nas.report.plain import draw_plain
+
+    return draw_plain(panels, theme, form, columns=columns), f"plain drawings by matplotlib, since {problem}"
 
 
 def to_dot(graph: networkx.MultiDiGraph, theme: Theme) -> graphviz.Digraph:

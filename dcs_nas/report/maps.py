@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
 from dcs_nas.config import Config
@@ -18,7 +18,6 @@ from dcs_nas.data.datamodule import Images, ReidData
 from dcs_nas.data.images import Progress
 from dcs_nas.errors import InputError
 from dcs_nas.models.blocks import RGA, DCSAttention, HardAttention, SoftAttention
-from dcs_nas.report.ranked_pictures import font
 from dcs_nas.training.evaluate import load_trained
 
 KINDS = {
@@ -143,7 +142,7 @@ def _regions(image: np.ndarray, centres: Tensor) -> Image.Image:
         draw.rectangle(box, outline=colour, width=3)
         label = (max(0.0, left) + inset + 3, min(max(0.0, top) + 3, height - 19))
         draw.rectangle((*label, label[0] + 13, label[1] + 16), fill="#14171c")
-        draw.text((label[0] + 3, label[1]), str(i + 1), fill=colour, font=font(14))
+        draw.text((label[0] + 3, label[1]), str(i + 1), fill=colour, font=ImageFont.load_default(14))
     return picture
 
 

@@ -17,17 +17,19 @@ from markupsafe import Markup
 
 from dcs_nas import __version__
 from dcs_nas.data.images import Progress
-from dcs_nas.errors import InputError
+from dcs_nas.errors import Attempts, InputError
 from dcs_nas.files import write_text
-from dcs_nas.report import run_page as cost
-from dcs_nas.report import score_table as scores
-from dcs_nas.report.comparison import compare
-from dcs_nas.report.embedded import picture_uri
+from dcs_nas.report.architecture import architecture_pictures
+from dcs_nas.report.embedded import Picture, picture_uri
+from dcs_nas.report.metric_charts import Group, curve_groups
 from dcs_nas.report.palette import lines
-from dcs_nas.report.run_page import RunPage, run_page
-from dcs_nas.runs import RunContents, RunFolder
+from dcs_nas.report.run_page import COST_COLUMNS, Cost, Summary, cost_table, run_page, summarize
+from dcs_nas.report.score_table import SCORE_COLUMNS, Score, cmc_figure, comparable, sound_rows
+from dcs_nas.runs import RunContents, RunFolder, flat
 
 Bars = Callable[[str], Progress]
+_FACTS = ("what", "state", "data", "network", "seed")
+_MOST_CELLS = 8
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,8 @@ def write_report(
             for i, run in enumerate(runs)
         ]
         file = out or RunFolder(within).report_file
-        title = runs[0].name if len(runs) == 1 else runs[0].path.parent.name
-        write_text(file, _render_report(title, pages))
+        title, heading = (runs[0].name, "run") if len(runs) == 1 else (runs[0].path.parent.name, "search and training")
+        write_text(file, _render("run.html.j2", title, heading, runs=pages))
         return Page(file, paths, [note for page in pages for note in page.notes])
     if options and (options.maps or options.ranked):
         raise InputError(
@@ -77,7 +79,7 @@ def write_report(
         )
     file = out or within / "comparison.html"
     found = compare(runs)
-    write_text(file, _render_comparison(found))
+    write_text(file, _render("comparison.html.j2", f"{len(runs)} runs", "comparison", **vars(found)))
     return Page(file, paths, found.notes)
 
 
@@ -107,15 +109,6 @@ def _is_one(runs: Sequence[RunContents]) -> bool:
     return len(runs) == 2 and runs[0].path.parent == runs[1].path.parent and {r.searched for r in runs} == {True, False}
 
 
-def _render_report(title: str, pages: Sequence[RunPage]) -> str:
-    heading = "run" if len(pages) == 1 else "search and training"
-    return _render("report.html.j2", title, heading, runs=pages, cost_columns=cost.COLUMNS)
-
-
-def _render_comparison(found: Any) -> str:
-    return _render("comparison.html.j2", f"{len(found.names)} runs", "comparison", **vars(found))
-
-
 def _render(template: str, title: str, heading: str, **values: Any) -> str:
     environment = _environment()
     script = _source(environment, "page.js")
@@ -128,7 +121,8 @@ def _render(template: str, title: str, heading: str, **values: Any) -> str:
         "style": Markup(_source(environment, "style.css")),
         "script": Markup(script),
         "script_hash": digest,
-        "score_columns": scores.COLUMNS,
+        "score_columns": SCORE_COLUMNS,
+        "cost_columns": COST_COLUMNS,
     }
     return environment.get_template(template).render({**common, **values})
 
@@ -152,3 +146,79 @@ def _environment() -> jinja2.Environment:
 def _source(environment: jinja2.Environment, name: str) -> str:
     assert environment.loader is not None
     return environment.loader.get_source(environment, name)[0]
+
+
+@dataclass
+class Comparison:
+    """What the page of several runs shows, in the order of ``names``."""
+
+    names: list[str]
+    overview_columns: list[str]
+    overview: list[tuple[str, list[str]]]
+    notes: list[str]
+    scores: list[Score] = field(default_factory=list)
+    comparable: bool = True
+    cmc: Picture | None = None
+    groups: list[Group] = field(default_factory=list)
+    differing: list[tuple[str, list[str]]] = field(default_factory=list)
+    cells: list[tuple[str, list[Picture]]] = field(default_factory=list)
+
+
+def compare(runs: Sequence[RunContents]) -> Comparison:
+    """All that the runs have in common and what sets them apart."""
+    names = labels(runs)
+    notes = [f"{name}: {note}" for name, run in zip(names, runs) for note in run.notes]
+    attempt = Attempts(notes)
+    overview = [(name, _overview(name, run, attempt)) for name, run in zip(names, runs)]
+    found = Comparison(names, [*_FACTS, "parameters", "multiply-adds"], overview, notes)
+    own = [(name, run.own_evaluation) for name, run in zip(names, runs)]
+    found.scores, named = sound_rows([(name, one) for name, one in own if one is not None], attempt)
+    evaluated = [names.index(name) for name, _ in named]
+    found.comparable = comparable(found.scores)
+    found.cmc = attempt("CMC", lambda: cmc_figure(named, evaluated), None)
+    found.groups = attempt("curves", lambda: curve_groups(runs, names), [])
+    found.differing = differing_settings([run.config for run in runs])
+    found.cells = attempt("architectures", lambda: _cells(names, runs), [])
+    return found
+
+
+def labels(runs: Sequence[RunContents]) -> list[str]:
+    """Return a name for each run, different for each: the folder's, behind as many folders as that takes."""
+    for depth in range(2, 12):
+        names = ["/".join(run.path.parts[-depth:]) for run in runs]
+        if len(set(names)) == len(names):
+            return names
+    return [str(run.path) for run in runs]
+
+
+def differing_settings(configs: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
+    """Return the settings that are not the same in all configurations, with the value of each; '–' where it is none."""
+    settings = [flat(config) for config in configs]
+    keys = dict.fromkeys(key for one in settings for key in one)
+    rows = [(key, [str(one.get(key, "–")) for one in settings]) for key in keys]
+    return [(key, values) for key, values in rows if len(set(values)) > 1]
+
+
+def _overview(name: str, run: RunContents, attempt: Attempts) -> list[str]:
+    facts = dict(attempt(f"{name}: summary", lambda: summarize(run), Summary([], [], "")).facts)
+    cost: Cost | None = attempt(f"{name}: cost", lambda: cost_table(run), None)
+    size = [f"{cost.parameters:,}", f"{cost.macs / 1e6:,.2f} M"] if cost else ["–", "–"]
+    return [*(facts.get(fact, "–") for fact in _FACTS), *size]
+
+
+def _cells(names: Sequence[str], runs: Sequence[RunContents]) -> list[tuple[str, list[Picture]]]:
+    """The final architectures, equal ones once, the first few."""
+    groups: list[tuple[Any, list[str], RunContents]] = []
+    for name, run in zip(names, runs):
+        if run.genotype is None:
+            continue
+        content = run.genotype.model_dump(mode="json", exclude={"origin"})
+        same = next((members for known, members, _ in groups if known == content), None)
+        if same is not None:
+            same.append(name)
+        else:
+            groups.append((content, [name], run))
+    pictures = [
+        (", ".join(members), architecture_pictures(run, films=False)) for _, members, run in groups[:_MOST_CELLS]
+    ]
+    return [(title, found.final) for title, found in pictures if found is not None]

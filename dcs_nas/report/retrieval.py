@@ -181,7 +181,6 @@ def drawn_lists(run: RunContents, *, count: int, progress: Callable[[str], Progr
         InputError: the run holds no trained network, or its data are not there.
     """
     from dcs_nas.report.ranked_pictures import RankedPictures
-    from dcs_nas.report.retrieval import easiest_lists, hardest_lists
     from dcs_nas.training.evaluate import evaluate_run
 
     found = evaluate_run(run.path, progress=progress)

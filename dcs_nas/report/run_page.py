@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from dcs_nas.data.images import Progress
 from dcs_nas.errors import Attempts, InputError, command
-from dcs_nas.report.architecture import Architecture, architecture_pictures
+from dcs_nas.report.architecture import Architecture, Heats, architecture_pictures, heat_maps
 from dcs_nas.report.embedded import Picture
-from dcs_nas.report.heat_maps import Heats, heat_maps
 from dcs_nas.report.metric_charts import Group, curve_groups
 from dcs_nas.report.retrieval import Lists, drawn_lists, saved_lists
 from dcs_nas.report.score_table import Score, cmc_figure, named_evaluations, sound_rows
@@ -20,6 +19,7 @@ from dcs_nas.settings import plain_yaml
 
 if TYPE_CHECKING:
     from dcs_nas.report.maps import AttentionMaps
+COST_COLUMNS = ["layer", "kind", "output", "parameters", "multiply-adds", "kept for the backward pass"]
 
 
 @dataclass
@@ -89,16 +89,12 @@ def run_page(
     page.no_maps = f"Not drawn: {command('report', run.path, '--maps', 6)} draws them."
     if maps:
         page.no_maps = "The network has no attention block with a map to show."
-        page.maps = attempt("attention maps", lambda: _maps(run, maps, progress), None)
+        from dcs_nas.report.maps import attention_maps
+
+        page.maps = attempt("attention maps", lambda: attention_maps(run.path, count=maps, progress=progress), None)
         if page.maps is None and notes and notes[-1].startswith("attention maps"):
             page.no_maps = f"Not drawn: {notes[-1].partition('. ')[2]}"
     return page
-
-
-def _maps(run: RunContents, count: int, progress: Callable[[str], Progress] | None) -> AttentionMaps | None:
-    from dcs_nas.report.maps import attention_maps
-
-    return attention_maps(run.path, count=count, progress=progress)
 
 
 def _explained_intervals(run: RunContents) -> str:
@@ -119,22 +115,25 @@ class Summary:
 
 
 def summarize(run: RunContents) -> Summary:
-    """What a reader wants to know first; facts that the folder does not hold are left out."""
-    section = _part(run.config, "search" if run.searched else "retrain")
+    """Return what a reader wants to know first; facts that the folder does not hold are left out."""
+    section, data = run.section("search" if run.searched else "retrain"), run.section("data")
+    epochs, wanted, environment = len(run.metrics), section.get("epochs"), run.environment
+    done = f"{epochs} of {wanted} epochs" if wanted and epochs else f"{epochs} epochs" if epochs else ""
     facts = {
         "what": "search" if run.searched else "training of a fixed network",
-        "state": _state(run, section),
-        "data": _data(run),
+        "state": ", ".join(filter(None, ["finished" if run.is_finished else "not finished", done])),
+        "data": str(run.data.get("version") or data.get("name") or ""),
         "network": _network(run, section),
         "found by": _origin(run),
-        "image size": _size(run.config),
+        "image size": f"{data['height']} × {data['width']} pixels" if {"height", "width"} <= set(data) else "",
         "seed": run.config.get("seed", 0),
     }
+    command = environment.get("command")
     made = {
-        "command": _words(run.environment.get("command")),
-        "software": _pairs(run.environment.get("versions")),
-        "machine": _pairs(run.environment.get("machine")),
-        "source": run.environment.get("git"),
+        "command": " ".join(map(str, command)) if isinstance(command, list) else "",
+        "software": _pairs(environment.get("versions")),
+        "machine": _pairs(environment.get("machine")),
+        "source": environment.get("git"),
         "folder": run.path,
     }
     return Summary(_present(facts), _present(made), plain_yaml(run.config))
@@ -142,17 +141,6 @@ def summarize(run: RunContents) -> Summary:
 
 def _present(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in facts.items() if value not in (None, "")]
-
-
-def _state(run: RunContents, section: Mapping[str, Any]) -> str:
-    epochs, wanted = len(run.metrics), section.get("epochs")
-    done = f"{epochs} of {wanted} epochs" if wanted and epochs else f"{epochs} epochs" if epochs else ""
-    return ", ".join(filter(None, ["finished" if run.is_finished else "not finished", done]))
-
-
-def _data(run: RunContents) -> str:
-    settings = _part(run.config, "data")
-    return str(run.data.get("version") or settings.get("name") or "")
 
 
 def _network(run: RunContents, section: Mapping[str, Any]) -> str:
@@ -175,25 +163,8 @@ def _origin(run: RunContents) -> str:
     return ", ".join(filter(None, words))
 
 
-def _size(config: Mapping[str, Any]) -> str:
-    data = _part(config, "data")
-    return f"{data['height']} × {data['width']} pixels" if {"height", "width"} <= set(data) else ""
-
-
-def _words(found: Any) -> str:
-    return " ".join(map(str, found)) if isinstance(found, list) else ""
-
-
 def _pairs(found: Any) -> str:
     return ", ".join(f"{k} {v}" for k, v in found.items()) if isinstance(found, Mapping) else ""
-
-
-def _part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    found = config.get(name)
-    return found if isinstance(found, Mapping) else {}
-
-
-COLUMNS = ["layer", "kind", "output", "parameters", "multiply-adds", "kept for the backward pass"]
 
 
 @dataclass(frozen=True)

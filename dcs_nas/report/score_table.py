@@ -13,6 +13,7 @@ from dcs_nas.report.embedded import Picture
 from dcs_nas.runs import Evaluation
 
 RANKS = (1, 5, 10)
+SCORE_COLUMNS = ["mAP", "mINP", *(f"rank-{k}" for k in RANKS)]
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,6 @@ class Score:
     counts: str
     rules: str
     value: float
-
-
-COLUMNS = ["mAP", "mINP", *(f"rank-{k}" for k in RANKS)]
 
 
 def score_rows(named: Sequence[tuple[str, Evaluation]]) -> list[Score]:

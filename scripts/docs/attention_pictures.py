@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from dcs_nas.files import atomic_path
 from dcs_nas.report.maps import attention_maps
-from dcs_nas.report.ranked_pictures import font
 
 GAP = 6
 TITLE = 24
@@ -29,7 +28,7 @@ def sheet(run: Path, *, count: int, most: int) -> Image.Image:
     pen = ImageDraw.Draw(page)
     for i, (title, pictures) in enumerate(rows):
         top = i * (height + TITLE + GAP)
-        pen.text((GAP, top + 4), title, fill="#1f2328", font=font(14))
+        pen.text((GAP, top + 4), title, fill="#1f2328", font=ImageFont.load_default(14))
         for k, picture in enumerate(pictures):
             page.paste(picture, (GAP + k * (width + GAP), top + TITLE))
     return page
