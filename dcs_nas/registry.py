@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from dcs_nas.errors import InputError, choices
 
 F = TypeVar("F", bound=Callable)
 
 
-class Registry(Generic[F]):
+class Registry(dict[str, F]):
     """A named table of factories, each with its owner: the module, or the file, whose import entered it.
 
     >>> OPERATIONS = Registry("operation")
@@ -22,8 +22,8 @@ class Registry(Generic[F]):
     """
 
     def __init__(self, what: str) -> None:
+        super().__init__()
         self.what = what
-        self._table: dict[str, F] = {}
         self._owners: dict[str, str] = {}
         _REGISTRIES.append(self)
 
@@ -31,32 +31,21 @@ class Registry(Generic[F]):
         """Return a decorator that enters a factory under ``name``; raises ``InputError`` if the name is taken."""
 
         def enter(factory: F) -> F:
-            if name in self._table:
+            if name in self:
                 raise InputError(
                     f"{self.what} '{name}' is registered already, by {self._owners[name]}; choose another name"
                 )
-            self._table[name] = factory
+            self[name] = factory
             self._owners[name] = _importing()
             return factory
 
         return enter
 
-    def __getitem__(self, name: str) -> F:
-        if name not in self._table:
-            raise InputError(
-                f"unknown {self.what} '{name}'; {choices(name, self)}. A user-supplied one is in a Python file: "
-                "name it, by -o extensions=[FILE] to a configuration, by --extension FILE otherwise"
-            )
-        return self._table[name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._table
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._table)
-
-    def __len__(self) -> int:
-        return len(self._table)
+    def __missing__(self, name: str) -> F:
+        raise InputError(
+            f"unknown {self.what} '{name}'; {choices(name, self)}. A user-supplied one is in a Python file: "
+            "name it, by -o extensions=[FILE] to a configuration, by --extension FILE otherwise"
+        )
 
     def owner(self, name: str) -> str:
         """Return who entered ``name``: a module of this package, or the path of an extension."""
@@ -69,7 +58,7 @@ class Registry(Generic[F]):
     def forget(self, owner: str) -> None:
         """Remove all that ``owner`` entered."""
         for name in [name for name, by in self._owners.items() if by == owner]:
-            del self._table[name], self._owners[name]
+            del self[name], self._owners[name]
 
 
 _REGISTRIES: list[Registry[Any]] = []

@@ -156,7 +156,7 @@ class _OnceDifferentiable(nn.Module):
 def test_an_operation_without_second_derivative_is_told_the_setting_that_needs_one(
     job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(ATTENTION._table, "dcs", lambda channels, height, width: _OnceDifferentiable())
+    monkeypatch.setitem(ATTENTION, "dcs", lambda channels, height, width: _OnceDifferentiable())
     advice = {
         "search.guard.eigenvalue_iterations=0": [],
         "search.hessian=finite_difference": ["search.guard.eigenvalue_iterations=0", "search.order=2"],

@@ -5,18 +5,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from logging.handlers import MemoryHandler
 from pathlib import Path
 
 from dcs_nas.processes import is_first
 
 _PACKAGE = logging.getLogger("dcs_nas")
-_early: list[_EarlyLog] = []
+_MOST_RECORDS = 1_000_000
+_early: list[MemoryHandler] = []
 
 
 @contextmanager
 def early_log() -> Iterator[None]:
     """Keep what dcs_nas logs before ``logging_to`` opens the log of the run, which then begins with it."""
-    handler = _EarlyLog()
+    handler = MemoryHandler(_MOST_RECORDS, flushLevel=logging.CRITICAL + 1)
     _PACKAGE.addHandler(handler)
     _PACKAGE.setLevel(logging.INFO)
     _early.append(handler)
@@ -39,7 +41,9 @@ def logging_to(path: Path) -> Iterator[None]:
     early = _early[-1] if _early else None
     if early is not None:
         _PACKAGE.removeHandler(early)
-        early.move_to(handler)
+        early.setTarget(handler)
+        early.flush()
+        early.setTarget(None)
     _PACKAGE.addHandler(handler)
     _PACKAGE.setLevel(logging.INFO)
     try:
@@ -49,23 +53,6 @@ def logging_to(path: Path) -> Iterator[None]:
         handler.close()
         if early in _early:
             _PACKAGE.addHandler(early)
-
-
-class _EarlyLog(logging.Handler):
-    """The records of a log that has no file yet."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.INFO)
-        self._records: list[logging.LogRecord] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep a record."""
-        self._records.append(record)
-
-    def move_to(self, handler: logging.Handler) -> None:
-        """Hand the records over."""
-        while self._records:
-            handler.handle(self._records.pop(0))
 
 
 class _LogFile(logging.FileHandler):
