@@ -26,6 +26,7 @@ from dcs_nas.search.job import run_search
 from dcs_nas.space import CellStructure, NetworkSpec, Origin, SpaceReference, edge_index, load_genotype
 from dcs_nas.training import loop
 from dcs_nas.training.checkpoints import load_checkpoint
+from dcs_nas.training.retraining import trial_settings
 
 SPACE = """
 cells: 2
@@ -255,6 +256,12 @@ def _noting(names: list[str], train: Callable[..., float]) -> Callable[..., floa
         return train(*args, **kwargs)
 
     return wrapped
+
+
+def test_a_trial_training_is_a_retraining_with_the_rates_of_the_search(job: Job) -> None:
+    settings = trial_settings(job("search.lr=0.3", "search.lr_min=0.01", "search.trials.epochs=4")).section("retrain")
+    assert (settings.optimizer, settings.lr, settings.lr_min, settings.warmup_epochs) == ("sgd", 0.3, 0.01, 0)
+    assert (settings.epochs, settings.validate_every, settings.grad_clip) == (4, 4, 5.0)
 
 
 def test_no_trial_begins_after_the_minutes_are_spent(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,7 +44,7 @@ class WeightStep:
 
 
 def gradients(loss: Loss, parameters: Sequence[Tensor]) -> list[Tensor]:
-    """Gradients of a loss; zeros where it does not depend on a parameter."""
+    """Return the gradients of a loss; zeros where it does not depend on a parameter."""
     found = torch.autograd.grad(loss(), list(parameters), allow_unused=True)
     return [torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters)]
 
@@ -60,7 +60,7 @@ def second_order(
     radius: float = 0.01,
     reduce: Reduce = list,
 ) -> list[Tensor]:
-    """The equation above; the weights are as before when it returns.
+    """Return the equation above; the weights are as before when it returns.
 
     Args:
         train_loss: must draw the same random numbers at every call.
@@ -96,7 +96,7 @@ def mixed_product(loss: Loss, weights: Sequence[Tensor], alphas: Sequence[Tensor
 def _along(
     first: Sequence[Tensor | None], v: Sequence[Tensor], alphas: Sequence[Tensor], *, keep: bool = False
 ) -> list[Tensor]:
-    """The gradient over alphas of <first, v>; ``keep`` the graph of ``first`` for another v."""
+    """Return the gradient over alphas of <first, v>; ``keep`` the graph of ``first`` for another v."""
     along = [(g * direction).sum() for g, direction in zip(first, v) if g is not None and g.requires_grad]
     total = torch.stack(along).sum() if along else torch.zeros((), requires_grad=True)
     found = torch.autograd.grad(total, list(alphas), allow_unused=True, retain_graph=keep)
@@ -125,7 +125,7 @@ class _HardSigmoid(TorchFunctionMode):
 
 
 def dominant_eigenvalue(loss: Loss, alphas: Sequence[Tensor], *, iterations: int, reduce: Reduce = list) -> float:
-    """The eigenvalue of largest size of the Hessian of a loss over the alphas, by power iteration.
+    """Return the eigenvalue of largest size of the Hessian of a loss over the alphas, by power iteration.
 
     Starts from the same direction every time. The loss is computed once; its graph lives as long as the iteration.
     """

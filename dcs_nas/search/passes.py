@@ -24,7 +24,7 @@ class SearchLoss:
     """Named loss terms of a batch, for the weights and for the architecture.
 
     The architecture's: identity, triplet and IB as in training, the cost of the mixture, the relaxation's regulariser.
-    With a ``memory`` its people need no classifier: its prototype loss takes the place of the identity term.
+    With a ``memory`` its identities need no classifier: its prototype loss takes the place of the identity term.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class SearchLoss:
         return self.network.backbone  # type: ignore[return-value]
 
     def terms(self, half: str, embedding: Embedding, labels: Tensor, inputs: Tensor | None) -> dict[str, Tensor]:
-        """Terms of the joint batch; ``loss`` is what to minimize."""
+        """Return terms of the joint batch; ``loss`` is what to minimize."""
         if half == "weights":
             return batch_terms(self.objective, embedding, labels, inputs)
         if self.memory is None:
@@ -96,12 +96,12 @@ class Pass:
         return file_names(self._loss.halves[self.half], self.batch["indices"])
 
     def first(self, count: int) -> Pass:
-        """The same with the first ``count`` images of this process."""
+        """Return the same with the first ``count`` images of this process."""
         batch = {name: values[:count] for name, values in self.batch.items()}
         return Pass(self._loss, self.half, batch, self.images[:count], key=self._key, place=self.place)
 
     def loss(self, *, expected: bool = False) -> Tensor:
-        """The loss of the joint batch over the number of processes; its terms and features are kept.
+        """Return the loss of the joint batch over the number of processes; its terms and features are kept.
 
         ``expected``: by the mixture weights that the alphas stand for, not by a draw of them.
         """

@@ -28,7 +28,7 @@ Score = Callable[[Mapping[str, Tensor]], float]
 def derive_by_perturbation(
     module: BilevelSearch, record: ArchitectureRecord, loaders: Mapping[str, Iterable[Batch]]
 ) -> AnyGenotype:
-    """The genotype of a trained supernet, by the loss on the first batches of the architecture half.
+    """Return the genotype of a trained supernet, by the loss on the first batches of the architecture half.
 
     After each choice the weights take ``tune_steps`` steps of SGD on their own half, in the network as decided so far.
     """
@@ -58,7 +58,7 @@ def derive_by_perturbation(
 
 
 class _Tuner:
-    """Trains the weights on batches that come round again."""
+    """Trains the weights on batches that repeat."""
 
     def __init__(self, module: BilevelSearch, loader: Iterable[Batch], *, lr: float) -> None:
         self._module, self._batches, self._steps = module, cycle(loader), 0
@@ -88,7 +88,7 @@ def by_perturbation(
     seed: int,
     tune: Callable[[Mapping[str, Tensor]], None] | None = None,
 ) -> Weights:
-    """Mixture weights that are one-hot in what was chosen, ready for ``derive``.
+    """Return mixture weights that are one-hot in what was chosen, ready for ``derive``.
 
     First every edge, in random order, keeps the operation without which the loss is highest; then every node keeps the
     ``edges_per_node`` edges without which it is highest; the outputs' attention is chosen as an edge's operation is.
@@ -129,7 +129,7 @@ def _candidates(name: str, structure: CellStructure) -> list[int]:
 
 
 def _without(weights: Mapping[str, Tensor], name: str, row: int, column: int | None = None) -> Weights:
-    """The weights without an edge, or without one operation of it whose weight goes to the others."""
+    """Return the weights without an edge, or without one operation of it whose weight goes to the others."""
     changed = weights[name].clone()
     if column is None:
         changed[row] = 0

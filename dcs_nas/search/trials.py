@@ -1,4 +1,4 @@
-"""A search by trials: one network after another is trained shortly and scored, and every trial is kept on disk."""
+"""A search by trials: one network after another has a trial training and is scored, and every trial is kept on disk."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ class Trials:
         self.done: list[Trial] = []
 
     def may_begin(self) -> bool:
-        """Whether trials and minutes are left; the first trial always may."""
+        """Return whether trials and minutes are left; the first trial always may."""
         minutes = self.settings.minutes
         spent = sum(trial.seconds for trial in self.done)
         within = minutes is None or not self.done or spent < 60 * minutes
         return len(self.done) < self.settings.trials and within
 
     def score(self, genotype: Genotype) -> float:
-        """The score of the next trial, from disk or by training."""
+        """Return the score of the next trial, from disk or by training."""
         number = len(self.done)
         folder = self._run / f"trials/{number:03d}"
         trial = _read(folder / "trial.yaml")
@@ -72,14 +72,14 @@ class Trials:
         elif trial.genotype != genotype:
             raise InputError(
                 f"{folder} holds another genotype than its turn now gives; "
-                "was it begun with other versions? start anew with --overwrite"
+                "was it begun with other versions? start again with --overwrite"
             )
         self.done.append(trial)
         self._report(trial)
         return trial.score
 
     def best(self) -> Trial:
-        """The trial with the highest score, the first of equal ones; ``TrainingError`` where none could be trained."""
+        """Return the trial with the highest score, the first of equal ones; ``TrainingError`` if none was trained."""
         if all(trial.problem for trial in self.done):
             raise TrainingError(f"none of {len(self.done)} trials could be trained: {self.done[-1].problem}")
         return max((trial for trial in self.done if not trial.problem), key=lambda trial: trial.score)

@@ -30,7 +30,7 @@ def extract_features(
     flip: bool = False,
     progress: Progress | None = None,
 ) -> np.ndarray:
-    """Features (N, D) float32 of a split, in its order; ``flip`` adds those of the mirrored image.
+    """Return features (N, D) float32 of a split, in its order; ``flip`` adds those of the mirrored image.
 
     Of W processes each computes every W-th batch, and all get all: to the bit what one process alone computes. The
     network is left in the mode that it was in. Raises ``TrainingError`` naming images whose features are not finite.
@@ -62,7 +62,7 @@ def _require_finite(features: np.ndarray, images: Images) -> None:
 
 
 def _features(network: nn.Module, normalize: Normalize, loader: DataLoader, *, flip: bool) -> Iterator[Tensor]:
-    """Features (n, D) float32 of each batch of a loader."""
+    """Yield features (n, D) float32 of each batch of a loader."""
     device = normalize.scale.device
     for batch in loader:
         pixels = normalize(batch["images"].to(device, non_blocking=True))

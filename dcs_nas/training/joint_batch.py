@@ -66,18 +66,18 @@ def require_equal(state: Mapping[str, Tensor], *, where: str) -> None:
 
 
 def joint(tensor: Tensor) -> Tensor:
-    """The tensors (B, ...) of all processes in order of rank, (W B, ...): in value and derivatives of every order."""
+    """Return the tensors (B, ...) of all processes by rank, (W B, ...): in value and derivatives of every order."""
     return tensor if world() == 1 else cast(Tensor, _Gather.apply(tensor))
 
 
 def joint_embedding(embedding: Embedding) -> Embedding:
-    """The embedding of the joint batch."""
+    """Return the embedding of the joint batch."""
     stem = None if embedding.stem is None else joint(embedding.stem)
     return Embedding(joint(embedding.features), [joint(logits) for logits in embedding.logits or []], stem)
 
 
 def gather_batches(own: Iterator[Tensor], *, count: int, size: int, device: torch.device) -> Iterator[Tensor]:
-    """The batches (n, D) of all processes in order: of W, this one has batches r, r + W, ... of ``count`` rows.
+    """Yield the batches (n, D) of all processes in order: of W, this one has batches r, r + W, ... of ``count`` rows.
 
     Every batch has ``size`` rows but the last. W are exchanged at a time; what fills up the last ones is left out.
     """
@@ -100,7 +100,7 @@ def gather_batches(own: Iterator[Tensor], *, count: int, size: int, device: torc
 
 
 def sum_over_processes(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The sums of these tensors over all processes, by one message."""
+    """Return the sums of these tensors over all processes, by one message."""
     if world() == 1 or not tensors:
         return list(tensors)
     flat = torch.cat([t.reshape(-1) for t in tensors])

@@ -22,7 +22,7 @@ from dcs_nas.processes import rank, world
 def build_objective(
     settings: LossConfig, *, people: int, features: int, network: ReidNetwork | None = None
 ) -> Objective:
-    """The objective that the settings describe.
+    """Return the objective that the settings describe.
 
     Args:
         settings: of the loss.
@@ -34,8 +34,11 @@ def build_objective(
     Raises:
         InputError: settings that need such a loop and no network, or a network without a stem.
     """
-    if network is None:
-        require_plain_statistics(settings)
+    if network is None and (settings.ib_input, settings.ib_estimate) != ("image", "streaming"):
+        raise InputError(
+            f"loss.ib_input '{settings.ib_input}' and loss.ib_estimate '{settings.ib_estimate}' are not for this "
+            "strategy; use image and streaming"
+        )
     channels = 3
     if network is not None and settings.ib_input == "stem":
         channels = network.expose_stem(settings.ib_grid)
@@ -49,17 +52,8 @@ def _margin_softmax(head: HeadConfig) -> Callable[[Tensor, Tensor], Tensor] | No
     return partial(margin_logits, head.classifier, scale=head.scale, margin=head.margin)
 
 
-def require_plain_statistics(settings: LossConfig) -> None:
-    """Raise ``InputError`` for statistics of IB that only ``update_objective`` and ``refresh_objective`` gather."""
-    if (settings.ib_input, settings.ib_estimate) != ("image", "streaming"):
-        raise InputError(
-            f"loss.ib_input '{settings.ib_input}' and loss.ib_estimate '{settings.ib_estimate}' are not for this "
-            "strategy; use image and streaming"
-        )
-
-
 def ib_inputs(objective: Objective, embedding: Embedding, images: Tensor | None) -> Tensor | None:
-    """What the information bottleneck takes for the input: images (B, 3, H, W) or the stem's output; None without it.
+    """Return the input of the information bottleneck: images (B, 3, H, W) or the stem's output; None without it.
 
     Neither carries a gradient. The paper's X is given, and the bound IB <= IBB + H(B) leaves out H(B), which is
     constant only if X is: a gradient of -H(phi(X)), the first term, would just teach the stem to tell no two people
@@ -73,7 +67,7 @@ def ib_inputs(objective: Objective, embedding: Embedding, images: Tensor | None)
 def batch_terms(
     objective: Objective, embedding: Embedding, labels: Tensor, images: Tensor | None, *, partial: bool = False
 ) -> dict[str, Tensor]:
-    """Named loss terms of a batch; ``images`` (B, 3, H, W) or the stem's output feed the information bottleneck.
+    """Return named loss terms of a batch; ``images`` (B, 3, H, W) or the stem's output feed the information bottleneck.
 
     The identity term is the mean over the branches' classifiers.
     """
@@ -107,7 +101,7 @@ def refresh_objective(objective: Objective, network: ReidNetwork, parts: Sequenc
 def _embedded(
     objective: Objective, network: ReidNetwork, images: Images, config: Config
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Features (n, D), inputs on their grid (n, C, h, w) and labels (n,) of this process's share of the images."""
+    """Yield features (n, D), inputs on their grid (n, C, h, w) and labels (n,) of this process's images."""
     parameter = next(network.parameters())
     device, normalize = parameter.device, Normalize(config.data.mean, config.data.std).to(parameter)
     own = range(rank(), len(images), world())

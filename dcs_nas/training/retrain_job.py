@@ -41,7 +41,7 @@ def run_retraining(
     """Train as configured, in the run folder ``folder``.
 
     Raises ``InputError`` for bad settings, data, genotypes or folders; ``KeyboardInterrupt`` where the user stops it,
-    after which ``resume`` goes on from the last whole epoch.
+    after which ``resume`` continues from the last whole epoch.
     """
     settings = config.section("retrain")
     load_extensions(config.extensions)

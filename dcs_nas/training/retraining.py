@@ -149,7 +149,7 @@ def train_trial(
     """Return the mAP of identities ``held`` out after a trial training on ``images`` (classes from 0).
 
     The same network and settings give the same score. ``run`` keeps metrics and checkpoints; an interrupted training
-    goes on from its last whole epoch.
+    resumes after its last whole epoch.
     """
     config = trial_settings(config)
     identities = len(set(images.labels.tolist()))

@@ -40,7 +40,7 @@ _HARMLESS = (
 
 
 def make_trainer(config: Config, run: RunFolder, *, epochs: int) -> pl.Trainer:
-    """A trainer for ``epochs`` epochs with our checkpoints, the loggers asked for and, on a terminal, a bar.
+    """Return a trainer for ``epochs`` epochs with our checkpoints, the loggers asked for and, on a terminal, a bar.
 
     Deterministic algorithms are the default on a CPU; on a GPU ``trainer.deterministic`` asks for them.
     """
@@ -114,7 +114,7 @@ def fit(trainer: pl.Trainer, module: pl.LightningModule, loaders: TRAIN_DATALOAD
 
 
 def memory_format(module: Any) -> Any:
-    """The module with channels_last weights, in which depthwise convolutions run several times faster."""
+    """Return the module with channels_last weights, in which depthwise convolutions run several times faster."""
     return module.to(memory_format=torch.channels_last)
 
 
