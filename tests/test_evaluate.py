@@ -332,7 +332,7 @@ def test_splits_whose_people_were_trained_on_are_refused(
     data["data"] |= {"name": "cuhk03", "options": {"protocol": "classic"}}
     (copy / "config.yaml").write_text(yaml.safe_dump(data))
     line = refused(capsys, "evaluate", copy, "--splits", 20)
-    assert "was trained on one split of cuhk03, whose people are tested on in the others" in line
+    assert "was trained on one split of cuhk03, whose identities are tested on in the others" in line
 
 
 @pytest.mark.parametrize(

@@ -230,7 +230,7 @@ def test_people_held_out_of_the_search_are_in_neither_half(job: Path) -> None:
 
 
 def test_prototypes_equal_a_loop() -> None:
-    memory = PrototypeMemory(num_people=4, feature_dim=3, temperature=0.1, momentum=0.2)
+    memory = PrototypeMemory(num_identities=4, feature_dim=3, temperature=0.1, momentum=0.2)
     batches = [(torch.randn(6, 3), torch.tensor([0, 0, 1, 1, 3, 3])) for _ in range(2)]
     expected: dict[int, Tensor] = {}
     for features, labels in batches:

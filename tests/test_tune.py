@@ -224,7 +224,7 @@ def test_a_metric_that_needs_held_out_people_wants_some(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     assert _tune(monkeypatch, _file(tmp_path), "-o", "retrain.validation=0") == 1
-    assert "retrain.validation is 0, so no people are held out" in _said(capsys)
+    assert "retrain.validation is 0, so no identities are held out" in _said(capsys)
 
 
 def test_a_genotype_that_is_not_there_is_named(

@@ -107,10 +107,10 @@ def ibb_tight(
 @full_precision
 def plugin(log_f: Tensor, log_x: Tensor, labels: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
     """Return IB itself from the joints of these samples, no bound: compression = I(F;X), relevance = -I(F;Y)."""
-    p, people = log_f.exp(), F.one_hot(labels.unique(return_inverse=True)[1]).to(log_f.dtype)
+    p, one_hot = log_f.exp(), F.one_hot(labels.unique(return_inverse=True)[1]).to(log_f.dtype)
     return {
         "compression": mutual_information(p, log_x.exp(), weights),
-        "relevance": -mutual_information(p, people, weights),
+        "relevance": -mutual_information(p, one_hot, weights),
     }
 
 

@@ -1,4 +1,4 @@
-"""The information bottleneck (IB) term: features should say little about the input and much about the person.
+"""The information bottleneck (IB) term: features should say little about the input and much about the identity.
 
 Shapes: n samples, D feature dimensions, E input dimensions, K classes; images or maps are (n, C, H, W).
 """
@@ -143,14 +143,14 @@ class InformationBottleneck(nn.Module):
     The loop calls ``update`` once per weight step and ``end_epoch`` once per epoch; ``forward`` only reads. Means and Q
     of an epoch serve the next one. While a class is new, Q is phi of the class means; until the first ``end_epoch`` the
     term is zero. ``estimate`` instead computes means and then Q exactly, in two passes over the data. Samples of
-    people without a class mean don't count. Q is floored at the smallest normal number, which leaves the bound valid.
+    identities without a class mean don't count. Q is floored at the smallest normal number: the bound stays valid.
 
     Under data parallel training ``end_epoch`` and ``estimate`` sum over processes; torch's own wrapper must not
     broadcast these buffers, or each step replaces all sums by those of the first process.
 
     Args:
         kind: ``ibb`` (published), ``ibb_tight`` or ``plugin``.
-        num_classes: K, people with labels 0 .. K - 1.
+        num_classes: K, identities with labels 0 .. K - 1.
         feature_dim: D.
         input_dim: E of the input features, after pooling.
         input_grid: (h, w): ``inputs`` are images or maps (n, C, H, W), pooled by ``input_features``; None: (n, E).

@@ -24,7 +24,7 @@ class Objective(nn.Module):
 
     Args:
         settings: weights and options of the terms. With a center loss, its centres are parameters of this module.
-        num_classes: K, people with labels 0 .. K - 1.
+        num_classes: K, identities with labels 0 .. K - 1.
         feature_dim: D.
         input_channels: C of the ``input_features`` that the loop gives to IB: 3 of images, or those of the stem.
         softmax: turns a classifier's cosines and the labels into logits (``margin_logits``); None: they are logits.
@@ -80,7 +80,7 @@ class Objective(nn.Module):
 
         Args:
             logits: (n, K), several where a network has several classifiers (their mean counts), or None where these
-                people have no classifier: no identity term.
+                identities have no classifier: no identity term.
             features: (n, D), not normalised.
             labels: (n,) integers.
             input_features: (n, C, H, W), only for IB, which averages them on ``ib_grid``.

@@ -17,7 +17,7 @@ from dcs_nas.losses.precision import full_precision
 def identity_loss(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.1) -> Tensor:
     """Return the cross-entropy of logits (n, K) with labels (n,), mean over the batch.
 
-    The target is 1 - s on the person plus s / K on every class (Szegedy et al., CVPR 2016, section 7).
+    The target is 1 - s on the identity plus s / K on every class (Szegedy et al., CVPR 2016, section 7).
     """
     return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
 
@@ -27,8 +27,8 @@ def identity_loss(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.
 def batch_hard(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the indices (anchor, positive, negative), each (m,), by Euclidean distance of features (n, D).
 
-    Per anchor, the farthest other sample of its person and the nearest of another person. An anchor that lacks either,
-    such as the only image of a person, is left out: m <= n.
+    Per anchor, the farthest other sample of its identity and the nearest of another. An anchor that lacks either,
+    such as the only image of an identity, is left out: m <= n.
     """
     distances = _squared_distances(features)
     same = labels[:, None] == labels[None, :]
@@ -124,14 +124,14 @@ class CenterLoss(nn.Module):
 
 
 class PrototypeMemory(nn.Module):
-    """One unit vector for each person, a moving average of that person's features; no parameters.
+    """One unit vector for each identity, a moving average of its features; no parameters.
 
-    L = -1/n sum_i log softmax_k(f_i . c_k / t)[y_i], f_i the unit feature, over the people seen so far (Ge et al.,
-    SpCL, arXiv 2006.02713, eq. 1, with people for clusters). The update is c <- m c + (1 - m) mean f of the person's
-    images in the batch, then c / |c| (eq. 3); a person's first batch sets it.
+    L = -1/n sum_i log softmax_k(f_i . c_k / t)[y_i], f_i the unit feature, over the identities seen so far (Ge et al.,
+    SpCL, arXiv 2006.02713, eq. 1, with identities for clusters). The update is c <- m c + (1 - m) mean f of the
+    identity's images in the batch, then c / |c| (eq. 3); an identity's first batch sets it.
 
     Args:
-        num_people: K, labels 0 .. K - 1.
+        num_identities: K, labels 0 .. K - 1.
         feature_dim: D.
         temperature: t.
         momentum: m.
@@ -140,17 +140,19 @@ class PrototypeMemory(nn.Module):
     prototypes: Tensor
     seen: Tensor
 
-    def __init__(self, *, num_people: int, feature_dim: int, temperature: float = 0.05, momentum: float = 0.2) -> None:
+    def __init__(
+        self, *, num_identities: int, feature_dim: int, temperature: float = 0.05, momentum: float = 0.2
+    ) -> None:
         super().__init__()
         if not temperature > 0 or not 0 <= momentum < 1:
             raise InputError(f"temperature {temperature} and momentum {momentum}: expected above 0, and 0 up to 1")
         self.temperature, self.momentum = temperature, momentum
-        self.register_buffer("prototypes", torch.zeros(num_people, feature_dim))
-        self.register_buffer("seen", torch.zeros(num_people, dtype=torch.bool))
+        self.register_buffer("prototypes", torch.zeros(num_identities, feature_dim))
+        self.register_buffer("seen", torch.zeros(num_identities, dtype=torch.bool))
 
     @full_precision
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss, a scalar: 0 while fewer than two people are known. Samples of new people don't count.
+        """Return the loss, a scalar: 0 while fewer than two identities are known. Samples of new ones don't count.
 
         Args:
             features: (n, D), not normalised.
@@ -165,14 +167,14 @@ class PrototypeMemory(nn.Module):
     @torch.no_grad()
     @full_precision
     def update(self, features: Tensor, labels: Tensor) -> None:
-        """Move the prototypes of the people in a batch, shaped as in ``forward``."""
-        people, index = labels.unique(return_inverse=True)
-        sums = torch.zeros(len(people), features.shape[1], dtype=features.dtype, device=features.device)
+        """Move the prototypes of the identities in a batch, shaped as in ``forward``."""
+        identities, index = labels.unique(return_inverse=True)
+        sums = torch.zeros(len(identities), features.shape[1], dtype=features.dtype, device=features.device)
         means = F.normalize(sums.index_add_(0, index, F.normalize(features)))
-        kept = self.momentum * self.seen[people].to(means.dtype)[:, None]
-        moved = kept * self.prototypes[people].to(means.dtype) + (1 - kept) * means
-        self.prototypes[people] = F.normalize(moved).to(self.prototypes.dtype)
-        self.seen[people] = True
+        kept = self.momentum * self.seen[identities].to(means.dtype)[:, None]
+        moved = kept * self.prototypes[identities].to(means.dtype) + (1 - kept) * means
+        self.prototypes[identities] = F.normalize(moved).to(self.prototypes.dtype)
+        self.seen[identities] = True
 
 
 def validate_labels(labels: Tensor, *, points: Tensor, num_classes: int) -> None:
@@ -185,7 +187,7 @@ def validate_labels(labels: Tensor, *, points: Tensor, num_classes: int) -> None
     if labels.numel() and (labels.min() < 0 or labels.max() >= num_classes):
         raise InputError(
             f"labels run from {int(labels.min())} to {int(labels.max())}, expected 0 to {num_classes - 1}: "
-            "relabel the people or set num_classes"
+            "relabel the identities or set num_classes"
         )
 
 

@@ -65,7 +65,7 @@ class BilevelSearch(TrainingLoop):
         super().__init__(network, objective, config, run=run, data=data, held=held)
         self.memory: PrototypeMemory | None = None
         if self.settings.identity_overlap < 1:
-            self.memory = PrototypeMemory(num_people=data.num_people, feature_dim=network.num_features)
+            self.memory = PrototypeMemory(num_identities=data.num_people, feature_dim=network.num_features)
         self.loss = SearchLoss(network, objective, self.memory, config, halves=halves)
         self.monitor = EpochMonitor(self.settings, record, self.validate)
         self.recent: Pass | None = None

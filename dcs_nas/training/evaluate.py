@@ -115,8 +115,8 @@ def evaluate_splits(folder: Path, *, splits: int, data_options: Mapping[str, Any
     """Score a run on splits 0, 1, ... of a data set whose loader has an option ``split``, such as classic CUHK03.
 
     Raises:
-        InputError: as ``evaluate_run``; also where the run was trained on that data set, whose splits share people, and
-            for a data set without numbered splits.
+        InputError: as ``evaluate_run``; also where the run was trained on that data set, whose splits share identities,
+            and for a data set without numbered splits.
     """
     if "split" in data_options:
         raise InputError(f"the data option split={data_options['split']} names one split, --splits {splits} several")
@@ -133,7 +133,7 @@ def evaluate_splits(folder: Path, *, splits: int, data_options: Mapping[str, Any
         record_source(source, load_dataset(source.name, source.root or "", **{**source.options, "split": 0})), folder
     ):
         raise InputError(
-            f"{folder} was trained on one split of {source.name}, whose people are tested on in the others; "
+            f"{folder} was trained on one split of {source.name}, whose identities are tested on in the others; "
             "train one run for each split and give them all: dcs-nas evaluate RUN RUN ..."
         )
     return [evaluate_run(folder, data_options={**data_options, "split": i}, **options) for i in range(splits)]

@@ -88,7 +88,7 @@ def _check(config: Config, genotype: Path | None) -> Path | None:
     metric, _ = tune.objective
     if metric.startswith("validation/") and not section.validation and "retrain.validation" not in tune.space:
         raise InputError(
-            f"tune.metric is {metric}, but retrain.validation is 0, so no people are held out; set it, e.g. to 0.2"
+            f"tune.metric is {metric}, but retrain.validation is 0, so no identities are held out; set it, e.g. to 0.2"
         )
     if section.backbone is None and genotype is None and "retrain.backbone" not in tune.space:
         genotype = RunFolder.default(config, "search").genotype_file
