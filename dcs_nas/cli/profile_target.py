@@ -17,7 +17,6 @@ from dcs_nas.models.cell_costs import CellCosts
 from dcs_nas.models.space_kinds import kind_of
 from dcs_nas.models.supernet import Supernet
 from dcs_nas.runs import RunFolder
-from dcs_nas.runs.opening import CONFIG
 from dcs_nas.settings import read_yaml
 from dcs_nas.space import (
     AnyGenotype,
@@ -75,7 +74,7 @@ def read_target(path: Path, sizes: Sizes, overrides: list[str]) -> Target:
             _no_overrides(path, overrides)
             return _of_genotype(load_genotype(path), sizes, str(path))
     config = load_config(shipped_file("configs", path), overrides)
-    if path.name == CONFIG and RunFolder(path.parent).is_run():
+    if path == RunFolder(path.parent).config_file and RunFolder(path.parent).is_run():
         RunFolder(path.parent).load_extensions()  # a run's own file, so its code is run on the terms of run folders
     else:
         load_extensions(config.extensions)

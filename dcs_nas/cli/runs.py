@@ -140,7 +140,7 @@ def _html_row(run: RunContents, root: Path, page: Path) -> str:
     *texts, seed, progress, score = _row(run, root, f"{run.changed:%Y-%m-%d %H:%M}")
     cells = "".join(f"<td>{escape(text)}</td>" for text in texts)
     cells += "".join(f'<td class="number">{escape(text)}</td>' for text in (seed, progress, score))
-    here = RunFolder(run.path)
+    here = run.files
     files = (here.report_file, here.evaluation_file(), here.genotype_file, here.config_file, here.log_file)
     links = (f'<a href="{_link(file, page)}">{file.name}</a>' for file in files if file.is_file())
     return f"<tr>{cells}<td>{' '.join(links)}</td></tr>"

@@ -163,7 +163,7 @@ class Lists:
 def saved_lists(run: RunContents) -> list[Lists]:
     """The lists in ``RUN/ranked/*/ranked.json``, hardest first, at most a dozen of each folder."""
     found = []
-    for index in sorted((run.path / "ranked").glob("*/ranked.json")):
+    for index in sorted(run.files.ranked.glob("*/ranked.json")):
         entries = json.loads(index.read_text(encoding="utf-8"))
         shown = [
             Picture(read_uri(index.parent / Path(str(entry["file"])).name), _words(entry), caption=_words(entry))

@@ -14,7 +14,7 @@ from dcs_nas.report.embedded import Picture
 from dcs_nas.report.metric_charts import Group, curve_groups
 from dcs_nas.report.retrieval import Lists, drawn_lists, saved_lists
 from dcs_nas.report.score_table import Score, cmc_figure, named_evaluations, sound_rows
-from dcs_nas.runs import Evaluation, RunContents, RunFolder
+from dcs_nas.runs import Evaluation, RunContents
 from dcs_nas.settings import plain_yaml
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ def cost_table(run: RunContents) -> Cost | None:
     settings = RetrainConfig() if run.searched or config.retrain is None else config.retrain
     if settings.backbone is None and run.genotype is None:
         return None
-    RunFolder(run.path).load_extensions()
+    run.files.load_extensions()
     settings = settings.model_copy(update={"weights": None, "inherit": None})
     genotype = None if settings.backbone else run.genotype
     height, width = config.data.height, config.data.width

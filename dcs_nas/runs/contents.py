@@ -63,11 +63,12 @@ class RunContents:
 
     Attributes:
         path: the folder.
+        files: the names of what is in it.
         notes: what could not be read, a line for each file.
     """
 
     def __init__(self, run: RunFolder) -> None:
-        self.path, self._run = run.path, run
+        self.path, self.files = run.path, run
         self.notes: list[str] = []
         self._attempt = Attempts(self.notes)
 
@@ -79,32 +80,32 @@ class RunContents:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The settings as they were written."""
-        return self._read(self._run.config_file, read_yaml) or {}
+        return self._read(self.files.config_file, read_yaml) or {}
 
     @cached_property
     def environment(self) -> dict[str, Any]:
         """Versions, machine and command."""
-        return self._read(self._run.environment_file, _read_json) or {}
+        return self._read(self.files.environment_file, _read_json) or {}
 
     @cached_property
     def data(self) -> dict[str, Any]:
         """The images that the run began with."""
-        return self._read(self._run.data_file, _read_json) or {}
+        return self._read(self.files.data_file, _read_json) or {}
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
         """A row of figures for each epoch."""
-        return self._read(self._run.metrics_file, read_metrics) or []
+        return self._read(self.files.metrics_file, read_metrics) or []
 
     @cached_property
     def genotype(self) -> AnyGenotype | None:
         """The genotype that was found or trained."""
-        return self._read(self._run.genotype_file, load_genotype)
+        return self._read(self.files.genotype_file, load_genotype)
 
     @cached_property
     def epochs(self) -> list[EpochRecord]:
         """The records of a search's epochs."""
-        files = sorted(self._run.architecture.glob("epoch_*.yaml"))
+        files = sorted(self.files.architecture.glob("epoch_*.yaml"))
         return [record for file in files if (record := self._read(file, _read_epoch)) is not None]
 
     @cached_property
@@ -116,7 +117,7 @@ class RunContents:
     @cached_property
     def kind(self) -> str:
         """``search``, ``retrain``, ``tune``, or ``?``: by the files there, else by the command, name or settings."""
-        files = {"search": self._run.architecture, "retrain": self._run.finished_file, "tune": self._run.job_file}
+        files = {"search": self.files.architecture, "retrain": self.files.finished_file, "tune": self.files.job_file}
         typed = self.environment.get("command")
         words = [kind for kind, file in files.items() if file.exists()]
         words += [*(typed if isinstance(typed, list) else [])[1:2], self.path.name]
@@ -136,8 +137,8 @@ class RunContents:
     @cached_property
     def is_finished(self) -> bool:
         """Whether the last file of its kind is there."""
-        last = {"search": self._run.genotype_file, "tune": self._run.best_file}
-        return last.get(self.kind, self._run.finished_file).is_file()
+        last = {"search": self.files.genotype_file, "tune": self.files.best_file}
+        return last.get(self.kind, self.files.finished_file).is_file()
 
     @property
     def state(self) -> str:
