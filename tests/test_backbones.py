@@ -108,7 +108,7 @@ def test_asking_for_stage_maps_changes_nothing() -> None:
     ("name", "expected"),
     [
         ("resnet18", ["layer1", "layer2", "layer3", "layer4"]),
-        ("mobilenet_v2", ["stage2", "stage3", "stage5", "stage7"]),
+        ("mobilenet_v2", ["stage2", "stage3", "stage4", "stage7"]),
         ("osnet_x1_0", ["conv2", "conv3", "conv4"]),
         ("osnet_x0_25", ["conv2", "conv3", "conv4"]),
         ("hacnn", ["inception1", "inception2", "inception3"]),

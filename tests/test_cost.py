@@ -205,6 +205,8 @@ def test_a_supernet_with_costs_of_its_own_is_asked_for_them() -> None:
         ({"form": "multiplicative", "target": 40.0, "beta": 0.5}, lambda loss, c: loss * math.sqrt(c / 40)),
         ({"form": "multiplicative", "weight": 0.2}, lambda loss, c: loss * 0.2 * math.log(c) ** 0.6),
         ({"form": "multiplicative", "weight": 0.2, "beta": 2.0}, lambda loss, c: loss * 0.2 * math.log(c) ** 2),
+        ({"form": "logarithmic", "weight": 0.2}, lambda loss, c: loss * 0.2 * math.log(c**0.5)),
+        ({"form": "logarithmic", "beta": 2.0}, lambda loss, c: loss * math.log(c**2)),
     ],
 )
 @pytest.mark.parametrize("cost", [10.0, 50.0, 1e4])
@@ -239,6 +241,8 @@ def test_what_a_cost_term_cannot_handle_is_refused() -> None:
         cost_term(loss, cost, form="additive")
     with pytest.raises(InputError, match="unknown form 'max'"):
         cost_term(loss, cost, form="max")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="a logarithmic cost term has target=4"):
+        cost_term(loss, cost, form="logarithmic", target=4)
     with pytest.raises(TrainingError, match="the loss is -1 and a multiplicative cost term would reward cost"):
         cost_term(-loss, cost, form="multiplicative")
     with pytest.raises(TrainingError, match="the expected cost is 0.5, whose logarithm is not above 0"):
@@ -254,6 +258,7 @@ def test_what_a_cost_term_cannot_handle_is_refused() -> None:
         ({"kind": "latency", "target": 5.0}, "latency_table is not set; measure one with dcs-nas profile"),
         ({"kind": "flops", "target": 5.0, "latency_table": "t.yaml"}, "a latency table is set, but kind is 'flops'"),
         ({"kind": "flops", "form": "multiplicative", "weight": 0}, "which leaves no loss; set a weight above 0"),
+        ({"kind": "flops", "form": "logarithmic", "target": 5.0}, "form is 'logarithmic', which has none"),
         ({"kind": "flops", "target": 0.0}, "greater than 0"),
         ({"kind": "flops", "target": 1.0, "wieght": 1}, "did you mean weight?"),
     ],

@@ -122,15 +122,15 @@ def test_identity_loss_is_the_cross_entropy_of_smoothed_targets(smoothing: float
     assert identity_loss(logits, labels, label_smoothing=smoothing).item() == pytest.approx(expected)
 
 
-def test_center_loss_is_half_the_mean_squared_distance_to_the_own_centre() -> None:
+def test_center_loss_is_the_mean_squared_distance_to_the_own_centre() -> None:
     loss, labels = CenterLoss(num_classes=3, feature_dim=4), torch.tensor([0, 2, 2])
     features = torch.randn(3, 4, requires_grad=True)
-    expected = sum(((features[i] - loss.centres[y]) ** 2).sum() for i, y in enumerate(labels)) / 6
+    expected = sum(((features[i] - loss.centres[y]) ** 2).sum() for i, y in enumerate(labels)) / 3
     value = loss(features, labels)
     torch.testing.assert_close(value, expected)
     value.backward()
     assert features.grad is not None
-    torch.testing.assert_close(features.grad, (features - loss.centres[labels]).detach() / 3)
+    torch.testing.assert_close(features.grad, 2 * (features - loss.centres[labels]).detach() / 3)
     assert loss.centres.grad is not None
     torch.testing.assert_close(loss.centres.grad[2], -features.grad[1:].sum(0))
     assert (loss.centres.grad[1] == 0).all()

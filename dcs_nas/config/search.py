@@ -52,11 +52,11 @@ class CostConfig(Settings):
     ``target`` is in the cost's own unit: multiply-adds (``flops``) or numbers (``parameters``) of the network searched,
     microseconds a batch (``latency``). ``latency_table`` is a file of ``dcs-nas profile CONFIG --latency-table FILE``;
     one of another device or space is refused, but with ``other_latency_table``. Without ``beta`` the published exponent
-    is taken: 0.07 with a target, 0.6 without.
+    is taken: 0.07 with a target, 0.6 without, 0.5 for ``logarithmic``.
     """
 
     kind: Literal["none", "flops", "parameters", "latency"] = "none"
-    form: Literal["additive", "multiplicative"] = "additive"
+    form: Literal["additive", "multiplicative", "logarithmic"] = "additive"
     weight: float = Field(default=1.0, ge=0, le=1e9)
     target: float | None = Field(default=None, gt=0, le=1e18)
     beta: float | None = Field(default=None, gt=0, le=100)
@@ -85,8 +85,10 @@ class CostConfig(Settings):
                 raise ValueError("form is 'additive' and target is not set; give the cost that the network may have")
             if self.beta is not None:
                 raise ValueError("beta is set, but form is 'additive'; beta is the exponent of form multiplicative")
-        if self.form == "multiplicative" and not self.weight:
-            raise ValueError("weight is 0 and form is 'multiplicative', which leaves no loss; set a weight above 0")
+        if self.form == "logarithmic" and self.target is not None:
+            raise ValueError("target is set, but form is 'logarithmic', which has none; leave it out")
+        if self.form != "additive" and not self.weight:
+            raise ValueError(f"weight is 0 and form is '{self.form}', which leaves no loss; set a weight above 0")
         return self
 
 

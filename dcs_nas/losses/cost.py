@@ -12,8 +12,8 @@ from torch import Tensor
 
 from dcs_nas.errors import InputError, TrainingError
 
-Form = Literal["additive", "multiplicative"]
-_WITH_TARGET, _WITHOUT_TARGET = 0.07, 0.6  # MnasNet's and FBNet's exponents
+Form = Literal["additive", "multiplicative", "logarithmic"]
+_WITH_TARGET, _WITHOUT_TARGET, _OF_DCS = 0.07, 0.6, 0.5  # the exponents of MnasNet, FBNet and DCS
 
 
 def cost_term(
@@ -35,29 +35,37 @@ def cost_term(
     b is 0.07 by default. Without one f = w log(c)^b, FBNet's (arXiv 1812.03443, eq. 2, with w = 0.2, b = 0.6, and
     microseconds); b is 0.6 by default. Gradient by c: L f'(c), by what L depends on: f times L's own.
 
+    ``logarithmic``: the same product with f = w log(c^b) = w b log(c), as in the code of DCS (imageNetDA/search.py of
+    Statistical-Deep-Learning/DCS-Attention at 73573cd, w = 0.2, b = 0.5); b is 0.5 by default.
+
     Raises:
-        InputError: an additive form without target or with an exponent; an unknown form.
+        InputError: an unknown form; an additive one without target or with an exponent; a logarithmic one with a
+            target.
         TrainingError: a product with a loss of 0 or less, which would reward cost, or log(c) of c <= 1.
     """
     if form == "additive":
         if target is None or beta is not None:
             raise InputError(f"an additive cost term has target={target} and beta={beta}; expected a target, no beta")
         return (weight * torch.relu(cost / target - 1)).to(loss.dtype)
-    if form != "multiplicative":
-        raise InputError(f"unknown form '{form}' of the cost term; known: additive, multiplicative")
+    if form not in ("multiplicative", "logarithmic"):
+        raise InputError(f"unknown form '{form}' of the cost term; known: additive, multiplicative, logarithmic")
+    if form == "logarithmic" and target is not None:
+        raise InputError(f"a logarithmic cost term has target={target}; expected none")
     if not bool(loss > 0):
         raise TrainingError(
-            f"the loss is {loss.item():.4g} and a multiplicative cost term would reward cost where it is not above 0; "
+            f"the loss is {loss.item():.4g} and a {form} cost term would reward cost where it is not above 0; "
             "use search.cost.form=additive with a search.cost.target and without beta, or lower loss.ib_weight"
         )
-    return loss * (_factor(cost, weight, target, beta).to(loss.dtype) - 1)
+    return loss * (_factor(form, cost, weight, target, beta).to(loss.dtype) - 1)
 
 
-def _factor(cost: Tensor, weight: float, target: float | None, beta: float | None) -> Tensor:
+def _factor(form: Form, cost: Tensor, weight: float, target: float | None, beta: float | None) -> Tensor:
     if target is not None:
         return weight * (cost / target) ** (_WITH_TARGET if beta is None else beta)
     if not bool(cost > 1):
         raise TrainingError(
             f"the expected cost is {cost.item():.4g}, whose logarithm is not above 0; set search.cost.target"
         )
+    if form == "logarithmic":
+        return weight * (_OF_DCS if beta is None else beta) * torch.log(cost)
     return weight * torch.log(cost) ** (_WITHOUT_TARGET if beta is None else beta)

@@ -99,7 +99,9 @@ def circle_loss(features: Tensor, labels: Tensor, *, margin: float = 0.25, scale
 
 
 class CenterLoss(nn.Module):
-    """1/(2n) sum_i ||x_i - c_{y_i}||^2 with learned centres c (Wen et al., ECCV 2016, equation 2, per sample).
+    """1/n sum_i ||x_i - c_{y_i}||^2 with learned centres c (Wen et al., ECCV 2016, equation 2, per sample).
+
+    Without the paper's factor 1/2, as in the code of Luo et al. (michuanhaohao/reid-strong-baseline).
 
     The centres are a parameter. Its gradient carries the weight of the term, so give it an optimizer of its own (the
     paper moves centres at rate 0.5) or expect slow centres at small weights.
@@ -120,7 +122,7 @@ class CenterLoss(nn.Module):
         if features.dim() != 2 or features.shape[1] != dim:
             raise InputError(f"features have shape {tuple(features.shape)}, expected (n, {dim}): set feature_dim")
         validate_labels(labels, points=features, num_classes=classes)
-        return (features - self.centres[labels]).square().sum(1).mean() / 2
+        return (features - self.centres[labels]).square().sum(1).mean()
 
 
 class PrototypeMemory(nn.Module):

@@ -301,6 +301,11 @@ def _up_to_date(data: dict[str, Any]) -> dict[str, Any]:
     trainer = data.get("trainer") or {}
     if trainer.get("precision") in PRECISION_NAMES:
         data["trainer"] = {**trainer, "precision": PRECISION_NAMES[trainer["precision"]]}
+    retrain = data.get("retrain") or {}
+    options = retrain.get("backbone_options") or {}
+    if "head" not in retrain and retrain.get("backbone") == "mobilenet_v2" and options.get("attention"):
+        stages = {"attention_stages": ["stage2", "stage3", "stage5", "stage7"], **options}
+        data["retrain"] = {**retrain, "backbone_options": stages}
     return data
 
 

@@ -54,7 +54,7 @@ class MobileNetV2(Backbone):
     stem_path = "features.0"
     num_features = 1280
     stages = tuple(f"stage{n}" for n in range(1, 8))
-    default_stages = ("stage2", "stage3", "stage5", "stage7")
+    default_stages = ("stage2", "stage3", "stage4", "stage7")
 
     def __init__(self, *, last_stride: int = 2) -> None:
         super().__init__()
