@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dcs_nas.errors import InputError
 from dcs_nas.models.backbones import BACKBONES, Backbone
 from dcs_nas.models.backbones.hacnn import HACNN
+from dcs_nas.models.backbones.resnet import DotProductNonLocal
 from dcs_nas.models.backbones.vit import TransformerBlock, VisionTransformer
 
 State = Mapping[str, Tensor]
@@ -38,6 +39,11 @@ def conv(s: State, name: str, x: Tensor, stride: int = 1, groups: int = 1) -> Te
 
 
 def norm(s: State, name: str, x: Tensor) -> Tensor:
+    """Batch norm, or instance norm where the state holds no running statistics; nothing where it holds no norm."""
+    if f"{name}.weight" not in s:
+        return x
+    if f"{name}.running_mean" not in s:
+        return F.instance_norm(x, weight=s[f"{name}.weight"], bias=s[f"{name}.bias"])
     mean, var, weight, bias = (s[f"{name}.{k}"] for k in ("running_mean", "running_var", "weight", "bias"))
     shape = (1, -1) + (1,) * (x.ndim - 2)
     return (x - mean.view(shape)) / (var.view(shape) + 1e-5).sqrt() * weight.view(shape) + bias.view(shape)
@@ -123,7 +129,10 @@ def osnet_by_names(s: State, x: Tensor) -> Tensor:
             pooled = F.adaptive_avg_pool2d(y, 1)
             total = total + y * conv(s, f"{name}.gate.fc2", conv(s, f"{name}.gate.fc1", pooled).relu()).sigmoid()
         shortcut = layer(f"{name}.downsample", x) if f"{name}.downsample.conv.weight" in s else x
-        return (layer(f"{name}.conv3", total) + shortcut).relu()
+        y = layer(f"{name}.conv3", total)
+        if f"{name}.conv3.bn.weight" not in s:  # OSNet-AIN: the instance norm takes its place
+            return (norm(s, f"{name}.IN", y) + shortcut).relu()
+        return norm(s, f"{name}.IN", y + shortcut).relu()
 
     x = F.max_pool2d(layer("conv1", x, 2).relu(), 3, 2, 1)
     for stage in ("conv2", "conv3", "conv4"):
@@ -141,6 +150,11 @@ def osnet_by_names(s: State, x: Tensor) -> Tensor:
         ("osnet_x0_75", 48, (192, 288, 384), 1.3),
         ("osnet_x0_5", 32, (128, 192, 256), 0.6),
         ("osnet_x0_25", 16, (64, 96, 128), 0.2),
+        ("osnet_ibn_x1_0", 64, (256, 384, 512), 2.2),
+        ("osnet_ain_x1_0", 64, (256, 384, 512), 2.2),
+        ("osnet_ain_x0_75", 48, (192, 288, 384), 1.3),
+        ("osnet_ain_x0_5", 32, (128, 192, 256), 0.6),
+        ("osnet_ain_x0_25", 16, (64, 96, 128), 0.2),
     ],
 )
 def test_osnet_is_torchreids_by_its_names_and_widths(
@@ -155,6 +169,71 @@ def test_osnet_is_torchreids_by_its_names_and_widths(
         assert state[f"{stage}.1.conv3.conv.weight"].shape == (width, width // 4, 1, 1)
     assert state["fc.0.weight"].shape == (512, widths[-1])
     assert round(sum(p.numel() for p in backbone.parameters()) / 1e6, 1) == millions
+
+
+def instance_norms(backbone: Backbone) -> list[str]:
+    return [name for name, module in backbone.named_modules() if isinstance(module, nn.InstanceNorm2d)]
+
+
+def test_instance_norms_stand_where_the_published_networks_have_them() -> None:
+    def of(name: str, **options: str) -> list[str]:
+        with torch.device("meta"):
+            return instance_norms(BACKBONES[name](height=64, width=32, **options))
+
+    # torchreid/models/osnet.py (IN=True) and osnet_ain.py; ibnnet/resnet_ibn.py of XingangPan/IBN-Net
+    assert of("osnet_ibn_x1_0") == ["conv1.bn", "conv2.0.IN", "conv2.1.IN"]
+    assert of("osnet_ain_x1_0") == ["conv1.bn", "conv2.0.IN", "conv2.1.IN", "conv3.1.IN", "conv4.0.IN"]
+    assert of("resnet50") == []
+    assert of("resnet50", ibn="b") == ["bn1", "layer1.2.IN", "layer2.3.IN"]
+    assert of("resnet18", ibn="b") == ["bn1", "layer1.1.IN", "layer2.1.IN"]
+    blocks = [(1, 3), (2, 4), (3, 23)]
+    assert of("resnet101", ibn="a") == [f"layer{n}.{k}.bn1.IN" for n, depth in blocks for k in range(depth)]
+
+
+def test_osnet_ain_loads_by_torchreids_names() -> None:
+    names = {
+        "conv2.0.conv2.0.layers.0.bn.weight": "conv2.0.conv2a.bn.weight",
+        "conv2.0.conv2.1.layers.1.conv1.weight": "conv2.0.conv2b.1.conv1.weight",
+        "conv4.1.conv2.3.layers.3.conv2.weight": "conv4.1.conv2d.3.conv2.weight",
+        "conv3.1.conv2.2.layers.0.conv1.weight": "conv3.1.conv2c.0.conv1.weight",
+        "pool2.0.conv.weight": "conv2.2.0.conv.weight",
+        "pool3.0.bn.bias": "conv3.2.0.bn.bias",
+        "conv3.1.IN.bias": "conv3.1.IN.bias",
+        "conv1.bn.weight": "conv1.bn.weight",
+    }
+    network = BACKBONES["osnet_ain_x0_25"](height=64, width=32)
+    assert list(network.adapt_weights(dict.fromkeys(names, torch.zeros(1)))) == list(names.values())
+    assert set(names.values()) <= set(network.state_dict())
+
+
+def test_non_local_blocks_are_agws_dot_product_and_start_as_the_identity() -> None:
+    block, x = DotProductNonLocal(8).eval(), torch.randn(2, 8, 3, 2)
+    assert torch.equal(block(x), x)
+    nn.init.normal_(block.W[1].weight)
+    g, theta, phi = (layer(x).flatten(2) for layer in (block.g, block.theta, block.phi))
+    weights = theta.transpose(1, 2) @ phi / 6  # (B, N, N)
+    y = (weights @ g.transpose(1, 2)).transpose(1, 2).unflatten(2, (3, 2))
+    torch.testing.assert_close(block(x), x + block.W(y))
+
+
+def test_agws_non_local_blocks_follow_the_last_blocks_of_two_stages() -> None:
+    seen: list[str] = []
+    network = BACKBONES["resnet50"](height=64, width=32, non_local=True).eval()
+    for name, module in network.named_modules():
+        if name.count(".") == 1 and name.startswith(("layer2", "layer3", "NL_")):
+            module.register_forward_hook(lambda *_, name=name: seen.append(name))
+    network(torch.randn(1, 3, 64, 32))
+    assert seen[:6] == ["layer2.0", "layer2.1", "layer2.2", "NL_2.0", "layer2.3", "NL_2.1"]
+    assert seen[6:] == [
+        *(f"layer3.{n}" for n in range(4)), "NL_3.0", "layer3.4", "NL_3.1", "layer3.5", "NL_3.2",
+    ]  # fmt: skip
+
+
+def test_ibn_of_another_kind_or_on_small_images_is_refused() -> None:
+    with pytest.raises(InputError, match="ibn is 'c'; expected a, b, or null for none"):
+        BACKBONES["resnet50"](height=64, width=32, ibn="c")
+    with pytest.raises(InputError, match="images of 16 x 16 are too small for ibn; expected one side of at least 17"):
+        BACKBONES["resnet50"](height=16, width=16, ibn="a")
 
 
 def test_hacnn_has_torchreids_names_and_gives_its_feature() -> None:

@@ -16,8 +16,9 @@ from dcs_nas.models.blocks import ATTENTION
 
 # The cheapest images of which every stage keeps a map.
 OSNETS = [name for name in BACKBONES if name.startswith("osnet")]
+SWINS = [name for name in BACKBONES if name.startswith("swin")]
 TRANSREIDS = [name for name in BACKBONES if name.startswith("transreid")]
-SIZES = dict.fromkeys(("hacnn", "msinet", *OSNETS, "mobilenet_v2", "resnet18", *TRANSREIDS), (64, 32))
+SIZES = dict.fromkeys(("hacnn", "msinet", *OSNETS, "mobilenet_v2", "resnet18", *TRANSREIDS, *SWINS), (64, 32))
 # No stochastic depth, and all parts that the defaults leave out.
 TRANSFORMER_OPTIONS = {"drop_path": 0.0, "cameras": 3, "registers": 4, "projection": 512}
 ATTENDED = [(name, "dcs") for name in BACKBONES] + [("resnet18", name) for name in ATTENTION if name != "dcs"]
@@ -60,7 +61,16 @@ def keep_last_statistics(network: nn.Module) -> None:
 def test_every_backbone_gives_what_it_states_and_trains_every_parameter(name: str, attention: str) -> None:
     torch.manual_seed(0)  # of other seeds some leave a layer without norm, OSNet's gate, dead behind its ReLU
     options = {option: value for option, value in TRANSFORMER_OPTIONS.items() if takes(name, option)}
-    backbone = build(name, attention=attention, **options)
+    check_training(name, build(name, attention=attention, **options))
+
+
+@pytest.mark.parametrize("options", [{"ibn": "a", "non_local": True}, {"ibn": "b"}])
+def test_resnets_options_train_every_parameter(options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    check_training("resnet50", build("resnet50", **options))
+
+
+def check_training(name: str, backbone: Backbone) -> None:
     wake_silent_branches(backbone)
     keep_last_statistics(backbone)
     extra = (torch.tensor([0, 1, 2, 1]),) if backbone.uses_cameras else ()
@@ -116,6 +126,7 @@ def test_asking_for_stage_maps_changes_nothing() -> None:
         ("vit_small", ["block2", "block5", "block8"]),
         ("dinov2_vit_small", ["block2", "block5", "block8"]),
         ("transreid_small", ["block0", "block1"]),
+        ("swin_tiny", ["0", "1", "2", "3"]),
     ],
 )
 def test_attention_follows_the_default_stages_and_renames_no_parameter(name: str, expected: list[str]) -> None:

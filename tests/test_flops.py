@@ -143,15 +143,26 @@ PUBLISHED = [
     ("resnet18", {"last_stride": 2}, 224, 224, 1000, 11_689_512, 1.81),
     ("resnet34", {"last_stride": 2}, 224, 224, 1000, 21_797_672, 3.66),
     ("resnet50", {"last_stride": 2}, 224, 224, 1000, 25_557_032, 4.09),
+    ("resnet101", {"last_stride": 2}, 224, 224, 1000, 44_549_160, 7.80),
     ("mobilenet_v2", {}, 224, 224, 1000, 3_504_872, 0.30),
+    ("swin_tiny", {}, 224, 224, 1000, 28_288_354, None),
+    ("swin_small", {}, 224, 224, 1000, 49_606_258, None),
+    ("swin_base", {}, 224, 224, 1000, 87_768_224, None),
     ("vit_base", {}, 224, 224, 1000, 86_567_656, 17.56),
     # timm, results/benchmark-infer: vit_small_patch16_224 with 22.05 M and 4.61 GMACs.
     ("vit_small", {}, 224, 224, 1000, 22.05 * MILLION, 4.61),
-    # Counted in the published code: openai/CLIP, facebookresearch/dinov2 (without its mask token), damo-cv/TransReID.
+    # Counted in the published code: openai/CLIP, facebookresearch/dinov2 (without its mask token), damo-cv/TransReID,
+    # XingangPan/IBN-Net, KaiyangZhou/deep-person-reid.
     ("clip_vit_base", {"projection": 512}, 224, 224, 0, 86_192_640, None),
     ("dinov2_vit_small", {}, 518, 518, 0, 22_056_576, None),
     ("dinov2_vit_base", {}, 518, 518, 0, 86_580_480, None),
     ("transreid_vit_base", {"cameras": 6}, 256, 128, 0, 92_903_424, None),
+    ("resnet50", {"ibn": "a"}, 224, 224, 0, 23_508_032, None),
+    ("resnet50", {"ibn": "b"}, 224, 224, 0, 23_509_568, None),
+    ("resnet101", {"ibn": "a"}, 224, 224, 0, 42_500_160, None),
+    ("resnet101", {"ibn": "b"}, 224, 224, 0, 42_501_696, None),
+    ("osnet_ibn_x1_0", {}, 256, 128, 0, 2_170_532, None),
+    ("osnet_ain_x1_0", {}, 256, 128, 0, 2_169_508, None),
     # deep-person-reid, docs/MODEL_ZOO.md; last stride 2, classifiers left out.
     ("resnet50", {"last_stride": 2}, 256, 128, 0, 23.5 * MILLION, 2.7),
     ("mobilenet_v2", {}, 256, 128, 0, 2.2 * MILLION, None),

@@ -12,6 +12,8 @@ from torch import Tensor
 from dcs_nas.errors import InputError
 from dcs_nas.models.backbones import BACKBONES
 from dcs_nas.models.backbones.msinet import MSMT_GENOTYPE, MSINet, PublishedMSINet
+from dcs_nas.models.backbones.resnet import InstanceBatchNorm
+from dcs_nas.models.backbones.swin import PatchMerging, SwinTransformer
 from dcs_nas.models.backbones.transreid import PublishedTransReID, TransReID
 from dcs_nas.models.backbones.vit import VisionTransformer
 from dcs_nas.models.backbones.vit_variants import CLIPVisionTransformer, DINOv2
@@ -204,3 +206,69 @@ def test_weights_with_registers_need_a_network_with_as_many() -> None:
     network = DINOv2(height=28, width=28, embedding=32, depth=2, heads=4)
     with pytest.raises(InputError, match=r"registers \('register_tokens'\) are \(1, 4, 32\); expected 0 of them"):
         network.adapt_weights(state_of(golden("dinov2")))
+
+
+def test_ibn_norms_half_of_the_channels_by_image() -> None:
+    published = golden("reid_heads")
+    norm = InstanceBatchNorm(16)
+    names = ("IN.weight", "IN.bias", "BN.weight", "BN.bias")
+    state = {name: published[f"ibn_{name.lower().replace('.', '_')}"] for name in names}
+    norm.load_state_dict(state, strict=False)
+    require_close(norm(published["ibn_x"]), published["ibn_y_train"])
+
+
+def small_swin(**options: float) -> SwinTransformer:
+    return SwinTransformer(embedding=8, depths=(2, 2, 2, 2), heads=1, **options).eval()  # type: ignore[arg-type]
+
+
+def test_swin_gives_the_published_map_of_solider() -> None:
+    # tinyvision/SOLIDER-REID at 8c08e1c, SwinTransformer of width 8, random; 100 x 60 is no multiple of windows.
+    published = golden("swin")
+    network = small_swin(semantic_weight=float(published["semantic_weight"]))
+    loaded = network.load_state_dict(network.adapt_weights(state_of(published)), strict=False)
+    assert all(name.endswith("relative_position_index") for name in loaded.missing_keys)  # equal ones are kept once
+    assert loaded.unexpected_keys == []
+    output = network(published["x"])
+    require_close(output, published["map"])
+    require_close(output.mean((2, 3)), published["feature"])
+
+
+def test_a_file_of_solider_loads_with_and_without_its_semantic_weight(tmp_path: Path) -> None:
+    state = state_of(golden("swin"))
+    torch.save({"teacher": {f"backbone.{name}": tensor for name, tensor in state.items()}}, tmp_path / "solider.pth")
+    for options, semantic in (({}, False), ({"semantic_weight": 1.0}, True)):
+        report = load_weights(small_swin(**options), tmp_path / "solider.pth")
+        assert not [name for name in report.missing if not name.endswith("relative_position_index")]
+        assert any(name.startswith("semantic_embed_w.") for name in report.matched) == semantic
+
+
+def test_microsofts_swin_loads_under_its_names_and_order_of_merging(tmp_path: Path) -> None:
+    # microsoft/Swin-Transformer, models/swin_transformer.py: the four places are joined column by column.
+    source = small_swin().state_dict()
+    renamed = {
+        "stages.": "layers.", ".w_msa.": ".", ".ffn.layers.0.0.": ".mlp.fc1.", ".ffn.layers.1.": ".mlp.fc2.",
+        "projection": "proj", "norm3.": "norm.",
+    }  # fmt: skip
+    state = {}
+    for name, tensor in source.items():
+        for ours, theirs in renamed.items():
+            name = name.replace(ours, theirs)
+        state[name] = tensor
+    norm, reduction = torch.rand(32), torch.randn(16, 32)
+    state |= {"layers.0.downsample.norm.weight": norm, "layers.0.downsample.reduction.weight": reduction}
+    torch.save({"model": state | {"layers.0.blocks.1.attn_mask": torch.zeros(1)}}, tmp_path / "swin.pth")
+    network = small_swin()
+    assert load_weights(network, tmp_path / "swin.pth").missing == ()
+    merging = network.get_submodule("stages.0.downsample")
+    assert isinstance(merging, PatchMerging)
+    x = torch.randn(1, 4, 6, 8)
+    joined = torch.cat([x[:, i::2, j::2] for j in (0, 1) for i in (0, 1)], dim=-1)
+    expected = torch.nn.functional.layer_norm(joined, (32,), norm) @ reduction.T
+    torch.testing.assert_close(merging(x), expected)
+
+
+def test_swins_options_out_of_range_are_refused() -> None:
+    with pytest.raises(InputError, match=r"drop_path is 1\.0"):
+        small_swin(drop_path=1.0)
+    with pytest.raises(InputError, match=r"semantic_weight is 1\.5; expected a number from 0 to 1"):
+        small_swin(semantic_weight=1.5)

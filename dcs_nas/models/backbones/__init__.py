@@ -6,6 +6,7 @@ from dcs_nas.models.backbones import (  # noqa: F401
     msinet,
     osnet,
     resnet,
+    swin,
     transreid,
     vit,
     vit_variants,

@@ -2,26 +2,51 @@
 
 Shapes: B images, C channels, H x W map, D features.
 Source: Zhou, Yang, Cavallaro, Xiang, "Omni-Scale Feature Learning for Person Re-Identification", ICCV 2019, table 1 and
-section 3; KaiyangZhou/deep-person-reid, torchreid/models/osnet.py.
+section 3; KaiyangZhou/deep-person-reid, torchreid/models/osnet.py. With instance norms: Zhou et al., "Learning
+Generalisable Omni-Scale Representations for Person Re-Identification", TPAMI 2021; osnet.py (osnet_ibn_x1_0) and
+osnet_ain.py there, at f8cd150.
 """
 
 from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Mapping
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcs_nas.models.backbones.backbone import Backbone, register_backbone, start_convolutional
 
+Norm = Callable[[int], nn.Module]
+InstanceNorm: Norm = functools.partial(nn.InstanceNorm2d, affine=True)
+Placement = Literal["none", "inside", "after"]
+"""Where a block has an instance norm: nowhere, before the shortcut is added, or after."""
+# Of the six blocks, two in each stage.
+_PLACEMENTS: Mapping[str, tuple[Placement, ...]] = {
+    "none": ("none",) * 6,
+    "ibn": ("after", "after", "none", "none", "none", "none"),
+    "ain": ("inside", "inside", "none", "inside", "inside", "none"),
+}
+
 
 class ConvNorm(nn.Module):
-    """Convolution without bias, BatchNorm and, if ``relu``, ReLU."""
+    """Convolution without bias, a norm and, if ``relu``, ReLU."""
 
     def __init__(
-        self, channels: int, out_channels: int, kernel: int = 1, *, stride: int = 1, relu: bool = True
+        self,
+        channels: int,
+        out_channels: int,
+        kernel: int = 1,
+        *,
+        stride: int = 1,
+        relu: bool = True,
+        norm: Norm = nn.BatchNorm2d,
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=False)
-        self.bn = nn.BatchNorm2d(out_channels)
+        self.bn = norm(out_channels)
         self.relu = nn.ReLU(inplace=True) if relu else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -57,9 +82,12 @@ class ChannelGate(nn.Module):
 
 
 class OmniScaleBlock(nn.Module):
-    """Four streams of 1 to 4 light convolutions, gated and added, in a residual bottleneck."""
+    """Four streams of 1 to 4 light convolutions, gated and added, in a residual bottleneck.
 
-    def __init__(self, channels: int, out_channels: int) -> None:
+    An instance norm "inside" replaces the last batch norm; one "after" comes behind the sum.
+    """
+
+    def __init__(self, channels: int, out_channels: int, *, instance_norm: Placement = "none") -> None:
         super().__init__()
         width = out_channels // 4
         self.conv1 = ConvNorm(channels, width)
@@ -68,7 +96,11 @@ class OmniScaleBlock(nn.Module):
         self.conv2c = nn.Sequential(*(LightConv(width) for _ in range(3)))
         self.conv2d = nn.Sequential(*(LightConv(width) for _ in range(4)))
         self.gate = ChannelGate(width)
-        self.conv3 = ConvNorm(width, out_channels, relu=False)
+        inside = instance_norm == "inside"
+        norm: Norm = (lambda channels: nn.Identity()) if inside else nn.BatchNorm2d
+        self.conv3 = ConvNorm(width, out_channels, relu=False, norm=norm)
+        self.IN = nn.Identity() if instance_norm == "none" else InstanceNorm(out_channels)
+        self.inside = inside
         self.downsample = ConvNorm(channels, out_channels, relu=False) if channels != out_channels else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -76,7 +108,10 @@ class OmniScaleBlock(nn.Module):
         y = self.conv1(x)
         streams = self.gate(self.conv2a(y)) + self.gate(self.conv2b(y))
         streams = streams + self.gate(self.conv2c(y)) + self.gate(self.conv2d(y))
-        return F.relu(self.conv3(streams) + (x if self.downsample is None else self.downsample(x)))
+        shortcut = x if self.downsample is None else self.downsample(x)
+        if self.inside:
+            return F.relu(self.IN(self.conv3(streams)) + shortcut)
+        return F.relu(self.IN(self.conv3(streams) + shortcut))
 
 
 class OSNet(Backbone):
@@ -85,6 +120,8 @@ class OSNet(Backbone):
     Args:
         channels: out of the stem and of the three stages, those of the stages multiples of 4 and at least 64.
         features: D.
+        instance_norm: "none"; "ibn": in the stem and after both blocks of the first stage; "ain": in the stem and
+            inside four blocks, the placement that was searched.
     """
 
     kind = "vector"
@@ -93,14 +130,22 @@ class OSNet(Backbone):
     stages = ("conv2", "conv3", "conv4")
     default_stages = stages
 
-    def __init__(self, *, channels: tuple[int, int, int, int] = (64, 256, 384, 512), features: int = 512) -> None:
+    def __init__(
+        self,
+        *,
+        channels: tuple[int, int, int, int] = (64, 256, 384, 512),
+        features: int = 512,
+        instance_norm: Literal["none", "ibn", "ain"] = "none",
+    ) -> None:
         super().__init__()
+        places = _PLACEMENTS[instance_norm]
         self.num_features = features
-        self.conv1 = ConvNorm(3, channels[0], 7, stride=2)
+        stem_norm = nn.BatchNorm2d if instance_norm == "none" else InstanceNorm
+        self.conv1 = ConvNorm(3, channels[0], 7, stride=2, norm=stem_norm)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        self.conv2 = _stage(channels[0], channels[1], shrink=True)
-        self.conv3 = _stage(channels[1], channels[2], shrink=True)
-        self.conv4 = _stage(channels[2], channels[3], shrink=False)
+        self.conv2 = _stage(channels[0], channels[1], places[:2], shrink=True)
+        self.conv3 = _stage(channels[1], channels[2], places[2:4], shrink=True)
+        self.conv4 = _stage(channels[2], channels[3], places[4:], shrink=False)
         self.conv5 = ConvNorm(channels[3], channels[3])
         self.fc = nn.Sequential(nn.Linear(channels[3], features), nn.BatchNorm1d(features), nn.ReLU(inplace=True))
         start_convolutional(self)
@@ -113,9 +158,30 @@ class OSNet(Backbone):
         return self.fc(self.conv5(x).mean((2, 3)))
 
 
-def _stage(channels: int, out_channels: int, *, shrink: bool) -> nn.Sequential:
+class OSNetAIN(OSNet):
+    """OSNet with the searched placement of instance norms; its maps need two places or more in the last stage."""
+
+    smallest = 32
+
+    def __init__(self, *, channels: tuple[int, int, int, int] = (64, 256, 384, 512), features: int = 512) -> None:
+        super().__init__(channels=channels, features=features, instance_norm="ain")
+
+    def adapt_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """From torchreid's names in osnet_ain.py, which differ from those of osnet.py."""
+        return {_plain_name(name): tensor for name, tensor in weights.items()}
+
+
+def _plain_name(name: str) -> str:
+    """conv2.0.conv2.1.layers.0.bn.weight as conv2.0.conv2b.0.bn.weight, pool2.0.bn.weight as conv2.2.0.bn.weight."""
+    name = re.sub(r"^pool([23])\.0\.", r"conv\1.2.0.", name)
+    name = re.sub(r"\.conv2\.0\.layers\.0\.", ".conv2a.", name)
+    return re.sub(r"\.conv2\.([123])\.layers\.", lambda match: f".conv2{'abcd'[int(match[1])]}.", name)
+
+
+def _stage(channels: int, out_channels: int, places: tuple[Placement, ...], *, shrink: bool) -> nn.Sequential:
     """Return two blocks and, if ``shrink``, a transition that halves the map."""
-    blocks = [OmniScaleBlock(channels, out_channels), OmniScaleBlock(out_channels, out_channels)]
+    inputs = (channels, out_channels)
+    blocks = [OmniScaleBlock(c, out_channels, instance_norm=place) for c, place in zip(inputs, places, strict=True)]
     transition = [nn.Sequential(ConvNorm(out_channels, out_channels), nn.AvgPool2d(2))] if shrink else []
     return nn.Sequential(*blocks, *transition)
 
@@ -142,3 +208,33 @@ def osnet_x0_5(*, height: int, width: int) -> OSNet:
 def osnet_x0_25(*, height: int, width: int) -> OSNet:
     """OSNet of width 0.25: 0.2 M parameters, 512 features."""
     return OSNet(channels=(16, 64, 96, 128))
+
+
+@register_backbone("osnet_ibn_x1_0")
+def osnet_ibn_x1_0(*, height: int, width: int) -> OSNet:
+    """OSNet-IBN of width 1: 2.2 M parameters, 512 features."""
+    return OSNet(instance_norm="ibn")
+
+
+@register_backbone("osnet_ain_x1_0")
+def osnet_ain_x1_0(*, height: int, width: int) -> OSNetAIN:
+    """OSNet-AIN of width 1: 2.2 M parameters, 512 features."""
+    return OSNetAIN()
+
+
+@register_backbone("osnet_ain_x0_75")
+def osnet_ain_x0_75(*, height: int, width: int) -> OSNetAIN:
+    """OSNet-AIN of width 0.75: 1.3 M parameters, 512 features."""
+    return OSNetAIN(channels=(48, 192, 288, 384))
+
+
+@register_backbone("osnet_ain_x0_5")
+def osnet_ain_x0_5(*, height: int, width: int) -> OSNetAIN:
+    """OSNet-AIN of width 0.5: 0.6 M parameters, 512 features."""
+    return OSNetAIN(channels=(32, 128, 192, 256))
+
+
+@register_backbone("osnet_ain_x0_25")
+def osnet_ain_x0_25(*, height: int, width: int) -> OSNetAIN:
+    """OSNet-AIN of width 0.25: 0.2 M parameters, 512 features."""
+    return OSNetAIN(channels=(16, 64, 96, 128))

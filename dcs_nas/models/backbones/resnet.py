@@ -1,17 +1,67 @@
-"""ResNet without its classifier, with torchvision's parameter names.
+"""ResNet without its classifier, with torchvision's parameter names, and with instance norms or non-local blocks.
 
 Shapes: B images, C channels, H x W map.
 Source: He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", CVPR 2016, table 1; the stride of a
 bottleneck is on its 3x3 convolution, as in torchvision. Re-ID keeps the last stage's map large: last stride 1 (Luo et
 al., "Bag of Tricks and a Strong Baseline for Deep Person Re-identification", CVPRW 2019, section 3.4, "Last Stride").
+Instance norms: Pan et al., "Two at Once: Enhancing Learning and Generalization Capacities via IBN-Net", ECCV 2018, and
+XingangPan/IBN-Net at d167338. Non-local blocks: Ye et al., "Deep Learning for Person Re-identification: A Survey and
+Outlook" (AGW), TPAMI 2021, and mangye16/ReID-Survey at 38f5912, modeling/layer/non_local.py.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from dcs_nas.errors import InputError
 from dcs_nas.models.backbones.backbone import Backbone, register_backbone, start_convolutional
+from dcs_nas.models.blocks.parts import zero_started_norm
+
+# The kind of IBN in each of the four stages.
+_IBN: dict[str, tuple[str | None, ...]] = {"a": ("a", "a", "a", None), "b": ("b", "b", None, None)}
+_NON_LOCAL = {"layer2": 2, "layer3": 3}  # AGW's number of non-local blocks after the last blocks of a stage
+
+
+class InstanceBatchNorm(nn.Module):
+    """IBN: instance norm for the first half of the channels, batch norm for the others: (B, C, H, W) to the same."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.sizes = (channels // 2, channels - channels // 2)
+        self.IN = nn.InstanceNorm2d(self.sizes[0], affine=True)
+        self.BN = nn.BatchNorm2d(self.sizes[1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, others = x.split(self.sizes, dim=1)
+        return torch.cat([self.IN(first.contiguous()), self.BN(others.contiguous())], dim=1)
+
+
+class DotProductNonLocal(nn.Module):
+    """AGW's non-local block: X + BN(W y) with y = theta(X) (phi(X) g(X)) / N, of one channel, N = HW places.
+
+    (B, C, H, W) to the same; the batch norm starts at 0, so that a new block is the identity. One channel is what the
+    published code has, in ReID-Survey as in fast-reid: it divides the reduction by itself.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.g, self.theta, self.phi = (nn.Conv2d(channels, 1, 1) for _ in range(3))
+        self.W = nn.Sequential(nn.Conv2d(1, channels, 1), zero_started_norm(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        relation = (self.phi(x) * self.g(x)).mean((2, 3), keepdim=True)
+        return x + self.W(self.theta(x) * relation)
+
+
+def _first_norm(channels: int, ibn: str | None) -> nn.Module:
+    """Of a block: IBN-a's, or batch norm."""
+    return InstanceBatchNorm(channels) if ibn == "a" else nn.BatchNorm2d(channels)
+
+
+def _last_norm(channels: int, ibn: str | None) -> nn.Module:
+    """Behind a block's sum: IBN-b's instance norm, or none."""
+    return nn.InstanceNorm2d(channels, affine=True) if ibn == "b" else nn.Identity()
 
 
 class BasicBlock(nn.Module):
@@ -19,19 +69,20 @@ class BasicBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(self, channels: int, width: int, *, stride: int = 1) -> None:
+    def __init__(self, channels: int, width: int, *, stride: int = 1, ibn: str | None = None) -> None:
         super().__init__()
         self.conv1 = _conv(channels, width, 3, stride=stride)
-        self.bn1 = nn.BatchNorm2d(width)
+        self.bn1 = _first_norm(width, ibn)
         self.conv2 = _conv(width, width, 3)
         self.bn2 = nn.BatchNorm2d(width)
+        self.IN = _last_norm(width, ibn)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = _shortcut(channels, width * self.expansion, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
-        return self.relu(out + (x if self.downsample is None else self.downsample(x)))
+        return self.relu(self.IN(out + (x if self.downsample is None else self.downsample(x))))
 
 
 class Bottleneck(nn.Module):
@@ -39,14 +90,15 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, channels: int, width: int, *, stride: int = 1) -> None:
+    def __init__(self, channels: int, width: int, *, stride: int = 1, ibn: str | None = None) -> None:
         super().__init__()
         self.conv1 = _conv(channels, width, 1)
-        self.bn1 = nn.BatchNorm2d(width)
+        self.bn1 = _first_norm(width, ibn)
         self.conv2 = _conv(width, width, 3, stride=stride)
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = _conv(width, width * self.expansion, 1)
         self.bn3 = nn.BatchNorm2d(width * self.expansion)
+        self.IN = _last_norm(width * self.expansion, ibn)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = _shortcut(channels, width * self.expansion, stride)
 
@@ -54,7 +106,7 @@ class Bottleneck(nn.Module):
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.relu(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
-        return self.relu(out + (x if self.downsample is None else self.downsample(x)))
+        return self.relu(self.IN(out + (x if self.downsample is None else self.downsample(x))))
 
 
 class ResNet(Backbone):
@@ -67,9 +119,13 @@ class ResNet(Backbone):
         base: channels of the stem and width of the first stage; each stage doubles it.
         small_images: a 3x3 stem without pooling, as He et al. use on CIFAR (section 4.2), here with stride 2: the map
             is twice as high and wide.
+        ibn: "a": the first norm of every block is an ``InstanceBatchNorm``, but in the last stage;
+            "b": an instance norm replaces that of the stem and ends each of the first two stages.
+        non_local: have AGW's five non-local blocks: after the last two blocks of the second stage and the last three
+            of the third.
 
     Raises:
-        InputError: another last stride, or a base width below 1.
+        InputError: another last stride or kind of IBN, or a base width below 1.
     """
 
     kind = "map"
@@ -86,28 +142,44 @@ class ResNet(Backbone):
         last_stride: int = 1,
         base: int = 64,
         small_images: bool = False,
+        ibn: str | None = None,
+        non_local: bool = False,
     ) -> None:
         super().__init__()
         if last_stride not in (1, 2):
             raise InputError(f"last_stride is {last_stride!r}; expected 1 or 2")
         if not isinstance(base, int) or base < 1:
             raise InputError(f"base is {base!r}; expected a number of channels of at least 1")
+        if ibn not in (None, *_IBN):
+            raise InputError(f"ibn is {ibn!r}; expected a, b, or null for none")
+        kinds = _IBN[ibn] if ibn else (None,) * 4
         self.num_features = 8 * base * block.expansion
         self.conv1 = _conv(3, base, 3 if small_images else 7, stride=2)
-        self.bn1 = nn.BatchNorm2d(base)
+        self.bn1 = nn.InstanceNorm2d(base, affine=True) if ibn == "b" else nn.BatchNorm2d(base)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.Identity() if small_images else nn.MaxPool2d(3, stride=2, padding=1)
-        self.layer1 = _stage(block, base, base, depths[0], stride=1)
-        self.layer2 = _stage(block, base * block.expansion, 2 * base, depths[1], stride=2)
-        self.layer3 = _stage(block, 2 * base * block.expansion, 4 * base, depths[2], stride=2)
-        self.layer4 = _stage(block, 4 * base * block.expansion, 8 * base, depths[3], stride=last_stride)
+        self.layer1 = _stage(block, base, base, depths[0], stride=1, ibn=kinds[0])
+        self.layer2 = _stage(block, base * block.expansion, 2 * base, depths[1], stride=2, ibn=kinds[1])
+        self.layer3 = _stage(block, 2 * base * block.expansion, 4 * base, depths[2], stride=2, ibn=kinds[2])
+        self.layer4 = _stage(block, 4 * base * block.expansion, 8 * base, depths[3], stride=last_stride, ibn=kinds[3])
+        counts = _NON_LOCAL if non_local else {}
+        self.NL_2, self.NL_3 = (
+            nn.ModuleList(DotProductNonLocal(width * base * block.expansion) for _ in range(counts.get(stage, 0)))
+            for stage, width in (("layer2", 2), ("layer3", 4))
+        )
         start_convolutional(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W) to maps (B, num_features, h, w)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        non_local = {"layer2": self.NL_2, "layer3": self.NL_3}
         for stage in self.stages:
-            x = self.attend(stage, getattr(self, stage)(x))
+            blocks, refiners = getattr(self, stage), non_local.get(stage, ())
+            for n, block in enumerate(blocks):
+                x, place = block(x), n - len(blocks) + len(refiners)
+                if place >= 0 and refiners:
+                    x = refiners[place](x)
+            x = self.attend(stage, x)
         return x
 
 
@@ -123,10 +195,19 @@ def _shortcut(channels: int, out_channels: int, stride: int) -> nn.Sequential | 
 
 
 def _stage(
-    block: type[BasicBlock] | type[Bottleneck], channels: int, width: int, depth: int, *, stride: int
+    block: type[BasicBlock] | type[Bottleneck], channels: int, width: int, depth: int, *, stride: int, ibn: str | None
 ) -> nn.Sequential:
-    first = block(channels, width, stride=stride)
-    return nn.Sequential(first, *(block(width * block.expansion, width) for _ in range(depth - 1)))
+    """A stage of blocks; IBN "a" is in each of them, "b" in the last."""
+    kinds = [ibn if ibn == "a" or n == depth - 1 else None for n in range(depth)]
+    first = block(channels, width, stride=stride, ibn=kinds[0])
+    return nn.Sequential(first, *(block(width * block.expansion, width, ibn=kind) for kind in kinds[1:]))
+
+
+def _ibn(ibn: str | None, height: int, width: int) -> str | None:
+    """``ibn``, where its deepest instance norm, on a map 16 times smaller, has two places or more to norm."""
+    if ibn is not None and max(height, width) <= 16:
+        raise InputError(f"images of {height} x {width} are too small for ibn; expected one side of at least 17")
+    return ibn
 
 
 @register_backbone("resnet10_small")
@@ -136,18 +217,30 @@ def resnet10_small(*, height: int, width: int, last_stride: int = 1, base: int =
 
 
 @register_backbone("resnet18")
-def resnet18(*, height: int, width: int, last_stride: int = 1) -> ResNet:
+def resnet18(*, height: int, width: int, last_stride: int = 1, ibn: str | None = None) -> ResNet:
     """ResNet-18: 11.2 M parameters, 512 channels out."""
-    return ResNet(BasicBlock, (2, 2, 2, 2), last_stride=last_stride)
+    return ResNet(BasicBlock, (2, 2, 2, 2), last_stride=last_stride, ibn=_ibn(ibn, height, width))
 
 
 @register_backbone("resnet34")
-def resnet34(*, height: int, width: int, last_stride: int = 1) -> ResNet:
+def resnet34(*, height: int, width: int, last_stride: int = 1, ibn: str | None = None) -> ResNet:
     """ResNet-34: 21.3 M parameters, 512 channels out."""
-    return ResNet(BasicBlock, (3, 4, 6, 3), last_stride=last_stride)
+    return ResNet(BasicBlock, (3, 4, 6, 3), last_stride=last_stride, ibn=_ibn(ibn, height, width))
 
 
 @register_backbone("resnet50")
-def resnet50(*, height: int, width: int, last_stride: int = 1) -> ResNet:
+def resnet50(
+    *, height: int, width: int, last_stride: int = 1, ibn: str | None = None, non_local: bool = False
+) -> ResNet:
     """ResNet-50: 23.5 M parameters, 2048 channels out."""
-    return ResNet(Bottleneck, (3, 4, 6, 3), last_stride=last_stride)
+    depths = (3, 4, 6, 3)
+    return ResNet(Bottleneck, depths, last_stride=last_stride, ibn=_ibn(ibn, height, width), non_local=non_local)
+
+
+@register_backbone("resnet101")
+def resnet101(
+    *, height: int, width: int, last_stride: int = 1, ibn: str | None = None, non_local: bool = False
+) -> ResNet:
+    """ResNet-101: 42.5 M parameters, 2048 channels out."""
+    depths = (3, 4, 23, 3)
+    return ResNet(Bottleneck, depths, last_stride=last_stride, ibn=_ibn(ibn, height, width), non_local=non_local)
