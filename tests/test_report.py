@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from dcs_nas.cli import main
-from dcs_nas.errors import InputError
+from dcs_nas.errors import Attempts, InputError
 from dcs_nas.evaluation import DistanceBlocks, FeatureSet, RankingResult
 from dcs_nas.models.build import build_fixed
 from dcs_nas.models.flops import count
@@ -28,7 +28,7 @@ from dcs_nas.report.metric_charts import curve_groups
 from dcs_nas.report.page import Options, differing_settings, find_shown, write_report
 from dcs_nas.report.retrieval import easiest_lists, hardest_lists
 from dcs_nas.report.run_page import cost_table
-from dcs_nas.report.score_table import comparable, named_evaluations, score_rows
+from dcs_nas.report.score_table import Score, comparable, named_evaluations, sound_rows
 from dcs_nas.runs import Evaluation, RunFolder, read_metrics
 from dcs_nas.space import Genotype
 from dcs_nas.training.evaluate import evaluate_run
@@ -302,20 +302,27 @@ def test_settings_that_differ_are_found_at_any_depth() -> None:
     assert differing_settings([a, b]) == [("search.lr", ["0.1", "0.2"]), ("retrain.epochs", ["–", "3"])]
 
 
+def _rows(named: list[tuple[str, Evaluation]]) -> list[Score]:
+    notes: list[str] = []
+    rows, _ = sound_rows(named, Attempts(notes))
+    assert notes == []
+    return rows
+
+
 def test_scores_name_their_rules_and_leave_out_what_was_not_measured() -> None:
     bounds = {"mAP": [0.4, 0.6], "mINP": [0.1, 0.2], "cmc": [[0.1, 0.9]] * 3, "level": 0.95}
     report = evaluation(0.5, cmc=[0.5, 0.6, 0.7], confidence=bounds)
     report["protocol"] |= {"rerank": {"k1": 20, "k2": 6, "weight": 0.3}, "metric": "euclidean"}
     mean = {**evaluation(0.4), "standard_deviation": {"mAP": 0.01, "mINP": 0.02, "cmc": [0.03] * 20}}
     mean["evaluations"] = [evaluation(0.3), evaluation(0.5)]
-    one, two = score_rows([("a", Evaluation("a", report)), ("b", Evaluation("b", mean))])
+    one, two = _rows([("a", Evaluation("a", report)), ("b", Evaluation("b", mean))])
     assert one.cells == ["50.0 %", "25.0 %", "50.0 %", "–", "–"]
     assert one.intervals == ["40.0–60.0", "10.0–20.0", "10.0–90.0", "", ""]
     assert one.rules == "cross camera, euclidean distance, re-ranked k1 20, k2 6, lambda 0.3"
     assert two.intervals[:2] == ["± 1.0", "± 2.0"]
     assert two.counts == "mean of 2 evaluations, each 12 queries, gallery 40"
     assert not comparable([one, two])
-    assert comparable(score_rows([("a", Evaluation("a", evaluation(0.5))), ("b", Evaluation("b", evaluation(0.4)))]))
+    assert comparable(_rows([("a", Evaluation("a", evaluation(0.5))), ("b", Evaluation("b", evaluation(0.4)))]))
 
 
 def test_evaluations_of_one_run_have_names_of_their_own() -> None:

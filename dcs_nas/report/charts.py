@@ -125,10 +125,10 @@ def line_chart(title: str, series: Sequence[Series], *, label: str = "epoch", no
     places = [round(_LEFT + (x - low) / (high - low) * (_RIGHT - _LEFT), 4) for x in xs]
     lines = [{"name": s.name, "values": [dict(zip(s.xs, s.ys)).get(x) for x in xs]} for s, _ in styled]
     facts = {"xs": xs, "places": places, "label": label, "lines": lines}
-    return Chart(title, note, in_both_themes(svg, f"{title} over {label}s"), facts)
+    return Chart(title, note, chart_picture(svg, f"{title} over {label}s"), facts)
 
 
-def in_both_themes(light: bytes, alt: str) -> Picture:
+def chart_picture(light: bytes, alt: str) -> Picture:
     """Return a chart drawn in the light theme as a picture for light and for dark pages."""
     dark = light.decode()
     for a, b in zip(_colours_of("light"), _colours_of("dark")):

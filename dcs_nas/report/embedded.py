@@ -26,12 +26,12 @@ class Picture:
 
 
 def svg_uri(content: bytes) -> str:
-    """An SVG; as an image it neither runs scripts nor loads anything."""
+    """Return an SVG; as an image it neither runs scripts nor loads anything."""
     return "data:image/svg+xml;base64," + base64.b64encode(content).decode("ascii")
 
 
 def picture_uri(picture: Image.Image) -> str:
-    """Pixels as WebP, the smallest that every browser reads."""
+    """Return pixels as WebP, the smallest that every browser reads."""
     stream = io.BytesIO()
     if max(picture.size) > _LARGEST_SIDE:
         picture.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))
@@ -40,12 +40,12 @@ def picture_uri(picture: Image.Image) -> str:
 
 
 def in_both_themes(paint: Callable[[str], bytes], alt: str, caption: str = "") -> Picture:
-    """An SVG that ``paint`` makes for the theme ``light`` and for ``dark``."""
+    """Return the SVG that ``paint`` makes for the theme ``light`` and for ``dark``."""
     return Picture(svg_uri(paint("light")), alt, svg_uri(paint("dark")), caption)
 
 
 def read_uri(path: Path) -> str:
-    """A picture file as it is in the page: PNG as WebP, SVG unchanged."""
+    """Return a picture file as it is in the page: PNG as WebP, SVG unchanged."""
     if path.suffix == ".svg" and path.is_file():
         return svg_uri(path.read_bytes())
     with opened(path) as picture:

@@ -58,7 +58,7 @@ class AttentionMaps:
 def attention_maps(
     folder: Path, *, count: int, progress: Callable[[str], Progress] | None = None
 ) -> AttentionMaps | None:
-    """Maps of the trained run in ``folder`` over ``count`` queries, spread over the query list; None without attention.
+    """Return maps of the trained run in ``folder`` over ``count`` queries of its list; None without attention.
 
     Raises:
         InputError: no trained run, data that are not there, or a count below 1.
@@ -76,7 +76,7 @@ def attention_maps(
 
 
 def draw_maps(network: nn.Module, config: Config, images: Images) -> AttentionMaps:
-    """Pictures of what the attention blocks of ``network`` make of ``images``, on the device that it is on."""
+    """Return pictures of what the attention blocks of ``network`` make of ``images``, on the device that it is on."""
     batch = images[list(range(len(images)))]
     device = next(network.parameters()).device
     normalize = Normalize(config.data.mean, config.data.std).to(device)
@@ -95,7 +95,7 @@ def draw_maps(network: nn.Module, config: Config, images: Images) -> AttentionMa
 
 
 def heat_colours(values: np.ndarray) -> np.ndarray:
-    """Colours (..., 3) uint8 of values from 0, dark blue, to 1, yellow.
+    """Return colours (..., 3) uint8 of values from 0, dark blue, to 1, yellow.
 
     >>> heat_colours(np.array([0.0, 1.0])).tolist()
     [[0, 32, 77], [255, 233, 69]]
@@ -180,7 +180,7 @@ class Seen:
 
 @contextmanager
 def watched(network: nn.Module) -> Iterator[list[Seen]]:
-    """Within it, the list collects what the attention blocks of ``network`` see, pass by pass, in order of computation.
+    """Collect in a list, pass by pass and in order of computation, the values of the attention blocks of ``network``.
 
     A block is noted under the name of the module that holds all of it.
     """
@@ -207,7 +207,7 @@ def watched(network: nn.Module) -> Iterator[list[Seen]]:
 
 
 def has_attention(network: nn.Module) -> bool:
-    """Whether any block of the network has a map to show."""
+    """Return whether any block of the network has a map to show."""
     return any(isinstance(m, (DCSAttention, SoftAttention, HardAttention, RGA)) for m in network.modules())
 
 

@@ -46,7 +46,7 @@ class Group:
 
 
 def curve_groups(runs: Sequence[RunContents], names: Sequence[str] = ()) -> list[Group]:
-    """All columns of the runs' metrics, each in one chart; groups without a chart are left out.
+    """Return all columns of the runs' metrics, each in one chart, by groups that have one.
 
     Of one run, columns of one kind share a chart (the losses of both halves, the entropies of all cells). Of several
     runs, ``names`` name their lines and every column has a chart of its own.

@@ -165,7 +165,7 @@ class Comparison:
 
 
 def compare(runs: Sequence[RunContents]) -> Comparison:
-    """All that the runs have in common and what sets them apart."""
+    """Return all that the runs have in common and what sets them apart."""
     names = labels(runs)
     notes = [f"{name}: {note}" for name, run in zip(names, runs) for note in run.notes]
     attempt = Attempts(notes)

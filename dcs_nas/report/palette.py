@@ -38,12 +38,12 @@ CHANGES = {"kept": "in both", "removed": "removed", "added": "added"}
 
 
 def family(op: str) -> str:
-    """The family of an operation, a key of ``FAMILIES``; ``custom`` for whatever is a user's own."""
+    """Return the family of an operation, a key of ``FAMILIES``; ``custom`` for whatever is a user's own."""
     return next((name for name, pattern in _PATTERNS.items() if re.fullmatch(pattern, op)), "custom")
 
 
 def lines(op: str) -> tuple[str, ...]:
-    """What stands in an operation's box, one or two lines; a custom name stands as its author wrote it.
+    """Return what stands in an operation's box, one or two lines; a custom name stands as its author wrote it.
 
     >>> lines("sep_conv_3x3")
     ('sep conv', '3×3')
@@ -136,7 +136,7 @@ THEMES = {"light": _LIGHT, "dark": _DARK}
 
 
 def theme(name: str) -> Theme:
-    """The theme called ``light`` or ``dark``; ``InputError`` for another name."""
+    """Return the theme called ``light`` or ``dark``; ``InputError`` for another name."""
     if name not in THEMES:
         raise InputError(f"unknown theme '{name}'; {choices(name, THEMES)}")
     return THEMES[name]

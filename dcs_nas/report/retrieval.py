@@ -20,6 +20,7 @@ from dcs_nas.report.embedded import Picture, picture_uri, read_uri
 from dcs_nas.runs import RunContents
 
 _QUERIES_AT_ONCE = 32
+_MOST_SAVED = 12
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class RankedList:
 def hardest_lists(
     result: RankingResult, distances: DistanceBlocks, features: FeatureSet, *, count: int, top: int = 10
 ) -> list[RankedList]:
-    """The ranked lists of the ``count`` queries of lowest average precision, hardest first, ``top`` images of each.
+    """Return the ranked lists, ``top`` images each, of the ``count`` queries of lowest average precision, hardest first.
 
     Where the protocol draws its gallery (single-gallery-shot) the lists are those of the whole gallery, across cameras.
     """
@@ -65,7 +66,7 @@ def hardest_lists(
 def easiest_lists(
     result: RankingResult, distances: DistanceBlocks, features: FeatureSet, *, count: int, top: int = 10
 ) -> list[RankedList]:
-    """As ``hardest_lists``, of the ``count`` queries of highest average precision, easiest first."""
+    """Return, as ``hardest_lists``, of the ``count`` queries of highest average precision, easiest first."""
     queries = result.hardest()[::-1][:count]
     return [replace(ranked, easy=True) for ranked in _lists(result, distances, features, queries, top)]
 
@@ -123,7 +124,7 @@ def _ranked_list(
 
 
 def as_plain(lists: Sequence[RankedList], files: Sequence[str], features: FeatureSet) -> list[dict[str, object]]:
-    """The lists with the names of their pictures and images, ready for JSON."""
+    """Return the lists with the names of their pictures and images, ready for JSON."""
     assert features.query_paths is not None
     assert features.gallery_paths is not None
     return [
@@ -148,9 +149,6 @@ def as_plain(lists: Sequence[RankedList], files: Sequence[str], features: Featur
     ]
 
 
-_MOST = 12
-
-
 @dataclass(frozen=True)
 class Lists:
     """Pictures under one heading; ``note`` says what is not shown."""
@@ -161,13 +159,13 @@ class Lists:
 
 
 def saved_lists(run: RunContents) -> list[Lists]:
-    """The lists in ``RUN/ranked/*/ranked.json``, hardest first, at most a dozen of each folder."""
+    """Return the lists in ``RUN/ranked/*/ranked.json``, hardest first, at most a dozen of each folder."""
     found = []
     for index in sorted(run.files.ranked.glob("*/ranked.json")):
         entries = json.loads(index.read_text(encoding="utf-8"))
         shown = [
             Picture(read_uri(index.parent / Path(str(entry["file"])).name), _words(entry), caption=_words(entry))
-            for entry in entries[:_MOST]
+            for entry in entries[:_MOST_SAVED]
         ]
         more = f"{len(entries) - len(shown)} more are in {index.parent}" if len(entries) > len(shown) else ""
         found.append(Lists(f"Hardest queries of {index.parent.name}", shown, more))
@@ -175,7 +173,7 @@ def saved_lists(run: RunContents) -> list[Lists]:
 
 
 def drawn_lists(run: RunContents, *, count: int, progress: Callable[[str], Progress] | None = None) -> list[Lists]:
-    """The ``count`` queries of lowest and of highest average precision, by evaluating the trained network again.
+    """Return the ``count`` queries of lowest and of highest average precision, by evaluating the trained network again.
 
     Raises:
         InputError: the run holds no trained network, or its data are not there.
@@ -195,18 +193,17 @@ def drawn_lists(run: RunContents, *, count: int, progress: Callable[[str], Progr
         RankedPictures(found.dataset, found.features, appearance=name, **facts) for name in ("light", "dark")
     )
     given = found.result, found.distances, found.features
-    sections = []
-    for title, lists in (
-        ("Worst queries, hardest first", hardest_lists(*given, count=count)),
-        ("Best queries, easiest first", easiest_lists(*given, count=count)),
-    ):
-        figures = [_figure(light.picture(r), dark.picture(r), r.average_precision) for r in lists]
-        sections.append(Lists(title, figures))
-    return sections
+    return [
+        Lists(title, [_in_both_themes(light.picture(ranked), dark.picture(ranked), ranked) for ranked in lists])
+        for title, lists in (
+            ("Worst queries, hardest first", hardest_lists(*given, count=count)),
+            ("Best queries, easiest first", easiest_lists(*given, count=count)),
+        )
+    ]
 
 
-def _figure(light: Image.Image, dark: Image.Image, average_precision: float) -> Picture:
-    words = f"ranked list of a query, average precision {100 * average_precision:.1f} %"
+def _in_both_themes(light: Image.Image, dark: Image.Image, ranked: RankedList) -> Picture:
+    words = f"ranked list of a query, average precision {100 * ranked.average_precision:.1f} %"
     return Picture(picture_uri(light), words, picture_uri(dark))
 
 

@@ -68,7 +68,7 @@ class RunPage:
 def run_page(
     run: RunContents, id: str, *, maps: int, ranked: int, progress: Callable[[str], Progress] | None = None
 ) -> RunPage:
-    """The page of ``run``, with attention maps over ``maps`` images and ``ranked`` best and worst queries."""
+    """Return the page of ``run``, with attention maps over ``maps`` images and ``ranked`` best and worst queries."""
     notes = run.notes
     attempt = Attempts(notes)
     page = RunPage(id, run.name, run.path, run.searched, run.trained, Summary([], [], ""), notes)
@@ -179,7 +179,7 @@ class Cost:
 
 
 def cost_table(run: RunContents) -> Cost | None:
-    """The costs of the network that the run found or trained; None where it has none.
+    """Return the costs of the network that the run found or trained; None where it has none.
 
     Raises:
         InputError: settings or a genotype that no longer build a network.

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from dcs_nas.errors import Attempts
-from dcs_nas.report.charts import cmc_curve, in_both_themes, paint_cmc
+from dcs_nas.report.charts import chart_picture, cmc_curve, paint_cmc
 from dcs_nas.report.embedded import Picture
 from dcs_nas.runs import Evaluation
 
@@ -29,15 +29,10 @@ class Score:
     value: float
 
 
-def score_rows(named: Sequence[tuple[str, Evaluation]]) -> list[Score]:
-    """A row for each evaluation (name, what was found)."""
-    return [_row(name, found.report) for name, found in named]
-
-
 def sound_rows(
     named: Sequence[tuple[str, Evaluation]], attempt: Attempts
 ) -> tuple[list[Score], list[tuple[str, Evaluation]]]:
-    """The rows of the evaluations that hold all a row needs, and these evaluations; the others are noted."""
+    """Return the rows of the evaluations that hold all a row needs, and these evaluations; the others are noted."""
     pairs = [
         (attempt(f"{name}, {one.name}.json", partial(_row, name, one.report), None), (name, one)) for name, one in named
     ]
@@ -45,12 +40,12 @@ def sound_rows(
 
 
 def comparable(rows: Sequence[Score]) -> bool:
-    """Whether all rows were measured on the same data by the same rules."""
+    """Return whether all rows were measured on the same data by the same rules."""
     return len({(row.data, row.counts, row.rules) for row in rows}) <= 1
 
 
 def named_evaluations(found: Sequence[Evaluation]) -> list[tuple[str, Evaluation]]:
-    """Each evaluation behind words of its own: with its data, or its file, where the others' would be the same."""
+    """Return each evaluation behind words of its own: with its data, or its file, where others have the same."""
     for name in (_words, lambda e: f"{_words(e)} on {_data(e.report)}"):
         names = [name(one) for one in found]
         if len(set(names)) == len(names):
@@ -70,12 +65,12 @@ def _words(found: Evaluation) -> str:
 
 
 def cmc_figure(named: Sequence[tuple[str, Evaluation]], styles: Sequence[int] | None = None) -> Picture | None:
-    """The CMC curves of all evaluations on one pair of axes, in the ``styles`` given; None without any."""
+    """Return the CMC curves of all evaluations on one pair of axes, in the ``styles`` given; None without any."""
     if not named:
         return None
     numbers = range(len(named)) if styles is None else styles
     curves = [cmc_curve(found.report, name, style=i) for (name, found), i in zip(named, numbers, strict=True)]
-    return in_both_themes(paint_cmc(curves, "svg", "light"), "cumulative matching characteristic")
+    return chart_picture(paint_cmc(curves, "svg", "light"), "cumulative matching characteristic")
 
 
 def _row(name: str, report: Mapping[str, Any]) -> Score:
