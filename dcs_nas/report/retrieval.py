@@ -56,7 +56,7 @@ class RankedList:
 def hardest_lists(
     result: RankingResult, distances: DistanceBlocks, features: FeatureSet, *, count: int, top: int = 10
 ) -> list[RankedList]:
-    """Return the ranked lists, ``top`` images each, of the ``count`` queries of lowest average precision, hardest first.
+    """Return the ranked lists, ``top`` images each, of the ``count`` queries of lowest precision, hardest first.
 
     Where the protocol draws its gallery (single-gallery-shot) the lists are those of the whole gallery, across cameras.
     """
