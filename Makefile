@@ -14,7 +14,7 @@ test: setup
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@rm -f .coverage .coverage.*
-	@$(BIN)/python -m pytest --cov --cov-report=
+	@$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --cov --cov-report=
 	@$(BIN)/coverage report --skip-covered --skip-empty --fail-under=85
 
 docs: setup
