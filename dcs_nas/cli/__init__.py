@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dcs_nas.cli import artifacts, bench, data, demo, evaluate, profile, rank, runs, train, tune
+from dcs_nas.cli import artifacts, bench, datasets, demo, evaluate, profile, rank, runs, train, tune
 from dcs_nas.cli.console import stop_bars
 from dcs_nas.errors import InputError, TrainingError
 from dcs_nas.files import in_words
@@ -52,13 +52,13 @@ def _options(
 
 
 for command in (
-    data.synth,
+    datasets.synth,
     train.search,
     train.retrain,
     evaluate.evaluate,
     rank.rank,
     artifacts.visualize,
-    data.datasets,
+    datasets.datasets,
     artifacts.report,
     profile.profile,
     bench.bench,

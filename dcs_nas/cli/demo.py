@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,7 +16,15 @@ from dcs_nas.cli.console import progress, say, show_log, table
 from dcs_nas.cli.options import Overrides
 from dcs_nas.runs import RunFolder
 
-STAGES = ("synth", "search", "retrain", "evaluate", "visualize", "report")
+if TYPE_CHECKING:
+    from dcs_nas.config import Config
+
+_FEATURES = {  # name in demo.json: features to evaluate, name in the table
+    "network": ("network", "searched network"),
+    "color_histogram": ("color-histogram", "colour histogram"),
+    "corrected": ("color-histogram-corrected", "same, cast removed"),
+}
+_KEPT = ("mAP", "mINP", "cmc", "protocol", "queries", "gallery_size")
 
 
 def demo(
@@ -31,89 +39,72 @@ def demo(
     # OpenMP's threads spin while they wait for each other, which on a busy machine costs ten times the work itself.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is loaded; on an idle one it costs a third
 
-    from dcs_nas.config import load_config
+    from dcs_nas import api
     from dcs_nas.environment import environment
     from dcs_nas.files import write_json
-    from dcs_nas.space import shipped_file
 
     summary = out / "demo.json"
     if summary.is_file():
         say(f"{out} holds a finished demo: starting anew")
-        for part in (*STAGES, "graphs"):
+        for part in (*_STAGES, "graphs"):
             shutil.rmtree(out / part, ignore_errors=True)
         summary.unlink()
-    root = out / "data"
-    settings = load_config(shipped_file("configs", config), override or [])
-    settings = settings.model_copy(update={"data": settings.data.model_copy(update={"root": root})})
+    settings = api.load_settings(config, override or [])
+    settings = settings.model_copy(update={"data": settings.data.model_copy(update={"root": out / "data"})})
     show_log()
     minutes: dict[str, float] = {}
     found: dict[str, Any] = {}
-    for stage in STAGES:
-        say(f"{stage} ...")
+    for name, stage in _STAGES.items():
+        say(f"{name} ...")
         began = time.perf_counter()
-        found |= _RUN[stage](out, root, settings)
-        minutes[stage] = (time.perf_counter() - began) / 60
+        found |= stage(out, settings)
+        minutes[name] = (time.perf_counter() - began) / 60
     _show(out, found, minutes)
     facts = {"data": "synthetic", "config": config, "seed": settings.seed, **environment()}
     write_json(summary, {**facts, **found, "minutes": minutes})
 
 
-def _synth(out: Path, root: Path, settings: Any) -> dict[str, Any]:
+def _synth(out: Path, settings: Config) -> dict[str, Any]:
     from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
 
-    if not root.is_dir():
-        write_synthetic(root, settings=SyntheticSettings(), progress=progress("drawing"))
+    if not (out / "data").is_dir():
+        write_synthetic(out / "data", settings=SyntheticSettings(), progress=progress("drawing"))
     return {}
 
 
-def _search(out: Path, root: Path, settings: Any) -> dict[str, Any]:
-    from dcs_nas.search.job import run_search
+def _search(out: Path, settings: Config) -> dict[str, Any]:
+    from dcs_nas import api
 
     run = RunFolder(out / "search")
-    genotype = run_search(settings, run.path, resume=run.config_file.is_file(), progress=progress)
-    found = genotype.model_dump(mode="json", by_alias=True)
-    return {part: found[part] for part in ("cells", "stages") if part in found}
+    searched = api.search(settings, out=run.path, resume=run.config_file.is_file(), progress=progress)
+    genotype = searched.genotype.model_dump(mode="json", by_alias=True)
+    return {part: genotype[part] for part in ("cells", "stages") if part in genotype}
 
 
-def _retrain(out: Path, root: Path, settings: Any) -> dict[str, Any]:
-    from dcs_nas.training.retrain_job import run_retraining
+def _retrain(out: Path, settings: Config) -> dict[str, Any]:
+    from dcs_nas import api
 
     run, genotype = RunFolder(out / "retrain"), RunFolder(out / "search").genotype_file
-    run_retraining(settings, run.path, genotype=genotype, resume=run.config_file.is_file(), progress=progress)
+    api.retrain(settings, genotype=genotype, out=run.path, resume=run.config_file.is_file(), progress=progress)
     return {}
 
 
-def _evaluate(out: Path, root: Path, settings: Any) -> dict[str, Any]:
+def _evaluate(out: Path, settings: Config) -> dict[str, Any]:
+    from dcs_nas import api
     from dcs_nas.files import write_json
     from dcs_nas.models.flops import count
-    from dcs_nas.training.evaluate import evaluate_run, load_trained
 
-    reports = {}
-    run = RunFolder(out / "retrain")
-    for name, features, file in (
-        ("network", "network", run.evaluation_file()),
-        ("color_histogram", "color-histogram", run.evaluation_file("color-histogram")),
-        ("corrected", "color-histogram-corrected", run.evaluation_file("color-histogram-corrected")),
-    ):
-        reports[name] = evaluate_run(run.path, features=features, progress=progress).report
-        write_json(file, reports[name])
-    _, network = load_trained(run.path)
-    cost = count(network.backbone, settings.data.height, settings.data.width)
-    scores = {
-        name: {
-            "mAP": report["mAP"],
-            "mINP": report["mINP"],
-            "cmc": report["cmc"],
-            "protocol": report["protocol"],
-            "queries": report["queries"],
-            "gallery_size": report["gallery_size"],
-        }
-        for name, report in reports.items()
-    }
+    scores = {}
+    run, trained = RunFolder(out / "retrain"), api.TrainedRun(out / "retrain")
+    for name, (features, _) in _FEATURES.items():
+        report = trained.evaluate(features=features, progress=progress).report
+        write_json(run.evaluation_file(*([features] if features != "network" else [])), report)
+        scores[name] = {key: report[key] for key in _KEPT}
+    cost = count(trained.network.backbone, settings.data.height, settings.data.width)
     return {"scores": scores, "parameters": cost.parameters, "multiply_adds": cost.macs}
 
 
-def _visualize(out: Path, root: Path, settings: Any) -> dict[str, Any]:
+def _visualize(out: Path, settings: Config) -> dict[str, Any]:
     from dcs_nas.report.graphs import draw
 
     drawing = draw(RunFolder(out / "search").genotype(), RunFolder(out).graphs)
@@ -122,7 +113,7 @@ def _visualize(out: Path, root: Path, settings: Any) -> dict[str, Any]:
     return {"graphs": [str(file.relative_to(out)) for file in drawing.files]}
 
 
-def _report(out: Path, root: Path, settings: Any) -> dict[str, Any]:
+def _report(out: Path, settings: Config) -> dict[str, Any]:
     from dcs_nas.report.page import Options, write_report
 
     page = write_report([out], RunFolder(out).report_file, options=Options(maps=4, ranked=4), progress=progress)
@@ -131,7 +122,7 @@ def _report(out: Path, root: Path, settings: Any) -> dict[str, Any]:
     return {"report": page.file.name}
 
 
-_RUN: dict[str, Callable[[Path, Path, Any], dict[str, Any]]] = {
+_STAGES: dict[str, Callable[[Path, Config], dict[str, Any]]] = {
     "synth": _synth,
     "search": _search,
     "retrain": _retrain,
@@ -143,27 +134,15 @@ _RUN: dict[str, Callable[[Path, Path, Any], dict[str, Any]]] = {
 
 def _show(out: Path, found: dict[str, Any], minutes: dict[str, float]) -> None:
     rows = []
-    labels = {
-        "network": "searched network",
-        "color_histogram": "colour histogram",
-        "corrected": "same, cast removed",
-    }
-    for name, label in labels.items():
+    for name, (_, label) in _FEATURES.items():
         scores = found["scores"][name]
-        rows.append(
-            [
-                label,
-                *(
-                    f"{100 * s:.1f} %"
-                    for s in (*(scores["cmc"][k - 1] for k in (1, 5, 10)), scores["mAP"], scores["mINP"])
-                ),
-            ]
-        )
+        values = [*(scores["cmc"][k - 1] for k in (1, 5, 10)), scores["mAP"], scores["mINP"]]
+        rows.append([label, *(f"{100 * value:.1f} %" for value in values)])
     table("synthetic people, people unseen in training", ["", "rank-1", "rank-5", "rank-10", "mAP", "mINP"], rows)
     size = [[f"{found['parameters'] / 1e6:.3f} M", f"{found['multiply_adds'] / 1e6:.1f} M"]]
     table("searched network", ["parameters", "FLOPs (multiply-adds)"], size)
-    times = [f"{minutes[stage]:.2f}" for stage in STAGES]
-    table("minutes", [*STAGES, "all"], [[*times, f"{sum(minutes.values()):.2f}"]])
+    times = [f"{minutes[stage]:.2f}" for stage in _STAGES]
+    table("minutes", [*_STAGES, "all"], [[*times, f"{sum(minutes.values()):.2f}"]])
     print(f"open:\n  {out / found['report']}")
     for file in found["graphs"]:
         print(f"  {out / file}")

@@ -8,7 +8,8 @@ from typing import Any, cast
 
 from torch import nn
 
-from dcs_nas.config import Config, DataConfig, RetrainConfig, load_config
+from dcs_nas.api import load_settings
+from dcs_nas.config import Config, DataConfig, RetrainConfig
 from dcs_nas.errors import InputError
 from dcs_nas.extensions import load_extensions
 from dcs_nas.models.backbones import BACKBONES
@@ -73,7 +74,7 @@ def read_target(path: Path, sizes: Sizes, overrides: list[str]) -> Target:
         if "format" in data or isinstance(data.get("genotype"), dict):
             _no_overrides(path, overrides)
             return _of_genotype(load_genotype(path), sizes, str(path))
-    config = load_config(shipped_file("configs", path), overrides)
+    config = load_settings(path, overrides)
     if path == RunFolder(path.parent).config_file and RunFolder(path.parent).is_run():
         RunFolder(path.parent).load_extensions()  # a run's own file, so its code is run on the terms of run folders
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv as csv_module
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -17,9 +18,11 @@ from dcs_nas.errors import InputError
 
 if TYPE_CHECKING:
     from dcs_nas.config import EvaluateConfig
-    from dcs_nas.data.records import Record, ReidDataset
+    from dcs_nas.data.records import Record
     from dcs_nas.evaluation import FeatureSet
     from dcs_nas.export.onnx_model import OnnxModel
+
+    _Images = Sequence[Record]
 
 _FOLDERS = ("query", "bounding_box_test")
 _EXAMPLE = "0002_c1s1_000451_03.jpg"
@@ -101,15 +104,7 @@ def rank(
         say(f"queries: {csv}")
 
 
-class Side(NamedTuple):
-    """Queries or gallery: image files with people and cameras, zeros where they are not known."""
-
-    paths: Sequence[Path]
-    people: Sequence[int]
-    cameras: Sequence[int]
-
-
-class Ranked(NamedTuple):
+class _Ranked(NamedTuple):
     """What is ranked, and by which distance and protocol unless told otherwise."""
 
     features: FeatureSet
@@ -126,7 +121,7 @@ def _read(
     data: str | None,
     options: Mapping[str, Any],
     labelled: bool,
-) -> Ranked:
+) -> _Ranked:
     """Return the features of a file.
 
     An ``.npz`` file holds them; an ONNX file makes them of two folders, whose image names say who and by which camera
@@ -143,7 +138,7 @@ def _read(
     if file.suffix.lower() != ".onnx":
         if asked:
             raise InputError(f"{asked[0]} goes with an ONNX file of dcs-nas export, found {file}")
-        return Ranked(load_features(file))
+        return _Ranked(load_features(file))
     if root is None and (data or options):
         raise InputError(f"{asked[-1]} goes with --root DIR, the folder of the data set; give it")
     if (root is None) == (gallery is None) or (root is None and query is None):
@@ -201,8 +196,10 @@ def _names(paths: Any, count: int) -> list[str]:
     return [str(i) for i in range(count)] if paths is None else paths.tolist()
 
 
-def _test_images(root: Path, data: str | None, options: Mapping[str, Any], *, labelled: bool) -> tuple[Side, Side, str]:
-    """Queries and gallery of a data set, or of a folder like Market-1501's, and the protocol to rank them by."""
+def _test_images(
+    root: Path, data: str | None, options: Mapping[str, Any], *, labelled: bool
+) -> tuple[_Images, _Images, str]:
+    """Return queries and gallery of a data set, or of a folder like Market-1501's, and the protocol to rank them by."""
     from dcs_nas.data.datasets import load_dataset
     from dcs_nas.data.datasets.listing import find_root, is_file
 
@@ -220,26 +217,26 @@ def _test_images(root: Path, data: str | None, options: Mapping[str, Any], *, la
     dataset = load_dataset(data or "csv", root, **options)
     if not dataset.query or not dataset.gallery:
         raise InputError(f"{dataset.name} in {dataset.root} has no queries or gallery to rank; name another folder")
-    return _side(dataset, dataset.query), _side(dataset, dataset.gallery), dataset.protocol
+    queries, gallery = (
+        [replace(record, path=str(dataset.root / record.path)) for record in records]
+        for records in (dataset.query, dataset.gallery)
+    )
+    return queries, gallery, dataset.protocol
 
 
-def _side(dataset: ReidDataset, records: Sequence[Record]) -> Side:
-    paths = [dataset.root / record.path for record in records]
-    return Side(paths, [record.person for record in records], [record.camera for record in records])
-
-
-def _extracted(model: OnnxModel, queries: Side, gallery: Side, protocol: str) -> Ranked:
+def _extracted(model: OnnxModel, queries: _Images, gallery: _Images, protocol: str) -> _Ranked:
     import numpy as np
 
     from dcs_nas.evaluation import FeatureSet
 
     arrays: dict[str, Any] = {}
-    for part, side in (("query", queries), ("gallery", gallery)):
-        arrays[f"{part}_features"] = model.features(side.paths, progress=progress(f"features of {part} images"))
-        arrays[f"{part}_pids"] = np.array(side.people, dtype=np.int64)
-        arrays[f"{part}_camids"] = np.array(side.cameras, dtype=np.int64)
-        arrays[f"{part}_paths"] = np.array([path.as_posix() for path in side.paths])
-    return Ranked(FeatureSet(**arrays), model.info.metric, protocol)
+    for part, images in (("query", queries), ("gallery", gallery)):
+        paths = [Path(image.path) for image in images]
+        arrays[f"{part}_features"] = model.features(paths, progress=progress(f"features of {part} images"))
+        arrays[f"{part}_pids"] = np.array([image.person for image in images], dtype=np.int64)
+        arrays[f"{part}_camids"] = np.array([image.camera for image in images], dtype=np.int64)
+        arrays[f"{part}_paths"] = np.array([path.as_posix() for path in paths])
+    return _Ranked(FeatureSet(**arrays), model.info.metric, protocol)
 
 
 def _is_image(path: Path) -> bool:
@@ -248,10 +245,14 @@ def _is_image(path: Path) -> bool:
     return is_file(path) or (is_image_name(path.name) and not path.is_dir())
 
 
-def _listed(folder: Path, *, labelled: bool) -> Side:
-    """The images in a folder, junk left out, with people and cameras; without labels, all images; or one image."""
+def _listed(folder: Path, *, labelled: bool) -> _Images:
+    """Return the images in a folder, junk left out, with identities and cameras; without labels all images; or one.
+
+    The numbers of images without labels are zeros.
+    """
     from dcs_nas.data.datasets.listing import existing_folder, is_file, list_images
     from dcs_nas.data.datasets.market1501 import named_records
+    from dcs_nas.data.records import Record
 
     if _is_image(folder):
         if not is_file(folder):
@@ -260,14 +261,14 @@ def _listed(folder: Path, *, labelled: bool) -> Side:
             raise InputError(
                 f"{folder} is a single image, and scores need a folder; give --top K for the nearest images"
             )
-        return Side([folder], [0], [0])
+        return [Record(str(folder), 0, 0)]
     names = [path.rpartition("/")[2] for path in list_images(existing_folder(folder), ".")]
     if not labelled:
-        return Side([folder / name for name in names], [0] * len(names), [0] * len(names))
+        return [Record(str(folder / name), 0, 0) for name in names]
     try:
         records = named_records(names, example=_EXAMPLE)
     except InputError as error:
         raise InputError(f"{folder}: {error}; or give --top K for lists of the nearest images without scores") from None
     if not records:
         raise InputError(f"{folder} holds junk alone (person -1); expected images of people")
-    return Side([folder / r.path for r in records], [r.person for r in records], [r.camera for r in records])
+    return [replace(record, path=str(folder / record.path)) for record in records]

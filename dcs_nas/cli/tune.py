@@ -26,13 +26,12 @@ def tune(
     overwrite: Overwrite = False,
 ) -> None:
     """Try settings of a search or a retraining; ends with best.yaml and trials.csv."""
+    from dcs_nas import api
     from dcs_nas.cli.train import free_folder
-    from dcs_nas.config import load_config
-    from dcs_nas.space import shipped_file
     from dcs_nas.tune.study import label, state
     from dcs_nas.tune.tuning import run_tuning, short
 
-    settings = load_config(shipped_file("configs", config), override or [])
+    settings = api.load_settings(config, override or [])
     tuned = settings.section("tune")
     run = RunFolder(out) if out else RunFolder.default(settings, "tune")
     folder = run.path
