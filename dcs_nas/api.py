@@ -33,6 +33,8 @@ from dcs_nas.space import load_genotype as read_genotype
 from dcs_nas.space.table import Table
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from dcs_nas.export.exporting import ExportedFile
     from dcs_nas.export.extractor import Deployable
     from dcs_nas.models.heads import ReidNetwork
@@ -279,6 +281,22 @@ def load_run(folder: str | Path) -> SearchRun | TrainedRun:
 def load_genotype(path: str | Path) -> GenotypeView:
     """Return the genotype of a file, or of the record of an epoch, to look at and to train."""
     return GenotypeView(read_genotype(Path(path)))
+
+
+def load_published(name: str, state: Mapping[str, Tensor], **options: Any) -> nn.Module:
+    """Return the network of a published state dict, in evaluation mode: ``rga``, ``hacnn``, ``msinet``, ``transreid``.
+
+    Args:
+        name: of the network.
+        state: published names to tensors.
+        options: what the state does not tell, see ``dcs_nas.models.published.load_published``.
+
+    Raises:
+        InputError: an unknown name or option, or a state that is not of such a network.
+    """
+    from dcs_nas.models.published import load_published as build
+
+    return build(name, state, **options)
 
 
 def tabular(name: str, path: str | Path | None = None) -> Table:

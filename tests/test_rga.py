@@ -10,16 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dcs_nas import load_published
 from dcs_nas.errors import InputError
 from dcs_nas.models.blocks import RGA
 from dcs_nas.models.blocks.rga import RelationEmbedding, gram
-from tests.published_states import load_rga
 
 PARTS = ["rga_spatial", "rga_channel", "rga_spatial_channel"]
 
 
 def published(file: dict[str, np.ndarray]) -> tuple[dict[str, Tensor], dict[str, Tensor], dict]:
-    """State, all arrays, and the settings of ``load_rga``."""
+    """State, all arrays, and the settings of ``load_published``."""
     arrays = {key: torch.tensor(array) for key, array in file.items()}
     state = {key.removeprefix("state/"): value for key, value in arrays.items() if key.startswith("state/")}
     settings = {key: arrays[key].item() for key in ("height", "width", "use_spatial", "use_channel")}
@@ -51,7 +51,7 @@ def relative(found: Tensor, expected: Tensor) -> float:
 @pytest.mark.parametrize("name", PARTS)
 def test_the_block_agrees_with_the_published_module(name, golden):
     state, reference, settings = published(golden(name))
-    block = load_rga(state, **settings)
+    block = load_published("rga", state, **settings)
     x = reference["x"].requires_grad_()
     assert all(count == 1 for key, count in state.items() if "num_batches" in key)
     evaluated = before_the_pass(block, x)
@@ -177,8 +177,8 @@ def test_a_map_of_another_size_is_refused():
 def test_a_state_that_does_not_fit_is_refused_by_name_and_shape(golden):
     state, _, settings = published(golden("rga_spatial"))
     with pytest.raises(InputError, match=r"names missing: W_channel.0.weight, .* and 33 more"):
-        load_rga(state, **{**settings, "use_channel": True})
+        load_published("rga", state, **{**settings, "use_channel": True})
     with pytest.raises(InputError, match=r"names missing: .*; names not expected: rga.W_spatial"):
-        load_rga({f"rga.{name}": tensor for name, tensor in state.items()}, **settings)
+        load_published("rga", {f"rga.{name}": tensor for name, tensor in state.items()}, **settings)
     with pytest.raises(InputError, match=r"'spatial.relations.weight' has shape \(2, 16, 128\); expected \(2, 8, 64\)"):
-        load_rga(state, **{**settings, "height": 8})
+        load_published("rga", state, **{**settings, "height": 8})

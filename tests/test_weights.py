@@ -19,13 +19,13 @@ from PIL import Image
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from dcs_nas import load_published
 from dcs_nas.config import RetrainConfig
 from dcs_nas.errors import InputError
 from dcs_nas.models import weights
 from dcs_nas.models.backbones import BACKBONES, Backbone
 from dcs_nas.models.backbones.vit import VisionTransformer
 from dcs_nas.models.weights import load_weights
-from tests.published_states import load_hacnn
 
 
 class Small(nn.Module):
@@ -482,8 +482,8 @@ def hacnn_state(published: dict[str, np.ndarray]) -> dict[str, Tensor]:
     return {name[6:]: torch.from_numpy(array) for name, array in published.items() if name.startswith("state/")}
 
 
-def test_load_hacnn_gives_the_published_feature(published: dict[str, np.ndarray]) -> None:
-    network = load_hacnn(hacnn_state(published))
+def test_a_published_hacnn_gives_the_published_feature(published: dict[str, np.ndarray]) -> None:
+    network = load_published("hacnn", hacnn_state(published))
     assert not network.training
     with torch.no_grad():
         feature = network(torch.from_numpy(published["x"]))
@@ -493,20 +493,20 @@ def test_load_hacnn_gives_the_published_feature(published: dict[str, np.ndarray]
     torch.testing.assert_close(torch.cat([F.normalize(half) for half in halves], dim=1), expected, rtol=1e-5, atol=1e-7)
 
 
-def test_load_hacnn_reads_off_whether_there_is_a_local_branch(published: dict[str, np.ndarray]) -> None:
+def test_a_published_hacnn_reads_off_whether_there_is_a_local_branch(published: dict[str, np.ndarray]) -> None:
     state = {name: t for name, t in hacnn_state(published).items() if "local" not in name}
-    feature = load_hacnn(state)(torch.from_numpy(published["x"]))
+    feature = load_published("hacnn", state)(torch.from_numpy(published["x"]))
     assert feature.shape == (2, 24)
 
 
-def test_load_hacnn_refuses_other_states(published: dict[str, np.ndarray]) -> None:
+def test_a_published_hacnn_refuses_other_states(published: dict[str, np.ndarray]) -> None:
     state = hacnn_state(published)
     with pytest.raises(InputError, match=r"no matrix 'ha1\.hard_attn\.fc\.weight'"):
-        load_hacnn({f"module.{name}": t for name, t in state.items()})
+        load_published("hacnn", {f"module.{name}": t for name, t in state.items()})
     with pytest.raises(InputError, match=r"names missing: conv\.bn\.bias"):
-        load_hacnn({name: t for name, t in state.items() if name != "conv.bn.bias"})
+        load_published("hacnn", {name: t for name, t in state.items() if name != "conv.bn.bias"})
     with pytest.raises(InputError, match=r"'conv\.conv\.weight' has shape \(8, 3, 3, 3\)"):
-        load_hacnn({**state, "conv.conv.weight": torch.ones(8, 3, 3, 3)})
+        load_published("hacnn", {**state, "conv.conv.weight": torch.ones(8, 3, 3, 3)})
 
 
 def write_safetensors(path: Path, tensors: dict[str, Tensor]) -> None:
