@@ -105,6 +105,8 @@ REFUSED: list[tuple[str, str, str, str]] = [
     ("search.derivation", "(?!strongest)", "search.guard.action", "stop"),
     ("search.order", ".*exact", "search.checkpoint_activations", "true"),
     ("search.strategy", "(?!bilevel)", "search.cost.kind", "(?!none)"),
+    ("search.strategy", "nni.(darts|gumbel)", "loss.ib_input", "stem"),
+    ("search.strategy", "nni.(darts|gumbel)", "loss.ib_estimate", "exact"),
     ("search.strategy", "nni.(darts|gumbel)", "trainer.nonfinite", "skip"),
     ("loss.ib_kind", "none", "loss.ib_input", "stem"),
     ("loss.ib_kind", "none", "loss.ib_estimate", "exact"),
