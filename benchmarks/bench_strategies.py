@@ -28,10 +28,10 @@ from dcs_nas.config import Config, load_config
 from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
 from dcs_nas.environment import environment
 from dcs_nas.files import write_text
-from dcs_nas.search.derive import supernet_score
-from dcs_nas.search.job import run_search
 from dcs_nas.space import shipped_file
 from dcs_nas.space.table import Table
+from dcs_nas.strategies.derive import supernet_score
+from dcs_nas.strategies.job import run_search
 
 NAME, JUDGED, TEN = "bench_cells", 60, "ten trainings"
 SEARCHES: dict[str, list[str]] = {

@@ -36,8 +36,8 @@ from dcs_nas.files import write_json, write_text
 from dcs_nas.models.chain_space import fixed_chain
 from dcs_nas.models.flops import count
 from dcs_nas.runs import RunFolder
-from dcs_nas.search.job import run_search
 from dcs_nas.space import ChainGenotype, ChainSpec, load_genotype, load_space, shipped_file
+from dcs_nas.strategies.job import run_search
 from dcs_nas.training.evaluate import evaluate_run
 from dcs_nas.training.retrain_job import run_retraining
 

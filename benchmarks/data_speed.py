@@ -26,8 +26,8 @@ from dcs_nas.config import Config, load_config
 from dcs_nas.data.augment import build_augment
 from dcs_nas.data.datamodule import ReidData
 from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
-from dcs_nas.search.job import run_search
 from dcs_nas.space import shipped_file
+from dcs_nas.strategies.job import run_search
 from dcs_nas.training.retrain_job import run_retraining
 
 

@@ -25,7 +25,7 @@ from measure import write_json
 from dcs_nas.config import Config, load_config
 from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
 from dcs_nas.errors import TrainingError
-from dcs_nas.search.job import run_search
+from dcs_nas.strategies.job import run_search
 
 SPACE = {
     "cells": 2,

@@ -35,9 +35,6 @@ from dcs_nas.files import write_json, write_text
 from dcs_nas.models.cell_kind import CellKind
 from dcs_nas.models.cell_space import fixed_network
 from dcs_nas.runs import RunFolder
-from dcs_nas.search.derive import SupernetScore, derive_by_retrieval, supernet_score
-from dcs_nas.search.job import run_search
-from dcs_nas.search.record import ArchitectureRecord
 from dcs_nas.space import (
     CellGenotype,
     Edge,
@@ -50,6 +47,9 @@ from dcs_nas.space import (
     read_space,
     shipped_file,
 )
+from dcs_nas.strategies.derive import SupernetScore, derive_by_retrieval, supernet_score
+from dcs_nas.strategies.job import run_search
+from dcs_nas.strategies.record import ArchitectureRecord
 from dcs_nas.training.evaluate import evaluate_run
 from dcs_nas.training.retrain_job import run_retraining
 

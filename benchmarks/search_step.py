@@ -39,8 +39,8 @@ from dcs_nas.models.cell_space import CellSpace
 from dcs_nas.models.cell_supernet import CellSupernet
 from dcs_nas.models.super_cell import SuperCell, edge_index
 from dcs_nas.report.palette import theme
-from dcs_nas.search.bilevel import without_gradients
 from dcs_nas.space import CellStructure, NetworkSpec, thirds
+from dcs_nas.strategies.bilevel import without_gradients
 
 SIZES = {"width": 8, "cells": 4, "nodes": 4, "batch": 32, "size": 32}
 CLASSES = 10
@@ -179,8 +179,8 @@ def _outside(arguments: argparse.Namespace) -> dict[str, Any]:
     """Shares of the time between the first and the last step of an epoch, in a real search."""
     from dcs_nas.config import load_config
     from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
-    from dcs_nas.search.job import run_search
     from dcs_nas.space import shipped_file
+    from dcs_nas.strategies.job import run_search
 
     timer = StepTimer(CLOCKS[arguments.clock])
     with tempfile.TemporaryDirectory() as folder:

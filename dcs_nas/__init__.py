@@ -1,27 +1,52 @@
 """Differentiable neural architecture search for person re-identification.
 
-From Python the commands are the functions of ``dcs_nas.api``:
+The commands from Python, see ``dcs_nas.api``:
 
-    from dcs_nas import api
+    import dcs_nas
 
-    run = api.search("configs/demo.yaml", ["data.root=/data/people"])
-    trained = api.retrain("configs/demo.yaml", ["data.root=/data/people"], genotype=run.genotype)
-    api.evaluate(trained)
+    run = dcs_nas.search("configs/demo.yaml", ["data.root=/data/people"])
+    trained = dcs_nas.retrain("configs/demo.yaml", ["data.root=/data/people"], genotype=run.genotype)
+    dcs_nas.evaluate(trained)
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from dcs_nas.api import (
+        SearchRun,
+        TrainedRun,
+        evaluate,
+        load_extensions,
+        load_genotype,
+        load_published,
+        load_run,
+        retrain,
+        search,
+        tabular,
+    )
 
 __version__ = "0.1.0"
+__all__ = [
+    "SearchRun",
+    "TrainedRun",
+    "__version__",
+    "evaluate",
+    "load_extensions",
+    "load_genotype",
+    "load_published",
+    "load_run",
+    "retrain",
+    "search",
+    "tabular",
+]
 
 
-def load_published(name: str, state: Mapping[str, Tensor], **options: Any) -> nn.Module:
-    """Return the network of a published state dict, in evaluation mode, see ``dcs_nas.api.load_published``."""
+def __getattr__(name: str) -> Any:
+    """Return a name of ``dcs_nas.api``, which is imported when the first is asked for."""
+    if name not in __all__:
+        raise AttributeError(f"module 'dcs_nas' has no attribute '{name}'")
     from dcs_nas import api
 
-    return api.load_published(name, state, **options)
+    return getattr(api, name)

@@ -1,12 +1,12 @@
 """The commands as functions: ``search``, ``retrain``, ``evaluate``; and runs and genotypes that show themselves.
 
-    from dcs_nas import api
+    import dcs_nas
 
-    run = api.search("configs/demo.yaml", ["data.root=/data/people", "search.epochs=5"])
+    run = dcs_nas.search("configs/demo.yaml", ["data.root=/data/people", "search.epochs=5"])
     run.genotype                      # in a notebook: the cells as pictures
     run.genotype.graph("normal")      # a networkx graph, in a notebook its picture
-    trained = api.retrain("configs/demo.yaml", ["data.root=/data/people"], genotype=run.genotype)
-    scores = api.evaluate(trained, flip=True)
+    trained = dcs_nas.retrain("configs/demo.yaml", ["data.root=/data/people"], genotype=run.genotype)
+    scores = dcs_nas.evaluate(trained, flip=True)
     scores.mAP, scores.rank(1)
 
 The command line calls these functions. Heavy modules are loaded when a function needs them.
@@ -144,7 +144,7 @@ def search(
     Raises:
         InputError: bad settings, data or folder.
     """
-    from dcs_nas.search.job import run_search
+    from dcs_nas.strategies.job import run_search
 
     settings = load_settings(config, overrides)
     folder = Path(out) if out is not None else default_folder(settings, "search")

@@ -14,9 +14,9 @@ from dcs_nas.data.datamodule import ReidData
 from dcs_nas.errors import InputError
 from dcs_nas.models.build import build_supernet
 from dcs_nas.models.heads import ReidNetwork
-from dcs_nas.search.gradients import dominant_eigenvalue
-from dcs_nas.search.job import run_search
 from dcs_nas.space import SpaceSpec
+from dcs_nas.strategies.gradients import dominant_eigenvalue
+from dcs_nas.strategies.job import run_search
 from dcs_nas.training.acceleration import accelerate, eager, set_precision
 
 SPACE = SpaceSpec(

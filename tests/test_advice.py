@@ -16,8 +16,8 @@ from dcs_nas.config import Config, load_config
 from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
 from dcs_nas.errors import InputError, TrainingError
 from dcs_nas.models.blocks import ATTENTION
-from dcs_nas.search.job import run_search
 from dcs_nas.space import shipped_file
+from dcs_nas.strategies.job import run_search
 from dcs_nas.training.error_messages import training_errors
 from dcs_nas.training.nonfinite import NonFiniteError, require_finite
 from dcs_nas.training.retrain_job import run_retraining

@@ -10,7 +10,7 @@ import networkx
 import pytest
 import yaml
 
-from dcs_nas import api
+import dcs_nas
 from dcs_nas.config import load_config
 from dcs_nas.errors import InputError
 from dcs_nas.space import load_genotype
@@ -49,12 +49,12 @@ def job(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(job: Path):
-    return api.search(job, ["search.arch_lr=0.1"])
+    return dcs_nas.search(job, ["search.arch_lr=0.1"])
 
 
 @pytest.fixture(scope="module")
 def trained(job: Path, run):
-    return api.retrain(job, genotype=run.genotype)
+    return dcs_nas.retrain(job, genotype=run.genotype)
 
 
 def test_importing_the_functions_loads_nothing_heavy() -> None:
@@ -69,7 +69,7 @@ def test_a_search_is_one_call_and_gives_its_run(run, job: Path) -> None:
     assert [row["epoch"] for row in run.metrics] == [0]
     assert run.genotype.genotype == load_genotype(run.folder / "genotype.yaml")
     with pytest.raises(InputError, match="holds a run already"):
-        api.search(job)
+        dcs_nas.search(job)
 
 
 def test_a_graph_of_a_genotype_is_a_networkx_graph_that_draws_itself(run) -> None:
@@ -94,8 +94,8 @@ def test_a_genotype_shows_a_picture_of_every_cell_and_is_a_genotype_else(run) ->
 
 
 def test_a_trained_run_is_scored_and_its_scores_show_themselves(trained) -> None:
-    scores = api.evaluate(trained)
-    again = api.load_run(trained.folder).evaluate(flip=True)
+    scores = dcs_nas.evaluate(trained)
+    again = dcs_nas.load_run(trained.folder).evaluate(flip=True)
     assert 0 < scores.mAP <= 1
     assert 0 <= scores.rank(1) <= scores.rank(5) <= 1
     assert (scores.report["flip"], again.report["flip"]) == (False, True)
@@ -109,17 +109,17 @@ def test_a_trained_run_has_its_network_genotype_and_metrics(trained, run) -> Non
     assert trained.genotype.cells == run.genotype.cells
     assert not trained.network.training
     assert trained.metrics[-1]["train/loss"] > 0
-    assert type(api.load_run(run.folder)).__name__ == "SearchRun"
+    assert type(dcs_nas.load_run(run.folder)).__name__ == "SearchRun"
 
 
 def test_settings_may_be_given_instead_of_a_file(job: Path, tmp_path: Path) -> None:
     config = load_config(job, ["data.root=null"])
     with pytest.raises(InputError, match=r"data\.root is not set"):
-        api.search(config, out=tmp_path / "run")
+        dcs_nas.search(config, out=tmp_path / "run")
     with pytest.raises(InputError, match="overrides go with a configuration file"):
-        api.search(config, ["seed=4"], out=tmp_path / "run")
+        dcs_nas.search(config, ["seed=4"], out=tmp_path / "run")
     with pytest.raises(InputError, match="is not a run folder"):
-        api.load_run(tmp_path)
+        dcs_nas.load_run(tmp_path)
 
 
 def test_no_logger_is_one_of_the_choices_and_a_missing_one_is_named(
@@ -129,7 +129,7 @@ def test_no_logger_is_one_of_the_choices_and_a_missing_one_is_named(
     monkeypatch.setitem(sys.modules, "wandb", None)
     monkeypatch.setattr("pytorch_lightning.loggers.wandb._WANDB_AVAILABLE", False)
     with pytest.raises(InputError, match=r"trainer\.loggers names wandb, which is not installed; pip install wandb"):
-        api.search(job, ["trainer.loggers=[tensorboard, wandb]"], out=tmp_path / "run")
+        dcs_nas.search(job, ["trainer.loggers=[tensorboard, wandb]"], out=tmp_path / "run")
     with pytest.raises(InputError, match="name one twice"):
         load_config(job, ["trainer.loggers=[wandb, wandb]"])
     with pytest.raises(InputError, match="'tensorboard', 'wandb' or 'mlflow'"):

@@ -21,9 +21,9 @@ from dcs_nas.models.cell_kind import CellKind
 from dcs_nas.models.cell_space import fixed_network
 from dcs_nas.models.nni_imports import DifferentiableMixedCell, DifferentiableMixedLayer
 from dcs_nas.runs import read_metrics
-from dcs_nas.search import nni_strategies, strategies
-from dcs_nas.search.job import run_search
 from dcs_nas.space import CellStructure, NetworkSpec, Origin, SpaceReference, edge_index, load_genotype
+from dcs_nas.strategies import nni_strategies, strategies
+from dcs_nas.strategies.job import run_search
 from dcs_nas.training import loop
 from dcs_nas.training.checkpoints import load_checkpoint
 from dcs_nas.training.retraining import trial_settings

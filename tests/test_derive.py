@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from dcs_nas.models.cell_kind import CellKind
-from dcs_nas.search.record import alpha_entropy
 from dcs_nas.space import CellStructure, NetworkSpec, Origin, SpaceReference, edge_index
+from dcs_nas.strategies.record import alpha_entropy
 
 OPERATIONS = ["none", "skip_connect", "sep_conv_3x3", "dcs"]
 

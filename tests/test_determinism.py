@@ -20,8 +20,8 @@ from dcs_nas.config import Config, load_config
 from dcs_nas.data.augment import build_augment
 from dcs_nas.data.datamodule import Batch, Images, ReidData
 from dcs_nas.runs import RunFolder, read_metrics
-from dcs_nas.search.job import run_search
 from dcs_nas.seeds import seed_everything
+from dcs_nas.strategies.job import run_search
 from dcs_nas.training.checkpoints import load_checkpoint
 from dcs_nas.training.retrain_job import run_retraining
 from dcs_nas.training.trainer import make_trainer

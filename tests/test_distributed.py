@@ -463,7 +463,7 @@ def test_the_samples_command_lines_are_ours(tmp_path: Path, monkeypatch: pytest.
         command = said[said.index("dcs-nas") + 1 :]
         assert ("--resume" in command) == resumed
         given.clear()
-        monkeypatch.setattr("dcs_nas.search.job.run_search", lambda config, folder, **o: given.update(o, c=config))
+        monkeypatch.setattr("dcs_nas.strategies.job.run_search", lambda config, folder, **o: given.update(o, c=config))
         monkeypatch.setattr("dcs_nas.cli.train.is_first", lambda: False)
         with pytest.raises(SystemExit) as done:
             main(command)

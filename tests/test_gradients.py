@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from dcs_nas.errors import InputError
-from dcs_nas.search.gradients import WeightStep, dominant_eigenvalue, gradients, mixed_product, second_order
+from dcs_nas.strategies.gradients import WeightStep, dominant_eigenvalue, gradients, mixed_product, second_order
 from tests.darts import golden_network, logits
 
 Golden = Callable[[str], dict[str, np.ndarray]]

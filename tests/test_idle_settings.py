@@ -11,8 +11,8 @@ import torch
 
 from dcs_nas.config import Config, DcsConfig, load_config
 from dcs_nas.config.idle import DCS_BLOCKS, EFFECTS, idle_settings
-from dcs_nas.search.job import run_search
 from dcs_nas.settings import to_yaml
+from dcs_nas.strategies.job import run_search
 from dcs_nas.training.checkpoints import load_checkpoint
 from dcs_nas.training.retrain_job import run_retraining
 

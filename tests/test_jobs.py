@@ -21,8 +21,8 @@ from dcs_nas.config import Config, load_config
 from dcs_nas.data.datamodule import ReidData
 from dcs_nas.errors import InputError, TrainingError
 from dcs_nas.runs import read_metrics
-from dcs_nas.search.job import run_search
 from dcs_nas.space import load_genotype
+from dcs_nas.strategies.job import run_search
 from dcs_nas.training.checkpoints import load_checkpoint
 from dcs_nas.training.evaluate import evaluate_run, load_trained
 from dcs_nas.training.retrain_job import run_retraining

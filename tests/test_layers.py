@@ -15,7 +15,7 @@ LAYERS = {
     "space": 1, "data": 1, "losses": 1, "evaluation": 1,
     "runs": 2, "models": 2,
     "training": 3,
-    "search": 4,
+    "strategies": 4,
     "report": 5, "export": 5, "tune": 5,
     "api_views": 6, "api": 7, "__init__": 8, "cli": 8, "__main__": 9,
 }  # fmt: skip

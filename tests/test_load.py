@@ -18,7 +18,7 @@ from torch import nn
 
 from dcs_nas.config import load_config
 from dcs_nas.errors import TrainingError
-from dcs_nas.search.job import run_search
+from dcs_nas.strategies.job import run_search
 
 SPACE = {
     "cells": 2,

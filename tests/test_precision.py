@@ -22,10 +22,10 @@ from dcs_nas.models.build import build_supernet
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.models.operations import OPERATIONS
 from dcs_nas.runs import read_metrics
-from dcs_nas.search.bilevel import BilevelSearch
-from dcs_nas.search.job import run_search
 from dcs_nas.seeds import seed_everything
 from dcs_nas.space import ChainSpec, SpaceSpec
+from dcs_nas.strategies.bilevel import BilevelSearch
+from dcs_nas.strategies.job import run_search
 from dcs_nas.training.objective import build_objective
 from dcs_nas.training.retrain_job import run_retraining
 from dcs_nas.training.trainer import memory_format
@@ -131,7 +131,7 @@ def _two_steps(module: BilevelSearch, dtype: torch.dtype) -> tuple[list[float], 
 def test_a_search_steps_in_half_precision_as_in_float32(
     space: str, relaxation: str, order: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dcs_nas.search.passes.file_names", lambda images, indices: [])
+    monkeypatch.setattr("dcs_nas.strategies.passes.file_names", lambda images, indices: [])
     losses, gradients = _two_steps(_searching(space, relaxation, order), torch.float32)
     # The gradients of order 2 overflow in float16, which the settings refuse; on a CPU float16 takes long.
     drawn = order == "first" and relaxation == "gumbel"

@@ -19,11 +19,6 @@ from dcs_nas.losses import PrototypeMemory
 from dcs_nas.models.cell_kind import CellKind
 from dcs_nas.models.supernet import frozen_statistics, recalibrated_statistics
 from dcs_nas.runs import read_metrics
-from dcs_nas.search.derive import likely, supernet_score
-from dcs_nas.search.job import run_search
-from dcs_nas.search.monitor import CollapseGuard
-from dcs_nas.search.perturbation import by_perturbation
-from dcs_nas.search.record import ArchitectureRecord
 from dcs_nas.space import (
     CellStructure,
     ChainGenotype,
@@ -34,6 +29,11 @@ from dcs_nas.space import (
     load_space,
     shipped_file,
 )
+from dcs_nas.strategies.derive import likely, supernet_score
+from dcs_nas.strategies.job import run_search
+from dcs_nas.strategies.monitor import CollapseGuard
+from dcs_nas.strategies.perturbation import by_perturbation
+from dcs_nas.strategies.record import ArchitectureRecord
 from dcs_nas.training.checkpoints import load_checkpoint
 from tests.test_jobs import JOB, SPACE
 

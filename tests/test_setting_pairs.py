@@ -13,7 +13,7 @@ from dcs_nas.config import load_config
 from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
 from dcs_nas.errors import InputError
 from dcs_nas.runs import read_metrics
-from dcs_nas.search.job import run_search
+from dcs_nas.strategies.job import run_search
 from tests.covering_array import Pair, Row, covering_array
 
 SPACES = {

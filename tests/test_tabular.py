@@ -14,10 +14,10 @@ from dcs_nas import api
 from dcs_nas.config import load_config
 from dcs_nas.errors import InputError
 from dcs_nas.runs import read_metrics
-from dcs_nas.search.job import run_search
 from dcs_nas.space import Genotype, load_space, shipped_file
 from dcs_nas.space.architectures import architectures, count, decode, encode
 from dcs_nas.space.table import SIZE, TABLES, Table
+from dcs_nas.strategies.job import run_search
 from tests.command_line import refused, run_command
 
 COLUMNS = "architecture,seed,mAP,rank1,mINP,validation_mAP,half_mAP,quarter_mAP,parameters,multiply_adds,seconds"

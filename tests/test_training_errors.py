@@ -14,8 +14,8 @@ from dcs_nas.config import Config, load_config
 from dcs_nas.data.datamodule import ReidData
 from dcs_nas.errors import InputError, TrainingError
 from dcs_nas.runs import read_metrics
-from dcs_nas.search.job import run_search
-from dcs_nas.search.passes import SearchLoss
+from dcs_nas.strategies.job import run_search
+from dcs_nas.strategies.passes import SearchLoss
 from dcs_nas.training.checkpoints import load_checkpoint
 from dcs_nas.training.error_messages import training_errors
 from dcs_nas.training.features import extract_features

@@ -30,7 +30,7 @@ from dcs_nas.cli import main
 from dcs_nas.errors import TrainingError
 from dcs_nas.models import operations, super_cell
 from dcs_nas.processes import rank
-from dcs_nas.search.bilevel import BilevelSearch
+from dcs_nas.strategies.bilevel import BilevelSearch
 from dcs_nas.training.retraining import Retraining
 
 

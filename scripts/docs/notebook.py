@@ -15,7 +15,7 @@ CELLS = [
 
 Search, retrain and evaluate on synthetic people: drawn figures, so the scores say nothing about real ones. The settings
 are cut down to a few minutes' work; what comes out is a look at the functions, not a good network.""",
-    """>from dcs_nas import api
+    """>import dcs_nas
 from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
 
 people = SyntheticSettings(train_people=24, test_people=12, cameras=3, height=64, width=32)
@@ -23,7 +23,7 @@ write_synthetic("people", settings=people)""",
     """`"demo"` is the configuration `configs/demo.yaml`; a path of your own does as well. The strings replace
 settings, as `-o` does on the command line.""",
     """>settings = ["name=notebook", "data.root=people", "data.people_per_batch=12", "search.epochs=3"]
-run = api.search("demo", settings)
+run = dcs_nas.search("demo", settings)
 run.folder""",
     "The run folder holds all that happened. One row per epoch:",
     """>for row in run.metrics:
@@ -35,7 +35,7 @@ run.folder""",
 graph""",
     """>[(source, target, edge["op"]) for source, target, edge in graph.edges(data=True) if edge["op"]]""",
     "The weights of the search are thrown away; the network of the genotype is trained from scratch.",
-    """>trained = api.retrain("demo", [*settings, "retrain.epochs=40"], genotype=run.genotype)
+    """>trained = dcs_nas.retrain("demo", [*settings, "retrain.epochs=40"], genotype=run.genotype)
 [round(row["train/loss"], 2) for row in trained.metrics][::5]""",
     "Scores across cameras: a query's own camera does not count. `flip` adds the features of the mirrored images.",
     ">trained.evaluate(flip=True)",

@@ -21,10 +21,10 @@ from dcs_nas.models.blocks import set_temperature
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.models.supernet import Supernet, frozen_statistics
 from dcs_nas.runs import RunFolder
-from dcs_nas.search.gradients import WeightStep, second_order
-from dcs_nas.search.monitor import EpochMonitor
-from dcs_nas.search.passes import Pass, SearchLoss
-from dcs_nas.search.record import ArchitectureRecord
+from dcs_nas.strategies.gradients import WeightStep, second_order
+from dcs_nas.strategies.monitor import EpochMonitor
+from dcs_nas.strategies.passes import Pass, SearchLoss
+from dcs_nas.strategies.record import ArchitectureRecord
 from dcs_nas.training.acceleration import eager, fused
 from dcs_nas.training.joint_batch import sum_gradients, sum_over_processes
 from dcs_nas.training.loop import TrainingLoop

@@ -10,10 +10,10 @@ from dcs_nas.errors import InputError
 from dcs_nas.extensions import load_extensions
 from dcs_nas.processes import is_first
 from dcs_nas.runs import RunFolder, early_log
-from dcs_nas.search.bilevel_strategy import Bilevel
-from dcs_nas.search.nni_strategies import NniOneShot, NniTrials
-from dcs_nas.search.strategies import RandomTrials, ReadProgress, Strategy
 from dcs_nas.space import AnyGenotype
+from dcs_nas.strategies.base import RandomTrials, ReadProgress, Strategy
+from dcs_nas.strategies.bilevel_strategy import Bilevel
+from dcs_nas.strategies.nni_strategies import NniOneShot, NniTrials
 from dcs_nas.training.acceleration import require_compilable
 from dcs_nas.training.checkpoints import is_damaged
 from dcs_nas.training.devices import require_alone

@@ -14,9 +14,9 @@ from dcs_nas.config import TrialsConfig
 from dcs_nas.errors import InputError, TrainingError
 from dcs_nas.files import write_text
 from dcs_nas.runs import RunFolder
-from dcs_nas.search.record import write_trial_record
 from dcs_nas.settings import Settings, parse, read_yaml, to_yaml
 from dcs_nas.space import Genotype
+from dcs_nas.strategies.record import write_trial_record
 
 log = logging.getLogger(__name__)
 

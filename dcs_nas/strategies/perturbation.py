@@ -16,9 +16,9 @@ from torch.optim import SGD
 
 from dcs_nas.data.datamodule import Batch
 from dcs_nas.models.supernet import frozen_statistics
-from dcs_nas.search.bilevel import BilevelSearch, without_gradients
-from dcs_nas.search.record import ArchitectureRecord
 from dcs_nas.space import AnyGenotype, CellStructure, edge_index
+from dcs_nas.strategies.bilevel import BilevelSearch, without_gradients
+from dcs_nas.strategies.record import ArchitectureRecord
 from dcs_nas.training.joint_batch import sum_gradients
 
 Weights = dict[str, Tensor]

@@ -40,10 +40,10 @@ from dcs_nas.models.nni_imports import (
     report_final_result,
 )
 from dcs_nas.runs import RunFolder
-from dcs_nas.search.strategies import CellStrategy, ReadProgress, TrialStrategy
-from dcs_nas.search.trials import Trials
 from dcs_nas.seeds import seed_everything
 from dcs_nas.space import Genotype
+from dcs_nas.strategies.base import CellStrategy, ReadProgress, TrialStrategy
+from dcs_nas.strategies.trials import Trials
 from dcs_nas.training.loop import TrainingLoop
 from dcs_nas.training.nonfinite import require_finite
 from dcs_nas.training.objective import batch_terms, build_objective, update_objective

@@ -11,13 +11,13 @@ from dcs_nas.data.datamodule import ReidData
 from dcs_nas.models.build import build_supernet
 from dcs_nas.models.space_kinds import cell_settings
 from dcs_nas.runs import RunFolder
-from dcs_nas.search.bilevel import BilevelSearch
-from dcs_nas.search.derive import SupernetScore, derive_by_retrieval
-from dcs_nas.search.perturbation import derive_by_perturbation
-from dcs_nas.search.record import ArchitectureRecord
-from dcs_nas.search.strategies import ReadProgress, Strategy
 from dcs_nas.seeds import seed_everything
 from dcs_nas.space import AnyGenotype, load_space, require_settings, shipped_file
+from dcs_nas.strategies.base import ReadProgress, Strategy
+from dcs_nas.strategies.bilevel import BilevelSearch
+from dcs_nas.strategies.derive import SupernetScore, derive_by_retrieval
+from dcs_nas.strategies.perturbation import derive_by_perturbation
+from dcs_nas.strategies.record import ArchitectureRecord
 from dcs_nas.training.acceleration import accelerate, eager
 from dcs_nas.training.checkpoints import load_checkpoint
 from dcs_nas.training.objective import build_objective

@@ -19,11 +19,11 @@ from dcs_nas.models.cell_kind import CellKind
 from dcs_nas.models.cell_space import fixed_network
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.runs import RunFolder
-from dcs_nas.search.record import write_trial_record
-from dcs_nas.search.trials import Outcome, Trials
 from dcs_nas.seeds import mix_seed, seed_everything
 from dcs_nas.space import AnyGenotype, Genotype, NetworkSpec, Origin, SpaceSpec, read_space, shipped_file
 from dcs_nas.space.table import Table
+from dcs_nas.strategies.record import write_trial_record
+from dcs_nas.strategies.trials import Outcome, Trials
 from dcs_nas.training.retraining import train_trial
 from dcs_nas.training.trainer import memory_format
 

@@ -12,10 +12,10 @@ import torch
 from dcs_nas.config import GuardConfig, SearchConfig
 from dcs_nas.models.supernet import Supernet, frozen_statistics, recalibrated_statistics
 from dcs_nas.processes import rank, world
-from dcs_nas.search.gradients import dominant_eigenvalue
-from dcs_nas.search.passes import Pass, SearchLoss
-from dcs_nas.search.record import ArchitectureRecord, alpha_entropy
 from dcs_nas.space import AnyGenotype
+from dcs_nas.strategies.gradients import dominant_eigenvalue
+from dcs_nas.strategies.passes import Pass, SearchLoss
+from dcs_nas.strategies.record import ArchitectureRecord, alpha_entropy
 from dcs_nas.training.joint_batch import average_buffers, sum_over_processes
 from dcs_nas.training.nonfinite import NonFiniteError
 

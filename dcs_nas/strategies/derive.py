@@ -20,9 +20,9 @@ from dcs_nas.data.datamodule import Images, ReidData
 from dcs_nas.errors import InputError, TrainingError
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.models.supernet import Supernet, recalibrated_statistics
-from dcs_nas.search.record import ArchitectureRecord
 from dcs_nas.seeds import seed_everything
 from dcs_nas.space import AnyGenotype
+from dcs_nas.strategies.record import ArchitectureRecord
 from dcs_nas.training.features import validate
 from dcs_nas.training.joint_batch import average_buffers
 from dcs_nas.training.supernet_weights import load_supernet
