@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from dcs_nas.export.exporting import ExportedFile
     from dcs_nas.export.extractor import Deployable
     from dcs_nas.models.heads import ReidNetwork
+    from dcs_nas.models.weights_survey import Fit, WeightsFile
 
 Progress = Callable[[str], Callable[[int, int], None]]
 AnyConfig = str | Path | Config
@@ -223,6 +224,72 @@ def evaluate(
         **settings,
     )
     return Scores(evaluation)
+
+
+def evaluate_weights(
+    backbone: str,
+    weights: str | Path,
+    *,
+    data_name: str,
+    root: str | Path,
+    data_options: Mapping[str, Any] | None = None,
+    overrides: Sequence[str] = (),
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Scores:
+    """Score a named backbone with a weights file, as ``dcs-nas evaluate --backbone``; there is no run.
+
+    Args:
+        backbone: a registered name.
+        weights: the file.
+        data_name: the data set.
+        root: its folder.
+        data_options: of its loader.
+        overrides: settings such as ``data.height=384`` or ``retrain.backbone_options={registers: 4}``.
+        progress: see ``evaluate``.
+        settings: of ``EvaluateConfig``, e.g. ``flip=True``.
+
+    Raises:
+        InputError: an unknown backbone, weights that do not fit, bad data or settings.
+    """
+    from dcs_nas.training.evaluate import evaluate_weights as run
+
+    evaluation = run(
+        backbone,
+        Path(weights),
+        data_name=data_name,
+        root=Path(root),
+        data_options=data_options,
+        overrides=overrides,
+        progress=progress,
+        **settings,
+    )
+    return Scores(evaluation)
+
+
+def read_weights_file(path: str | Path) -> WeightsFile:
+    """Return a weights file of any project with what its names tell; nothing in it is run.
+
+    Raises:
+        InputError: a file that is missing, damaged, unsafe or no state dict.
+    """
+    from dcs_nas.models.weights_survey import read_weights_file as read
+
+    return read(path)
+
+
+def fit_backbone(file: WeightsFile, name: str, **options: Any) -> Fit:
+    """Compare a weights file with a registered backbone, see ``dcs_nas.models.weights_survey.fit_backbone``."""
+    from dcs_nas.models.weights_survey import fit_backbone as fit
+
+    return fit(file, name, **options)
+
+
+def fitting_backbones(file: WeightsFile, **options: Any) -> list[Fit]:
+    """Return the registered backbones that a weights file fits, the best first, and those it partly fits."""
+    from dcs_nas.models.weights_survey import fitting_backbones as fit
+
+    return fit(file, **options)
 
 
 def evaluate_splits(

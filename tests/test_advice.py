@@ -75,7 +75,9 @@ ELSEWHERE = {
     ),
     **dict.fromkeys(("retrain.epochs=120", "search.space=demo_cells"), "test_hints"),
     "retrain.inherit=RUN": "test_jobs",
+    "data.height=384": "an example of an override",
     "retrain.weights_key=teacher": "test_weights",
+    "retrain.weights_partial=true": "test_weights",
 }  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from dcs_nas.data.datasets import load_dataset
 from dcs_nas.data.images import read_image
 from dcs_nas.errors import InputError
 from dcs_nas.evaluation import load_features, rank
-from dcs_nas.models.weights import read_weights
+from dcs_nas.models.weights_file import read_weights
 from dcs_nas.runs import RunFolder
 from dcs_nas.settings import to_yaml
 from dcs_nas.space import load_genotype, load_space

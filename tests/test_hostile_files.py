@@ -29,7 +29,7 @@ from dcs_nas.export.metadata import ExportInfo
 from dcs_nas.export.onnx_model import OnnxModel
 from dcs_nas.models.cell_space import fixed_network
 from dcs_nas.models.latency import LatencyTable
-from dcs_nas.models.weights import read_weights
+from dcs_nas.models.weights_file import read_weights
 from dcs_nas.runs import RunFolder
 from dcs_nas.settings import DEEPEST, LARGEST_YAML, MOST_VALUES, parse_yaml, read_text
 from dcs_nas.space import Genotype, load_genotype, load_space, shipped_file

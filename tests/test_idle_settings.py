@@ -34,6 +34,7 @@ IDLE: dict[str, tuple[str, ...]] = {
     "retrain.momentum": ("0.1",),
     "retrain.channels": ("9",),
     "retrain.cells": ("9",),
+    "retrain.weights_partial": ("true",),
     "retrain.validate_every": ("1",),
     "retrain.center_lr": ("0.1",),
     "loss.label_smoothing": ("0.3", "loss.identity_weight=0"),

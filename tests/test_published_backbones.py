@@ -158,11 +158,11 @@ def test_transreids_own_file_keeps_its_two_branches_apart(tmp_path: Path, prefix
 
 def test_of_two_networks_in_a_file_the_key_names_one(tmp_path: Path) -> None:
     vit = VisionTransformer(height=64, width=32, embedding=96, depth=3, heads=4, stride=12).state_dict()
-    torch.save({"teacher": vit, "student": dict(vit)}, tmp_path / "both.pth")
+    torch.save({"first": vit, "second": dict(vit)}, tmp_path / "both.pth")
     network = TransReID(**TRANSREID)
-    with pytest.raises(InputError, match="holds 2 networks: teacher., student.; choose one by retrain.weights_key"):
+    with pytest.raises(InputError, match="holds 2 networks: first., second.; choose one by retrain.weights_key"):
         load_weights(network, tmp_path / "both.pth")
-    assert load_weights(network, tmp_path / "both.pth", key="student").missing == ("base.sie_embed",)
+    assert load_weights(network, tmp_path / "both.pth", key="second").missing == ("base.sie_embed",)
 
 
 @pytest.mark.parametrize(

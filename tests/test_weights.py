@@ -79,7 +79,7 @@ def test_a_classifier_of_other_classes_is_skipped_with_the_reason(tmp_path: Path
     torch.save(Small(751).state_dict(), tmp_path / "w.pth")
     target = Small(5)
     before = target.fc.weight.clone()
-    report = load_weights(target, tmp_path / "w.pth", share=0.5)
+    report = load_weights(target, tmp_path / "w.pth", partial=True)
     assert report.skipped == {
         "fc.weight": "its shape is (751, 4), the network's (5, 4)",
         "fc.bias": "its shape is (751,), the network's (5,)",
@@ -298,9 +298,10 @@ def test_a_refusal_says_what_lacks_and_why_and_its_advice_works(tmp_path: Path, 
     message = str(caught.value)
     assert f"supplies {supplied:,} of the {numbers:,} numbers of {type(network).__name__}" in message
     assert f"{cause}: " in message
-    accepted = float(message.rpartition("retrain.weights_share=")[2])
-    assert load_weights(network, tmp_path / "w.pth", share=accepted).supplied == supplied
-    assert f"{supplied:,} of {numbers:,} numbers" in load_weights(network, tmp_path / "w.pth", share=accepted).summary()
+    assert message.endswith("or load what fits by retrain.weights_partial=true")
+    report = load_weights(network, tmp_path / "w.pth", partial=True)
+    assert report.supplied == supplied
+    assert f"{supplied:,} of {numbers:,} numbers" in report.summary()
 
 
 @pytest.mark.parametrize("dropped", ["fc", "bn"])
@@ -315,7 +316,7 @@ def test_up_to_a_tenth_may_be_absent(tmp_path: Path, dropped: str) -> None:
         }
     else:
         with pytest.raises(
-            InputError, match=r"\(87.9 %\), expected at least 90 % and no other parts: absent: fc\.N\.w"
+            InputError, match=r"\(87.9 %\), expected at least 90 %, the first layer, .*: absent: fc\.N\.w"
         ):
             load_weights(network, tmp_path / "w.pth")
 
@@ -335,25 +336,40 @@ def test_a_file_with_numbers_that_are_not_finite_is_refused_with_their_name(
         load_weights(network, tmp_path / "w.pth")
 
 
-@pytest.mark.parametrize(
-    "names", [("teacher", "student"), ("model", "model_ema"), ("module.encoder_q", "module.encoder_k")]
-)
 @pytest.mark.parametrize("inner", ["", "backbone."])
-def test_of_several_networks_the_user_chooses_one(tmp_path: Path, names: tuple[str, str], inner: str) -> None:
-    sources = {name: Small() for name in names}
-    torch.save({n: {inner + k: t for k, t in tensors_of(s).items()} for n, s in sources.items()}, tmp_path / "w.pth")
+def test_of_several_networks_the_user_chooses_one(tmp_path: Path, inner: str) -> None:
+    names, sources = ("first", "module.second"), (Small(), Small())
+    torch.save({f"{n}.{inner}{k}": t for n, s in zip(names, sources) for k, t in tensors_of(s).items()}, tmp_path / "w")
     with pytest.raises(InputError) as caught:
-        load_weights(Small(), tmp_path / "w.pth")
+        load_weights(Small(), tmp_path / "w")
     assert "holds 2 networks that would fit: " + ", ".join(f"{n}.{inner}".rstrip(".") for n in names) in str(
         caught.value
     )
     advised = str(caught.value).rpartition("retrain.weights_key=")[2]
-    for key, source in ((advised, names[0]), (names[1], names[1])):
+    for key, source in ((advised, sources[0]), (names[1], sources[1])):
         target = Small()
-        assert len(load_weights(target, tmp_path / "w.pth", key=key).matched) == 9
-        torch.testing.assert_close(target.conv.weight, sources[source].conv.weight)
+        assert len(load_weights(target, tmp_path / "w", key=key).matched) == 9
+        torch.testing.assert_close(target.conv.weight, source.conv.weight)
     with pytest.raises(InputError, match=r"has no names below 'ema' \(retrain\.weights_key\); it has"):
-        load_weights(Small(), tmp_path / "w.pth", key="ema")
+        load_weights(Small(), tmp_path / "w", key="ema")
+
+
+@pytest.mark.parametrize("first", weights.PREFERRED)
+@pytest.mark.parametrize("outer", ["", "module."])
+@pytest.mark.parametrize("inner", ["", "backbone.", "module.base."])
+def test_of_a_teacher_and_a_student_the_one_is_loaded_that_their_projects_take(
+    tmp_path: Path, first: str, outer: str, inner: str
+) -> None:
+    second = weights.PREFERRED[first]
+    sources = {second: Small(), first: Small()}
+    content = {f"{outer}{n}.{inner}{k}": t for n, s in sources.items() for k, t in tensors_of(s).items()}
+    torch.save({"epoch": 3, **content, "queue": torch.ones(2, 3)}, tmp_path / "w.pth")
+    target = Small()
+    report = load_weights(target, tmp_path / "w.pth")
+    assert torch.equal(target.conv.weight, sources[first].conv.weight)
+    assert f"the file's '{first}' is loaded" in next(
+        reason for name, reason in report.skipped.items() if f"{second}." in name
+    )
 
 
 def test_a_network_under_two_names_and_one_in_itself_are_one(tmp_path: Path) -> None:
@@ -527,12 +543,11 @@ def write_safetensors(path: Path, tensors: dict[str, Tensor]) -> None:
     ("settings", "message"),
     [
         ({"weights_key": "teacher"}, "weights_key is given without weights"),
-        ({"weights": "w.pth", "weights_share": 1.5}, "less than or equal to 1"),
-        ({"weights": "w.pth", "weights_share": -0.1}, "greater than or equal to 0"),
+        ({"weights": "w.pth", "weights_share": 0.5}, "weights_share is now weights_partial"),
         ({"weights": "w.pth", "weights_key": ""}, "at least 1 character"),
     ],
 )
 def test_settings_of_weights_are_checked(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         RetrainConfig.model_validate(settings)
-    assert RetrainConfig(weights=Path("w.pth")).weights_share == weights.SHARE
+    assert not RetrainConfig(weights=Path("w.pth")).weights_partial

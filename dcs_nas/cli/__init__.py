@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dcs_nas.cli import artifacts, bench, datasets, demo, evaluate, profile, rank, runs, train, tune
+from dcs_nas.cli import artifacts, bench, datasets, demo, evaluate, profile, rank, runs, train, tune, weights
 from dcs_nas.cli.console import stop_bars
 from dcs_nas.errors import InputError, TrainingError
 from dcs_nas.files import in_words
@@ -63,6 +63,7 @@ for command in (
     profile.profile,
     bench.bench,
     artifacts.export,
+    weights.weights,
     tune.tune,
     demo.demo,
 ):

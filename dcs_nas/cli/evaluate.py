@@ -16,6 +16,7 @@ from dcs_nas.cli.console import progress, say, show_log
 from dcs_nas.cli.options import (
     Csv,
     Extension,
+    Overrides,
     given_settings,
     load_extension_files,
     parse_options,
@@ -36,8 +37,14 @@ _TOP = 10
 @with_evaluate_options()
 def evaluate(
     run: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Folder of a retraining run; of several, the mean is given.")
-    ],
+        list[Path] | None,
+        typer.Argument(metavar="RUN...", help="Folder of a retraining run; of several, the mean is given."),
+    ] = None,
+    backbone: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Instead of RUN: a registered backbone with --weights.")
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(metavar="FILE", help="Its weights, see dcs-nas weights.")] = None,
+    override: Overrides = None,
     data: Annotated[str | None, typer.Option(metavar="NAME", help="Another data set than the run's own.")] = None,
     root: Annotated[Path | None, typer.Option(metavar="DIR", help="Its folder.")] = None,
     data_option: Annotated[
@@ -66,13 +73,23 @@ def evaluate(
     extension: Extension = None,
     **settings: Any,
 ) -> None:
-    """CMC, mAP and mINP of a trained run, on its own or on another data set.
+    """CMC, mAP and mINP of a trained run, on its own or on another data set; or of a backbone's weights without a run.
 
     What is not given here is as the section evaluate of the run's configuration says.
     """
     from dcs_nas import api
 
     show_log()
+    run = run or []
+    if not run or backbone is not None or weights is not None:
+        _require_weights_alone(run, backbone, weights, data=data, root=root)
+        for name, count in (("splits", splits), ("pictures", pictures), ("top", top)):
+            if count is not None:
+                raise InputError(f"--{name} is about a RUN; leave it out beside --weights")
+        if (checkpoint, features) != ("last", "network"):
+            raise InputError("--checkpoint and --features are about a RUN; leave them out beside --weights")
+    elif override:
+        raise InputError(f"-o {override[0]} goes with --backbone and --weights; a RUN keeps the settings it began with")
     if top is not None and not pictures:
         raise InputError(f"--top {top} goes with --pictures N, the number of ranked lists to draw")
     if splits is not None and len(run) > 1:
@@ -85,6 +102,26 @@ def evaluate(
     given, data_options = given_settings(settings), parse_options(data_option)
     same: dict[str, Any] = {"data_options": data_options, "features": features, "checkpoint": checkpoint}
     what = {**same, "data_name": data, "root": root, "progress": progress, **given}
+
+    if backbone is not None:
+        assert weights is not None
+        assert data is not None
+        assert root is not None
+        one = api.evaluate_weights(
+            backbone,
+            weights,
+            data_name=data,
+            root=root,
+            data_options=data_options,
+            overrides=override or [],
+            progress=progress,
+            **given,
+        ).evaluation
+        if is_first():
+            score_table(one.report, f"{backbone}, {weights}: {one.report['data']['version']}")
+            _write_report(one.report, [json], "scores")
+            _write_details(one, csv, save_features)
+        return
 
     def file_of(folder: Path, one: Evaluation) -> Path:
         return RunFolder(folder).evaluation_file(*_variants(one, given=given, data=data, splits=splits, **same))
@@ -108,6 +145,20 @@ def evaluate(
         _write_details(found[0], csv, save_features)
         if pictures is not None:
             _draw(run[0], found[0], file_of(run[0], found[0]).stem, pictures, top or _TOP)
+
+
+def _require_weights_alone(
+    run: Sequence[Path], backbone: str | None, weights: Path | None, *, data: str | None, root: Path | None
+) -> None:
+    """Raise ``InputError`` unless a backbone, its weights and a data set are given, and no run."""
+    if run:
+        raise InputError(f"{run[0]} and --backbone or --weights are given; give RUN, or both of these")
+    needed = {"--backbone NAME": backbone, "--weights FILE": weights, "--data NAME": data, "--root DIR": root}
+    missing = [option for option, value in needed.items() if value is None]
+    if len(missing) == len(needed):
+        raise InputError("no RUN is given; give one, or --backbone NAME --weights FILE --data NAME --root DIR")
+    if missing:
+        raise InputError(f"without a RUN, {', '.join(missing)} is needed too")
 
 
 def _write_details(found: Evaluation, csv: Path | None, features: Path | None) -> None:

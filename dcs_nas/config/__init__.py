@@ -44,6 +44,7 @@ __all__ = [
     "TrialsConfig",
     "TuneConfig",
     "load_config",
+    "make_config",
 ]
 
 
@@ -103,9 +104,14 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     data = read_yaml(path)
     if isinstance(data.get("extensions"), list):
         data["extensions"] = [_beside(path, extension) for extension in data["extensions"]]
+    return make_config({"name": path.stem, **data}, overrides, source=str(path))
+
+
+def make_config(data: dict[str, Any], overrides: Sequence[str] = (), *, source: str) -> Config:
+    """Return the settings ``data``, changed by overrides; errors name ``source``. Raises as ``load_config``."""
     for override in overrides:
         _apply(data, override)
-    return parse(Config, {"name": path.stem, **data}, source=str(path))
+    return parse(Config, data, source=source)
 
 
 def _beside(file: Path, path: Any) -> Any:

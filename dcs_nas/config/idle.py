@@ -27,6 +27,7 @@ EFFECTS = (
     Effect("retrain.momentum", "retrain.optimizer", ("sgd",)),
     Effect("retrain.channels retrain.cells", "retrain.backbone", (None,)),
     Effect("retrain.backbone_options", "retrain.backbone"),
+    Effect("retrain.weights_partial", "retrain.weights"),
     Effect("retrain.validate_every", "retrain.validation"),
     Effect("retrain.center_lr", "loss.center_weight"),
     Effect("loss.label_smoothing", "loss.identity_weight"),

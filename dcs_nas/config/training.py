@@ -114,15 +114,15 @@ class RetrainConfig(Settings):
     """Training of a fixed network: a genotype's, or a named backbone.
 
     It starts from scratch, from a file of ``weights``, or by ``inherit`` from the supernet of a search's run folder.
-    Of a file with several networks ``weights_key`` names one. A file that supplies less than ``weights_share`` of the
-    network's numbers is refused; below 0.9, tensors of other shapes are skipped.
+    Of a file with several networks ``weights_key`` names one. A file that leaves the first layer, the positions or more
+    than a tenth of the network's numbers random, or has other parts, is refused unless ``weights_partial`` is set.
     """
 
     backbone: str | None = None
     backbone_options: dict[str, Any] = {}
     weights: Path | None = None
     weights_key: str | None = Field(default=None, min_length=1, max_length=200)
-    weights_share: float = Field(default=0.9, ge=0, le=1)
+    weights_partial: bool = False
     inherit: Path | None = None
     channels: int | None = Field(default=None, ge=1, le=2048)
     cells: int | None = Field(default=None, ge=1, le=100)
@@ -150,6 +150,13 @@ class RetrainConfig(Settings):
         if self.weights_key is not None and self.weights is None:
             raise ValueError("weights_key is given without weights; name the file, or leave it out")
         return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_share(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "weights_share" in values:
+            raise ValueError("weights_share is now weights_partial: true loads what fits, false wants nine tenths")
+        return values
 
 
 class TrainerConfig(Settings):

@@ -58,11 +58,14 @@ def build_fixed(
         sizes = {"channels": settings.channels, "cells": settings.cells}
         require_settings(genotype, {name: size is not None for name, size in sizes.items()}, section="retrain")
         backbone = kind_of(genotype).fixed_network(genotype.resized(data.height, data.width, **sizes))
+    report = None
     if settings.weights is not None:
-        report = load_weights(backbone, settings.weights, share=settings.weights_share, key=settings.weights_key)
+        report = load_weights(backbone, settings.weights, partial=settings.weights_partial, key=settings.weights_key)
         log.info("%s: %s", settings.weights, report.summary())
     set_scale(backbone, (dcs or DcsConfig()).scale)
-    return ReidNetwork(backbone, num_identities, height=data.height, width=data.width, head=settings.head)
+    network = ReidNetwork(backbone, num_identities, height=data.height, width=data.width, head=settings.head)
+    network.weights_report = report
+    return network
 
 
 def build_cost(settings: CostConfig, supernet: Supernet) -> ExpectedCost | None:

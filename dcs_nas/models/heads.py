@@ -14,6 +14,7 @@ from dcs_nas.config import HeadConfig
 from dcs_nas.errors import InputError
 from dcs_nas.models.flops import dry_run
 from dcs_nas.models.pooling import POOLS
+from dcs_nas.models.weights import WeightsReport
 
 
 class Embedding(NamedTuple):
@@ -61,6 +62,7 @@ class ReidNetwork(nn.Module):
 
     Training: an ``Embedding`` with the features before the heads' batch norm. Evaluation: features (B, D) after it, or
     before it where ``test_neck`` is ``before``; those of several branches are scaled to length 1 each.
+    ``weights_report`` tells what a weights file gave to the backbone.
 
     Raises:
         InputError: a pooling of ``head`` for a backbone that gives vectors and no map.
@@ -77,6 +79,7 @@ class ReidNetwork(nn.Module):
                 "leave it out"
             )
         self.test_neck: Literal["after", "before"] = "after"
+        self.weights_report: WeightsReport | None = None
         self.backbone = backbone
         self.uses_cameras: bool = getattr(backbone, "uses_cameras", False)
         self.widths = _widths(backbone, height, width)

@@ -1,78 +1,111 @@
-"""Loading weights files of other projects into our networks, with a report of what went where.
-
-Files are read as plain tensors, and nothing in them is run: torch.save'd state dicts (.pth, .pt, .pt.tar, .bin, .ckpt:
-anything with another ending), .npz, .safetensors.
-"""
+"""Loading weights files of other projects into our networks, with a report of what went where."""
 
 from __future__ import annotations
 
-import argparse
 import math
-import pickle
 import re
-import warnings
-import zipfile
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import safetensors.torch
-import torch
 from torch import Tensor, nn
 
 from dcs_nas.errors import InputError
-from dcs_nas.files import require_file, require_moderate_growth
+from dcs_nas.models.weights_file import read_weights
 
 SHARE = 0.9
-"""Share of a network's numbers that a file supplies unless less is asked for."""
+"""Share of a network's numbers that a file has to supply."""
+PREFERRED = {"teacher": "student", "model_ema": "model", "state_dict_ema": "state_dict", "encoder_q": "encoder_k"}
+"""Of two networks in a file the one that is loaded, to the other: as DINO, timm and MoCo take them."""
 _INSERTED = "attention."  # blocks put into a backbone: files of plain networks lack them
+_POSITIONS = re.compile(r"(^|\.)(pos_embed|relative_position_bias_table)$")
 _SAME = 0.9  # a second network of a file that supplies this share of what the first does is a candidate as well
+_MOST_REASONS = 5
 _UNKNOWN = "the network has no parameter of this name"
-_DEEPEST = 10  # mappings inside one another
-# torchreid's checkpoints keep their scores as numpy scalars, DINO's their options as a Namespace, which torch refuses
-# unless what makes them is named: numpy's under numpy 1 as well as numpy 2.
-_MAKE_SCALAR = np.float64(0).__reduce__()[0]
-_PLAIN_OBJECTS: list[Any] = [
-    argparse.Namespace,
-    (_MAKE_SCALAR, "numpy.core.multiarray.scalar"),
-    (_MAKE_SCALAR, "numpy._core.multiarray.scalar"),
-    np.dtype,
-    type(np.dtype(np.float64)),
-    type(np.dtype(np.float32)),
-]
 
 
 @dataclass(frozen=True)
 class WeightsReport:
-    """What a weights file gave to a network.
+    """What a weights file gives to a network.
 
     Attributes:
-        matched: names in the network that got values.
-        skipped: name in the file to the reason why it was not used.
+        path: the file.
+        prefix: the start of the file's names that was taken off, such as ``teacher.backbone.``.
+        matched: names in the network that get values.
+        interpolated: those of them whose values are resized, to how, such as ``14 x 14 to 16 x 8``.
+        skipped: name in the file to the reason why it is not used.
         missing: names in the network that the file has no values for; they keep the values they had.
-        supplied: how many numbers of the network, without inserted attention, got values.
+        supplied: how many numbers of the network, without inserted attention, get values.
         numbers: how many it has.
     """
 
+    path: str
+    prefix: str
     matched: tuple[str, ...]
+    interpolated: Mapping[str, str]
     skipped: Mapping[str, str]
     missing: tuple[str, ...]
     supplied: int
     numbers: int
 
+    @property
+    def share(self) -> float:
+        """The share of the network's numbers that the file supplies."""
+        return self.supplied / max(1, self.numbers)
+
     def summary(self) -> str:
         """Return one line: how many of each, and the first names of what did not fit."""
-        skipped, missing = _some(self.skipped), _some(self.missing)
+        interpolated = "".join(f", {name} interpolated from {sizes}" for name, sizes in self.interpolated.items())
+        below = f" of '{_shown(self.prefix)}'" if self.prefix else ""
         return (
-            f"{len(self.matched)} tensors loaded, {self.supplied:,} of {self.numbers:,} numbers; "
-            f"skipped from the file: {skipped}; not in the file: {missing}"
+            f"{len(self.matched)} tensors loaded{below}{interpolated}, {self.supplied:,} of {self.numbers:,} numbers; "
+            f"skipped from the file: {_some(self.skipped)}; not in the file: {_some(self.missing)}"
         )
 
+    def rows(self) -> list[tuple[str, int, str]]:
+        """Return what a table shows: matched, interpolated, left random, unused; how many tensors; examples."""
+        reasons: dict[str, list[str]] = {}
+        for name, reason in self.skipped.items():
+            reasons.setdefault(reason, []).append(name)
+        unused = "; ".join(f"{_some(names, 2)}: {reason}" for reason, names in list(reasons.items())[:_MOST_REASONS])
+        return [
+            ("matched", len(self.matched), _some(self.matched)),
+            ("interpolated", len(self.interpolated), _some(f"{n}, {size}" for n, size in self.interpolated.items())),
+            ("left random", len(self.missing), _some(self.missing)),
+            ("unused", len(self.skipped), unused or "none"),
+        ]
 
-def load_weights(model: nn.Module, path: str | Path, *, share: float = SHARE, key: str | None = None) -> WeightsReport:
+    def facts(self) -> dict[str, Any]:
+        """Return the report for a JSON file."""
+        return {
+            "file": self.path,
+            "prefix": _shown(self.prefix),
+            "supplied": self.supplied,
+            "numbers": self.numbers,
+            "rows": [list(row) for row in self.rows()],
+            "left_random": list(self.missing),
+            "unused": {_shown(name): reason for name, reason in self.skipped.items()},
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Match:
+    """The tensors of a file under a network's names.
+
+    Attributes:
+        tensors: those that fit.
+        report: what fits and what does not.
+        problem: why the file is not loaded, None where it fits.
+    """
+
+    tensors: Mapping[str, Tensor]
+    report: WeightsReport
+    problem: str | None
+
+
+def load_weights(model: nn.Module, path: str | Path, *, partial: bool = False, key: str | None = None) -> WeightsReport:
     """Load a weights file into ``model``, name by name, as far as names and shapes agree.
 
     Names may differ by one prefix, such as ``module.``, ``state_dict.`` or ``teacher.backbone.``: the one under which
@@ -82,111 +115,93 @@ def load_weights(model: nn.Module, path: str | Path, *, share: float = SHARE, ke
     Args:
         model: keeps the values it has where the file has none.
         path: of the file.
-        share: the least share of the model's numbers that the file supplies, without inserted attention. Below
-            ``SHARE``, tensors of other shapes and of parts that the model lacks are skipped and reported; else they are
-            refused.
-        key: the start of the file's names to load; None: the only network that the file holds.
+        partial: load what fits, whatever stays random. Else a file is refused that supplies less than ``SHARE`` of the
+            model's numbers without inserted attention, not its first layer or positions, or tensors of other shapes
+            or of parts that the model lacks.
+        key: the start of the file's names to load; None: the only network that the file holds, or of two the one that
+            ``PREFERRED`` says.
 
     Raises:
         InputError: a file that is missing, damaged, unsafe or no state dict, that holds several networks, that fits
             less than it should, or whose numbers are not finite.
     """
-    found, wanted = read_weights(path), model.state_dict()
+    match = match_weights(model, read_weights(path), path, partial=partial, key=key)
+    if match.problem is not None:
+        raise InputError(match.problem)
+    wanted = model.state_dict()
+    loaded = {name: _finite(name, tensor.to(wanted[name].dtype), path) for name, tensor in match.tensors.items()}
+    model.load_state_dict(loaded, strict=False)
+    return match.report
+
+
+def match_weights(
+    model: nn.Module, found: Mapping[str, Tensor], path: str | Path, *, partial: bool = False, key: str | None = None
+) -> Match:
+    """Compare a file's tensors ``found`` with a network, see ``load_weights``; the network may lie on torch's meta.
+
+    Raises:
+        InputError: nothing fits, several networks fit, or the file is of another kind of network.
+    """
+    wanted = model.state_dict()
     names = [name for name in found if key is None or name.startswith(f"{key}.")]
     if not names:
         heads = dict.fromkeys(name.partition(".")[0] for name in found)
         raise InputError(f"{path} has no names below '{key}' (retrain.weights_key); it has {_some(heads, 8)}")
-    prefix = _prefix(names, wanted, share, path) or (f"{key}." if key else "")
-    inside = {name.removeprefix(prefix): tensor for name, tensor in found.items() if name.startswith(prefix)}
+    others = second_networks(names) if key is None else {}
+    names = [name for name in names if name not in others]
+    prefix = _prefix(names, wanted, path) or (f"{key}." if key else "")
+    inside = {name.removeprefix(prefix): found[name] for name in names if name.startswith(prefix)}
     try:
         inside = getattr(model, "adapt_weights", dict)(inside)
     except InputError as error:
-        raise InputError(f"{path} does not fit {type(model).__name__}: {error}; name a file of this network") from None
-    skipped = {name: _UNKNOWN for name in found if not name.startswith(prefix)}
-    fitting: dict[str, Tensor] = {}
-    for name, tensor in inside.items():
-        reason = _mismatch(name, tensor, wanted)
-        if reason is None:
-            fitting[name] = _finite(name, tensor.to(wanted[name].dtype), path)
-        else:
-            skipped[prefix + name] = reason
+        if not partial:
+            raise InputError(
+                f"{path} does not fit {type(model).__name__}: {error}; name a file of this network"
+            ) from None
+    skipped = {name: others.get(name, _UNKNOWN) for name in found if name in others or not name.startswith(prefix)}
+    mismatches = {name: _mismatch(name, tensor, wanted) for name, tensor in inside.items()}
+    fitting = {name: inside[name] for name, reason in mismatches.items() if reason is None}
+    skipped |= {prefix + name: reason for name, reason in mismatches.items() if reason is not None}
     missing = tuple(n for n in wanted if n not in fitting and not _counter(n))
     own = [name for name in wanted if not name.startswith(_INSERTED) and not _counter(name)]
     supplied = sum(wanted[name].numel() for name in own if name in fitting)
-    report = WeightsReport(tuple(fitting), skipped, missing, supplied, sum(wanted[name].numel() for name in own))
+    numbers = sum(wanted[name].numel() for name in own)
+    interpolated = _interpolated(model, fitting)
+    report = WeightsReport(str(path), prefix, tuple(fitting), interpolated, skipped, missing, supplied, numbers)
     if not supplied:
         raise InputError(
             f"nothing in {path} fits {type(model).__name__}: the file has {_some(found)}; expected {_some(wanted)}: "
             "check that it is for this network"
         )
-    _require_fit(report, model, wanted, inside, share, path)
-    model.load_state_dict(fitting, strict=False)
-    return report
+    return Match(fitting, report, None if partial else _problem(report, model, wanted, inside))
 
 
-def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Return name to tensor, on the CPU; what is nested in a checkpoint is named ``state_dict.conv1.weight``.
-
-    Raises:
-        InputError: no such file, a damaged one, one that would run code, or one without tensors by name.
-    """
-    path = Path(path)
-    require_file(path, what="weights file")
-    require_moderate_growth(path, what="weights file")
-    readers: dict[str, Callable[[Path], Any]] = {".npz": _read_npz, ".safetensors": safetensors.torch.load_file}
-    try:
-        content = readers.get(path.suffix.lower(), _read_torch)(path)
-    # A damaged file can make its parser raise anything.
-    except Exception as error:
-        raise InputError(f"weights file {path} cannot be read: {_reason(error)}; expected a state dict") from error
-    tensors = _flattened(content) if isinstance(content, Mapping) else {}
-    if not tensors:
-        found = f"a {type(content).__name__} without tensors by name"
-        raise InputError(f"weights file {path} holds {found}; expected a state dict (name to tensor)")
-    return tensors
+def second_networks(names: Iterable[str]) -> dict[str, str]:
+    """Return the names of a file's second network to the reason why they are not used, see ``PREFERRED``."""
+    names = list(names)
+    starts = {tuple(name.split(".")[:depth]) for name in names for depth in (1, 2, 3)}
+    second: dict[str, str] = {}
+    for *before, part in starts:
+        other = PREFERRED.get(part)
+        if other is not None and (*before, other) in starts:
+            start = ".".join((*before, other, ""))
+            reason = f"the file's '{part}' is loaded; retrain.weights_key chooses another"
+            second |= {name: reason for name in names if name.startswith(start)}
+    return second
 
 
-def _read_torch(path: Path) -> Any:
-    with torch.serialization.safe_globals(_PLAIN_OBJECTS), warnings.catch_warnings():
-        # What torch warns of (a pickle of another protocol) ends in its refusal.
-        warnings.simplefilter("ignore")
-        return torch.load(path, map_location="cpu", weights_only=True)
+def _interpolated(model: nn.Module, fitting: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return what ``adapt_weights`` has resized: name to the sizes, as the model's parts remember."""
+    sizes = {
+        f"{path}.{name}".lstrip("."): size
+        for path, module in model.named_modules()
+        for name, size in getattr(module, "interpolated", {}).items()
+    }
+    return {name: size for name, size in sizes.items() if name in fitting}
 
 
-def _read_npz(path: Path) -> dict[str, Tensor]:
-    if not zipfile.is_zipfile(path):
-        raise ValueError("not a zip archive, or a truncated one")
-    with np.load(path, allow_pickle=False) as arrays:
-        held = {name: arrays[name] for name in arrays.files}
-    return {name: torch.from_numpy(array) for name, array in held.items() if array.dtype.kind in "fiub"}
-
-
-def _flattened(content: Mapping[Any, Any]) -> dict[str, Tensor]:
-    """Return dotted names of all tensors in mappings inside one another; a mapping under two names counts once."""
-    tensors: dict[str, Tensor] = {}
-    seen, queue = {id(content)}, deque([("", 0, content)])
-    while queue:
-        prefix, depth, mapping = queue.popleft()
-        for key, value in mapping.items():
-            if isinstance(value, Tensor):
-                if value.layout is torch.strided and value.device.type == "cpu" and not value.is_quantized:
-                    tensors.setdefault(f"{prefix}{key}", value)
-            elif isinstance(value, Mapping) and id(value) not in seen and depth < _DEEPEST:
-                seen.add(id(value))
-                queue.append((f"{prefix}{key}.", depth + 1, value))
-    return tensors
-
-
-def _reason(error: Exception) -> str:
-    """Why, in one line; torch's own advice on unsafe files goes on for many."""
-    if isinstance(error, pickle.UnpicklingError):
-        return "it is no pickle, or one that needs code to be run"
-    lines = str(error).strip().splitlines()
-    return lines[0][:120].rstrip(". ") if lines else type(error).__name__
-
-
-def _prefix(names: Iterable[str], wanted: Mapping[str, Tensor], share: float, path: str | Path) -> str:
-    """The start of the file's names after which they supply most of the network's numbers; of equals the shortest.
+def _prefix(names: Iterable[str], wanted: Mapping[str, Tensor], path: str | Path) -> str:
+    """Return the start of the file's names after which they supply most of the numbers; of equals the shortest.
 
     Raises ``InputError`` where another one supplies about as many, and enough: the file holds two networks.
     """
@@ -202,7 +217,7 @@ def _prefix(names: Iterable[str], wanted: Mapping[str, Tensor], share: float, pa
     equal = [prefix.removesuffix(".") for prefix in votes if votes[prefix] >= _SAME * votes[first]]
     if "" in equal:
         return ""
-    if len(equal) > 1 and votes[first] >= min(share, 0.5) * sum(tensor.numel() for tensor in wanted.values()):
+    if len(equal) > 1 and votes[first] >= 0.5 * sum(tensor.numel() for tensor in wanted.values()):
         raise InputError(
             f"{path} holds {len(equal)} networks that would fit: {_some(equal, 8)}; choose one, for example by "
             f"retrain.weights_key={_shown(equal[0])}"
@@ -230,33 +245,30 @@ def _finite(name: str, tensor: Tensor, path: str | Path) -> Tensor:
     return tensor
 
 
-def _require_fit(
-    report: WeightsReport,
-    model: nn.Module,
-    wanted: Mapping[str, Tensor],
-    inside: Mapping[str, Tensor],
-    share: float,
-    path: str | Path,
-) -> None:
-    """Raise ``InputError`` where the file supplies less than ``share``, or is of another network: kinds and causes."""
+def _problem(
+    report: WeightsReport, model: nn.Module, wanted: Mapping[str, Tensor], inside: Mapping[str, Tensor]
+) -> str | None:
+    """Return why the file is refused: it supplies too little, or is of another network; kinds and causes."""
     modules = dict(model.named_modules())
     missing = [name for name in report.missing if not name.startswith(_INSERTED)]
+    first = next((name for name in wanted if wanted[name].ndim == 4 and not name.startswith(_INSERTED)), None)
+    essential = [name for name in missing if name == first or _POSITIONS.search(name)]
     causes = {
         "absent": [name for name in missing if name not in inside],
         "of another shape or type": [name for name in missing if name in inside],
         "of parts that the network lacks": [n for n in inside if n not in wanted and _owned(n, modules)],
     }
-    supplied = report.supplied / report.numbers
     strange = any(names for cause, names in causes.items() if cause != "absent")
-    if supplied >= share and not (strange and share >= SHARE):
-        return
+    if report.share >= SHARE and not strange and not essential:
+        return None
     listed = "; ".join(f"{cause}: {_kinds(names, wanted, inside)}" for cause, names in causes.items() if names)
-    accepted = min(SHARE - 0.01, math.floor(100 * supplied) / 100)
+    random = f"; its first layer or positions would stay random: {_some(essential)}" if essential else ""
     inherit = any(".mixtures." in name for name in report.skipped)
-    raise InputError(
-        f"{path} supplies {report.supplied:,} of the {report.numbers:,} numbers of {type(model).__name__} "
-        f"({math.floor(1000 * supplied) / 10:g} %), expected at least {100 * share:g} % and no other parts: {listed}; "
-        f"name a file of this network, or load what fits by retrain.weights_share={accepted:g}"
+    return (
+        f"{report.path} supplies {report.supplied:,} of the {report.numbers:,} numbers of {type(model).__name__} "
+        f"({math.floor(1000 * report.share) / 10:g} %), expected at least {100 * SHARE:g} %, the first layer, all "
+        f"positions and no other parts: {listed}{random}; name a file of this network, or load what fits by "
+        "retrain.weights_partial=true"
         + ("; a genotype starts from the supernet of a search by retrain.inherit=RUN" if inherit else "")
     )
 

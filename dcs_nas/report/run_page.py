@@ -33,6 +33,7 @@ class RunPage:
     trained: bool
     summary: Summary
     notes: list[str]
+    loaded: Loaded | None = None
     scores: list[Score] = field(default_factory=list)
     intervals: str = ""
     cmc: Picture | None = None
@@ -54,6 +55,7 @@ class RunPage:
     def anchors(self) -> list[tuple[str, str]]:
         """The parts that the page's head links to."""
         there = [
+            ("loaded", "weights loaded", self.loaded),
             ("scores", "scores", self.scores or self.trained),
             ("curves", "curves", self.groups),
             ("weights", "over the epochs", self.epochs),
@@ -73,6 +75,7 @@ def run_page(
     attempt = Attempts(notes)
     page = RunPage(id, run.name, run.path, run.searched, run.trained, Summary([], [], ""), notes)
     page.summary = attempt("summary", lambda: summarize(run), page.summary)
+    page.loaded = attempt("weights.json", lambda: loaded_weights(run), None)
     named: list[tuple[str, Evaluation]] = attempt("scores", lambda: named_evaluations(run.evaluations), [])
     page.scores, named = sound_rows(named, attempt)
     page.intervals = attempt("intervals", lambda: _explained_intervals(run), "")
@@ -95,6 +98,24 @@ def run_page(
         if page.maps is None and notes and notes[-1].startswith("attention maps"):
             page.no_maps = f"Not drawn: {notes[-1].partition('. ')[2]}"
     return page
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The weights file that a training began with: a sentence, and rows of what fitted, how many, examples."""
+
+    sentence: str
+    rows: list[tuple[str, str, str]]
+
+
+def loaded_weights(run: RunContents) -> Loaded | None:
+    """Return what ``weights.json`` tells; None where there is none."""
+    found = run.weights
+    if not found:
+        return None
+    below = f", its part {found['prefix']!r}" if found["prefix"] else ""
+    sentence = f"{found['file']}{below}: {found['supplied']:,} of the backbone's {found['numbers']:,} numbers."
+    return Loaded(sentence, [(str(what), f"{count:,}", str(names)) for what, count, names in found["rows"]])
 
 
 def _explained_intervals(run: RunContents) -> str:

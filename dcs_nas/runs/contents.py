@@ -93,6 +93,11 @@ class RunContents:
         return self._read(self.files.data_file, _read_json) or {}
 
     @cached_property
+    def weights(self) -> dict[str, Any]:
+        """What a weights file gave to the network that is trained."""
+        return self._read(self.files.weights_file, _read_json) or {}
+
+    @cached_property
     def metrics(self) -> list[dict[str, Any]]:
         """A row of figures for each epoch."""
         return self._read(self.files.metrics_file, read_metrics) or []
@@ -196,7 +201,7 @@ class RunContents:
 
     def read_all(self) -> RunContents:
         """Read every part, after which ``notes`` are complete."""
-        for name in ("environment", "data", "metrics", "genotype", "epochs", "evaluations"):
+        for name in ("environment", "data", "weights", "metrics", "genotype", "epochs", "evaluations"):
             getattr(self, name)
         return self
 

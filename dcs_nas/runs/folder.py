@@ -55,6 +55,7 @@ class RunFolder:
         data_file: the images that it began with.
         metrics_file: a row of figures for each epoch.
         genotype_file: of a search, its result; of a retraining, the genotype that is trained.
+        weights_file: what a weights file gave to the network that is trained.
         finished_file: written last by a retraining: what it trained on, for how long.
         report_file: the page of ``dcs-nas report``.
         job_file: of a tuning, the settings that its trials begin with.
@@ -75,6 +76,7 @@ class RunFolder:
         self.data_file = path / DATA_FILE
         self.metrics_file = path / "metrics.csv"
         self.genotype_file = path / "genotype.yaml"
+        self.weights_file = path / "weights.json"
         self.finished_file = path / "finished.yaml"
         self.report_file = path / "report.html"
         self.job_file = path / "job.yaml"
@@ -301,6 +303,9 @@ def _up_to_date(data: dict[str, Any]) -> dict[str, Any]:
     trainer = data.get("trainer") or {}
     if trainer.get("precision") in PRECISION_NAMES:
         data["trainer"] = {**trainer, "precision": PRECISION_NAMES[trainer["precision"]]}
+    if "weights_share" in (data.get("retrain") or {}):
+        retrain = dict(data["retrain"])
+        data["retrain"] = {"weights_partial": retrain.pop("weights_share") < 0.9, **retrain}
     retrain = data.get("retrain") or {}
     options = retrain.get("backbone_options") or {}
     if "head" not in retrain and retrain.get("backbone") == "mobilenet_v2" and options.get("attention"):

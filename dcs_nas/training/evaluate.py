@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dcs_nas.config import Config, DataConfig, DataSource, EvaluateConfig, RetrainConfig
+from dcs_nas.config import Config, DataConfig, DataSource, EvaluateConfig, RetrainConfig, make_config
 from dcs_nas.data.datamodule import Images, ReidData
 from dcs_nas.data.datasets import check_options, load_dataset
 from dcs_nas.data.fingerprint import (
@@ -31,6 +31,7 @@ from dcs_nas.evaluation import DistanceBlocks, FeatureSet, RankingResult, change
 from dcs_nas.models.build import build_fixed
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.runs import RunFolder
+from dcs_nas.seeds import seed_everything
 from dcs_nas.settings import absolute, read_yaml
 from dcs_nas.training.checkpoints import load_checkpoint, whole_checkpoint
 from dcs_nas.training.error_messages import training_errors
@@ -108,6 +109,56 @@ def evaluate_run(
     report = {**scored.report(), **facts}
     kept = settings.model_copy(update={"protocol": scored.result.protocol.name}).model_dump(mode="json")
     labelled = replace(labelled, evaluated={"settings": kept, "facts": scored_what})
+    return Evaluation(scored.result, dataset, query, gallery, labelled, scored.distances, report)
+
+
+def evaluate_weights(
+    backbone: str,
+    weights: Path,
+    *,
+    data_name: str,
+    root: Path,
+    data_options: Mapping[str, Any] | None = None,
+    overrides: Sequence[str] = (),
+    progress: Callable[[str], Progress] | None = None,
+    **changes: Any,
+) -> Evaluation:
+    """Score the features of a named backbone with a weights file, pooled and without a head, on a data set.
+
+    ``overrides`` are settings such as ``data.height=384`` or ``retrain.weights_partial=true``; ``changes`` are settings
+    of ``EvaluateConfig``.
+
+    Raises:
+        InputError: an unknown backbone, weights that do not fit, bad data or settings.
+    """
+    data_section = {"name": data_name, "root": str(root), "options": dict(data_options or {})}
+    retrain = {"backbone": backbone, "weights": str(weights), "head": {"neck": False}}
+    values = {"name": "weights", "data": data_section, "retrain": retrain}
+    config = make_config(values, overrides, source="settings of the evaluation")
+    settings = _settings(config.evaluate, changes, "network")
+    seed_everything(config.seed)
+    network = memory_format(build_fixed(config.section("retrain"), config.data, 1, None, config.dcs)).eval()
+    with process_group(config, training=False), training_errors(config, "evaluate"):
+        device = torch.device("cuda" if config.trainer.cuda else "cpu")
+        data = ReidData(config, progress=progress)
+        query, gallery = data.test()
+        ((source, dataset),) = data.sources
+        network.to(device)
+        labelled = _features("network", network, data, query, gallery, flip=settings.flip, progress=progress)
+    scored = score(labelled, settings, protocol=dataset.protocol, device=device)
+    record = record_source(source, dataset)
+    images = {"root": str(record.root), "fingerprint": record.fingerprint, "other_images": None}
+    facts = {
+        "features": "network",
+        "backbone": backbone,
+        "weights": str(weights),
+        "flip": settings.flip,
+        "seed": config.seed,
+        "data": {**dataset.statistics(), "deviations": list(dataset.notes), **images},
+    }
+    kept = settings.model_copy(update={"protocol": scored.result.protocol.name}).model_dump(mode="json")
+    labelled = replace(labelled, evaluated={"settings": kept, "facts": facts})
+    report = {**scored.report(), **facts, **environment()}
     return Evaluation(scored.result, dataset, query, gallery, labelled, scored.distances, report)
 
 

@@ -11,6 +11,7 @@ from dcs_nas.data.datamodule import ReidData
 from dcs_nas.data.images import Progress
 from dcs_nas.errors import InputError
 from dcs_nas.extensions import load_extensions
+from dcs_nas.files import write_json
 from dcs_nas.models.build import build_fixed
 from dcs_nas.processes import is_first
 from dcs_nas.runs import RunFolder, early_log
@@ -68,6 +69,8 @@ def run_retraining(
             return
         if architecture is not None and is_first():
             run.write_genotype(architecture)
+        if network.weights_report is not None and is_first():
+            write_json(run.weights_file, network.weights_report.facts())
         data.save_labels(run.path)
         module = Retraining(network, objective, config, run=run, data=data, images=images, held=held)
         with training_job(config, "retrain", run, network):

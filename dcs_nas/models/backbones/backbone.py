@@ -32,6 +32,7 @@ class Backbone(nn.Module):
         smallest: least height and width of an image.
         stem_path: name of the submodule that ends the stem and gives the first map (B, C, h, w).
         attention: stage to the block after it; empty for a plain backbone.
+        interpolated: names that ``adapt_weights`` resized last, to how, such as ``14 x 14 to 16 x 8``.
     """
 
     kind: ClassVar[Literal["map", "vector", "vectors"]]
@@ -45,6 +46,7 @@ class Backbone(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.attention = nn.ModuleDict()
+        self.interpolated: dict[str, str] = {}
 
     def attend(self, stage: str, x: Tensor) -> Tensor:
         """Return the map x (B, C, H, W) that leaves ``stage``, after the attention that stands there, if any."""

@@ -8,7 +8,6 @@ damo-cv/TransReID, model/backbones/vit_pytorch.py.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,7 +21,6 @@ from dcs_nas.models.backbones.backbone import Backbone, register_backbone
 from dcs_nas.models.blocks.parts import check_sizes, to_map, to_tokens
 
 Activation = Callable[[Tensor], Tensor]
-log = logging.getLogger(__name__)
 PATCH = 16
 _SIMILAR = math.log(1.7)  # a grid of half or twice the proportions could as well be the one that lies across
 _APART = math.log(1.3)  # between the proportions of the nearest grid and the next
@@ -254,10 +252,11 @@ class VisionTransformer(TokenBackbone):
     def _resized(self, positions: Tensor) -> Tensor:
         """Return positions (1, 1 + N', D) as (1, 1 + N, D); as many as this network has are taken to be of its grid."""
         count = positions.shape[1] - 1
+        self.interpolated.clear()
         if count == math.prod(self.grid):
             return positions
         height, width = self._grid_of(count)
-        log.info("positions of a %d x %d grid resized to %d x %d, bicubic", height, width, *self.grid)
+        self.interpolated["pos_embed"] = f"{height} x {width} to {self.grid[0]} x {self.grid[1]}"
         old = to_map(positions[:, 1:].float(), height, width)
         grid = F.interpolate(old, size=self.grid, mode="bicubic", antialias=True)
         return torch.cat([positions[:, :1].float(), to_tokens(grid)], dim=1)

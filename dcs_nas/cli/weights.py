@@ -1,0 +1,88 @@
+"""``dcs-nas weights``: what a weights file is and which backbones it fits. Heavy imports wait for the command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dcs_nas.cli.console import show_log, table
+from dcs_nas.cli.options import Extension, load_extension_files, parse_options
+from dcs_nas.errors import InputError
+
+if TYPE_CHECKING:
+    from dcs_nas.models.weights_survey import Fit
+
+_MOST_NAMES = 20
+
+
+def weights(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A weights file of any project.")],
+    backbone: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Report all that fits this backbone and what does not.")
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("-o", "--set", metavar="KEY=VALUE", help="An option of --backbone, e.g. registers=4. Repeatable."),
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of several networks in the file, e.g. student.")
+    ] = None,
+    height: Annotated[int, typer.Option(min=1, max=4096, help="Of the images, pixels.")] = 256,
+    width: Annotated[int, typer.Option(min=1, max=4096, help="Of the images, pixels.")] = 128,
+    extension: Extension = None,
+) -> None:
+    """Tell what a weights file is and which registered backbones it fits; nothing in it is run.
+
+    A backbone is fitted that retrain.weights would load it into: the first layer, all positions and nine tenths of the
+    numbers or more.
+    """
+    show_log()
+    from dcs_nas import api
+
+    load_extension_files(extension)
+    if option and backbone is None:
+        raise InputError(f"-o {option[0]} is an option of a backbone; name it by --backbone")
+    found = api.read_weights_file(file)
+    print(f"{file}: {found.describe()}")
+    if found.networks:
+        print(f"several networks: {', '.join(found.networks)}; {found.networks[0]} is loaded, --key chooses another")
+    if backbone is not None:
+        _report(api.fit_backbone(found, backbone, height=height, width=width, key=key, options=parse_options(option)))
+        return
+    fits = api.fitting_backbones(found, height=height, width=width, key=key)
+    for fit in fits:
+        print(f"{fit.backbone}{_options(fit)}: {100 * fit.share:.1f} % of its numbers, {_verdict(fit)}")
+    if not fits:
+        print("fits no registered backbone; dcs-nas weights FILE --backbone NAME says why")
+
+
+def _verdict(fit: Fit) -> str:
+    if fit.problem is not None:
+        return "does not fit; --backbone says why"
+    assert fit.match is not None
+    sizes = [f", {name} interpolated from {size}" for name, size in fit.match.report.interpolated.items()]
+    return f"fits{''.join(sizes)}"
+
+
+def _options(fit: Fit) -> str:
+    return f" with {', '.join(f'{name}={value}' for name, value in fit.options.items())}" if fit.options else ""
+
+
+def _report(fit: Fit) -> None:
+    """Print the whole report of one backbone; a file of another kind is an error."""
+    if fit.match is None:
+        raise InputError(fit.problem or "nothing fits")
+    report = fit.match.report
+    table(
+        f"{fit.backbone}{_options(fit)}: {report.supplied:,} of {report.numbers:,} numbers",
+        ["tensors", "number", "such as"],
+        [[what, f"{count:,}", names] for what, count, names in report.rows()],
+        words=True,
+    )
+    for name in report.missing[:_MOST_NAMES]:
+        print(f"left random: {name}")
+    if len(report.missing) > _MOST_NAMES:
+        print(f"and {len(report.missing) - _MOST_NAMES} more")
+    print(f"does not fit: {fit.problem}" if fit.problem else "fits")
