@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from dcs_nas.registry import Registry
 from dcs_nas.runs import RunFolder
 from dcs_nas.seeds import mix_seed
 from dcs_nas.settings import to_yaml, with_absolute_paths
-from dcs_nas.training.retraining import learning_rate_factor
+from dcs_nas.training.optimizers import learning_rate_factor
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 SEARCH = "name: job\nsearch: {space: demo_cells}\n"
@@ -176,3 +177,31 @@ def test_the_learning_rate_warms_up_and_falls() -> None:
     assert factors == pytest.approx([0.1, 0.55, 1.0, 0.55, 0.1])
     steps = RetrainConfig(epochs=30, warmup_epochs=0, schedule="multistep", milestones=(10, 20))
     assert [learning_rate_factor(e, steps) for e in (0, 9.9, 10, 25)] == pytest.approx([1, 1, 0.1, 0.01])
+
+
+def test_the_learning_rate_stays_flat_before_its_cosine_and_warms_up_in_steps() -> None:
+    """SBS: warm-up in steps, flat, then a cosine; here 4 steps an epoch."""
+    sbs = RetrainConfig(epochs=6, warmup_steps=6, warmup_factor=0.1, lr=1.0, lr_min=0.1, flat_epochs=2)
+    factors = [learning_rate_factor(e, sbs, steps_per_epoch=4) for e in (0, 0.75, 1.5, 1.9, 2, 4, 6)]
+    assert factors == pytest.approx([0.1, 0.55, 1, 1, 1, 0.55, 0.1])
+    constant = RetrainConfig(epochs=6, warmup_epochs=2, warmup_factor=0.5, schedule="constant")
+    assert [learning_rate_factor(e, constant) for e in (0, 1, 2, 5)] == [0.5, 0.75, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ("freeze_epochs: 1, freeze_steps: 5", "freeze_epochs and freeze_steps are both given; keep one of them"),
+        ("optimizer: sgd, momentum: 0, nesterov: true", "nesterov is set, but momentum is 0; raise momentum"),
+        ("epochs: 10, flat_epochs: 10", "flat_epochs is 10 of 10 epochs, so that no cosine follows; lower it, or set"),
+        ("betas: [0.9, 1.0]", "betas.1: Input should be less than 1"),
+        ("groups: {heads: {lr: 10}}", "unknown key 'retrain.groups.heads'; did you mean head"),
+        ("freeze_epochs: 1}, loss: {identity_weight: 0", "retrain freezes the backbone, but loss.identity_weight is 0"),
+        ("groups: {head: {lr: 0}}", "groups.head.lr: Input should be greater than 0"),
+    ],
+)
+def test_settings_of_the_optimizer_that_do_not_fit_are_refused(tmp_path: Path, settings: str, line: str) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(f"{{retrain: {{{settings}}}}}\n")
+    with pytest.raises(InputError, match=re.escape(line)):
+        load_config(path)

@@ -88,6 +88,15 @@ class Config(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_freezing(self) -> Config:
+        if self.retrain is not None and self.retrain.freezes and not self.loss.identity_weight:
+            raise ValueError(
+                "retrain freezes the backbone, but loss.identity_weight is 0, and the other terms do not train the "
+                "head; raise it, or leave retrain.freeze_epochs and retrain.freeze_steps out"
+            )
+        return self
+
     def section(self, name: Literal["search", "retrain", "tune"]) -> Any:
         """Return the section that a command needs; ``InputError`` where the file has none."""
         section = getattr(self, name)

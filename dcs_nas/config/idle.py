@@ -13,7 +13,10 @@ _ONE_SHOT = ("bilevel", "nni.darts", "nni.gumbel")
 
 
 class Effect(NamedTuple):
-    """``settings``, or sections of them, count where ``by`` has one of ``values``; without values, where it is on."""
+    """``settings``, or sections of them, count where ``by`` has one of ``values``; without values, where it is on.
+
+    ``by`` may be several settings, of which one is enough.
+    """
 
     settings: str
     by: str
@@ -22,9 +25,11 @@ class Effect(NamedTuple):
 
 EFFECTS = (
     Effect("retrain.milestones retrain.gamma", "retrain.schedule", ("multistep",)),
-    Effect("retrain.lr_min", "retrain.schedule", ("cosine",)),
-    Effect("retrain.warmup_factor", "retrain.warmup_epochs"),
-    Effect("retrain.momentum", "retrain.optimizer", ("sgd",)),
+    Effect("retrain.lr_min retrain.flat_epochs", "retrain.schedule", ("cosine",)),
+    Effect("retrain.warmup_factor", "retrain.warmup_epochs retrain.warmup_steps"),
+    Effect("retrain.warmup_epochs", "retrain.warmup_steps", (0,)),
+    Effect("retrain.momentum retrain.nesterov", "retrain.optimizer", ("sgd",)),
+    Effect("retrain.betas retrain.amsgrad", "retrain.optimizer", ("adam", "adamw")),
     Effect("retrain.channels retrain.cells", "retrain.backbone", (None,)),
     Effect("retrain.backbone_options", "retrain.backbone"),
     Effect("retrain.weights_partial", "retrain.weights"),
@@ -76,10 +81,11 @@ def idle_settings(config: BaseModel, job: Literal["search", "retrain"], facts: M
         chosen = [name for name in names.split() if name.split(".")[0] in _JOBS[job]]
         if not chosen or (by == DCS_BLOCKS and by not in facts):
             continue
-        value = facts[by] if by in facts else _value(config, by)
-        if not (value in values if values else value and value != "none"):
+        found = {by: facts[by]} if by in facts else {name: _value(config, name) for name in by.split()}
+        if not any(value in values if values else value and value != "none" for value in found.values()):
+            reason = " and ".join(f"{name} is {value}" for name, value in found.items())
             for setting in (setting for name in chosen for setting in _set_by_user(config, name)):
-                idle.setdefault(setting, f"{by} is {value}")
+                idle.setdefault(setting, reason)
     reasons = dict.fromkeys(idle.values())
     return [_remark([setting for setting in idle if idle[setting] == reason], reason) for reason in reasons]
 

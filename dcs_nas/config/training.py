@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
 from dcs_nas.settings import Settings
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed", "64-true"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 PRECISION_NAMES: dict[str, Precision] = {
@@ -110,12 +111,37 @@ class HeadConfig(Settings):
         return self.classifier not in ("linear", "biased")
 
 
+class GroupConfig(Settings):
+    """Factors on the learning rate and on the weight decay of a group of parameters."""
+
+    lr: float = Field(default=1.0, gt=0)
+    weight_decay: float = Field(default=1.0, ge=0)
+
+
+class GroupsConfig(Settings):
+    """Groups of parameters that train at other rates: ``head`` (the new layers), ``bias``, ``norm``.
+
+    All parameters of normalization layers are of ``norm``, their biases too; ``bias`` are all other biases. A parameter
+    of the head is of ``head`` as well, and its factors are multiplied.
+    """
+
+    head: GroupConfig = GroupConfig()
+    bias: GroupConfig = GroupConfig()
+    norm: GroupConfig = GroupConfig()
+
+
 class RetrainConfig(Settings):
     """Training of a fixed network: a genotype's, or a named backbone.
 
     It starts from scratch, from a file of ``weights``, or by ``inherit`` from the supernet of a search's run folder.
     Of a file with several networks ``weights_key`` names one. A file that leaves the first layer, the positions or more
     than a tenth of the network's numbers random, or has other parts, is refused unless ``weights_partial`` is set.
+
+    ``groups`` holds factors on ``lr`` and ``weight_decay``. In the first ``freeze_epochs``, or ``freeze_steps``, the
+    backbone stays as it is, running statistics included, and only the head is trained. Adam and AdamW have ``betas``
+    and ``amsgrad``, SGD has ``momentum``, in Nesterov's form where ``nesterov`` is set. The learning rate rises over
+    ``warmup_steps`` if given, else over ``warmup_epochs``; of a ``cosine``, it stays until ``flat_epochs`` and then
+    falls to ``lr_min`` (``dcs_nas.training.optimizers``). Steps are those of the optimizer.
     """
 
     backbone: str | None = None
@@ -130,12 +156,20 @@ class RetrainConfig(Settings):
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     lr: float = Field(default=3.5e-4, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
+    nesterov: bool = False
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    amsgrad: bool = False
     weight_decay: float = Field(default=5e-4, ge=0)
+    groups: GroupsConfig = GroupsConfig()
+    freeze_epochs: float = Field(default=0.0, ge=0)
+    freeze_steps: int = Field(default=0, ge=0)
     grad_clip: float | None = Field(default=None, gt=0)
     head: HeadConfig = HeadConfig()
-    schedule: Literal["cosine", "multistep"] = "cosine"
+    schedule: Literal["cosine", "multistep", "constant"] = "cosine"
     warmup_epochs: float = Field(default=10, ge=0)
+    warmup_steps: int = Field(default=0, ge=0)
     warmup_factor: float = Field(default=0.01, gt=0, le=1)
+    flat_epochs: float = Field(default=0.0, ge=0)
     lr_min: float = Field(default=0.0, ge=0)
     milestones: tuple[int, ...] = (40, 70)
     gamma: float = Field(default=0.1, gt=0, le=1)
@@ -157,6 +191,24 @@ class RetrainConfig(Settings):
         if isinstance(values, dict) and "weights_share" in values:
             raise ValueError("weights_share is now weights_partial: true loads what fits, false wants nine tenths")
         return values
+
+    @model_validator(mode="after")
+    def _check_training(self) -> RetrainConfig:
+        if self.freeze_epochs and self.freeze_steps:
+            raise ValueError("freeze_epochs and freeze_steps are both given; keep one of them")
+        if self.nesterov and self.optimizer == "sgd" and not self.momentum:
+            raise ValueError("nesterov is set, but momentum is 0; raise momentum, e.g. 0.9, or leave nesterov out")
+        if self.schedule == "cosine" and 0 < self.flat_epochs >= self.epochs:
+            raise ValueError(
+                f"flat_epochs is {self.flat_epochs:g} of {self.epochs} epochs, so that no cosine follows; lower it, or "
+                "set schedule: constant"
+            )
+        return self
+
+    @property
+    def freezes(self) -> bool:
+        """Whether the backbone is frozen at first."""
+        return bool(self.freeze_epochs or self.freeze_steps)
 
 
 class TrainerConfig(Settings):

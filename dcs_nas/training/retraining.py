@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import SGD, Optimizer
 
 from dcs_nas.config import Config, RetrainConfig
 from dcs_nas.data.datamodule import Batch, Images, ReidData, file_names
@@ -21,6 +20,7 @@ from dcs_nas.training.joint_batch import joint, joint_embedding, sum_gradients
 from dcs_nas.training.loop import TrainingLoop
 from dcs_nas.training.nonfinite import require_finite
 from dcs_nas.training.objective import batch_terms, build_objective, refresh_objective, update_objective
+from dcs_nas.training.optimizers import build_optimizer, learning_rate_factor
 from dcs_nas.training.trainer import fit, make_trainer, without_known_warnings
 
 
@@ -52,25 +52,24 @@ class Retraining(TrainingLoop):
         self._images = images
         self.checked = [(list(network.named_parameters()), self.settings.grad_clip)]
         self.register_buffer("best_score", torch.tensor(-1.0))
+        self._backbone = [p for p in network.backbone.parameters() if p.requires_grad]
+        self._rates: list[float] = []
 
     @property
     def settings(self) -> RetrainConfig:
         return self.config.section("retrain")
 
     def configure_optimizers(self) -> list[Optimizer]:
-        s = self.settings
-        parameters = [p for p in self.network.parameters() if p.requires_grad]
-        kinds: dict[str, Any] = {
-            "adam": lambda: Adam(parameters, lr=s.lr, weight_decay=s.weight_decay, **fused(self)),
-            "adamw": lambda: AdamW(parameters, lr=s.lr, weight_decay=s.weight_decay, **fused(self)),
-            "sgd": lambda: SGD(parameters, lr=s.lr, weight_decay=s.weight_decay, momentum=s.momentum, **fused(self)),
-        }
+        network = build_optimizer(self.network, self.settings, **fused(self))
+        self._rates = [group["lr"] for group in network.param_groups]
         centers = list(self.objective.parameters())
-        return [kinds[s.optimizer](), *([SGD(centers, lr=s.center_lr)] if centers else [])]
+        return [network, *([SGD(centers, lr=self.settings.center_lr)] if centers else [])]
 
     def step(self, batch: Batch, batch_idx: int) -> None:
         self._place = f"step {batch_idx + 1} of epoch {self.current_epoch + 1}"
         self._files = file_names(self._images, batch["indices"])
+        if self.settings.freezes:
+            self._freeze_backbone(batch_idx)
         own, labels = self.augment(batch["images"]), joint(batch["labels"])
         embedding = joint_embedding(self.network(own, batch["cameras"]))
         images = joint(own) if self.objective.needs_inputs else None
@@ -101,26 +100,27 @@ class Retraining(TrainingLoop):
             save_checkpoint(self.trainer, self._run.checkpoint("best"))
         return {"validation/mAP": score}
 
+    def _freeze_backbone(self, batch_idx: int) -> None:
+        """Keep the backbone as it is, in evaluation mode, in the first epochs or steps; then train all of it."""
+        s = self.settings
+        epoch = self._epoch(batch_idx)
+        frozen = epoch < s.freeze_epochs or round(epoch * self._steps_per_epoch) < s.freeze_steps
+        self.network.backbone.train(not frozen)
+        for parameter in self._backbone:
+            parameter.requires_grad_(not frozen)
+
     def _set_learning_rate(self, optimizer: Any, batch_idx: int) -> None:
-        epoch = self.current_epoch + batch_idx / max(1, int(self.trainer.num_training_batches))
-        for group in optimizer.param_groups:
-            group["lr"] = self.settings.lr * learning_rate_factor(epoch, self.settings)
+        factor = learning_rate_factor(self._epoch(batch_idx), self.settings, steps_per_epoch=self._steps_per_epoch)
+        for group, rate in zip(optimizer.param_groups, self._rates):
+            group["lr"] = rate * factor
 
+    @property
+    def _steps_per_epoch(self) -> int:
+        return max(1, int(self.trainer.num_training_batches))
 
-def learning_rate_factor(epoch: float, settings: RetrainConfig) -> float:
-    """Return what ``settings.lr`` is multiplied by at ``epoch`` (from 0, fractions within an epoch count).
-
-    Warm-up: from ``warmup_factor`` linearly to 1 over ``warmup_epochs``. Then ``cosine``: down to ``lr_min / lr`` along
-    half a cosine (Loshchilov, Hutter, arXiv 1608.03983); ``multistep``: times ``gamma`` at each of ``milestones``.
-    """
-    if epoch < settings.warmup_epochs:
-        share = epoch / settings.warmup_epochs
-        return settings.warmup_factor * (1 - share) + share
-    if settings.schedule == "multistep":
-        return settings.gamma ** sum(epoch >= milestone for milestone in settings.milestones)
-    share = min(1.0, (epoch - settings.warmup_epochs) / max(settings.epochs - settings.warmup_epochs, 1e-9))
-    least = settings.lr_min / settings.lr
-    return least + (1 - least) * (1 + math.cos(math.pi * share)) / 2
+    def _epoch(self, batch_idx: int) -> float:
+        """Return the epochs trained so far, with the share of the present one."""
+        return self.current_epoch + batch_idx / self._steps_per_epoch
 
 
 def trial_settings(config: Config) -> Config:

@@ -1,0 +1,130 @@
+"""Settings of published training recipes: what each does to the rates and the weights, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dcs_nas.config import RetrainConfig
+from dcs_nas.models.backbones import BACKBONES
+from dcs_nas.models.heads import ReidNetwork
+from dcs_nas.training.optimizers import build_optimizer, learning_rate_factor, parameter_factors
+from dcs_nas.training.retrain_job import run_retraining
+from dcs_nas.training.retraining import Retraining
+from tests.run_folders import config
+
+CONV, NORM, BIAS = "backbone.conv1.weight", "backbone.bn1.weight", "backbone.bn1.bias"
+CLASSIFIER, NECK = "heads.0.classifier.weight", "heads.0.neck.weight"
+Step = tuple[list[float], dict[str, Tensor]]
+"""The learning rates of the groups in a step, and the network's state after it."""
+Train = Callable[..., list[Step]]
+
+
+@pytest.fixture
+def train(people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
+    """Train resnet10_small by settings of ``retrain``, and return what happened in each step."""
+    steps: list[Step] = []
+    step = Retraining.step
+
+    def recorded(self: Retraining, batch: Any, batch_idx: int) -> None:
+        if not steps:
+            steps.append(([], _state(self)))
+        step(self, batch, batch_idx)
+        steps.append(([float(g["lr"]) for g in self.trainer.optimizers[0].param_groups], _state(self)))
+
+    def run(name: str = "run", **settings: Any) -> list[Step]:
+        steps.clear()
+        data = {"people_per_batch": 4, "images_per_person": 2}
+        retrain = {"backbone": "resnet10_small", "epochs": 2, "warmup_epochs": 0, "lr": 0.01, **settings}
+        job = config(people, retrain=retrain)
+        job = job.model_copy(update={"data": job.data.model_copy(update=data)})
+        run_retraining(job, tmp_path / name)
+        return list(steps)
+
+    monkeypatch.setattr(Retraining, "step", recorded)
+    return run
+
+
+def _state(module: Retraining) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in module.network.state_dict().items()}
+
+
+def _network() -> ReidNetwork:
+    return ReidNetwork(BACKBONES["resnet10_small"](height=32, width=16), 5, height=32, width=16)
+
+
+def test_factors_of_a_group_count_for_its_parameters_and_those_of_the_head_multiply() -> None:
+    groups = {"head": {"lr": 10}, "bias": {"lr": 2, "weight_decay": 0}, "norm": {"lr": 3, "weight_decay": 0.5}}
+    network = _network()
+    found = {id(p): factors for p, factors in parameter_factors(network, RetrainConfig(groups=groups))}
+    named = {name: found[id(p)] for name, p in network.named_parameters() if id(p) in found}
+    expected = {CONV: (1, 1), NORM: (3, 0.5), BIAS: (3, 0.5), CLASSIFIER: (10, 1), NECK: (30, 0.5)}
+    assert {name: named[name] for name in expected} == expected
+    assert len(named) == sum(p.requires_grad for p in network.parameters())
+
+
+def test_biases_outside_normalization_layers_are_a_group() -> None:
+    network = ReidNetwork(BACKBONES["vit_small"](height=32, width=16), 5, height=32, width=16)
+    settings = RetrainConfig(lr=0.1, weight_decay=0.2, groups={"bias": {"lr": 2, "weight_decay": 0}})
+    plain, biases = build_optimizer(network, settings).param_groups
+    assert (plain["lr"], plain["weight_decay"], biases["lr"], biases["weight_decay"]) == (0.1, 0.2, 0.2, 0)
+    norms = {id(p) for n, m in network.named_modules() if "Norm" in type(m).__name__ for p in m.parameters()}
+    expected = [p for n, p in network.named_parameters() if n.endswith(".bias") and id(p) not in norms]
+    assert [id(p) for p in biases["params"]] == [id(p) for p in expected]
+
+
+def test_without_factors_all_parameters_are_one_group_in_their_order() -> None:
+    network = _network()
+    (group,) = build_optimizer(network, RetrainConfig()).param_groups
+    assert [id(p) for p in group["params"]] == [id(p) for p in network.parameters() if p.requires_grad]
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+def test_options_of_an_optimizer_reach_it(optimizer: str) -> None:
+    settings = RetrainConfig(optimizer=optimizer, betas=(0.5, 0.9), amsgrad=True, nesterov=True, momentum=0.7)
+    (group,) = build_optimizer(_network(), settings).param_groups
+    if optimizer == "sgd":
+        assert (group["momentum"], group["nesterov"]) == (0.7, True)
+    else:
+        assert (group["betas"], group["amsgrad"]) == ((0.5, 0.9), True)
+
+
+def test_each_group_follows_the_schedule_at_its_own_rate_step_by_step(train: Train) -> None:
+    settings = {"warmup_steps": 3, "groups": {"head": {"lr": 10}, "norm": {"weight_decay": 0}}}
+    steps = train(**settings)[1:]
+    schedule = RetrainConfig(epochs=2, lr=0.01, **settings)
+    per_epoch = len(steps) // 2
+    assert per_epoch > 3
+    for i, (rates, _) in enumerate(steps):
+        factor = learning_rate_factor(i / per_epoch, schedule, steps_per_epoch=per_epoch)
+        assert sorted(rates) == pytest.approx([0.01 * factor] * 2 + [0.1 * factor] * 2)
+    assert steps[0][0][0] == pytest.approx(0.01 * 0.01)
+    assert steps[3][0][0] > steps[2][0][0] > steps[1][0][0]
+
+
+@pytest.mark.parametrize("by", ["steps", "epochs"])
+def test_a_frozen_backbone_does_not_move_while_the_head_does(train: Train, by: str) -> None:
+    frozen = {"freeze_steps": 2} if by == "steps" else {"freeze_epochs": 0.5}
+    states = [state for _, state in train(epochs=1, **frozen)]
+    last = 2 if by == "steps" else (len(states)) // 2  # steps begun before the half of the epoch
+    for before, after in pairwise(states[: last + 1]):
+        assert not torch.equal(before[CLASSIFIER], after[CLASSIFIER])
+        assert all(torch.equal(before[n], after[n]) for n in before if n.startswith("backbone."))
+    before, after = states[last : last + 2]
+    assert not torch.equal(before[CONV], after[CONV])
+    assert not torch.equal(before["backbone.bn1.running_mean"], after["backbone.bn1.running_mean"])
+
+
+def test_amsgrad_and_betas_change_what_is_learnt(train: Train) -> None:
+    plain, amsgrad, betas = (
+        train(name, epochs=1, **settings)[-1][1][CONV]
+        for name, settings in (("plain", {}), ("amsgrad", {"amsgrad": True}), ("betas", {"betas": (0.5, 0.9)}))
+    )
+    assert not torch.equal(plain, amsgrad)
+    assert not torch.equal(plain, betas)
