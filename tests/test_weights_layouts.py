@@ -26,6 +26,7 @@ from dcs_nas.models.backbones.vit import VisionTransformer
 from dcs_nas.models.backbones.vit_variants import CLIPVisionTransformer, DINOv2
 from dcs_nas.models.weights import load_weights
 from dcs_nas.models.weights_file import read_weights
+from dcs_nas.report.page import write_report
 from tests.command_line import refused, run_command
 
 SIZE: dict[str, int] = {"height": 64, "width": 32}
@@ -310,6 +311,25 @@ def test_weights_are_scored_without_a_run(tmp_path: Path, people: Path, capsys: 
         "resnet10_small", path, data_name="market1501", root=people, overrides=small[1::2]
     ).mAP  # fmt: skip
     assert {file.name for file in tmp_path.iterdir()} == {"luperson.pth", "e.json", "q.csv"}
+
+
+def test_a_training_tells_what_it_began_with_in_its_log_folder_and_report(tmp_path: Path, people: Path) -> None:
+    path, *_ = write("luperson", tmp_path)
+    settings = f"""
+name: tiny
+data: {{name: market1501, root: {people}, height: 32, width: 16, people_per_batch: 4, images_per_person: 2}}
+retrain: {{backbone: resnet10_small, weights: {path}, epochs: 1, warmup_epochs: 0}}
+trainer: {{accelerator: cpu, threads: 1, loggers: []}}
+"""
+    (tmp_path / "tiny.yaml").write_text(settings)
+    run = api.retrain(tmp_path / "tiny.yaml", out=tmp_path / "run")
+    facts = json.loads((run.folder / "weights.json").read_text())
+    assert (facts["prefix"], facts["supplied"]) == ("state_dict.module.encoder_q.", facts["numbers"])
+    assert [row[:2] for row in facts["rows"]][1:3] == [["interpolated", 0], ["left random", 0]]
+    assert "72 tensors loaded of 'state_dict.module.encoder_q.'" in (run.folder / "log.txt").read_text()
+    page = write_report([run.folder])
+    assert "Weights loaded" in page.file.read_text()
+    assert "loaded; retrain.weights_key chooses another" in page.file.read_text()
 
 
 GIVEN = ("--data", "market1501", "--root", "r")
