@@ -9,14 +9,18 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dcs_nas.config import RetrainConfig
+from dcs_nas.losses.reid import identity_loss
 from dcs_nas.models.backbones import BACKBONES
 from dcs_nas.models.heads import ReidNetwork
+from dcs_nas.training import loop
+from dcs_nas.training.checkpoints import load_checkpoint
+from dcs_nas.training.evaluate import load_trained
 from dcs_nas.training.optimizers import build_optimizer, learning_rate_factor, parameter_factors
 from dcs_nas.training.retrain_job import run_retraining
-from dcs_nas.training.retraining import Retraining
+from dcs_nas.training.retraining import Retraining, update_average
 from tests.run_folders import config
 
 CONV, NORM, BIAS = "backbone.conv1.weight", "backbone.bn1.weight", "backbone.bn1.bias"
@@ -38,13 +42,13 @@ def train(people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trai
         step(self, batch, batch_idx)
         steps.append(([float(g["lr"]) for g in self.trainer.optimizers[0].param_groups], _state(self)))
 
-    def run(name: str = "run", **settings: Any) -> list[Step]:
+    def run(name: str = "run", *, resume: bool = False, sections: Any = None, **settings: Any) -> list[Step]:
         steps.clear()
         data = {"people_per_batch": 4, "images_per_person": 2}
         retrain = {"backbone": "resnet10_small", "epochs": 2, "warmup_epochs": 0, "lr": 0.01, **settings}
-        job = config(people, retrain=retrain)
+        job = config(people, retrain=retrain, **(sections or {}))
         job = job.model_copy(update={"data": job.data.model_copy(update=data)})
-        run_retraining(job, tmp_path / name)
+        run_retraining(job, tmp_path / name, resume=resume)
         return list(steps)
 
     monkeypatch.setattr(Retraining, "step", recorded)
@@ -128,3 +132,99 @@ def test_amsgrad_and_betas_change_what_is_learnt(train: Train) -> None:
     )
     assert not torch.equal(plain, amsgrad)
     assert not torch.equal(plain, betas)
+
+
+def test_the_average_of_the_weights_equals_a_loop_and_is_what_is_validated_and_evaluated(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validated: list[dict[str, Tensor]] = []
+
+    def validate(network: nn.Module, *_: Any, **__: Any) -> float:
+        validated.append({name: value.clone() for name, value in network.state_dict().items()})
+        return 0.5
+
+    monkeypatch.setattr(loop, "validate", validate)
+    (_, start), *steps = train(epochs=1, ema_decay=0.9, validation=0.4)
+    expected = {name: value.double() for name, value in start.items()}
+    for _, state in steps:
+        for name, value in state.items():
+            mean = 0.9 * expected[name] + 0.1 * value.double()
+            expected[name] = mean if value.is_floating_point() else value.double()
+    state = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["state_dict"]
+    for found in (validated[0], {n.removeprefix("ema."): v for n, v in state.items() if n.startswith("ema.")}):
+        assert set(found) == set(expected)
+        assert all(torch.allclose(found[n].double(), expected[n], rtol=1e-5, atol=1e-7) for n in expected)
+    _, network = load_trained(tmp_path / "run")
+    assert all(torch.equal(value, state[f"ema.{name}"]) for name, value in network.state_dict().items())
+    assert not torch.equal(state[f"ema.{CONV}"], state[f"network.{CONV}"])
+
+
+def test_an_average_is_the_network_where_nothing_is_kept_of_it() -> None:
+    average, network = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
+    network(torch.randn(5, 2))
+    update_average(average, network, decay=1e-9)
+    torch.testing.assert_close(average.state_dict(), network.state_dict())
+
+
+@pytest.mark.parametrize("settings", [{"ema_decay": 0.9}, {"accumulate": 3, "freeze_steps": 2, "ema_decay": 0.5}])
+def test_an_interrupted_training_by_a_recipe_resumes_to_the_same_bits(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+) -> None:
+    train("whole", **settings)
+    freeze = Retraining.on_train_epoch_start
+
+    def interrupted(self: Retraining) -> None:
+        if self.current_epoch == 1:
+            raise KeyboardInterrupt
+        freeze(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Retraining, "on_train_epoch_start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train("broken", **settings)
+    train("broken", resume=True, **settings)
+    whole, resumed = (load_checkpoint(tmp_path / n / "checkpoints" / "last.ckpt") for n in ("whole", "broken"))
+    assert whole["epoch"] == resumed["epoch"] == 1
+    assert set(whole["state_dict"]) == set(resumed["state_dict"])
+    assert all(torch.equal(value, resumed["state_dict"][name]) for name, value in whole["state_dict"].items())
+
+
+@pytest.mark.parametrize("accumulate", [2, 4096])
+def test_accumulated_batches_move_the_weights_as_one_batch_of_all_their_images(
+    train: Train, monkeypatch: pytest.MonkeyPatch, accumulate: int
+) -> None:
+    """Without batch norm; the last step of an epoch takes the batches that are left."""
+    for norm in (nn.BatchNorm1d, nn.BatchNorm2d):
+        monkeypatch.setattr(norm, "forward", lambda _, x: x)
+    batches: list[tuple[Tensor, Tensor]] = []
+    step = Retraining.step
+
+    def recorded(self: Retraining, batch: Any, batch_idx: int) -> None:
+        batches.append((self.augment(batch["images"]), batch["labels"]))
+        step(self, batch, batch_idx)
+
+    monkeypatch.setattr(Retraining, "step", recorded)
+    sections = {"augment": {"flip": 0, "pad": 0, "erase": 0}, "loss": {"triplet_weight": 0}}
+    plain = {"optimizer": "sgd", "momentum": 0, "weight_decay": 0, "lr": 0.1, "schedule": "constant"}
+    states = [state for _, state in train(epochs=1, accumulate=accumulate, sections=sections, **plain)]
+    network = ReidNetwork(BACKBONES["resnet10_small"](height=32, width=16), 8, height=32, width=16)
+    network.load_state_dict(states[0])
+    for first in range(0, len(batches), accumulate):
+        images, labels = (torch.cat(parts) for parts in zip(*batches[first : first + accumulate]))
+        network.zero_grad()
+        identity_loss(network.embed(images).logits[0], labels).backward()
+        with torch.no_grad():
+            for parameter in network.parameters():
+                if parameter.grad is not None:
+                    parameter -= 0.1 * parameter.grad
+        last = min(first + accumulate, len(batches))
+        assert last - first == 1 or torch.equal(states[last - 1][CONV], states[first][CONV])
+        for name, value in network.named_parameters():
+            torch.testing.assert_close(states[last][name], value.detach(), rtol=1e-4, atol=1e-6)
+
+
+def test_steps_of_warm_up_and_freezing_are_those_of_the_optimizer(train: Train) -> None:
+    steps = train(epochs=1, accumulate=2, warmup_steps=2, warmup_factor=0.5, freeze_steps=1)
+    assert [rates[0] for rates, _ in steps[2:5:2]] == pytest.approx([0.005, 0.0075])
+    assert torch.equal(steps[0][1][CONV], steps[3][1][CONV])
+    assert not torch.equal(steps[3][1][CONV], steps[4][1][CONV])

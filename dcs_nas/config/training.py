@@ -142,6 +142,11 @@ class RetrainConfig(Settings):
     and ``amsgrad``, SGD has ``momentum``, in Nesterov's form where ``nesterov`` is set. The learning rate rises over
     ``warmup_steps`` if given, else over ``warmup_epochs``; of a ``cosine``, it stays until ``flat_epochs`` and then
     falls to ``lr_min`` (``dcs_nas.training.optimizers``). Steps are those of the optimizer.
+
+    A step takes the mean gradient of ``accumulate`` batches, of an epoch's last step of those left; each batch has its
+    own pairs and batch statistics, and one that is left out (``trainer.nonfinite``) takes the gradients gathered before
+    it in the same step along. With ``ema_decay`` d an average of the network, running statistics included, becomes
+    d times itself + (1 - d) times the network after every step; validation and evaluation are of the average.
     """
 
     backbone: str | None = None
@@ -164,6 +169,8 @@ class RetrainConfig(Settings):
     freeze_epochs: float = Field(default=0.0, ge=0)
     freeze_steps: int = Field(default=0, ge=0)
     grad_clip: float | None = Field(default=None, gt=0)
+    accumulate: int = Field(default=1, ge=1, le=4096)
+    ema_decay: float | None = Field(default=None, gt=0, lt=1)
     head: HeadConfig = HeadConfig()
     schedule: Literal["cosine", "multistep", "constant"] = "cosine"
     warmup_epochs: float = Field(default=10, ge=0)

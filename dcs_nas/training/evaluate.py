@@ -201,7 +201,8 @@ def load_trained(folder: Path, *, checkpoint: str = "last") -> tuple[Config, Rei
     run.load_extensions()
     path = _checkpoint(run, config.retrain, checkpoint)
     state = load_checkpoint(path)["state_dict"]
-    state = {key.removeprefix("network."): value for key, value in state.items() if key.startswith("network.")}
+    prefix = "network." if config.retrain.ema_decay is None else "ema."
+    state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     classifier = state.get("heads.0.classifier.weight")
     if classifier is None or any(".mixtures." in key for key in state):
         raise InputError(f"{path} holds no trained network{_how_to_train(folder)}")

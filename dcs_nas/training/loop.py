@@ -120,10 +120,15 @@ class TrainingLoop(pl.LightningModule):
         after, s = self.current_epoch + 1, self.settings
         return self._held is not None and (after % s.validate_every == 0 or after == s.epochs)
 
+    @property
+    def evaluated(self) -> ReidNetwork:
+        """The network that is validated."""
+        return self.network
+
     def validate(self) -> float:
         """Return the mAP of the identities held out."""
         assert self._held is not None
-        return validate(self.network, self._data, self._held, metric=self.config.evaluate.metric)
+        return validate(self.evaluated, self._data, self._held, metric=self.config.evaluate.metric)
 
     def _log_epoch(self, figures: Mapping[str, float]) -> None:
         epoch = self.current_epoch

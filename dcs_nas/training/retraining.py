@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from copy import deepcopy
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from dcs_nas.config import Config, RetrainConfig
 from dcs_nas.data.datamodule import Batch, Images, ReidData, file_names
@@ -16,7 +19,7 @@ from dcs_nas.processes import world
 from dcs_nas.runs import RunFolder
 from dcs_nas.training.acceleration import fused
 from dcs_nas.training.checkpoints import save_checkpoint
-from dcs_nas.training.joint_batch import joint, joint_embedding, sum_gradients
+from dcs_nas.training.joint_batch import average_buffers, joint, joint_embedding, sum_gradients
 from dcs_nas.training.loop import TrainingLoop
 from dcs_nas.training.nonfinite import require_finite
 from dcs_nas.training.objective import batch_terms, build_objective, refresh_objective, update_objective
@@ -32,6 +35,7 @@ class Retraining(TrainingLoop):
 
     Attributes:
         best_score: the highest mAP so far, -1 before the first.
+        ema: the moving average of the network, where ``ema_decay`` is set; it is what is validated then.
     """
 
     shown = ("train/loss", "train/identity", "train/triplet", "lr", "validation/mAP")
@@ -52,6 +56,7 @@ class Retraining(TrainingLoop):
         self._images = images
         self.checked = [(list(network.named_parameters()), self.settings.grad_clip)]
         self.register_buffer("best_score", torch.tensor(-1.0))
+        self.ema = None if self.settings.ema_decay is None else deepcopy(network).requires_grad_(False)
         self._backbone = [p for p in network.backbone.parameters() if p.requires_grad]
         self._rates: list[float] = []
 
@@ -75,10 +80,20 @@ class Retraining(TrainingLoop):
         images = joint(own) if self.objective.needs_inputs else None
         terms = batch_terms(self.objective, embedding, labels, images)
         require_finite(terms, where=self._place, files=self._files)
+        first = batch_idx - batch_idx % self.settings.accumulate
+        count = min(self.settings.accumulate, self.trainer.num_training_batches - first)
+        if batch_idx == first:
+            for optimizer in self.optimizer_list():
+                optimizer.zero_grad(set_to_none=True)
+        self.manual_backward(terms["loss"] / (world() * count))
+        if batch_idx == first + count - 1:
+            self._update(batch_idx)
+        update_objective(self.objective, embedding, labels, images)
+        self._means.add(terms, "train/")
+
+    def _update(self, batch_idx: int) -> None:
+        """Move all parameters by the gradients gathered, and the averaged network with them."""
         network, *centers = self.optimizer_list()
-        for optimizer in (network, *centers):
-            optimizer.zero_grad(set_to_none=True)
-        self.manual_backward(terms["loss"] / world())
         sum_gradients([*self.network.parameters(), *self.objective.parameters()])
         self._set_learning_rate(network, batch_idx)
         network.step()
@@ -87,10 +102,16 @@ class Retraining(TrainingLoop):
                 if center.grad is not None:
                     center.grad /= self.config.loss.center_weight
             optimizer.step()
-        update_objective(self.objective, embedding, labels, images)
-        self._means.add(terms, "train/")
+        if self.ema is not None and self.settings.ema_decay is not None:
+            update_average(self.ema, self.network, decay=self.settings.ema_decay)
+
+    @property
+    def evaluated(self) -> ReidNetwork:
+        return self.network if self.ema is None else self.ema
 
     def after_epoch(self) -> dict[str, float]:
+        if self.ema is not None:
+            average_buffers(self.ema)
         refresh_objective(self.objective, self.network, [self._images], self.config)
         if not self.validation_is_due():
             return {}
@@ -116,11 +137,25 @@ class Retraining(TrainingLoop):
 
     @property
     def _steps_per_epoch(self) -> int:
-        return max(1, int(self.trainer.num_training_batches))
+        return max(1, math.ceil(self.trainer.num_training_batches / self.settings.accumulate))
 
     def _epoch(self, batch_idx: int) -> float:
-        """Return the epochs trained so far, with the share of the present one."""
-        return self.current_epoch + batch_idx / self._steps_per_epoch
+        """Return the epochs that all steps of the optimizer before the present one make."""
+        return self.current_epoch + batch_idx // self.settings.accumulate / self._steps_per_epoch
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, network: nn.Module, *, decay: float) -> None:
+    """Move the state of ``average`` to ``decay`` times itself + (1 - ``decay``) times that of ``network``.
+
+    Parameters and floating-point buffers, such as running statistics, are averaged; other buffers are copied.
+    """
+    pairs = list(zip(average.state_dict().values(), network.state_dict().values(), strict=True))
+    averaged = [(mean, value) for mean, value in pairs if mean.is_floating_point()]
+    get_ema_multi_avg_fn(decay)([mean for mean, _ in averaged], [value for _, value in averaged], 0)
+    for copy, value in pairs:
+        if not copy.is_floating_point():
+            copy.copy_(value)
 
 
 def trial_settings(config: Config) -> Config:
