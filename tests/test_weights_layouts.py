@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import pickle
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -295,6 +297,28 @@ def test_a_torchscript_archive_is_read_without_its_code(tmp_path: Path) -> None:
     }
     assert all(torch.equal(tensor, found[name]) for name, tensor in source.state_dict().items())
     assert api.read_weights_file(tmp_path / "w.pt").format == "TorchScript archive"
+
+
+def test_a_torchscript_archive_that_needs_code_is_refused_and_runs_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple:
+            return (print, ("this must not run",))
+
+    with zipfile.ZipFile(tmp_path / "w.pt", "w") as archive:
+        archive.writestr("w/data.pkl", pickle.dumps(Bomb()))
+        archive.writestr("w/constants.pkl", pickle.dumps(()))
+    with pytest.raises(InputError, match="cannot be read: it is no pickle, or one that needs code to be run"):
+        read_weights(tmp_path / "w.pt")
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("ibn", ["a", "b"])
+def test_a_file_with_instance_norms_is_compared_with_a_network_that_has_them(tmp_path: Path, ibn: str) -> None:
+    torch.save(state_of(BACKBONES["resnet34"](**SIZE, ibn=ibn)), tmp_path / "w.pth")
+    fit = api.fit_backbone(api.read_weights_file(tmp_path / "w.pth"), "resnet34", **SIZE)
+    assert (fit.problem, fit.options) == (None, {"ibn": ibn})
 
 
 def test_weights_are_scored_without_a_run(tmp_path: Path, people: Path, capsys: pytest.CaptureFixture) -> None:

@@ -41,6 +41,7 @@ _FAMILIES = (
     ("ResNet of bottlenecks, torchvision's names", r"layer1\.0\.conv3\.weight$"),
     ("ResNet of basic blocks, torchvision's names", r"layer1\.0\.conv1\.weight$"),
 )
+_IBN_NAMES = {"a": "layer1.0.bn1.IN.weight", "b": "layer1.2.IN.weight"}
 _WORTH_A_LINE = 0.1
 
 
@@ -163,14 +164,17 @@ def fitting_backbones(file: WeightsFile, *, height: int = 256, width: int = 128,
 
 
 def _options_of(tensors: Mapping[str, Tensor], factory: Any) -> dict[str, Any]:
-    """Return the options of a backbone that the file's own tokens ask for."""
+    """Return the options of a backbone that the file's own tokens and norms ask for."""
     known = inspect.signature(factory).parameters
     sizes = {"registers": ("register_tokens", 1), "cameras": ("sie_embed", 0)}
-    found = {}
+    found: dict[str, Any] = {}
     for option, (leaf, dimension) in sizes.items():
         held = [tensor for name, tensor in tensors.items() if name.split(".")[-1] == leaf and tensor.ndim == 3]
         if held and option in known:
             found[option] = held[0].shape[dimension]
+    norms = {kind for kind, leaf in _IBN_NAMES.items() if any(name.endswith(leaf) for name in tensors)}
+    if norms and "ibn" in known:
+        found["ibn"] = min(norms)
     return found
 
 
