@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcs_nas.data.samplers import IdentitySampler, SequentialBatches, hold_out_people, split_within_people
+from dcs_nas.config import Config
+from dcs_nas.data import samplers
+from dcs_nas.data.datamodule import ReidData
+from dcs_nas.data.samplers import (
+    CameraBalancedSampler,
+    IdentitySampler,
+    SequentialBatches,
+    ShuffledBatches,
+    hold_out_people,
+    split_within_people,
+)
 from dcs_nas.errors import InputError
 
 COUNTS = st.lists(st.integers(1, 20), min_size=3, max_size=12)
@@ -95,3 +107,99 @@ def test_sequential_batches_cover_all_in_order() -> None:
     batches = SequentialBatches(10, size=4)
     assert list(batches) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     assert len(batches) == 3
+
+
+CAMERAS = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=14), min_size=3, max_size=6)
+
+
+@given(cameras=CAMERAS, k=st.integers(1, 5), epoch=st.integers(0, 2))
+def test_an_identity_shows_as_many_cameras_as_it_can(cameras: list[list[int]], k: int, epoch: int) -> None:
+    """Of G groups of K images, a camera with n images can be in min(n, G), and K cameras in each."""
+    labels, seen_by = _labels([len(own) for own in cameras]), [camera for own in cameras for camera in own]
+    sampler = CameraBalancedSampler(labels, seen_by, people_per_batch=3, images_per_person=k, seed=7)
+    sampler.set_epoch(epoch)
+    batches = list(sampler)
+    assert len(batches) == len(IdentitySampler(labels, people_per_batch=3, images_per_person=k, seed=7))
+    for batch in batches:
+        assert sorted(Counter(labels[i] for i in batch).values()) == [k] * 3
+        for person, own in enumerate(cameras):
+            images = [i for i in batch if labels[i] == person]
+            counts, groups = Counter(own), max(1, len(own) // k)
+            if images and min(counts.values()) >= groups:
+                assert len({seen_by[i] for i in images}) == min(k, len(counts))
+            assert len(own) < k or len(set(images)) == len(images)
+
+
+def test_all_groups_of_an_identity_together_show_its_cameras_as_often_as_they_can() -> None:
+    """Six images by camera 0 and one each by 1 and 2: two groups of four, each with a second camera."""
+    cameras = [0, 0, 0, 1, 2, 0, 0, 0] * 3
+    sampler = CameraBalancedSampler(_labels([8] * 3), cameras, people_per_batch=3, images_per_person=4, seed=0)
+    for batch in sampler:
+        assert [sorted(cameras[i] for i in batch[n : n + 4]).count(0) for n in (0, 4, 8)] == [3, 3, 3]
+
+
+@given(length=st.integers(6, 40), size=st.integers(1, 6), epoch=st.integers(0, 3))
+def test_shuffled_batches_take_every_image_once_but_those_left_over(length: int, size: int, epoch: int) -> None:
+    sampler = ShuffledBatches(length, size=size, seed=3)
+    sampler.set_epoch(epoch)
+    batches = list(sampler)
+    drawn = [i for batch in batches for i in batch]
+    assert len(batches) == len(sampler) == length // size
+    assert len(set(drawn)) == len(drawn) == size * len(sampler)
+    assert all(0 <= i < length for i in drawn)
+
+
+@pytest.mark.parametrize("kind", ["camera_balanced", "shuffle"])
+def test_epochs_and_seeds_of_every_sampler_differ_and_repeat(kind: str) -> None:
+    def draw(seed: int, epoch: int) -> list[list[int]]:
+        sampler: CameraBalancedSampler | ShuffledBatches = ShuffledBatches(48, size=6, seed=seed)
+        if kind == "camera_balanced":
+            options = {"people_per_batch": 3, "images_per_person": 2, "seed": seed}
+            sampler = CameraBalancedSampler(_labels([8] * 6), [0, 1, 1, 2] * 12, **options)
+        sampler.set_epoch(epoch)
+        return list(sampler)
+
+    assert draw(0, 1) == draw(0, 1)
+    assert draw(0, 1) != draw(0, 2)
+    assert draw(0, 1) != draw(1, 1)
+
+
+def test_fewer_images_than_a_shuffled_batch_takes_are_refused() -> None:
+    with pytest.raises(InputError, match="there are 5 training images, a batch takes 6; lower data.people_per_batch"):
+        ShuffledBatches(5, size=6, seed=0)
+
+
+@pytest.mark.parametrize("sampler", ["identity", "camera_balanced", "shuffle"])
+def test_processes_share_each_batch_of_every_sampler(monkeypatch: pytest.MonkeyPatch, sampler: str) -> None:
+    def draw() -> list[list[int]]:
+        if sampler == "shuffle":
+            return list(ShuffledBatches(48, size=8, seed=1))
+        options: Any = {"people_per_batch": 4, "images_per_person": 2, "seed": 1}
+        if sampler == "identity":
+            return list(IdentitySampler(_labels([8] * 6), **options))
+        return list(CameraBalancedSampler(_labels([8] * 6), [0, 1, 1, 2] * 12, **options))
+
+    whole = draw()
+    monkeypatch.setattr(samplers, "world", lambda: 2)
+    halves = []
+    for rank in range(2):
+        monkeypatch.setattr(samplers, "rank", lambda rank=rank: rank)
+        halves.append(draw())
+    assert [a + b for a, b in zip(*halves)] == whole
+    monkeypatch.setattr(samplers, "world", lambda: 3)
+    with pytest.raises(InputError, match="does not divide among 3 processes; set data.people_per_batch"):
+        draw()
+
+
+def test_the_sampler_of_the_settings_draws_the_batches(people: Path, tmp_path: Path) -> None:
+    drawn = {}
+    for name in ("identity", "camera_balanced", "shuffle"):
+        data = {"name": "market1501", "root": people, "height": 32, "width": 16, "cache": tmp_path, "sampler": name}
+        config = Config.model_validate({"name": "job", "data": data | {"people_per_batch": 4, "images_per_person": 2}})
+        reid = ReidData(config)
+        images = reid.train()
+        drawn[name] = [batch["indices"].tolist() for batch in reid.identity_loader(images, stream=8)]
+        cameras = images.cameras
+        if name == "camera_balanced":
+            assert all(cameras[a] != cameras[b] for batch in drawn[name] for a, b in zip(batch[::2], batch[1::2]))
+    assert len({str(batches) for batches in drawn.values()}) == 3

@@ -23,6 +23,10 @@ class DataConfig(Settings):
 
     Training is on ``name`` and on every data set of ``also``; ``combine_all`` takes their test images in too. Testing
     is on ``test`` where it is given (cross-domain), otherwise on ``name``.
+
+    A training batch has ``people_per_batch`` x ``images_per_person`` images: by ``sampler``, so many of so many
+    identities, from as many cameras as there are (``camera_balanced``) or from any (``identity``), or images of a plain
+    shuffling of all (``shuffle``), in which few identities have a pair for a loss of pairs.
     """
 
     name: str = "market1501"
@@ -35,6 +39,7 @@ class DataConfig(Settings):
     width: int = Field(default=128, ge=8, le=4096)
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    sampler: Literal["identity", "camera_balanced", "shuffle"] = "identity"
     people_per_batch: int = Field(default=16, ge=1, le=4096)
     images_per_person: int = Field(default=4, ge=1, le=256)
     test_batch: int = Field(default=256, ge=1, le=65536)

@@ -21,7 +21,15 @@ from dcs_nas.data.datasets import load_dataset
 from dcs_nas.data.fingerprint import DATA_FILE, record_source, require_same_images
 from dcs_nas.data.images import Progress, image_cache
 from dcs_nas.data.records import SPLITS, Record, ReidDataset, combine
-from dcs_nas.data.samplers import IdentitySampler, SequentialBatches, hold_out_people, require_queries, split_people
+from dcs_nas.data.samplers import (
+    CameraBalancedSampler,
+    IdentitySampler,
+    SequentialBatches,
+    ShuffledBatches,
+    hold_out_people,
+    require_queries,
+    split_people,
+)
 from dcs_nas.errors import InputError
 from dcs_nas.files import write_json
 from dcs_nas.processes import in_turn, is_first, rank, world
@@ -197,15 +205,19 @@ class ReidData:
         )
 
     def identity_loader(self, images: Images, *, stream: int, what: str = "training") -> DataLoader:
-        """P x K batches; ``stream`` sets loaders of one run apart in their draws."""
-        sampler = IdentitySampler(
-            images.labels.tolist(),
-            people_per_batch=self.settings.people_per_batch,
-            images_per_person=self.settings.images_per_person,
-            seed=self.config.seed * 16 + stream,
-            what=what,
-        )
-        return self._loader(images, sampler)
+        """Batches as ``data.sampler`` asks for them; ``stream`` sets loaders of one run apart in their draws."""
+        settings, labels, seed = self.settings, images.labels.tolist(), self.config.seed * 16 + stream
+        if settings.sampler == "shuffle":
+            return self._loader(images, ShuffledBatches(len(images), size=settings.batch_size, seed=seed, what=what))
+        options: Any = {
+            "people_per_batch": settings.people_per_batch,
+            "images_per_person": settings.images_per_person,
+            "seed": seed,
+            "what": what,
+        }
+        if settings.sampler == "camera_balanced":
+            return self._loader(images, CameraBalancedSampler(labels, images.cameras.tolist(), **options))
+        return self._loader(images, IdentitySampler(labels, **options))
 
     def test_loader(self, images: Images) -> DataLoader:
         """Images in order, in batches of ``data.test_batch``: all, or of W processes every W-th batch for each."""

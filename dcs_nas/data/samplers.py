@@ -1,4 +1,4 @@
-"""P x K batches of identities, halves of a training set, and identities held out for validation.
+"""Batches of identities (P x K) or of shuffled images, halves of a training set, identities held out for validation.
 
 B = P * K images a batch, N images in all.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -47,7 +48,7 @@ class IdentitySampler:
         return self._length
 
     def __iter__(self) -> Iterator[list[int]]:
-        first, last = self._own_people()
+        first, last = _own_share(self.P, "people", "data.people_per_batch")
         random = np.random.default_rng(mix_seed(self.seed, self.epoch))
         groups = [g for label in random.permutation(list(self._images)) for g in self._cut(int(label), random)]
         surplus = len(groups) - self.P * len(self)
@@ -56,21 +57,64 @@ class IdentitySampler:
         for batch in random.permutation(len(self)):
             yield [index for group in kept[batch :: len(self)][first:last] for index in group]
 
-    def _own_people(self) -> tuple[int, int]:
-        if self.P % world():
-            raise InputError(
-                f"a batch of {self.P} people does not divide among {world()} processes; "
-                f"set data.people_per_batch to a multiple of {world()}"
-            )
-        share = self.P // world()
-        return rank() * share, (rank() + 1) * share
-
     def _cut(self, label: int, random: np.random.Generator) -> list[list[int]]:
         images = random.permutation(self._images[label])
         if len(images) < self.K:
             images = np.concatenate([images, random.choice(images, self.K - len(images))])
         groups = [images[i * self.K : (i + 1) * self.K].tolist() for i in range(self._groups[label])]
         return groups[: len(self)]
+
+
+class CameraBalancedSampler(IdentitySampler):
+    """P x K batches in which the K images of an identity are from as many cameras as it has, if they are at most K.
+
+    So where each of its cameras has an image for every group; all in all, an identity's groups show as many cameras as
+    they can without an image twice. Images that are left over are those of the most frequent cameras.
+    """
+
+    def __init__(self, labels: Sequence[int], cameras: Sequence[int], **options: Any) -> None:
+        super().__init__(labels, **options)
+        self._cameras = np.asarray(cameras)
+
+    def _cut(self, label: int, random: np.random.Generator) -> list[list[int]]:
+        images, count = random.permutation(self._images[label]), self._groups[label]
+        if len(images) < self.K:
+            images = np.concatenate([images, random.choice(images, self.K - len(images))])
+        cameras = self._cameras[images]
+        before = np.array([(cameras[:i] == camera).sum() for i, camera in enumerate(cameras)])
+        kept = np.argsort(before, kind="stable")[: count * self.K]
+        dealt = images[kept[np.argsort(cameras[kept], kind="stable")]]
+        groups = [dealt[i::count].tolist() for i in random.permutation(count)]
+        return groups[: len(self)]
+
+
+class ShuffledBatches:
+    """All images in a new order every epoch, in batches of ``size``; what is left at its end is left out.
+
+    The batches of an epoch depend on ``seed`` and the epoch alone. Where W processes train together each gives its own
+    part of every batch.
+    """
+
+    def __init__(self, length: int, *, size: int, seed: int, what: str = "training") -> None:
+        if length < size:
+            raise InputError(
+                f"there are {length} {what} images, a batch takes {size}; lower data.people_per_batch or "
+                "data.images_per_person, whose product it is"
+            )
+        self.length, self.size, self.seed, self.epoch = length, size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose batches the next iteration gives."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length // self.size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        first, last = _own_share(self.size, "images", "data.people_per_batch x data.images_per_person")
+        order = np.random.default_rng(mix_seed(self.seed, self.epoch)).permutation(self.length)
+        for batch in range(len(self)):
+            yield order[batch * self.size : (batch + 1) * self.size][first:last].tolist()
 
 
 class SequentialBatches:
@@ -89,6 +133,17 @@ class SequentialBatches:
     def __iter__(self) -> Iterator[list[int]]:
         for start in self._starts:
             yield list(range(start, min(start + self.size, self.length)))
+
+
+def _own_share(count: int, what: str, setting: str) -> tuple[int, int]:
+    """Return where this process's part of a batch of ``count`` begins and ends."""
+    if count % world():
+        raise InputError(
+            f"a batch of {count} {what} does not divide among {world()} processes; "
+            f"set {setting} to a multiple of {world()}"
+        )
+    share = count // world()
+    return rank() * share, (rank() + 1) * share
 
 
 def split_within_people(labels: Sequence[int], *, share: float, seed: int) -> tuple[list[int], list[int]]:
