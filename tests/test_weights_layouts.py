@@ -351,6 +351,11 @@ trainer: {{accelerator: cpu, threads: 1, loggers: []}}
     assert (facts["prefix"], facts["supplied"]) == ("state_dict.module.encoder_q.", facts["numbers"])
     assert [row[:2] for row in facts["rows"]][1:3] == [["interpolated", 0], ["left random", 0]]
     assert "72 tensors loaded of 'state_dict.module.encoder_q.'" in (run.folder / "log.txt").read_text()
+    recorded = (run.folder / "config.yaml").read_text()
+    for share, partial in ((0.9, False), (0.5, True)):  # as runs recorded it before
+        old = recorded.replace("weights_partial: false", f"weights_share: {share}")
+        (run.folder / "config.yaml").write_text(old)
+        assert api.load_run(run.folder).config.retrain.weights_partial is partial
     page = write_report([run.folder])
     assert "Weights loaded" in page.file.read_text()
     assert "loaded; retrain.weights_key chooses another" in page.file.read_text()
