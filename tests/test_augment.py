@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import torch
 
 from dcs_nas.config import AugmentConfig
@@ -11,7 +14,7 @@ MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 OFF = {"flip": 0.0, "pad": 0, "erase": 0.0}
 
 
-def _augment(**settings: float) -> Augment:
+def _augment(**settings: Any) -> Augment:
     return Augment(AugmentConfig(**{**OFF, **settings}), height=16, width=8, mean=MEAN, std=STD)
 
 
@@ -59,3 +62,91 @@ def test_the_same_seed_draws_the_same_and_another_differs() -> None:
     assert torch.equal(draw(1), draw(1))
     assert not torch.equal(draw(1), draw(2))
     assert draw(1).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_erasing_by_noise_fills_the_same_rectangles_with_a_normal_distribution() -> None:
+    images = _images(64)
+    plain, noisy = Normalize(MEAN, STD)(images), _augment(erase=1.0, erase_fill="noise")(images)
+    changed = (plain != noisy).any(1)
+    share = changed.flatten(1).float().mean(1)
+    assert ((share > 0.005) & (share < 0.45)).all()
+    noise = noisy.permute(0, 2, 3, 1)[changed]
+    assert abs(float(noise.mean())) < 0.1
+    assert abs(float(noise.std()) - 1) < 0.1
+    rows, columns = changed[0].any(1).nonzero(), changed[0].any(0).nonzero()
+    assert changed[0, rows.min() : rows.max() + 1, columns.min() : columns.max() + 1].all()
+
+
+def test_translation_crops_an_enlarged_image_for_as_many_as_asked() -> None:
+    images = torch.arange(16, dtype=torch.uint8).mul(10).view(1, 1, 16, 1).expand(400, 3, 16, 8)
+    plain, moved = Normalize(MEAN, STD)(images), _augment(translate=0.5)(images)
+    changed = (plain != moved).flatten(1).any(1)
+    assert 0.4 < float(changed.float().mean()) < 0.6
+    pixels = (moved[changed] + Normalize(MEAN, STD).shift) / Normalize(MEAN, STD).scale
+    larger = torch.nn.functional.interpolate(images[:1].float(), size=(18, 9), mode="bilinear")
+    crops = torch.stack([larger[0, :, top : top + 16, :8] for top in range(3)])
+    nearest = (pixels[:, None] - crops[None]).abs().flatten(2).amax(2).min(1)
+    assert float(nearest.values.max()) < 0.1
+    assert nearest.indices.unique().numel() == 3
+
+
+def test_local_grayscale_takes_the_colours_from_a_rectangle_alone() -> None:
+    images = _images(32)
+    augment = _augment(local_gray=1.0)
+    pixels = (augment(images) + augment.normalize.shift) / augment.normalize.scale
+    weights = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+    gray = (images.float() * weights).sum(1, keepdim=True).expand(-1, 3, -1, -1)
+    changed = ((pixels - images.float()).abs() > 0.01).any(1, keepdim=True)
+    expected = torch.where(changed, gray, images.float())
+    torch.testing.assert_close(pixels, expected, rtol=1e-3, atol=0.01)
+    share = changed.flatten(1).float().mean(1)
+    assert ((share > 0.005) & (share < 0.45)).all()
+
+
+@pytest.mark.parametrize("policy", ["randaugment", "autoaugment"])
+def test_a_policy_changes_the_share_of_images_asked_for_each_by_its_own_draw(policy: str) -> None:
+    images = _images(1).expand(200, -1, -1, -1)
+    plain = _augment()(images)
+
+    def changed(probability: float) -> torch.Tensor:
+        drawn = _augment(policy=policy, policy_probability=probability)(images)
+        assert torch.isfinite(drawn).all()
+        return drawn[(plain - drawn).abs().flatten(1).amax(1) > 1e-4]
+
+    half, whole = changed(0.5), changed(1.0)
+    assert 0.3 < len(half) / len(whole) < 0.7
+    assert len(whole) > 60
+    assert len({tuple(image.flatten().tolist()) for image in whole}) > 20
+
+
+def test_the_magnitude_of_randaugment_is_its_strength() -> None:
+    images = _images(1).expand(60, -1, -1, -1)
+
+    def change(magnitude: int) -> float:
+        torch.manual_seed(0)
+        changed = _augment(policy="randaugment", policy_probability=1.0, policy_magnitude=magnitude)(images)
+        return float((changed - _augment()(images)).abs().mean())
+
+    assert change(2) != change(28)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"erase": 0.5, "erase_fill": "noise"},
+        {"translate": 0.5},
+        {"local_gray": 0.5},
+        {"policy": "randaugment", "policy_probability": 0.5},
+        {"policy": "autoaugment", "policy_probability": 0.5},
+    ],
+)
+def test_every_augmentation_draws_from_the_seed_and_keeps_nothing_to_learn(settings: dict[str, Any]) -> None:
+    augment, images = _augment(**settings), _images(16)
+
+    def draw(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return augment(images)
+
+    assert torch.equal(draw(1), draw(1))
+    assert not torch.equal(draw(1), draw(2))
+    assert not any(parameter.requires_grad for parameter in augment.parameters())

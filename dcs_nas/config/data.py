@@ -61,12 +61,23 @@ class DataConfig(Settings):
 
 
 class AugmentConfig(Settings):
-    """Augmentation of a training batch; probabilities, and pixels for the pad."""
+    """Augmentation of a training batch; probabilities, and pixels for the pad.
+
+    ``erase`` fills with the mean colour or with noise (``erase_fill``). ``translate``: enlarged to 9/8 and cropped at
+    random; ``local_gray``: without colours in a rectangle. A ``policy`` changes a share ``policy_probability`` of the
+    images: AutoAugment's for ImageNet, or two operations of RandAugment of strength ``policy_magnitude`` of 30.
+    """
 
     flip: float = Field(default=0.5, ge=0, le=1)
     pad: int = Field(default=10, ge=0, le=512)
     erase: float = Field(default=0.5, ge=0, le=1)
+    erase_fill: Literal["mean", "noise"] = "mean"
     color_jitter: float = Field(default=0.0, ge=0, le=1)
+    translate: float = Field(default=0.0, ge=0, le=1)
+    local_gray: float = Field(default=0.0, ge=0, le=1)
+    policy: Literal["none", "randaugment", "autoaugment"] = "none"
+    policy_probability: float = Field(default=0.1, gt=0, le=1)
+    policy_magnitude: int = Field(default=9, ge=1, le=29)
 
 
 class EvaluateConfig(Settings):

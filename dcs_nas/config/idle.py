@@ -41,6 +41,9 @@ EFFECTS = (
     Effect("retrain.head.scale retrain.head.margin", "retrain.head.classifier", ("cosface", "arcface", "circle")),
     Effect("evaluate.neck", "retrain.head.neck"),
     Effect("loss.ib_grid loss.ib_temperature loss.ib_normalize", "loss.ib_kind"),
+    Effect("augment.erase_fill", "augment.erase"),
+    Effect("augment.policy_probability", "augment.policy"),
+    Effect("augment.policy_magnitude", "augment.policy", ("randaugment",)),
     Effect("dcs.tau dcs.decay dcs.tau_min dcs.scale", DCS_BLOCKS),
     Effect("evaluate.expand_alpha", "evaluate.expand"),
     Effect("evaluate.rerank_k1 evaluate.rerank_k2 evaluate.rerank_lambda", "evaluate.rerank"),
@@ -68,7 +71,10 @@ EFFECTS = (
         _ONE_SHOT,
     ),
 )
-_JOBS = {"search": ("search", "loss", "dcs"), "retrain": ("retrain", "loss", "dcs", "evaluate")}
+_JOBS = {
+    "search": ("search", "augment", "loss", "dcs"),
+    "retrain": ("retrain", "augment", "loss", "dcs", "evaluate"),
+}
 
 
 def idle_settings(config: BaseModel, job: Literal["search", "retrain"], facts: Mapping[str, Any]) -> list[str]:
