@@ -11,13 +11,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dcs_nas.config import RetrainConfig
+from dcs_nas.config import RetrainConfig, TuneConfig
 from dcs_nas.losses.reid import identity_loss
 from dcs_nas.models.backbones import BACKBONES
 from dcs_nas.models.heads import ReidNetwork
+from dcs_nas.runs import read_metrics
 from dcs_nas.training import loop
 from dcs_nas.training.checkpoints import load_checkpoint
-from dcs_nas.training.evaluate import load_trained
+from dcs_nas.training.evaluate import evaluate_run, load_trained
 from dcs_nas.training.optimizers import build_optimizer, learning_rate_factor, parameter_factors
 from dcs_nas.training.retrain_job import run_retraining
 from dcs_nas.training.retraining import Retraining, update_average
@@ -228,3 +229,27 @@ def test_steps_of_warm_up_and_freezing_are_those_of_the_optimizer(train: Train) 
     assert [rates[0] for rates, _ in steps[2:5:2]] == pytest.approx([0.005, 0.0075])
     assert torch.equal(steps[0][1][CONV], steps[3][1][CONV])
     assert not torch.equal(steps[3][1][CONV], steps[4][1][CONV])
+
+
+def test_the_curve_of_the_test_set_is_what_evaluate_measures_and_changes_nothing(
+    train: Train, tmp_path: Path, plain_log: None
+) -> None:
+    plain = train("plain", validation=0.4, validate_every=1, ema_decay=0.5)
+    curve = train("curve", validation=0.4, validate_every=1, ema_decay=0.5, test_curve=True)
+    for (_, expected), (_, state) in zip(plain, curve, strict=True):
+        assert all(torch.equal(value, state[name]) for name, value in expected.items())
+    without, rows = (read_metrics(tmp_path / name / "metrics.csv") for name in ("plain", "curve"))
+    assert [row["validation/mAP"] for row in rows] == [row["validation/mAP"] for row in without]
+    assert [("test/mAP" in row) for row in (*without, *rows)] == [False, False, True, True]
+    assert rows[-1]["test/mAP"] == pytest.approx(evaluate_run(tmp_path / "curve").result.mAP, abs=1e-9)
+    best = [load_checkpoint(tmp_path / name / "checkpoints" / "best.ckpt")["epoch"] for name in ("plain", "curve")]
+    assert best[0] == best[1]
+    said = (tmp_path / "curve" / "log.txt").read_text()
+    assert "the test set is ranked every 1 epochs for a curve alone (retrain.test_curve): choose nothing by it" in said
+    assert "test/mAP" in said
+
+
+def test_nothing_is_tuned_on_the_test_set() -> None:
+    space = {"retrain.lr": {"loguniform": [1e-5, 1e-2]}}
+    with pytest.raises(ValueError, match="test/mAP is measured on the test set, by which nothing may be chosen"):
+        TuneConfig.model_validate({"space": space, "metric": "test/mAP", "goal": "maximize"})

@@ -33,7 +33,7 @@ EFFECTS = (
     Effect("retrain.channels retrain.cells", "retrain.backbone", (None,)),
     Effect("retrain.backbone_options", "retrain.backbone"),
     Effect("retrain.weights_partial", "retrain.weights"),
-    Effect("retrain.validate_every", "retrain.validation"),
+    Effect("retrain.validate_every", "retrain.validation retrain.test_curve"),
     Effect("retrain.center_lr", "loss.center_weight"),
     Effect("loss.label_smoothing", "loss.identity_weight"),
     Effect("loss.triplet_margin loss.triplet_mining", "loss.triplet_weight"),

@@ -147,6 +147,10 @@ class RetrainConfig(Settings):
     own pairs and batch statistics, and one that is left out (``trainer.nonfinite``) takes the gradients gathered before
     it in the same step along. With ``ema_decay`` d an average of the network, running statistics included, becomes
     d times itself + (1 - d) times the network after every step; validation and evaluation are of the average.
+
+    Every ``validate_every`` epochs the identities that ``validation`` holds out are ranked, which chooses the best
+    checkpoint, and with ``test_curve`` the test set, for the column test/mAP of metrics.csv alone: nothing is chosen by
+    it.
     """
 
     backbone: str | None = None
@@ -183,6 +187,7 @@ class RetrainConfig(Settings):
     center_lr: float = Field(default=0.5, gt=0)
     validation: float = Field(default=0.0, ge=0, lt=1)
     validate_every: int = Field(default=10, ge=1)
+    test_curve: bool = False
 
     @model_validator(mode="after")
     def _check_start(self) -> RetrainConfig:

@@ -54,6 +54,10 @@ class TuneConfig(Settings):
     def _check(self) -> TuneConfig:
         if (self.metric is None) != (self.goal is None):
             raise ValueError("metric and goal go together; give both, e.g. metric: validation/mAP, goal: maximize")
+        if self.metric is not None and self.metric.startswith("test/"):
+            raise ValueError(
+                f"metric {self.metric} is measured on the test set, by which nothing may be chosen; use validation/mAP"
+            )
         if self.gpus and self.concurrency > len(self.gpus):
             raise ValueError(f"concurrency {self.concurrency} is more than the {len(self.gpus)} devices of gpus")
         if self.pruner_options and self.pruner == "none":

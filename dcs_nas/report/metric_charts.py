@@ -24,6 +24,7 @@ _EXPLAINED = {
     "relaxation_temperature": "of the mixture",
     "dcs_kept": "share of channels that DCS-Attention keeps",
     "validation": "by retrieval among people held out",
+    "test": "by retrieval on the test set, for this curve alone: nothing is chosen by it",
 }
 GROUPS = {
     "losses": "Losses",
@@ -81,6 +82,8 @@ def _place(column: str) -> tuple[str, str]:
         return "collapse", column
     if head in ("validation", "best"):
         return "validation", "validation"
+    if head == "test":
+        return "validation", "test"
     if column in ("lr", "tau", "relaxation_temperature", "dcs_kept"):
         return "schedule", column
     return "other", column

@@ -115,10 +115,14 @@ class TrainingLoop(pl.LightningModule):
         """Return ``lr``, the learning rate of the weights in the epoch's last step."""
         return {"lr": float(self.trainer.optimizers[0].param_groups[0]["lr"])}
 
-    def validation_is_due(self) -> bool:
-        """Return whether identities are held out and to be ranked after this epoch: each n-th, and the last."""
+    def is_measured(self) -> bool:
+        """Return whether retrieval is measured after this epoch: each n-th, and the last."""
         after, s = self.current_epoch + 1, self.settings
-        return self._held is not None and (after % s.validate_every == 0 or after == s.epochs)
+        return after % s.validate_every == 0 or after == s.epochs
+
+    def validation_is_due(self) -> bool:
+        """Return whether identities are held out and to be ranked after this epoch."""
+        return self._held is not None and self.is_measured()
 
     @property
     def evaluated(self) -> ReidNetwork:

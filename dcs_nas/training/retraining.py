@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from copy import deepcopy
 from typing import Any
@@ -13,12 +14,14 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from dcs_nas.config import Config, RetrainConfig
 from dcs_nas.data.datamodule import Batch, Images, ReidData, file_names
+from dcs_nas.evaluation import score
 from dcs_nas.losses import Objective
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.processes import world
 from dcs_nas.runs import RunFolder
 from dcs_nas.training.acceleration import fused
 from dcs_nas.training.checkpoints import save_checkpoint
+from dcs_nas.training.features import extract_features, labelled_features
 from dcs_nas.training.joint_batch import average_buffers, joint, joint_embedding, sum_gradients
 from dcs_nas.training.loop import TrainingLoop
 from dcs_nas.training.nonfinite import require_finite
@@ -26,19 +29,21 @@ from dcs_nas.training.objective import batch_terms, build_objective, refresh_obj
 from dcs_nas.training.optimizers import build_optimizer, learning_rate_factor
 from dcs_nas.training.trainer import fit, make_trainer, without_known_warnings
 
+log = logging.getLogger(__name__)
+
 
 class Retraining(TrainingLoop):
     """Trains ``network`` on P x K batches of ``images``.
 
     Where ``held`` images are given, their mAP is measured every ``validate_every`` epochs, and the best so far is kept
-    as ``checkpoints/best.ckpt``.
+    as ``checkpoints/best.ckpt``. With ``test_curve`` the mAP on the test set is measured then too, as a figure alone.
 
     Attributes:
         best_score: the highest mAP so far, -1 before the first.
         ema: the moving average of the network, where ``ema_decay`` is set; it is what is validated then.
     """
 
-    shown = ("train/loss", "train/identity", "train/triplet", "lr", "validation/mAP")
+    shown = ("train/loss", "train/identity", "train/triplet", "lr", "validation/mAP", "test/mAP")
     best_score: Tensor
 
     def __init__(
@@ -59,6 +64,7 @@ class Retraining(TrainingLoop):
         self.ema = None if self.settings.ema_decay is None else deepcopy(network).requires_grad_(False)
         self._backbone = [p for p in network.backbone.parameters() if p.requires_grad]
         self._rates: list[float] = []
+        self._tests = data.test() if self.settings.test_curve else None
 
     @property
     def settings(self) -> RetrainConfig:
@@ -69,6 +75,13 @@ class Retraining(TrainingLoop):
         self._rates = [group["lr"] for group in network.param_groups]
         centers = list(self.objective.parameters())
         return [network, *([SGD(centers, lr=self.settings.center_lr)] if centers else [])]
+
+    def on_train_start(self) -> None:
+        if self._tests is not None:
+            log.info(
+                "the test set is ranked every %d epochs for a curve alone (retrain.test_curve): choose nothing by it",
+                self.settings.validate_every,
+            )
 
     def step(self, batch: Batch, batch_idx: int) -> None:
         self._place = f"step {batch_idx + 1} of epoch {self.current_epoch + 1}"
@@ -113,13 +126,22 @@ class Retraining(TrainingLoop):
         if self.ema is not None:
             average_buffers(self.ema)
         refresh_objective(self.objective, self.network, [self._images], self.config)
-        if not self.validation_is_due():
-            return {}
-        score = self.validate()
-        if score > float(self.best_score):
-            self.best_score.fill_(score)
-            save_checkpoint(self.trainer, self._run.checkpoint("best"))
-        return {"validation/mAP": score}
+        figures: dict[str, float] = {}
+        if self.validation_is_due():
+            figures["validation/mAP"] = value = self.validate()
+            if value > float(self.best_score):
+                self.best_score.fill_(value)
+                save_checkpoint(self.trainer, self._run.checkpoint("best"))
+        if self._tests is not None and self.is_measured():
+            figures["test/mAP"] = self._test(*self._tests)
+        return figures
+
+    def _test(self, query: Images, gallery: Images) -> float:
+        """Return the mAP on the test set as the section ``evaluate`` asks for it; nothing is chosen by it."""
+        settings = self.config.evaluate.model_copy(update={"confidence": 0})
+        features = [extract_features(self.evaluated, self._data, x, flip=settings.flip) for x in (query, gallery)]
+        labelled = labelled_features(query, gallery, *features)
+        return score(labelled, settings, protocol=self._data.test_dataset.protocol, device=self.device).result.mAP
 
     def _freeze_backbone(self, batch_idx: int) -> None:
         """Keep the backbone as it is, in evaluation mode, in the first epochs or steps; then train all of it."""
