@@ -65,7 +65,7 @@ if ! command -v dot >/dev/null 2>&1; then
     if command -v apt-get >/dev/null 2>&1; then
         { $sudo apt-get update -qq && $sudo apt-get install -y -qq --no-install-recommends graphviz fonts-dejavu-core; } >/dev/null 2>&1 || true
     elif command -v dnf >/dev/null 2>&1; then
-        $sudo dnf install -y -q graphviz >/dev/null 2>&1 || true
+        $sudo dnf install -y -q graphviz dejavu-sans-fonts >/dev/null 2>&1 || true
     elif command -v brew >/dev/null 2>&1; then
         brew install --quiet graphviz >/dev/null 2>&1 || true
     fi
