@@ -210,7 +210,7 @@ def test_without_its_file_an_own_operation_is_one_line_that_says_what_to_do(
 ) -> None:
     line = refused(capsys, "profile", job.parent / "own.yaml", "--rounds", 0)
     assert "unknown operation 'shuffle_conv'; " in line
-    assert "give it, by -o extensions=[FILE] to a configuration, by --extension FILE otherwise" in line
+    assert "name it, by -o extensions=[FILE] to a configuration, by --extension FILE otherwise" in line
     _runs_well("profile", job.parent / "own.yaml", "--rounds", 0, "--extension", job.parent / "my_ops.py")
 
 

@@ -41,7 +41,7 @@ def cost_term(
     Raises:
         InputError: an unknown form; an additive one without target or with an exponent; a logarithmic one with a
             target.
-        TrainingError: a product with a loss of 0 or less, which would reward cost, or log(c) of c <= 1.
+        TrainingError: a product with a loss below 0, which would reward cost, or log(c) of c <= 1.
     """
     if form == "additive":
         if target is None or beta is not None:
@@ -51,9 +51,9 @@ def cost_term(
         raise InputError(f"unknown form '{form}' of the cost term; known: additive, multiplicative, logarithmic")
     if form == "logarithmic" and target is not None:
         raise InputError(f"a logarithmic cost term has target={target}; expected none")
-    if not bool(loss > 0):
+    if not bool(loss >= 0):
         raise TrainingError(
-            f"the loss is {loss.item():.4g} and a {form} cost term would reward cost where it is not above 0; "
+            f"the loss is {loss.item():.4g} and a {form} cost term would reward cost where it is below 0; "
             "use search.cost.form=additive with a search.cost.target and without beta, or lower loss.ib_weight"
         )
     return loss * (_factor(form, cost, weight, target, beta).to(loss.dtype) - 1)

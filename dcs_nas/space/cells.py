@@ -339,8 +339,8 @@ def thirds(cells: int) -> tuple[int, ...]:
 def edge_index(node: int, source: int) -> int:
     """Return the row of the edge from state ``source`` to node ``node`` (from 0): edges are listed node by node.
 
-    >>> [edge_index(1, s) for s in range(3)]
-    [2, 3, 4]
+    >>> tuple(edge_index(1, s) for s in range(3))
+    (2, 3, 4)
     """
     return node * (node + 3) // 2 + source
 

@@ -37,10 +37,11 @@ class BilevelSearch(TrainingLoop):
     Every pass seeds the random generators from (seed, epoch, step, half), so that the passes of a second-order step
     draw the same. The architecture step computes no gradients of weights (order 1), the weight step none of alphas.
 
+    The arguments are those of ``TrainingLoop``, and:
+
     Args:
         halves: images by half.
         record: where alphas and genotypes go.
-        others: as of ``TrainingLoop``.
 
     Attributes:
         weights: what the lower level optimizes, the supernet's weights and the heads.
