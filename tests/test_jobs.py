@@ -339,7 +339,8 @@ def test_what_a_weights_file_gave_is_in_the_log_of_the_run(job: Path, tmp_path: 
     run_retraining(load_config(job, [*options, f"retrain.weights={weights}"]), tmp_path / "second")
     for folder, loaded in ((tmp_path / "first", 0), (tmp_path / "second", 1)):
         log = (folder / "log.txt").read_text()
-        assert log.count(f"INFO {weights}: 72 tensors loaded of 'state_dict.network.backbone.', 308,976 of 308,976 numbers; skipped from") == loaded
+        told = f"INFO {weights}: 72 tensors loaded of 'state_dict.network.backbone.', 308,976 of 308,976 numbers; "
+        assert log.count(told) == loaded
         assert log.count("epoch 1/1") == 1
         assert "market1501" in log.splitlines()[0]
 

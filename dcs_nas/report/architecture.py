@@ -9,14 +9,12 @@ from typing import Any
 
 import networkx
 
-from dcs_nas.config import Config
 from dcs_nas.report.dot import paint_graph, paint_panels
 from dcs_nas.report.drawn_graph import difference_graph, drawn_graph
 from dcs_nas.report.embedded import Picture, in_both_themes
 from dcs_nas.report.graphs import epoch_graph, is_strip, strip_panels, title_of
 from dcs_nas.report.palette import theme
 from dcs_nas.runs import EpochRecord, RunContents
-from dcs_nas.settings import parse
 from dcs_nas.space import AnyGenotype
 
 _MOST_PANELS = 24
@@ -74,7 +72,7 @@ def _as_trained(run: RunContents, genotype: AnyGenotype) -> AnyGenotype:
     """The genotype at the width, depth and image size of a training."""
     if not run.trained:
         return genotype
-    config = parse(Config, run.config, source="config.yaml")
+    config = run.files.config()
     if config.retrain is None:
         return genotype
     data, settings = config.data, config.retrain

@@ -208,12 +208,11 @@ def cost_table(run: RunContents) -> Cost | None:
     import torch
     from torch import nn
 
-    from dcs_nas.config import Config, RetrainConfig
+    from dcs_nas.config import RetrainConfig
     from dcs_nas.models.build import build_fixed
     from dcs_nas.models.network_profile import profile
-    from dcs_nas.settings import parse
 
-    config = parse(Config, run.config, source="config.yaml")
+    config = run.files.config()
     settings = RetrainConfig() if run.searched or config.retrain is None else config.retrain
     if settings.backbone is None and run.genotype is None:
         return None
