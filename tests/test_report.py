@@ -175,6 +175,15 @@ def test_damaged_files_are_named_on_the_page_and_the_rest_is_shown(people: Path,
     assert "operations on its edges" in text
 
 
+def test_a_run_that_recorded_settings_of_before_is_shown_whole(people: Path, tmp_path: Path) -> None:
+    run = RunFolder(trained(tmp_path / "run", people))
+    run.config_file.write_text(run.config_file.read_text().replace("weights_partial: false", "weights_share: 0.9"))
+    assert "weights_share: 0.9" in run.config_file.read_text()
+    text = write_report([run.path], tmp_path / "report.html", options=Options(maps=0, ranked=0)).file.read_text()
+    assert "multiply-adds" in text
+    assert "left out" not in text
+
+
 def test_an_interrupted_run_and_gaps_in_its_metrics_are_shown(people: Path, tmp_path: Path) -> None:
     searched(tmp_path / "search", people, epochs=2)
     (tmp_path / "search" / "genotype.yaml").unlink()
