@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 HASHES ?= yes
 READY := $(VENV)/ready-$(shell cat pyproject.toml constraints.txt *.lock scripts/setup.sh | cksum | cut -d' ' -f1)
 
-.PHONY: demo test docs audit setup clean
+.PHONY: demo test coverage docs audit setup clean
 demo: setup
 	@$(BIN)/dcs-nas demo
 
@@ -13,6 +13,9 @@ test: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+
+coverage: setup
 	@rm -f .coverage .coverage.*
 	@$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --cov --cov-report=
 	@$(BIN)/coverage report --skip-covered --skip-empty --fail-under=85

@@ -61,6 +61,7 @@ ELSEWHERE = {
     "search.epochs=5": "an example of an override",
     "search.epochs=1": "an example of an override",
     "retrain.grad_clip=5": "test_clipping_and_lower_learning_rates_train, below",
+    "retrain.test_curve=true": "test_recipes",
     "search.cost.kind=latency": "test_cost",
     "search.cost.other_latency_table=true": "test_cost",
     "trainer.accelerator=cpu": "the trainer of most tests",
