@@ -48,6 +48,18 @@ def test_every_kernel_and_matrix_moves_the_output(name):
     assert all(p.grad.abs().max() > 1e-9 for p in weights.values()), list(weights)
 
 
+def test_gradients_of_narrow_maps_under_autocast_hold_nothing_left_in_memory() -> None:
+    block = opened(build_attention("harmonious", 8, 2, 1))
+    for _ in range(5):
+        left = [
+            torch.full((size,), torch.nan, dtype=torch.bfloat16) for size in (9, 64, 1024, 16384) for _ in range(40)
+        ]
+        del left
+        with torch.autocast("cpu", torch.bfloat16):
+            block(random_map(8, 2, 1, batch=4)).float().sum().backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in block.parameters())
+
+
 @pytest.mark.parametrize("size", [(3, 1, 1), (32, 8, 4)])
 @pytest.mark.parametrize("name", ATTENTION)
 def test_bf16_autocast_trains_and_stays_near_float32_in_evaluation(name, size):

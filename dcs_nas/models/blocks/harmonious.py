@@ -37,8 +37,17 @@ class SpatialAttention(nn.Module):
         self.conv2 = ConvBlock(1, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, 1, H, W)."""
-        coarse = self.conv1(x.mean(1, keepdim=True))
+        """(B, C, H, W) to (B, 1, H, W).
+
+        Under autocast on a CPU the first convolution is computed in float32: torch 2.13 gives wrong kernel gradients of
+        convolutions of stride 2 in bfloat16, for maps of width 1.
+        """
+        means = x.mean(1, keepdim=True)
+        if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):
+                coarse = self.conv1(means.float())
+        else:
+            coarse = self.conv1(means)
         return self.conv2(F.interpolate(coarse, size=x.shape[2:], mode="bilinear", align_corners=True))
 
 
