@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dcs_nas.errors import InputError
-from dcs_nas.models.backbones.backbone import register_backbone
-from dcs_nas.models.backbones.vit import TokenBackbone, VisionTransformer, strip_root
+from dcs_nas.models.backbones.vit import TokenBackbone, VisionTransformer, register_transformer, strip_root
 from dcs_nas.models.blocks.parts import check_sizes
 from dcs_nas.models.heads import Embedding
 
@@ -176,7 +175,7 @@ def _check_jigsaw(patches: int, shift: int, groups: int) -> None:
     check_sizes(shift=shift, groups=groups)
     if patches < PARTS:
         raise InputError(
-            f"the images have {patches} patches; expected at least {PARTS}, one for each part: take larger"
+            f"the images have {patches} patches; expected at least {PARTS}, one for each part; take larger images"
         )
     if shift > patches:
         raise InputError(f"shift is {shift}, and the images have {patches} patches; expected at most as many")
@@ -184,57 +183,9 @@ def _check_jigsaw(patches: int, shift: int, groups: int) -> None:
         raise InputError(f"groups is {groups}, which divides neither {patches}, the number of patches, nor one more")
 
 
-@register_backbone("transreid_vit_base")
-def transreid_vit_base(
-    *,
-    height: int,
-    width: int,
-    stride: int = STRIDE,
-    cameras: int = 0,
-    camera_weight: float = 3.0,
-    drop_path: float = 0.1,
-    shift: int = 5,
-    groups: int = 2,
-) -> TransReID:
-    """TransReID on ViT-B/16: 92.9 M parameters at 256 x 128, five vectors of 768; without jigsaw it is ``vit_base``."""
-    return TransReID(
-        height=height,
-        width=width,
-        embedding=768,
-        depth=12,
-        heads=12,
-        stride=stride,
-        cameras=cameras,
-        camera_weight=camera_weight,
-        drop_path=drop_path,
-        shift=shift,
-        groups=groups,
-    )
-
-
-@register_backbone("transreid_small")
-def transreid_small(
-    *,
-    height: int,
-    width: int,
-    stride: int = STRIDE,
-    cameras: int = 0,
-    camera_weight: float = 3.0,
-    drop_path: float = 0.1,
-    shift: int = 5,
-    groups: int = 2,
-) -> TransReID:
-    """TransReID of three narrow blocks, ours, to try a recipe on small images: 0.5 M parameters, five vectors of 96."""
-    return TransReID(
-        height=height,
-        width=width,
-        embedding=96,
-        depth=3,
-        heads=4,
-        stride=stride,
-        cameras=cameras,
-        camera_weight=camera_weight,
-        drop_path=drop_path,
-        shift=shift,
-        groups=groups,
-    )
+# On ViT-B/16: 92.9 M parameters at 256 x 128, five vectors of 768; without jigsaw it is ``vit_base``
+register_transformer(
+    "transreid_vit_base", TransReID, embedding=768, depth=12, heads=12, stride=STRIDE, shift=5, groups=2
+)
+# Of three narrow blocks, ours, to try a recipe on small images: 0.5 M parameters, five vectors of 96
+register_transformer("transreid_small", TransReID, embedding=96, depth=3, heads=4, stride=STRIDE, shift=5, groups=2)

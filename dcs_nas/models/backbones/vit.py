@@ -8,6 +8,7 @@ damo-cv/TransReID, model/backbones/vit_pytorch.py.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -339,29 +340,41 @@ def _check_options(drop_path: float, camera_weight: float, **counts: int) -> Non
         raise InputError(f"camera_weight is {camera_weight!r}; expected a finite number")
 
 
-def _register(name: str, *, embedding: int, heads: int) -> None:
-    @register_backbone(name)
-    def make(
-        *,
-        height: int,
-        width: int,
-        stride: int = PATCH,
-        cameras: int = 0,
-        camera_weight: float = 3.0,
-        drop_path: float = 0.1,
-    ) -> VisionTransformer:
-        return VisionTransformer(
-            height=height,
-            width=width,
-            embedding=embedding,
-            depth=12,
-            heads=heads,
-            stride=stride,
-            cameras=cameras,
-            camera_weight=camera_weight,
-            drop_path=drop_path,
-        )
+def register_transformer(
+    name: str,
+    network: Callable[..., Backbone],
+    *,
+    embedding: int,
+    depth: int,
+    heads: int,
+    stride: int = PATCH,
+    drop_path: float = 0.1,
+    **own: Any,
+) -> None:
+    """Enter a transformer of one size into ``BACKBONES``; its options are those of ``VisionTransformer`` and ``own``.
+
+    Args:
+        name: in ``BACKBONES``.
+        network: a class that takes image size, ``embedding``, ``depth``, ``heads`` and the options.
+        embedding: width of the tokens.
+        depth: number of blocks.
+        heads: of every block.
+        stride: default of the option.
+        drop_path: default of the option.
+        own: further options with their defaults.
+    """
+    defaults = {"stride": stride, "cameras": 0, "camera_weight": 3.0, "drop_path": drop_path, **own}
+
+    def make(*, height: int, width: int, **options: Any) -> Backbone:
+        size = {"height": height, "width": width, "embedding": embedding, "depth": depth, "heads": heads}
+        return network(**size, **{**defaults, **options})
+
+    taken = [inspect.Parameter(side, inspect.Parameter.KEYWORD_ONLY) for side in ("height", "width")]
+    taken += [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=value) for n, value in defaults.items()]
+    make.__signature__ = inspect.Signature(taken)  # type: ignore[attr-defined]
+    register_backbone(name)(make)
 
 
-_register("vit_small", embedding=384, heads=6)  # ViT-S/16 of DeiT and timm: 21.7 M parameters at 224 x 224
-_register("vit_base", embedding=768, heads=12)  # ViT-B/16: 85.8 M parameters at 224 x 224
+# ViT-S/16 and ViT-B/16 of DeiT and timm: 21.7 and 85.8 M parameters at 224 x 224
+register_transformer("vit_small", VisionTransformer, embedding=384, depth=12, heads=6)
+register_transformer("vit_base", VisionTransformer, embedding=768, depth=12, heads=12)

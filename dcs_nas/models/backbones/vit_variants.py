@@ -14,8 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dcs_nas.models.backbones.backbone import register_backbone
-from dcs_nas.models.backbones.vit import PATCH, VisionTransformer, strip_root
+from dcs_nas.models.backbones.vit import VisionTransformer, register_transformer, strip_root
 
 DINOV2_PATCH = 14
 _CLIP_NAMES = (  # CLIP's, ours; the longest first where one starts another
@@ -98,79 +97,12 @@ class DINOv2(VisionTransformer):
         return super().adapt_weights({name: tensor for name, tensor in weights.items() if name != "mask_token"})
 
 
-@register_backbone("clip_vit_base")
-def clip_vit_base(
-    *,
-    height: int,
-    width: int,
-    stride: int = PATCH,
-    cameras: int = 0,
-    camera_weight: float = 3.0,
-    drop_path: float = 0.0,
-    projection: int | None = None,
-) -> CLIPVisionTransformer:
-    """CLIP ViT-B/16's image encoder: 85.8 M parameters at 224 x 224, 768 features, or 512 with ``projection`` 512."""
-    return CLIPVisionTransformer(
-        height=height,
-        width=width,
-        embedding=768,
-        depth=12,
-        heads=12,
-        stride=stride,
-        cameras=cameras,
-        camera_weight=camera_weight,
-        drop_path=drop_path,
-        projection=projection,
-    )
-
-
-@register_backbone("dinov2_vit_small")
-def dinov2_vit_small(
-    *,
-    height: int,
-    width: int,
-    stride: int = DINOV2_PATCH,
-    cameras: int = 0,
-    camera_weight: float = 3.0,
-    drop_path: float = 0.0,
-    registers: int = 0,
-) -> DINOv2:
-    """DINOv2 ViT-S/14: 21.6 M parameters at 224 x 224, 384 features; 4 ``registers`` in its second release."""
-    return DINOv2(
-        height=height,
-        width=width,
-        embedding=384,
-        depth=12,
-        heads=6,
-        stride=stride,
-        cameras=cameras,
-        camera_weight=camera_weight,
-        drop_path=drop_path,
-        registers=registers,
-    )
-
-
-@register_backbone("dinov2_vit_base")
-def dinov2_vit_base(
-    *,
-    height: int,
-    width: int,
-    stride: int = DINOV2_PATCH,
-    cameras: int = 0,
-    camera_weight: float = 3.0,
-    drop_path: float = 0.0,
-    registers: int = 0,
-) -> DINOv2:
-    """DINOv2 ViT-B/14: 85.7 M parameters at 224 x 224, 768 features; 4 ``registers`` in its second release."""
-    return DINOv2(
-        height=height,
-        width=width,
-        embedding=768,
-        depth=12,
-        heads=12,
-        stride=stride,
-        cameras=cameras,
-        camera_weight=camera_weight,
-        drop_path=drop_path,
-        registers=registers,
+# CLIP ViT-B/16's image encoder: 85.8 M parameters at 224 x 224, 768 features, or 512 with ``projection`` 512
+register_transformer(
+    "clip_vit_base", CLIPVisionTransformer, embedding=768, depth=12, heads=12, drop_path=0.0, projection=None
+)
+# DINOv2 ViT-S/14 and ViT-B/14: 21.6 and 85.7 M parameters at 224 x 224; 4 ``registers`` in its second release
+for _name, _size in {"small": {"embedding": 384, "heads": 6}, "base": {"embedding": 768, "heads": 12}}.items():
+    register_transformer(
+        f"dinov2_vit_{_name}", DINOv2, **_size, depth=12, stride=DINOV2_PATCH, drop_path=0.0, registers=0
     )
