@@ -170,10 +170,4 @@ def _widths(backbone: nn.Module, height: int, width: int) -> list[int]:
     """The width of every vector that the backbone gives; how many there are only ``vectors`` have to be asked."""
     if getattr(backbone, "kind", "map") != "vectors":
         return [int(backbone.num_features)]  # type: ignore[arg-type]
-    return [vector.shape[1] for vector in pool(dry_run(backbone, height, width))]
-
-
-def pool(output: Tensor | tuple[Tensor, ...] | list[Tensor]) -> list[Tensor]:
-    """A backbone's output as vectors: maps (B, D, h, w) are averaged over their places, vectors stay."""
-    outputs = output if isinstance(output, (tuple, list)) else [output]
-    return [x.mean(dim=(2, 3)) if x.ndim == 4 else x for x in outputs]
+    return [vector.shape[1] for vector in dry_run(backbone, height, width)]
