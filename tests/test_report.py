@@ -206,6 +206,13 @@ def test_several_runs_are_compared(root: Path, people: Path, tmp_path: Path) -> 
     assert "their scores do not compare" in page.text
 
 
+def test_a_search_and_the_training_of_its_genotype_in_another_folder_are_one_page(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root / "retrain", tmp_path / "elsewhere" / "trained")
+    shutil.copy(root / "search" / "genotype.yaml", tmp_path / "elsewhere" / "trained")
+    page = write_report([root / "search", tmp_path / "elsewhere" / "trained"], tmp_path / "page.html")
+    assert "search and training" in page.file.read_text()
+
+
 def test_a_folder_of_runs_is_expanded(root: Path, people: Path, tmp_path: Path) -> None:
     assert [run.path.name for run in find_shown(root)] == ["search", "retrain"]
     assert [run.path for run in find_shown(root / "search")] == [root / "search"]

@@ -103,10 +103,12 @@ def find_shown(path: Path) -> list[RunFolder]:
 
 
 def _is_one(runs: Sequence[RunContents]) -> bool:
-    """Whether the runs are one piece of work: a single one, or a search and a training beside it."""
-    if len(runs) == 1:
-        return True
-    return len(runs) == 2 and runs[0].path.parent == runs[1].path.parent and {r.searched for r in runs} == {True, False}
+    """Return whether the runs are one piece of work: a single run, or a search and the training of its genotype."""
+    if len(runs) != 2:
+        return len(runs) == 1
+    a, b = runs
+    together = a.path.parent == b.path.parent or (a.genotype is not None and a.genotype == b.genotype)
+    return together and a.searched != b.searched
 
 
 def _render(template: str, title: str, heading: str, **values: Any) -> str:
