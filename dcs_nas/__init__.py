@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dcs_nas.api import (
+        ExportedModel,
         SearchRun,
         TrainedRun,
         evaluate,
+        load,
         load_extensions,
         load_genotype,
         load_published,
@@ -26,13 +28,18 @@ if TYPE_CHECKING:
         search,
         tabular,
     )
+    from dcs_nas.api_features import distances, image_files
 
 __version__ = "0.1.0"
 __all__ = [
+    "ExportedModel",
     "SearchRun",
     "TrainedRun",
     "__version__",
+    "distances",
     "evaluate",
+    "image_files",
+    "load",
     "load_extensions",
     "load_genotype",
     "load_published",
@@ -47,6 +54,6 @@ def __getattr__(name: str) -> Any:
     """Return a name of ``dcs_nas.api``, which is imported when the first is asked for."""
     if name not in __all__:
         raise AttributeError(f"module 'dcs_nas' has no attribute '{name}'")
-    from dcs_nas import api
+    from dcs_nas import api, api_features
 
-    return getattr(api, name)
+    return getattr(api if hasattr(api, name) else api_features, name)

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dcs_nas import extensions
+from dcs_nas.api_features import ExportedModel, Features
 from dcs_nas.api_views import GenotypeView, Scores
 from dcs_nas.config import Config, load_config
 from dcs_nas.errors import InputError
@@ -77,8 +78,12 @@ class SearchRun(_Run):
 
 
 @dataclass(frozen=True)
-class TrainedRun(_Run):
+class TrainedRun(_Run, Features):
     """A retraining in its run folder."""
+
+    @property
+    def source(self) -> Path:
+        return self.folder
 
     @cached_property
     def genotype(self) -> GenotypeView | None:
@@ -193,6 +198,7 @@ def evaluate(
     data_options: Mapping[str, Any] | None = None,
     checkpoint: str = "last",
     features: str = "network",
+    overrides: Sequence[str] = (),
     progress: Progress | None = None,
     **settings: Any,
 ) -> Scores:
@@ -205,6 +211,7 @@ def evaluate(
         data_options: of its loader, e.g. ``{"version": "V1"}``.
         checkpoint: ``last``, or ``best`` where identities were held out.
         features: ``network``, ``color-histogram`` or ``color-histogram-corrected``.
+        overrides: other settings in place of the run's own, such as ``data.test_batch=64``.
         progress: called with a label; returns what is called with (done, total).
         settings: those of ``EvaluateConfig`` that replace the run's own, e.g. ``flip=True``, ``rerank=True``.
 
@@ -220,6 +227,7 @@ def evaluate(
         data_options=data_options,
         checkpoint=checkpoint,
         features=features,
+        overrides=overrides,
         progress=progress,
         **settings,
     )
@@ -329,6 +337,15 @@ def export(
     files = RunFolder(_folder(run))
     target = files.exported if out is None else Path(out)
     return export_run(files.path, target, formats=formats, checkpoint=checkpoint)
+
+
+def load(path: str | Path) -> SearchRun | TrainedRun | ExportedModel:
+    """Return a finished run of its folder, or the model of an ONNX file that ``dcs-nas export`` wrote.
+
+    Raises:
+        InputError: a folder without a finished run, or a file of another program.
+    """
+    return ExportedModel(path) if Path(path).suffix.lower() in (".onnx", ".pt2") else load_run(path)
 
 
 def load_run(folder: str | Path) -> SearchRun | TrainedRun:

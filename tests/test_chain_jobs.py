@@ -90,7 +90,7 @@ def test_a_chain_is_drawn_by_the_command(tmp_path: Path, capsys: pytest.CaptureF
         files[-1].write_text(random_chain(chain_space(STAGES), seed).to_yaml())
     for given in (files[:1], files):
         with pytest.raises(SystemExit) as end:
-            main(["visualize", *map(str, given), "-o", str(tmp_path), "--format", "svg"])
+            main(["visualize", *map(str, given), "--out", str(tmp_path), "--format", "svg"])
         assert end.value.code == 0
     assert (tmp_path / "chain.svg").is_file()
     assert "difference_chain.svg" in capsys.readouterr().out

@@ -15,7 +15,7 @@ from dcs_nas.space import Genotype, SpaceReference, read_space, shipped_file
 from tests.command_line import refused, run_command
 
 COMMANDS = [
-    *("synth", "search", "retrain", "evaluate", "rank", "visualize", "datasets", "demo"),
+    *("synth", "search", "retrain", "evaluate", "rank", "extract", "find", "visualize", "datasets", "demo"),
     *("profile", "tune", "report", "export", "runs"),
 ]
 
@@ -40,6 +40,19 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture, command: str) -> 
     code, out, _ = run_command(capsys, command, "--help")
     assert code == 0
     assert "Usage: dcs-nas" in out
+
+
+def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture) -> None:
+    code, out, err = run_command(capsys)
+    assert (code, err) == (0, "")
+    assert "Usage: dcs-nas" in out
+
+
+@pytest.mark.parametrize("command", ["visualize", "report", "export", "bench"])
+def test_o_is_for_settings_and_the_line_names_out(capsys: pytest.CaptureFixture, command: str) -> None:
+    line = refused(capsys, command, "x", "-o", "folder")
+    assert f"-o is for settings (-o KEY=VALUE), and dcs-nas {command} has none" in line
+    assert "named by --out" in line
 
 
 def test_the_version_is_printed(capsys: pytest.CaptureFixture) -> None:
@@ -167,12 +180,12 @@ def test_a_features_file_is_never_unpickled(capsys: pytest.CaptureFixture, tmp_p
 def test_cells_are_drawn_and_compared(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
     first, second = _genotype(tmp_path / "a.yaml"), tmp_path / "b.yaml"
     second.write_text(first.read_text().replace("skip_connect, from: 1", "dil_conv_3x3, from: 1"))
-    code, out, _ = run_command(capsys, "visualize", first, "-o", tmp_path / "one", "--format", "svg,dot,graphml")
+    code, out, _ = run_command(capsys, "visualize", first, "--out", tmp_path / "one", "--format", "svg,dot,graphml")
     assert code == 0
     files = [Path(line) for line in out.split()]
     assert {"normal.svg", "reduce.dot", "normal.graphml"} <= {f.name for f in files}
     assert all(f.stat().st_size for f in files)
-    code, out, _ = run_command(capsys, "visualize", first, second, "-o", tmp_path / "two")
+    code, out, _ = run_command(capsys, "visualize", first, second, "--out", tmp_path / "two")
     assert code == 0
     assert (tmp_path / "two" / "difference_normal.svg").is_file()
     assert "expected one, or two" in refused(capsys, "visualize", first, first, first)

@@ -247,7 +247,7 @@ def test_images_at_a_step_of_dcs_attention_are_told_apart() -> None:
 
 
 def test_the_command_writes_what_is_asked_for(capsys: pytest.CaptureFixture, run: Path, tmp_path: Path) -> None:
-    code, out, err = run_command(capsys, "export", run, "--format", "pt2", "-o", tmp_path / "new")
+    code, out, err = run_command(capsys, "export", run, "--format", "pt2", "--out", tmp_path / "new")
     assert code == 0, err
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["model.pt2"]
     assert str(tmp_path / "new" / "model.pt2") in out

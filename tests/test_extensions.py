@@ -127,7 +127,7 @@ def test_a_search_over_an_own_operation_records_its_file_and_draws_it(runs: Path
 
 
 def test_a_genotype_of_an_own_operation_is_drawn_without_its_code(job: Path, runs: Path, tmp_path: Path) -> None:
-    _runs_well("visualize", job.parent / "own.yaml", "-o", tmp_path, "--format", "svg")
+    _runs_well("visualize", job.parent / "own.yaml", "--out", tmp_path, "--format", "svg")
     text = (tmp_path / "normal.svg").read_text()
     assert "shuffle_" in text
     assert "shuffle_conv" not in OPERATIONS
@@ -142,7 +142,7 @@ def test_whoever_ran_the_file_evaluates_profiles_and_reports_its_run_without_nam
     new_process()
     _runs_well("profile", runs / "retrain", "--rounds", 0)
     new_process()
-    _runs_well("report", runs / "retrain", "-o", tmp_path / "report.html")
+    _runs_well("report", runs / "retrain", "--out", tmp_path / "report.html")
     assert "never run here" not in (tmp_path / "report.html").read_text()
 
 
@@ -161,7 +161,7 @@ def test_a_run_of_somebody_else_runs_no_code_until_it_is_named(
 
 
 def test_a_report_of_somebody_elses_run_says_what_it_leaves_out_and_why(runs: Path, tmp_path: Path) -> None:
-    _runs_well("report", runs / "retrain", "-o", tmp_path / "report.html")
+    _runs_well("report", runs / "retrain", "--out", tmp_path / "report.html")
     assert "which you have never run here" in (tmp_path / "report.html").read_text()
     assert "shuffle_conv" not in OPERATIONS
 

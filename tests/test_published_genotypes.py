@@ -209,7 +209,7 @@ def test_the_commands_draw_write_and_profile_it(capsys: pytest.CaptureFixture, t
     line = refused(capsys, "visualize", text)
     assert "name one, such as" in line
     chosen = line.rpartition("such as ")[2]
-    code, out, err = run_command(capsys, "visualize", chosen, "-o", tmp_path / "graphs", "--format", "darts,dot")
+    code, out, err = run_command(capsys, "visualize", chosen, "--out", tmp_path / "graphs", "--format", "darts,dot")
     assert code == 0, err
     assert sorted(Path(name).name for name in out.split()) == [
         "genotype.txt",
@@ -218,7 +218,9 @@ def test_the_commands_draw_write_and_profile_it(capsys: pytest.CaptureFixture, t
         "reduce.dot",
     ]
     assert (tmp_path / "graphs" / "genotype.txt").read_text() == f"genotype = {V2}\n"
-    assert run_command(capsys, "visualize", f"{text}:V1", f"{text}:V2", "-o", tmp_path / "d", "--format", "dot")[0] == 0
+    assert (
+        run_command(capsys, "visualize", f"{text}:V1", f"{text}:V2", "--out", tmp_path / "d", "--format", "dot")[0] == 0
+    )
     profile = run_command(capsys, "profile", chosen, "--height", 64, "--width", 32, "--device", "cpu")
     assert profile[0] == 0, profile[2]
 

@@ -234,7 +234,7 @@ def test_the_command_writes_the_page_and_says_where(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
-        main(["report", str(root / "retrain"), "-o", str(tmp_path / "sub" / "page.html")])
+        main(["report", str(root / "retrain"), "--out", str(tmp_path / "sub" / "page.html")])
     assert not stopped.value.code
     assert capsys.readouterr().out.strip() == str(tmp_path / "sub" / "page.html")
     assert (tmp_path / "sub" / "page.html").stat().st_size > 10_000
@@ -399,7 +399,7 @@ def test_an_animation_has_a_frame_for_each_epoch(root: Path, tmp_path: Path) -> 
 
 def test_visualize_draws_a_run_over_its_epochs(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        main(["visualize", str(root / "search" / "architecture"), "-o", str(tmp_path), "--format", "pdf"])
+        main(["visualize", str(root / "search" / "architecture"), "--out", str(tmp_path), "--format", "pdf"])
     assert not stopped.value.code
     printed = [Path(line).name for line in capsys.readouterr().out.split()]
     assert printed == ["strip_normal.pdf", "strip_reduce.pdf", "animation_normal.gif", "animation_reduce.gif"]

@@ -204,7 +204,9 @@ def test_the_command_tells_of_genotypes_runs_and_texts_and_draws_them(shipped, c
     genotype.parent.mkdir()
     genotype.write_text(found.genotype(found.best.architecture).to_yaml())
     picture = shipped / "standing.png"
-    code, out, _ = run_command(capsys, "bench", genotype.parent, genotype, found.entries[9].architecture, "-o", picture)
+    code, out, _ = run_command(
+        capsys, "bench", genotype.parent, genotype, found.entries[9].architecture, "--out", picture
+    )
     assert code == 0
     assert "bench_cells: 420 architectures, noise 0.00 of a spread of 12.14 points" in out
     assert picture.read_bytes().startswith(b"\x89PNG")
@@ -217,8 +219,8 @@ def test_the_command_tells_of_genotypes_runs_and_texts_and_draws_them(shipped, c
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["-o", "x.png"], "name at least one genotype"),
-        (["skip_connect~1|skip_connect~2+rga", "-o", "x.bmp"], "expected a picture: .png, .svg, .pdf"),
+        (["--out", "x.png"], "name at least one genotype"),
+        (["skip_connect~1|skip_connect~2+rga", "--out", "x.bmp"], "expected a picture: .png, .svg, .pdf"),
         (["nothing.yaml"], "nothing.yaml"),
         (["skip_connect~1|skip_connect~2+rga"] * 9, "expected at most 8 at a time"),
     ],

@@ -47,7 +47,7 @@ def test_a_third_kind_is_searched_trained_drawn_profiled_and_reported(
     assert list(genotype.graph().nodes) == ["image", "layer0", "layer1", "features"]
     assert genotype.summary() == "2 layers of space tiny"
     run("retrain", config, "-o", f"retrain.inherit={search}", "--genotype", search / "genotype.yaml", "--out", trained)
-    run("visualize", search / "genotype.yaml", "-o", tmp_path / "graphs", "--format", "svg,graphml")
+    run("visualize", search / "genotype.yaml", "--out", tmp_path / "graphs", "--format", "svg,graphml")
     assert {file.name for file in (tmp_path / "graphs").iterdir()} >= {"plain.svg", "plain.graphml"}
     run("profile", search / "genotype.yaml", "--rounds", 0, "--json", tmp_path / "profile.json")
     assert json.loads((tmp_path / "profile.json").read_text())["parameters"] > 0

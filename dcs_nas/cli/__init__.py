@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dcs_nas.cli import artifacts, bench, datasets, demo, evaluate, profile, rank, runs, train, tune, weights
+from dcs_nas.cli import artifacts, bench, datasets, demo, evaluate, find, profile, rank, runs, train, tune, weights
 from dcs_nas.cli.console import stop_bars
 from dcs_nas.errors import InputError, TrainingError
 from dcs_nas.files import in_words
@@ -57,6 +57,8 @@ for command in (
     train.retrain,
     evaluate.evaluate,
     rank.rank,
+    find.extract,
+    find.find,
     artifacts.visualize,
     datasets.datasets,
     artifacts.report,
@@ -86,7 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(arguments: list[str], verbose: bool) -> int:
     try:
-        code = app(arguments, prog_name="dcs-nas", standalone_mode=False)
+        code = app(arguments or ["--help"], prog_name="dcs-nas", standalone_mode=False)
         if code != _INTERRUPTED:
             return code if isinstance(code, int) else 0
     except typer.Exit as done:
@@ -97,6 +99,8 @@ def _run(arguments: list[str], verbose: bool) -> int:
     except _UsageError as error:
         message = getattr(error, "format_message", error.__str__)().rstrip(".")
         asked = getattr(getattr(error, "ctx", None), "command_path", "dcs-nas")
+        if message.endswith("No such option: -o"):
+            message = f"-o is for settings (-o KEY=VALUE), and {asked} has none; what it writes is named by --out"
         _fail(f"{message}{' See' if message.endswith('?') else '; see'} {asked} --help", verbose)
         return 1
     except (InputError, TrainingError) as error:

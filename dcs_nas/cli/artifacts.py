@@ -18,7 +18,7 @@ def report(
     ],
     out: Annotated[
         Path | None,
-        typer.Option("-o", "--out", metavar="FILE", help="By default report.html, or comparison.html, in the folder."),
+        typer.Option("--out", metavar="FILE", help="By default report.html, or comparison.html, in the folder."),
     ] = None,
     maps: Annotated[
         int, typer.Option(metavar="N", min=0, max=64, help="Attention maps over N test images, by the trained network.")
@@ -48,7 +48,7 @@ def visualize(
             metavar="GENOTYPE", help="A genotype; a second shows what differs. Or a search's folder: all its epochs."
         ),
     ],
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder; by default graphs/ beside the file.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder; by default graphs/ beside the file.")] = None,
     format: Annotated[str, typer.Option(help="Some of svg,png,pdf,dot,graphml, and darts: its text.")] = "svg,png",
     theme: Annotated[str, typer.Option(help="light or dark.")] = "light",
 ) -> None:
@@ -83,7 +83,7 @@ def visualize(
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a retraining run.")],
     format: Annotated[str, typer.Option(help="Some of onnx,pt2.")] = "onnx,pt2",
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder; by default export/ in RUN.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder; by default export/ in RUN.")] = None,
     checkpoint: Annotated[str, typer.Option(help="last, or best where people were held out.")] = "last",
     extension: Extension = None,
 ) -> None:

@@ -25,7 +25,7 @@ def bench(
         str | None, typer.Option("--table", metavar="NAME", help="bench_cells or bench_chain; by default the target's.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", metavar="FILE", help="Draw where they stand: .png, .svg or .pdf.")
+        Path | None, typer.Option("--out", metavar="FILE", help="Draw where they stand: .png, .svg or .pdf.")
     ] = None,
 ) -> None:
     """Rank, regret and distance to the Pareto front of architectures of a space that is trained as a whole.

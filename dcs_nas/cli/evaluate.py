@@ -18,6 +18,7 @@ from dcs_nas.cli.options import (
     Extension,
     Overrides,
     given_settings,
+    in_order,
     load_extension_files,
     parse_options,
     with_evaluate_options,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from dcs_nas.training.evaluate import Evaluation
 
 _TOP = 10
+_SAME_SCORES = ("trainer.", "data.root", "data.cache", "data.test_batch", "data.test.root")
 
 
 @with_evaluate_options()
@@ -78,6 +80,7 @@ def evaluate(
     What is not given here is as the section evaluate of the run's configuration says.
     """
     from dcs_nas import api
+    from dcs_nas.training.overrides import split_overrides
 
     show_log()
     run = run or []
@@ -88,8 +91,6 @@ def evaluate(
                 raise InputError(f"--{name} is about a RUN; leave it out beside --weights")
         if (checkpoint, features) != ("last", "network"):
             raise InputError("--checkpoint and --features are about a RUN; leave them out beside --weights")
-    elif override:
-        raise InputError(f"-o {override[0]} goes with --backbone and --weights; a RUN keeps the settings it began with")
     if top is not None and not pictures:
         raise InputError(f"--top {top} goes with --pictures N, the number of ranked lists to draw")
     if splits is not None and len(run) > 1:
@@ -99,8 +100,15 @@ def evaluate(
             if value is not None:
                 raise InputError(f"--{option} is about one evaluation, found several; give one RUN and no --splits")
     load_extension_files(extension)
-    given, data_options = given_settings(settings), parse_options(data_option)
-    same: dict[str, Any] = {"data_options": data_options, "features": features, "checkpoint": checkpoint}
+    others, of_evaluate = split_overrides(override or [])
+    given = in_order({**of_evaluate, **given_settings(settings)})
+    data_options = parse_options(data_option)
+    same: dict[str, Any] = {
+        "data_options": data_options,
+        "features": features,
+        "checkpoint": checkpoint,
+        "overrides": others,
+    }
     what = {**same, "data_name": data, "root": root, "progress": progress, **given}
 
     if backbone is not None:
@@ -113,7 +121,7 @@ def evaluate(
             data_name=data,
             root=root,
             data_options=data_options,
-            overrides=override or [],
+            overrides=others,
             progress=progress,
             **given,
         ).evaluation
@@ -232,12 +240,13 @@ def _variants(
     data_options: Mapping[str, Any],
     features: str,
     checkpoint: str,
+    overrides: Sequence[str],
     splits: int | None,
 ) -> list[str]:
     """Return what sets a way to evaluate apart, by which the file of its scores is named, e.g. ``dukemtmc, rerank``.
 
     ``given`` are the settings that replace the run's own; intervals don't change scores and are not named. Other images
-    than the run's own are named by the start of their fingerprint.
+    than the run's own are named by the start of their fingerprint, ``overrides`` by key and value.
     """
     images = found.report["data"]["fingerprint"][:8] if found.report["data"]["other_images"] else None
     settings = {key: value for key, value in given.items() if key not in ("confidence", "max_rank")}
@@ -245,12 +254,22 @@ def _variants(
         data,
         f"images-{images}" if images else None,
         *(f"{key}-{value}" for key, value in data_options.items()),
+        *(_override_name(item) for item in overrides if not item.strip().startswith(_SAME_SCORES)),
         *(_short_name(key, value) for key, value in settings.items()),
         features if features != "network" else None,
         checkpoint if checkpoint != "last" else None,
         f"{splits}-splits" if splits else None,
     ]
     return [part for part in parts if part]
+
+
+def _override_name(item: str) -> str:
+    """
+    >>> _override_name("data.height=384")
+    'height-384'
+    """
+    key, _, value = item.partition("=")
+    return f"{key.strip().rpartition('.')[2]}-{value.strip()}"
 
 
 def _short_name(key: str, value: Any) -> str:

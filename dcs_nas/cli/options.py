@@ -63,7 +63,12 @@ def given_settings(options: Mapping[str, Any]) -> dict[str, Any]:
     trapezoid = given.pop("trapezoid")
     if trapezoid is not None and given["average_precision"] is None:
         given["average_precision"] = "trapezoid" if trapezoid else "hits"
-    return {name: given[name] for name in EvaluateConfig.model_fields if given.get(name) is not None}
+    return in_order({name: value for name, value in given.items() if value is not None})
+
+
+def in_order(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings of ``EvaluateConfig`` in the order of its fields."""
+    return {name: settings[name] for name in EvaluateConfig.model_fields if name in settings}
 
 
 def parse_options(items: Sequence[str] | None) -> dict[str, Any]:

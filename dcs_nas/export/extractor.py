@@ -17,6 +17,7 @@ from dcs_nas.data.images import read_image
 from dcs_nas.errors import InputError
 from dcs_nas.export.metadata import ExportInfo
 from dcs_nas.models.blocks import DCSAttention
+from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.runs import RunFolder
 from dcs_nas.training.evaluate import load_trained
 
@@ -75,12 +76,20 @@ def deployable(folder: Path, *, checkpoint: str = "last", samples: int = 8) -> D
         InputError: a folder that holds no trained run, or no such checkpoint.
     """
     config, network = load_trained(folder, checkpoint=checkpoint)
-    data, notes = config.data, []
+    notes = []
     if network.uses_cameras:
         notes.append("the network knows cameras; the file takes all cameras as unknown, as evaluation on new ones does")
     images, missing = _samples(config, samples)
     notes += [missing] if missing else []
-    info = ExportInfo(
+    info = info_of(config, network, folder, checkpoint)
+    extractor = Extractor(network, config.data.mean, config.data.std).eval()
+    return Deployable(extractor, info, images, tuple(notes))
+
+
+def info_of(config: Config, network: ReidNetwork, folder: Path, checkpoint: str) -> ExportInfo:
+    """Return what the trained network of a run says of itself."""
+    data = config.data
+    return ExportInfo(
         height=data.height,
         width=data.width,
         mean=data.mean,
@@ -95,7 +104,6 @@ def deployable(folder: Path, *, checkpoint: str = "last", samples: int = 8) -> D
         seed=config.seed,
         version=__version__,
     )
-    return Deployable(Extractor(network, data.mean, data.std).eval(), info, images, tuple(notes))
 
 
 def _samples(config: Config, count: int) -> tuple[Tensor, str]:

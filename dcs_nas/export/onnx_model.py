@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import importlib
-import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dcs_nas.data.images import read_image
 from dcs_nas.errors import InputError
+from dcs_nas.export.feature_model import FeatureModel, stamp_of
 from dcs_nas.export.metadata import ExportInfo, read_properties
 
-Progress = Callable[[int, int], None]
-_BATCH = 64
 _LARGEST = 2**31  # bytes, the format's own limit
 
 
@@ -53,7 +49,7 @@ def finished_model(model: Any, info: ExportInfo) -> Any:
     return model
 
 
-class OnnxModel:
+class OnnxModel(FeatureModel):
     """A feature extractor that ``dcs-nas export`` wrote, run by onnxruntime.
 
     The file is complete in itself: one that takes weights from other files is refused, wherever they are.
@@ -78,12 +74,13 @@ class OnnxModel:
         except Exception as error:  # a damaged file can make its parser raise anything
             raise InputError(f"{path} is damaged or no ONNX file ({type(error).__name__})") from None
         self.info = read_properties(self._session.get_modelmeta().custom_metadata_map, source=str(path))
+        self.identity = stamp_of(path)
         names = [[value.name for value in side()] for side in (self._session.get_inputs, self._session.get_outputs)]
         if names != [["images"], ["features"]]:
             raise InputError(f"{path} maps {names[0]} to {names[1]}, expected images to features; export the run again")
 
     def run(self, images: np.ndarray) -> np.ndarray:
-        """Features (B, D) float32 of images (B, 3, H, W) uint8; ``InputError`` where the graph gives anything else."""
+        """Return features (B, D) of images (B, 3, H, W) uint8; ``InputError`` where the graph gives anything else."""
         try:
             found = self._session.run(["features"], {"images": images})[0]
         except Exception as error:  # whatever a graph of others leads the runtime to
@@ -93,24 +90,6 @@ class OnnxModel:
             shape = getattr(found, "shape", type(found).__name__)
             raise InputError(f"{self.path} gives {shape} for {len(images)} images, expected a row of features for each")
         return found
-
-    def features(self, paths: Sequence[Path], *, progress: Progress | None = None) -> np.ndarray:
-        """Features (B, D) of image files, which are resized as in training.
-
-        Raises:
-            InputError: a file that is missing or does not decode.
-        """
-        found = []
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for start in range(0, len(paths), _BATCH):
-                pixels = np.stack(list(pool.map(self._read, paths[start : start + _BATCH])))
-                found.append(self.run(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))))
-                if progress:
-                    progress(min(start + _BATCH, len(paths)), len(paths))
-        return np.concatenate(found)
-
-    def _read(self, path: Path) -> np.ndarray:
-        return read_image(path, height=self.info.height, width=self.info.width)
 
 
 def _complete(path: Path) -> bytes:

@@ -36,6 +36,7 @@ from dcs_nas.settings import absolute, read_yaml
 from dcs_nas.training.checkpoints import load_checkpoint, whole_checkpoint
 from dcs_nas.training.error_messages import training_errors
 from dcs_nas.training.features import color_histograms, extract_features, labelled_features
+from dcs_nas.training.overrides import EVALUATION, split_overrides, with_overrides
 from dcs_nas.training.process_group import process_group
 from dcs_nas.training.trainer import memory_format
 
@@ -65,6 +66,7 @@ def evaluate_run(
     data_options: Mapping[str, Any] | None = None,
     checkpoint: str = "last",
     features: str = "network",
+    overrides: Sequence[str] = (),
     progress: Callable[[str], Progress] | None = None,
     **changes: Any,
 ) -> Evaluation:
@@ -72,22 +74,25 @@ def evaluate_run(
 
     ``features`` is ``network``, or one of the baselines that know clothing colours alone: ``color-histogram`` and
     ``color-histogram-corrected`` (colour cast removed). ``changes`` are settings of ``EvaluateConfig`` that replace the
-    run's own. Processes that a launcher has started share the images; each has all features and scores in the end.
+    run's own; so are ``overrides`` such as ``data.test_batch=64``, see ``EVALUATION``. Processes that a launcher has
+    started share the images; each has all features and scores in the end.
 
     Raises:
         InputError: a folder that holds no trained run, bad data or settings, or test images that were trained on.
     """
     if features not in FEATURES:
         raise InputError(f"unknown features '{features}'; {choices(features, FEATURES)}")
-    config, network = load_trained(folder, checkpoint=checkpoint)
-    settings = _settings(config.evaluate, changes, features)
+    overrides, own_changes = split_overrides(overrides)
+    config, network = load_trained(folder, checkpoint=checkpoint, overrides=overrides)
+    trained = at_recorded_roots(RunFolder(folder).config(), folder).data
+    settings = _settings(config.evaluate, {**own_changes, **changes}, features)
     network.test_neck = settings.neck
     source = _source(config.data, data_name, root, dict(data_options or {}))
     with process_group(_for_any_processes(config), training=False), training_errors(config, "evaluate"):
         device = torch.device("cuda" if config.trainer.cuda else "cpu")
-        _require_folder(source, folder, given=root is not None)
+        _require_folder(source, folder, given=root is not None or bool(overrides))
         data = ReidData(config.model_copy(update={"data": config.data.on(source)}), progress=progress)
-        dataset, images = _identified(data, folder, config.data)
+        dataset, images = _identified(data, folder, trained)
         query, gallery = data.test()
         network.to(device)
         labelled = _features(features, network, data, query, gallery, flip=settings.flip, progress=progress)
@@ -102,7 +107,7 @@ def evaluate_run(
     }
     facts = {
         **scored_what,
-        "trained_on": "+".join(trained.name for trained in _trained_on(config.data)),
+        "trained_on": "+".join(source.name for source in _trained_on(trained)),
         "training_data": _training_data(folder),
         **environment(),
     }
@@ -171,7 +176,9 @@ def evaluate_splits(folder: Path, *, splits: int, data_options: Mapping[str, Any
     """
     if "split" in data_options:
         raise InputError(f"the data option split={data_options['split']} names one split, --splits {splits} several")
-    config, _ = load_trained(folder, checkpoint=options.get("checkpoint", "last"))
+    overrides, _ = split_overrides(options.get("overrides", ()))
+    config, _ = load_trained(folder, checkpoint=options.get("checkpoint", "last"), overrides=overrides)
+    trained_data = at_recorded_roots(RunFolder(folder).config(), folder).data
     source = _source(config.data, options.get("data_name"), options.get("root"), dict(data_options))
     try:
         check_options(source.name, {**source.options, "split": splits - 1})
@@ -180,7 +187,7 @@ def evaluate_splits(folder: Path, *, splits: int, data_options: Mapping[str, Any
             f"--splits {splits} needs a data set with as many numbered splits, such as cuhk03 with protocol=classic "
             f"(20), found {source.name}: {error}; leave --splits out, or give several runs for their mean"
         ) from None
-    if any(_same(source, trained) for trained in _trained_on(config.data)) or was_trained_on(
+    if any(_same(source, trained) for trained in _trained_on(trained_data)) or was_trained_on(
         record_source(source, load_dataset(source.name, source.root or "", **{**source.options, "split": 0})), folder
     ):
         raise InputError(
@@ -190,10 +197,17 @@ def evaluate_splits(folder: Path, *, splits: int, data_options: Mapping[str, Any
     return [evaluate_run(folder, data_options={**data_options, "split": i}, **options) for i in range(splits)]
 
 
-def load_trained(folder: Path, *, checkpoint: str = "last") -> tuple[Config, ReidNetwork]:
-    """Return a trained run's settings and network, in evaluation mode, from ``checkpoints/{checkpoint}.ckpt``."""
+def load_trained(
+    folder: Path, *, checkpoint: str = "last", overrides: Sequence[str] = (), allowed: Sequence[str] = EVALUATION
+) -> tuple[Config, ReidNetwork]:
+    """Return a trained run's settings and network, in evaluation mode, from ``checkpoints/{checkpoint}.ckpt``.
+
+    ``overrides`` replace some of the ``allowed`` settings; ``trainer.threads`` counts from here on.
+    """
     run = RunFolder(folder)
-    config = at_recorded_roots(run.config(), folder)
+    config = with_overrides(at_recorded_roots(run.config(), folder), overrides, allowed)
+    if config.trainer.threads and any(item.strip().startswith("trainer.threads") for item in overrides):
+        torch.set_num_threads(config.trainer.threads)
     if config.retrain is None:
         raise InputError(
             f"{folder} is no retraining run: its config.yaml has no section 'retrain'{_how_to_train(folder)}"

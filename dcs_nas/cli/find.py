@@ -1,0 +1,110 @@
+"""``dcs-nas extract`` and ``dcs-nas find``: features of any images, and the nearest to one of them.
+
+Heavy imports wait for the command.
+"""
+
+from __future__ import annotations
+
+import csv as csv_module
+import io
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dcs_nas.cli.console import progress, say, table
+from dcs_nas.cli.options import Extension, Overrides, load_extension_files
+from dcs_nas.errors import InputError
+
+Model = Annotated[
+    Path, typer.Argument(metavar="RUN", help="Folder of a retraining run, or MODEL.onnx of dcs-nas export.")
+]
+Checkpoint = Annotated[str, typer.Option(help="last, or best where people were held out.")]
+
+
+def extract(
+    run: Model,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Folders of images, and image files.")],
+    out: Annotated[Path, typer.Option(metavar="FILE.npz", help="Where to write.")] = Path("features.npz"),
+    override: Overrides = None,
+    checkpoint: Checkpoint = "last",
+    extension: Extension = None,
+) -> None:
+    """Write the features of any number of images, with their paths and the metric to compare them by.
+
+    Of a folder all images in it and below are taken. After an interruption the same command goes on where it was.
+    """
+    from dcs_nas.export.extraction import extract as write
+    from dcs_nas.export.extraction import list_image_files
+    from dcs_nas.export.run_model import open_model
+
+    load_extension_files(extension)
+    if out.suffix != ".npz":
+        raise InputError(f"--out {out} should be a file named *.npz")
+    paths = list_image_files(images)
+    model = open_model(run, checkpoint=checkpoint, overrides=override or [])
+    before = write(model, paths, out, progress=progress("features"))
+    again = f"; {before:,} were there from an interrupted run" if before else ""
+    say(f"{len(paths):,} images, {model.info.features} features each, to be compared by {model.info.metric}{again}")
+    print(out)
+
+
+def find(
+    run: Model,
+    query: Annotated[Path, typer.Argument(metavar="QUERY", help="An image.")],
+    gallery: Annotated[
+        Path, typer.Argument(metavar="GALLERY", help="A folder of images, or the FILE.npz of dcs-nas extract.")
+    ],
+    top: Annotated[int, typer.Option(min=1, max=1000, help="How many images.")] = 10,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="The picture; by default nearest_QUERY.png, here.")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the list as CSV.")] = None,
+    index: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Search FILE.npz by a faiss index in this file, made where it is missing."),
+    ] = None,
+    approximate: Annotated[
+        bool,
+        typer.Option("--approximate", help="With --index: a graph, for millions of images; it may miss some."),
+    ] = False,
+    override: Overrides = None,
+    checkpoint: Checkpoint = "last",
+    extension: Extension = None,
+) -> None:
+    """Find a person again: the gallery images nearest to one image, as a list and as a picture."""
+    from dcs_nas.export.finding import find as search
+    from dcs_nas.export.run_model import open_model
+    from dcs_nas.files import write_text
+    from dcs_nas.report.nearest_picture import draw_nearest
+
+    load_extension_files(extension)
+    picture = out or Path(f"nearest_{query.stem}.png")
+    if picture.suffix.lower() != ".png":
+        raise InputError(f"--out {picture} should be a picture named *.png")
+    if approximate and index is None:
+        raise InputError("--approximate is a kind of index; name its file by --index FILE")
+    model = open_model(run, checkpoint=checkpoint, overrides=override or [])
+    found = search(model, query, gallery, top=top, index=index, approximate=approximate, progress=progress)
+    for note in found.notes:
+        say(note)
+    if not found.images:
+        raise InputError(f"{gallery} holds no image but {query} itself; name a folder with others")
+    rows = [[str(one.rank), f"{one.distance:.4f}", str(one.path)] for one in found.images]
+    table(f"nearest to {query}", ["rank", f"{found.metric} distance", "image"], rows, words=True)
+    if csv is not None:
+        text = io.StringIO()
+        writer = csv_module.writer(text, lineterminator="\n")
+        writer.writerow(["query", "rank", "image", "distance"])
+        writer.writerows([query, one.rank, one.path, f"{one.distance:.6f}"] for one in found.images)
+        write_text(csv, text.getvalue())
+        say(f"list: {csv}")
+    info = model.info
+    draw_nearest(
+        picture,
+        query,
+        [(one.path, one.distance) for one in found.images],
+        aspect=info.width / info.height,
+        subtitle=f"{found.searched:,} images of {gallery}, {found.metric} distance, {info.network} of {info.run}",
+    )
+    print(picture)

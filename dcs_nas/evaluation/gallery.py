@@ -1,0 +1,179 @@
+"""Features of any images in a file, without labels, and the nearest of them. N images, D features, k nearest.
+
+The file is an uncompressed ``.npz`` of ``paths`` (N,), ``features`` (N, D) float32 and ``metric``, which is read and
+written in blocks of rows, so that it may be larger than memory.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from dcs_nas.errors import InputError, choices
+from dcs_nas.evaluation.distances import METRICS, FeatureDistances
+from dcs_nas.files import atomic_path, require_file
+
+_ROWS = 16384  # of a block
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_SMALL = ("paths", "metric", "folder", "model")
+_OURS = "a features file of dcs-nas extract"
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """A features file of ``dcs-nas extract``: everything but the features, which are read by ``blocks``.
+
+    Attributes:
+        file: the file itself.
+        paths: of the images, as they were given: (N,).
+        shape: N and D.
+        metric: the distance to compare by, ``cosine`` or ``euclidean``.
+        folder: where relative paths begin.
+        model: what the features were made by, see ``ExportInfo``.
+    """
+
+    file: Path
+    paths: np.ndarray
+    shape: tuple[int, int]
+    metric: str
+    folder: Path
+    model: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, file: Path) -> Gallery:
+        """Return the file's contents but for the features; pickled arrays are never read.
+
+        Raises:
+            InputError: no such file, a damaged one, or one of other arrays.
+        """
+        require_file(file, what="features file")
+        try:
+            with zipfile.ZipFile(file) as archive:
+                names = {name.removesuffix(".npy") for name in archive.namelist()}
+                missing = [name for name in (*_SMALL, "features") if name not in names]
+                if missing:
+                    raise InputError(f"{file} lacks {', '.join(missing)}; expected {_OURS}")
+                with archive.open("features.npy") as member:
+                    shape = _shape(member, file)
+                small = {name: _read_small(archive, name, file) for name in _SMALL}
+            model = json.loads(str(small["model"]))
+        except InputError:
+            raise
+        except Exception as error:  # a damaged file leads the parsers to exceptions of any kind
+            raise InputError(f"{file} cannot be read ({error}); expected {_OURS}: write it again") from None
+        paths, metric = small["paths"], str(small["metric"])
+        if paths.dtype.kind != "U" or paths.shape != shape[:1] or not isinstance(model, dict):
+            raise InputError(f"{file} holds {len(paths):,} paths for {shape[0]:,} features; write it again")
+        if metric not in METRICS:
+            raise InputError(f"{file} has the unknown metric '{metric}'; {choices(metric, METRICS)}")
+        return cls(file, paths, shape, metric, Path(str(small["folder"])), model)
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Yield the features in order, (n, D) at a time."""
+        count, width = self.shape
+        with zipfile.ZipFile(self.file) as archive, archive.open("features.npy") as member:
+            _shape(member, self.file)
+            for start in range(0, count, _ROWS):
+                rows = min(_ROWS, count - start)
+                content = member.read(rows * width * 4)
+                if len(content) < rows * width * 4:
+                    raise InputError(f"{self.file} is cut off after {start:,} of {count:,} features; write it again")
+                yield np.frombuffer(content, dtype="<f4").reshape(rows, width)
+
+    def features(self) -> np.ndarray:
+        """Return all features, (N, D)."""
+        return np.concatenate(list(self.blocks()))
+
+    def image(self, index: int) -> Path:
+        """Return the path of an image, from any folder."""
+        path = Path(str(self.paths[index]))
+        return path if path.exists() else self.folder / path
+
+
+def write_gallery(
+    file: Path, features: np.ndarray, paths: list[str], *, metric: str, folder: Path, model: Mapping[str, Any]
+) -> None:
+    """Write a features file, whole or not at all; ``features`` (N, D) may be a memory map larger than memory.
+
+    Raises:
+        InputError: the name does not end in .npz.
+    """
+    require_npz(file)
+    texts = {"paths": paths, "metric": metric, "folder": str(folder), "model": json.dumps(dict(model))}
+    with atomic_path(file) as temporary:
+        arrays = {name: np.array(text, dtype=np.str_) for name, text in texts.items()}
+        np.savez(temporary, allow_pickle=False, **arrays, features=features)
+
+
+def require_npz(file: Path) -> None:
+    """Raise ``InputError`` unless the name of a features file to be written ends in .npz."""
+    if file.suffix != ".npz":
+        raise InputError(f"features file {file} should be named *.npz")
+
+
+def nearest(
+    query: np.ndarray, gallery: Gallery, k: int, *, metric: str | None = None, progress: Progress | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the k nearest images of a gallery, compared one by one: indices (Q, k) and distances (Q, k).
+
+    Equal distances keep the gallery's order. k is at most N.
+
+    Args:
+        query: (Q, D).
+        gallery: read block by block.
+        k: images of each query.
+        metric: by default the gallery's.
+        progress: called with (done, total) images.
+
+    Raises:
+        InputError: features of other networks, or NaN or infinite ones.
+    """
+    count, width = gallery.shape
+    if query.shape[1] != width:
+        raise InputError(
+            f"{gallery.file} holds {width} numbers for an image, and the query {query.shape[1]}: they are of different "
+            "networks; extract the gallery's features again"
+        )
+    k = min(k, count)
+    found = [np.zeros((len(query), 0), dtype=dtype) for dtype in (np.int64, np.float64)]
+    done = 0
+    for block in gallery.blocks():
+        far = FeatureDistances(query, block.copy(), metric=metric or gallery.metric).matrix().numpy()
+        indices = np.broadcast_to(np.arange(done, done + len(block)), far.shape)
+        found = _smallest(np.hstack([found[0], indices]), np.hstack([found[1], far]), k)
+        done += len(block)
+        if progress:
+            progress(done, count)
+    return found[0], found[1]
+
+
+def _smallest(indices: np.ndarray, distances: np.ndarray, k: int) -> list[np.ndarray]:
+    """Return the k columns of smallest distance of every row, of equal ones the first index."""
+    order = np.stack([np.lexsort((i, d))[:k] for i, d in zip(indices, distances)])
+    return [np.take_along_axis(values, order, axis=1) for values in (indices, distances)]
+
+
+def _shape(member: IO[bytes], file: Path) -> tuple[int, int]:
+    """Read the header of an array of features; the member then stands at its first row."""
+    version = np.lib.format.read_magic(member)
+    if version not in _HEADERS:
+        raise InputError(f"{file}: features have the unknown array format {version}; write the file again")
+    shape, columns_first, dtype = _HEADERS[version](member)
+    if len(shape) != 2 or 0 in shape or columns_first or dtype != np.dtype("<f4"):
+        raise InputError(f"{file} holds features of shape {shape} and dtype {dtype}; expected rows of float32")
+    return int(shape[0]), int(shape[1])
+
+
+def _read_small(archive: zipfile.ZipFile, name: str, file: Path) -> np.ndarray:
+    info = archive.getinfo(f"{name}.npy")
+    if info.file_size > 50 * max(info.compress_size, 2**20):
+        raise InputError(f"{file}: {name} unpacks to {info.file_size:,} bytes; do not trust the file")
+    with archive.open(info) as member:
+        return np.lib.format.read_array(member, allow_pickle=False)

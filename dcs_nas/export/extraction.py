@@ -1,0 +1,131 @@
+"""Features of any number of images into one file, image by image on disk, so that an interruption loses no batch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dcs_nas.data.datasets.listing import existing_folder, images_below, is_file, listing_of, status_of
+from dcs_nas.data.images import Progress
+from dcs_nas.errors import InputError
+from dcs_nas.evaluation.gallery import require_npz, write_gallery
+from dcs_nas.export.feature_model import FeatureModel
+from dcs_nas.runs.lock import lock_folder
+
+_GATHERED = 8192  # rows copied at a time
+
+
+def list_image_files(images: str | Path | Sequence[str | Path]) -> list[Path]:
+    """Return image files: those named, and of a folder all in it and below, sorted; hidden files are left out.
+
+    Raises:
+        InputError: no such file or folder, or a folder without images.
+    """
+    named = [images] if isinstance(images, (str, Path)) else list(images)
+    found: list[Path] = []
+    for path in map(Path, named):
+        if is_file(path):
+            found.append(path)
+            continue
+        inside, _ = images_below(existing_folder(path))
+        if not inside:
+            raise InputError(f"{path} holds no images, found {listing_of(path)}; expected files such as .jpg or .png")
+        found += [path / name for name in inside]
+    if not found:
+        raise InputError("no image is named; expected at least one file or folder of images")
+    return found
+
+
+def extract(model: FeatureModel, paths: Sequence[Path], out: Path, *, progress: Progress | None = None) -> int:
+    """Write the features of images into ``out`` (.npz, see ``Gallery``); return how many were computed before.
+
+    Rows gather in the folder ``OUT.part``. After an interruption the same call continues there: images that have not
+    changed are not computed again. ``out`` itself is replaced at the end, at once.
+
+    Raises:
+        InputError: images that do not decode, once all others are computed.
+    """
+    require_npz(out)
+    folder = out.with_name(f"{out.name}.part")
+    with lock_folder(folder):
+        part = _Part(folder, model)
+        keys = [_key(path) for path in paths]
+        todo = {key: path for key, path in zip(keys, paths) if key not in part.rows}
+        before = len(set(keys)) - len(todo)
+        faults = _compute(model, todo, part, before, progress)
+        if faults:
+            several = f"{len(faults):,} images do not decode, the first: " if len(faults) > 1 else ""
+            raise InputError(f"{several}{faults[0]}; then repeat the command, which keeps the others in {folder}")
+        names = [path.as_posix() for path in paths]
+        facts = model.info.model_dump(mode="json")
+        features = part.gathered(keys)
+        write_gallery(out, features, names, metric=model.info.metric, folder=Path.cwd(), model=facts)
+        shutil.rmtree(folder)
+    return before
+
+
+def _compute(
+    model: FeatureModel, todo: Mapping[str, Path], part: _Part, before: int, progress: Progress | None
+) -> list[InputError]:
+    """Append the features of images to ``part``; return the faults of those that do not decode."""
+    keys, faults = list(todo), []
+    start = 0
+    for done, images in model.decoded(list(todo.values())):
+        whole = {key: image for key, image in zip(keys[start:done], images) if not isinstance(image, InputError)}
+        faults += [image for image in images if isinstance(image, InputError)]
+        if whole:
+            part.append(list(whole), model.of_pixels(list(whole.values())))
+        start = done
+        if progress:
+            progress(before + done, before + len(todo))
+    return faults
+
+
+class _Part:
+    """Rows of features in a folder, and beside them the key of each row's image, one a line.
+
+    Rows are written before their keys, so that what an interruption leaves of a row has no key and is cut off. What
+    another model has left is thrown away.
+    """
+
+    def __init__(self, folder: Path, model: FeatureModel) -> None:
+        self._features, self._keys = folder / "features.f32", folder / "images.jsonl"
+        self._width = model.info.features
+        known = self._keys.read_text("utf-8") if self._keys.is_file() else ""
+        first, *lines = known.split("\n")[:-1] or [""]
+        size = self._features.stat().st_size if self._features.is_file() else 0
+        kept = lines[: size // (4 * self._width)] if first == json.dumps(model.identity) else []
+        self._keys.write_text("".join(f"{line}\n" for line in (json.dumps(model.identity), *kept)), "utf-8")
+        with self._features.open("ab") as file:
+            file.truncate(len(kept) * 4 * self._width)
+        self.rows = {json.loads(line): row for row, line in enumerate(kept)}
+
+    def append(self, keys: Sequence[str], features: np.ndarray) -> None:
+        """Add the features (n, D) of n images."""
+        with self._features.open("ab") as file:
+            file.write(np.ascontiguousarray(features, dtype="<f4").tobytes())
+        with self._keys.open("a", encoding="utf-8") as file:
+            file.writelines(f"{json.dumps(key)}\n" for key in keys)
+        self.rows |= {key: len(self.rows) + i for i, key in enumerate(keys)}
+
+    def gathered(self, keys: Sequence[str]) -> np.ndarray:
+        """Return the features of the images in order (N, D), as a memory map."""
+        rows = np.array([self.rows[key] for key in keys])
+        source = np.memmap(self._features, dtype="<f4", mode="r", shape=(len(self.rows), self._width))
+        if np.array_equal(rows, np.arange(len(source))):
+            return source
+        target = self._features.with_name("ordered.f32")
+        found = np.memmap(target, dtype="<f4", mode="w+", shape=(len(rows), self._width))
+        for start in range(0, len(rows), _GATHERED):
+            found[start : start + _GATHERED] = source[rows[start : start + _GATHERED]]
+        return found
+
+
+def _key(path: Path) -> str:
+    """Return what tells an image from another one, and from what the file held before it changed."""
+    status = status_of(path)
+    return f"{path.absolute().as_posix()} {status.st_size} {status.st_mtime_ns}"

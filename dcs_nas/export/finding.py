@@ -1,0 +1,127 @@
+"""The gallery images nearest to one image, by a model from image files to features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dcs_nas.data.images import Progress
+from dcs_nas.errors import InputError
+from dcs_nas.evaluation import FeatureDistances
+from dcs_nas.evaluation.gallery import Gallery, nearest
+from dcs_nas.evaluation.index import nearest_by_index, open_index
+from dcs_nas.export.exporting import AT_A_STEP
+from dcs_nas.export.extraction import list_image_files
+from dcs_nas.export.feature_model import FeatureModel
+
+Bars = Callable[[str], Progress]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A gallery image and its distance to the query, of the 1-based ``rank`` in the list."""
+
+    rank: int
+    path: Path
+    distance: float
+
+
+@dataclass(frozen=True)
+class FoundList:
+    """The gallery images nearest to ``query``, of ``searched`` that were compared; ``notes`` say what was special."""
+
+    query: Path
+    images: tuple[Found, ...]
+    searched: int
+    metric: str
+    notes: tuple[str, ...] = ()
+
+
+def find(
+    model: FeatureModel,
+    query: Path,
+    gallery: str | Path | Sequence[str | Path],
+    *,
+    top: int = 10,
+    index: Path | None = None,
+    approximate: bool = False,
+    progress: Bars | None = None,
+) -> FoundList:
+    """Return the ``top`` gallery images nearest to the image ``query``, which is left out itself.
+
+    Args:
+        model: makes the features.
+        query: an image file.
+        gallery: a folder of images, image files, or a features file (.npz) that ``extract`` wrote by the same model.
+        top: how many images.
+        index: of a features file: a faiss index in this file, made where it is missing or older.
+        approximate: of an index: a graph, which may miss some.
+        progress: called with a label; returns what is called with (done, total).
+
+    Raises:
+        InputError: no such files, or features of another network.
+    """
+
+    if top < 1:
+        raise InputError(f"top is {top}; expected at least 1 image")
+    bars = progress or (lambda label: lambda done, total: None)
+    of_query = model.features([query])
+    if isinstance(gallery, (str, Path)) and Path(gallery).suffix == ".npz":
+        held = Gallery.open(Path(gallery))
+        _require_same_model(model, held)
+        ranked, notes = _of_file(of_query, held, top + 1, index, approximate, bars)
+        searched, metric = held.shape[0], held.metric
+    else:
+        if index is not None or approximate:
+            raise InputError("an index is of a features file: write one by dcs-nas extract and name it as the gallery")
+        paths = list_image_files(gallery)
+        ranked, notes = _of_images(model, of_query, paths, top + 1, bars), []
+        searched, metric = len(paths), model.info.metric
+    kept = [(path, distance) for path, distance in ranked if not (path.exists() and path.samefile(query))][:top]
+    if any(path.exists() and path.samefile(query) for path, _ in ranked):
+        notes.append(f"{query} itself is in the gallery and left out of the list")
+    return FoundList(
+        query, tuple(Found(i, *one) for i, one in enumerate(kept, start=1)), searched, metric, tuple(notes)
+    )
+
+
+def _of_file(
+    of_query: np.ndarray, gallery: Gallery, k: int, index: Path | None, approximate: bool, bars: Bars
+) -> tuple[list[tuple[Path, float]], list[str]]:
+    """Return the k nearest images of a features file with their distances, and notes."""
+    notes = []
+    if index is None:
+        if approximate:
+            raise InputError("approximate is a kind of index; name the index's file too")
+        indices, distances = nearest(of_query, gallery, k, progress=bars("comparing"))
+    else:
+        made, is_new = open_index(index, gallery, approximate=approximate, progress=bars("index"))
+        notes += [f"index: {index}, made of {gallery.file}"] if is_new else []
+        indices, distances = nearest_by_index(made, of_query, gallery, k)
+    pairs = zip(indices[0].tolist(), distances[0].tolist())
+    return [(gallery.image(i), distance) for i, distance in pairs if i >= 0], notes
+
+
+def _of_images(
+    model: FeatureModel, of_query: np.ndarray, paths: Sequence[Path], k: int, bars: Bars
+) -> list[tuple[Path, float]]:
+    """Return the k nearest of image files with their distances; equal ones keep their order."""
+    of_gallery = model.features(paths, progress=bars("features of the gallery"))
+    distances = FeatureDistances(of_query, of_gallery, metric=model.info.metric).matrix()[0].numpy()
+    return [(paths[i], float(distances[i])) for i in np.argsort(distances, kind="stable")[:k]]
+
+
+def _require_same_model(model: FeatureModel, gallery: Gallery) -> None:
+    """Raise ``InputError`` unless ``model`` gives the features of the gallery's first image once more."""
+    path = gallery.image(0)
+    if not path.is_file():
+        raise InputError(f"{gallery.file} lists {path}, which is not there; move it back, or extract again")
+    then, now = next(gallery.blocks())[0], model.features([path])[0]
+    if then.shape != now.shape or np.abs(then - now).max() > AT_A_STEP * max(1.0, float(np.abs(then).max())):
+        raise InputError(
+            f"{gallery.file} was made by another network ({gallery.model.get('run')}, {gallery.model.get('network')}) "
+            "or with other settings than the query; extract the gallery's features again, or name that model"
+        )
