@@ -64,7 +64,7 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["serach"], "No such command 'serach'. Did you mean 'search'? See dcs-nas --help"),
+        (["serach"], "No such command 'serach'. Did you mean 'search'"),
         (["search"], "Missing argument 'CONFIG'; see dcs-nas search --help"),
         (["search", "demo", "--epochs", "3"], "No such option: --epochs"),
         (["search", "no_such_job"], "there is no file no_such_job; known: "),
