@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from dcs_nas import load_published
 from dcs_nas.errors import InputError
-from dcs_nas.models.blocks import RGA
-from dcs_nas.models.blocks.rga import RelationEmbedding, gram
+from dcs_nas.models.blocks import RGA, rga
+from dcs_nas.models.blocks.rga import RelationEmbedding, gram, product, projected_relu
 
 PARTS = ["rga_spatial", "rga_channel", "rga_spatial_channel"]
 
@@ -101,11 +101,12 @@ def test_the_folded_norm_records_the_statistics_that_batch_norm_records(momentum
     folded = RelationEmbedding(nodes=6, relations=70).double()
     folded.norm.momentum = momentum
     plain = copy.deepcopy(folded.norm)
-    projection = torch.randn(3, 70, dtype=torch.float64)
+    projection = torch.randn(3, 71, dtype=torch.float64)
     for _ in range(3):
-        theta_phi = torch.randn(4, 8, 6, dtype=torch.float64) + 2
-        expected = projection @ F.relu(plain(folded._mixing(theta_phi) @ theta_phi))
-        torch.testing.assert_close(folded(theta_phi, projection), expected)
+        own, theta_phi = torch.rand(4, 1, 6, dtype=torch.float64), torch.randn(4, 8, 6, dtype=torch.float64) + 2
+        embedded = F.relu(plain(folded._mixing(theta_phi) @ theta_phi))
+        expected = projection @ torch.cat([own, embedded], 1)
+        torch.testing.assert_close(folded(own, theta_phi, projection), expected)
     torch.testing.assert_close(folded.norm.state_dict(), plain.state_dict())
 
 
@@ -116,11 +117,44 @@ def test_the_gram_matrix_has_the_gradients_of_the_product_up_to_the_second() -> 
     assert torch.autograd.gradgradcheck(gram, x)
 
 
+@pytest.mark.parametrize("piece", [1, 20, 10**6])
+def test_projected_relus_equal_the_plain_product_in_value_and_two_derivatives(piece, monkeypatch):
+    monkeypatch.setattr(rga, "_PIECE", piece)
+    shapes = {"projection": (2, 4), "own": (3, 1, 5), "mixing": (3, 3, 2), "shift": (3, 1), "x": (3, 2, 5)}
+    leaves = [torch.rand(shape, dtype=torch.float64).sub_(0.4).requires_grad_() for shape in shapes.values()]
+    leaves[1] = leaves[1].detach().abs().requires_grad_()
+
+    def plain(projection, own, mixing, shift, x):
+        return projection @ torch.cat([own, F.relu(mixing @ x + shift)], 1)
+
+    values, gradients, again = [], [], []
+    for form in (projected_relu, plain):
+        values.append(form(*leaves))
+        direction = torch.linspace(-1, 1, values[-1].numel(), dtype=torch.float64).view_as(values[-1])
+        gradients.append(torch.autograd.grad((values[-1] * direction).sum(), leaves, create_graph=True))
+        again.append(torch.autograd.grad(sum(g.square().sum() for g in gradients[-1]), leaves))
+    torch.testing.assert_close(*values)
+    torch.testing.assert_close(*gradients)
+    torch.testing.assert_close(*again)
+    with torch.no_grad():
+        torch.testing.assert_close(projected_relu(*leaves), values[1])
+
+
+def test_a_product_of_either_kind_is_that_of_each_image():
+    for rows, nodes in [(2, 7), (7, 2)]:
+        weight = torch.randn(rows, 3, dtype=torch.float64, requires_grad=True)
+        x = torch.randn(4, 3, nodes, dtype=torch.float64, requires_grad=True)
+        expected = torch.einsum("ed,bdm->bem", weight, x)
+        torch.testing.assert_close(product(weight, x), expected)
+        found = [torch.autograd.grad(y.square().sum(), (weight, x)) for y in (product(weight, x), expected)]
+        torch.testing.assert_close(*found)
+
+
 def test_statistics_stay_exact_when_the_mean_dwarfs_the_spread():
-    folded = RelationEmbedding(nodes=6, relations=5)
+    folded = RelationEmbedding(nodes=60, relations=5)
     plain = copy.deepcopy(folded.norm).double()
-    theta_phi = torch.randn(4, 8, 6) * 0.01 + 10
-    folded(theta_phi, torch.ones(1, 5))
+    theta_phi = torch.randn(4, 8, 60) * 0.01 + 10
+    folded(torch.zeros(4, 1, 60), theta_phi, torch.ones(1, 6))
     plain(copy.deepcopy(folded).double()._mixing(theta_phi.double()) @ theta_phi.double())
     torch.testing.assert_close(folded.norm.running_var.double(), plain.running_var, rtol=1e-3, atol=1e-6)
 

@@ -20,6 +20,7 @@ from dcs_nas.models.blocks.parts import (
     widened,
     zero_started_norm,
 )
+from dcs_nas.models.depthwise import DepthwiseConv
 
 
 def select_channels(logits: Tensor, tau: Tensor | float, training: bool) -> Tensor:
@@ -69,7 +70,7 @@ class DCSAttention(nn.Module):
         self.own_scale, self.scale_kind = scale is not None, scale or "mean"
         attention_scale(self.scale_kind, channels)
         self.selector = nn.Linear(channels, channels)
-        self.local = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+        self.local = DepthwiseConv(channels, 3)
         self.norm = zero_started_norm(channels)
         # Buffers, not floats: a compiled block reads new values without recompiling.
         self.register_buffer("tau", torch.tensor(_positive(tau)), persistent=False)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcs_nas.models.blocks.parts import check_sizes, start_gate, widened, zero_started_norm
+from dcs_nas.models.depthwise import DepthwiseConv
 
 
 class ConvBlock(nn.Module):
@@ -147,7 +148,7 @@ class HarmoniousAttention(nn.Module):
         check_sizes(channels=channels, height=height, reduction=reduction, regions=regions)
         self.soft_attn = SoftAttention(channels, reduction=reduction, gate_start=gate_start)
         self.hard_attn = HardAttention(channels, regions=min(regions, height))
-        self.local = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+        self.local = DepthwiseConv(channels, 3)
         self.norm = zero_started_norm(channels)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ The relations between all nodes are embedded and normalised without the relation
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import partial, reduce
 from typing import Any, cast
 
@@ -21,11 +22,17 @@ from dcs_nas.errors import InputError
 from dcs_nas.models.blocks.parts import check_sizes, start_gate, widened
 
 _ROWS = 128  # relation features at a time: the backward pass holds (B, 128, M) beside what the forward pass saved
+_PIECE = 2**17  # relation features of nodes at a time of a thread: 512 KiB, which stay in a core's cache
 
 
 def product(weight: Tensor, x: Tensor) -> Tensor:
-    """weight (E, D) times each image of x (B, D, M); ``matmul`` would copy x to fold the batch into one product."""
-    return torch.bmm(weight.expand(x.shape[0], -1, -1), x)
+    """weight (E, D) times each image of x (B, D, M): (B, E, M).
+
+    One product over the whole batch copies x; one for each image makes its gradient of the weight, B times in memory.
+    """
+    if weight.shape[0] <= x.shape[2]:
+        return torch.bmm(weight.expand(x.shape[0], -1, -1), x)
+    return (weight @ x.transpose(0, 1).flatten(1)).unflatten(1, (x.shape[0], -1)).transpose(0, 1)
 
 
 def gram(x: Tensor) -> Tensor:
@@ -47,6 +54,63 @@ class _Gram(torch.autograd.Function):
         return (gradient + gradient.mT) @ x
 
 
+def projected_relu(projection: Tensor, own: Tensor, mixing: Tensor, shift: Tensor, x: Tensor) -> Tensor:
+    """P [o; ReLU(m x + s)], (B, E, M), of P (E, 1 + e), o (B, 1, M) >= 0, m (B, e, D), s (e, 1) and x (B, D, M).
+
+    In training on a CPU the ReLU (B, e, M) is not kept but computed again, in pieces that fit the cache.
+    """
+    by_pieces = x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    if by_pieces and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        # ReLU(o) is o: a first row of m picks it, and the last column is the shift
+        mixing = F.pad(torch.cat([mixing, shift.expand(x.shape[0], -1, -1)], 2), (1, 0, 1, 0))
+        mixing[:, 0, 0] = 1.0
+        return cast(Tensor, _ProjectedRelu.apply(projection, mixing, torch.cat([own, x, torch.ones_like(own)], 1)))
+    of_own, projection = projection.tensor_split([1], dim=1)
+    rows = zip(mixing.split(_ROWS, 1), shift.split(_ROWS), projection.split(_ROWS, 1), strict=True)
+    return reduce(torch.add, (product(p, F.relu_(torch.bmm(m, x).add_(s))) for m, s, p in rows), of_own * own)
+
+
+class _ProjectedRelu(torch.autograd.Function):
+    """P (E, e), m (B, e, D) and x (B, D, M) to P ReLU(m x), (B, E, M)."""
+
+    @staticmethod
+    def forward(ctx: Any, projection: Tensor, mixing: Tensor, x: Tensor) -> Tensor:
+        ctx.save_for_backward(projection, mixing, x)
+        y = x.new_zeros(x.shape[0], projection.shape[0], x.shape[2])
+        for part, rows in _pieces(mixing, x):
+            hidden = torch.bmm(mixing[part, rows], x[part]).relu_()
+            y[part] += torch.bmm(projection[:, rows].expand(len(hidden), -1, -1), hidden)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        (gradient,), saved = gradients, ctx.saved_tensors
+        projection, mixing, x = saved
+        if torch.is_grad_enabled():  # it is differentiated again
+            y = projection @ torch.relu(mixing @ x)
+            return torch.autograd.grad(y, saved, gradient, create_graph=True)
+        of_projection, of_mixing, of_x = map(torch.zeros_like, saved)
+        for part, rows in _pieces(mixing, x):
+            hidden = torch.bmm(mixing[part, rows], x[part]).relu_()
+            of_projection[:, rows] += torch.bmm(gradient[part], hidden.mT).sum(0)
+            of_hidden = torch.bmm(projection[:, rows].mT.expand(len(hidden), -1, -1), gradient[part])
+            of_hidden = torch.ops.aten.threshold_backward(of_hidden, hidden, 0)
+            torch.bmm(of_hidden, x[part].mT, out=of_mixing[part, rows])
+            of_x[part] += torch.bmm(mixing[part, rows].mT, of_hidden)
+        return of_projection, of_mixing, of_x
+
+
+def _pieces(mixing: Tensor, x: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Yield images and rows of m (B, e, D) whose products with x (B, D, M) fit the caches of the threads."""
+    (batch, relations, _), nodes = mixing.shape, x.shape[2]
+    room = _PIECE * torch.get_num_threads()
+    rows = max(1, min(relations, room // nodes))
+    images = max(1, room // (rows * nodes))
+    for image in range(0, batch, images):
+        for row in range(0, relations, rows):
+            yield slice(image, image + images), slice(row, row + rows)
+
+
 class Pointwise(nn.Module):
     """A 1x1 convolution without bias, then BatchNorm: (B, D, M) to (B, E, M)."""
 
@@ -62,7 +126,7 @@ class Pointwise(nn.Module):
 
 
 class RelationEmbedding(nn.Module):
-    """P ReLU(BN(W_in R_i. + W_out R_.i)) for every node i, with R_ij = theta_i . phi_j and a matrix P (E, e).
+    """P [o_i; ReLU(BN(W_in R_i. + W_out R_.i))] for every node i and its own feature o_i, R_ij = theta_i . phi_j.
 
     The embedding is linear before its BatchNorm, W_in R_i. + W_out R_.i = (W_in phi) theta_i + (W_out theta) phi_i, a
     mixing matrix (e, 2d) per image times the stacked [theta; phi], so R (M, M) is never formed. The mean and variance
@@ -79,14 +143,15 @@ class RelationEmbedding(nn.Module):
         self.weight = nn.Parameter(torch.empty(2, relations, nodes).uniform_(-bound, bound))
         self.norm = nn.BatchNorm1d(relations)
 
-    def forward(self, theta_phi: Tensor, projection: Tensor) -> Tensor:
-        """(B, E, M) of theta_phi (B, 2d, M), theta above phi, and P (E, e)."""
+    def forward(self, own: Tensor, theta_phi: Tensor, projection: Tensor) -> Tensor:
+        """(B, E, M) of own features (B, 1, M), at least 0, theta_phi (B, 2d, M), theta above phi, and P (E, 1 + e)."""
         mixing = self._mixing(theta_phi)
-        if not isinstance(self.norm, nn.BatchNorm1d):  # such as SyncBatchNorm, whose statistics span processes
-            return product(projection, F.relu(self.norm(mixing @ theta_phi), inplace=True))
-        mixing, shift = self._normalised(mixing, theta_phi)
-        rows = zip(mixing.split(_ROWS, 1), shift.split(_ROWS), projection.split(_ROWS, 1), strict=True)
-        return reduce(torch.add, (product(p, F.relu_(torch.bmm(m, theta_phi).add_(s))) for m, s, p in rows))
+        (relations, width), nodes = mixing.shape[1:], theta_phi.shape[2]
+        # SyncBatchNorm has statistics that span processes; few relations are smaller than the covariance
+        if not isinstance(self.norm, nn.BatchNorm1d) or relations * nodes < width**2:
+            embedded = F.relu(self.norm(torch.bmm(mixing, theta_phi)), inplace=True)
+            return product(projection, torch.cat([own, embedded], 1))
+        return projected_relu(projection, own, *self._normalised(mixing, theta_phi), theta_phi)
 
     def _mixing(self, theta_phi: Tensor) -> Tensor:
         """[W_in phi^T, W_out theta^T] (B, e, 2d), as one product over the whole batch."""
@@ -147,8 +212,7 @@ class RelationGate(nn.Module):
     def forward(self, nodes: Tensor) -> Tensor:
         """Logits (B, 1, M) of nodes (B, D, M)."""
         own, theta_phi = F.relu(self.features(nodes), inplace=True).split([self.embedded, 2 * self.embedded], 1)
-        from_own, from_relations = self.hidden.weight.tensor_split([1], dim=1)
-        hidden = from_own * own.mean(1, keepdim=True) + self.relations(theta_phi, from_relations)
+        hidden = self.relations(own.mean(1, keepdim=True), theta_phi, self.hidden.weight)
         return self.logit(F.relu(self.hidden.norm(hidden), inplace=True))
 
 
