@@ -6,7 +6,7 @@ import csv
 import difflib
 import re
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -72,3 +72,13 @@ class Attempts:
 
 class TrainingError(RuntimeError):
     """Training cannot go on, in one line: the step, the term, the files. Printed like an ``InputError``."""
+
+
+def require_one_each(weights: Sequence[float] | None, vectors: int, *, setting: str) -> None:
+    """Raise ``InputError`` unless ``weights`` are None or one for each of a network's vectors."""
+    if weights is not None and len(weights) != vectors:
+        found = f"{len(weights)} weight{'s' * (len(weights) != 1)}"
+        gives = "one vector" if vectors == 1 else f"{vectors} vectors"
+        raise InputError(
+            f"{setting} has {found}, but the network gives {gives}; give one weight for each, or leave it out"
+        )

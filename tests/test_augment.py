@@ -43,6 +43,14 @@ def test_erasing_fills_with_the_normalised_mean() -> None:
     assert ((share > 0.005) & (share < 0.45)).all()
 
 
+def test_erasing_covers_no_more_than_its_area() -> None:
+    images = _images(64)
+    for area in (0.1, 0.4):
+        changed = (Normalize(MEAN, STD)(images) != _augment(erase=1.0, erase_area=area)(images)).any(1)
+        share = changed.flatten(1).float().mean(1)
+        assert area / 2 < float(share.max()) < area + 0.1  # whole pixels of 16 x 8
+
+
 def test_pad_and_crop_shifts_by_at_most_the_pad() -> None:
     images = torch.full((64, 3, 16, 8), 255, dtype=torch.uint8)
     cropped = _augment(pad=2)(images)

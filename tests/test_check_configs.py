@@ -47,7 +47,8 @@ def test_the_data_make_two_steps_an_epoch_of_the_own_batch_composition(
     (way,) = script.find_ways([path.stem])
     configs = [load_config(p) for p in (way.search, way.retrain) if p is not None]
     script.write_people(tmp_path / "people", configs, height=32, width=16)
-    config = load_config(path, [f"data.root={tmp_path / 'people'}", "data.height=16", "data.width=8"])
+    own = script.overrides(load_config(path), tmp_path / "people")
+    config = load_config(path, [*own[1::2], "data.height=16", "data.width=8"])
     data = ReidData(config.model_copy(update={"results": tmp_path}))
     if config.search is not None:
         halves, _ = data.search_halves(share=config.search.weight_share, validation=config.search.validation)

@@ -154,6 +154,7 @@ PUBLISHED = [
     # Counted in the published code: openai/CLIP, facebookresearch/dinov2 (without its mask token), damo-cv/TransReID,
     # XingangPan/IBN-Net, KaiyangZhou/deep-person-reid.
     ("clip_vit_base", {"projection": 512}, 224, 224, 0, 86_192_640, None),
+    ("clip_reid_vit_base", {}, 224, 224, 0, 86_192_640, None),
     ("dinov2_vit_small", {}, 518, 518, 0, 22_056_576, None),
     ("dinov2_vit_base", {}, 518, 518, 0, 86_580_480, None),
     ("transreid_vit_base", {"cameras": 6}, 256, 128, 0, 92_903_424, None),

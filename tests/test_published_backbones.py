@@ -16,7 +16,7 @@ from dcs_nas.models.backbones.resnet import InstanceBatchNorm
 from dcs_nas.models.backbones.swin import PatchMerging, SwinTransformer
 from dcs_nas.models.backbones.transreid import PublishedTransReID, TransReID
 from dcs_nas.models.backbones.vit import VisionTransformer
-from dcs_nas.models.backbones.vit_variants import CLIPVisionTransformer, DINOv2
+from dcs_nas.models.backbones.vit_variants import CLIPReIDTransformer, CLIPVisionTransformer, DINOv2
 from dcs_nas.models.heads import Embedding
 from dcs_nas.models.weights import load_weights
 
@@ -185,6 +185,19 @@ def test_clip_gives_the_published_feature_of_openais_names() -> None:
     whole = {f"visual.{name}": tensor for name, tensor in state_of(published).items()}
     network.load_state_dict(network.adapt_weights(whole | {"ln_final.weight": torch.ones(8)}))
     require_close(network(published["x"]), published["feature"])
+
+
+def test_clip_reids_vectors_are_clips_token_its_projection_and_the_token_before_the_last_block() -> None:
+    published = golden("clip_visual")
+    size = {"height": 64, "width": 64, "embedding": 32, "depth": 2, "heads": 4}
+    network, plain = CLIPReIDTransformer(**size, projection=16).eval(), CLIPVisionTransformer(**size).eval()
+    for one in (network, plain):
+        one.load_state_dict(one.adapt_weights(state_of(published)))
+    token, projected, earlier = network(published["x"])
+    require_close(projected, published["feature"])
+    torch.testing.assert_close(token, plain(published["x"]))
+    tokens = plain.blocks[0](plain.embed(published["x"], None))  # openai's model has two blocks here
+    torch.testing.assert_close(earlier, tokens[:, 0])
 
 
 def test_clip_without_projection_on_another_grid_loads_the_rest() -> None:

@@ -18,6 +18,8 @@ from dcs_nas.losses import Objective
 from dcs_nas.losses.margin_softmax import margin_logits
 from dcs_nas.losses.reid import circle_loss, triplet_loss, weighted_triplet_loss
 from dcs_nas.models.backbones import BACKBONES
+from dcs_nas.models.backbones.msinet import MSINet, PublishedMSINet
+from dcs_nas.models.backbones.transreid import PublishedTransReID, TransReID
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.models.pooling import POOLS
 from dcs_nas.training.evaluate import evaluate_run
@@ -183,6 +185,78 @@ def test_the_tested_feature_is_the_one_after_or_before_the_neck() -> None:
     after = network(images)
     network.test_neck = "before"
     torch.testing.assert_close(network.heads[0].neck(network(images)), after)
+
+
+def test_metric_losses_compare_features_before_or_after_the_neck() -> None:
+    images = torch.rand(4, 3, 32, 16)
+    before, after = _network().train(), _network(loss_features="after").train()
+    after.load_state_dict(before.state_dict())
+    embeddings = before(images), after(images)
+    torch.testing.assert_close(before.heads[0](embeddings[0].features), embeddings[1].features)
+    torch.testing.assert_close(embeddings[0].logits, embeddings[1].logits)
+
+
+def test_a_square_head_on_msinet_is_the_published_one() -> None:
+    settings = HeadConfig(square=True, classifier="biased", test_weights=(1, 1))
+    backbone, published = MSINet(), PublishedMSINet(5)
+    network = ReidNetwork(backbone, 5, height=64, width=32, head=settings).eval()
+    backbone.load_state_dict(published.state_dict(), strict=False)
+    for head, prefix in zip(network.heads, ("", "f_")):
+        parts = {"square": f"{prefix}fc", "neck": f"{prefix}head", "classifier": f"{prefix}classifier"}
+        for ours, theirs in parts.items():
+            head.get_submodule(ours).load_state_dict(published.get_submodule(theirs).state_dict())
+    images = torch.rand(4, 3, 64, 32)
+    for neck, after in (("before", False), ("after", True)):
+        network.test_neck, published.after_neck = neck, after  # type: ignore[assignment]
+        torch.testing.assert_close(network(images), published.eval()(images))
+    expected = published.train()(images)
+    torch.testing.assert_close(network.train()(images)[:2], expected[:2])
+
+
+def test_weighted_vectors_on_transreid_are_the_published_feature() -> None:
+    size = {"height": 64, "width": 32, "embedding": 24, "depth": 2, "heads": 2}
+    backbone, published = TransReID(**size), PublishedTransReID(5, **size).eval()
+    settings = HeadConfig(test_weights=(1, 0.25, 0.25, 0.25, 0.25))
+    network = ReidNetwork(backbone, 5, height=64, width=32, head=settings).eval()
+    backbone.load_state_dict(published.state_dict(), strict=False)
+    network.test_neck, images = "before", torch.rand(2, 3, 64, 32)
+    torch.testing.assert_close(network(images), published(images))
+
+
+def test_a_vector_of_test_weight_zero_is_left_out() -> None:
+    backbone = MSINet()
+    whole, half = (
+        ReidNetwork(backbone, 5, height=64, width=32, head=HeadConfig(test_weights=weights)).eval()
+        for weights in ((1.0, 1.0), (0.5, 0.0))
+    )
+    images = torch.rand(2, 3, 64, 32)
+    assert (whole.test_features, half.test_features) == (768, 512)
+    whole.test_neck = half.test_neck = "before"
+    torch.testing.assert_close(half(images), 0.5 * whole(images)[:, :512])
+
+
+@pytest.mark.parametrize("mining", ["hard", "weighted"])
+def test_terms_of_branches_equal_a_loop_over_the_vectors(mining: str) -> None:
+    features, labels = torch.randn(8, 5), torch.arange(8) // 2
+    logits = [torch.randn(8, 4), torch.randn(8, 4)]
+    weights = {"identity_branches": (0.5, 2.0), "triplet_branches": (0.0, 0.25)}
+    settings = LossConfig(triplet_mining=mining, triplet_normalize=True, **weights)  # type: ignore[arg-type]
+    terms = Objective(settings, num_classes=4, feature_dim=5, widths=(2, 3))(logits, features, labels)
+    triplet = triplet_loss if mining == "hard" else weighted_triplet_loss
+    vector = features[:, 2:] / features[:, 2:].square().sum(1, keepdim=True).sqrt()
+    expected = sum(w * F.cross_entropy(x, labels, label_smoothing=0.1) for w, x in zip((0.5, 2.0), logits))
+    torch.testing.assert_close(terms["identity"], expected)
+    torch.testing.assert_close(terms["triplet"], 0.25 * triplet(vector, labels, margin=0.3))
+
+
+@pytest.mark.parametrize("name", ["identity_branches", "triplet_branches"])
+def test_weights_of_branches_are_one_for_each_vector_and_not_all_zero(name: str) -> None:
+    with pytest.raises(InputError, match=f"loss.{name} has 1 weight, but the network gives 2 vectors; give one weight"):
+        Objective(LossConfig(**{name: (1,)}), num_classes=4, feature_dim=5, widths=(2, 3))
+    with pytest.raises(ValueError, match=f"{name} are all 0; give one vector a weight"):
+        LossConfig(**{name: (0, 0)})
+    with pytest.raises(ValueError, match="all are 0, which leaves no feature"):
+        HeadConfig(test_weights=(0,))
 
 
 def test_a_pooling_for_a_backbone_that_gives_vectors_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -82,6 +83,27 @@ def test_biases_outside_normalization_layers_are_a_group() -> None:
     norms = {id(p) for n, m in network.named_modules() if "Norm" in type(m).__name__ for p in m.parameters()}
     expected = [p for n, p in network.named_parameters() if n.endswith(".bias") and id(p) not in norms]
     assert [id(p) for p in biases["params"]] == [id(p) for p in expected]
+
+
+def test_biases_of_normalization_layers_may_be_a_group_of_their_own() -> None:
+    groups = {"bias": {"lr": 2}, "norm": {"weight_decay": 0}, "norm_bias": {"lr": 2}}
+    network = _network()
+    found = {id(p): factors for p, factors in parameter_factors(network, RetrainConfig(groups=groups))}
+    named = {name: found[id(p)] for name, p in network.named_parameters() if id(p) in found}
+    assert {name: named[name] for name in (CONV, NORM, BIAS, NECK)} == {
+        CONV: (1, 1), NORM: (1, 0), BIAS: (2, 1), NECK: (1, 0)
+    }  # fmt: skip
+
+
+def test_a_cosine_over_all_epochs_is_timms() -> None:
+    """damo-cv/TransReID at dec5504, solver/cosine_lr.py: after the warm-up it is where it would be without."""
+    settings = RetrainConfig(
+        epochs=120, lr=0.008, lr_min=1.6e-5, warmup_epochs=5, warmup_factor=0.01, cosine_over="all"
+    )
+    for epoch in (0, 2, 4.9, 5, 30, 119):
+        warm = 8e-5 + epoch * (0.008 - 8e-5) / 5
+        cosine = 1.6e-5 + (0.008 - 1.6e-5) * (1 + math.cos(math.pi * epoch / 120)) / 2
+        assert 0.008 * learning_rate_factor(epoch, settings) == pytest.approx(warm if epoch < 5 else cosine)
 
 
 def test_without_factors_all_parameters_are_one_group_in_their_order() -> None:

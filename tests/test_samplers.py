@@ -16,6 +16,7 @@ from dcs_nas.data import samplers
 from dcs_nas.data.datamodule import ReidData
 from dcs_nas.data.samplers import (
     CameraBalancedSampler,
+    IdentityOnceSampler,
     IdentitySampler,
     SequentialBatches,
     ShuffledBatches,
@@ -59,6 +60,17 @@ def test_no_image_comes_twice_in_an_epoch_where_all_have_k_images(counts: list[i
     sampler = IdentitySampler(_labels(counts), people_per_batch=3, images_per_person=4, seed=0)
     drawn = [i for batch in sampler for i in batch]
     assert len(set(drawn)) == len(drawn)
+
+
+@given(counts=COUNTS, k=st.integers(1, 5))
+def test_an_epoch_of_identities_shows_each_of_them_once(counts: list[int], k: int) -> None:
+    labels = _labels(counts)
+    sampler = IdentityOnceSampler(labels, people_per_batch=3, images_per_person=k, seed=7)
+    drawn = [Counter(labels[i] for i in batch) for batch in sampler]
+    assert len(drawn) == len(sampler) == len(counts) // 3
+    assert all(sorted(batch.values()) == [k] * 3 for batch in drawn)
+    assert len({person for batch in drawn for person in batch}) == 3 * len(drawn)
+    assert sum(len(sampler._cut(person, np.random.default_rng(0))) for person in range(len(counts))) == len(counts)
 
 
 def test_epochs_and_seeds_differ_and_repeat() -> None:

@@ -26,7 +26,8 @@ class DataConfig(Settings):
 
     A training batch has ``people_per_batch`` x ``images_per_person`` images: by ``sampler``, so many of so many
     identities, from as many cameras as there are (``camera_balanced``) or from any (``identity``), or images of a plain
-    shuffling of all (``shuffle``), in which few identities have a pair for a loss of pairs.
+    shuffling of all (``shuffle``), in which few identities have a pair for a loss of pairs. An epoch shows every image
+    about once, or with ``identity_once`` every identity once, by ``images_per_person`` of its images.
     """
 
     name: str = "market1501"
@@ -39,7 +40,7 @@ class DataConfig(Settings):
     width: int = Field(default=128, ge=8, le=4096)
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    sampler: Literal["identity", "camera_balanced", "shuffle"] = "identity"
+    sampler: Literal["identity", "identity_once", "camera_balanced", "shuffle"] = "identity"
     people_per_batch: int = Field(default=16, ge=1, le=4096)
     images_per_person: int = Field(default=4, ge=1, le=256)
     test_batch: int = Field(default=256, ge=1, le=65536)
@@ -63,14 +64,16 @@ class DataConfig(Settings):
 class AugmentConfig(Settings):
     """Augmentation of a training batch; probabilities, and pixels for the pad.
 
-    ``erase`` fills with the mean colour or with noise (``erase_fill``). ``translate``: enlarged to 9/8 and cropped at
-    random; ``local_gray``: without colours in a rectangle. A ``policy`` changes a share ``policy_probability`` of the
-    images: AutoAugment's for ImageNet, or two operations of RandAugment of strength ``policy_magnitude`` of 30.
+    ``erase`` fills 2 % of an image up to ``erase_area`` with the mean colour or noise (``erase_fill``). ``translate``:
+    enlarged to 9/8 and cropped at random; ``local_gray``: without colours in a rectangle. A ``policy`` changes a share
+    ``policy_probability`` of the images: AutoAugment's for ImageNet, or two operations of RandAugment of strength
+    ``policy_magnitude`` of 30.
     """
 
     flip: float = Field(default=0.5, ge=0, le=1)
     pad: int = Field(default=10, ge=0, le=512)
     erase: float = Field(default=0.5, ge=0, le=1)
+    erase_area: float = Field(default=0.4, gt=0.02, lt=1)
     erase_fill: Literal["mean", "noise"] = "mean"
     color_jitter: float = Field(default=0.0, ge=0, le=1)
     translate: float = Field(default=0.0, ge=0, le=1)

@@ -25,7 +25,7 @@ class Effect(NamedTuple):
 
 EFFECTS = (
     Effect("retrain.milestones retrain.gamma", "retrain.schedule", ("multistep",)),
-    Effect("retrain.lr_min retrain.flat_epochs", "retrain.schedule", ("cosine",)),
+    Effect("retrain.lr_min retrain.flat_epochs retrain.cosine_over", "retrain.schedule", ("cosine",)),
     Effect("retrain.warmup_factor", "retrain.warmup_epochs retrain.warmup_steps"),
     Effect("retrain.warmup_epochs", "retrain.warmup_steps", (0,)),
     Effect("retrain.momentum retrain.nesterov", "retrain.optimizer", ("sgd",)),
@@ -35,13 +35,15 @@ EFFECTS = (
     Effect("retrain.weights_partial", "retrain.weights"),
     Effect("retrain.validate_every", "retrain.validation retrain.test_curve"),
     Effect("retrain.center_lr", "loss.center_weight"),
-    Effect("loss.label_smoothing", "loss.identity_weight"),
-    Effect("loss.triplet_margin loss.triplet_mining", "loss.triplet_weight"),
+    Effect("loss.label_smoothing loss.identity_branches", "loss.identity_weight"),
+    Effect(
+        "loss.triplet_margin loss.triplet_mining loss.triplet_normalize loss.triplet_branches", "loss.triplet_weight"
+    ),
     Effect("loss.circle_margin loss.circle_scale", "loss.circle_weight"),
     Effect("retrain.head.scale retrain.head.margin", "retrain.head.classifier", ("cosface", "arcface", "circle")),
-    Effect("evaluate.neck", "retrain.head.neck"),
+    Effect("evaluate.neck retrain.head.loss_features", "retrain.head.neck retrain.head.square"),
     Effect("loss.ib_grid loss.ib_temperature loss.ib_normalize", "loss.ib_kind"),
-    Effect("augment.erase_fill", "augment.erase"),
+    Effect("augment.erase_fill augment.erase_area", "augment.erase"),
     Effect("augment.policy_probability", "augment.policy"),
     Effect("augment.policy_magnitude", "augment.policy", ("randaugment",)),
     Effect("dcs.tau dcs.decay dcs.tau_min dcs.scale", DCS_BLOCKS),

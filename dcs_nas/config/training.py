@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from dcs_nas.settings import Settings
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
+BranchWeights = Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1, max_length=64)]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed", "64-true"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 PRECISION_NAMES: dict[str, Precision] = {
@@ -25,8 +26,12 @@ class LossConfig(Settings):
     """The training objective: weights of its terms, and the information bottleneck (IB).
 
     The triplet term takes the hardest pairs of an anchor, or all pairs with weights (AGW); without ``triplet_margin``
-    it has the soft margin. The circle term is that of pairs (Sun et al., CVPR 2020, equation 6); its softmax form is a
-    classifier, ``retrain.head``.
+    it has the soft margin, and with ``triplet_normalize`` it compares features of unit length. The circle term is that
+    of pairs (Sun et al., CVPR 2020, equation 6); its softmax form is a classifier, ``retrain.head``.
+
+    Of a network with several vectors the identity term is the mean over their classifiers, the other terms are of all
+    vectors side by side. ``identity_branches`` and ``triplet_branches`` are weights, one for each vector: each has a
+    term of its own then, and the weighted terms are added up.
 
     IB's input is the image, or the output of the network's stem, on ``ib_grid`` (rows, columns). Its class statistics
     are gathered over the epoch (``streaming``), or measured at its end by an extra pass over the images (``exact``).
@@ -37,6 +42,9 @@ class LossConfig(Settings):
     triplet_weight: float = Field(default=1.0, ge=0)
     triplet_margin: float | None = Field(default=0.3, ge=0)
     triplet_mining: Literal["hard", "weighted"] = "hard"
+    triplet_normalize: bool = False
+    identity_branches: BranchWeights | None = None
+    triplet_branches: BranchWeights | None = None
     center_weight: float = Field(default=0.0, ge=0)
     circle_weight: float = Field(default=0.0, ge=0)
     circle_margin: float = Field(default=0.25, gt=0, lt=1)
@@ -59,6 +67,9 @@ class LossConfig(Settings):
             raise ValueError(
                 "identity_weight, triplet_weight and circle_weight are all 0; nothing would tell identities apart"
             )
+        for name in ("identity_branches", "triplet_branches"):
+            if getattr(self, name) is not None and not any(getattr(self, name)):
+                raise ValueError(f"{name} are all 0; give one vector a weight, or leave the term out by its own weight")
         return self
 
 
@@ -93,17 +104,31 @@ class DcsConfig(Settings):
 class HeadConfig(Settings):
     """What turns the backbone's map into a feature, and the feature into scores of the training identities.
 
-    ``pool`` is one of ``dcs_nas.models.pooling``. ``neck``: a batch norm between metric losses and classifier (BNNeck).
-    The ``classifier`` is linear, linear with a bias, or of cosines with a margin softmax of this ``scale`` and
-    ``margin`` (``dcs_nas.losses.margin_softmax``; 30 and 0.35 or 0.5 are usual for cosface and arcface, 64 and 0.35 for
-    circle).
+    ``pool`` is one of ``dcs_nas.models.pooling``. ``neck``: a batch norm between metric losses and classifier (BNNeck),
+    behind a learned square matrix where ``square`` is set (MSINet). ``loss_features``: metric losses compare features
+    before the two, or after. The ``classifier`` is linear, linear with a bias, or of cosines with a margin softmax of
+    this ``scale`` and ``margin`` (``dcs_nas.losses.margin_softmax``; 30 and 0.35 or 0.5 are usual for cosface and
+    arcface, 64 and 0.35 for circle).
+
+    In tests several vectors of a network stand side by side, each scaled to length 1, or as they are times
+    ``test_weights``, one for each (TransReID: 1 and four times 1/4); 0 leaves a vector out.
     """
 
     pool: str = "avg"
+    square: bool = False
     neck: bool = True
+    loss_features: Literal["before", "after"] = "before"
     classifier: Literal["linear", "biased", "cosface", "arcface", "circle"] = "linear"
     scale: float = Field(default=64.0, gt=0)
     margin: float = Field(default=0.35, ge=0, le=1.5)
+    test_weights: BranchWeights | None = None
+
+    @field_validator("test_weights")
+    @classmethod
+    def _check_weights(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if value is not None and not any(value):
+            raise ValueError("all are 0, which leaves no feature; give one vector a weight, or leave it out")
+        return value
 
     @property
     def margin_softmax(self) -> bool:
@@ -119,15 +144,16 @@ class GroupConfig(Settings):
 
 
 class GroupsConfig(Settings):
-    """Groups of parameters that train at other rates: ``head`` (the new layers), ``bias``, ``norm``.
+    """Groups of parameters that train at other rates: ``head`` (the new layers), ``bias``, ``norm``, ``norm_bias``.
 
-    All parameters of normalization layers are of ``norm``, their biases too; ``bias`` are all other biases. A parameter
-    of the head is of ``head`` as well, and its factors are multiplied.
+    All parameters of normalization layers are of ``norm``, their biases too unless ``norm_bias`` is given; ``bias`` are
+    all other biases. A parameter of the head is of ``head`` as well, and its factors are multiplied.
     """
 
     head: GroupConfig = GroupConfig()
     bias: GroupConfig = GroupConfig()
     norm: GroupConfig = GroupConfig()
+    norm_bias: GroupConfig | None = None
 
 
 class RetrainConfig(Settings):
@@ -141,7 +167,8 @@ class RetrainConfig(Settings):
     backbone stays as it is, running statistics included, and only the head is trained. Adam and AdamW have ``betas``
     and ``amsgrad``, SGD has ``momentum``, in Nesterov's form where ``nesterov`` is set. The learning rate rises over
     ``warmup_steps`` if given, else over ``warmup_epochs``; of a ``cosine``, it stays until ``flat_epochs`` and then
-    falls to ``lr_min`` (``dcs_nas.training.optimizers``). Steps are those of the optimizer.
+    falls to ``lr_min``. The cosine spans what the warm-up leaves (``cosine_over`` rest), or the warm-up's epochs as
+    well, as timm's does (all). Steps are those of the optimizer (``dcs_nas.training.optimizers``).
 
     A step takes the mean gradient of ``accumulate`` batches, of an epoch's last step of those left; each batch has its
     own pairs and batch statistics, and one that is left out (``trainer.nonfinite``) takes the gradients gathered before
@@ -181,6 +208,7 @@ class RetrainConfig(Settings):
     warmup_steps: int = Field(default=0, ge=0)
     warmup_factor: float = Field(default=0.01, gt=0, le=1)
     flat_epochs: float = Field(default=0.0, ge=0)
+    cosine_over: Literal["rest", "all"] = "rest"
     lr_min: float = Field(default=0.0, ge=0)
     milestones: tuple[int, ...] = (40, 70)
     gamma: float = Field(default=0.1, gt=0, le=1)

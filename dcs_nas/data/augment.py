@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dcs_nas.config import AugmentConfig, Config
 
-_AREA, _ASPECT = (0.02, 0.4), (0.3, 3.33)
+_LEAST_AREA, _GRAY_AREA, _ASPECT = 0.02, 0.4, (0.3, 3.33)
 
 
 class Normalize(nn.Module):
@@ -43,9 +43,9 @@ class Augment(nn.Module):
 
     Each image by its own draw, from torch's global generator. Translation: resized to 9/8 of height and width, then
     cropped at random to its size (RGA's code, torchreid's ``Random2DTranslation``). Random erasing (arXiv 1708.04896:
-    2 to 40 % of the area, aspect 0.3 to 3.33) comes after normalisation and fills with 0, which is the normalised mean,
-    or with normal noise, pixel by pixel (timm). Local grayscale (Gong et al., arXiv 2101.08783) takes the colours from
-    such a rectangle.
+    2 to 40 % of the area, aspect 0.3 to 3.33; timm and torchvision: to a third) comes after normalisation and fills
+    with 0, which is the normalised mean, or with normal noise, pixel by pixel (timm). Local grayscale (Gong et al.,
+    arXiv 2101.08783) takes the colours from a rectangle of 2 to 40 % of the area, which is ours: its erasing's.
     """
 
     def __init__(
@@ -61,7 +61,8 @@ class Augment(nn.Module):
         jitter = augmentation.ColorJiggle(0.2, 0.15, 0.15, 0.05, p=settings.color_jitter)
         self.jitter = jitter if settings.color_jitter else None
         self.normalize = Normalize(mean, std)
-        erase = augmentation.RandomErasing(_AREA, _ASPECT, value=0.0, p=settings.erase)
+        area = (_LEAST_AREA, settings.erase_area)
+        erase = augmentation.RandomErasing(area, _ASPECT, value=0.0, p=settings.erase)
         self.erase = erase if settings.erase else None
         self.crop = augmentation.RandomCrop((height, width), padding=settings.pad) if settings.pad else None
         self.translate, self.noise = settings.translate, settings.erase_fill == "noise"
@@ -69,7 +70,8 @@ class Augment(nn.Module):
         if self.policy is not None:
             self.policy.requires_grad_(False)  # kornia's probabilities and magnitudes are parameters
         self.policy_share = settings.policy_probability
-        gray = augmentation.RandomErasing(_AREA, _ASPECT, value=0.0, p=settings.local_gray)
+        area = (_LEAST_AREA, _GRAY_AREA)
+        gray = augmentation.RandomErasing(area, _ASPECT, value=0.0, p=settings.local_gray)
         self.gray = gray if settings.local_gray else None
         self.mirror = augmentation.RandomHorizontalFlip(p=settings.flip) if settings.flip else None
 

@@ -23,6 +23,7 @@ from dcs_nas.data.images import Progress, image_cache
 from dcs_nas.data.records import SPLITS, Record, ReidDataset, combine
 from dcs_nas.data.samplers import (
     CameraBalancedSampler,
+    IdentityOnceSampler,
     IdentitySampler,
     SequentialBatches,
     ShuffledBatches,
@@ -217,7 +218,8 @@ class ReidData:
         }
         if settings.sampler == "camera_balanced":
             return self._loader(images, CameraBalancedSampler(labels, images.cameras.tolist(), **options))
-        return self._loader(images, IdentitySampler(labels, **options))
+        sampler = IdentityOnceSampler if settings.sampler == "identity_once" else IdentitySampler
+        return self._loader(images, sampler(labels, **options))
 
     def test_loader(self, images: Images) -> DataLoader:
         """Images in order, in batches of ``data.test_batch``: all, or of W processes every W-th batch for each."""

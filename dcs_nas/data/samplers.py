@@ -28,6 +28,8 @@ class IdentitySampler:
     P / W people of every batch.
     """
 
+    most_groups: int | None = None  # of an identity in an epoch
+
     def __init__(
         self, labels: Sequence[int], *, people_per_batch: int, images_per_person: int, seed: int, what: str = "training"
     ) -> None:
@@ -37,7 +39,8 @@ class IdentitySampler:
             count = len(self._images)
             advice = f"lower data.people_per_batch to {count}" if count > 1 else "add images of others"
             raise InputError(f"the {what} images show {count} people, a batch takes {self.P}; {advice}")
-        self._groups = {label: max(1, len(images) // self.K) for label, images in self._images.items()}
+        groups = {label: max(1, len(images) // self.K) for label, images in self._images.items()}
+        self._groups = {label: min(count, self.most_groups or count) for label, count in groups.items()}
         self._length = _most_batches(list(self._groups.values()), self.P)
 
     def set_epoch(self, epoch: int) -> None:
@@ -63,6 +66,12 @@ class IdentitySampler:
             images = np.concatenate([images, random.choice(images, self.K - len(images))])
         groups = [images[i * self.K : (i + 1) * self.K].tolist() for i in range(self._groups[label])]
         return groups[: len(self)]
+
+
+class IdentityOnceSampler(IdentitySampler):
+    """P x K batches of an epoch that shows every identity once, as RGA's ``RandomIdentitySampler``."""
+
+    most_groups = 1
 
 
 class CameraBalancedSampler(IdentitySampler):

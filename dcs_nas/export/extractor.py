@@ -95,7 +95,7 @@ def info_of(config: Config, network: ReidNetwork, folder: Path, checkpoint: str)
         mean=data.mean,
         std=data.std,
         metric=config.evaluate.metric,
-        features=network.num_features,
+        features=network.test_features,
         cameras="unknown" if network.uses_cameras else "unused",
         network=_network_name(config, folder),
         trained_on=_trained_on(config, folder),

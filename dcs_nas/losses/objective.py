@@ -9,11 +9,13 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcs_nas.config import LossConfig
-from dcs_nas.errors import InputError
+from dcs_nas.errors import InputError, require_one_each
 from dcs_nas.losses.information_bottleneck import InformationBottleneck
+from dcs_nas.losses.precision import full_precision
 from dcs_nas.losses.reid import CenterLoss, circle_loss, identity_loss, triplet_loss, weighted_triplet_loss
 
 
@@ -26,8 +28,12 @@ class Objective(nn.Module):
         settings: weights and options of the terms. With a center loss, its centres are parameters of this module.
         num_classes: K, identities with labels 0 .. K - 1.
         feature_dim: D.
+        widths: of the vectors that stand side by side in the features; None: one of D.
         input_channels: C of the ``input_features`` that the loop gives to IB: 3 of images, or those of the stem.
         softmax: turns a classifier's cosines and the labels into logits (``margin_logits``); None: they are logits.
+
+    Raises:
+        InputError: weights of branches of another number than ``widths``.
     """
 
     def __init__(
@@ -36,12 +42,16 @@ class Objective(nn.Module):
         *,
         num_classes: int,
         feature_dim: int,
+        widths: Sequence[int] | None = None,
         input_channels: int = 3,
         softmax: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.settings = settings
         self._softmax = softmax
+        self._widths = [feature_dim] if widths is None else list(widths)
+        for name in ("identity_branches", "triplet_branches"):
+            require_one_each(getattr(settings, name), len(self._widths), setting=f"loss.{name}")
         self.weights = {
             "identity": settings.identity_weight,
             "triplet": settings.triplet_weight,
@@ -92,15 +102,13 @@ class Objective(nn.Module):
         terms: dict[str, Tensor] = {}
         if self.weights["identity"] and logits is not None:
             branches = [logits] if isinstance(logits, Tensor) else list(logits)
-            if self._softmax is not None:
-                branches = [self._softmax(branch, labels) for branch in branches]
-            losses = [
-                identity_loss(branch, labels, label_smoothing=self.settings.label_smoothing) for branch in branches
-            ]
-            terms["identity"] = torch.stack(losses).mean()
+            terms["identity"] = _combined(
+                branches, self.settings.identity_branches, lambda x: self._identity(x, labels)
+            )
         if self.weights["triplet"]:
-            triplet = triplet_loss if self.settings.triplet_mining == "hard" else weighted_triplet_loss
-            terms["triplet"] = triplet(features, labels, margin=self.settings.triplet_margin)
+            weights = self.settings.triplet_branches
+            vectors = [features] if weights is None else features.split(self._widths, dim=1)
+            terms["triplet"] = _combined(vectors, weights, lambda x: self._triplet(x, labels))
         if self.weights["circle"]:
             s = self.settings
             terms["circle"] = circle_loss(features, labels, margin=s.circle_margin, scale=s.circle_scale)
@@ -132,11 +140,27 @@ class Objective(nn.Module):
         if self.information_bottleneck is not None:
             self.information_bottleneck.estimate(batches)
 
+    def _identity(self, logits: Tensor, labels: Tensor) -> Tensor:
+        logits = logits if self._softmax is None else self._softmax(logits, labels)
+        return identity_loss(logits, labels, label_smoothing=self.settings.label_smoothing)
+
+    def _triplet(self, features: Tensor, labels: Tensor) -> Tensor:
+        triplet = triplet_loss if self.settings.triplet_mining == "hard" else weighted_triplet_loss
+        features = full_precision(F.normalize)(features) if self.settings.triplet_normalize else features
+        return triplet(features, labels, margin=self.settings.triplet_margin)
+
     def _weighted_sum(self, terms: Mapping[str, Tensor], *, partial: bool) -> Tensor:
         addends = [weight * terms[name] for name, weight in self.weights.items() if weight and name in terms]
         if not addends and not partial:
             raise InputError("no loss term is left for this batch: without logits, give another term a weight above 0")
         return torch.stack(addends).sum() if addends else torch.zeros(())  # of any device and type beside a scalar
+
+
+def _combined(branches: Sequence[Tensor], weights: Sequence[float] | None, loss: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return the mean of a loss over branches, or its sum by ``weights``, of which 0 leaves a branch out."""
+    if weights is None:
+        return torch.stack([loss(branch) for branch in branches]).mean()
+    return torch.stack([w * loss(branch) for w, branch in zip(weights, branches, strict=True) if w]).sum()
 
 
 def first_nonfinite(terms: Mapping[str, Tensor]) -> str | None:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcs_nas.config import HeadConfig
-from dcs_nas.errors import InputError
+from dcs_nas.errors import InputError, require_one_each
 from dcs_nas.models.flops import dry_run
 from dcs_nas.models.pooling import POOLS
 from dcs_nas.models.weights import WeightsReport
@@ -32,21 +32,24 @@ class ReidHead(nn.Module):
     """Pooling, batch norm between metric losses and classifier ("BNNeck", Luo et al., arXiv 1903.07071), classifier.
 
     (B, D) to the normed features (B, D). The batch norm has no shift and the linear classifier no bias, so that both
-    live around the origin. The parts are what ``retrain.head`` says.
+    live around the origin. A square matrix before the batch norm is MSINet's. The parts are what ``retrain.head`` says.
     """
 
     def __init__(self, features: int, identities: int, settings: HeadConfig) -> None:
         super().__init__()
         self.pool = POOLS[settings.pool]()
+        self.square = nn.Linear(features, features, bias=False) if settings.square else nn.Identity()
         self.neck = nn.BatchNorm1d(features) if settings.neck else nn.Identity()
         if isinstance(self.neck, nn.BatchNorm1d):
             self.neck.bias.requires_grad_(False)
         linear = CosineClassifier if settings.margin_softmax else nn.Linear
         self.classifier = linear(features, identities, bias=settings.classifier == "biased")
         nn.init.normal_(self.classifier.weight, std=0.001)
+        if isinstance(self.square, nn.Linear):
+            nn.init.normal_(self.square.weight, std=0.01)  # as in vimar-gu/MSINet
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.neck(features)
+        return self.neck(self.square(features))
 
 
 class CosineClassifier(nn.Linear):
@@ -60,12 +63,14 @@ class CosineClassifier(nn.Linear):
 class ReidNetwork(nn.Module):
     """A backbone and one head for each vector that it gives, for images (B, 3, height, width).
 
-    Training: an ``Embedding`` with the features before the heads' batch norm. Evaluation: features (B, D) after it, or
-    before it where ``test_neck`` is ``before``; those of several branches are scaled to length 1 each.
-    ``weights_report`` tells what a weights file gave to the backbone.
+    Training: an ``Embedding`` with the features before the heads' batch norm, or after it (``head.loss_features``).
+    Evaluation: features (B, D) after it, or before it where ``test_neck`` is ``before``; those of several branches are
+    scaled to length 1 each, or weighed by ``head.test_weights``. ``weights_report`` tells what a weights file gave to
+    the backbone.
 
     Raises:
-        InputError: a pooling of ``head`` for a backbone that gives vectors and no map.
+        InputError: a pooling of ``head`` for a backbone that gives vectors and no map, or test weights of another
+            number than there are vectors.
     """
 
     def __init__(
@@ -83,6 +88,7 @@ class ReidNetwork(nn.Module):
         self.backbone = backbone
         self.uses_cameras: bool = getattr(backbone, "uses_cameras", False)
         self.widths = _widths(backbone, height, width)
+        require_one_each(head.test_weights, len(self.widths), setting="retrain.head.test_weights")
         self.heads = nn.ModuleList(ReidHead(width, people, head) for width in self.widths)
         self._image_size = (height, width)
         self._stem_grid: tuple[int, int] | None = None
@@ -91,6 +97,12 @@ class ReidNetwork(nn.Module):
     def num_features(self) -> int:
         """D: the widths of all branches together."""
         return sum(self.widths)
+
+    @property
+    def test_features(self) -> int:
+        """The width of what evaluation returns: D without the branches of test weight 0."""
+        weights = self.head_settings.test_weights or [1.0] * len(self.widths)
+        return sum(width for width, weight in zip(self.widths, weights) if weight)
 
     def expose_stem(self, grid: tuple[int, int]) -> int:
         """From now on embeddings hold the stem's output, averaged to a grid of (h, w) cells; returns its channels S.
@@ -115,13 +127,18 @@ class ReidNetwork(nn.Module):
         vectors, _ = self._vectors(images, cameras)
         if self.test_neck == "after":
             vectors = [head(vector) for head, vector in zip(self.heads, vectors)]
+        weights = self.head_settings.test_weights
+        if weights is not None:
+            return torch.cat([weight * vector for weight, vector in zip(weights, vectors) if weight], dim=1)
         return vectors[0] if len(vectors) == 1 else torch.cat([F.normalize(x) for x in vectors], dim=1)
 
     def embed(self, images: Tensor, cameras: Tensor | None = None) -> Embedding:
         """What the losses read, in evaluation as in training."""
         vectors, stem = self._vectors(images, cameras)
-        logits = [cast(ReidHead, head).classifier(head(vector)) for head, vector in zip(self.heads, vectors)]
-        return Embedding(torch.cat(vectors, dim=1), logits, stem)
+        normed = [head(vector) for head, vector in zip(self.heads, vectors)]
+        logits = [cast(ReidHead, head).classifier(x) for head, x in zip(self.heads, normed)]
+        compared = normed if self.head_settings.loss_features == "after" else vectors
+        return Embedding(torch.cat(compared, dim=1), logits, stem)
 
     def _vectors(self, images: Tensor, cameras: Tensor | None) -> tuple[list[Tensor], Tensor | None]:
         """The vectors of all branches, and the stem's output on its grid if that is asked for."""

@@ -32,7 +32,8 @@ def build_objective(
             where the stem's output is IB's input, its embeddings hold that from now on.
 
     Raises:
-        InputError: settings that need such a loop and no network, or a network without a stem.
+        InputError: settings that need such a loop and no network, a network without a stem, or weights of branches that
+            it has not.
     """
     if network is None and (settings.ib_input, settings.ib_estimate) != ("image", "streaming"):
         raise InputError(
@@ -43,7 +44,15 @@ def build_objective(
     if network is not None and settings.ib_input == "stem":
         channels = network.expose_stem(settings.ib_grid)
     softmax = None if network is None else _margin_softmax(network.head_settings)
-    return Objective(settings, num_classes=people, feature_dim=features, input_channels=channels, softmax=softmax)
+    widths = None if network is None else network.widths
+    return Objective(
+        settings,
+        num_classes=people,
+        feature_dim=features,
+        widths=widths,
+        input_channels=channels,
+        softmax=softmax,
+    )
 
 
 def _margin_softmax(head: HeadConfig) -> Callable[[Tensor, Tensor], Tensor] | None:

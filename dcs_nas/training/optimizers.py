@@ -40,11 +40,17 @@ def build_optimizer(network: ReidNetwork, settings: RetrainConfig, **options: An
 def parameter_factors(network: ReidNetwork, settings: RetrainConfig) -> Iterator[tuple[nn.Parameter, Factors]]:
     """Yield every trained parameter with its factors on ``lr`` and ``weight_decay``.
 
-    A parameter of a normalization layer is of the group norm, its bias too; any other bias is of the group bias. The
-    factors of the group head multiply those of the other two.
+    A parameter of a normalization layer is of the group norm, its bias too where norm_bias is not given; any other bias
+    is of the group bias. The factors of the group head multiply those of the others.
     """
     groups = settings.groups
-    kinds = {id(p): groups.norm for m in network.modules() if isinstance(m, _NORMS) for p in m.parameters()}
+    norm_bias = groups.norm if groups.norm_bias is None else groups.norm_bias
+    kinds = {
+        id(p): norm_bias if name == "bias" else groups.norm
+        for m in network.modules()
+        if isinstance(m, _NORMS)
+        for name, p in m.named_parameters()
+    }
     for name, parameter in network.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -61,7 +67,8 @@ def learning_rate_factor(epoch: float, settings: RetrainConfig, *, steps_per_epo
 
     Warm-up: from ``warmup_factor`` linearly to 1 over ``warmup_steps`` steps of the optimizer, or ``warmup_epochs``.
     Then ``constant``: 1; ``multistep``: times ``gamma`` at each of ``milestones``; ``cosine``: 1 until ``flat_epochs``,
-    then down to ``lr_min / lr`` at the end of the training along half a cosine (Loshchilov, Hutter, arXiv 1608.03983).
+    then down to ``lr_min / lr`` at the end of the training along half a cosine (Loshchilov, Hutter, arXiv 1608.03983),
+    which begins with the training where ``cosine_over`` is all and nothing is flat: the warm-up hides its start.
     """
     warmup = settings.warmup_steps / steps_per_epoch if settings.warmup_steps else settings.warmup_epochs
     if epoch < warmup:
@@ -71,7 +78,7 @@ def learning_rate_factor(epoch: float, settings: RetrainConfig, *, steps_per_epo
         return 1.0
     if settings.schedule == "multistep":
         return settings.gamma ** sum(epoch >= milestone for milestone in settings.milestones)
-    begin = max(warmup, settings.flat_epochs)
+    begin = settings.flat_epochs if settings.cosine_over == "all" else max(warmup, settings.flat_epochs)
     share = min(1.0, max(0.0, epoch - begin) / max(settings.epochs - begin, 1e-9))
     least = settings.lr_min / settings.lr
     return least + (1 - least) * (1 + math.cos(math.pi * share)) / 2

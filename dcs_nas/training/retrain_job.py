@@ -46,6 +46,7 @@ def run_retraining(
     """
     settings = config.section("retrain")
     load_extensions(config.extensions)
+    _require_weights(settings.weights)
     architecture = _read_genotype(config, genotype)
     RunFolder.require_free(folder)
     data = ReidData(config, progress=progress)
@@ -79,6 +80,15 @@ def run_retraining(
             if trainer.is_global_zero:
                 facts = {"epochs": settings.epochs, "train_people": identities, "train_images": len(images)}
                 run.write_finished(facts)
+
+
+def _require_weights(path: Path | None) -> None:
+    """Raise ``InputError`` for weights that are not there, before any image is read."""
+    if path is not None and not path.exists():
+        raise InputError(
+            f"retrain.weights {path} does not exist; expected a file that you have, docs/weights.md lists public ones: "
+            "set retrain.weights to its path, or to null to start from scratch"
+        )
 
 
 def _read_genotype(config: Config, path: Path | None) -> AnyGenotype | None:

@@ -2,9 +2,10 @@
 
 Shapes: B images, D features.
 Source: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021, section 2.4,
-and openai/CLIP, clip/model.py; Oquab et al., "DINOv2: Learning Robust Visual Features without Supervision", TMLR 2024;
-Darcet et al., "Vision Transformers Need Registers", ICLR 2024; facebookresearch/dinov2,
-dinov2/models/vision_transformer.py.
+and openai/CLIP, clip/model.py; Li et al., "CLIP-ReID: Exploiting Vision-Language Model for Image Re-Identification
+without Concrete Text Labels", AAAI 2023, and Syliz517/CLIP-ReID at eb1898b, model/clip/model.py; Oquab et al.,
+"DINOv2: Learning Robust Visual Features without Supervision", TMLR 2024; Darcet et al., "Vision Transformers Need
+Registers", ICLR 2024; facebookresearch/dinov2, dinov2/models/vision_transformer.py.
 """
 
 from __future__ import annotations
@@ -79,6 +80,27 @@ class CLIPVisionTransformer(VisionTransformer):
         return super().adapt_weights(adapted)
 
 
+class CLIPReIDTransformer(CLIPVisionTransformer):
+    """CLIP's image encoder as CLIP-ReID trains it: images (B, 3, height, width) to three vectors.
+
+    The normalised class token (B, D), its projection (B, projection), and the class token that enters the last block
+    (B, D), which CLIP-ReID compares by a triplet loss alone.
+    """
+
+    kind = "vectors"  # type: ignore[misc]
+
+    def __init__(self, *, projection: int = 512, **settings: Any) -> None:
+        super().__init__(projection=projection, **settings)
+
+    def forward(self, x: Tensor, cameras: Tensor | None = None) -> tuple[Tensor, ...]:  # type: ignore[override]
+        """See ``VisionTransformer``."""
+        tokens = before = self.embed(x, cameras)
+        for n, block in enumerate(self.blocks):
+            before, tokens = tokens, self.attend_patches(f"block{n}", block(tokens))
+        token = self.norm(tokens[:, 0])
+        return token, self.head(token), before[:, 0]
+
+
 class DINOv2(VisionTransformer):
     """DINOv2's image encoder: images (B, 3, height, width) to the normalised class token, (B, D), the published names.
 
@@ -100,6 +122,10 @@ class DINOv2(VisionTransformer):
 # CLIP ViT-B/16's image encoder: 85.8 M parameters at 224 x 224, 768 features, or 512 with ``projection`` 512
 register_transformer(
     "clip_vit_base", CLIPVisionTransformer, embedding=768, depth=12, heads=12, drop_path=0.0, projection=None
+)
+# The same as CLIP-ReID trains it: 86.2 M parameters, vectors of 768, 512 and 768
+register_transformer(
+    "clip_reid_vit_base", CLIPReIDTransformer, embedding=768, depth=12, heads=12, drop_path=0.0, projection=512
 )
 # DINOv2 ViT-S/14 and ViT-B/14: 21.6 and 85.7 M parameters at 224 x 224; 4 ``registers`` in its second release
 for _name, _size in {"small": {"embedding": 384, "heads": 6}, "base": {"embedding": 768, "heads": 12}}.items():
