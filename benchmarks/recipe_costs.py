@@ -51,8 +51,9 @@ def main() -> None:
         settings = SyntheticSettings(train_people=PEOPLE, test_people=2, cameras=2, images_per_camera=2)
         write_synthetic(root, settings=settings, workers=1)
         for name in arguments.names or _trained():
-            with multiprocessing.get_context("spawn").Pool(1) as pool:
+            with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
                 row = pool.apply(_measure, (name, root, arguments.steps, arguments.large_steps))
+                row |= pool.apply(_memory, (name,))
             done[name] = {key: str(value) for key, value in row.items()}
             write_text(arguments.out, _table(list(done.values())))
             print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
@@ -98,10 +99,7 @@ def _measure(name: str, root: Path, steps: int, large_steps: int) -> dict[str, A
         "CPU seconds a step": round(timer.seconds["all"] / timer.steps, 2),
         "images an epoch": images,
         "CPU seconds an epoch, extrapolated": round(an_image * images),
-        "batch": published.data.batch_size,
-        "GiB at this batch, computed": round(_memory(published) / GIB, 2),
-        "peak GiB measured": round(peak / GIB, 2),
-        "torch": torch.__version__,
+        "peak GiB": round(peak / GIB, 2),
     }
 
 
@@ -133,14 +131,20 @@ def _images_per_epoch(config: Config) -> int:
     return IMAGES
 
 
-def _memory(config: Config) -> float:
-    """Return the bytes of a training step at the configuration's own batch, in float32."""
+def _memory(name: str) -> dict[str, Any]:
+    """Return the memory of a training step at the configuration's own batch, in float32."""
+    config = load_config(CONFIGS / f"{name}.yaml")
     retrain, data = config.section("retrain").model_copy(update={"weights": None}), config.data
     network = build_fixed(retrain, data, IDENTITIES, None, config.dcs)
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     states = STATES[retrain.optimizer] + retrain.amsgrad * (retrain.optimizer != "sgd")
     kept = profile(network.backbone, data.height, data.width, device=torch.device("cpu"), rounds=0).activation_bytes
-    return 4 * trained * (2 + states) + kept * data.batch_size
+    computed = 4 * trained * (2 + states) + kept * data.batch_size
+    return {
+        "batch": data.batch_size,
+        "GiB at this batch, computed": round(computed / GIB, 2),
+        "torch": torch.__version__,
+    }
 
 
 def _read(path: Path) -> dict[str, dict[str, str]]:

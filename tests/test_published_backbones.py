@@ -200,6 +200,13 @@ def test_clip_reids_vectors_are_clips_token_its_projection_and_the_token_before_
     torch.testing.assert_close(earlier, tokens[:, 0])
 
 
+@pytest.mark.parametrize("kind", [CLIPVisionTransformer, CLIPReIDTransformer])
+def test_clip_with_projection_loads_on_another_grid(kind: type[CLIPVisionTransformer]) -> None:
+    network = kind(height=64, width=32, embedding=32, depth=2, heads=4, projection=16)
+    network.load_state_dict(network.adapt_weights(state_of(golden("clip_visual"))))
+    assert network.interpolated == {"pos_embed": "4 x 4 to 4 x 2"}
+
+
 def test_clip_without_projection_on_another_grid_loads_the_rest() -> None:
     network = CLIPVisionTransformer(height=64, width=32, embedding=32, depth=2, heads=4)
     adapted = network.adapt_weights(state_of(golden("clip_visual")))

@@ -241,7 +241,7 @@ class VisionTransformer(TokenBackbone):
         if self.sie_embed is None or adapted.get("sie_embed", self.sie_embed).shape != self.sie_embed.shape:
             adapted.pop("sie_embed", None)
         positions = adapted.get("pos_embed")
-        if positions is None or positions.ndim != 3 or positions.shape[::2] != (1, self.num_features):
+        if positions is None or positions.ndim != 3 or positions.shape[::2] != self.pos_embed.shape[::2]:
             return adapted
         if "cls_pos" in adapted:
             positions = torch.cat([adapted.pop("cls_pos"), positions], dim=1)

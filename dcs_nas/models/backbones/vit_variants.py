@@ -91,6 +91,7 @@ class CLIPReIDTransformer(CLIPVisionTransformer):
 
     def __init__(self, *, projection: int = 512, **settings: Any) -> None:
         super().__init__(projection=projection, **settings)
+        self.num_features = self.pos_embed.shape[2]
 
     def forward(self, x: Tensor, cameras: Tensor | None = None) -> tuple[Tensor, ...]:  # type: ignore[override]
         """See ``VisionTransformer``."""
