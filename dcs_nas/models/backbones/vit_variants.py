@@ -87,7 +87,7 @@ class CLIPReIDTransformer(CLIPVisionTransformer):
     (B, D), which CLIP-ReID compares by a triplet loss alone.
     """
 
-    kind = "vectors"  # type: ignore[misc]
+    kind = "vectors"  # type: ignore[assignment]
 
     def __init__(self, *, projection: int = 512, **settings: Any) -> None:
         super().__init__(projection=projection, **settings)
