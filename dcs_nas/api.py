@@ -20,9 +20,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from dcs_nas import extensions
+from dcs_nas.api_errors import speaking_python
 from dcs_nas.api_features import ExportedModel, Features
 from dcs_nas.api_views import GenotypeView, Scores
 from dcs_nas.config import Config, load_config
@@ -72,9 +73,19 @@ class SearchRun(_Run):
     """A search in its run folder."""
 
     @cached_property
+    @speaking_python()
     def genotype(self) -> GenotypeView:
         """What it found; ``InputError`` while it is unfinished."""
         return GenotypeView(self._files.genotype())
+
+    def _without_network(self, *_arguments: object, **_options: object) -> NoReturn:
+        raise InputError(
+            f"{self.folder} is a search and has no trained network; train what it found: "
+            "dcs_nas.retrain(config, genotype=run.genotype)"
+        )
+
+    evaluate = export = extract = features = find = _without_network
+    network = property(_without_network)
 
 
 @dataclass(frozen=True)
@@ -106,6 +117,7 @@ class TrainedRun(_Run, Features):
         return [file.path for file in export(self, formats, out=out)[0]]
 
 
+@speaking_python()
 def load_settings(config: AnyConfig, overrides: Sequence[str] = ()) -> Config:
     """Return the settings of a configuration file, or of the name of one in configs/.
 
@@ -128,6 +140,7 @@ def default_folder(settings: Config, command: Command) -> Path:
     return RunFolder.default(settings, command).path
 
 
+@speaking_python()
 def search(
     config: AnyConfig,
     overrides: Sequence[str] = (),
@@ -159,6 +172,7 @@ def search(
     return SearchRun(folder)
 
 
+@speaking_python()
 def retrain(
     config: AnyConfig,
     overrides: Sequence[str] = (),
@@ -190,6 +204,7 @@ def retrain(
     return TrainedRun(folder)
 
 
+@speaking_python()
 def evaluate(
     run: TrainedRun | str | Path,
     *,
@@ -234,6 +249,7 @@ def evaluate(
     return Scores(evaluation)
 
 
+@speaking_python()
 def evaluate_weights(
     backbone: str,
     weights: str | Path,
@@ -275,6 +291,7 @@ def evaluate_weights(
     return Scores(evaluation)
 
 
+@speaking_python()
 def read_weights_file(path: str | Path) -> WeightsFile:
     """Return a weights file of any project with what its names tell; nothing in it is run.
 
@@ -286,6 +303,7 @@ def read_weights_file(path: str | Path) -> WeightsFile:
     return read(path)
 
 
+@speaking_python()
 def fit_backbone(file: WeightsFile, name: str, **options: Any) -> Fit:
     """Compare a weights file with a registered backbone, see ``dcs_nas.models.weights_survey.fit_backbone``."""
     from dcs_nas.models.weights_survey import fit_backbone as fit
@@ -293,6 +311,7 @@ def fit_backbone(file: WeightsFile, name: str, **options: Any) -> Fit:
     return fit(file, name, **options)
 
 
+@speaking_python()
 def fitting_backbones(file: WeightsFile, **options: Any) -> list[Fit]:
     """Return the registered backbones that a weights file fits, the best first, and those it partly fits."""
     from dcs_nas.models.weights_survey import fitting_backbones as fit
@@ -300,6 +319,7 @@ def fitting_backbones(file: WeightsFile, **options: Any) -> list[Fit]:
     return fit(file, **options)
 
 
+@speaking_python()
 def evaluate_splits(
     run: TrainedRun | str | Path, splits: int, *, data_options: Mapping[str, Any] | None = None, **options: Any
 ) -> list[Scores]:
@@ -314,6 +334,7 @@ def evaluate_splits(
     return [Scores(evaluation) for evaluation in found]
 
 
+@speaking_python()
 def export(
     run: TrainedRun | str | Path,
     formats: Sequence[str] = ("onnx", "pt2"),
@@ -339,6 +360,7 @@ def export(
     return export_run(files.path, target, formats=formats, checkpoint=checkpoint)
 
 
+@speaking_python()
 def load(path: str | Path) -> SearchRun | TrainedRun | ExportedModel:
     """Return a finished run of its folder, or the model of an ONNX file that ``dcs-nas export`` wrote.
 
@@ -348,6 +370,7 @@ def load(path: str | Path) -> SearchRun | TrainedRun | ExportedModel:
     return ExportedModel(path) if Path(path).suffix.lower() in (".onnx", ".pt2") else load_run(path)
 
 
+@speaking_python()
 def load_run(folder: str | Path) -> SearchRun | TrainedRun:
     """Return a finished run: of a search, or of a retraining where the folder holds one.
 
@@ -362,11 +385,13 @@ def load_run(folder: str | Path) -> SearchRun | TrainedRun:
     return SearchRun(run.path) if contents.kind == "search" else TrainedRun(run.path)
 
 
+@speaking_python()
 def load_genotype(path: str | Path) -> GenotypeView:
     """Return the genotype of a file, or of the record of an epoch, to look at and to train."""
     return GenotypeView(read_genotype(Path(path)))
 
 
+@speaking_python()
 def load_published(name: str, state: Mapping[str, Tensor], **options: Any) -> nn.Module:
     """Return the network of a published state dict, in evaluation mode: ``rga``, ``hacnn``, ``msinet``, ``transreid``.
 
@@ -383,6 +408,7 @@ def load_published(name: str, state: Mapping[str, Tensor], **options: Any) -> nn
     return build(name, state, **options)
 
 
+@speaking_python()
 def tabular(name: str, path: str | Path | None = None) -> Table:
     """Return the table of a small space whose architectures are all trained, see docs/bench.md.
 
@@ -396,6 +422,7 @@ def tabular(name: str, path: str | Path | None = None) -> Table:
     return Table.read(name, None if path is None else Path(path))
 
 
+@speaking_python()
 def load_extensions(*files: str | Path) -> None:
     """Import Python files of user-supplied operations, data sets and the like, as ``--extension`` does.
 
@@ -409,6 +436,14 @@ def load_extensions(*files: str | Path) -> None:
 
 
 def _folder(run: TrainedRun | str | Path) -> Path:
+    """Return the folder of a trained run; one line for what is none."""
+    if isinstance(run, SearchRun):
+        raise InputError(
+            f"{run.folder} is a search, expected a trained run; train what it found: "
+            "dcs_nas.retrain(config, genotype=run.genotype)"
+        )
+    if not isinstance(run, (TrainedRun, str, Path)):
+        raise InputError(f"a {type(run).__name__} is given, expected a trained run or its folder")
     return run.folder if isinstance(run, TrainedRun) else Path(run)
 
 
@@ -418,6 +453,9 @@ def _as_file(genotype: str | Path | AnyGenotype | GenotypeView | None) -> Iterat
     if genotype is None or isinstance(genotype, (str, Path)):
         yield None if genotype is None else Path(genotype)
         return
+    if not isinstance(genotype, (AnyGenotype, GenotypeView)):
+        advice = "; give run.genotype" if isinstance(genotype, _Run) else ""
+        raise InputError(f"genotype is a {type(genotype).__name__}, expected a genotype or its file{advice}")
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder(Path(folder))
         write_text(run.genotype_file, genotype.to_yaml())

@@ -7,6 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from dcs_nas.api_errors import speaking_python
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -26,6 +28,7 @@ class Features:
         """The run's folder or the ONNX file."""
         raise NotImplementedError
 
+    @speaking_python()
     def features(
         self,
         images: Images,
@@ -48,6 +51,7 @@ class Features:
         model = self._model(checkpoint, tuple(overrides))
         return model.features(image_files(images), progress=progress("features") if progress else None)
 
+    @speaking_python()
     def find(
         self,
         query: str | Path,
@@ -87,6 +91,7 @@ class Features:
             progress=progress,
         )
 
+    @speaking_python()
     def extract(
         self,
         images: Images,
@@ -142,6 +147,7 @@ class ExportedModel(Features):
         return self.path
 
     @cached_property
+    @speaking_python()
     def info(self) -> ExportInfo:
         """The size of its images, the distance to compare by, and where it came from."""
         return self._model("last", ()).info
@@ -154,6 +160,7 @@ class ExportedModel(Features):
         )
 
 
+@speaking_python()
 def image_files(images: Images) -> list[Path]:
     """Return image files in the order of their features: those named, and of a folder all in it and below, sorted.
 
@@ -165,6 +172,7 @@ def image_files(images: Images) -> list[Path]:
     return list_image_files(images)
 
 
+@speaking_python()
 def distances(a: np.ndarray, b: np.ndarray, metric: Literal["cosine", "euclidean"] = "cosine") -> np.ndarray:
     """Return the distances (N, M) of features a (N, D) to features b (M, D).
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import base64
+import shutil
 import tempfile
+import textwrap
 from functools import cached_property
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dcs_nas.api_errors import speaking_python
+from dcs_nas.errors import InputError, choices
+from dcs_nas.files import atomic_path, write_text
 from dcs_nas.space import AnyGenotype
 
 if TYPE_CHECKING:
@@ -17,6 +22,7 @@ if TYPE_CHECKING:
     from dcs_nas.training.evaluate import Evaluation
 
 _RANKS = (1, 5, 10)
+_LINES, _COLUMNS = 10, 110  # of a summary
 
 
 class GenotypeView:
@@ -36,11 +42,60 @@ class GenotypeView:
     def __repr__(self) -> str:
         return repr(self.genotype)
 
+    def __str__(self) -> str:
+        """The genotype in at most ten lines."""
+        origin = self.genotype.origin
+        source = ", ".join(filter(None, (origin.method, origin.data)))
+        lines = [f"{self.genotype.summary()}{f'; by {source}' if source else ''}"]
+        for table in self.genotype.tables():
+            rows = "; ".join(" ".join(filter(None, row)) for row in table.rows)
+            text = f"{table.title} ({', '.join(table.columns)}): {rows}"
+            lines += textwrap.wrap(text, _COLUMNS, subsequent_indent="    ", break_long_words=False)
+        more = "..., see .tables()"
+        return "\n".join(lines if len(lines) <= _LINES else [*lines[: _LINES - 1], more])
+
+    @speaking_python()
+    def save(self, file: str | Path) -> Path:
+        """Write the genotype as YAML, as ``genotype.yaml`` of a run, and return the file."""
+        write_text(Path(file), self.genotype.to_yaml())
+        return Path(file)
+
+    @speaking_python()
+    def plot(self, out: str | Path, kind: str | None = None, *, theme: str = "light") -> list[Path]:
+        """Draw one kind of cell, or all and the whole network, and return the files.
+
+        Args:
+            out: a picture (.svg, .png, .pdf, .tex) of one kind; or a folder, for SVG and PNG files of all.
+            kind: of the cell, by default the first of ``kinds``; for a picture alone.
+            theme: ``light`` or ``dark``.
+
+        Raises:
+            InputError: an unknown kind, theme or ending.
+        """
+        from dcs_nas.report.graphs import draw
+
+        target = Path(out)
+        if not target.suffix:
+            if kind is not None:
+                raise InputError(f"kind {kind} is one picture, and {target} a folder for all; name a file, a.svg")
+            return draw(self.genotype, target, theme=theme).files
+        name = kind or self.kinds[0]
+        if name not in self.kinds:
+            raise InputError(f"the genotype has no picture '{name}'; {choices(name, self.kinds)}")
+        form = {".tex": "tikz"}.get(target.suffix, target.suffix.lstrip("."))
+        with tempfile.TemporaryDirectory() as folder:
+            files = draw(self.genotype, Path(folder), formats=(form,), theme=theme).files
+            (made,) = (file for file in files if file.stem == name)
+            with atomic_path(target) as temporary:
+                shutil.copyfile(made, temporary)
+        return [target]
+
     @property
     def kinds(self) -> tuple[str, ...]:
         """The names of the pictures: the kinds of cell, or ``chain``."""
         return self.genotype.parts
 
+    @speaking_python()
     def graph(self, kind: str | None = None) -> networkx.MultiDiGraph:
         """Return one cell as a networkx graph, see ``Genotype.graph``, or the chain; a notebook draws it.
 

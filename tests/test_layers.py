@@ -17,7 +17,7 @@ LAYERS = {
     "training": 3,
     "strategies": 4,
     "report": 5, "export": 5, "tune": 5,
-    "api_views": 6, "api_features": 6, "api": 7, "__init__": 8, "cli": 8, "__main__": 9,
+    "api_errors": 5, "api_views": 6, "api_features": 6, "api": 7, "__init__": 8, "cli": 8, "__main__": 9,
 }  # fmt: skip
 NNI_MAY_BE_IMPORTED_IN = {"models/nni_imports.py"}
 MODULES = sorted(p.relative_to(PACKAGE).as_posix() for p in PACKAGE.rglob("*.py"))

@@ -104,7 +104,7 @@ def _run(arguments: list[str], verbose: bool) -> int:
         _fail(f"{message}{' See' if message.endswith('?') else '; see'} {asked} --help", verbose)
         return 1
     except (InputError, TrainingError) as error:
-        _fail(str(error), verbose)
+        _fail(getattr(error, "shell", str(error)), verbose)  # of the API: as it was for the shell
         return 1
     except OSError as error:
         _fail(in_words(error), verbose)

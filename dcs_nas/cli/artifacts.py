@@ -49,7 +49,9 @@ def visualize(
         ),
     ],
     out: Annotated[Path | None, typer.Option("--out", help="Folder; by default graphs/ beside the file.")] = None,
-    format: Annotated[str, typer.Option(help="Some of svg,png,pdf,dot,graphml, and darts: its text.")] = "svg,png",
+    format: Annotated[
+        str, typer.Option(help="Some of svg,png,pdf,dot,graphml,tikz (LaTeX), and darts: its text.")
+    ] = "svg,png",
     theme: Annotated[str, typer.Option(help="light or dark.")] = "light",
 ) -> None:
     """Draw the cells or the chain of a genotype as graphs, or the difference of two.

@@ -16,13 +16,14 @@ from dcs_nas.report.dot import Panels, paint_graph, paint_panels, to_dot
 from dcs_nas.report.drawn_graph import difference_graph, drawn_graph, graph_since, stages_of
 from dcs_nas.report.palette import Theme, family
 from dcs_nas.report.palette import theme as find_theme
+from dcs_nas.report.tikz import tikz_document
 from dcs_nas.runs import RunFolder
 from dcs_nas.space import AnyGenotype
 
 if TYPE_CHECKING:
     import networkx
 
-FORMATS = ("svg", "png", "pdf", "dot", "graphml", "darts")
+FORMATS = ("svg", "png", "pdf", "dot", "graphml", "tikz", "darts")
 _PAINTED = ("svg", "png", "pdf")
 _MILLISECONDS, _LAST = 700, 2500
 _WIDEST = 1280  # pixels
@@ -46,7 +47,7 @@ def draw(
     The files are ``normal.svg``, ``reduce.svg``, ``network.svg``, ..., or ``chain.svg``, each name behind ``stem`` if
     one is given. Graphviz lays out and paints svg, png and pdf; without its ``dot`` program the pictures are plain ones
     by matplotlib, and the drawing's note says so. ``graphml`` holds the genotype's graph with the family of every
-    operation. ``darts`` is no drawing but the text of DARTS, ``genotype.txt``.
+    operation. ``tikz`` is LaTeX, ``normal.tex``. ``darts`` is no drawing but the text of DARTS, ``genotype.txt``.
 
     Raises ``InputError`` for a format or theme that does not exist, and for ``darts`` of a chain.
     """
@@ -160,6 +161,8 @@ class _Job:
                 self.save(f"{stem}.graphml", _graphml(own or graph))
             elif form == "dot":
                 self.save(f"{stem}.dot", to_dot(graph, self.theme).source.encode())
+            elif form == "tikz":
+                self.save(f"{stem}.tex", tikz_document(graph, self.theme).encode())
             elif form != "darts":
                 self.save(f"{stem}.{form}", self.note(paint_graph(graph, self.theme, form)))
 

@@ -25,7 +25,7 @@ def draw_plain(panels: Panels, theme: Theme, form: str, *, columns: int) -> byte
 
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
-    places = [_places(graph) for _, graph in panels]
+    places = [places_of(graph) for _, graph in panels]
     wide = _PER_COLUMN * (1 + max(x for place in places for x, _ in place.values()))
     high = _PER_ROW * (2 + max(2 * abs(y) for place in places for _, y in place.values()))
     with matplotlib.rc_context(settings(theme)):
@@ -48,8 +48,8 @@ def draw_plain(panels: Panels, theme: Theme, form: str, *, columns: int) -> byte
         return save_figure(figure, form)
 
 
-def _places(graph: networkx.MultiDiGraph) -> dict[str, tuple[float, float]]:
-    """The (x, y) of every node: a chain in a column for each stage, else columns by the longest way from an input."""
+def places_of(graph: networkx.MultiDiGraph) -> dict[str, tuple[float, float]]:
+    """Return the (x, y) of every node: a column for each stage, else columns by the longest way from an input."""
     import networkx
 
     if stages := stages_of(graph):

@@ -1,0 +1,162 @@
+"""Drawings as LaTeX: a document of its own that needs TikZ alone, whose picture can be copied into a paper."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dcs_nas.report.dot import is_heavy, to_dot
+from dcs_nas.report.drawn_graph import stages_of
+from dcs_nas.report.palette import Paint, Theme, paint
+from dcs_nas.report.plain import places_of
+
+if TYPE_CHECKING:
+    import networkx
+
+Point = tuple[float, float]
+_SCALE = 0.7  # of dot's inches: its letters are of 13 points, these of 9
+_STEP_X, _STEP_Y = 1.5, 0.8  # inches between boxes where dot does not place them
+_SPECIAL = {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "×": r"$\times$", "−": "$-$",
+    "→": r"$\to$", "–": "--", **{character: f"\\{character}" for character in "_%&#${}"},
+}  # fmt: skip
+_SUBSCRIPT = re.compile(r"([A-Za-z]+)_\{([A-Za-z0-9+-]+)\}")
+
+
+def tikz_document(graph: networkx.MultiDiGraph, theme: Theme) -> str:
+    """Return one graph of ``drawn_graph`` as a LaTeX document; boxes lie where dot puts them, if it is there."""
+    colours: dict[str, str] = {}
+    centres, ways = _layout(graph, theme)
+    body = [
+        *_stages(graph, centres, theme, colours),
+        *(_box(key, data, centres[key], theme, colours) for key, data in graph.nodes(data=True)),
+        *_wires(graph, ways, theme, colours),
+    ]
+    definitions = [rf"\definecolor{{{name}}}{{HTML}}{{{value}}}" for value, name in colours.items()]
+    return "\n".join(
+        [
+            r"% Compile it, or copy the tikzpicture with the colours above it. Needs \usepackage{tikz}.",
+            r"\documentclass{article}",
+            r"\usepackage[utf8]{inputenc}",
+            r"\usepackage{tikz}",
+            r"\pagestyle{empty}",
+            r"\begin{document}",
+            *definitions,
+            r"\noindent\resizebox{\textwidth}{!}{%",
+            rf"\begin{{tikzpicture}}[x={_SCALE}in, y={_SCALE}in, line width=0.6pt,",
+            r"  every node/.style={font=\fontsize{9}{10}\sffamily, align=center, inner sep=2pt}]",
+            *body,
+            r"\end{tikzpicture}}",
+            r"\end{document}",
+            "",
+        ]
+    )
+
+
+def _layout(graph: networkx.MultiDiGraph, theme: Theme) -> tuple[dict[str, Point], dict[tuple[str, str], list[Any]]]:
+    """Return the centre of every box, and the Bezier points of the wires between two boxes; inches."""
+    if shutil.which("dot") is None or stages_of(graph):
+        return {key: (_STEP_X * x, _STEP_Y * y) for key, (x, y) in places_of(graph).items()}, {}
+    try:
+        text = to_dot(graph, theme).pipe(format="plain", quiet=True).decode()
+    except subprocess.CalledProcessError:
+        return {key: (_STEP_X * x, _STEP_Y * y) for key, (x, y) in places_of(graph).items()}, {}
+    centres: dict[str, Point] = {}
+    ways = defaultdict(list)
+    for line in text.replace("\\\n", "").splitlines():
+        kind, *words = shlex.split(line)
+        if kind == "node":
+            centres[words[0]] = (float(words[1]), float(words[2]))
+        elif kind == "edge" and words[-2] != "invis":
+            values = list(map(float, words[3 : 3 + 2 * int(words[2])]))
+            ways[words[0], words[1]].append(list(zip(values[::2], values[1::2])))
+    return centres, ways
+
+
+def _stages(
+    graph: networkx.MultiDiGraph, centres: Mapping[str, Point], theme: Theme, colours: dict[str, str]
+) -> list[str]:
+    """Return a filled box behind the blocks of every stage, with its title above."""
+    lines = []
+    for number, title in stages_of(graph).items():
+        inside = [centres[key] for key, data in graph.nodes(data=True) if data["stage"] == number]
+        xs, ys = zip(*inside)
+        corners = f"{_point((min(xs) - 0.6, min(ys) - 0.45))} rectangle {_point((max(xs) + 0.6, max(ys) + 0.45))}"
+        lines.append(rf"\fill[{_colour(theme.state.fill, colours)}] {corners};")
+        lines.append(rf"\node[above] at {_point((sum(xs) / len(xs), max(ys) + 0.45))} {{{tex(title)}}};")
+    return lines
+
+
+def _box(key: str, data: Mapping[str, Any], centre: Point, theme: Theme, colours: dict[str, str]) -> str:
+    own: Paint = paint(theme, data["role"], data["family"], data["change"])
+    names = {name: _colour(value, colours) for name, value in vars(own).items()}
+    style = [f"draw={names['line']}", f"fill={names['fill']}", f"text={names['text']}"]
+    style += (
+        ["circle"] if data["role"] == "node" else [] if data["role"] in ("input", "output") else ["rounded corners"]
+    )
+    style += ["dashed"] if data["change"] == "removed" or data["family"] == "none" else []
+    style += ["line width=1.2pt"] if is_heavy(data) else []
+    return rf"\node[{', '.join(style)}] ({_name(key)}) at {_point(centre)} {{{tex(data['text'])}}};"
+
+
+def _wires(
+    graph: networkx.MultiDiGraph, ways: Mapping[tuple[str, str], Sequence[Any]], theme: Theme, colours: dict[str, str]
+) -> list[str]:
+    lines = []
+    used: dict[tuple[str, str], int] = defaultdict(int)
+    for tail, head, data in graph.edges(data=True):
+        plain = not data["family"] and not data["change"]
+        line = theme.wire if plain else paint(theme, "op", data["family"], data["change"]).line
+        style = ["->"] if graph.nodes[head]["role"] != "op" else []
+        style += [f"draw={_colour(line, colours)}"]
+        style += ["dashed"] if data["change"] == "removed" or data["family"] == "none" else []
+        found = ways.get((tail, head), [])
+        bends = found[min(used[tail, head], len(found) - 1)] if found else None
+        used[tail, head] += 1
+        middle = "--" if bends is None else _curve(bends)
+        lines.append(rf"\draw[{', '.join(style)}] ({_name(tail)}) {middle} ({_name(head)});")
+    return lines
+
+
+def _curve(points: Sequence[Point]) -> str:
+    """Return the way between two boxes as TikZ curves; dot's first and last points lie on the boxes' borders."""
+    start, *rest = points
+    curves = [rest[i : i + 3] for i in range(0, len(rest), 3)]
+    parts = [f"-- {_point(start)}"]
+    parts += [f".. controls {_point(a)} and {_point(b)} .. {_point(c)}" for a, b, c in curves]
+    return f"{' '.join(parts)} --"
+
+
+def tex(text: str) -> str:
+    r"""Return text for LaTeX: special characters escaped, ``c_{k-2}`` as mathematics, lines apart by ``\\``.
+
+    >>> print(tex("sep_conv_3x3"), tex("c_{k-2}"))
+    sep\_conv\_3x3 $c_{k-2}$
+    """
+    return r"\\".join(map(_row, text.split("\n")))
+
+
+def _row(text: str) -> str:
+    if found := _SUBSCRIPT.fullmatch(text):
+        return f"${found[1]}_{{{found[2]}}}$"
+    return "".join(_SPECIAL.get(character, character) for character in text)
+
+
+def _colour(value: str, colours: dict[str, str]) -> str:
+    """Return the name of a colour ``#rrggbb``, which is entered where it is new; names hold letters alone."""
+    number = len(colours)
+    return colours.setdefault(value.lstrip("#").upper(), f"nas{chr(97 + number // 26)}{chr(97 + number % 26)}")
+
+
+def _point(point: Point) -> str:
+    return f"({point[0]:.3f},{point[1]:.3f})"
+
+
+def _name(key: str) -> str:
+    """Return a key as TikZ takes a name: without its punctuation."""
+    return re.sub(r"[^A-Za-z0-9 ]", lambda found: f" {ord(found[0]):x} ", key)
