@@ -21,6 +21,7 @@ from dcs_nas.runs import RunFolder
 from dcs_nas.settings import read_yaml
 from dcs_nas.space import (
     AnyGenotype,
+    genotype_file,
     is_published,
     load_genotype,
     load_space,
@@ -60,12 +61,13 @@ class Target:
 
 
 def read_target(path: Path, sizes: Sizes, overrides: list[str]) -> Target:
-    """The network that a path, or a name in configs/, stands for.
+    """The network that a path, or a name in configs/ or genotypes/, stands for.
 
     Raises ``InputError`` for what is none of the three, and for sizes or overrides that the target does not have.
     """
     if path.is_dir():
         return _of_run(path, sizes, overrides)
+    path = genotype_file(path)
     if is_published(path):
         _no_overrides(path, overrides)
         return _of_genotype(load_genotype(path), sizes, str(path))

@@ -34,7 +34,8 @@ class ChainKind(SpaceKind):
     """Stages of inverted-residual blocks (FBNetV2, arXiv 2004.05565; DCS-DNAS, arXiv 2505.08961)."""
 
     def supernet(self, space: ChainSpec, network: ChainNetwork, settings: SearchConfig) -> ChainSupernet:
-        return ChainSupernet(space, network, relaxation=build_relaxation(settings.relaxation))
+        relaxation = build_relaxation(settings.relaxation)
+        return ChainSupernet(space, network, relaxation=relaxation, checkpoint=settings.checkpoint_activations)
 
     def fixed_network(self, genotype: ChainGenotype) -> nn.Module:
         return fixed_chain(genotype)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dcs_nas.models.blocks import build_attention
+from dcs_nas.models.blocks import WindowAttention, build_attention
 from dcs_nas.models.nni_imports import (
     LayerChoice,
     ModelSpace,
@@ -25,7 +25,7 @@ from dcs_nas.models.nni_imports import (
 from dcs_nas.space import ChainGenotype, ChainNetwork, ChainStructure, Choice, StageSpec, squeezed
 from dcs_nas.space.chain import attention_choice, block_choices
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"relu6": nn.ReLU6, "hswish": nn.Hardswish}
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu6": nn.ReLU6, "hswish": nn.Hardswish}
 
 
 class ConvNorm(nn.Module):
@@ -101,6 +101,25 @@ class InvertedResidual(nn.Module):
         return y + fitted(x, self.out_channels) if self.shortcut else y
 
 
+class PooledHead(nn.Module):
+    """1x1 convolution to the expanded width, mean over the map, 1x1 convolution: (B, C, H, W) to (B, D, 1, 1).
+
+    The end of FBNetV2's networks (arXiv 2004.05565) and of MobileNetV3's (arXiv 1905.02244, section 5.1).
+    """
+
+    def __init__(self, channels: int, features: int, *, expansion: int, activation: str) -> None:
+        super().__init__()
+        self.expand = ConvNorm(channels, channels * expansion, 1, activation=activation)
+        self.features = nn.Conv2d(channels * expansion, features, 1)
+        self.activation = ACTIVATIONS[activation]()
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """``mask`` (E,) weighs the expanded channels."""
+        y = self.expand(x).mean((2, 3), keepdim=True)
+        y = y if mask is None else y * mask.to(y.dtype)[:, None, None]
+        return self.activation(self.features(y))
+
+
 def fitted(x: Tensor, channels: int) -> Tensor:
     """Return x (B, C, H, W) with its first ``channels`` channels, or with zeros behind its own (ResNet's option A)."""
     missing = channels - x.shape[1]
@@ -131,7 +150,7 @@ class ChainSpace(ModelSpace):
                 blocks.append(block)
             self.stages.append(blocks)
             self.attention.append(_attention(stage, number, channels, height, width))
-        self.head = Sized(_head, channels, features=structure.features, activation=structure.activation)
+        self.head = Sized(build_head, channels, structure=structure)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.stem(images)
@@ -167,7 +186,11 @@ class Sized(MutableModule):
 
 def fixed_chain(genotype: ChainGenotype) -> nn.Module:
     """Return the network of a genotype: NNI's ``freeze`` of its space, trainable from scratch."""
-    return ChainSpace(genotype.space, genotype.network).freeze(genotype.to_sample())
+    network = ChainSpace(genotype.space, genotype.network).freeze(genotype.to_sample())
+    for attention, stage in zip(cast(nn.ModuleList, network.attention), genotype.stages):
+        if stage.window is not None:
+            cast(WindowAttention, attention).fix(*stage.window)
+    return network
 
 
 def half(size: int, stride: int) -> int:
@@ -186,7 +209,13 @@ def _block(stage: StageSpec, number: int, block: int, channels: Any) -> tuple[nn
     settings = {name: _mutable(options[name]) for name in ("kernel", "expansion", "squeeze_excite")}
     stride = stage.stride if block == 1 else 1
     made = Sized(
-        InvertedResidual, channels, width, **settings, stride=stride, activation=stage.activation, shortcut=block > 1
+        InvertedResidual,
+        channels,
+        width,
+        **settings,
+        stride=stride,
+        activation=stage.activation,
+        shortcut=block > 1 or stage.shortcut,
     )
     depth = options["depth"]
     if len(depth.options) == 1:
@@ -208,5 +237,9 @@ def _built(channels: int, *, name: str, height: int, width: int) -> nn.Module:
     return build_attention(name, channels, height, width)
 
 
-def _head(channels: int, *, features: int, activation: str) -> nn.Module:
-    return ConvNorm(channels, features, 1, activation=activation)
+def build_head(channels: int, *, structure: ChainStructure) -> ConvNorm | PooledHead:
+    """Return the end of a chain after ``channels`` channels."""
+    features, activation = structure.features, structure.activation
+    if structure.head_expansion is None:
+        return ConvNorm(channels, features, 1, activation=activation)
+    return PooledHead(channels, features, expansion=structure.head_expansion, activation=activation)

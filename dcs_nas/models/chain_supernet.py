@@ -12,11 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from dcs_nas.errors import InputError
-from dcs_nas.models.chain_space import ConvNorm, fixed_chain, half
+from dcs_nas.models.chain_space import ConvNorm, build_head, fixed_chain, half
 from dcs_nas.models.relaxation import GumbelSoftmax, Softmax
-from dcs_nas.models.super_block import SuperAttention, SuperBlock, Widths
-from dcs_nas.models.supernet import CostKind, ExpectedCost, Mixture, Supernet
-from dcs_nas.space import ChainGenotype, ChainNetwork, ChainStructure, StageSpec, attention_choice, block_choices
+from dcs_nas.models.super_block import MaskedWindow, SuperAttention, SuperBlock, Widths
+from dcs_nas.models.supernet import CostKind, ExpectedCost, Mixture, Supernet, checkpointed
+from dcs_nas.space import (
+    WINDOW,
+    ChainGenotype,
+    ChainNetwork,
+    ChainStructure,
+    StageSpec,
+    attention_choice,
+    block_choices,
+)
 
 Weights = Callable[[str, int], Tensor]  # label and number of candidates to weights (n,)
 
@@ -28,9 +36,17 @@ class ChainSupernet(Supernet):
 
     Args:
         relaxation: from alphas to mixture weights; FBNetV2's Gumbel-softmax by default.
+        checkpoint: forget activations within a block and compute them again in the backward pass.
     """
 
-    def __init__(self, structure: ChainStructure, network: ChainNetwork, *, relaxation: Softmax | None = None) -> None:
+    def __init__(
+        self,
+        structure: ChainStructure,
+        network: ChainNetwork,
+        *,
+        relaxation: Softmax | None = None,
+        checkpoint: bool = False,
+    ) -> None:
         super().__init__()
         self.structure, self.network = structure, network
         self.num_features = structure.features
@@ -40,9 +56,9 @@ class ChainSupernet(Supernet):
         before: tuple[int, ...] = (structure.stem,)
         for number, stage in enumerate(structure.stages, start=1):
             size = half(size[0], stage.stride), half(size[1], stage.stride)
-            self.stages.append(SuperStage(stage, number, before, size))
+            self.stages.append(SuperStage(stage, number, before, size, checkpoint=checkpoint))
             before = stage.widths
-        self.head = ConvNorm(max(before), structure.features, 1, activation=structure.activation)
+        self.head = build_head(max(before), structure=structure)
         relaxation = relaxation or GumbelSoftmax()
         self.mixtures = nn.ModuleDict(
             {c.label: Mixture([str(option) for option in c.options], 1, relaxation) for c in structure.choices()}
@@ -55,7 +71,19 @@ class ChainSupernet(Supernet):
         widths = Widths((self.structure.stem,), x.new_ones(1))
         for stage in self.stages:
             x, widths = stage(x, widths, weights)
-        return self.head(x)
+        return self.head(x) if isinstance(self.head, ConvNorm) else self.head(x, self._head_widths(widths).mask())
+
+    def alphas(self) -> dict[str, nn.Parameter]:
+        """See ``Supernet``. Windows of channels are of the architecture too: start and length less the width, (2,)."""
+        return {**super().alphas(), **{f"stage{n}_window": block.window for n, block in self._windows().items()}}
+
+    def completed(self, genotype: ChainGenotype) -> ChainGenotype:
+        """See ``Supernet``: with the windows of channels as they are."""
+        windows, stages = self._windows(), []
+        for n, stage in enumerate(genotype.stages, start=1):
+            window = windows[n].at_width(stage.width) if stage.attention == WINDOW else None
+            stages.append(stage.model_copy(update={"window": window}))
+        return genotype.model_copy(update={"stages": tuple(stages)})
 
     def cost(self, kind: CostKind) -> ExpectedCost:
         return partial(self.expected_cost, kind)
@@ -64,7 +92,7 @@ class ChainSupernet(Supernet):
         """Return the mean multiply-adds (``flops``) or ``parameters`` of the networks that independent choices give.
 
         Of mixture weights (1, candidates) by name: a differentiable float64 scalar (float32 on MPS), and where they are
-        one-hot, what ``dcs_nas.models.flops.count`` gives for the fixed network.
+        one-hot, what ``dcs_nas.models.flops.count`` gives for the fixed network, windows of channels as all of them.
         """
         missing = [name for name in self.mixtures if name not in weights]
         if missing:
@@ -78,8 +106,7 @@ class ChainSupernet(Supernet):
         for stage in self.stages:
             cost, widths, size = stage.cost(kind, widths, read, size)  # type: ignore[operator]
             total = total + cost
-        each = widths.mean(widths.values) * (size[0] * size[1] if flops else 1) + (0 if flops else 2)
-        return total + each * self.structure.features
+        return total + self._head_cost(widths, size[0] * size[1], flops=flops)
 
     def inherited_state(self, genotype: ChainGenotype) -> dict[str, Tensor]:
         """See ``Supernet``.
@@ -99,6 +126,25 @@ class ChainSupernet(Supernet):
             wanted = fixed_chain(genotype).state_dict()
         return {name: _cut(state[name], value.shape).clone() for name, value in wanted.items()}
 
+    def _windows(self) -> dict[int, MaskedWindow]:
+        """Return the attention blocks with a window of channels by the number of their stage."""
+        blocks = {n: stage.attention.candidates for n, stage in enumerate(self.stages, start=1)}  # type: ignore[union-attr]
+        return {n: found[WINDOW] for n, found in blocks.items() if WINDOW in found}  # type: ignore[index, operator, misc]
+
+    def _head_widths(self, widths: Widths) -> Widths:
+        assert self.structure.head_expansion is not None
+        return widths.expanded([self.structure.head_expansion], widths.weights.new_ones(1))
+
+    def _head_cost(self, widths: Widths, area: int, *, flops: bool) -> Tensor:
+        features = self.structure.features
+        if self.structure.head_expansion is None:
+            return (widths.mean(widths.values) * (area if flops else 1) + (0 if flops else 2)) * features
+        hidden = self._head_widths(widths)
+        pairs = [c * e for c, e in zip(widths.values, hidden.values)]
+        if flops:
+            return widths.mean(pairs) * area + hidden.mean(hidden.values) * features
+        return widths.mean(pairs) + hidden.mean(hidden.values) * (features + 2) + features
+
     def _stem_size(self) -> tuple[int, int]:
         stride = self.structure.stem_stride
         return half(self.network.height, stride), half(self.network.width, stride)
@@ -107,16 +153,25 @@ class ChainSupernet(Supernet):
 class SuperStage(nn.Module):
     """The blocks of stage ``number`` and the attention behind them, on maps of ``size`` (H, W) after the first."""
 
-    def __init__(self, stage: StageSpec, number: int, before: tuple[int, ...], size: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        stage: StageSpec,
+        number: int,
+        before: tuple[int, ...],
+        size: tuple[int, int],
+        *,
+        checkpoint: bool = False,
+    ) -> None:
         super().__init__()
-        self.stage, self.number = stage, number
+        self.stage, self.number, self.checkpoint = stage, number, checkpoint
         inputs = [before] + [stage.widths] * (stage.blocks - 1)
         self.blocks = nn.ModuleList(SuperBlock(stage, c, first=k == 0) for k, c in enumerate(inputs))
         self.attention = SuperAttention(stage.attention, stage.widths, *size)
 
     def forward(self, x: Tensor, widths: Widths, weights: Weights) -> tuple[Tensor, Widths]:
         for k, block in enumerate(self.blocks, start=1):
-            x, widths = block(x, widths, self._of_block(k, weights))
+            run = checkpointed if self.checkpoint and torch.is_grad_enabled() else nn.Module.__call__
+            x, widths = run(block, x, widths, self._of_block(k, weights))
         return self.attention(x, widths, self._of_attention(weights)), widths
 
     def cost(

@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dcs_nas.models.blocks import DCSAttention, build_attention, select_channels
+from dcs_nas.models.blocks import DCSAttention, WindowAttention, build_attention, select_channels
 from dcs_nas.models.blocks.parts import attend, attention_scale, to_map, to_tokens
 from dcs_nas.models.chain_space import InvertedResidual, fitted
 from dcs_nas.models.flops import count_map
 from dcs_nas.models.supernet import CostKind
-from dcs_nas.space import StageSpec, squeezed
+from dcs_nas.space import WINDOW, StageSpec, squeezed
 
 BlockWeights = Mapping[str, Tensor]  # kernel, expansion, width, squeeze_excite, depth: (n,) each
 
@@ -34,7 +34,9 @@ class SuperBlock(nn.Module):
 
     def __init__(self, stage: StageSpec, before: tuple[int, ...], *, first: bool) -> None:
         super().__init__()
-        self.stage, self.before, self.first = stage, before, first
+        self.stage, self.before = stage, before
+        self.shortcut = not first or stage.shortcut
+        self.tied = stage.shared_width and not first
         self.stride = stage.stride if first else 1
         self.largest = InvertedResidual(
             max(before),
@@ -44,7 +46,7 @@ class SuperBlock(nn.Module):
             squeeze_excite=True in stage.squeeze_excite,
             stride=self.stride,
             activation=stage.activation,
-            shortcut=not first,
+            shortcut=self.shortcut,
         )
 
     def forward(self, x: Tensor, widths: Widths, weights: BlockWeights) -> tuple[Tensor, Widths]:
@@ -54,7 +56,7 @@ class SuperBlock(nn.Module):
         hidden = self._excited(_masked(hidden, expanded.mask()), expanded, weights["squeeze_excite"])
         out = Widths(self.stage.widths, weights["width"])
         y = self.largest.project(hidden)
-        y = _masked(y if self.first else y + fitted(x, y.shape[1]), out.mask())
+        y = _masked(y + fitted(x, y.shape[1]) if self.shortcut else y, out.mask())
         if len(weights["depth"]) == 1:
             return y, out
         skip = weights["depth"][1]
@@ -92,7 +94,7 @@ class SuperBlock(nn.Module):
         """Return the expected multiply-adds or parameters for a map of ``size`` (H, W), and the widths of the output.
 
         The choices are independent and every term is a product of what single choices decide, so the expectation of
-        the block is exact.
+        the block is exact; where the input has the same width as the output by one choice, their product is of that.
         """
         stage = self.stage
         out = Widths(stage.widths, weights["width"])
@@ -110,7 +112,11 @@ class SuperBlock(nn.Module):
         bias = 0 if kind == "flops" else 1
         excite = [2 * e * squeezed(e) + bias * (e + squeezed(e)) for e in hidden.values]
         excited = combined(weights["squeeze_excite"], out.weights.new_tensor(stage.squeeze_excite))
-        total = hidden.mean(into) + hidden.mean(hidden.values) * (area_out * (taps + width) + norm)
+        projected = hidden.mean(hidden.values) * width
+        if self.tied:
+            squares = out.mean([c * c for c in stage.widths])
+            projected = combined(weights["expansion"], out.weights.new_tensor(stage.expansions)) * squares
+        total = hidden.mean(into) + hidden.mean(hidden.values) * (area_out * taps + norm) + area_out * projected
         total = total + excited * hidden.mean(excite) + norm * width
         if len(weights["depth"]) == 1:
             return total, out
@@ -142,7 +148,7 @@ class Widths:
 
     def strongest(self) -> int:
         """Return the candidate with the largest weight; of fake weights, whose values nobody knows, the widest."""
-        if isinstance(self.weights, torch._subclasses.FakeTensor):
+        if self.weights.is_meta or isinstance(self.weights, torch._subclasses.FakeTensor):
             return self.largest
         return self.values[int(self.weights.argmax())]
 
@@ -182,7 +188,7 @@ def combined(weights: Tensor, values: Tensor) -> Tensor:
 
 
 class SuperAttention(nn.Module):
-    """The weighted sum of the candidates: DCS-Attention on masked channels, any other block once for each width."""
+    """The weighted sum of the candidates: DCS's on masked channels, any other block once for each width."""
 
     def __init__(self, names: tuple[str, ...], widths: tuple[int, ...], height: int, width: int) -> None:
         super().__init__()
@@ -191,6 +197,8 @@ class SuperAttention(nn.Module):
         for name in names:
             if name == "dcs":
                 made[name] = MaskedDCS(max(widths))
+            elif name == WINDOW:
+                made[name] = MaskedWindow(max(widths))
             elif name != "none":
                 made[name] = PerWidth(name, widths, height, width)
         self.candidates = nn.ModuleDict(made)
@@ -207,6 +215,9 @@ class SuperAttention(nn.Module):
         if name == "none":
             return {}
         block = self.candidates[name]
+        if isinstance(block, MaskedWindow):
+            start, length = block.at_width(width)
+            return {**block.state_dict(), "window": block.window.new_tensor([start, length - width])}
         return (block.blocks[str(width)] if isinstance(block, PerWidth) else block).state_dict()
 
     def cost(self, kind: CostKind, widths: Widths, weights: Tensor) -> Tensor:
@@ -234,6 +245,19 @@ class MaskedDCS(DCSAttention):
         refined = attend(selected * scale.to(tokens.dtype), selected, tokens, scale=1.0)
         refined = self.norm(self.local(to_map(refined, x.shape[2], x.shape[3])))
         return x + refined * mask.to(refined.dtype)[:, None, None]
+
+
+class MaskedWindow(WindowAttention):
+    """Attention on a window of channels whose channels beyond the width with the largest weight pass.
+
+    The same window and weights serve every width; the window of a width goes round its channels.
+    """
+
+    def forward(self, x: Tensor, widths: Widths | None = None) -> Tensor:
+        if widths is None:
+            return super().forward(x)
+        refined = fitted(self.attended(x[:, : widths.strongest()]), x.shape[1])
+        return x + _masked(self.norm(self.local(refined)), widths.mask())
 
 
 class PerWidth(nn.Module):

@@ -6,11 +6,12 @@ R rows (edges), O operations.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from dcs_nas.models.relaxation import Sample, Softmax, normalized_edges
 from dcs_nas.space import AnyGenotype
@@ -92,6 +93,10 @@ class Supernet(nn.Module):
         """Return the parameters and statistics that the genotype's fixed network takes over, under its names."""
         raise NotImplementedError
 
+    def completed(self, genotype: Any) -> Any:
+        """Return a genotype derived from this supernet with the choices that no mixture makes, where there are any."""
+        return genotype
+
     def cost(self, kind: CostKind) -> ExpectedCost:
         """Return the expected multiply-adds or parameters as a differentiable function of mixture weights by name."""
         raise NotImplementedError
@@ -165,6 +170,15 @@ class Supernet(nn.Module):
 def one_hot(genotype: AnyGenotype) -> dict[str, Tensor]:
     """Return mixture weights (R, O) by name that compute what a genotype computes."""
     return {name: torch.tensor(rows) for name, rows in genotype.one_hot().items()}
+
+
+def checkpointed(module: nn.Module, *arguments: Any) -> Any:
+    """Return ``module(*arguments)``, whose activations the backward pass computes again (arXiv 1604.06174)."""
+
+    def contexts() -> tuple[Any, Any]:
+        return nullcontext(), frozen_statistics(module)
+
+    return checkpoint(module, *arguments, use_reentrant=False, context_fn=contexts)
 
 
 class frozen_statistics:  # noqa: N801, a context such as torch.no_grad

@@ -190,7 +190,7 @@ def _choices(epochs: Sequence[EpochRecord], names: Sequence[str]) -> Heat:
     last = epochs[-1]
     return Heat(
         key="chain",
-        title="choices of the chain",
+        title=f"choices of the {last.genotype.kind if last.genotype else 'chain'}",
         rows=[name.replace("_", " ") for name in names],
         columns=[],
         options=[_options(last.names.get(name, []), len(last.weights[name][0])) for name in names],

@@ -30,6 +30,11 @@ CHAIN_WORDS = (
 )
 
 
+def stage_words(graph: networkx.MultiDiGraph) -> tuple[str, ...]:
+    """Return the lines under a picture with stages: those of the graph's kind, or of chains."""
+    return tuple(graph.graph.get("words", "").splitlines()) or CHAIN_WORDS
+
+
 def paint_graph(graph: networkx.MultiDiGraph, theme: Theme, form: str) -> tuple[bytes, str]:
     """Return one graph as svg, png or pdf by Graphviz, or a plain one by matplotlib and a note why."""
     return _paint(to_dot(graph, theme), [("", graph)], theme, form, columns=1)
@@ -60,7 +65,7 @@ def to_dot(graph: networkx.MultiDiGraph, theme: Theme) -> graphviz.Digraph:
     if stages := stages_of(graph):
         _add_chain(dot, graph, stages, theme)
         changed = any(data["change"] == "changed" for _, data in graph.nodes(data=True))
-        words = [*CHAIN_WORDS, *(["filled: changed from the first to the second"] if changed else [])]
+        words = [*stage_words(graph), *(["filled: changed from the first to the second"] if changed else [])]
         dot.attr("graph", label="".join(f"{row}\\l" for row in words), labeljust="l")
     else:
         with dot.subgraph(name="cluster_cell") as part:

@@ -48,13 +48,16 @@ def text_of(data: Mapping[str, Any]) -> list[list[str]]:
     [['5×5', 'e6'], ['width 24'], ['SE']]
     """
     role, label = data["role"], str(data.get("label", ""))
+    if role == "block" and "placement" in data:
+        return [["OSNet block"], [f"IN {data['placement']}"]]
     if role == "block":
         excite = [["SE"]] if data["squeeze_excite"] else []
         return [[f"{data['kernel']}×{data['kernel']}", f"e{data['expansion']}"], [f"width {data['width']}"], *excite]
     if role == "skipped":
         return [["skipped"]]
     if role == "attention":
-        return [[row] for row in (*lines(label), *(["attention"] if family(label) == "attention" else []))]
+        window = [data["window"]] if "window" in data else []
+        return [[row] for row in (*lines(label), *(["attention"] if family(label) == "attention" else []), *window)]
     rows = [label, data.get("size", ""), f"width {data['width']}" if "width" in data else ""]
     held = data.get("attention", "none")
     return [[row] for row in (*rows, f"+ {' '.join(lines(held))}" if held != "none" else "") if row]
@@ -67,7 +70,8 @@ def _merged(
     import networkx
 
     old, new = _renamed(old), _renamed(new)
-    graph: networkx.MultiDiGraph = networkx.MultiDiGraph(name=new.name + (" difference" if one == "removed" else ""))
+    name = new.name + (" difference" if one == "removed" else "")
+    graph: networkx.MultiDiGraph = networkx.MultiDiGraph(name=name, words=new.graph.get("words", ""))
     for key in [*new, *(key for key in old if key not in new)]:
         found: list[dict[str, Any]] = [g.nodes[key] for g in (old, new) if key in g]
         rows, data = text_of(found[-1]), found[-1]

@@ -12,12 +12,13 @@ _PATTERNS = {
     "dilated": r"dil_conv_\d+x\d+",
     "pooling": r"(max|avg)_pool_\d+x\d+",
     "skip": r"skip_connect",
-    "attention": r"dcs|harmonious|nonlocal|rga(_spatial|_channel)?",
+    "attention": r"dcs(_window)?|harmonious|nonlocal|rga(_spatial|_channel)?",
     "none": r"none",
 }
 _PRETTY = {
     "skip_connect": "skip",
     "dcs": "DCS",
+    "dcs_window": "DCS window",
     "harmonious": "HA",
     "nonlocal": "non-local",
     "rga": "RGA",

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from dcs_nas.report.charts import save_figure, settings
-from dcs_nas.report.dot import CHAIN_WORDS, Panels, is_heavy, legend_of
+from dcs_nas.report.dot import Panels, is_heavy, legend_of, stage_words
 from dcs_nas.report.drawn_graph import stages_of
 from dcs_nas.report.palette import Theme, paint
 
@@ -37,7 +37,7 @@ def draw_plain(panels: Panels, theme: Theme, form: str, *, columns: int) -> byte
             axes.set_title(title, loc="left", fontsize=10)
             _draw(axes, graph, place, theme)
         if stages_of(panels[0][1]):
-            figure.supxlabel("\n".join(CHAIN_WORDS), fontsize=8)
+            figure.supxlabel("\n".join(stage_words(panels[0][1])), fontsize=8)
         else:
             swatches = [
                 Patch(facecolor=colours.fill, edgecolor=colours.line, label=words)

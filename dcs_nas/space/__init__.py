@@ -13,6 +13,7 @@ from dcs_nas.space.cells import (
     thirds,
 )
 from dcs_nas.space.chain import (
+    WINDOW,
     BlockGenotype,
     ChainGenotype,
     ChainNetwork,
@@ -27,13 +28,16 @@ from dcs_nas.space.chain import (
     squeezed,
 )
 from dcs_nas.space.kinds import GENOTYPES, SPACES, AnyGenotype, Origin, Space, require_settings
+from dcs_nas.space.osnet import OSNET_BLOCKS, OSNetGenotype, OSNetReference, OSNetSpace, OSNetStructure, Placement
 from dcs_nas.space.published import is_published, published_text
-from dcs_nas.space.reading import load_genotype, load_space, parse_genotype, read_space, shipped_file
+from dcs_nas.space.reading import genotype_file, load_genotype, load_space, parse_genotype, read_space, shipped_file
 
 __all__ = [
     "CELL_KINDS",
     "GENOTYPES",
+    "OSNET_BLOCKS",
     "SPACES",
+    "WINDOW",
     "AnyGenotype",
     "BlockGenotype",
     "CellGenotype",
@@ -47,7 +51,12 @@ __all__ = [
     "Edge",
     "Genotype",
     "NetworkSpec",
+    "OSNetGenotype",
+    "OSNetReference",
+    "OSNetSpace",
+    "OSNetStructure",
     "Origin",
+    "Placement",
     "Space",
     "SpaceReference",
     "SpaceSpec",
@@ -56,6 +65,7 @@ __all__ = [
     "attention_choice",
     "block_choices",
     "edge_index",
+    "genotype_file",
     "is_published",
     "load_genotype",
     "load_space",

@@ -125,16 +125,18 @@ class _ChainTexts:
         return math.prod(len(choice.options) for choice in space.choices())
 
     def all(self, space: ChainSpec, network: ChainNetwork) -> Iterator[str]:
-        def block(stage: StageSpec, number: int) -> list[str]:
-            values = product(stage.kernels, stage.expansions, stage.widths, stage.squeeze_excite)
+        def block(stage: StageSpec, number: int, widths: tuple[int, ...]) -> list[str]:
+            values = product(stage.kernels, stage.expansions, widths, stage.squeeze_excite)
             kept = [
                 _block_text(BlockGenotype(kernel=k, expansion=e, width=w, squeeze_excite=s)) for k, e, w, s in values
             ]
             return kept + (["skip"] if "skip" in stage.depth(number) else [])
 
         def stages(stage: StageSpec) -> list[str]:
-            blocks = map("&".join, product(*(block(stage, number) for number in range(1, stage.blocks + 1))))
-            return [f"{text}+{attention}" for text, attention in product(blocks, stage.attention)]
+            together = [(width,) for width in stage.widths] if stage.shared_width else [stage.widths]
+            numbers = range(1, stage.blocks + 1)
+            blocks = (b for widths in together for b in product(*(block(stage, n, widths) for n in numbers)))
+            return [f"{text}+{attention}" for text, attention in product(map("&".join, blocks), stage.attention)]
 
         return map("|".join, product(*map(stages, space.stages)))
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from dcs_nas.errors import InputError
 from dcs_nas.settings import Settings, parse
@@ -34,11 +34,13 @@ from dcs_nas.space.kinds import (
 if TYPE_CHECKING:
     import networkx
 
-Activation = Literal["relu6", "hswish"]
+Activation = Literal["relu", "relu6", "hswish"]
 Kernel = Literal[3, 5, 7]
 Expansion = Annotated[int, Field(ge=1, le=8)]
 Width = Annotated[int, Field(ge=1, le=2048)]
 DEPTH = ("keep", "skip")
+WINDOW = "dcs_window"
+"""Attention whose window of channels is learned in the search and kept in the genotype."""
 
 
 class Choice(NamedTuple):
@@ -48,13 +50,27 @@ class Choice(NamedTuple):
     options: tuple[Any, ...]
 
 
-class StageSpec(Settings):
+class _Sparse(Settings):
+    """Settings that leave the fields in ``optional`` out of files and hashes where they have their defaults."""
+
+    optional: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = type(self).model_fields
+        unset = {name for name in self.optional if getattr(self, name) == fields[name].default}
+        return {name: value for name, value in plain(self).items() if name not in unset}
+
+
+class StageSpec(_Sparse):
     """What the blocks of a stage may be: each block chooses for itself, one attention follows the last of them.
 
     ``stride`` is that of the first block. ``skip`` lets every later block be left out. Widths rise: the channels of a
-    smaller width are the first ones of a larger one.
+    smaller width are the first ones of a larger one. With ``shared_width`` all blocks have the same one, by one choice.
+    ``shortcut`` adds the input to the output of the first block too, as every later block does.
     """
 
+    optional = ("shared_width", "shortcut")
     blocks: int = Field(ge=1, le=32)
     stride: Literal[1, 2] = 1
     kernels: tuple[Kernel, ...] = Field(default=(3, 5, 7), min_length=1, max_length=3)
@@ -63,6 +79,8 @@ class StageSpec(Settings):
     squeeze_excite: tuple[bool, ...] = Field(default=(False,), min_length=1, max_length=2)
     activation: Activation = "relu6"
     skip: bool = False
+    shared_width: bool = False
+    shortcut: bool = False
     attention: tuple[Name, ...] = Field(default=("none",), min_length=1, max_length=32)
 
     @model_validator(mode="after")
@@ -73,6 +91,8 @@ class StageSpec(Settings):
             raise ValueError(f"widths are {', '.join(map(str, self.widths))}; expected rising numbers of channels")
         if self.skip and self.blocks == 1:
             raise ValueError("skip is true, but the first block of a stage always stays; give it more blocks")
+        if self.shortcut and self.stride > 1:
+            raise ValueError(f"shortcut is true, but stride is {self.stride}; a shortcut needs stride 1: leave one out")
         return self
 
     def depth(self, block: int) -> tuple[str, ...]:
@@ -80,17 +100,21 @@ class StageSpec(Settings):
         return DEPTH if self.skip and block > 1 else DEPTH[:1]
 
 
-class ChainStructure(Settings):
+class ChainStructure(_Sparse):
     """The chain itself: this alone decides whether a genotype fits a space.
 
     A 3x3 convolution to ``stem`` channels, the stages, a 1x1 convolution to ``features`` channels; ``activation``
-    follows the first and the last convolution.
+    follows the first and the last convolution. With ``head_expansion`` e the end is that of FBNetV2 and MobileNetV3
+    (arXiv 1905.02244, section 5.1): a 1x1 convolution to e times the width, the mean over the map, and the last 1x1
+    convolution on it, so that the map of features is 1 x 1.
     """
 
+    optional = ("head_expansion",)
     stem: Width
     stem_stride: Literal[1, 2] = 2
     stages: tuple[StageSpec, ...] = Field(min_length=1, max_length=12)
     features: int = Field(ge=1, le=8192)
+    head_expansion: int | None = Field(default=None, ge=1, le=8)
     activation: Activation = "relu6"
 
     @model_validator(mode="after")
@@ -106,18 +130,16 @@ class ChainStructure(Settings):
     @property
     def hash(self) -> str:
         """Twelve hex digits that change with anything a genotype depends on."""
-        plain = {name: getattr(self, name) for name in ChainStructure.model_fields}
-        plain["stages"] = [stage.model_dump(mode="json") for stage in self.stages]
+        plain = self.model_dump(mode="json", include=set(ChainStructure.model_fields))
         return short_hash({"kind": "chain", **plain})
 
     def choices(self) -> Iterator[Choice]:
         """Yield the choices of two candidates or more, in order: per block kernel, expansion, width, squeeze_excite and
-        depth, per stage attention."""
+        depth, per stage attention; a width that the blocks of a stage share once, with the first of them."""
         for i, stage in enumerate(self.stages, start=1):
             found = [block_choices(stage, i, k).values() for k in range(1, stage.blocks + 1)]
-            for choice in [*(c for block in found for c in block), attention_choice(stage, i)]:
-                if len(choice.options) > 1:
-                    yield choice
+            choices = [*(c for block in found for c in block), attention_choice(stage, i)]
+            yield from dict.fromkeys(choice for choice in choices if len(choice.options) > 1)
 
 
 class ChainNetwork(Settings):
@@ -131,6 +153,7 @@ class ChainNetwork(Settings):
 class ChainSpec(ChainStructure, Space):
     """A chain space as its file gives it."""
 
+    supports: ClassVar[frozenset[str]] = frozenset({"checkpoint_activations"})
     name: Name
     kind: Literal["chain"] = "chain"
 
@@ -165,12 +188,23 @@ class BlockGenotype(Settings):
     squeeze_excite: bool = False
 
 
-class StageGenotype(Settings):
-    """The blocks that stay, in order; ``skipped`` names those left out, counted from 1 among all of the stage."""
+class StageGenotype(_Sparse):
+    """The blocks that stay, in order; ``skipped`` names those left out, counted from 1 among all of the stage.
 
+    ``window`` is where the attention ``dcs_window`` has stopped: start and length of its window, in channels. Without
+    it the window is learned when the network is trained.
+    """
+
+    optional = ("window",)
     blocks: tuple[BlockGenotype, ...] = Field(min_length=1, max_length=32)
     skipped: tuple[int, ...] = ()
     attention: Name = "none"
+    window: tuple[float, float] | None = None
+
+    @property
+    def width(self) -> int:
+        """The channels after the last block that stays."""
+        return self.blocks[-1].width
 
     def slots(self) -> Iterator[BlockGenotype | None]:
         """Yield the blocks of the stage in order, None where one is left out."""
@@ -222,7 +256,8 @@ class ChainGenotype(AnyGenotype):
                     excite = "yes" if block.squeeze_excite else ""
                     words = [f"{block.kernel}x{block.kernel}", str(block.expansion), str(block.width), excite]
                 rows.append([f"{number}.{k}", *words])
-            rows.append([f"{number}", f"attention: {stage.attention}", "", "", ""])
+            window = f", window {_window_text(stage.window)}" if stage.window else ""
+            rows.append([f"{number}", f"attention: {stage.attention}{window}", "", "", ""])
         return [Rows("chain", ["block", "kernel", "expansion", "width", "squeeze-excite"], rows)]
 
     def one_hot(self) -> dict[str, list[list[float]]]:
@@ -246,8 +281,10 @@ class ChainGenotype(AnyGenotype):
         for number, (stage, spec) in enumerate(zip(self.stages, self.space.stages), start=1):
             for k, block in enumerate(stage.slots(), start=1):
                 for what, choice in block_choices(spec, number, k).items():
-                    kept = "keep" if what == "depth" else getattr(block, what) if block else choice.options[0]
-                    sample[choice.label] = "skip" if what == "depth" and block is None else kept
+                    if what == "depth":
+                        sample[choice.label] = "skip" if block is None else "keep"
+                    else:
+                        sample.setdefault(choice.label, getattr(block, what) if block else choice.options[0])
             sample[attention_choice(spec, number).label] = stage.attention
         return sample
 
@@ -275,6 +312,7 @@ class ChainGenotype(AnyGenotype):
                 nodes.append((f"{number}.{k}", {**facts, "label": f"{number}.{k}", **place}))
             if stage.attention != "none":
                 facts = {"role": "attention", "label": stage.attention, **place}
+                facts |= {"window": _window_text(stage.window)} if stage.window else {}
                 nodes.append((f"{number}.attention", facts))
         nodes.append(("features", {"role": "output", "label": "features", "width": self.space.features}))
         graph.add_nodes_from(nodes)
@@ -296,7 +334,10 @@ def block_choices(stage: StageSpec, number: int, block: int) -> dict[str, Choice
         "squeeze_excite": stage.squeeze_excite,
         "depth": stage.depth(block),
     }
-    return {what: Choice(f"stage{number}_block{block}_{what}", found) for what, found in options.items()}
+    labels = dict.fromkeys(options, f"stage{number}_block{block}")
+    if stage.shared_width:
+        labels["width"] = f"stage{number}"
+    return {what: Choice(f"{labels[what]}_{what}", found) for what, found in options.items()}
 
 
 def attention_choice(stage: StageSpec, number: int) -> Choice:
@@ -336,6 +377,34 @@ def _check_stage(number: int, stage: StageGenotype, spec: StageSpec) -> None:
                 value = getattr(block, what)
                 require_member(value, choice.options, f"stage {number}, block {k}: {what} {value}")
     require_member(stage.attention, spec.attention, f"stage {number}: attention '{stage.attention}'")
+    widths = sorted({block.width for block in stage.blocks})
+    if spec.shared_width and len(widths) > 1:
+        raise ValueError(
+            f"stage {number}: widths are {', '.join(map(str, widths))}, expected one: its blocks share their width"
+        )
+    if stage.window is not None:
+        _check_window(number, stage)
+
+
+def _check_window(number: int, stage: StageGenotype) -> None:
+    assert stage.window is not None
+    (start, length), channels = stage.window, stage.width
+    if stage.attention != WINDOW:
+        raise ValueError(f"stage {number}: a window is given with attention '{stage.attention}'; expected {WINDOW}")
+    if not (0 <= start < channels and 0 < length <= channels):
+        raise ValueError(
+            f"stage {number}: window starts at {start:g} with length {length:g}; expected a start from 0 to below "
+            f"{channels} and a length above 0 up to {channels}, the width of the stage"
+        )
+
+
+def _window_text(window: tuple[float, float]) -> str:
+    """Return a window in words.
+
+    >>> _window_text((2.497, 18.239))
+    'from 2.5, 18.2 long'
+    """
+    return f"from {window[0]:.1f}, {window[1]:.1f} long"
 
 
 def _largest(structure: ChainStructure) -> int:
@@ -349,4 +418,6 @@ def _largest(structure: ChainStructure) -> int:
             total += before * hidden + kernel**2 * hidden + excite + hidden * last
             before = last
         total += last**2 * len(stage.attention)
+    if (expansion := structure.head_expansion) is not None:
+        return total + before**2 * expansion + before * expansion * structure.features
     return total + before * structure.features

@@ -34,9 +34,10 @@ def read_space(path: Path) -> SpaceSpec:
 def load_genotype(path: Path, *, space: Space | None = None) -> AnyGenotype:
     """Return the genotype of a file, of the record of an epoch, or of DARTS' text (see ``read_published``).
 
-    ``space`` is the one that such a text gets if its cells fit. Raises ``InputError`` for a newer format and for what
-    does not describe a network.
+    ``path`` may be the name of one that ships. ``space`` is the one that such a text gets if its cells fit. Raises
+    ``InputError`` for a newer format and for what does not describe a network.
     """
+    path = genotype_file(path)
     if is_published(path):
         return parse_genotype(read_published(path, space if isinstance(space, SpaceSpec) else None), source=str(path))
     data = read_yaml(path)
@@ -48,6 +49,16 @@ def load_genotype(path: Path, *, space: Space | None = None) -> AnyGenotype:
     if found > FORMAT:
         raise InputError(f"{path} has genotype format {found}, this version reads up to {FORMAT}; update dcs_nas")
     return parse_genotype(data, source=str(path))
+
+
+def genotype_file(path: Path) -> Path:
+    """Return the file of the genotype that ships under the name ``path``; another path as it is."""
+    if path.exists() or len(path.parts) != 1:
+        return path
+    try:
+        return shipped_file("genotypes", path)
+    except InputError:
+        return path
 
 
 def parse_genotype(data: Mapping[str, Any], *, source: str) -> AnyGenotype:

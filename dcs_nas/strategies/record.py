@@ -28,7 +28,8 @@ class ArchitectureRecord:
         origin = Origin(data=self.data, seed=self.seed, epoch=epoch, method=self.method, version=__version__)
         mixture = supernet.mixture_weights() if weights is None else weights
         kind, network = kind_of(self.space), supernet.network
-        return kind.derive(mixture, self.space, network, origin=origin, max_skips=self.max_skips)
+        genotype = kind.derive(mixture, self.space, network, origin=origin, max_skips=self.max_skips)
+        return supernet.completed(genotype)
 
     def read(self, epoch: int) -> AnyGenotype:
         """Return the genotype that was written after ``epoch``."""

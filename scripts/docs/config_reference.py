@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from dcs_nas.config import Config
-from dcs_nas.space import ChainSpec, SpaceSpec
+from dcs_nas.space import ChainSpec, OSNetSpace, SpaceSpec
 
 _INTRODUCTION = """# Configuration
 
@@ -48,7 +48,11 @@ def config_page() -> str:
 def spaces_page() -> str:
     """The page of search spaces as Markdown."""
     parts = [_SPACES]
-    for title, top, root in (("Cells", "cells", SpaceSpec), ("Chain", "chain", ChainSpec)):
+    for title, top, root in (
+        ("Cells", "cells", SpaceSpec),
+        ("Chain", "chain", ChainSpec),
+        ("OSNet", "osnet", OSNetSpace),
+    ):
         known = [(f"{top}.{path}".rstrip("."), kind) for path, kind in sections(root)]
         for path, kind in known:
             parts += _section(title if path == top else f"`{path.removeprefix(top + '.')}`", path, kind, known)

@@ -18,11 +18,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcs_nas.models.backbones.backbone import Backbone, register_backbone, start_convolutional
+from dcs_nas.space import Placement
 
 Norm = Callable[[int], nn.Module]
 InstanceNorm: Norm = functools.partial(nn.InstanceNorm2d, affine=True)
-Placement = Literal["none", "inside", "after"]
-"""Where a block has an instance norm: nowhere, before the shortcut is added, or after."""
+# The names of the norms before and after the shortcut is added; "both": projects/OSNet_AIN/osnet_child.py of torchreid.
+_NORMS: Mapping[Placement, tuple[str, str]] = {
+    "none": ("", ""),
+    "inside": ("IN", ""),
+    "after": ("", "IN"),
+    "both": ("IN_in", "IN_out"),
+}
 # Of the six blocks, two in each stage.
 _PLACEMENTS: Mapping[str, tuple[Placement, ...]] = {
     "none": ("none",) * 6,
@@ -84,7 +90,7 @@ class ChannelGate(nn.Module):
 class OmniScaleBlock(nn.Module):
     """Four streams of 1 to 4 light convolutions, gated and added, in a residual bottleneck.
 
-    An instance norm "inside" replaces the last batch norm; one "after" comes behind the sum.
+    An instance norm "inside" replaces the last batch norm; one "after" comes behind the sum; "both" has both.
     """
 
     def __init__(self, channels: int, out_channels: int, *, instance_norm: Placement = "none") -> None:
@@ -96,11 +102,11 @@ class OmniScaleBlock(nn.Module):
         self.conv2c = nn.Sequential(*(LightConv(width) for _ in range(3)))
         self.conv2d = nn.Sequential(*(LightConv(width) for _ in range(4)))
         self.gate = ChannelGate(width)
-        inside = instance_norm == "inside"
-        norm: Norm = (lambda channels: nn.Identity()) if inside else nn.BatchNorm2d
+        self.inside, self.after = _NORMS[instance_norm]
+        norm: Norm = (lambda channels: nn.Identity()) if self.inside else nn.BatchNorm2d
         self.conv3 = ConvNorm(width, out_channels, relu=False, norm=norm)
-        self.IN = nn.Identity() if instance_norm == "none" else InstanceNorm(out_channels)
-        self.inside = inside
+        for name in filter(None, _NORMS[instance_norm]):
+            setattr(self, name, InstanceNorm(out_channels))
         self.downsample = ConvNorm(channels, out_channels, relu=False) if channels != out_channels else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -109,9 +115,9 @@ class OmniScaleBlock(nn.Module):
         streams = self.gate(self.conv2a(y)) + self.gate(self.conv2b(y))
         streams = streams + self.gate(self.conv2c(y)) + self.gate(self.conv2d(y))
         shortcut = x if self.downsample is None else self.downsample(x)
-        if self.inside:
-            return F.relu(self.IN(self.conv3(streams)) + shortcut)
-        return F.relu(self.IN(self.conv3(streams) + shortcut))
+        out = self.conv3(streams)
+        out = (getattr(self, self.inside)(out) if self.inside else out) + shortcut
+        return F.relu(getattr(self, self.after)(out) if self.after else out)
 
 
 class OSNet(Backbone):
@@ -121,7 +127,7 @@ class OSNet(Backbone):
         channels: out of the stem and of the three stages, those of the stages multiples of 4 and at least 64.
         features: D.
         instance_norm: "none"; "ibn": in the stem and after both blocks of the first stage; "ain": in the stem and
-            inside four blocks, the placement that was searched.
+            inside four blocks, the placement that was searched; or the placements of the six blocks, beside the stem.
     """
 
     kind = "vector"
@@ -135,10 +141,10 @@ class OSNet(Backbone):
         *,
         channels: tuple[int, int, int, int] = (64, 256, 384, 512),
         features: int = 512,
-        instance_norm: Literal["none", "ibn", "ain"] = "none",
+        instance_norm: Literal["none", "ibn", "ain"] | tuple[Placement, ...] = "none",
     ) -> None:
         super().__init__()
-        places = _PLACEMENTS[instance_norm]
+        places = _PLACEMENTS[instance_norm] if isinstance(instance_norm, str) else instance_norm
         self.num_features = features
         stem_norm = nn.BatchNorm2d if instance_norm == "none" else InstanceNorm
         self.conv1 = ConvNorm(3, channels[0], 7, stride=2, norm=stem_norm)
@@ -159,12 +165,24 @@ class OSNet(Backbone):
 
 
 class OSNetAIN(OSNet):
-    """OSNet with the searched placement of instance norms; its maps need two places or more in the last stage."""
+    """OSNet with the searched placement of instance norms; its maps need two places or more in the last stage.
+
+    The arguments are those of ``OSNet``, and:
+
+    Args:
+        placements: other ones for the six blocks.
+    """
 
     smallest = 32
 
-    def __init__(self, *, channels: tuple[int, int, int, int] = (64, 256, 384, 512), features: int = 512) -> None:
-        super().__init__(channels=channels, features=features, instance_norm="ain")
+    def __init__(
+        self,
+        *,
+        channels: tuple[int, int, int, int] = (64, 256, 384, 512),
+        features: int = 512,
+        placements: tuple[Placement, ...] = _PLACEMENTS["ain"],
+    ) -> None:
+        super().__init__(channels=channels, features=features, instance_norm=placements)
 
     def adapt_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """From torchreid's names in osnet_ain.py, which differ from those of osnet.py."""

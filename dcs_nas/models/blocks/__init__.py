@@ -1,7 +1,7 @@
 """Attention blocks, all from (B, C, H, W) to (B, C, H, W), by name.
 
-Settings per name: dcs: scale, tau; harmonious: reduction, regions, gate_start; rga, rga_spatial, rga_channel:
-reduction, max_nodes, gate_start; nonlocal: reduction, scale.
+Settings per name: dcs: scale, tau; dcs_window: window; harmonious: reduction, regions, gate_start; rga, rga_spatial,
+rga_channel: reduction, max_nodes, gate_start; nonlocal: reduction, scale.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dcs_nas.models.blocks.dcs import DCSAttention, kept_shares, select_channels
 from dcs_nas.models.blocks.harmonious import HardAttention, HarmoniousAttention, SoftAttention, stack_regions
 from dcs_nas.models.blocks.nonlocal_block import NonLocalBlock
 from dcs_nas.models.blocks.rga import RGA
+from dcs_nas.models.blocks.window import WindowAttention
 from dcs_nas.models.custom import build_custom
 from dcs_nas.registry import Registry
 
@@ -29,6 +30,7 @@ __all__ = [
     "HarmoniousAttention",
     "NonLocalBlock",
     "SoftAttention",
+    "WindowAttention",
     "build_attention",
     "kept_shares",
     "select_channels",
@@ -43,6 +45,11 @@ ATTENTION: Registry[Callable[..., nn.Module]] = Registry("attention block")
 @ATTENTION.register("dcs")
 def _dcs(channels: int, height: int, width: int, *, scale: str | None = None, tau: float = 5.0) -> nn.Module:
     return DCSAttention(channels, scale=scale, tau=tau)
+
+
+@ATTENTION.register("dcs_window")
+def _dcs_window(channels: int, height: int, width: int, *, window: tuple[float, float] | None = None) -> nn.Module:
+    return WindowAttention(channels, window=window)
 
 
 @ATTENTION.register("harmonious")

@@ -1,0 +1,198 @@
+"""OSNet with instance norms whose places are chosen: supernet, networks, derivation.
+
+Shapes: B images, C channels, H x W map, D features.
+Source: KaiyangZhou/deep-person-reid at f8cd150, projects/OSNet_AIN/osnet_search.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache, partial
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from dcs_nas.config import SearchConfig
+from dcs_nas.models.backbones.backbone import start_convolutional
+from dcs_nas.models.backbones.osnet import OmniScaleBlock, OSNetAIN
+from dcs_nas.models.flops import Cost, count, count_map
+from dcs_nas.models.relaxation import Softmax
+from dcs_nas.models.space_kinds import SPACE_KINDS, SpaceKind, build_relaxation
+from dcs_nas.models.supernet import CostKind, ExpectedCost, Mixture, Supernet, checkpointed
+from dcs_nas.space import (
+    OSNET_BLOCKS,
+    ChainNetwork,
+    Origin,
+    OSNetGenotype,
+    OSNetReference,
+    OSNetSpace,
+    OSNetStructure,
+    Placement,
+)
+
+_NONE: tuple[Placement, ...] = ("none", "none", "none", "none", "none", "none")
+
+
+class OSNetSupernet(Supernet):
+    """Images (B, 3, H, W) to vectors (B, D): each block is the weighted sum of one block for each placement.
+
+    The candidates share no weights. No norm has a scale and shift, as in the published supernet (``NORM_AFFINE``).
+
+    Args:
+        relaxation: from alphas to mixture weights.
+        checkpoint: forget activations within a candidate and compute them again in the backward pass.
+    """
+
+    kind = "vector"
+    stem_path = "osnet.maxpool"
+
+    def __init__(
+        self, structure: OSNetStructure, network: ChainNetwork, *, relaxation: Softmax, checkpoint: bool = False
+    ) -> None:
+        super().__init__()
+        self.structure, self.network, self.num_features = structure, network, structure.features
+        names: list[str] = list(structure.placements)
+        self.mixtures = nn.ModuleDict({label: Mixture(names, 1, relaxation) for label in OSNET_BLOCKS})
+        self.osnet = OSNetAIN(channels=structure.channels, features=structure.features, placements=_NONE)
+        for label, (channels, width) in _widths(structure).items():
+            stage, block = _place(label)
+            mixture = cast(Mixture, self.mixtures[label])
+            getattr(self.osnet, stage)[block] = _Choice(channels, width, mixture, checkpoint=checkpoint)
+        _without_affine(self.osnet)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.osnet(images)
+
+    def cost(self, kind: CostKind) -> ExpectedCost:
+        return partial(self.expected_cost, kind)
+
+    def expected_cost(self, kind: CostKind, weights: Mapping[str, Tensor]) -> Tensor:
+        """Return the mean multiply-adds (``flops``) or ``parameters`` over independent choices, a float64 scalar.
+
+        Of mixture weights (1, placements) by name: of one-hot ones, what ``dcs_nas.models.flops.count`` gives for the
+        fixed network. Norms cost no multiply-adds, so that those are the same for all placements.
+        """
+        costs = _costs(self.structure, self.network, kind)
+        like = next(iter(weights.values()))
+        like = like.to(torch.float32 if like.device.type == "mps" else torch.float64)
+        total = like.new_tensor(float(costs["rest"][0]))
+        for label in OSNET_BLOCKS:
+            total = total + (weights[label].view(-1).to(like) * like.new_tensor(costs[label])).sum()
+        return total
+
+    def inherited_state(self, genotype: OSNetGenotype) -> dict[str, Tensor]:
+        """See ``Supernet``. The scales and shifts of norms, which this supernet lacks, are left out."""
+        state = {name: value for name, value in self.osnet.state_dict().items() if ".candidates." not in name}
+        for label, placement in genotype.to_sample().items():
+            stage, block = _place(label)
+            chosen = getattr(self.osnet, stage)[block].candidates[placement]
+            state |= {f"{stage}.{block}.{name}": value for name, value in chosen.state_dict().items()}
+        return state
+
+
+class _Choice(nn.Module):
+    """The weighted sum of a block for each placement: (B, C, H, W) to (B, width, H, W)."""
+
+    mixture: Mixture
+
+    def __init__(self, channels: int, width: int, mixture: Mixture, *, checkpoint: bool) -> None:
+        super().__init__()
+        self.checkpoint = checkpoint
+        self.candidates = nn.ModuleDict(
+            {name: OmniScaleBlock(channels, width, instance_norm=cast(Placement, name)) for name in mixture.names}
+        )
+        start_convolutional(self)
+        object.__setattr__(self, "mixture", mixture)  # the supernet registers it
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights, columns = self.mixture.sample()
+        names = list(self.candidates)
+        run = checkpointed if self.checkpoint and torch.is_grad_enabled() else nn.Module.__call__
+        chosen = range(len(names)) if columns is None else columns[0]
+        return torch.stack([weights[0, c] * run(self.candidates[names[c]], x) for c in chosen]).sum(0)
+
+
+@SPACE_KINDS.register("osnet")
+class OSNetKind(SpaceKind):
+    """OSNet whose six blocks choose where they have instance norms (TPAMI 2021)."""
+
+    def supernet(self, space: OSNetSpace, network: ChainNetwork, settings: SearchConfig) -> OSNetSupernet:
+        relaxation = build_relaxation(settings.relaxation)
+        return OSNetSupernet(space, network, relaxation=relaxation, checkpoint=settings.checkpoint_activations)
+
+    def fixed_network(self, genotype: OSNetGenotype) -> nn.Module:
+        space = genotype.space
+        return OSNetAIN(channels=space.channels, features=space.features, placements=genotype.placements)
+
+    def derive(
+        self,
+        weights: Mapping[str, Tensor],
+        space: Any,
+        network: ChainNetwork,
+        *,
+        origin: Origin,
+        max_skips: int | None = None,
+    ) -> OSNetGenotype:
+        """Return the genotype of the strongest placements; of equal weights the first counts."""
+        rows = {label: weights[label].view(-1).tolist() for label in OSNET_BLOCKS}
+        sample = {label: space.placements[max(range(len(row)), key=row.__getitem__)] for label, row in rows.items()}
+        return self.genotype_of(sample, space, network, origin=origin)
+
+    def random_genotype(
+        self, space: Any, network: ChainNetwork, random: np.random.Generator, *, origin: Origin
+    ) -> OSNetGenotype:
+        sample = {label: space.placements[random.integers(len(space.placements))] for label in OSNET_BLOCKS}
+        return self.genotype_of(sample, space, network, origin=origin)
+
+    def genotype_of(
+        self, sample: Mapping[str, Any], space: Any, network: ChainNetwork, *, origin: Origin
+    ) -> OSNetGenotype:
+        placements = tuple(sample[label] for label in OSNET_BLOCKS)
+        reference = OSNetReference.of(space, space.name)
+        return OSNetGenotype(space=reference, network=network, placements=placements, origin=origin)
+
+
+def _place(label: str) -> tuple[str, int]:
+    """Return where a block is in ``OSNet``.
+
+    >>> _place("stage1_block2")
+    ('conv2', 1)
+    """
+    return f"conv{int(label[5]) + 1}", int(label[-1]) - 1
+
+
+def _widths(structure: OSNetStructure) -> dict[str, tuple[int, int]]:
+    """Return the channels before and after each block."""
+    stem, *stages = structure.channels
+    inputs = [c for before, width in zip([stem, *stages], stages) for c in (before, width)]
+    return dict(zip(OSNET_BLOCKS, zip(inputs, [width for width in stages for _ in range(2)])))
+
+
+@lru_cache(maxsize=64)
+def _costs(structure: OSNetStructure, network: ChainNetwork, kind: CostKind) -> dict[str, list[int]]:
+    """Return the cost of every placement by block, and of the ``rest`` of the network."""
+    plain = OSNetAIN(channels=structure.channels, features=structure.features, placements=_NONE)
+    rest, costs = _of_kind(count(plain, network.height, network.width), kind), {}
+    for i, (label, (channels, width)) in enumerate(_widths(structure).items()):
+        shape = (channels, *(-(-size // 4) >> i // 2 for size in (network.height, network.width)))
+        cost = {
+            place: _of_kind(count_map(OmniScaleBlock(channels, width, instance_norm=place), shape)[0], kind)
+            for place in ("none", *structure.placements)
+        }
+        costs[label] = [cost[place] for place in structure.placements]
+        rest -= cost["none"]
+    return {**costs, "rest": [rest]}
+
+
+def _of_kind(cost: Cost, kind: CostKind) -> int:
+    return cost.macs if kind == "flops" else cost.parameters
+
+
+def _without_affine(network: nn.Module) -> None:
+    for module in network.modules():
+        if isinstance(module, _NormBase):
+            module.affine = False
+            module.weight = module.bias = None  # type: ignore[assignment]

@@ -1,0 +1,163 @@
+"""OSNet with instance norms whose places are chosen: space and genotypes. No torch here.
+
+Source: Zhou et al., "Learning Generalisable Omni-Scale Representations for Person Re-Identification", TPAMI 2021;
+KaiyangZhou/deep-person-reid at f8cd150, projects/OSNet_AIN. Stages and blocks are counted from 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from dcs_nas.errors import InputError
+from dcs_nas.settings import Settings, parse
+from dcs_nas.space.chain import ChainNetwork
+from dcs_nas.space.kinds import (
+    GENOTYPES,
+    SPACES,
+    AnyGenotype,
+    Name,
+    Origin,
+    Reference,
+    Rows,
+    Space,
+    require_member,
+    require_unique,
+    short_hash,
+)
+
+if TYPE_CHECKING:
+    import networkx
+
+Placement = Literal["none", "inside", "after", "both"]
+"""Where a block has instance norms: nowhere, before the shortcut is added, after, or in both places."""
+OSNET_BLOCKS = tuple(f"stage{stage}_block{block}" for stage in (1, 2, 3) for block in (1, 2))
+"""The labels of the six blocks, two in each stage."""
+_SMALLEST = 32  # pixels: an instance norm needs two places of a map
+_WORDS = "IN: where a block has instance norms\nunder a stage: height×width of its maps"
+
+
+class OSNetStructure(Settings):
+    """The network and the candidates: this alone decides whether a genotype fits a space.
+
+    ``channels`` of the stem and of the three stages, those of the stages multiples of 4 and at least 64; ``features``
+    of the vector at the end.
+    """
+
+    channels: tuple[int, int, int, int] = (64, 256, 384, 512)
+    features: Annotated[int, Field(ge=1, le=8192)] = 512
+    placements: tuple[Placement, ...] = Field(default=("none", "inside", "after", "both"), min_length=1, max_length=4)
+
+    @model_validator(mode="after")
+    def _check(self) -> OSNetStructure:
+        require_unique(self.placements, "placements")
+        stem, *stages = self.channels
+        if not 1 <= stem <= 2048 or not all(64 <= width <= 4096 and width % 4 == 0 for width in stages):
+            raise ValueError(
+                f"channels are {', '.join(map(str, self.channels))}; expected a stem of 1 to 2048 and three stages of "
+                "64 to 4096 in multiples of 4"
+            )
+        return self
+
+    @property
+    def hash(self) -> str:
+        """Twelve hex digits that change with anything a genotype depends on."""
+        return short_hash({"kind": "osnet", **self.model_dump(mode="json", include=set(OSNetStructure.model_fields))})
+
+
+@SPACES.register("osnet")
+class OSNetSpace(OSNetStructure, Space):
+    """A space of placements as its file gives it."""
+
+    supports: ClassVar[frozenset[str]] = frozenset({"checkpoint_activations"})
+    name: Name
+    kind: Literal["osnet"] = "osnet"
+
+    def network(self, height: int, width: int, **changes: Any) -> ChainNetwork:
+        """Return the network searched on images of ``height`` x ``width``."""
+        if min(height, width) < _SMALLEST:
+            raise InputError(
+                f"space '{self.name}' got images of {height} x {width}; expected at least {_SMALLEST} x {_SMALLEST}: "
+                "raise data.height and data.width"
+            )
+        source = f"network of space '{self.name}'"
+        return parse(ChainNetwork, {"height": height, "width": width}, source=source)
+
+    def names(self) -> dict[str, list[Any]]:
+        return {label: list(self.placements) for label in OSNET_BLOCKS}
+
+    def grouped(self, figures: Mapping[str, float]) -> dict[str, float]:
+        """Return the mean over all blocks."""
+        return {"placement": sum(figures.values()) / len(figures)} if figures else {}
+
+
+class OSNetReference(Reference, OSNetStructure):
+    """The space that a genotype belongs to: its name, its hash and the whole structure."""
+
+
+@GENOTYPES.register("osnet")
+class OSNetGenotype(AnyGenotype):
+    """The placement in each of the six blocks, in order."""
+
+    kind: Literal["osnet"] = "osnet"
+    space: OSNetReference
+    network: ChainNetwork
+    placements: tuple[Placement, ...] = Field(min_length=len(OSNET_BLOCKS), max_length=len(OSNET_BLOCKS))
+    origin: Origin = Origin()
+
+    @model_validator(mode="after")
+    def _fits_its_space(self) -> OSNetGenotype:
+        for label, placement in zip(OSNET_BLOCKS, self.placements):
+            require_member(placement, self.space.placements, f"{label}: '{placement}'")
+        return self
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return ("osnet",)
+
+    def part(self, name: str) -> tuple[Placement, ...]:
+        return self.placements
+
+    def summary(self) -> str:
+        return f"OSNet of space {self.space.name}, instance norms: {', '.join(self.placements)}"
+
+    def tables(self) -> list[Rows]:
+        rows = [[label.replace("_", " "), place] for label, place in zip(OSNET_BLOCKS, self.placements)]
+        return [Rows("osnet", ["block", "instance norm"], rows)]
+
+    def to_sample(self) -> dict[str, Any]:
+        return dict(zip(OSNET_BLOCKS, self.placements))
+
+    def one_hot(self) -> dict[str, list[list[float]]]:
+        return {
+            label: [[float(candidate == placement) for candidate in self.space.placements]]
+            for label, placement in self.to_sample().items()
+        }
+
+    def graph(self, part: str | None = None) -> networkx.MultiDiGraph:
+        """Return the chain from ``image`` through ``stem`` and the blocks ``1.1``, ``1.2``, ... to ``features``.
+
+        Nodes carry ``role`` (input, stem, block, output), ``label``, ``size`` (height×width of their maps) and, for
+        blocks, ``stage`` and ``placement``.
+        """
+        import networkx
+
+        if part not in (None, "osnet"):
+            raise InputError(f"this genotype has no part '{part}'; it has osnet")
+        graph: networkx.MultiDiGraph = networkx.MultiDiGraph(name=self.space.name, kind="osnet", words=_WORDS)
+        height, width = self.network.height, self.network.width
+        graph.add_node("image", role="input", label="image", size=f"{height}×{width}")
+        graph.add_node("stem", role="stem", label="stem", width=self.space.channels[0])
+        height, width = -(-height // 4), -(-width // 4)
+        for i, placement in enumerate(self.placements):
+            stage, block = i // 2 + 1, i % 2 + 1
+            size = f"{height >> stage - 1}×{width >> stage - 1}"
+            place = {"stage": stage, "size": size, "placement": placement}
+            graph.add_node(f"{stage}.{block}", role="block", label=f"{stage}.{block}", **place)
+        graph.add_node("features", role="output", label="features", width=self.space.features)
+        for tail, head in pairwise(list(graph)):
+            graph.add_edge(tail, head, op="")
+        return graph
