@@ -48,6 +48,7 @@ SITUATIONS: list[list[str]] = [
     ["trainer.deterministic=true"],
     # the chain with the default guard; what a message says of order 2 with 16-mixed, and of a product as cost
     CHAIN,
+    [*CHAIN, "search.checkpoint_activations=true"],
     [*CHAIN, "trainer.precision=bf16-mixed", "search.order=2"],
     [*CHAIN, "trainer.precision=bf16-mixed", "search.order=1"],
     ["search.cost.kind=flops", "search.cost.form=additive", "search.cost.target=1000"],
@@ -133,7 +134,8 @@ def test_clipping_and_lower_learning_rates_train(change: str, job: Path, tmp_pat
         ({"space": "demo_cells", "order": 2}, False),
         ({"space": "demo_cells", "strategy": "nni.darts"}, False),
         ({"space": "demo_cells", "checkpoint_activations": True}, False),
-        ({"space": "demo_chain"}, False),
+        ({"space": "demo_chain"}, True),
+        ({"space": "osnet_ain"}, True),
     ],
 )
 def test_checkpoints_are_advised_only_where_they_are_accepted(search: dict[str, Any], advised: bool) -> None:

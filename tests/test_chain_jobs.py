@@ -113,7 +113,7 @@ def test_a_search_gets_the_supernet_of_a_chain_with_its_relaxation() -> None:
     [
         ({"cells": 4}, "search.cells is for spaces of cells, and this one is of kind chain; leave it out"),
         ({"relaxation": {"partial_channels": 4}}, "search.relaxation.partial_channels is for spaces of cells"),
-        ({"checkpoint_activations": True}, "search.checkpoint_activations is for spaces of cells"),
+        ({"guard": {"max_skips": 2}}, "search.guard.max_skips is for spaces of cells"),
     ],
 )
 def test_what_only_cells_know_is_refused(settings: dict, message: str) -> None:

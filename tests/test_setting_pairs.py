@@ -92,7 +92,6 @@ OF_CELLS = {
     "search.relaxation.edge_normalization": "true",
     "search.derivation": "perturbation",
     "search.guard.action": ".*max_skips",
-    "search.checkpoint_activations": "true",
     "search.channels": "6",
 }
 REFUSED: list[tuple[str, str, str, str]] = [

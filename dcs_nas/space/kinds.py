@@ -202,8 +202,9 @@ def require_settings(of: Space | AnyGenotype, wanted: Mapping[str, bool], *, sec
     """Raise ``InputError`` for the first setting of ``section`` that is wanted and that the kind does not support."""
     for setting, given in wanted.items():
         if given and setting.split()[0] not in of.supports:
+            kinds = " and ".join(kind for kind in SPACES if setting.split()[0] in SPACES[kind].supports)
             raise InputError(
-                f"{section}.{setting} is for spaces of cells, and this one is of kind {of.kind}; leave it out"
+                f"{section}.{setting} is for spaces of {kinds}, and this one is of kind {of.kind}; leave it out"
             )
 
 

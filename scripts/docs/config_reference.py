@@ -48,11 +48,8 @@ def config_page() -> str:
 def spaces_page() -> str:
     """The page of search spaces as Markdown."""
     parts = [_SPACES]
-    for title, top, root in (
-        ("Cells", "cells", SpaceSpec),
-        ("Chain", "chain", ChainSpec),
-        ("OSNet", "osnet", OSNetSpace),
-    ):
+    roots = (("Cells", "cells", SpaceSpec), ("Chain", "chain", ChainSpec), ("OSNet", "osnet", OSNetSpace))
+    for title, top, root in roots:
         known = [(f"{top}.{path}".rstrip("."), kind) for path, kind in sections(root)]
         for path, kind in known:
             parts += _section(title if path == top else f"`{path.removeprefix(top + '.')}`", path, kind, known)
