@@ -46,8 +46,8 @@ def visualize(
         list[Path],
         typer.Argument(
             metavar="GENOTYPE",
-            help="A genotype, or the name of a published one; a second shows what differs. Or a search's folder: all its "
-            "epochs.",
+            help="A genotype, or the name of a published one; a second shows what differs. Or a search's folder: all "
+            "its epochs.",
         ),
     ],
     out: Annotated[Path | None, typer.Option("--out", help="Folder; by default graphs/ beside the file.")] = None,
