@@ -1,4 +1,4 @@
-"""The commands as functions: ``search``, ``retrain``, ``evaluate``; and runs and genotypes that show themselves.
+"""The commands as functions: ``search``, ``pretrain``, ``retrain``, ``evaluate``; runs and genotypes show themselves.
 
     import dcs_nas
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str], Callable[[int, int], None]]
 AnyConfig = str | Path | Config
-Command = Literal["search", "retrain", "tune"]
+Command = Literal["search", "pretrain", "retrain", "tune"]
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class SearchRun(_Run):
 
 @dataclass(frozen=True)
 class TrainedRun(_Run, Features):
-    """A retraining in its run folder."""
+    """A retraining or pretraining in its run folder."""
 
     @property
     def source(self) -> Path:
@@ -205,6 +205,38 @@ def retrain(
 
 
 @speaking_python()
+def pretrain(
+    config: AnyConfig,
+    overrides: Sequence[str] = (),
+    *,
+    genotype: str | Path | AnyGenotype | GenotypeView | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> TrainedRun:
+    """Train a genotype, or the backbone that the settings name, by classes of images, as ``dcs-nas pretrain``.
+
+    Another training starts from it by ``retrain.weights``, the folder of this run.
+
+    Args:
+        config: as for ``search``, and so are the other arguments.
+        genotype: a file, or a genotype.
+
+    Raises:
+        InputError: bad settings, data, genotype or folder.
+    """
+    from dcs_nas.training.retrain_job import run_pretraining
+
+    settings = load_settings(config, overrides)
+    folder = Path(out) if out is not None else default_folder(settings, "pretrain")
+    resume, overwrite = resume_if_requeued(folder, resume=resume, overwrite=overwrite)
+    with _as_file(genotype) as path:
+        run_pretraining(settings, folder, genotype=path, resume=resume, overwrite=overwrite, progress=progress)
+    return TrainedRun(folder)
+
+
+@speaking_python()
 def evaluate(
     run: TrainedRun | str | Path,
     *,
@@ -293,14 +325,15 @@ def evaluate_weights(
 
 @speaking_python()
 def read_weights_file(path: str | Path) -> WeightsFile:
-    """Return a weights file of any project with what its names tell; nothing in it is run.
+    """Return a weights file of any project, or the last checkpoint of a run folder, with what its names tell.
 
     Raises:
         InputError: a file that is missing, damaged, unsafe or no state dict.
     """
     from dcs_nas.models.weights_survey import read_weights_file as read
+    from dcs_nas.training.checkpoints import weights_file
 
-    return read(path)
+    return read(weights_file(Path(path)))
 
 
 @speaking_python()
@@ -380,7 +413,7 @@ def load_run(folder: str | Path) -> SearchRun | TrainedRun:
     run = RunFolder(Path(folder))
     run.config()
     contents = run.contents()
-    if not contents.is_finished or contents.kind not in ("search", "retrain"):
+    if not contents.is_finished or contents.kind not in ("search", "pretrain", "retrain"):
         raise InputError(f"{run.path} holds an unfinished run; finish it with --resume")
     return SearchRun(run.path) if contents.kind == "search" else TrainedRun(run.path)
 

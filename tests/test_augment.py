@@ -111,6 +111,59 @@ def test_local_grayscale_takes_the_colours_from_a_rectangle_alone() -> None:
     assert ((share > 0.005) & (share < 0.45)).all()
 
 
+def test_random_patches_are_of_other_images_of_the_batch_for_as_many_as_asked() -> None:
+    """Image i has the value i all over: what differs from it in an image is a patch of the image of that value."""
+    images = torch.arange(200, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 16, 8)
+    augment = _augment(random_patch=0.5)
+    pixels = ((augment(images) + augment.normalize.shift) / augment.normalize.scale).round()
+    changed = (pixels != images).any(1)
+    share = changed.flatten(1).float().mean(1)
+    assert 0.35 < float((share > 0).float().mean()) < 0.6
+    assert 0 < float(share[share > 0].min()) < 0.1
+    assert 0.2 < float(share.max()) <= 0.6
+    sources: list[int] = []
+    turned = 0
+    for mask, image in zip(changed, pixels):
+        if not mask.any():
+            continue
+        rows, columns = mask.any(1).nonzero().flatten(), mask.any(0).nonzero().flatten()
+        assert len(rows) < 16
+        assert len(columns) < 8
+        values = image[0, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        if len(values.unique()) > 1:
+            turned += 1
+            continue
+        sources.append(int(values[0, 0]))
+        assert mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
+    assert 10 < turned < 70, "about half of the patches are turned, and black beyond their corners"
+    assert len(set(sources)) > 0.6 * len(sources)
+
+
+def test_half_of_the_random_patches_are_mirrored() -> None:
+    """Each image rises from column to column, so that a patch tells its direction."""
+    images = torch.arange(8, dtype=torch.uint8).mul(30).expand(300, 3, 16, 8)
+    augment = _augment(random_patch=1.0)
+    pixels = ((augment(images) + augment.normalize.shift) / augment.normalize.scale).round()
+    mirrored = sum(bool((image.diff(dim=1) == -30).sum() > 2) for image in pixels[:, 0])
+    assert 75 < mirrored < 210
+
+
+def test_a_resized_crop_shows_a_part_of_the_image_of_at_least_the_area_asked_for() -> None:
+    """Ramps by rows and by columns: the range of values is the crop's share of the height and width."""
+    ramp = torch.arange(16, dtype=torch.uint8).mul(15)
+    images = torch.stack([ramp.view(16, 1).expand(16, 8), ramp[:8].expand(16, 8), ramp[:8].expand(16, 8)])
+    augment = _augment(resized_crop=0.25)
+    drawn = augment(images.expand(200, -1, -1, -1))
+    pixels = (drawn + augment.normalize.shift) / augment.normalize.scale
+    height = (pixels[:, 0].amax((1, 2)) - pixels[:, 0].amin((1, 2))) / 15 + 1
+    width = (pixels[:, 1].amax((1, 2)) - pixels[:, 1].amin((1, 2))) / 15 + 1
+    area = height * width / 128
+    assert 0.15 < float(area.min()) < 0.5
+    assert float(area.max()) <= 1.001
+    assert len(area.round(decimals=2).unique()) > 10
+    assert drawn.shape == (200, 3, 16, 8)
+
+
 @pytest.mark.parametrize("policy", ["randaugment", "autoaugment"])
 def test_a_policy_changes_the_share_of_images_asked_for_each_by_its_own_draw(policy: str) -> None:
     images = _images(1).expand(200, -1, -1, -1)
@@ -144,6 +197,8 @@ def test_the_magnitude_of_randaugment_is_its_strength() -> None:
         {"erase": 0.5, "erase_fill": "noise"},
         {"translate": 0.5},
         {"local_gray": 0.5},
+        {"random_patch": 0.5},
+        {"resized_crop": 0.3},
         {"policy": "randaugment", "policy_probability": 0.5},
         {"policy": "autoaugment", "policy_probability": 0.5},
     ],

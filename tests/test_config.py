@@ -33,7 +33,7 @@ def _file(tmp_path: Path, text: str = SEARCH) -> Path:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_every_shipped_configuration_is_valid(path: Path) -> None:
     config = load_config(path)
-    assert config.search is not None or config.retrain is not None
+    assert config.search is not None or config.training is not None
 
 
 def test_overrides_replace_values_and_make_sections(tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ def test_of_the_settings_of_another_run_only_what_differs_from_the_defaults_is_n
 def test_no_shipped_configuration_has_settings_without_effect(path: Path) -> None:
     variants = ("attention_blocks", "bench_cells", "bench_chain", "search_quality")  # IB by an override
     config = load_config(path, ["loss.ib_kind=ibb"] if path.stem in variants else [])
-    kinds = [kind for kind in ("search", "retrain") if getattr(config, kind) is not None]
+    kinds = [kind for kind in ("search", "pretrain", "retrain") if getattr(config, kind) is not None]
     remarks = [remark for kind in kinds for remark in idle_settings(config, kind, {DCS_BLOCKS: 1})]
     trials = "search.trials.trials, search.trials.epochs have no effect: search.strategy is bilevel"
     assert remarks in ([], [trials] if path.stem == "search_quality" else [])

@@ -163,7 +163,7 @@ def test_an_interrupted_search_says_so_and_exits_with_2(job: Path, tmp_path: Pat
     os.kill(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert "interrupted; what was saved stays: search, retrain and tune go on with --resume" in said
+    assert "interrupted; what was saved stays: search, pretrain, retrain and tune go on with --resume" in said
     assert "Traceback" not in said
 
 

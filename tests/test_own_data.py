@@ -43,7 +43,7 @@ def _refusal(name: str, root: Path, **options: Any) -> str:
 
 
 def _paths(data: ReidDataset) -> list[str]:
-    return [r.path for r in data.train + data.query + data.gallery]
+    return [r.path for r in data.records]
 
 
 # Columns
@@ -311,12 +311,14 @@ def _cuhk03(root: Path) -> None:
     load_dataset("cuhk03", root, protocol="classic")
 
 
+CLASSES = {f"{part}/{name}": ["1.jpg", "2.jpg"] for part in ("train", "val") for name in ("cat", "dog")}
 LOADERS: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
     **{n: (_market(n), {}, "query") for n in ("market1501", "synthetic", "dukemtmc", "occluded_duke")},
     "veri776": (lambda root: write_veri(root, lists=False), {}, "image_query"),
     "occluded_reid": (write_occluded_reid, {}, "whole_body_images/001"),
     "cuhk03": (_cuhk03, {"protocol": "classic"}, "images_detected"),
     "folder": (lambda root: write_folder(root, TREE), {}, "query/carl/door"),
+    "class_folders": (lambda root: write_folder(root, CLASSES), {}, "val/dog"),
 }
 LISTED = {"csv", "msmt17"}
 """Those that take what a list names, whatever else lies in the folder."""
@@ -339,7 +341,7 @@ def test_what_a_loader_passes_over_is_counted_and_named(
     for file in ("a.heic", "notes.txt", ".hidden", "Thumbs.db", "deep/b.heic"):
         (tmp_path / folder / "deep").mkdir(exist_ok=True)
         (tmp_path / folder / file).write_text("x")
-    shutil.copy(tmp_path / whole.dataset.gallery[0].path, tmp_path / folder / "deep" / "0001_c1_1.jpg")
+    shutil.copy(tmp_path / whole.dataset.records[-1].path, tmp_path / folder / "deep" / "0001_c1_1.jpg")
     report = check_dataset(name, tmp_path, options=options)
     assert report.ok
     assert report.dataset is not None
@@ -353,7 +355,7 @@ def test_what_a_loader_passes_over_is_counted_and_named(
     assert others in run_command(capsys, "datasets", name, "--root", tmp_path, *words)[1]
 
 
-@pytest.mark.parametrize("name", [n for n in LOADERS if n not in ("folder", "cuhk03")])
+@pytest.mark.parametrize("name", [n for n in LOADERS if n not in ("folder", "class_folders", "cuhk03")])
 def test_a_folder_whose_images_lie_deeper_or_are_of_another_kind_is_told_so(name: str, tmp_path: Path) -> None:
     write, options, folder = LOADERS[name]
     write(tmp_path)

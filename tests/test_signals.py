@@ -45,4 +45,6 @@ def test_a_signal_ends_a_command_in_one_line_with_exit_code_2(number: signal.Sig
         process.kill()
         process.communicate()
     assert process.returncode == 2
-    assert said == "dcs-nas: interrupted; what was saved stays: search, retrain and tune go on with --resume\n"
+    assert (
+        said == "dcs-nas: interrupted; what was saved stays: search, pretrain, retrain and tune go on with --resume\n"
+    )

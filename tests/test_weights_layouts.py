@@ -119,6 +119,30 @@ def clip_reid(network: Backbone) -> Any:
     return {name.replace("visual.", "image_encoder."): t for name, t in whole.items() if name.startswith("visual.")}
 
 
+def clip_transformers(network: Backbone) -> Any:
+    """The names of the package transformers, CLIPModel."""
+    state: State = {"logit_scale": torch.ones(()), "text_model.embeddings.position_embedding.weight": torch.ones(77, 8)}
+    for name, tensor in clip(network).items():
+        if not name.startswith("visual."):
+            continue
+        theirs = name.removeprefix("visual.").replace("transformer.resblocks.", "encoder.layers.")
+        for openai, replacement in (
+            ("class_embedding", "embeddings.class_embedding"), ("conv1.", "embeddings.patch_embedding."),
+            ("positional_embedding", "embeddings.position_embedding.weight"), ("ln_pre.", "pre_layrnorm."),
+            ("ln_post.", "post_layernorm."), (".ln_1.", ".layer_norm1."), (".ln_2.", ".layer_norm2."),
+            (".attn.out_proj.", ".self_attn.out_proj."), (".mlp.c_fc.", ".mlp.fc1."), (".mlp.c_proj.", ".mlp.fc2."),
+        ):  # fmt: skip
+            theirs = theirs.replace(openai, replacement)
+        if ".attn.in_proj_" in theirs:
+            for part, values in zip("qkv", tensor.chunk(3)):
+                state["vision_model." + theirs.replace(".attn.in_proj_", f".self_attn.{part}_proj.")] = values
+        elif theirs == "proj":
+            state["visual_projection.weight"] = tensor.T
+        else:
+            state[f"vision_model.{theirs}"] = tensor
+    return state | {"vision_model.embeddings.position_ids": torch.arange(197)}
+
+
 def dinov2(network: Backbone) -> Any:
     return with_positions(state_of(network), 1370) | {"mask_token": torch.ones(1, 32)}
 
@@ -145,6 +169,11 @@ LAYOUTS: dict[str, tuple[str, str, Callable[[Backbone], Any]]] = {
     "pass": ("tiny_vit", "ViT with part tokens (PASS)", pass_),
     "clip": ("tiny_clip", "image encoder of CLIP, OpenAI's names", clip),
     "clip_reid": ("tiny_clip", "image encoder of CLIP, OpenAI's names", clip_reid),
+    "clip_transformers": (
+        "tiny_clip",
+        "image encoder of CLIP, names of the package transformers",
+        clip_transformers,
+    ),
     "dinov2": ("tiny_dinov2", "DINOv2", dinov2),
     "dinov2_registers": ("tiny_dinov2", "DINOv2", dinov2),
     "solider": ("tiny_swin", "Swin, SOLIDER's names", solider),
@@ -202,6 +231,16 @@ def test_a_published_layout_loads_whole(tmp_path: Path, layout: str) -> None:
         else:
             torch.testing.assert_close(tensor, theirs[key], rtol=1e-3, atol=1e-3)
     assert bool(report.interpolated) == (name in ("tiny_vit", "tiny_clip", "tiny_dinov2"))
+
+
+@pytest.mark.parametrize("projection", [None, 16])
+def test_clip_under_the_names_of_transformers_is_clip_under_openais(projection: int | None) -> None:
+    source = CLIPVisionTransformer(**SIZE, **TOKENS)
+    network = CLIPVisionTransformer(**SIZE, **TOKENS, projection=projection)
+    expected, found = (network.adapt_weights(make(source)) for make in (clip, clip_transformers))
+    assert ("head.weight" in expected) == (projection is not None)
+    assert set(found) == set(expected) == set(network.state_dict())
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -46,6 +46,10 @@ def _folder(root: Path) -> None:
     write_folder(root, {"train/a/x": ["1.jpg"], "query/b/x": ["1.jpg"], "gallery/b/y": ["1.jpg"]})
 
 
+def _class_folders(root: Path) -> None:
+    write_folder(root, {f"{part}/{name}": ["1.jpg", "2.jpg"] for part in ("train", "val") for name in ("cat", "dog")})
+
+
 Case = tuple[Callable[[Path], object], dict[str, Any], tuple[str, ...]]
 MARKET = ("bounding_box_train", "query", "bounding_box_test")
 LISTS = ("list_train.txt", "list_query.txt", "list_gallery.txt")
@@ -63,6 +67,7 @@ CASES: dict[str, Case] = {
     "cuhk03 ": (_cuhk03, {"protocol": "classic"}, ("cuhk-03.mat",)),
     "csv": (_csv, {}, ("images.csv", "a", "b", "c")),
     "folder": (_folder, {}, ("query", "gallery")),
+    "class_folders": (_class_folders, {}, ("train",)),
 }
 PARTS = [(name, part) for name, (_, _, parts) in CASES.items() for part in parts]
 

@@ -21,7 +21,7 @@ from dcs_nas.processes import first_to_fail, launch
 # typer brings its own click, or the installed one: either way this is the base of its usage errors.
 _UsageError: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
-_DISTRIBUTED = ("search", "retrain", "evaluate")
+_DISTRIBUTED = ("search", "pretrain", "retrain", "evaluate")
 
 app = typer.Typer(
     name="dcs-nas",
@@ -54,6 +54,7 @@ def _options(
 for command in (
     datasets.synth,
     train.search,
+    train.pretrain,
     train.retrain,
     evaluate.evaluate,
     rank.rank,
@@ -112,7 +113,7 @@ def _run(arguments: list[str], verbose: bool) -> int:
     except Exception as error:  # a defect of ours: still one line
         _fail(f"unexpected {type(error).__name__}: {error}; run again with -v for the traceback and report it", verbose)
         return 1
-    _fail("interrupted; what was saved stays: search, retrain and tune go on with --resume", False)
+    _fail("interrupted; what was saved stays: search, pretrain, retrain and tune go on with --resume", False)
     return 2
 
 

@@ -18,6 +18,10 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("-o", "--set", metavar="KEY=VALUE", help="Replace a setting, e.g. -o search.epochs=20. Repeatable."),
 ]
+GenotypeFile = Annotated[
+    Path | None,
+    typer.Option("--genotype", help="Genotype file; retrain takes that of the search of the same name by default."),
+]
 Folder = Annotated[Path | None, typer.Option("--out", help="Run folder; by default results/NAME/COMMAND.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on after an interruption, from the last whole epoch.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run that the folder holds.")]

@@ -90,11 +90,11 @@ def _of_run(path: Path, sizes: Sizes, overrides: list[str]) -> Target:
     config, file = run.config(), run.genotype_file
     run.load_extensions()
     searched = config.search is not None and not run.contents().trained
-    if config.retrain is not None and config.retrain.backbone is not None and not file.is_file():
-        return _of_backbone(config, config.retrain, sizes, str(path))
+    if config.training is not None and config.training.backbone is not None and not file.is_file():
+        return _of_backbone(config, config.training, sizes, str(path))
     if not file.is_file():
         raise InputError(f"{path} has no genotype.yaml yet; finish the run with --resume, or name a genotype file")
-    genotype, settings = load_genotype(file), config.retrain
+    genotype, settings = load_genotype(file), config.training
     if searched or settings is None:
         return _of_genotype(genotype, sizes, str(file))
     trained = Sizes(
@@ -107,8 +107,8 @@ def _of_run(path: Path, sizes: Sizes, overrides: list[str]) -> Target:
 
 
 def _of_config(config: Config, sizes: Sizes, source: str) -> Target:
-    if config.retrain is not None and config.retrain.backbone is not None:
-        return _of_backbone(config, config.retrain, sizes, source)
+    if config.training is not None and config.training.backbone is not None:
+        return _of_backbone(config, config.training, sizes, source)
     if config.search is None:
         raise InputError(
             f"{source} names neither a search space (search.space) nor a backbone (retrain.backbone); "

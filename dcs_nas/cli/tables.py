@@ -32,14 +32,16 @@ def show_trained(run: TrainedRun) -> None:
     shown = {
         "parameters": f"{cost.parameters:,}",
         "FLOPs (M)": f"{cost.macs / 1e6:,.1f}",
-        "people": f"{facts['train_people']:,}",
+        "people" if config.pretrain is None else "classes": f"{facts['train_people']:,}",
         "images": f"{facts['train_images']:,}",
         "epochs": str(facts["epochs"]),
         "loss": f"{last['train/loss']:.3g}",
     }
-    if "validation/mAP" in last:
-        shown["held-out mAP"] = f"{100 * last['validation/mAP']:.2f} %"
-    title = f"{run.folder}: {config.section('retrain').backbone or 'searched network'}"
+    for name in ("mAP", "top-1", "top-5"):
+        if f"validation/{name}" in last:
+            shown[f"held-out {name}"] = f"{100 * last[f'validation/{name}']:.2f} %"
+    assert config.training is not None
+    title = f"{run.folder}: {config.training.backbone or 'searched network'}"
     table(title, list(shown), [list(shown.values())])
 
 

@@ -1,4 +1,4 @@
-"""``dcs-nas search`` and ``dcs-nas retrain``, and the command to go on with after them.
+"""``dcs-nas search``, ``pretrain`` and ``retrain``, and the command to go on with after them.
 
 Heavy imports wait until a command runs.
 """
@@ -9,12 +9,10 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-import typer
+from typing import TYPE_CHECKING, Any, Literal
 
 from dcs_nas.cli.console import progress, say, show_log
-from dcs_nas.cli.options import ConfigFile, Folder, Overrides, Overwrite, Resume
+from dcs_nas.cli.options import ConfigFile, Folder, GenotypeFile, Overrides, Overwrite, Resume
 from dcs_nas.cli.tables import show_genotype, show_trained
 from dcs_nas.errors import InputError, command
 from dcs_nas.processes import is_first
@@ -25,8 +23,8 @@ if TYPE_CHECKING:
     from dcs_nas.api import SearchRun
     from dcs_nas.config import Config
 
-_SECTIONS = ("search", "retrain", "tune")
-_LEAST = {"search": "search.space=demo_cells", "retrain": "retrain.epochs=120"}
+_SECTIONS = ("search", "pretrain", "retrain", "tune")
+_LEAST = {"search": "search.space=demo_cells", "pretrain": "pretrain.epochs=120", "retrain": "retrain.epochs=120"}
 """The setting by which a configuration without the section has one, all others at their defaults."""
 
 
@@ -50,11 +48,29 @@ def search(
         say(f"next: {_after_search(config, overrides, settings, run, out)}")
 
 
+def pretrain(
+    config: ConfigFile,
+    genotype: GenotypeFile = None,
+    override: Overrides = None,
+    out: Folder = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train a genotype or a backbone by classes of images; retrain.weights then takes the run folder."""
+    from dcs_nas import api
+
+    settings = _load_job(config, override or [], "pretrain", ("--genotype", genotype), ("--out", out))
+    show_log()
+    run = api.pretrain(settings, genotype=genotype, out=out, resume=resume, overwrite=overwrite, progress=progress)
+    if is_first():
+        show_trained(run)
+        say(f"pretrained: {run.folder}")
+        say(f"next: train the same network on people with -o retrain.weights={run.folder}")
+
+
 def retrain(
     config: ConfigFile,
-    genotype: Annotated[
-        Path | None, typer.Option(help="Genotype file; by default that of the search of the same name.")
-    ] = None,
+    genotype: GenotypeFile = None,
     override: Overrides = None,
     out: Folder = None,
     resume: Resume = False,
@@ -72,7 +88,9 @@ def retrain(
         say(f"next: {_after_training(settings, run.folder)}")
 
 
-def _load_job(config: Path, overrides: Sequence[str], section: Literal["search", "retrain"], *given: Any) -> Config:
+def _load_job(
+    config: Path, overrides: Sequence[str], section: Literal["search", "pretrain", "retrain"], *given: Any
+) -> Config:
     """Return the settings of a job that needs a section.
 
     Raises:

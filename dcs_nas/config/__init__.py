@@ -19,7 +19,7 @@ from dcs_nas.config.search import (
     SearchConfig,
     TrialsConfig,
 )
-from dcs_nas.config.training import DcsConfig, HeadConfig, LossConfig, RetrainConfig, TrainerConfig
+from dcs_nas.config.training import DcsConfig, HeadConfig, LossConfig, PretrainConfig, RetrainConfig, TrainerConfig
 from dcs_nas.config.tune import TuneConfig
 from dcs_nas.errors import InputError
 from dcs_nas.settings import Settings, parse, parse_yaml, read_yaml
@@ -36,6 +36,7 @@ __all__ = [
     "HeadConfig",
     "LossConfig",
     "PerturbationConfig",
+    "PretrainConfig",
     "RelaxationConfig",
     "RetrainConfig",
     "RetrievalConfig",
@@ -49,7 +50,7 @@ __all__ = [
 
 
 class Config(Settings):
-    """One job. ``dcs-nas search`` wants the section ``search``, ``dcs-nas retrain`` the section ``retrain``.
+    """One job. ``dcs-nas search``, ``pretrain`` and ``retrain`` want the section of their name.
 
     ``extensions`` are Python files that register operations, data sets and the like of one's own; in a file their paths
     are relative to it, elsewhere to the current folder (``dcs_nas.extensions``).
@@ -64,6 +65,7 @@ class Config(Settings):
     loss: LossConfig = LossConfig()
     dcs: DcsConfig = DcsConfig()
     search: SearchConfig | None = None
+    pretrain: PretrainConfig | None = None
     retrain: RetrainConfig | None = None
     evaluate: EvaluateConfig = EvaluateConfig()
     trainer: TrainerConfig = TrainerConfig()
@@ -97,7 +99,12 @@ class Config(Settings):
             )
         return self
 
-    def section(self, name: Literal["search", "retrain", "tune"]) -> Any:
+    @property
+    def training(self) -> RetrainConfig | None:
+        """The section by which a fixed network is trained: ``retrain``, or ``pretrain`` where that alone is given."""
+        return self.retrain or self.pretrain
+
+    def section(self, name: Literal["search", "pretrain", "retrain", "tune"]) -> Any:
         """Return the section that a command needs; ``InputError`` where the file has none."""
         section = getattr(self, name)
         if section is None:

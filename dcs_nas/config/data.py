@@ -65,9 +65,10 @@ class AugmentConfig(Settings):
     """Augmentation of a training batch; probabilities, and pixels for the pad.
 
     ``erase`` fills 2 % of an image up to ``erase_area`` with the mean colour or noise (``erase_fill``). ``translate``:
-    enlarged to 9/8 and cropped at random; ``local_gray``: without colours in a rectangle. A ``policy`` changes a share
-    ``policy_probability`` of the images: AutoAugment's for ImageNet, or two operations of RandAugment of strength
-    ``policy_magnitude`` of 30.
+    enlarged to 9/8 and cropped at random; ``random_patch``: a patch of another image of the batch pasted in;
+    ``local_gray``: without colours in a rectangle. ``resized_crop`` is the least area of a random crop that is resized
+    to the whole image (ImageNet: 0.08; 0: no such crop). A ``policy`` changes a share ``policy_probability`` of the
+    images: AutoAugment's for ImageNet, or two operations of RandAugment of strength ``policy_magnitude`` of 30.
     """
 
     flip: float = Field(default=0.5, ge=0, le=1)
@@ -77,6 +78,8 @@ class AugmentConfig(Settings):
     erase_fill: Literal["mean", "noise"] = "mean"
     color_jitter: float = Field(default=0.0, ge=0, le=1)
     translate: float = Field(default=0.0, ge=0, le=1)
+    resized_crop: float = Field(default=0.0, ge=0, le=1)
+    random_patch: float = Field(default=0.0, ge=0, le=1)
     local_gray: float = Field(default=0.0, ge=0, le=1)
     policy: Literal["none", "randaugment", "autoaugment"] = "none"
     policy_probability: float = Field(default=0.1, gt=0, le=1)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel
 
 DCS_BLOCKS = "the number of DCS-Attention blocks"
+JOB = "the job"
 _TRIALS = ("random", "nni.random", "nni.evolution")
 _ONE_SHOT = ("bilevel", "nni.darts", "nni.gumbel")
 
@@ -24,6 +26,7 @@ class Effect(NamedTuple):
 
 
 EFFECTS = (
+    Effect("loss data.sampler", JOB, ("search", "retrain")),
     Effect("retrain.milestones retrain.gamma", "retrain.schedule", ("multistep",)),
     Effect("retrain.lr_min retrain.flat_epochs retrain.cosine_over", "retrain.schedule", ("cosine",)),
     Effect("retrain.warmup_factor", "retrain.warmup_epochs retrain.warmup_steps"),
@@ -76,30 +79,47 @@ EFFECTS = (
 _JOBS = {
     "search": ("search", "augment", "loss", "dcs"),
     "retrain": ("retrain", "augment", "loss", "dcs", "evaluate"),
+    "pretrain": ("retrain", "augment", "loss", "dcs", "evaluate", "data"),
 }
 
 
-def idle_settings(config: BaseModel, job: Literal["search", "retrain"], facts: Mapping[str, Any]) -> list[str]:
+def idle_settings(
+    config: BaseModel, job: Literal["search", "pretrain", "retrain"], facts: Mapping[str, Any]
+) -> list[str]:
     """Return a line for every row of ``EFFECTS`` of which the user has set something that has no effect in this job.
 
-    ``facts`` holds what the settings do not tell, ``DCS_BLOCKS``; without it, its row is left out.
+    The section ``pretrain`` is read as ``retrain``. ``facts`` holds what the settings do not tell: ``DCS_BLOCKS``,
+    without which its row is left out, and values that stand for those of settings.
     """
     idle: dict[str, str] = {}
+    facts = {JOB: job, **facts}
+    if job == "pretrain":
+        config = config.model_copy(update={"retrain": _value(config, "pretrain")})
     for names, by, values in EFFECTS:
         chosen = [name for name in names.split() if name.split(".")[0] in _JOBS[job]]
         if not chosen or (by == DCS_BLOCKS and by not in facts):
             continue
-        found = {by: facts[by]} if by in facts else {name: _value(config, name) for name in by.split()}
+        found = {name: facts[name] if name in facts else _value(config, name) for name in _names(by, facts)}
         if not any(value in values if values else value and value != "none" for value in found.values()):
             reason = " and ".join(f"{name} is {value}" for name, value in found.items())
             for setting in (setting for name in chosen for setting in _set_by_user(config, name)):
                 idle.setdefault(setting, reason)
     reasons = dict.fromkeys(idle.values())
-    return [_remark([setting for setting in idle if idle[setting] == reason], reason) for reason in reasons]
+    lines = [_remark([setting for setting in idle if idle[setting] == reason], reason) for reason in reasons]
+    return [pretrain_names(line) for line in lines] if job == "pretrain" else lines
+
+
+def pretrain_names(text: str) -> str:
+    """Return a text about a pretraining, in which settings of ``retrain`` are named as those of ``pretrain``."""
+    return re.sub(r"\bretrain\.(?=[a-z])", "pretrain.", text)
 
 
 def _remark(settings: list[str], reason: str) -> str:
     return f"{', '.join(settings)} {'has' if len(settings) == 1 else 'have'} no effect: {reason}"
+
+
+def _names(by: str, facts: Mapping[str, Any]) -> list[str]:
+    return [by] if by in facts else by.split()
 
 
 def _value(config: Any, name: str) -> Any:

@@ -251,6 +251,20 @@ class RetrainConfig(Settings):
         return bool(self.freeze_epochs or self.freeze_steps)
 
 
+class PretrainConfig(RetrainConfig):
+    """Training of a network by the classes of images, for ``retrain.weights``; settings as in ``retrain``, but for:
+
+    The loss is the cross-entropy alone, with ``label_smoothing``, of a linear classifier with a bias on the pooled map
+    (``head``); batches are of shuffled images. ``validation`` holds out a share of every class's images; a data set
+    with images of its own for it (``val``) needs none. The accuracy on them, top-1 and top-5, is measured every
+    ``validate_every`` epochs, and the best top-1 chooses the best checkpoint.
+    """
+
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    head: HeadConfig = HeadConfig(neck=False, classifier="biased")
+    validate_every: int = Field(default=1, ge=1)
+
+
 class TrainerConfig(Settings):
     """The machine: passed on to Lightning's Trainer.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -9,11 +10,14 @@ import torch.nn.functional as F
 from kornia import augmentation
 from kornia.augmentation.auto import AutoAugment, RandAugment
 from kornia.color import rgb_to_grayscale
+from kornia.geometry.transform import rotate
 from torch import Tensor, nn
 
 from dcs_nas.config import AugmentConfig, Config
 
 _LEAST_AREA, _GRAY_AREA, _ASPECT = 0.02, 0.4, (0.3, 3.33)
+_CROP_ASPECT = (3 / 4, 4 / 3)
+_TRIES = 100
 
 
 class Normalize(nn.Module):
@@ -39,10 +43,11 @@ _POLICIES: dict[str, Callable[[int], nn.Module | None]] = {
 
 
 class Augment(nn.Module):
-    """Flip, pad and crop, translation, a policy, colour jitter, local grayscale, normalisation, random erasing.
+    """Flip, crops, translation, random patches, a policy, colour jitter, local grayscale, normalisation, erasing.
 
-    Each image by its own draw, from torch's global generator. Translation: resized to 9/8 of height and width, then
-    cropped at random to its size (RGA's code, torchreid's ``Random2DTranslation``). Random erasing (arXiv 1708.04896:
+    Each image by its own draw, from torch's global generator. A resized crop has ``resized_crop`` to all of the area
+    and an aspect of 3/4 to 4/3 (torchvision's ``RandomResizedCrop``). Translation: resized to 9/8 of height and width,
+    then cropped at random to its size (RGA's code, torchreid's ``Random2DTranslation``). Erasing (arXiv 1708.04896:
     2 to 40 % of the area, aspect 0.3 to 3.33; timm and torchvision: to a third) comes after normalisation and fills
     with 0, which is the normalised mean, or with normal noise, pixel by pixel (timm). Local grayscale (Gong et al.,
     arXiv 2101.08783) takes the colours from a rectangle of 2 to 40 % of the area, which is ours: its erasing's.
@@ -65,6 +70,10 @@ class Augment(nn.Module):
         erase = augmentation.RandomErasing(area, _ASPECT, value=0.0, p=settings.erase)
         self.erase = erase if settings.erase else None
         self.crop = augmentation.RandomCrop((height, width), padding=settings.pad) if settings.pad else None
+        least = settings.resized_crop
+        zoom = augmentation.RandomResizedCrop((height, width), scale=(least, 1.0), ratio=_CROP_ASPECT)
+        self.zoom = zoom if least else None
+        self.patch = RandomPatch(settings.random_patch) if settings.random_patch else None
         self.translate, self.noise = settings.translate, settings.erase_fill == "noise"
         self.policy = _POLICIES[settings.policy](settings.policy_magnitude)
         if self.policy is not None:
@@ -78,9 +87,10 @@ class Augment(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         x = images.float() / 255
-        for step in (self.mirror, self.crop):
+        for step in (self.mirror, self.zoom, self.crop):
             x = step(x) if step is not None else x
         x = self._translated(x) if self.translate else x
+        x = self.patch(x) if self.patch is not None else x
         x = self._by_policy(x) if self.policy is not None else x
         x = self.jitter(x) if self.jitter is not None else x
         x = self._gray_in_places(x) if self.gray is not None else x
@@ -112,6 +122,56 @@ class Augment(nn.Module):
             return self.erase(x)
         left = self.erase(torch.ones_like(x[:, :1]))
         return torch.where(left == 0, torch.randn_like(x), x)
+
+
+class RandomPatch(nn.Module):
+    """Pastes a patch of an image into another one with ``probability``: (B, 3, H, W) to the same.
+
+    A patch has 1 to 50 % of the area and an aspect of 0.1 to 10, and is smaller than the image in height and width; it
+    is mirrored with probability 1/2, turned by -10 to 10 whole degrees, black beyond its corners, with probability 1/2,
+    and pasted at a random place. Source: torchreid, data/transforms.py at f8cd150, ``RandomPatch`` (Zhou et al., ICCV
+    2019 and TPAMI 2021), whose pool is the last 50,000 patches that a worker has seen. Here the pool is one patch of
+    each image of the batch, as it is before any is pasted: then a step depends on nothing but its seed and its images.
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        pasted = x.clone()
+        for i in (torch.rand(len(x)) < self.probability).nonzero().flatten().tolist():
+            size = _patch_size(height, width)
+            if size is None:
+                continue
+            rows, columns = size
+            source = int(torch.randint(len(x), ()))
+            top, left = _place(height - rows), _place(width - columns)
+            patch = x[source : source + 1, :, top : top + rows, left : left + columns]
+            mirrored, turned, angle = torch.rand(3).tolist()
+            if mirrored < 0.5:
+                patch = patch.flip(3)
+            if turned < 0.5:
+                patch = rotate(patch, torch.full((1,), float(math.floor(21 * angle) - 10), device=x.device))
+            top, left = _place(height - rows), _place(width - columns)
+            pasted[i, :, top : top + rows, left : left + columns] = patch[0]
+        return pasted
+
+
+def _patch_size(height: int, width: int) -> tuple[int, int] | None:
+    """Draw the rows and columns of a patch, fewer than the image's and at least 1; None after 100 that are not."""
+    for _ in range(_TRIES):
+        area, aspect = torch.rand(2).tolist()
+        area, aspect = (0.01 + 0.49 * area) * height * width, 0.1 + 9.9 * aspect
+        rows, columns = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < rows < height and 0 < columns < width:
+            return rows, columns
+    return None
+
+
+def _place(room: int) -> int:
+    return int(torch.randint(room + 1, ()))
 
 
 def build_augment(config: Config) -> Augment:

@@ -197,7 +197,7 @@ def unreadable_images(dataset: ReidDataset, *, progress: Progress | None = None)
     """Decode every image once; return a line, path and reason, for each that fails."""
     from dcs_nas.data.images import image_fault
 
-    paths = sorted({r.path for split in SPLITS for r in dataset.split(split)})
+    paths = sorted({r.path for r in dataset.records})
     faults: list[str] = []
     files = [dataset.root / path for path in paths]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -222,7 +222,7 @@ def _cause(query: Record, cameras: set[int], *, filtered: bool) -> str | None:
 def _statistics_lines(dataset: ReidDataset) -> Iterator[str]:
     counts = dataset.statistics()
     yield f"  protocol: {dataset.protocol}, {counts['cameras']} cameras"
-    for split in SPLITS:
+    for split in (name for name in (*SPLITS, "val") if name in counts):
         row = counts[split]
         distractors = f", {row['distractors']:,} distractors among them" if row.get("distractors") else ""
         counted = f"{row['people']:>7,} people {row['images']:>9,} images {row['cameras']:>4} cameras"

@@ -30,6 +30,7 @@ from dcs_nas.data.samplers import (
     hold_out_people,
     require_queries,
     split_people,
+    split_within_people,
 )
 from dcs_nas.errors import InputError
 from dcs_nas.files import write_json
@@ -182,6 +183,33 @@ class ReidData:
         training = images.subset(kept)
         training.labels = np.unique(training.labels, return_inverse=True)[1]
         return training, images.subset(held)
+
+    def classes_and_validation(self, *, share: float) -> tuple[Images, Images | None]:
+        """Images to learn the classes of, and images of the same classes to validate on.
+
+        Those are the data set's own, or the ``share`` of every class's images; None without either.
+
+        Raises:
+            InputError: nothing to train on, both are asked for, or no class has two images.
+        """
+        images, val = self.train(), self.dataset.val
+        if val:
+            if share:
+                raise InputError(
+                    f"pretrain.validation is {share:g}, but {self.dataset.name} in {self.dataset.root} has its own "
+                    f"{len(val):,} images to validate on (val); leave it out"
+                )
+            numbers = {person: i for i, person in enumerate(self.people)}
+            return images, self._images("val", self.dataset, val, [numbers[r.person] for r in val])
+        if not share:
+            return images, None
+        kept, held = split_within_people(images.labels.tolist(), share=1 - share, seed=self.config.seed)
+        if not held:
+            raise InputError(
+                f"each of the {self.num_people:,} classes to train on has a single image, so none can be held out; set "
+                "pretrain.validation=0 to do without validation"
+            )
+        return images.subset(kept), images.subset(held)
 
     def _hold_out(self, images: Images, share: float, setting: str) -> tuple[list[int], list[int]]:
         kept, held = hold_out_people(images.labels.tolist(), share=share, seed=self.config.seed, setting=setting)

@@ -10,7 +10,7 @@ from typing import Any
 
 from dcs_nas.config import Config, DataConfig, DataSource
 from dcs_nas.data.datasets.listing import status_of
-from dcs_nas.data.records import SPLITS, ReidDataset
+from dcs_nas.data.records import ReidDataset
 from dcs_nas.errors import InputError
 from dcs_nas.settings import Settings, absolute, parse
 
@@ -55,16 +55,12 @@ def record_source(source: DataSource, dataset: ReidDataset, *, trained: bool = T
     Raises:
         InputError: an image that is listed and is not there.
     """
-    lines = {
-        f"{r.path}\0{r.person}\0{r.camera}\0{status_of(dataset.root / r.path).st_size}\n"
-        for split in SPLITS
-        for r in dataset.split(split)
-    }
+    lines = {f"{r.path}\0{r.person}\0{r.camera}\0{status_of(dataset.root / r.path).st_size}\n" for r in dataset.records}
     return SourceRecord(
         name=source.name,
         root=absolute(source.root or dataset.root),
         options=source.options,
-        images=len({r.path for split in SPLITS for r in dataset.split(split)}),
+        images=len({r.path for r in dataset.records}),
         fingerprint=_digest(lines),
         division=_digest({f"{r.path}\n" for r in dataset.train}),
         trained=trained,

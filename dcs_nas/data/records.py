@@ -41,7 +41,7 @@ class ReidDataset:
     into every result; ``protocol`` names the ranking protocol (one of `PROTOCOLS`); ``notes`` are the deviations from
     the published facts. ``label_map`` and ``camera_map`` hold the user's own names of people and cameras, where the
     data set has names and not numbers. ``passed_over`` counts and names the files that were left out, a line for each
-    kind.
+    kind. ``val`` are images of the people, or classes, of ``train`` to validate a classification on (ImageNet's).
     """
 
     name: str
@@ -55,6 +55,7 @@ class ReidDataset:
     label_map: dict[str, int] | None = None
     camera_map: dict[str, int] | None = None
     passed_over: tuple[str, ...] = ()
+    val: tuple[Record, ...] = ()
 
     def __post_init__(self) -> None:
         assert self.protocol in PROTOCOLS, self.protocol
@@ -67,7 +68,12 @@ class ReidDataset:
     @property
     def cameras(self) -> int:
         """How many different cameras all images come from."""
-        return len({r.camera for split in SPLITS for r in self.split(split)})
+        return len({r.camera for r in self.records})
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """All images, those of ``val`` last."""
+        return self.train + self.query + self.gallery + self.val
 
     def split(self, name: str) -> tuple[Record, ...]:
         """Return the records of ``train``, ``query`` or ``gallery``."""
@@ -78,6 +84,8 @@ class ReidDataset:
     def statistics(self) -> dict[str, Any]:
         """Counts as plain data: people, images and cameras of each split (distractors apart), and cameras in all."""
         splits: dict[str, Any] = {split: _count(self.split(split), split) for split in SPLITS}
+        if self.val:
+            splits["val"] = _count(self.val, "train")
         return {
             "name": self.name,
             "version": self.version,

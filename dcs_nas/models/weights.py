@@ -17,8 +17,14 @@ from dcs_nas.models.weights_file import read_weights
 
 SHARE = 0.9
 """Share of a network's numbers that a file has to supply."""
-PREFERRED = {"teacher": "student", "model_ema": "model", "state_dict_ema": "state_dict", "encoder_q": "encoder_k"}
-"""Of two networks in a file the one that is loaded, to the other: as DINO, timm and MoCo take them."""
+PREFERRED = {
+    "teacher": "student",
+    "model_ema": "model",
+    "state_dict_ema": "state_dict",
+    "encoder_q": "encoder_k",
+    "ema": "network",
+}
+"""Of two networks in a file the one that is loaded, to the other: as DINO, timm, MoCo and dcs-nas take them."""
 _INSERTED = "attention."  # blocks put into a backbone: files of plain networks lack them
 _POSITIONS = re.compile(r"(^|\.)(pos_embed|relative_position_bias_table)$")
 _SAME = 0.9  # a second network of a file that supplies this share of what the first does is a candidate as well

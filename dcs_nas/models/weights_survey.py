@@ -20,9 +20,9 @@ from dcs_nas.models.weights_file import file_format, read_weights
 
 # The first whose name occurs tells the kind of network; what is before the name is the nest.
 _FAMILIES = (
-    ("a network trained by dcs-nas", r"network\.backbone\."),
+    ("a network trained by dcs-nas", r"(network|ema)\.backbone\."),
     ("a supernet of a search", r"\S*\.mixtures\."),
-    ("CLIP, names of transformers", r"vision_model\.embeddings\.class_embedding$"),
+    ("image encoder of CLIP, names of the package transformers", r"vision_model\.embeddings\.class_embedding$"),
     ("image encoder of CLIP, OpenAI's names", r"class_embedding$"),
     ("image encoder of CLIP, timm's names", r"norm_pre\.weight$"),
     ("TransReID", r"b1\.0\.attn\."),
@@ -42,6 +42,12 @@ _FAMILIES = (
     ("ResNet of basic blocks, torchvision's names", r"layer1\.0\.conv1\.weight$"),
 )
 _IBN_NAMES = {"a": "layer1.0.bn1.IN.weight", "b": "layer1.2.IN.weight"}
+_PATCHES = (
+    "patch_embed.proj.weight",
+    "patch_embed.projection.weight",
+    "embeddings.patch_embedding.weight",
+)
+_POSITIONS = ("pos_embed", "positional_embedding", "vision_model.embeddings.position_embedding.weight")
 _WORTH_A_LINE = 0.1
 
 
@@ -185,11 +191,11 @@ def _parts(names: Mapping[str, Tensor]) -> set[str]:
 def _transformer_sizes(tensors: Mapping[str, Tensor]) -> Iterator[str]:
     """Yield patch and width, and the number of positions, of a transformer of images."""
     for name, tensor in tensors.items():
-        if name.endswith(("patch_embed.proj.weight", "patch_embed.projection.weight")) and tensor.ndim == 4:
+        if name.endswith(_PATCHES) and tensor.ndim == 4:
             yield f"patches of {tensor.shape[-1]}, width {tensor.shape[0]}"
             break
     for name, tensor in tensors.items():
-        if name.split(".")[-1] in ("pos_embed", "positional_embedding") and tensor.ndim in (2, 3):
+        if name.endswith(_POSITIONS) and tensor.ndim in (2, 3):
             count = tensor.shape[-2]
             grids = [
                 f"{h} x {h}" for extra in (0, 1, 2) if (h := math.isqrt(max(0, count - extra))) ** 2 == count - extra

@@ -73,9 +73,9 @@ def _as_trained(run: RunContents, genotype: AnyGenotype) -> AnyGenotype:
     if not run.trained:
         return genotype
     config = run.files.config()
-    if config.retrain is None:
+    if config.training is None:
         return genotype
-    data, settings = config.data, config.retrain
+    data, settings = config.data, config.training
     return genotype.resized(data.height, data.width, channels=settings.channels, cells=settings.cells)
 
 

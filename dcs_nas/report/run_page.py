@@ -137,11 +137,13 @@ class Summary:
 
 def summarize(run: RunContents) -> Summary:
     """Return what a reader wants to know first; facts that the folder does not hold are left out."""
-    section, data = run.section("search" if run.searched else "retrain"), run.section("data")
+    section, data = run.section(run.kind if run.searched or run.trained else "retrain"), run.section("data")
     epochs, wanted, environment = len(run.metrics), section.get("epochs"), run.environment
     done = f"{epochs} of {wanted} epochs" if wanted and epochs else f"{epochs} epochs" if epochs else ""
     facts = {
-        "what": "search" if run.searched else "training of a fixed network",
+        "what": {"search": "search", "pretrain": "pretraining on classes of images"}.get(
+            run.kind, "training of a fixed network"
+        ),
         "state": ", ".join(filter(None, ["finished" if run.is_finished else "not finished", done])),
         "data": str(run.data.get("version") or data.get("name") or ""),
         "network": _network(run, section),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Table = list[list[float | None]]
-KINDS = ("search", "retrain", "tune")
+KINDS = ("search", "pretrain", "retrain", "tune")
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,9 @@ class RunContents:
 
     @cached_property
     def kind(self) -> str:
-        """``search``, ``retrain``, ``tune``, or ``?``: by the files there, else by the command, name or settings."""
-        files = {"search": self.files.architecture, "retrain": self.files.finished_file, "tune": self.files.job_file}
+        """``search``, ``pretrain``, ``retrain``, ``tune``, or ``?``: by files, else by command, name or settings."""
+        trained = "pretrain" if self.section("pretrain") else "retrain"
+        files = {"search": self.files.architecture, trained: self.files.finished_file, "tune": self.files.job_file}
         typed = self.environment.get("command")
         words = [kind for kind, file in files.items() if file.exists()]
         words += [*(typed if isinstance(typed, list) else [])[1:2], self.path.name]
@@ -137,7 +138,7 @@ class RunContents:
     @property
     def trained(self) -> bool:
         """Whether a fixed network was trained in it, wholly or in part."""
-        return self.kind == "retrain"
+        return self.kind in ("pretrain", "retrain")
 
     @cached_property
     def is_finished(self) -> bool:

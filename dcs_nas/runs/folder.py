@@ -56,7 +56,7 @@ class RunFolder:
         metrics_file: a row of figures for each epoch.
         genotype_file: of a search, its result; of a retraining, the genotype that is trained.
         weights_file: what a weights file gave to the network that is trained.
-        finished_file: written last by a retraining: what it trained on, for how long.
+        finished_file: written last by a pretraining or retraining: what it trained on, for how long.
         report_file: the page of ``dcs-nas report``.
         job_file: of a tuning, the settings that its trials begin with.
         trials_file: of a tuning, the table of its trials.
@@ -90,7 +90,7 @@ class RunFolder:
         self._rows: list[dict[str, Any]] | None = None
 
     @classmethod
-    def default(cls, config: Config, kind: Literal["search", "retrain", "tune"]) -> RunFolder:
+    def default(cls, config: Config, kind: Literal["search", "pretrain", "retrain", "tune"]) -> RunFolder:
         """Return the run folder of a job that is given no other, ``results/NAME/KIND``."""
         return cls(config.results / config.name / kind)
 

@@ -19,6 +19,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from dcs_nas.errors import InputError
 from dcs_nas.files import atomic_path
 from dcs_nas.processes import is_first
+from dcs_nas.runs import RunFolder
 
 log = logging.getLogger(__name__)
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
@@ -49,6 +50,16 @@ def save_checkpoint(trainer: pl.Trainer, path: Path) -> None:
             if path.name == LAST and path.is_file() and fault(path) is None:
                 _keep(path, path.with_name(PREVIOUS))
     trainer.strategy.barrier("save_checkpoint")
+
+
+def weights_file(path: Path) -> Path:
+    """Return the last checkpoint of a run folder, and what is no folder as it is.
+
+    Raises:
+        InputError: a folder without a whole checkpoint.
+    """
+    path = Path(path).expanduser()
+    return whole_checkpoint(RunFolder(path).checkpoint("last")) if path.is_dir() else path
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ _CPU_MESSAGE = "DefaultCPUAllocator"
 
 
 @contextmanager
-def training_errors(config: Config, job: Literal["search", "retrain", "evaluate"]) -> Iterator[None]:
+def training_errors(config: Config, job: Literal["search", "pretrain", "retrain", "evaluate"]) -> Iterator[None]:
     """Within it, running out of memory and a failing compiler raise ``TrainingError`` that names the settings."""
     try:
         yield

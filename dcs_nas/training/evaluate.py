@@ -33,10 +33,11 @@ from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.runs import RunFolder
 from dcs_nas.seeds import seed_everything
 from dcs_nas.settings import absolute, read_yaml
-from dcs_nas.training.checkpoints import load_checkpoint, whole_checkpoint
+from dcs_nas.training.checkpoints import load_checkpoint, weights_file, whole_checkpoint
 from dcs_nas.training.error_messages import training_errors
 from dcs_nas.training.features import color_histograms, extract_features, labelled_features
 from dcs_nas.training.overrides import EVALUATION, split_overrides, with_overrides
+from dcs_nas.training.pretraining import as_retraining
 from dcs_nas.training.process_group import process_group
 from dcs_nas.training.trainer import memory_format
 
@@ -137,7 +138,7 @@ def evaluate_weights(
         InputError: an unknown backbone, weights that do not fit, bad data or settings.
     """
     data_section = {"name": data_name, "root": str(root), "options": dict(data_options or {})}
-    retrain = {"backbone": backbone, "weights": str(weights), "head": {"neck": False}}
+    retrain = {"backbone": backbone, "weights": str(weights_file(weights)), "head": {"neck": False}}
     values = {"name": "weights", "data": data_section, "retrain": retrain}
     config = make_config(values, overrides, source="settings of the evaluation")
     settings = _settings(config.evaluate, changes, "network")
@@ -205,7 +206,7 @@ def load_trained(
     ``overrides`` replace some of the ``allowed`` settings; ``trainer.threads`` counts from here on.
     """
     run = RunFolder(folder)
-    config = with_overrides(at_recorded_roots(run.config(), folder), overrides, allowed)
+    config = with_overrides(as_retraining(at_recorded_roots(run.config(), folder)), overrides, allowed)
     if config.trainer.threads and any(item.strip().startswith("trainer.threads") for item in overrides):
         torch.set_num_threads(config.trainer.threads)
     if config.retrain is None:

@@ -1,15 +1,18 @@
-"""The retraining job: a genotype or a named backbone in, a trained network out."""
+"""The jobs that train a fixed network, a genotype's or a named backbone: retraining, and pretraining before it."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from dcs_nas.config import Config
+from dcs_nas.config.idle import pretrain_names
 from dcs_nas.data.datamodule import ReidData
 from dcs_nas.data.images import Progress
-from dcs_nas.errors import InputError
+from dcs_nas.errors import InputError, TrainingError
 from dcs_nas.extensions import load_extensions
 from dcs_nas.files import write_json
 from dcs_nas.models.build import build_fixed
@@ -18,8 +21,9 @@ from dcs_nas.runs import RunFolder, early_log
 from dcs_nas.seeds import seed_everything
 from dcs_nas.space import AnyGenotype, is_published, load_genotype, load_space, shipped_file
 from dcs_nas.training.acceleration import accelerate
-from dcs_nas.training.checkpoints import is_damaged
+from dcs_nas.training.checkpoints import is_damaged, weights_file
 from dcs_nas.training.objective import build_objective
+from dcs_nas.training.pretraining import Pretraining, as_retraining
 from dcs_nas.training.process_group import in_process_group
 from dcs_nas.training.retraining import Retraining
 from dcs_nas.training.supernet_weights import inherit
@@ -44,17 +48,57 @@ def run_retraining(
     Raises ``InputError`` for bad settings, data, genotypes or folders; ``KeyboardInterrupt`` where the user stops it,
     after which ``resume`` continues from the last whole epoch.
     """
-    settings = config.section("retrain")
+    config.section("retrain")
+    _train(config, folder, "retrain", genotype=genotype, resume=resume, overwrite=overwrite, progress=progress)
+
+
+@in_process_group
+@early_log()
+def run_pretraining(
+    config: Config,
+    folder: Path,
+    *,
+    genotype: Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Callable[[str], Progress] | None = None,
+) -> None:
+    """Train by the section ``pretrain`` of the settings, see ``run_retraining``; ``retrain.weights`` takes the folder.
+
+    The folder records that section and none of another job.
+    """
+    config.section("pretrain")
+    with _pretrain_named():
+        _train(config, folder, "pretrain", genotype=genotype, resume=resume, overwrite=overwrite, progress=progress)
+
+
+def _train(
+    config: Config,
+    folder: Path,
+    job: Literal["retrain", "pretrain"],
+    *,
+    genotype: Path | None,
+    resume: bool,
+    overwrite: bool,
+    progress: Callable[[str], Progress] | None,
+) -> None:
     load_extensions(config.extensions)
-    _require_weights(settings.weights)
     architecture = _read_genotype(config, genotype)
+    others = ("pretrain",) if job == "retrain" else ("search", "retrain", "tune")
+    recorded = config.model_copy(update=dict.fromkeys(others))
+    config = as_retraining(recorded)
+    settings = config.section("retrain")
+    _require_weights(settings.weights)
     RunFolder.require_free(folder)
     data = ReidData(config, progress=progress)
-    images, held = data.training_and_validation(share=settings.validation)
+    divided = data.training_and_validation if job == "retrain" else data.classes_and_validation
+    images, held = divided(share=settings.validation)
     identities = len(set(images.labels.tolist()))
     loader = data.identity_loader(images, stream=8)
     seed_everything(config.seed)
-    network = memory_format(build_fixed(settings, config.data, identities, architecture, config.dcs))
+    weights = None if settings.weights is None else weights_file(settings.weights)
+    loaded = settings.model_copy(update={"weights": weights})
+    network = memory_format(build_fixed(loaded, config.data, identities, architecture, config.dcs))
     if settings.inherit is not None:
         if architecture is None:
             raise InputError("retrain.inherit is given without a genotype; give a named backbone retrain.weights")
@@ -64,7 +108,7 @@ def run_retraining(
     accelerate(network, config)
     if resume:
         _check_genotype(folder, architecture)
-    with RunFolder.open(folder, config, resume=resume, overwrite=overwrite) as run:
+    with RunFolder.open(folder, recorded, resume=resume, overwrite=overwrite) as run:
         if run.finished_file.is_file() and not is_damaged(run.checkpoint("last")):
             log.info("%s is finished already", folder)
             return
@@ -73,13 +117,25 @@ def run_retraining(
         if network.weights_report is not None and is_first():
             write_json(run.weights_file, network.weights_report.facts())
         data.save_labels(run.path)
-        module = Retraining(network, objective, config, run=run, data=data, images=images, held=held)
-        with training_job(config, "retrain", run, network):
+        loop = Retraining if job == "retrain" else Pretraining
+        module = loop(network, objective, config, run=run, data=data, images=images, held=held)
+        measured = {} if job == "retrain" else {"retrain.validation": held is not None}
+        with training_job(recorded, job, run, network, measured):
             trainer = make_trainer(config, run, epochs=settings.epochs)
             fit(trainer, module, loader, run)
             if trainer.is_global_zero:
                 facts = {"epochs": settings.epochs, "train_people": identities, "train_images": len(images)}
                 run.write_finished(facts)
+
+
+@contextmanager
+def _pretrain_named() -> Iterator[None]:
+    """Within it, errors that name settings of ``retrain`` name those of ``pretrain``, which are read in their place."""
+    try:
+        yield
+    except (InputError, TrainingError) as error:
+        error.args = tuple(pretrain_names(str(part)) for part in error.args)
+        raise
 
 
 def _require_weights(path: Path | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from copy import deepcopy
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -39,11 +39,18 @@ class Retraining(TrainingLoop):
     as ``checkpoints/best.ckpt``. With ``test_curve`` the mAP on the test set is measured then too, as a figure alone.
 
     Attributes:
-        best_score: the highest mAP so far, -1 before the first.
+        best_score: the highest mAP so far, or another first figure of ``measure_held``; -1 before the first.
         ema: the moving average of the network, where ``ema_decay`` is set; it is what is validated then.
     """
 
-    shown = ("train/loss", "train/identity", "train/triplet", "lr", "validation/mAP", "test/mAP")
+    shown: ClassVar[tuple[str, ...]] = (
+        "train/loss",
+        "train/identity",
+        "train/triplet",
+        "lr",
+        "validation/mAP",
+        "test/mAP",
+    )
     best_score: Tensor
 
     def __init__(
@@ -128,13 +135,19 @@ class Retraining(TrainingLoop):
         refresh_objective(self.objective, self.network, [self._images], self.config)
         figures: dict[str, float] = {}
         if self.validation_is_due():
-            figures["validation/mAP"] = value = self.validate()
-            if value > float(self.best_score):
+            measured = self.measure_held()
+            figures |= measured
+            value = next(iter(measured.values()))
+            if self.best_score.new_tensor(value) > self.best_score:
                 self.best_score.fill_(value)
                 save_checkpoint(self.trainer, self._run.checkpoint("best"))
         if self._tests is not None and self.is_measured():
             figures["test/mAP"] = self._test(*self._tests)
         return figures
+
+    def measure_held(self) -> dict[str, float]:
+        """Return figures of the images held out, of which the first chooses the best checkpoint."""
+        return {"validation/mAP": self.validate()}
 
     def _test(self, query: Images, gallery: Images) -> float:
         """Return the mAP on the test set as the section ``evaluate`` asks for it; nothing is chosen by it."""

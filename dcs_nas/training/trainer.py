@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Literal
@@ -79,12 +79,19 @@ def make_trainer(config: Config, run: RunFolder, *, epochs: int) -> pl.Trainer:
 
 @contextmanager
 def training_job(
-    config: Config, job: Literal["search", "retrain"], run: RunFolder, network: torch.nn.Module | None = None
+    config: Config,
+    job: Literal["search", "pretrain", "retrain"],
+    run: RunFolder,
+    network: torch.nn.Module | None = None,
+    facts: Mapping[str, Any] | None = None,
 ) -> Iterator[None]:
-    """Within it, a job trains: it logs to ``log.txt``, settings without effect first, and its errors name settings."""
+    """Within it, a job trains: it logs to ``log.txt``, settings without effect first, and its errors name settings.
+
+    ``facts`` are further ones for ``idle_settings``.
+    """
     with logging_to(run.log_file), without_known_warnings(), training_errors(config, job):
         blocks = {DCS_BLOCKS: len(kept_shares(network))} if network is not None else {}
-        for remark in idle_settings(config, job, blocks):
+        for remark in idle_settings(config, job, {**blocks, **(facts or {})}):
             log.warning("%s", remark)
         yield
 

@@ -1,10 +1,11 @@
-"""Loaders of Re-ID data sets: one file per format of a benchmark, and two for people's own images.
+"""Loaders of data sets: one file per format of a benchmark, two for people's own images, one for classes of images.
 
 To add one, write a function that takes the root folder and keyword options and returns a `ReidDataset`, register it in
 `DATASETS`, and import its module here.
 """
 
 from dcs_nas.data.datasets import (  # noqa: F401  importing a module registers its loaders
+    class_folders,
     csv_list,
     cuhk03,
     image_folders,

@@ -48,10 +48,13 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """``mask`` (R, N, N) is added to the logits."""
-        q, k, v = self.qkv(x).unflatten(3, (3, self.heads, -1)).permute(3, 0, 1, 4, 2, 5)
+        windows = x.shape[1]
+        qkv = self.qkv(x).unflatten(3, (3, self.heads, -1)).permute(3, 0, 1, 4, 2, 5)
+        q, k, v = qkv.flatten(2, 3)  # of each head of each window, (B, RK, N, C / K)
         bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
         bias = bias if mask is None else bias + mask.unsqueeze(1).to(bias.dtype)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.expand(*q.shape[:4], -1).to(q.dtype))
+        bias = bias.expand(windows, -1, -1, -1).flatten(0, 1).unsqueeze(0)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype)).unflatten(1, (windows, self.heads))
         return self.proj(out.transpose(2, 3).flatten(3))
 
 
@@ -153,7 +156,8 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
-        return self.reduction(self.norm(F.pixel_unshuffle(x.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)))
+        x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # (B, H / 2, 2, W / 2, 2, C)
+        return self.reduction(self.norm(x.permute(0, 1, 3, 5, 2, 4).flatten(3)))
 
 
 class SwinStage(nn.Module):

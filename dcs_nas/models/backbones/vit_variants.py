@@ -10,9 +10,10 @@ Registers", ICLR 2024; facebookresearch/dinov2, dinov2/models/vision_transformer
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from dcs_nas.models.backbones.vit import VisionTransformer, register_transformer, strip_root
@@ -31,6 +32,18 @@ _CLIP_NAMES = (  # CLIP's, ours; the longest first where one starts another
     (".attn.out_proj.", ".attn.proj."),
     (".mlp.c_fc.", ".mlp.fc1."),
     (".mlp.c_proj.", ".mlp.fc2."),
+)
+_TRANSFORMERS_LANDMARK = "vision_model.embeddings.class_embedding"
+_TRANSFORMERS_NAMES = (  # those of the package transformers, ours
+    ("vision_model.embeddings.class_embedding", "cls_token"),
+    ("vision_model.embeddings.position_embedding.weight", "pos_embed"),
+    ("vision_model.embeddings.patch_embedding.", "patch_embed.proj."),
+    ("vision_model.pre_layrnorm.", "norm_pre."),  # as they write it
+    ("vision_model.post_layernorm.", "norm."),
+    ("vision_model.encoder.layers.", "blocks."),
+    (".layer_norm", ".norm"),
+    (".self_attn.out_proj.", ".attn.proj."),
+    ("visual_projection.", "head."),
 )
 
 
@@ -62,15 +75,13 @@ class CLIPVisionTransformer(VisionTransformer):
         return self.head(super().forward(x, cameras))
 
     def adapt_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Also from OpenAI's names, of the whole CLIP (``visual.``) or of its image encoder alone."""
-        if not any(name.endswith("class_embedding") for name in weights):
+        """Also from OpenAI's names and those of the package transformers, of the whole CLIP or its image encoder."""
+        if any(name.endswith(_TRANSFORMERS_LANDMARK) for name in weights):
+            adapted = _from_transformers(strip_root(weights, _TRANSFORMERS_LANDMARK))
+        elif any(name.endswith("class_embedding") for name in weights):
+            adapted = _renamed(strip_root(weights, "class_embedding"), _CLIP_NAMES)
+        else:
             return super().adapt_weights(weights)
-        adapted = {}
-        for name, tensor in strip_root(weights, "class_embedding").items():
-            ours = name
-            for theirs, replacement in _CLIP_NAMES:
-                ours = ours.replace(theirs, replacement)
-            adapted[ours] = tensor
         adapted["cls_token"] = adapted["cls_token"].view(1, 1, -1)
         adapted["pos_embed"] = adapted["pos_embed"].unsqueeze(0)
         if "proj" in adapted:
@@ -78,6 +89,28 @@ class CLIPVisionTransformer(VisionTransformer):
         if isinstance(self.head, nn.Identity):
             adapted.pop("head.weight", None)
         return super().adapt_weights(adapted)
+
+
+def _renamed(weights: Mapping[str, Tensor], names: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
+    adapted = {}
+    for name, tensor in weights.items():
+        ours = name
+        for theirs, replacement in names:
+            ours = ours.replace(theirs, replacement)
+        adapted[ours] = tensor
+    return adapted
+
+
+def _from_transformers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the image encoder's tensors under our names, queries, keys and values of a layer as one."""
+    own = {n: t for n, t in weights.items() if n.startswith(("vision_model.", "visual_projection."))}
+    adapted = _renamed({n: t for n, t in own.items() if not n.endswith(".position_ids")}, _TRANSFORMERS_NAMES)
+    for name in [name for name in adapted if ".self_attn.q_proj." in name]:
+        parts = [name.replace("q_proj", part) for part in ("q_proj", "k_proj", "v_proj")]
+        if all(part in adapted for part in parts):
+            merged = name.replace(".self_attn.q_proj.", ".attn.qkv.")
+            adapted[merged] = torch.cat([adapted.pop(part) for part in parts])
+    return adapted
 
 
 class CLIPReIDTransformer(CLIPVisionTransformer):
