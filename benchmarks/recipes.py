@@ -192,7 +192,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
     text = io.StringIO()
     versions = environment()["versions"]
     text.write(
-        f"# synthetic people, 128 x 64, {PEOPLE.train_people} identities to train on and {PEOPLE.test_people} others to "
+        f"# synthetic people, 128 x 64, {PEOPLE.train_people} identities to train on, {PEOPLE.test_people} others to "
         f"test on, {EPOCHS} epochs from scratch\n"
         "# python benchmarks/recipes.py --seeds 0 1 2; what is scaled: see its docstring\n"
         f"# torch {versions['torch']}, dcs_nas {versions['dcs_nas']}, one thread; mAP, rank1, mINP in percent, cosine "

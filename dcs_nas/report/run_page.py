@@ -215,7 +215,7 @@ def cost_table(run: RunContents) -> Cost | None:
     from dcs_nas.models.network_profile import profile
 
     config = run.files.config()
-    settings = RetrainConfig() if run.searched or config.retrain is None else config.retrain
+    settings = RetrainConfig() if run.searched or config.training is None else config.training
     if settings.backbone is None and run.genotype is None:
         return None
     run.files.load_extensions()

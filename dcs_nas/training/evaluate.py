@@ -206,7 +206,7 @@ def load_trained(
     ``overrides`` replace some of the ``allowed`` settings; ``trainer.threads`` counts from here on.
     """
     run = RunFolder(folder)
-    config = with_overrides(as_retraining(at_recorded_roots(run.config(), folder)), overrides, allowed)
+    config = as_retraining(with_overrides(at_recorded_roots(run.config(), folder), overrides, allowed))
     if config.trainer.threads and any(item.strip().startswith("trainer.threads") for item in overrides):
         torch.set_num_threads(config.trainer.threads)
     if config.retrain is None:
