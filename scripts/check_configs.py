@@ -5,8 +5,8 @@
 
 Those that pretrain are left out: tests/test_pretraining.py trains by them. Each other runs at its own image size,
 precision and batch composition, for two epochs of two steps, on as many synthetic identities as that takes, in the
-format of its benchmark or, where synthetic ones are not written in that, of Market-1501, and without the weights that it
-asks for. Prints the seconds of every stage.
+format of its benchmark or, where synthetic ones are not written in that, of Market-1501, and without the weights that
+it asks for. Prints the seconds of every stage.
 
 Exit code 1 where one fails.
 """
