@@ -38,7 +38,7 @@ from dcs_nas.training.retrain_job import run_retraining
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 IMAGES, IDENTITIES = 12_936, 751  # Market-1501's, to train on
-PEOPLE = 4
+PEOPLE = 2
 GIB = 2**30
 STATES = {"sgd": 1, "adam": 2, "adamw": 2}
 
@@ -51,7 +51,7 @@ def main() -> None:
         settings = SyntheticSettings(train_people=PEOPLE, test_people=2, cameras=2, images_per_camera=2)
         write_synthetic(root, settings=settings, workers=1)
         for name in arguments.names or _trained():
-            with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+            with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
                 row = pool.apply(_measure, (name, root, arguments.steps, arguments.large_steps))
                 row |= pool.apply(_memory, (name,))
             done[name] = {key: str(value) for key, value in row.items()}
