@@ -33,7 +33,12 @@ class Settings(BaseModel):
     """Base of every group of settings: keyword-only, immutable, no unknown keys."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, validate_default=True, populate_by_name=True, allow_inf_nan=False
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
+        populate_by_name=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
     )
 
 
@@ -210,6 +215,14 @@ def _with_absolute_paths(value: Any) -> Any:
 def plain_yaml(data: Any) -> str:
     """Return plain data as YAML, keys in their order, short lists on one line."""
     return yaml.dump(data, Dumper=_PlainDumper, sort_keys=False, default_flow_style=None, allow_unicode=True, width=120)
+
+
+def flow_yaml(data: Any) -> str:
+    """Return plain data as YAML on one line, to stand after a key."""
+    text = yaml.dump(
+        data, Dumper=_PlainDumper, default_flow_style=True, allow_unicode=True, width=10**9, sort_keys=False
+    )
+    return text.removesuffix("...\n").rstrip()
 
 
 def _first_error(kind: type[BaseModel], error: ValidationError) -> str:

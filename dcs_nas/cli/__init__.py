@@ -12,8 +12,23 @@ from typing import Annotated, Any
 
 import typer
 
-from dcs_nas.cli import artifacts, bench, datasets, demo, evaluate, find, profile, rank, runs, train, tune, weights
+from dcs_nas.cli import (
+    artifacts,
+    bench,
+    config,
+    datasets,
+    demo,
+    evaluate,
+    find,
+    profile,
+    rank,
+    runs,
+    train,
+    tune,
+    weights,
+)
 from dcs_nas.cli.console import stop_bars
+from dcs_nas.cli.examples import epilog
 from dcs_nas.errors import InputError, TrainingError
 from dcs_nas.files import in_words
 from dcs_nas.processes import first_to_fail, launch
@@ -62,6 +77,7 @@ for command in (
     find.find,
     artifacts.visualize,
     datasets.datasets,
+    config.config,
     artifacts.report,
     profile.profile,
     bench.bench,
@@ -70,7 +86,7 @@ for command in (
     tune.tune,
     demo.demo,
 ):
-    app.command()(command)
+    app.command(epilog=epilog(command.__name__))(command)
 app.add_typer(runs.app, name="runs")
 
 _AGAIN_SECONDS = 0.2

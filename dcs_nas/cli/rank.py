@@ -19,7 +19,7 @@ from dcs_nas.errors import InputError
 if TYPE_CHECKING:
     from dcs_nas.config import EvaluateConfig
     from dcs_nas.data.records import Record
-    from dcs_nas.evaluation import FeatureSet
+    from dcs_nas.evaluation import FeatureSet, Scored
     from dcs_nas.export.onnx_model import OnnxModel
 
     _Images = Sequence[Record]
@@ -52,6 +52,13 @@ def rank(
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="An option of its loader, e.g. camera=none. Repeatable."),
     ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.npz", help="With a distance matrix: q_pids, g_pids, q_camids, g_camids."),
+    ] = None,
+    queries: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="With fast-reid's feats: how many are queries, num_query.")
+    ] = None,
     top: Annotated[
         int | None,
         typer.Option(
@@ -72,13 +79,24 @@ def rank(
     (n), and may hold query_paths, gallery_paths (n). MODEL.onnx, written by dcs-nas export, makes the features of two
     folders of images named PERSON_cCAMERA..., or of a data set (--root, --data); images of other names, or one image
     (--query), are listed with their nearest by --top.
+
+    Files of torchreid and fast-reid are read under their own names (qf, q_pids, distmat, ...), see docs/formats.md.
     """
     from dcs_nas.config import EvaluateConfig
     from dcs_nas.environment import environment
-    from dcs_nas.evaluation import changed, score, settings_of
-    from dcs_nas.files import write_json
+    from dcs_nas.evaluation import changed, score, score_matrix, settings_of
+    from dcs_nas.evaluation.foreign import is_matrix, read_matrix
 
     given = given_settings(settings)
+    if features.suffix.lower() != ".onnx" and is_matrix(features):
+        _refuse_beside_matrix(
+            {**given, "top": top, "query": query, "gallery": gallery, "root": root, "queries": queries}
+        )
+        found = score_matrix(*read_matrix(features, labels), changed(EvaluateConfig(), given))
+        _write_scores({**found.report(), **environment()}, found, str(features), json, csv)
+        return
+    if labels is not None:
+        raise InputError(f"--labels goes with a distance matrix, found {features}; leave it out")
     if features.suffix.lower() == ".onnx":
         changed(EvaluateConfig(), given)  # before all images are computed with
     if top is None and query is not None and _is_image(query):
@@ -86,7 +104,14 @@ def rank(
     if top is not None:
         _refuse_score_options({**given, "json": json}, top)
     read, own_metric, protocol = _read(
-        features, query, gallery, root, data=data, options=parse_options(data_option), labelled=top is None
+        features,
+        query,
+        gallery,
+        root,
+        data=data,
+        options=parse_options(data_option),
+        labelled=top is None,
+        queries=queries,
     )
     chosen = changed(settings_of(read, metric=own_metric), given)
     if top is not None:
@@ -94,13 +119,27 @@ def rank(
         return
     found = score(read, chosen, protocol=protocol)
     facts = (read.evaluated or {}).get("facts") or {}
-    report = {**facts, **found.report(), **environment()}
-    score_table(report, str(features))
+    names = None if read.query_paths is None else read.query_paths.tolist()
+    _write_scores({**facts, **found.report(), **environment()}, found, str(features), json, csv, names)
+
+
+def _write_scores(
+    report: Mapping[str, Any],
+    found: Scored,
+    title: str,
+    json: Path | None,
+    csv: Path | None,
+    names: list[str] | None = None,
+) -> None:
+    """Show the scores, and write them and those of each query where a file is given."""
+    from dcs_nas.files import write_json
+
+    score_table(report, title)
     if json is not None:
         write_json(json, report)
         say(f"scores: {json}")
     if csv is not None:
-        found.result.write_csv(csv, names=None if read.query_paths is None else read.query_paths.tolist())
+        found.result.write_csv(csv, names=names)
         say(f"queries: {csv}")
 
 
@@ -121,6 +160,7 @@ def _read(
     data: str | None,
     options: Mapping[str, Any],
     labelled: bool,
+    queries: int | None,
 ) -> _Ranked:
     """Return the features of a file.
 
@@ -131,14 +171,17 @@ def _read(
         InputError: folders that are missing or not wanted, names that don't parse, or what the files themselves refuse.
     """
     from dcs_nas.evaluation import load_features
+    from dcs_nas.evaluation.foreign import is_foreign, read_foreign
     from dcs_nas.export.onnx_model import OnnxModel
 
     given = {"query": query, "gallery": gallery, "root": root, "data": data, "data-option": options}
     asked = [f"--{name}" for name, value in given.items() if value]
     if file.suffix.lower() != ".onnx":
+        if file.is_dir():
+            return _vectors(file, gallery, [option for option in asked if option != "--gallery"])
         if asked:
             raise InputError(f"{asked[0]} goes with an ONNX file of dcs-nas export, found {file}")
-        return _Ranked(load_features(file))
+        return _Ranked(read_foreign(file, queries=queries) if is_foreign(file) else load_features(file))
     if root is None and (data or options):
         raise InputError(f"{asked[-1]} goes with --root DIR, the folder of the data set; give it")
     if (root is None) == (gallery is None) or (root is None and query is None):
@@ -154,6 +197,37 @@ def _read(
     assert query is not None
     assert gallery is not None
     return _extracted(model, _listed(query, labelled=labelled), _listed(gallery, labelled=labelled), "cross_camera")
+
+
+def _vectors(query: Path, gallery: Path | None, asked: Sequence[str]) -> _Ranked:
+    """Return the features of two folders of .npy files, whose names say who and by which camera."""
+    import numpy as np
+
+    from dcs_nas.data.datasets.market1501 import named_records
+    from dcs_nas.evaluation import FeatureSet
+    from dcs_nas.evaluation.foreign import read_vectors
+
+    if gallery is None or asked:
+        raise InputError(f"{query} is a folder; for one of .npy files give that of the gallery, --gallery DIR, alone")
+    arrays: dict[str, Any] = {}
+    for part, folder in (("query", query), ("gallery", gallery)):
+        names, vectors = read_vectors(folder)
+        records = named_records(names, example=_EXAMPLE.replace(".jpg", ".npy"))
+        kept = {record.path for record in records}  # junk is left out
+        arrays[f"{part}_features"] = vectors[[name in kept for name in names]]
+        arrays[f"{part}_pids"] = np.array([record.person for record in records], dtype=np.int64)
+        arrays[f"{part}_camids"] = np.array([record.camera for record in records], dtype=np.int64)
+        arrays[f"{part}_paths"] = np.array([record.path for record in records])
+    return _Ranked(FeatureSet(**arrays), "cosine")  # demo.py normalises them
+
+
+def _refuse_beside_matrix(given: Mapping[str, Any]) -> None:
+    """Raise ``InputError`` for an option that needs features, where distances are given."""
+    for name, value in given.items():
+        if value is not None and name not in ("protocol", "average_precision", "confidence", "max_rank"):
+            raise InputError(
+                f"--{name.replace('_', '-')} needs features, and a matrix of distances has none; leave it out"
+            )
 
 
 def _refuse_score_options(given: Mapping[str, Any], count: int) -> None:

@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from dcs_nas.cli.console import say, table
+from dcs_nas.cli.examples import epilog
 from dcs_nas.errors import InputError
 from dcs_nas.files import write_text
 from dcs_nas.runs import RunContents, RunFolder, find_runs, flat, list_runs
@@ -46,10 +47,11 @@ app = typer.Typer(
     cls=_ListFirst,
     help="The runs in a folder: dcs-nas runs [DIR] lists them, compare and delete act on some.",
     context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=epilog("runs"),
 )
 
 
-@app.command("list")
+@app.command("list", epilog=epilog("runs list"))
 def list_command(
     root: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where to look.")] = Path("results"),
     html: Annotated[
@@ -65,7 +67,7 @@ def list_command(
         say(f"page: {html}")
 
 
-@app.command()
+@app.command(epilog=epilog("runs compare"))
 def compare(
     run: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Two or more run folders.")],
 ) -> None:
@@ -91,7 +93,7 @@ def compare(
         table("scores", columns, [[name, *(_number(one.get(name)) for one in scores)] for name in names])
 
 
-@app.command()
+@app.command(epilog=epilog("runs delete"))
 def delete(
     run: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")],
     yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,

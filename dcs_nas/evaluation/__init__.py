@@ -6,7 +6,7 @@ from dcs_nas.evaluation.matching import AVERAGE_PRECISIONS
 from dcs_nas.evaluation.ranking import PROTOCOLS, rank, rank_distances, top_k
 from dcs_nas.evaluation.rerank import RerankedDistances, average_query_expansion, rerank, rerank_distances
 from dcs_nas.evaluation.result import RankingProtocol, RankingResult, average
-from dcs_nas.evaluation.scoring import Scored, changed, distances_of, score, settings_of
+from dcs_nas.evaluation.scoring import Scored, changed, distances_of, score, score_matrix, settings_of
 
 __all__ = [
     "AVERAGE_PRECISIONS",
@@ -32,6 +32,7 @@ __all__ = [
     "rerank_distances",
     "save_features",
     "score",
+    "score_matrix",
     "settings_of",
     "top_k",
 ]

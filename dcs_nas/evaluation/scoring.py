@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dcs_nas.config import EvaluateConfig
 from dcs_nas.errors import InputError
-from dcs_nas.evaluation.distances import DistanceBlocks, FeatureDistances
+from dcs_nas.evaluation.distances import DistanceBlocks, FeatureDistances, MatrixDistances
 from dcs_nas.evaluation.features import FeatureSet, as_matrix
 from dcs_nas.evaluation.matching import JUNK
 from dcs_nas.evaluation.ranking import rank_distances
@@ -90,6 +90,22 @@ def score(
     if settings.expand:
         method = {"method": "average query expansion", "neighbours": settings.expand, "alpha": settings.expand_alpha}
         result = replace(result, protocol=replace(result.protocol, expansion=method))
+    return Scored(result, distances, result.confidence(resamples=settings.confidence) if settings.confidence else None)
+
+
+def score_matrix(matrix: np.ndarray, labels: Mapping[str, np.ndarray], settings: EvaluateConfig) -> Scored:
+    """Return the scores of given distances (Q, G); ``labels`` are the last four arguments of ``rank_distances``."""
+    distances = MatrixDistances(matrix)
+    result = rank_distances(
+        distances,
+        labels["query_pids"],
+        labels["gallery_pids"],
+        labels["query_camids"],
+        labels["gallery_camids"],
+        protocol=settings.protocol or "cross_camera",
+        max_rank=settings.max_rank,
+        average_precision=settings.average_precision,
+    )
     return Scored(result, distances, result.confidence(resamples=settings.confidence) if settings.confidence else None)
 
 

@@ -1,0 +1,185 @@
+"""Settings in words: what each does, its type, bounds and default; a configuration as YAML with comments."""
+
+from __future__ import annotations
+
+import textwrap
+import types
+from collections.abc import Iterator
+from pathlib import Path, PurePath
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from dcs_nas.config import Config
+from dcs_nas.errors import InputError, choices
+from dcs_nas.settings import Settings, flow_yaml
+
+_BOUNDS = {"ge": "at least {}", "gt": "above {}", "le": "at most {}", "lt": "below {}"}
+_LENGTHS = {"min_length": "at least {} entries", "max_length": "at most {} entries"}
+_NAMES = {str: "text", int: "whole number", float: "number", bool: "true or false", type(None): "null", Any: "anything"}
+_PLURALS = {str: "texts", int: "whole numbers", float: "numbers", Path: "paths", Any: "anything"}
+_COLUMNS = 100  # of a comment
+
+
+class Key(NamedTuple):
+    """A setting by its full name, e.g. ``search.guard.ratio``, and its field."""
+
+    name: str
+    field: FieldInfo
+
+    @property
+    def settings(self) -> type[BaseModel] | None:
+        """The class of a section, or of the entries of a list; None for a single value."""
+        return settings_in(self.field.annotation)
+
+
+def keys(kind: type[BaseModel] = Config, prefix: str = "") -> Iterator[Key]:
+    """Yield every setting, sections before what is in them."""
+    for name, field in kind.model_fields.items():
+        key = Key(f"{prefix}{field.alias or name}", field)
+        yield key
+        if key.settings is not None:
+            yield from keys(key.settings, f"{key.name}.")
+
+
+def find_key(name: str) -> Key:
+    """Return a setting; ``InputError`` for an unknown one."""
+    known = {key.name: key for key in keys()}
+    if name not in known:
+        raise InputError(f"unknown setting '{name}'; {choices(name, _nearby(name, list(known)))}")
+    return known[name]
+
+
+def describe(key: Key) -> str:
+    """Return lines about a setting: what it does, its type, bounds and default, and for a section its settings."""
+    lines = [key.name, *textwrap.wrap(key.field.description or "", _COLUMNS)]
+    facts = {"type": type_in_words(key.field), "bounds": bounds(key.field), "default": default(key.field)}
+    lines += [f"{name}: {value}" for name, value in facts.items() if value]
+    if key.settings is not None:
+        inner = [one.removeprefix(f"{key.name}.") for one, _ in keys(key.settings, f"{key.name}.")]
+        lines += textwrap.wrap(f"settings: {', '.join(one for one in inner if '.' not in one)}", _COLUMNS)
+    return "\n".join(lines)
+
+
+def commented_yaml(settings: Settings, *, section: str | None = None) -> str:
+    """Return settings as YAML that loads back equal, above each setting what it does, its type and default.
+
+    Args:
+        settings: a configuration.
+        section: only this one, such as ``search`` or ``search.guard``.
+
+    Raises:
+        InputError: no such section, or one that the configuration leaves out.
+    """
+    if section is None:
+        return "\n".join(_lines(settings, "")) + "\n"
+    key, place = find_key(section), settings
+    if key.settings is None:
+        raise InputError(f"{section} is a setting, not a section; see it by dcs-nas config {section}")
+    parts = section.split(".")
+    for part in parts:
+        place = getattr(place, part)
+        if not isinstance(place, Settings):
+            raise InputError(f"the configuration has no section {section}; name another, or another configuration")
+    heads = [f"{'  ' * i}{part}:" for i, part in enumerate(parts)]
+    return "\n".join([*heads, *_lines(place, "  " * len(heads))]) + "\n"
+
+
+def _lines(settings: Settings, indent: str) -> Iterator[str]:
+    values = settings.model_dump(mode="json", by_alias=True)
+    for name, field in type(settings).model_fields.items():
+        key, value = field.alias or name, getattr(settings, name)
+        comment = " ".join(filter(None, (field.description, f"({_facts(field)})")))
+        yield from (f"{indent}# {line}" for line in textwrap.wrap(comment, _COLUMNS - len(indent)))
+        if isinstance(value, Settings) and type(value).model_fields:
+            yield f"{indent}{key}:"
+            yield from _lines(value, f"{indent}  ")
+        else:
+            yield f"{indent}{key}: {flow_yaml(values[key])}"
+
+
+def _facts(field: FieldInfo) -> str:
+    """Return type, bounds and default in one phrase."""
+    found = [type_in_words(field), bounds(field), f"default {default(field)}"]
+    return ", ".join(filter(None, found))
+
+
+def _nearby(name: str, known: list[str]) -> list[str]:
+    """Return the settings of the deepest section that ``name`` begins with."""
+    while "." in name:
+        name = name.rpartition(".")[0]
+        inside = [key for key in known if key.startswith(f"{name}.")]
+        if inside:
+            return inside
+    return [key for key in known if "." not in key]
+
+
+def settings_in(annotation: Any) -> type[BaseModel] | None:
+    """Return the class of settings in an annotation such as ``SearchConfig | None``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for a in get_args(annotation) if (found := settings_in(a)) is not None), None)
+
+
+def type_in_words(field: FieldInfo) -> str:
+    """Return the type of a setting: ``float | None`` is "number or null"."""
+    if settings_in(field.annotation) is not None:
+        return "list of sections" if get_origin(field.annotation) is tuple else "section"
+    return annotation_in_words(field.annotation)
+
+
+def annotation_in_words(annotation: Any) -> str:
+    """Return a type in words."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if annotation in _NAMES:
+        return _NAMES[annotation]
+    if origin is Literal:
+        return " or ".join(plain(value) for value in inner)
+    if origin in (Union, types.UnionType):
+        return " or ".join(annotation_in_words(a) for a in inner)
+    if origin is Annotated:
+        return annotation_in_words(inner[0])
+    if origin is tuple and inner[-1] is not Ellipsis:
+        return f"list of {len(inner)}: {', '.join(dict.fromkeys(map(annotation_in_words, inner)))}"
+    if origin in (list, tuple):
+        return f"list of {_PLURALS.get(inner[0]) or annotation_in_words(inner[0])}"
+    if origin is dict:
+        return f"mapping of {annotation_in_words(inner[0])} to {annotation_in_words(inner[1])}"
+    if isinstance(annotation, type) and issubclass(annotation, PurePath):
+        return "path"
+    return annotation_in_words(origin) if origin else getattr(annotation, "__name__", str(annotation))
+
+
+def bounds(field: FieldInfo) -> str:
+    """Return the bounds of a setting's value, or nothing."""
+    found = []
+    for item in field.metadata:
+        for name, text in _BOUNDS.items():
+            if (value := getattr(item, name, None)) is not None:
+                found.append(text.format(f"{value:,}" if isinstance(value, int) else f"{value:g}"))
+        for name, text in _LENGTHS.items():
+            if (value := getattr(item, name, None)) is not None:
+                found.append(text.format(value))
+        if (pattern := getattr(item, "pattern", None)) is not None:
+            found.append(f"matches {pattern}")
+    return ", ".join(found)
+
+
+def default(field: FieldInfo) -> str:
+    """Return the default of a setting as YAML writes it; words for a section's."""
+    if field.is_required():
+        return "none: it must be given"
+    value = field.get_default(call_default_factory=True)
+    if isinstance(value, BaseModel):
+        return "its own defaults"
+    return "left out" if value is None and settings_in(field.annotation) else plain(value)
+
+
+def plain(value: Any) -> str:
+    """Return a value as YAML writes it."""
+    if isinstance(value, (tuple, list)):
+        return f"[{', '.join(map(plain, value))}]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,203 @@
+"""Features and distance matrices of torchreid and fast-reid, for ``dcs-nas rank``. Nothing is unpickled.
+
+Neither project writes a labelled features file by itself, so what is read are the arrays that their evaluations hold,
+under the names that these have there, saved by ``numpy.savez`` or ``torch.save``:
+
+- torchreid (KaiyangZhou/deep-person-reid at f8cd150): ``qf gf q_pids g_pids q_camids g_camids`` and ``distmat`` of
+  torchreid/engine/engine.py; ``query_f gallery_f query_label gallery_label query_cam gallery_cam`` of
+  torchreid/utils/GPU-Re-Ranking/main.py.
+- fast-reid (JDAI-CV/fast-reid at c9bc3ce): ``query_features query_pids query_camids`` and ``gallery_...`` of
+  fastreid/evaluation/reid_evaluation.py, which are ours too; there also ``feats pids camids`` of all images, queries
+  first; ``distmat.npy`` of projects/NAIC20/naic/naic_evaluator.py; an .npy file for each image of demo/demo.py.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dcs_nas.errors import InputError
+from dcs_nas.evaluation.features import FEATURE_KEYS, FeatureSet, as_matrix
+from dcs_nas.files import require_file, require_moderate_growth
+
+_TORCH = (".pt", ".pth", ".bin", ".tar")
+_PICKLES = (".pkl", ".pickle", ".p")
+_NAMES = {
+    "torchreid": ("qf", "gf", "q_pids", "g_pids", "q_camids", "g_camids"),
+    "torchreid's re-ranking": (
+        *("query_f", "gallery_f", "query_label", "gallery_label"),
+        *("query_cam", "gallery_cam"),
+    ),
+    "fast-reid": FEATURE_KEYS,
+}
+_TOGETHER = ("feats", "pids", "camids")
+_LABELS = FEATURE_KEYS[2:]
+_MATRICES = ("distmat", "dist")
+_SAVED = "numpy.savez or torch.save"
+
+
+def is_foreign(file: Path) -> bool:
+    """Return whether a file may be one of these: by its ending, a folder, or by the names in it."""
+    if file.is_dir() or file.suffix.lower() in (*_TORCH, *_PICKLES, ".npy"):
+        return True
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            names = set(arrays.files)
+    except Exception:  # whatever is wrong with it, our own reader says so
+        return False
+    known = [set(group) for group in _NAMES.values()] + [set(_TOGETHER), {_MATRICES[0]}, {_MATRICES[1]}]
+    return not set(FEATURE_KEYS) <= names and any(group <= names for group in known)
+
+
+def read_foreign(file: Path, *, queries: int | None = None) -> FeatureSet:
+    """Return the features of a file of torchreid or fast-reid.
+
+    Args:
+        file: .npz, .pt or .pth.
+        queries: how many of ``feats pids camids`` are queries, fast-reid's ``num_query``.
+
+    Raises:
+        InputError: a pickle, other names, or arrays that don't fit.
+    """
+    arrays = _arrays(file)
+    for names in _NAMES.values():
+        if set(names) <= set(arrays):
+            return _features(file, {ours: arrays[theirs] for ours, theirs in zip(FEATURE_KEYS, names)})
+    if set(_TOGETHER) <= set(arrays):
+        if queries is None or not 0 < queries < len(arrays["feats"]):
+            raise InputError(
+                f"{file} holds {len(arrays['feats'])} images, the queries first; say how many these are: --queries N"
+            )
+        parts = {name: (arrays[name][:queries], arrays[name][queries:]) for name in _TOGETHER}
+        return _features(file, dict(zip(FEATURE_KEYS, (half for name in _TOGETHER for half in parts[name]))))
+    raise InputError(f"{file} holds {_listing(arrays)}; expected the arrays {' '.join(_NAMES['torchreid'])}")
+
+
+def read_matrix(file: Path, labels: Path | None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Return a distance matrix (Q, G), and the identities and cameras of its sides under our names.
+
+    Args:
+        file: ``distmat.npy``, or a file that holds ``distmat`` beside the labels.
+        labels: a file with ``q_pids g_pids q_camids g_camids``, where ``file`` has none.
+
+    Raises:
+        InputError: no matrix, no labels, or sides that don't fit.
+    """
+    arrays = _arrays(file)
+    matrix = next((arrays[name] for name in ("", *_MATRICES) if name in arrays), None)
+    if matrix is None:
+        raise InputError(f"{file} holds {_listing(arrays)}; expected a matrix of distances, distmat")
+    held = {**arrays, **(_arrays(labels) if labels is not None else {})}
+    for names in _NAMES.values():
+        if set(names[2:]) <= set(held):
+            found = {ours: held[theirs] for ours, theirs in zip(_LABELS, names[2:])}
+            as_matrix("distances", matrix)
+            return matrix, found
+    raise InputError(
+        f"{labels or file} says not who is in the images; give --labels FILE.npz with q_pids, g_pids, q_camids and "
+        "g_camids, in the order of the matrix"
+    )
+
+
+def is_matrix(file: Path) -> bool:
+    """Return whether a file holds a distance matrix: ``distmat`` or ``dist`` by name, or a single array."""
+    if file.suffix.lower() == ".npy" or not is_foreign(file) or file.is_dir():
+        return file.suffix.lower() == ".npy"
+    return bool({"", *_MATRICES} & set(_arrays(file)))
+
+
+def read_vectors(folder: Path) -> tuple[list[str], np.ndarray]:
+    """Return names and features (N, D) of a folder of .npy files, one for each image, as fast-reid's demo.py writes.
+
+    Raises:
+        InputError: no such files, or vectors of different lengths.
+    """
+    files = sorted(folder.glob("*.npy"))
+    if not files:
+        raise InputError(
+            f"{folder} holds no .npy files; expected one for each image, as fast-reid's demo.py writes them"
+        )
+    vectors = [_arrays(file)[""].reshape(-1) for file in files]
+    lengths = sorted({len(vector) for vector in vectors})
+    if len(lengths) > 1:
+        raise InputError(f"the vectors in {folder} have {lengths[0]} to {lengths[-1]} numbers; expected all alike")
+    return [file.stem for file in files], np.stack(vectors)
+
+
+def _arrays(file: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of a file by name; a single one has the name ''."""
+    if file.suffix.lower() in _PICKLES:
+        raise InputError(
+            f"{file} is a pickle, which can run code and is not read; if you trust it, convert it once: python -c "
+            f"\"import pickle, numpy; numpy.savez('{file.stem}.npz', **pickle.load(open('{file}', 'rb')))\""
+        )
+    require_file(file, what="features file")
+    require_moderate_growth(file, what="features file")
+    try:
+        content = _read_torch(file) if file.suffix.lower() in _TORCH else _read_numpy(file)
+    except Exception as error:  # a damaged file leads the parsers to exceptions of any kind
+        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        raise InputError(
+            f"{file} cannot be read as plain arrays ({reason}); save a dict of arrays or tensors by {_SAVED}"
+        ) from None
+    return content
+
+
+def _read_numpy(file: Path) -> dict[str, np.ndarray]:
+    found = np.load(file, allow_pickle=False)
+    if isinstance(found, np.ndarray):
+        return {"": found}
+    with found as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+def _read_torch(file: Path) -> dict[str, np.ndarray]:
+    """Return tensors, arrays and lists of numbers by name; of a list of batches (fast-reid's) each joined."""
+    with torch.serialization.safe_globals(_plain_arrays()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    if isinstance(content, (list, tuple)) and content and all(isinstance(part, Mapping) for part in content):
+        return {name: np.concatenate([_array(part[name]) for part in content]) for name in content[0]}
+    if not isinstance(content, Mapping):
+        return {"": _array(content)}
+    return {str(name): _array(value) for name, value in content.items() if _is_numbers(value)}
+
+
+def _plain_arrays() -> list[Any]:
+    """Return what rebuilds NumPy arrays of numbers, which torch refuses unless it is named."""
+    array = np.zeros(1)
+    rebuild = array.__reduce__()[0]
+    return [
+        np.ndarray,
+        np.dtype,
+        *{type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1")},
+        (rebuild, "numpy.core.multiarray._reconstruct"),
+        (rebuild, "numpy._core.multiarray._reconstruct"),
+    ]
+
+
+def _is_numbers(value: Any) -> bool:
+    return isinstance(value, (Tensor, np.ndarray, Sequence)) and not isinstance(value, str)
+
+
+def _array(value: Any) -> np.ndarray:
+    return (
+        value.detach().float().numpy() if isinstance(value, Tensor) and value.is_floating_point() else np.asarray(value)
+    )
+
+
+def _features(file: Path, arrays: Mapping[str, Any]) -> FeatureSet:
+    try:
+        return FeatureSet(**{name: np.asarray(value) for name, value in arrays.items()})
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from None
+
+
+def _listing(arrays: Mapping[str, Any]) -> str:
+    return ", ".join(name or "a single array" for name in list(arrays)[:8]) or "nothing"
