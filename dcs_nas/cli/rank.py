@@ -192,8 +192,8 @@ def _read(
         )
     model = OnnxModel(file)
     if root is not None:
-        queries, found, protocol = _test_images(root, data, options, labelled=labelled)
-        return _extracted(model, queries if query is None else _listed(query, labelled=False), found, protocol)
+        own, found, protocol = _test_images(root, data, options, labelled=labelled)
+        return _extracted(model, own if query is None else _listed(query, labelled=False), found, protocol)
     assert query is not None
     assert gallery is not None
     return _extracted(model, _listed(query, labelled=labelled), _listed(gallery, labelled=labelled), "cross_camera")

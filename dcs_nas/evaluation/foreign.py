@@ -194,7 +194,8 @@ def _array(value: Any) -> np.ndarray:
 
 def _features(file: Path, arrays: Mapping[str, Any]) -> FeatureSet:
     try:
-        return FeatureSet(**{name: np.asarray(value) for name, value in arrays.items()})
+        values: dict[str, Any] = {name: np.asarray(value) for name, value in arrays.items()}
+        return FeatureSet(**values)
     except InputError as error:
         raise InputError(f"{file}: {error}") from None
 
