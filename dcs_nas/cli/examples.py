@@ -8,6 +8,10 @@ EXAMPLES: dict[str, tuple[str, str]] = {
         "dcs-nas search demo -o data.root=people -o search.epochs=5",
         "dcs-nas search market1501_search -o data.root=/data/market --resume",
     ),
+    "pretrain": (
+        "dcs-nas pretrain pretrain_imagenet -o data.root=/data/imagenet --genotype genotype.yaml",
+        "dcs-nas pretrain pretrain_imagenet -o data.root=/data/imagenet --resume",
+    ),
     "retrain": (
         "dcs-nas retrain demo -o data.root=people --genotype genotype.yaml",
         "dcs-nas retrain agw_r50 -o data.root=/data/market --out results/agw",
