@@ -60,6 +60,8 @@ CHECKED = {
     "retrain dcs_dnas_3x_market1501": "49 blocks",
     "search osnet_ain_msmt17": "a supernet of 24 blocks, and data that are not here",
     "retrain osnet_ain_msmt17": "data that are not here",
+    "search msinet_search": "identities of both halves fill no batch; tests/test_msi_space.py runs such a search",
+    "retrain msinet_retrain": "its search is not run",
 }
 # Other programs: what their lines begin with.
 _OTHERS = (". .venv/bin/activate", "tensorboard --logdir", "ruff ", "mypy", "pytest ")

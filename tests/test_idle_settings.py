@@ -51,6 +51,8 @@ IDLE: dict[str, tuple[str, ...]] = {
     "loss.triplet_mining": ("weighted", "loss.triplet_weight=0"),
     "loss.circle_margin": ("0.3",),
     "loss.circle_scale": ("64",),
+    "retrain.head.parts_channels": ("64",),
+    "retrain.head.parts_from": ("layer1",),
     "retrain.head.scale": ("30",),
     "retrain.head.margin": ("0.5",),
     "evaluate.neck": ("before", "retrain.head.neck=false"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from dcs_nas.losses import Objective
 from dcs_nas.losses.margin_softmax import margin_logits
 from dcs_nas.losses.reid import circle_loss, triplet_loss, weighted_triplet_loss
 from dcs_nas.models.backbones import BACKBONES
-from dcs_nas.models.backbones.msinet import MSINet, PublishedMSINet
+from dcs_nas.models.backbones.msinet import INTERACTIONS, MSINet, MSITrunk, PublishedMSINet
 from dcs_nas.models.backbones.transreid import PublishedTransReID, TransReID
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.models.pooling import POOLS
@@ -36,7 +37,9 @@ def heads(golden: Callable[[str], dict[str, np.ndarray]]) -> Golden:
 
 def near(found: Tensor, expected: Tensor) -> None:
     """Equal to 1e-5 of the largest value."""
-    torch.testing.assert_close(found, expected.to(found.dtype), rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+    torch.testing.assert_close(
+        found, expected.to(found.dtype), rtol=1e-5, atol=1e-5 * float(expected.detach().abs().max())
+    )
 
 
 @pytest.mark.parametrize("kind", ["cosface", "arcface", "circle"])
@@ -265,6 +268,107 @@ def test_a_pooling_for_a_backbone_that_gives_vectors_is_refused() -> None:
         ReidNetwork(backbone, 5, height=160, width=64, head=HeadConfig(pool="gem"))
 
 
+def test_the_head_of_stripes_equals_the_published_one_of_both_halves(
+    golden: Callable[[str], dict[str, np.ndarray]],
+) -> None:
+    """On the network of the published genotype: both vectors side by side, and the scores of the second one."""
+    values = golden("msinet")
+    state = {name.removeprefix("state/"): torch.as_tensor(v) for name, v in values.items() if name.startswith("state/")}
+    names, channels = values["genotype"].tolist(), values["channels"].tolist()
+    backbone = MSITrunk([INTERACTIONS[name] for name in names], channels)
+    backbone.load_state_dict({name: state[name] for name in backbone.state_dict()})
+    x, identities = torch.as_tensor(values["x"]), len(state["classifier.weight"])
+    head = HeadConfig(parts=2, parts_from="cells.5", classifier="biased", square=True, test_weights=(1, 1))
+    network = ReidNetwork(backbone, identities, height=x.shape[2], width=x.shape[3], head=head)
+    layers = {"square": "fc", "neck": "head", "classifier": "classifier"}
+    published = {f"heads.0.{ours}.": f"{theirs}." for ours, theirs in layers.items()}
+    published |= {f"heads.1.{ours}.": f"f_{theirs}." for ours, theirs in layers.items()}
+    published |= {"heads.1.pool.reduce.": "f_conv.", "backbone.": ""}
+    network.load_state_dict(
+        {
+            name: state[name.replace(ours, theirs)]
+            for name in network.state_dict()
+            for ours, theirs in published.items()
+            if name.startswith(ours)
+        }
+    )
+    network.eval()
+    near(network(x), torch.as_tensor(values["feature_eval_after_neck"]))
+    network.test_neck = "before"
+    near(network(x), torch.as_tensor(values["feature_eval"]))
+    embedding = network.train()(x)
+    assert embedding.logits is not None
+    found = {"feature_train": embedding.features, "logits_train": torch.stack(embedding.logits)}
+    for name, tensor in found.items():  # rounding that batch statistics amplify: tests/test_published_backbones.py
+        expected = torch.as_tensor(values[name])
+        torch.testing.assert_close(tensor, expected, rtol=0, atol=5e-4 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize(("name", "parts", "part", "pool"), [
+    ("resnet10_small", 2, None, "gem"), ("resnet10_small", 3, "layer2", "max"), ("osnet_x0_25", 2, "conv3", "avg"),
+])  # fmt: skip
+def test_the_head_of_stripes_equals_a_slow_loop(name: str, parts: int, part: str | None, pool: str) -> None:
+    backbone = BACKBONES[name](height=80, width=48)
+    head = HeadConfig(parts=parts, parts_channels=5, parts_from=part, pool=pool)
+    network = ReidNetwork(backbone, 4, height=80, width=48, head=head).eval()
+    images = torch.rand(2, 3, 80, 48)
+    maps: list[Tensor] = []
+    read = backbone if part is None else backbone.get_submodule(part)
+    read = read[-1] if part == "layer2" else read  # type: ignore[operator, assignment]
+    handle = read.register_forward_hook(lambda _m, _i, y: maps.append(y))
+    found = network.embed(images)
+    handle.remove()
+    whole, stripes = network.heads
+    weight, bias = stripes.pool.reduce.weight[:, :, 0, 0], stripes.pool.reduce.bias
+    (x,) = maps
+    rows = x.shape[2]
+    expected = []
+    for n in range(parts):
+        top, bottom = n * rows // parts, (n + 1) * rows // parts
+        places = [
+            weight @ x[:, :, i, j].T + bias[:, None] for i in range(top, bottom) for j in range(x.shape[3])
+        ]  # fmt: skip
+        stack = torch.stack(places)
+        if pool == "avg":
+            expected.append(sum(places) / len(places))
+        else:
+            expected.append(stack.amax(0) if pool == "max" else stack.clamp(min=1e-6).pow(3).mean(0).pow(1 / 3))
+    vector = torch.cat(expected).T
+    near(found.features[:, network.widths[0] :], vector)
+    assert found.logits is not None
+    near(found.logits[1], stripes.classifier(stripes.neck(vector)))
+    both = [F.normalize(h(v)) for h, v in zip((whole, stripes), found.features.split(network.widths, dim=1))]
+    near(network(images), torch.cat(both, dim=1))
+    assert network.num_features == network.widths[0] + 5 * parts
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "message"),
+    [
+        ("vit_small", {"parts": 2}, "parts is 2, but the output of VisionTransformer is no map"),
+        ("hacnn", {"parts": 2}, "parts is 2, but the output of HACNN is no map"),
+        ("resnet10_small", {"parts": 16}, "parts is 16, but .* has 10 rows for images of 80 x 32"),
+        ("resnet10_small", {"parts": 2, "parts_from": "layer9"}, "'layer9'.*did you mean layer"),
+        (
+            "resnet10_small",
+            {"parts": 2, "parts_from": "tail"},
+            "is 'tail', no part of ResNet; known: .*layer2",
+        ),
+    ],
+)
+def test_stripes_that_cannot_be_cut_are_refused_in_one_line(name: str, head: dict[str, Any], message: str) -> None:
+    height, width = (160, 64) if name == "hacnn" else (80, 32)
+    backbone = BACKBONES[name](height=height, width=width)
+    with pytest.raises(InputError, match=message) as refusal:
+        ReidNetwork(backbone, 5, height=height, width=width, head=HeadConfig(**head))
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_single_stripe_is_refused() -> None:
+    with pytest.raises(ValueError, match="parts is 1, which is the whole map"):
+        HeadConfig(parts=1)
+
+
 @pytest.mark.parametrize(
     ("head", "loss"),
     [
@@ -272,8 +376,9 @@ def test_a_pooling_for_a_backbone_that_gives_vectors_is_refused() -> None:
         ({"pool": "gem_fixed", "classifier": "cosface", "scale": 30}, {"triplet_mining": "weighted"}),
         ({"pool": "max", "classifier": "arcface", "margin": 0.5}, {"triplet_weight": 0, "circle_weight": 0.1}),
         ({"neck": False, "classifier": "biased"}, {"triplet_weight": 0}),
+        ({"parts": 2, "parts_from": "layer2", "pool": "gem"}, {}),
     ],
-    ids=["sbs", "agw", "arcface", "hacnn"],
+    ids=["sbs", "agw", "arcface", "hacnn", "stripes"],
 )
 def test_a_published_head_trains_and_is_evaluated(head: dict, loss: dict, people: Path, tmp_path: Path) -> None:
     retrain = {"backbone": "resnet10_small", "head": head, "epochs": 1, "warmup_epochs": 0}

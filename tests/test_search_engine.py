@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import yaml
 from torch import Tensor, nn
 
@@ -67,6 +68,7 @@ OPTIONS = {
     "dirichlet": ["relaxation={kind: dirichlet, anchor: 0.01}"],
     "partial": ["relaxation.partial_channels=2"],
     "overlap": ["identity_overlap=0.5"],
+    "twins": ["identity_overlap=0.5", "memory={levels: both, update: each}"],
     "cost": ["cost={kind: flops, form: multiplicative, beta: 0.6}"],
     "checkpointed": ["checkpoint_activations=true"],
 }
@@ -87,6 +89,9 @@ def test_every_option_searches_and_the_same_seed_gives_the_same_alphas(name: str
     if name == "overlap":
         assert rows[1]["architecture/prototype"] > 0
         assert "architecture/identity" not in rows[1]
+    if name == "twins":
+        assert min(rows[1]["weights/prototype"], rows[1]["architecture/prototype"]) > 0
+        assert not {"weights/identity", "architecture/identity"} & set(rows[1])
     if name == "cost":
         assert rows[1]["architecture/cost"] > 0
     if name == "dirichlet":
@@ -252,6 +257,45 @@ def test_prototypes_equal_a_loop() -> None:
     found.backward()
     assert features.grad is not None
     assert float(features.grad[2].abs().sum()) == 0
+
+
+def test_prototypes_that_move_by_each_image_equal_the_published_loop() -> None:
+    """vimar-gu/MSINet, reid/models/cm.py: from zeros, image by image."""
+    memory = PrototypeMemory(num_identities=3, feature_dim=4, momentum=0.2, update="each")
+    expected = torch.zeros(3, 4)
+    for _ in range(3):
+        features, labels = torch.randn(7, 4), torch.tensor([2, 0, 2, 1, 0, 2, 0])
+        memory.update(features, labels)
+        for f, y in zip(F.normalize(features), labels.tolist()):
+            moved = 0.2 * expected[y] + 0.8 * f
+            expected[y] = moved / moved.norm()
+    torch.testing.assert_close(memory.prototypes, expected)
+    features, labels = torch.randn(5, 4), torch.tensor([0, 1, 2, 1, 0])
+    loss = F.cross_entropy(F.normalize(features) @ expected.T / 0.05, labels)
+    torch.testing.assert_close(memory(features, labels), loss)
+
+
+def test_twin_memories_learn_their_own_half_alone(job: Path, tmp_path: Path) -> None:
+    run_search(_config(job, "identity_overlap=0", "memory.levels=both"), tmp_path / "run")
+    state = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["state_dict"]
+    alphas, weights = state["memory.seen"], state["weight_memory.seen"]
+    assert alphas.any()
+    assert weights.any()
+    assert not (alphas & weights).any()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["search.memory.momentum=0.5"], "memory is set, but memory.levels is 'auto' and identity_overlap is 1"),
+        (["search.memory.levels=both", "loss.identity_weight=0"], "levels is 'both', but loss.identity_weight is 0"),
+    ],
+)
+def test_a_memory_that_nothing_would_read_is_refused(
+    settings: list[str], message: str, job: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=message):
+        run_search(load_config(job, settings), tmp_path / "run")
 
 
 def test_statistics_are_left_alone_or_measured_anew() -> None:

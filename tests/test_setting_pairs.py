@@ -68,6 +68,7 @@ FACTORS: dict[str, list[str]] = {
     "search.choose": ["last", "best"],
     "search.validation": ["0", "0.25"],
     "search.identity_overlap": ["1", "0.5"],
+    "search.memory.levels": ["auto", "both", "both search.memory.update=each"],
     "search.cost.kind": ["none", "flops search.cost.target=1000",
                          "flops search.cost.form=multiplicative search.cost.beta=0.1",
                          "parameters search.cost.form=multiplicative search.cost.target=1000"],
@@ -84,7 +85,7 @@ FACTORS: dict[str, list[str]] = {
 }  # fmt: skip
 OF_BILEVEL = (
     "search.order", "search.relaxation", "search.derivation", "search.guard", "search.choose",
-    "search.identity_overlap", "search.checkpoint_activations",
+    "search.identity_overlap", "search.memory", "search.checkpoint_activations",
 )  # fmt: skip
 OF_CELLS = {
     "search.strategy": "random|nni",
@@ -109,6 +110,7 @@ REFUSED: list[tuple[str, str, str, str]] = [
     ("loss.ib_kind", "none", "loss.ib_input", "stem"),
     ("loss.ib_kind", "none", "loss.ib_estimate", "exact"),
     ("loss.triplet_weight", "0", "loss.identity_weight", "0"),
+    ("search.memory.levels", "both", "loss.identity_weight", "0"),
 ]
 """Factor, expression for its choices, factor, expression: what is refused in one line before a job starts."""
 NEEDS: dict[str, dict[str, str]] = {

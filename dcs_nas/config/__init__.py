@@ -13,6 +13,7 @@ from dcs_nas.config.data import AugmentConfig, DataConfig, DataSource, EvaluateC
 from dcs_nas.config.search import (
     CostConfig,
     GuardConfig,
+    MemoryConfig,
     PerturbationConfig,
     RelaxationConfig,
     RetrievalConfig,
@@ -35,6 +36,7 @@ __all__ = [
     "GuardConfig",
     "HeadConfig",
     "LossConfig",
+    "MemoryConfig",
     "PerturbationConfig",
     "PretrainConfig",
     "RelaxationConfig",

@@ -43,6 +43,7 @@ EFFECTS = (
         "loss.triplet_margin loss.triplet_mining loss.triplet_normalize loss.triplet_branches", "loss.triplet_weight"
     ),
     Effect("loss.circle_margin loss.circle_scale", "loss.circle_weight"),
+    Effect("retrain.head.parts_channels retrain.head.parts_from", "retrain.head.parts"),
     Effect("retrain.head.scale retrain.head.margin", "retrain.head.classifier", ("cosface", "arcface", "circle")),
     Effect("evaluate.neck retrain.head.loss_features", "retrain.head.neck retrain.head.square"),
     Effect("loss.ib_grid loss.ib_temperature loss.ib_normalize", "loss.ib_kind"),
@@ -66,7 +67,7 @@ EFFECTS = (
     Effect(
         "search.order search.hessian search.relaxation search.identity_overlap search.choose search.derivation "
         "search.perturbation search.retrieval search.guard search.checkpoint_activations search.arch_betas "
-        "search.arch_weight_decay",
+        "search.arch_weight_decay search.memory",
         "search.strategy",
         ("bilevel",),
     ),

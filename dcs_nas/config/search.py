@@ -167,14 +167,28 @@ class TrialsConfig(Settings):
         return self
 
 
+class MemoryConfig(Settings):
+    """Prototypes of identities in place of a classifier (``dcs_nas.losses.reid.PrototypeMemory``).
+
+    ``levels``: ``auto`` gives the alphas a memory where ``search.identity_overlap`` is below 1, updated by both halves;
+    ``both`` gives the weights and the alphas one each, updated by their own half (MSINet's twins contrastive search).
+    A prototype moves by the ``mean`` of its identity's images in a batch (SpCL), or by ``each`` in turn (MSINet).
+    """
+
+    levels: Literal["auto", "both"] = "auto"
+    temperature: float = Field(default=0.05, gt=0, le=100)
+    momentum: float = Field(default=0.2, ge=0, lt=1)
+    update: Literal["mean", "each"] = "mean"
+
+
 class SearchConfig(Settings):
     """The bilevel search: weights by SGD and a cosine schedule, architecture parameters (alphas) by Adam.
 
     ``order`` 2 differentiates through the next step of the weights, by ``hessian``. ``weight_share`` of the training
     images move the weights, the others the alphas: of every person where ``identity_overlap`` is 1; below, only that
-    share of the people is in both halves, and the alphas learn from losses that need no classifier. The share
-    ``validation`` of the people is in neither: retrieval among them is measured every ``validate_every`` epochs, and
-    ``choose: best`` takes the genotype of the best of these. A genotype is derived by the ``strongest`` alphas, by
+    share of the people is in both halves, and the alphas learn from losses that need no classifier (``memory``). The
+    share ``validation`` of the people is in neither: retrieval among them is measured every ``validate_every`` epochs,
+    and ``choose: best`` takes the genotype of the best of these. A genotype is derived by the ``strongest`` alphas, by
     ``perturbation``, or by ``retrieval`` among those people, for supernets that train sampled paths.
     """
 
@@ -199,6 +213,7 @@ class SearchConfig(Settings):
     hessian: Literal["exact", "finite_difference"] = "exact"
     relaxation: RelaxationConfig = RelaxationConfig()
     identity_overlap: float = Field(default=1.0, ge=0, le=1)
+    memory: MemoryConfig = MemoryConfig()
     validation: float = Field(default=0.0, ge=0, lt=1)
     validate_every: int = Field(default=5, ge=1)
     choose: Literal["last", "best"] = "last"
@@ -229,6 +244,20 @@ class SearchConfig(Settings):
                 f"warmup_epochs {self.warmup_epochs} leaves no epoch of {self.epochs} in which alphas would move"
             )
         return self
+
+    @model_validator(mode="after")
+    def _check_memory(self) -> SearchConfig:
+        if self.memory != MemoryConfig() and self.memory.levels == "auto" and self.identity_overlap == 1:
+            raise ValueError(
+                "memory is set, but memory.levels is 'auto' and identity_overlap is 1, which needs no memory; set "
+                "memory.levels to both, or identity_overlap below 1"
+            )
+        return self
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether the alphas learn from prototypes in place of a classifier."""
+        return self.identity_overlap < 1 or self.memory.levels == "both"
 
     @model_validator(mode="after")
     def _check_strategy(self) -> SearchConfig:

@@ -110,6 +110,10 @@ class HeadConfig(Settings):
     this ``scale`` and ``margin`` (``dcs_nas.losses.margin_softmax``; 30 and 0.35 or 0.5 are usual for cosface and
     arcface, 64 and 0.35 for circle).
 
+    ``parts`` adds a vector, of that many horizontal stripes (2: MSINet's upper and lower half): a map reduced to
+    ``parts_channels`` by a 1x1 convolution, each stripe pooled, side by side, with its own neck and classifier. The map
+    is the backbone's, or the output of the submodule ``parts_from``, such as ``layer3`` of a ResNet.
+
     In tests several vectors of a network stand side by side, each scaled to length 1, or as they are times
     ``test_weights``, one for each (TransReID: 1 and four times 1/4); 0 leaves a vector out.
     """
@@ -122,6 +126,9 @@ class HeadConfig(Settings):
     scale: float = Field(default=64.0, gt=0)
     margin: float = Field(default=0.35, ge=0, le=1.5)
     test_weights: BranchWeights | None = None
+    parts: int = Field(default=0, ge=0, le=16)
+    parts_channels: int = Field(default=128, ge=1, le=4096)
+    parts_from: str | None = Field(default=None, min_length=1, max_length=200)
 
     @field_validator("test_weights")
     @classmethod
@@ -129,6 +136,12 @@ class HeadConfig(Settings):
         if value is not None and not any(value):
             raise ValueError("all are 0, which leaves no feature; give one vector a weight, or leave it out")
         return value
+
+    @model_validator(mode="after")
+    def _check(self) -> HeadConfig:
+        if self.parts == 1:
+            raise ValueError("parts is 1, which is the whole map; expected 0 for none, or at least 2 stripes")
+        return self
 
     @property
     def margin_softmax(self) -> bool:

@@ -5,6 +5,8 @@ Shapes: n samples, D feature dimensions, K classes.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -130,25 +132,33 @@ class PrototypeMemory(nn.Module):
 
     L = -1/n sum_i log softmax_k(f_i . c_k / t)[y_i], f_i the unit feature, over the identities seen so far (Ge et al.,
     SpCL, arXiv 2006.02713, eq. 1, with identities for clusters). The update is c <- m c + (1 - m) mean f of the
-    identity's images in the batch, then c / |c| (eq. 3); an identity's first batch sets it.
+    identity's images in the batch, then c / |c| (eq. 3); an identity's first batch sets it. With ``update`` "each", c
+    moves so by every image of the batch in turn (vimar-gu/MSINet at 2a8845b, reid/models/cm.py).
 
     Args:
         num_identities: K, labels 0 .. K - 1.
         feature_dim: D.
         temperature: t.
         momentum: m.
+        update: ``mean`` or ``each``.
     """
 
     prototypes: Tensor
     seen: Tensor
 
     def __init__(
-        self, *, num_identities: int, feature_dim: int, temperature: float = 0.05, momentum: float = 0.2
+        self,
+        *,
+        num_identities: int,
+        feature_dim: int,
+        temperature: float = 0.05,
+        momentum: float = 0.2,
+        update: Literal["mean", "each"] = "mean",
     ) -> None:
         super().__init__()
         if not temperature > 0 or not 0 <= momentum < 1:
             raise InputError(f"temperature {temperature} and momentum {momentum}: expected above 0, and 0 up to 1")
-        self.temperature, self.momentum = temperature, momentum
+        self.temperature, self.momentum, self.by_each = temperature, momentum, update == "each"
         self.register_buffer("prototypes", torch.zeros(num_identities, feature_dim))
         self.register_buffer("seen", torch.zeros(num_identities, dtype=torch.bool))
 
@@ -170,9 +180,18 @@ class PrototypeMemory(nn.Module):
     @full_precision
     def update(self, features: Tensor, labels: Tensor) -> None:
         """Move the prototypes of the identities in a batch, shaped as in ``forward``."""
+        if self.by_each:
+            same = labels[:, None] == labels[None, :]
+            turns = same.tril(-1).sum(1)  # how many images of its identity stand before an image
+            for turn in range(int(turns.max()) + 1 if len(labels) else 0):
+                self._move(labels[turns == turn], F.normalize(features[turns == turn]))
+            return
         identities, index = labels.unique(return_inverse=True)
         sums = torch.zeros(len(identities), features.shape[1], dtype=features.dtype, device=features.device)
-        means = F.normalize(sums.index_add_(0, index, F.normalize(features)))
+        self._move(identities, F.normalize(sums.index_add_(0, index, F.normalize(features))))
+
+    def _move(self, identities: Tensor, means: Tensor) -> None:
+        """Move the prototypes of different identities (k,) towards unit vectors (k, D)."""
         kept = self.momentum * self.seen[identities].to(means.dtype)[:, None]
         moved = kept * self.prototypes[identities].to(means.dtype) + (1 - kept) * means
         self.prototypes[identities] = F.normalize(moved).to(self.prototypes.dtype)

@@ -8,7 +8,7 @@ from torch import nn
 
 from dcs_nas.config import CostConfig, DataConfig, DcsConfig, RetrainConfig, SearchConfig
 from dcs_nas.errors import InputError
-from dcs_nas.models import cell_kind, chain_kind, osnet_kind  # noqa: F401, their import registers them
+from dcs_nas.models import cell_kind, chain_kind, msi_kind, osnet_kind  # noqa: F401, their import registers them
 from dcs_nas.models.backbones import BACKBONES
 from dcs_nas.models.blocks import set_scale
 from dcs_nas.models.heads import ReidNetwork

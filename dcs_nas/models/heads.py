@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcs_nas.config import HeadConfig
-from dcs_nas.errors import InputError, require_one_each
+from dcs_nas.errors import InputError, choices, require_one_each
 from dcs_nas.models.flops import dry_run
-from dcs_nas.models.pooling import POOLS
+from dcs_nas.models.pooling import POOLS, StripePool
 from dcs_nas.models.weights import WeightsReport
 
 
@@ -37,7 +37,7 @@ class ReidHead(nn.Module):
 
     def __init__(self, features: int, identities: int, settings: HeadConfig) -> None:
         super().__init__()
-        self.pool = POOLS[settings.pool]()
+        self.pool: nn.Module = POOLS[settings.pool]()
         self.square = nn.Linear(features, features, bias=False) if settings.square else nn.Identity()
         self.neck = nn.BatchNorm1d(features) if settings.neck else nn.Identity()
         if isinstance(self.neck, nn.BatchNorm1d):
@@ -52,6 +52,14 @@ class ReidHead(nn.Module):
         return self.neck(self.square(features))
 
 
+class PartsHead(ReidHead):
+    """The head of the stripes of a map (B, ``channels``, h, w), see ``StripePool``."""
+
+    def __init__(self, channels: int, identities: int, settings: HeadConfig) -> None:
+        super().__init__(settings.parts * settings.parts_channels, identities, settings)
+        self.pool = StripePool(channels, settings.parts_channels, stripes=settings.parts, pool=settings.pool)
+
+
 class CosineClassifier(nn.Linear):
     """Features (B, D) to their cosines with the weights of A identities (B, A), in float32 under autocast."""
 
@@ -61,7 +69,7 @@ class CosineClassifier(nn.Linear):
 
 
 class ReidNetwork(nn.Module):
-    """A backbone and one head for each vector that it gives, for images (B, 3, height, width).
+    """A backbone, one head for each vector that it gives, and one for stripes; for images (B, 3, height, width).
 
     Training: an ``Embedding`` with the features before the heads' batch norm, or after it (``head.loss_features``).
     Evaluation: features (B, D) after it, or before it where ``test_neck`` is ``before``; those of several branches are
@@ -69,8 +77,8 @@ class ReidNetwork(nn.Module):
     the backbone.
 
     Raises:
-        InputError: a pooling of ``head`` for a backbone that gives vectors and no map, or test weights of another
-            number than there are vectors.
+        InputError: a pooling of ``head`` for a backbone that gives vectors and no map; stripes of what is no map, or
+            has fewer rows; test weights of another number than there are vectors.
     """
 
     def __init__(
@@ -88,9 +96,12 @@ class ReidNetwork(nn.Module):
         self.backbone = backbone
         self.uses_cameras: bool = getattr(backbone, "uses_cameras", False)
         self.widths = _widths(backbone, height, width)
-        require_one_each(head.test_weights, len(self.widths), setting="retrain.head.test_weights")
         self.heads = nn.ModuleList(ReidHead(width, people, head) for width in self.widths)
         self._image_size = (height, width)
+        if head.parts:
+            self.heads.append(PartsHead(self._require_stripes(), people, head))
+            self.widths.append(head.parts * head.parts_channels)
+        require_one_each(head.test_weights, len(self.widths), setting="retrain.head.test_weights")
         self._stem_grid: tuple[int, int] | None = None
 
     @property
@@ -143,14 +154,50 @@ class ReidNetwork(nn.Module):
     def _vectors(self, images: Tensor, cameras: Tensor | None) -> tuple[list[Tensor], Tensor | None]:
         """The vectors of all branches, and the stem's output on its grid if that is asked for."""
         if self._stem_grid is None:
-            return self._pool(self._features(images, cameras)), None
+            return self._pool(self._outputs(images, cameras)), None
         with outputs_of(stem_of(self.backbone)) as seen:
-            vectors = self._pool(self._features(images, cameras))
+            vectors = self._pool(self._outputs(images, cameras))
         return vectors, F.adaptive_avg_pool2d(seen[0].detach(), self._stem_grid)
 
-    def _pool(self, output: Any) -> list[Tensor]:
-        outputs = output if isinstance(output, (tuple, list)) else [output]
+    def _outputs(self, images: Tensor, cameras: Tensor | None) -> list[Tensor]:
+        """What each head reads: the backbone's outputs, then the map of the stripes."""
+        parts_from = self.head_settings.parts_from if self.head_settings.parts else None
+        if parts_from is not None:
+            with outputs_of(_last(self.backbone.get_submodule(parts_from))) as seen:
+                return [*_listed(self._features(images, cameras)), seen[-1]]
+        outputs = _listed(self._features(images, cameras))
+        return [*outputs, outputs[0]] if self.head_settings.parts else outputs
+
+    def _pool(self, outputs: list[Tensor]) -> list[Tensor]:
         return [cast(ReidHead, head).pool(x) if x.ndim == 4 else x for head, x in zip(self.heads, outputs)]
+
+    def _require_stripes(self) -> int:
+        """Return the channels of the map that is cut into stripes.
+
+        Raises:
+            InputError: no map, an unknown submodule, or fewer rows than stripes.
+        """
+        parts, path = self.head_settings.parts, self.head_settings.parts_from
+        name, modules = type(self.backbone).__name__, dict(self.backbone.named_modules())
+        if path is not None and path not in modules:
+            known = [known for known in modules if known.count(".") <= path.count(".") and known]
+            raise InputError(f"retrain.head.parts_from is '{path}', no part of {name}; {choices(path, known)}")
+        with outputs_of(_last(modules[path or ""])) as seen:
+            dry_run(self.backbone, *self._image_size)
+        found = seen[-1] if seen else None
+        where = f"the output of {path or name}"
+        if not isinstance(found, Tensor) or found.ndim != 4:
+            raise InputError(
+                f"retrain.head.parts is {parts}, but {where} is no map (B, C, h, w) to cut into stripes; leave it out, "
+                "or name a part of the network that gives one in retrain.head.parts_from"
+            )
+        if found.shape[2] < parts:
+            raise InputError(
+                f"retrain.head.parts is {parts}, but {where} has {found.shape[2]} rows for images of "
+                f"{self._image_size[0]} x {self._image_size[1]}; lower it, or name an earlier part in "
+                "retrain.head.parts_from"
+            )
+        return found.shape[1]
 
     def _features(self, images: Tensor, cameras: Tensor | None) -> Any:
         return self.backbone(images, cameras) if self.uses_cameras else self.backbone(images)
@@ -181,6 +228,17 @@ def outputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
         yield seen
     finally:
         handle.remove()
+
+
+def _last(module: nn.Module) -> nn.Module:
+    """Return the last of modules in a row, which some networks call one by one; another module as it is."""
+    while isinstance(module, (nn.ModuleList, nn.Sequential)) and len(module):
+        module = module[-1]
+    return module
+
+
+def _listed(output: Any) -> list[Tensor]:
+    return list(output) if isinstance(output, (tuple, list)) else [output]
 
 
 def _widths(backbone: nn.Module, height: int, width: int) -> list[int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -60,3 +62,30 @@ class FixedGeneralizedMeanPool(GeneralizedMeanPool):
     """GeM with p = 3."""
 
     learned = False
+
+
+class StripePool(nn.Module):
+    """Horizontal stripes of a map, pooled and side by side: (B, C, H, W) to (B, stripes * out_channels).
+
+    After a 1x1 convolution to ``out_channels``, stripe i of n has the rows floor(i H / n) to floor((i + 1) H / n) - 1.
+    Source: vimar-gu/MSINet at 2a8845b, reid/models/msinet.py, ``f_conv``: two stripes of 128 channels.
+
+    Args:
+        channels: C.
+        out_channels: of each stripe.
+        stripes: n, at most H.
+        pool: name in ``POOLS``.
+    """
+
+    def __init__(self, channels: int, out_channels: int, *, stripes: int, pool: str = "avg") -> None:
+        super().__init__()
+        self.stripes = stripes
+        self.reduce = nn.Conv2d(channels, out_channels, 1)
+        self.pool = POOLS[pool]()
+        nn.init.kaiming_normal_(self.reduce.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.zeros_(self.reduce.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.reduce(x)
+        cuts = [i * x.shape[2] // self.stripes for i in range(self.stripes + 1)]
+        return torch.cat([self.pool(x[:, :, top:bottom]) for top, bottom in pairwise(cuts)], dim=1)

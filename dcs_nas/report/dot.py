@@ -10,7 +10,7 @@ from html import escape
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from dcs_nas.report.drawn_graph import stages_of
+from dcs_nas.report.drawn_graph import is_branched, stages_of
 from dcs_nas.report.palette import CHANGES, FAMILIES, Theme, paint
 
 if TYPE_CHECKING:
@@ -63,7 +63,8 @@ def to_dot(graph: networkx.MultiDiGraph, theme: Theme) -> graphviz.Digraph:
     """Return one graph as a Graphviz graph; render it with ``.pipe(format=...)``."""
     dot = _start(graph.name, theme)
     if stages := stages_of(graph):
-        _add_chain(dot, graph, stages, theme)
+        add = _add_branches if is_branched(graph) else _add_chain
+        add(dot, graph, stages, theme)
         changed = any(data["change"] == "changed" for _, data in graph.nodes(data=True))
         words = [*stage_words(graph), *(["filled: changed from the first to the second"] if changed else [])]
         dot.attr("graph", label="".join(f"{row}\\l" for row in words), labeljust="l")
@@ -156,6 +157,30 @@ def _add_chain(dot: graphviz.Digraph, graph: networkx.MultiDiGraph, stages: Mapp
         ends = {"ltail": f"cluster_{number}"} if number in stages else {}
         ends |= {"lhead": f"cluster_{number + 1}"} if number + 1 in stages else {}
         dot.edge(one[0] if number else one[-1], two[0], weight="100", **ends)
+
+
+def _add_branches(dot: graphviz.Digraph, graph: networkx.MultiDiGraph, stages: Mapping[int, str], theme: Theme) -> None:
+    """Add cells of two branches: a column for each stage, from top to bottom, and arrows from column to column."""
+    dot.attr("graph", rankdir="TB", compound="true", newrank="true", ranksep="0.22", nodesep="0.25")
+    stage = {key: data["stage"] for key, data in graph.nodes(data=True)}
+    *tops, output = (key for key in graph if graph.nodes[key]["role"] in ("input", "stem", "output"))
+    titles = {0: "", **stages, len(stages) + 1: ""}
+    column = stage | {output: len(stages) + 1}
+    for number, title in titles.items():
+        with dot.subgraph(name=f"cluster_{number}") as part:
+            fill = theme.state.fill if number in stages else theme.ground
+            part.attr(label=title, style="filled", color=fill, labelloc="t", fontsize=_SIZE)
+            for key in (key for key in graph if column[key] == number):
+                _add_node(part, key, graph.nodes[key], theme)
+            for tail, head in graph.edges():
+                if column[tail] == column[head] == number:
+                    part.edge(tail, head)
+    for keys in (tops, [*graph.predecessors(output), output]):
+        with dot.subgraph() as row:
+            row.attr(rank="same")
+            for tail, head in pairwise(keys):
+                start = {} if graph.has_edge(tail, head) else {"ltail": f"cluster_{column[tail]}"}
+                row.edge(tail, head, weight="0", **start)
 
 
 def _add_node(dot: graphviz.Digraph, key: str, data: Mapping[str, str], theme: Theme, **more: str) -> None:

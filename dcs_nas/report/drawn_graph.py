@@ -1,8 +1,8 @@
 """What a drawing shows: the graphs of genotypes with their operations as nodes, alone or two of them as one.
 
 Works for every kind of space whose ``graph`` has the roles that ``text_of`` knows. Nodes of the result carry ``role``,
-``label``, ``text`` (the lines in the box), ``family``, ``change`` (kept, removed, added, new, changed or nothing) and
-``stage`` (0 outside stages); edges carry the family and change of their operation.
+``label``, ``text`` (the lines in the box), ``family``, ``change`` (kept, removed, added, new, changed or nothing),
+``stage`` (0 outside stages) and ``branch`` (a, b or nothing); edges carry the family and change of their operation.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     import networkx
 
 _SIGNS = {"added": "+ ", "new": "+ ", "removed": "− "}
-_CHOSEN = ("block", "skipped", "attention")  # roles of nodes that are chosen; operations are edges
+# Roles of nodes that a drawing of changes tells apart; operations are edges.
+_CHOSEN = ("block", "skipped", "attention", "branch", "interaction")
 
 
 def drawn_graph(graph: networkx.MultiDiGraph) -> networkx.MultiDiGraph:
@@ -41,6 +42,11 @@ def stages_of(graph: networkx.MultiDiGraph) -> dict[int, str]:
     return {number: title for number, title in sorted(found.items()) if number}
 
 
+def is_branched(graph: networkx.MultiDiGraph) -> bool:
+    """Return whether cells of two branches are drawn."""
+    return any(data["branch"] for _, data in graph.nodes(data=True))
+
+
 def text_of(data: Mapping[str, Any]) -> list[list[str]]:
     """Return the words in a node's box, row by row.
 
@@ -55,6 +61,10 @@ def text_of(data: Mapping[str, Any]) -> list[list[str]]:
         return [[f"{data['kernel']}×{data['kernel']}", f"e{data['expansion']}"], [f"width {data['width']}"], *excite]
     if role == "skipped":
         return [["skipped"]]
+    if role == "interaction":
+        return [[" ".join(lines(label)) if label != "none" else "no interaction"]]
+    if role == "branch":
+        return [[label]]
     if role == "attention":
         window = [data["window"]] if "window" in data else []
         return [[row] for row in (*lines(label), *(["attention"] if family(label) == "attention" else []), *window)]
@@ -124,12 +134,16 @@ def _add_node(
     graph: networkx.MultiDiGraph, key: str, data: Mapping[str, Any], rows: Sequence[str], kind: str, change: str
 ) -> None:
     own = {"role": data["role"], "label": str(data.get("label", "")), "text": _SIGNS.get(change, "") + "\n".join(rows)}
-    graph.add_node(key, **own, family=kind, change=change, stage=data.get("stage", 0), size=data.get("size", ""))
+    place = {name: data.get(name, "") for name in ("size", "branch")}
+    graph.add_node(key, **own, family=kind, change=change, stage=data.get("stage", 0), **place)
 
 
 def _family_of(data: Mapping[str, Any]) -> str:
+    if data["role"] == "interaction":
+        return family(data["label"])
     held = data.get("attention", "none") != "none" or data["role"] == "attention"
-    return {"block": "separable", "skipped": "none"}.get(data["role"], "attention" if held else "")
+    fixed = {"block": "separable", "branch": "separable", "skipped": "none"}
+    return fixed.get(data["role"], "attention" if held else "")
 
 
 def _both_values(old: list[list[str]], new: list[list[str]], *, skipped: bool) -> list[list[str]]:

@@ -11,8 +11,8 @@ _PATTERNS = {
     "separable": r"sep_conv_\d+x\d+",
     "dilated": r"dil_conv_\d+x\d+",
     "pooling": r"(max|avg)_pool_\d+x\d+",
-    "skip": r"skip_connect",
-    "attention": r"dcs(_window)?|harmonious|nonlocal|rga(_spatial|_channel)?",
+    "skip": r"skip_connect|exc",
+    "attention": r"dcs(_window)?|harmonious|nonlocal|rga(_spatial|_channel)?|ag|cross_att",
     "none": r"none",
 }
 _PRETTY = {
@@ -24,6 +24,9 @@ _PRETTY = {
     "rga": "RGA",
     "rga_spatial": "RGA spatial",
     "rga_channel": "RGA channel",
+    "ag": "channel gate",
+    "cross_att": "cross attention",
+    "exc": "exchange",
 }
 
 FAMILIES = {

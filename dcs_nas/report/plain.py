@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from dcs_nas.report.charts import save_figure, settings
 from dcs_nas.report.dot import Panels, is_heavy, legend_of, stage_words
-from dcs_nas.report.drawn_graph import stages_of
+from dcs_nas.report.drawn_graph import is_branched, stages_of
 from dcs_nas.report.palette import Theme, paint
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ def places_of(graph: networkx.MultiDiGraph) -> dict[str, tuple[float, float]]:
     """Return the (x, y) of every node: a column for each stage, else columns by the longest way from an input."""
     import networkx
 
+    if is_branched(graph):
+        return _branch_places(graph)
     if stages := stages_of(graph):
         last = len(stages) + 1
         layers = {key: last if data["role"] == "output" else data["stage"] for key, data in graph.nodes(data=True)}
@@ -62,6 +64,23 @@ def places_of(graph: networkx.MultiDiGraph) -> dict[str, tuple[float, float]]:
     for key in graph:
         columns.setdefault(layers[key], []).append(key)
     return {key: (x, (len(keys) - 1) / 2 - i) for x, keys in columns.items() for i, key in enumerate(keys)}
+
+
+def _branch_places(graph: networkx.MultiDiGraph) -> dict[str, tuple[float, float]]:
+    """The (x, y) of cells of two branches: a column for each stage, a row for each step, branches left and right."""
+    import networkx
+
+    rows = {key: row for row, keys in enumerate(networkx.topological_generations(graph)) for key in keys}
+    data = dict(graph.nodes(data=True))
+    last = max(d["stage"] for d in data.values()) + 1
+    tops = {d["stage"]: min(rows[k] for k in data if data[k]["stage"] == d["stage"]) for d in data.values()}
+    deepest = max(rows[key] - tops[d["stage"]] for key, d in data.items() if d["stage"])
+    places = {}
+    for key, d in data.items():
+        column = last if d["role"] == "output" else d["stage"]
+        row = rows[key] - tops[d["stage"]] if d["stage"] else 0
+        places[key] = (1.9 * column + {"a": -0.45, "b": 0.45}.get(d["branch"], 0.0), deepest / 2 - row)
+    return places
 
 
 def _draw(axes: Axes, graph: networkx.MultiDiGraph, places: dict[str, tuple[float, float]], theme: Theme) -> None:

@@ -28,6 +28,7 @@ from dcs_nas.space.chain import (
     squeezed,
 )
 from dcs_nas.space.kinds import GENOTYPES, SPACES, AnyGenotype, Origin, Space, require_settings
+from dcs_nas.space.msi import MsiGenotype, MsiNetwork, MsiReference, MsiSpec, MsiStructure
 from dcs_nas.space.osnet import OSNET_BLOCKS, OSNetGenotype, OSNetReference, OSNetSpace, OSNetStructure, Placement
 from dcs_nas.space.published import is_published, published_text
 from dcs_nas.space.reading import genotype_file, load_genotype, load_space, parse_genotype, read_space, shipped_file
@@ -50,6 +51,11 @@ __all__ = [
     "Choice",
     "Edge",
     "Genotype",
+    "MsiGenotype",
+    "MsiNetwork",
+    "MsiReference",
+    "MsiSpec",
+    "MsiStructure",
     "NetworkSpec",
     "OSNetGenotype",
     "OSNetReference",

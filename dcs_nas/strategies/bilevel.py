@@ -65,9 +65,13 @@ class BilevelSearch(TrainingLoop):
     ) -> None:
         super().__init__(network, objective, config, run=run, data=data, held=held)
         self.memory: PrototypeMemory | None = None
-        if self.settings.identity_overlap < 1:
-            self.memory = PrototypeMemory(num_identities=data.num_people, feature_dim=network.num_features)
-        self.loss = SearchLoss(network, objective, self.memory, config, halves=halves)
+        self.weight_memory: PrototypeMemory | None = None
+        if self.settings.has_memory:
+            self.memory = _memory(self.settings, data.num_people, network)
+        if self.settings.memory.levels == "both":
+            self.weight_memory = _memory(self.settings, data.num_people, network)
+        memories = {"architecture": self.memory, "weights": self.weight_memory}
+        self.loss = SearchLoss(network, objective, memories, config, halves=halves)
         self.monitor = EpochMonitor(self.settings, record, self.validate)
         self.recent: Pass | None = None
         self.alphas = list(self.supernet.alphas().values())
@@ -151,8 +155,9 @@ class BilevelSearch(TrainingLoop):
         self._means.add(current.terms, f"{current.half}/")
         if current.half == "weights" or self.memory is not None:
             self.objective.update(current.features, current.labels, current.inputs)
-        if self.memory is not None:
-            self.memory.update(current.features, current.labels)
+        memory = self.weight_memory if current.half == "weights" and self.weight_memory is not None else self.memory
+        if memory is not None:
+            memory.update(current.features, current.labels)
 
     def rates(self) -> dict[str, float]:
         temperature = self.settings.relaxation.at(self.current_epoch, self.settings.epochs)
@@ -183,6 +188,11 @@ class BilevelSearch(TrainingLoop):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.monitor.load(checkpoint["watch"])
+
+
+def _memory(settings: SearchConfig, identities: int, network: ReidNetwork) -> PrototypeMemory:
+    options = settings.memory.model_dump(exclude={"levels"})
+    return PrototypeMemory(num_identities=identities, feature_dim=network.num_features, **options)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from pytorch_lightning.utilities.combined_loader import CombinedLoader
 
 from dcs_nas.config import Config, SearchConfig
 from dcs_nas.data.datamodule import ReidData
+from dcs_nas.errors import InputError
 from dcs_nas.models.build import build_supernet
 from dcs_nas.models.space_kinds import cell_settings
 from dcs_nas.runs import RunFolder
@@ -32,6 +33,11 @@ class Bilevel(Strategy):
         settings = self.settings
         self.space = load_space(shipped_file("search_spaces", settings.space))
         require_settings(self.space, cell_settings(settings))
+        if settings.memory.levels == "both" and not config.loss.identity_weight:
+            raise InputError(
+                "search.memory.levels is 'both', but loss.identity_weight is 0, which is the weight of its loss; raise "
+                "it, e.g. to 1, or leave search.memory out"
+            )
         self.data = data = ReidData(config, progress=progress)
         self.halves, self.held = data.search_halves(
             share=settings.weight_share, overlap=settings.identity_overlap, validation=settings.validation

@@ -24,19 +24,21 @@ class SearchLoss:
     """Named loss terms of a batch, for the weights and for the architecture.
 
     The architecture's: identity, triplet and IB as in training, the cost of the mixture, the relaxation's regulariser.
-    With a ``memory`` its identities need no classifier: its prototype loss takes the place of the identity term.
+    ``memories`` by half: with one, the half's identities need no classifier, and the prototype loss takes the place of
+    the identity term.
     """
 
     def __init__(
         self,
         network: ReidNetwork,
         objective: Objective,
-        memory: PrototypeMemory | None,
+        memories: Mapping[str, PrototypeMemory | None],
         config: Config,
         *,
         halves: Mapping[str, Images],
     ) -> None:
-        self.network, self.objective, self.memory, self.config, self.halves = network, objective, memory, config, halves
+        self.network, self.objective, self.config, self.halves = network, objective, config, halves
+        self.memories = memories
         self.settings: SearchConfig = config.section("search")
         self.cost = build_cost(self.settings.cost, self.supernet)
 
@@ -46,15 +48,14 @@ class SearchLoss:
 
     def terms(self, half: str, embedding: Embedding, labels: Tensor, inputs: Tensor | None) -> dict[str, Tensor]:
         """Return terms of the joint batch; ``loss`` is what to minimize."""
-        if half == "weights":
-            return batch_terms(self.objective, embedding, labels, inputs)
-        if self.memory is None:
+        memory = self.memories[half]
+        if memory is None:
             terms = batch_terms(self.objective, embedding, labels, inputs)
         else:
             terms = batch_terms(self.objective, embedding._replace(logits=None), labels, inputs, partial=True)
-            terms["prototype"] = self.memory(embedding.features, labels)
+            terms["prototype"] = memory(embedding.features, labels)
             terms["loss"] = terms["loss"] + self.config.loss.identity_weight * terms["prototype"]
-        return self._with_cost(terms)
+        return terms if half == "weights" else self._with_cost(terms)
 
     def _with_cost(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
         loss = terms["loss"]

@@ -1,4 +1,4 @@
-"""Draw the pictures of cells in docs/images: what the demo's search derived, and a cell with a custom operation."""
+"""Draw pictures for docs/images: what the demo's search derived, a cell with a custom operation, MSINet's genotype."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from dcs_nas.report.graphs import draw
-from dcs_nas.space import load_space
+from dcs_nas.space import load_genotype, load_space
 from dcs_nas.space.architectures import decode
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +26,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             draw(decode(text, load_space(space), 64, 32), Path(folder), formats=("png",))
             shutil.copy(Path(folder) / f"{part}.png", IMAGES / f"{name}.png")
+    with tempfile.TemporaryDirectory() as folder:
+        draw(load_genotype(ROOT / "genotypes" / "msinet_msmt.yaml"), Path(folder), formats=("png",))
+        shutil.copy(Path(folder) / "msi.png", IMAGES / "msinet.png")
 
 
 if __name__ == "__main__":

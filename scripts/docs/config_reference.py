@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from dcs_nas.config import Config
-from dcs_nas.space import ChainSpec, OSNetSpace, SpaceSpec
+from dcs_nas.space import ChainSpec, MsiSpec, OSNetSpace, SpaceSpec
 
 _INTRODUCTION = """# Configuration
 
@@ -48,7 +48,10 @@ def config_page() -> str:
 def spaces_page() -> str:
     """The page of search spaces as Markdown."""
     parts = [_SPACES]
-    roots = (("Cells", "cells", SpaceSpec), ("Chain", "chain", ChainSpec), ("OSNet", "osnet", OSNetSpace))
+    roots = (
+        ("Cells", "cells", SpaceSpec), ("Chain", "chain", ChainSpec), ("OSNet", "osnet", OSNetSpace),
+        ("MSI", "msi", MsiSpec),
+    )  # fmt: skip
     for title, top, root in roots:
         known = [(f"{top}.{path}".rstrip("."), kind) for path, kind in sections(root)]
         for path, kind in known:

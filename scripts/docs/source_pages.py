@@ -11,7 +11,7 @@ _LINK = re.compile(r"(?<!!)\]\((?P<path>(?:\.\./)+[^)#\s]*)(?P<anchor>#[^)\s]*)?
 _FENCED = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 _LANGUAGES = {".yaml": "yaml", ".yml": "yaml", ".py": "python", ".sh": "bash", ".toml": "toml", ".cff": "yaml"}
 
-_ALWAYS = ("configs", "search_spaces", "CHANGELOG.md", "CONTRIBUTING.md")
+_ALWAYS = ("configs", "search_spaces", "genotypes", "CHANGELOG.md", "CONTRIBUTING.md")
 
 
 class SourcePages:

@@ -8,6 +8,7 @@ and figure 3; vimar-gu/MSINet at 2a8845b, reid/models/msinet.py and operations.p
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +19,8 @@ from dcs_nas.models.backbones.backbone import Backbone, register_backbone, start
 from dcs_nas.models.backbones.osnet import ChannelGate, ConvNorm, LightConv
 from dcs_nas.models.blocks.parts import check_sizes
 from dcs_nas.models.heads import Embedding
+from dcs_nas.space.msi import CELLS, channel_problem
 
-CELLS = 6
 MSMT_GENOTYPE = ("ag", "ag", "exc", "ag", "cross_att", "ag", "ag", "none", "ag", "cross_att", "exc", "cross_att")
 """The published genotype, searched on MSMT17: two interactions for each of the six cells."""
 CHANNELS = (64, 256, 384, 512)
@@ -70,7 +71,8 @@ class CrossAttention(nn.Module):
         return x + self.gamma * (weights @ x.flatten(2)).unflatten(2, x.shape[2:])
 
 
-INTERACTIONS: Mapping[str, Callable[[int], nn.Module]] = {
+Interaction = Callable[[int], nn.Module]
+INTERACTIONS: Mapping[str, Interaction] = {
     "none": lambda channels: NoInteraction(),
     "exc": lambda channels: Exchange(),
     "ag": SharedGate,
@@ -85,10 +87,10 @@ class InteractionCell(nn.Module):
     (B, C, H, W) to (B, out_channels, H, W); the branches have out_channels / 4 channels.
     """
 
-    def __init__(self, channels: int, out_channels: int, interactions: Sequence[str]) -> None:
+    def __init__(self, channels: int, out_channels: int, interactions: Sequence[Interaction]) -> None:
         super().__init__()
         width = out_channels // 4
-        first, second = (INTERACTIONS[name] for name in interactions)
+        first, second = interactions
         self.conv1a, self.conv1b = ConvNorm(channels, width), ConvNorm(channels, width)
         self.conv2a, self.conv2b = LightConv(width), _three(width)
         self._op2 = first(width)
@@ -108,7 +110,49 @@ def _three(width: int) -> nn.Sequential:
     return nn.Sequential(*(LightConv(width) for _ in range(3)))
 
 
-class MSINet(Backbone):
+class MSITrunk(Backbone):
+    """Images (B, 3, H, W) to the last map (B, channels[3], h, w): MSINet without heads, its convolutions not started.
+
+    Args:
+        interactions: makers of the 12 interactions, midway and at the end of each of the six cells.
+        channels: of the stem and of the three stages.
+    """
+
+    kind: ClassVar[Literal["map", "vector", "vectors"]] = "map"
+    smallest = 32
+    stem_path = "maxpool"
+    stages = ("stage1", "stage2", "stage3")
+    default_stages = stages
+
+    def __init__(self, interactions: Sequence[Interaction], channels: Sequence[int] = CHANNELS) -> None:
+        super().__init__()
+        self.num_features = channels[3]
+        self.conv1 = ConvNorm(3, channels[0], 7, stride=2)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.cells = nn.ModuleList()
+        for stage in range(3):
+            first, second = interactions[4 * stage : 4 * stage + 2], interactions[4 * stage + 2 : 4 * stage + 4]
+            out_channels = channels[stage + 1]
+            self.cells.append(InteractionCell(channels[stage], out_channels, first))
+            self.cells.append(InteractionCell(out_channels, out_channels, second))
+            if stage < 2:
+                self.cells.append(nn.Sequential(ConvNorm(out_channels, out_channels), nn.AvgPool2d(2)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.maps(x)[0]
+
+    def maps(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The last map (B, channels[3], h, w) and the one that enters the last stage (B, channels[2], h, w)."""
+        x = halved = self.maxpool(self.conv1(x))
+        for n, cell in enumerate(self.cells):
+            x = cell(x)
+            if n % 3 == 1:  # the second cell of a stage; the third module halves the map
+                x = self.attend(self.stages[n // 3], x)
+            halved = x if n == 5 else halved
+        return x, halved
+
+
+class MSINet(MSITrunk):
     """Images (B, 3, H, W) to the vector of the whole body (B, channels[3]) and that of its halves (B, 256).
 
     The second vector holds the mean of the upper and of the lower half of the map that enters the last stage, reduced
@@ -124,45 +168,20 @@ class MSINet(Backbone):
     """
 
     kind = "vectors"
-    smallest = 32
-    stem_path = "maxpool"
-    stages = ("stage1", "stage2", "stage3")
-    default_stages = stages
 
     def __init__(self, *, genotype: Sequence[str] = MSMT_GENOTYPE, channels: Sequence[int] = CHANNELS) -> None:
-        super().__init__()
         _check_genotype(genotype, channels)
-        self.num_features = channels[3]
-        self.conv1 = ConvNorm(3, channels[0], 7, stride=2)
-        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        self.cells = nn.ModuleList()
-        for stage in range(3):
-            first, second = genotype[4 * stage : 4 * stage + 2], genotype[4 * stage + 2 : 4 * stage + 4]
-            out_channels = channels[stage + 1]
-            self.cells.append(InteractionCell(channels[stage], out_channels, first))
-            self.cells.append(InteractionCell(out_channels, out_channels, second))
-            if stage < 2:
-                self.cells.append(nn.Sequential(ConvNorm(out_channels, out_channels), nn.AvgPool2d(2)))
+        super().__init__([INTERACTIONS[name] for name in genotype], channels)
         self.f_conv = nn.Conv2d(channels[2], HALF_FEATURES, 1)
         start_convolutional(self)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
         """Images (B, 3, H, W) to (whole (B, channels[3]), halves (B, 256))."""
         whole, halved = self.maps(x)
         halved = self.f_conv(halved)
         middle = halved.shape[2] // 2
         upper, lower = halved[:, :, :middle], halved[:, :, middle:]
         return whole.mean((2, 3)), torch.cat([upper.mean((2, 3)), lower.mean((2, 3))], dim=1)
-
-    def maps(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The last map (B, channels[3], h, w) and the one that enters the last stage (B, channels[2], h, w)."""
-        x = halved = self.maxpool(self.conv1(x))
-        for n, cell in enumerate(self.cells):
-            x = cell(x)
-            if n % 3 == 1:  # the second cell of a stage; the third module halves the map
-                x = self.attend(self.stages[n // 3], x)
-            halved = x if n == 5 else halved
-        return x, halved
 
 
 class PublishedMSINet(MSINet):
@@ -224,10 +243,8 @@ def _check_genotype(genotype: Sequence[str], channels: Sequence[int]) -> None:
     if len(channels) != 4:
         raise InputError(f"MSINet's channels are {list(channels)}; expected 4 numbers: of the stem and three stages")
     check_sizes(**{f"MSINet's channels[{n}]": width for n, width in enumerate(channels)})
-    for stage, width in enumerate(channels[1:]):
-        least = 64 if "ag" in genotype[4 * stage : 4 * stage + 4] else 4
-        if width < least or width % 4:
-            raise InputError(f"MSINet's channels[{stage + 1}] is {width}; expected a multiple of 4, at least {least}")
+    if problem := channel_problem(channels, ["ag" in genotype[4 * stage : 4 * stage + 4] for stage in range(3)]):
+        raise InputError(f"MSINet's {problem}")
 
 
 @register_backbone("msinet")
