@@ -10,10 +10,13 @@ SGD for the weights on another. NNI's network is its own hub space (which leaves
     python benchmarks/search_step.py --outside --json results/reference/search_step_outside.json
     python benchmarks/search_step.py --growth results/reference/search_step_growth \
         --json results/reference/search_step_growth.json
+    python benchmarks/search_step.py --attention --growth results/reference/search_step_attention_growth \
+        --json results/reference/search_step_attention_growth.json
 
 ``--attention``: three attention blocks on the edges and six candidates on the outputs; NNI's DARTS makes its own
 supernet of our space, the plain formulation computes every edge for itself. ``--growth``: how a step's cost grows with
-each size, as numbers and a plot. ``--outside``: the share of a real run of configs/demo.yaml that is not the network's
+each size, as numbers, fitted exponents and a plot; with ``--attention``, of a smaller network, with the number of
+candidates too. ``--outside``: the share of a real run of configs/demo.yaml that is not the network's
 (first epoch and ends of epochs left out). ``--clock cpu --threads 1`` on a machine with other work: seconds of this
 process alone.
 """
@@ -28,6 +31,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from _plain_darts import OPERATIONS, PlainNetwork
 from _timed_run import StepTimer, timed_by
@@ -44,7 +48,22 @@ from dcs_nas.strategies.bilevel import without_gradients
 
 SIZES = {"width": 8, "cells": 4, "nodes": 4, "batch": 32, "size": 32}
 CLASSES = 10
+CHANGES = {
+    "width": (4, 8, 16, 32),
+    "cells": (2, 4, 8, 12),
+    "nodes": (2, 3, 4, 5),
+    "batch": (8, 16, 32, 64),
+    "size": (16, 32, 48, 64),
+}
 ATTENTION = ("none", "dcs", "harmonious", "rga_spatial", "rga_channel", "rga")
+EDGE_ATTENTION = ("dcs", "rga_spatial", "rga_channel")
+ATTENTION_SIZES = {**SIZES, "nodes": 2, "batch": 8, "candidates": len(OPERATIONS) + len(EDGE_ATTENTION)}
+ATTENTION_CHANGES = {"width": (4, 8, 16, 32), "candidates": (8, 9, 10, 11), "size": (16, 24, 32, 48)}
+AXES = {
+    "size": "image height and width (pixels)",
+    "batch": "batch (images)",
+    "candidates": "candidates on an edge: DARTS' 8, + DCS, + RGA-S, + RGA-C",
+}
 
 
 class Search:
@@ -159,10 +178,12 @@ def _compare(arguments: argparse.Namespace) -> dict[str, Any]:
     times = in_turn(steps, arguments.repeats, CLOCKS[arguments.clock])
     ratios = {name: ratio(found, to=times["ours"]) for name, found in times.items()}
     seconds = {name: statistics.median(found) for name, found in times.items()}
-    memory = {name: peak_memory(_step, name, repeats=1) / MIB for name in PEERS} if not arguments.attention else {}
+    memory = {name: peak_memory(_step, name, arguments.attention, repeats=1) / MIB for name in PEERS}
     for name in PEERS:
-        line = f"{name:10} {seconds[name]:.3f} s, {ratios[name]:.2f} times ours"
-        print(line + (f", {memory[name]:.0f} MiB beyond what lives on" if memory else ""))
+        print(
+            f"{name:10} {seconds[name]:.3f} s, {ratios[name]:.2f} times ours, "
+            f"{memory[name]:.0f} MiB beyond what lives on, {memory[name] / memory['ours']:.2f} times ours"
+        )
     return {
         "space": "attention" if arguments.attention else "darts",
         "seconds": seconds,
@@ -171,8 +192,10 @@ def _compare(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _step(name: str) -> Callable[[], None]:
-    return PEERS[name](SIZES).step
+def _step(name: str, attention: bool) -> Callable[[], None]:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    return PEERS[name](SIZES, attention).step
 
 
 def _outside(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -200,28 +223,28 @@ def _outside(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _growth(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of a step as one size changes and the others stay, and the ratio to the usual size; a plot of them."""
-    changes = {
-        "width": (4, 8, 16, 32),
-        "cells": (2, 4, 8, 12),
-        "nodes": (2, 3, 4, 5),
-        "batch": (8, 16, 32, 64),
-        "size": (16, 32, 48, 64),
-    }
+    """Seconds of a step as one size changes and the others stay, the ratio to the usual size, and a plot.
+
+    ``exponents``: p of the cost in proportion to size ** p, by least squares of the logarithms.
+    """
+    sizes, changes = (ATTENTION_SIZES, ATTENTION_CHANGES) if arguments.attention else (SIZES, CHANGES)
     seconds: dict[str, dict[int, float]] = {}
     ratios: dict[str, dict[int, float]] = {}
+    exponents: dict[str, float] = {}
     for name, values in changes.items():
-        steps = {str(v): ours({**SIZES, name: v}).step for v in values}
+        steps = {str(v): ours({**sizes, name: v}, arguments.attention).step for v in values}
         times = in_turn(steps, arguments.repeats, CLOCKS[arguments.clock])
-        usual = times[str(SIZES[name])]
+        usual = times[str(sizes[name])]
         seconds[name] = {int(v): statistics.median(found) for v, found in times.items()}
         ratios[name] = {int(v): ratio(found, to=usual) for v, found in times.items()}
-        print(name, ", ".join(f"{v}: {s:.3f} s ({ratios[name][v]:.2f})" for v, s in seconds[name].items()), flush=True)
-    _plot(ratios, arguments.growth)
-    return {"seconds": seconds, "ratios": ratios}
+        exponents[name] = float(np.polyfit(np.log(list(ratios[name])), np.log(list(ratios[name].values())), 1)[0])
+        figures = ", ".join(f"{v}: {s:.3f} s ({ratios[name][v]:.2f})" for v, s in seconds[name].items())
+        print(f"{name} {figures}; exponent {exponents[name]:.2f}", flush=True)
+    _plot(ratios, sizes, exponents, arguments.growth)
+    return {"sizes": sizes, "seconds": seconds, "ratios": ratios, "exponents": exponents}
 
 
-def _plot(found: dict[str, dict[int, float]], stem: Path) -> None:
+def _plot(found: dict[str, dict[int, float]], sizes: dict[str, int], exponents: dict[str, float], stem: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -234,13 +257,19 @@ def _plot(found: dict[str, dict[int, float]], stem: Path) -> None:
         size = (3 * len(found), 2.9)
         figure, axes = plt.subplots(1, len(found), figsize=size, layout="constrained", facecolor=colours.ground)
         for axis, (name, ratios) in zip(axes, found.items()):
-            usual = SIZES[name]
+            usual = sizes[name]
             guide = [v**2 / usual**2 if name == "size" else v / usual for v in ratios]
             words = "as the number of pixels" if name == "size" else "in proportion"
             axis.plot(list(ratios), guide, linestyle=":", color=colours.wire, label=words)
-            axis.plot(list(ratios), list(ratios.values()), marker="o", color=line, label="measured")
+            axis.plot(
+                list(ratios),
+                list(ratios.values()),
+                marker="o",
+                color=line,
+                label=f"measured: exponent {exponents[name]:.2f}",
+            )
             axis.axvline(usual, color=colours.wire, linewidth=0.8, alpha=0.6)
-            axis.set_xlabel({"size": "image height and width (pixels)", "batch": "batch (images)"}.get(name, name))
+            axis.set_xlabel(AXES.get(name, name))
             axis.set_xticks(list(ratios))
             axis.set_ylim(bottom=0)
             axis.set_xlim(left=0)
@@ -260,7 +289,7 @@ def _supernet(sizes: dict[str, int], attention: bool) -> CellSupernet:
 
 
 def _space(sizes: dict[str, int], attention: bool, without: str = "") -> tuple[CellStructure, NetworkSpec]:
-    operations = (*OPERATIONS, *(("dcs", "rga_spatial", "rga_channel") if attention else ()))
+    operations = (*OPERATIONS, *(EDGE_ATTENTION if attention else ()))[: sizes.get("candidates")]
     structure = CellStructure(
         nodes=sizes["nodes"],
         operations=tuple(name for name in operations if name != without),

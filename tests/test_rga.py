@@ -117,12 +117,15 @@ def test_the_gram_matrix_has_the_gradients_of_the_product_up_to_the_second() -> 
     assert torch.autograd.gradgradcheck(gram, x)
 
 
+@pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("piece", [1, 20, 10**6])
-def test_projected_relus_equal_the_plain_product_in_value_and_two_derivatives(piece, monkeypatch):
+def test_projected_relus_equal_the_plain_product_in_value_and_two_derivatives(piece, frozen, monkeypatch):
     monkeypatch.setattr(rga, "_PIECE", piece)
     shapes = {"projection": (2, 4), "own": (3, 1, 5), "mixing": (3, 3, 2), "shift": (3, 1), "x": (3, 2, 5)}
     leaves = [torch.rand(shape, dtype=torch.float64).sub_(0.4).requires_grad_() for shape in shapes.values()]
     leaves[1] = leaves[1].detach().abs().requires_grad_()
+    leaves[0].requires_grad_(not frozen)
+    moved = leaves[int(frozen) :]
 
     def plain(projection, own, mixing, shift, x):
         return projection @ torch.cat([own, F.relu(mixing @ x + shift)], 1)
@@ -131,8 +134,8 @@ def test_projected_relus_equal_the_plain_product_in_value_and_two_derivatives(pi
     for form in (projected_relu, plain):
         values.append(form(*leaves))
         direction = torch.linspace(-1, 1, values[-1].numel(), dtype=torch.float64).view_as(values[-1])
-        gradients.append(torch.autograd.grad((values[-1] * direction).sum(), leaves, create_graph=True))
-        again.append(torch.autograd.grad(sum(g.square().sum() for g in gradients[-1]), leaves))
+        gradients.append(torch.autograd.grad((values[-1] * direction).sum(), moved, create_graph=True))
+        again.append(torch.autograd.grad(sum(g.square().sum() for g in gradients[-1]), moved, materialize_grads=True))
     torch.testing.assert_close(*values)
     torch.testing.assert_close(*gradients)
     torch.testing.assert_close(*again)

@@ -32,6 +32,7 @@ from dcs_nas.cli.examples import epilog
 from dcs_nas.errors import InputError, TrainingError
 from dcs_nas.files import in_words
 from dcs_nas.processes import first_to_fail, launch
+from dcs_nas.threads import limit_spinning
 
 # typer brings its own click, or the installed one: either way this is the base of its usage errors.
 _UsageError: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
@@ -95,6 +96,7 @@ _INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit; an error is one line that says what was found, what was expected and how to mend it."""
+    limit_spinning()
     given = sys.argv[1:] if arguments is None else arguments
     verbose = any(a in ("-v", "--verbose") for a in given)
     code = 2

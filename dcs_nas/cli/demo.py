@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
 import time
@@ -36,9 +35,6 @@ def demo(
 
     A demo that was interrupted goes on where it stopped; one that was finished starts anew.
     """
-    # OpenMP's threads spin while they wait for each other, which on a busy machine costs ten times the work itself.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is loaded; on an idle one it costs a third
-
     from dcs_nas import api
     from dcs_nas.environment import environment
     from dcs_nas.files import write_json

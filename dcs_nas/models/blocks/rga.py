@@ -87,12 +87,15 @@ class _ProjectedRelu(torch.autograd.Function):
         (gradient,), saved = gradients, ctx.saved_tensors
         projection, mixing, x = saved
         if torch.is_grad_enabled():  # it is differentiated again
-            y = projection @ torch.relu(mixing @ x)
-            return torch.autograd.grad(y, saved, gradient, create_graph=True)
+            y, wanted = projection @ torch.relu(mixing @ x), ctx.needs_input_grad
+            leaves = [tensor for tensor, is_wanted in zip(saved, wanted) if is_wanted]
+            found = iter(torch.autograd.grad(y, leaves, gradient, create_graph=True))
+            return tuple(next(found) if is_wanted else None for is_wanted in wanted)
         of_projection, of_mixing, of_x = map(torch.zeros_like, saved)
         for part, rows in _pieces(mixing, x):
             hidden = torch.bmm(mixing[part, rows], x[part]).relu_()
-            of_projection[:, rows] += torch.bmm(gradient[part], hidden.mT).sum(0)
+            if ctx.needs_input_grad[0]:
+                of_projection[:, rows] += torch.bmm(gradient[part], hidden.mT).sum(0)
             of_hidden = torch.bmm(projection[:, rows].mT.expand(len(hidden), -1, -1), gradient[part])
             of_hidden = torch.ops.aten.threshold_backward(of_hidden, hidden, 0)
             torch.bmm(of_hidden, x[part].mT, out=of_mixing[part, rows])

@@ -1,0 +1,37 @@
+"""Threads that wait for each other sleep soon, unless the user says otherwise."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from dcs_nas.threads import USERS
+
+LOADED = "from dcs_nas.threads import limit_spinning, spinning; limit_spinning(); import torch; print(spinning())"
+LATE = "import torch; from dcs_nas.threads import limit_spinning, spinning; limit_spinning(); print(spinning())"
+
+
+def _run(code: str, **own: str) -> subprocess.CompletedProcess[str]:
+    clean = {key: value for key, value in os.environ.items() if key not in USERS}
+    variables = {**clean, "OMP_DISPLAY_ENV": "verbose", **own}
+    return subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=True)
+
+
+def test_the_library_of_torch_reads_the_limit() -> None:
+    done = _run(LOADED)
+    assert "GOMP_SPINCOUNT = '2000'" in done.stderr
+    assert done.stdout == "GOMP_SPINCOUNT=2000\n"
+
+
+@pytest.mark.parametrize("own", [{"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": "7"}])
+def test_what_the_user_has_set_stays(own: dict[str, str]) -> None:
+    (name, value), said = next(iter(own.items())), _run(LOADED, **own)
+    assert said.stdout == f"{name}={value}\n"
+    assert "GOMP_SPINCOUNT = '2000'" not in said.stderr
+
+
+def test_nothing_is_said_to_a_library_that_is_loaded() -> None:
+    assert _run(LATE).stdout == "the library's own waiting\n"
