@@ -107,9 +107,12 @@ class Parts(nn.Module):
         self.stem = nn.Sequential(nn.Conv2d(3, 32, 2, stride=2), nn.MaxPool2d(3, stride=1, padding=1), nn.AvgPool2d(2))
         self.incept = InceptionB(32, 8)
         self.features = nn.Sequential(InvertedResidual(32, 32, expansion=1, stride=1), LightConv(32), ChannelGate(32))
-        self.blocks = nn.Sequential(*(build_attention(n, 32, 4, 4) for n in ("dcs", "harmonious", "nonlocal")))
+        self.blocks = nn.Sequential(
+            *(build_attention(n, 32, 4, 4) for n in ("dcs", "dcs_window", "harmonious", "nonlocal"))
+        )
         self.rga = build_attention("rga_spatial", 32, 4, 4, max_nodes=8)
         self.cells = nn.ModuleList([FactorizedReduce(32, 4), DilatedConv(32, 3, 2, affine=True), PoolBn("avg", 32, 2)])
+        nn.init.constant_(self.blocks[1].window, -8.4)  # a start between two channels, and not all of them
         self.cross = CrossAttention()
         nn.init.constant_(self.cross.gamma, 0.5)
         self.squeeze = nn.Sequential(ConvNorm(32, 32, 1, activation="hswish"), SqueezeExcite(32))

@@ -79,12 +79,12 @@ class WindowAttention(nn.Module):
         tokens, width = to_tokens(x), x.shape[1]
         start, length = self._window(width)
         size = width if isinstance(length, Tensor) else math.ceil(length)
-        places = torch.arange(size, device=x.device, dtype=torch.promote_types(tokens.dtype, torch.float32))
+        places = torch.arange(size, device=x.device, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
         first = torch.floor(start) if isinstance(start, Tensor) else math.floor(start)
         share = start - first
         index = (places + first).long() % width
         share = share.to(tokens.dtype) if isinstance(share, Tensor) else share
-        seen = torch.lerp(tokens[..., index], tokens[..., (index + 1) % width], share)
+        seen = tokens[..., index] * (1 - share) + tokens[..., (index + 1) % width] * share
         weights = (length - places).clamp(0, 1).to(tokens.dtype)
         mixed = (seen * weights).mT @ tokens / tokens.shape[1]
         return to_map(seen @ mixed, x.shape[2], x.shape[3])
