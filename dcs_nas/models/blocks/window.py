@@ -85,7 +85,7 @@ class WindowAttention(nn.Module):
         index = (places + first).long() % width
         share = share.to(tokens.dtype) if isinstance(share, Tensor) else share
         seen = tokens[..., index] * (1 - share) + tokens[..., (index + 1) % width] * share
-        weights = (length - places).clamp(0, 1).to(tokens.dtype)
+        weights = (length - places).clamp(0.0, 1.0).to(tokens.dtype)
         mixed = (seen * weights).mT @ tokens / tokens.shape[1]
         return to_map(seen @ mixed, x.shape[2], x.shape[3])
 
@@ -100,7 +100,7 @@ class WindowAttention(nn.Module):
 
     def _bounded(self, width: int) -> tuple[Tensor, Tensor]:
         start, shorter = widened(self.window).unbind()
-        return start, (1 + shorter / self.channels).clamp(SHORTEST, 1) * width
+        return start, (1 + shorter / self.channels).clamp(SHORTEST, 1.0) * width
 
 
 def _checked(window: Any, channels: int) -> tuple[float, float]:
