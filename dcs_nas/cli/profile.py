@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     import torch
 
     from dcs_nas.cli.profile_target import Target
+    from dcs_nas.config import Config
     from dcs_nas.models.latency import LatencyTable
     from dcs_nas.models.network_profile import LayerProfile, Profile
+    from dcs_nas.training.memory import StepMemory
 
 COLUMNS = ("layer", "kind", "output", "parameters", "FLOPs (M)", "activations (KiB)", "latency (ms)")
 
@@ -38,6 +40,9 @@ def profile(
     rounds: Annotated[int, typer.Option(min=0, help="Whose median latency is; 0 measures none.")] = 20,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, max=1024, help="Of the processor.")] = None,
+    memory: Annotated[
+        float | None, typer.Option(min=0.1, metavar="GIB", help="Of a GPU: does the job fit, with which batch.")
+    ] = None,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to write all of it.")] = None,
     latency_table: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Measure every candidate of the space, for search.cost.")
@@ -49,7 +54,8 @@ def profile(
 
     FLOPs are multiply-adds of convolutions, linear layers and matrix products, attention's two among them, for one
     image. Activation memory is what a training pass keeps for the backward pass, for one image, in float32. Latency is
-    the median for one batch, in evaluation mode.
+    the median for one batch, in evaluation mode. For a configuration or a run also the memory of a whole training step
+    at its batch and precision.
     """
     show_log()
     import torch
@@ -63,6 +69,8 @@ def profile(
 
     load_extension_files(extension)
     found = read_target(target, Sizes(height, width, channels, cells), override or [])
+    if memory is not None and found.config is None:
+        raise InputError(f"--memory is for a job's settings, but {target} has none; name a configuration or a training")
     where = resolve_device(device)
     if latency_table is not None and rounds == 0:
         raise InputError("--latency-table needs rounds; leave --rounds 0 out")
@@ -76,8 +84,12 @@ def profile(
         latencies = _measured(found, latency_table, where, batch=batch, rounds=rounds, overwrite=overwrite)
     if found.supernet:
         _show_space(found, latencies)
+    needed = found.step_memory(where)
+    if needed is not None and found.config is not None:
+        _show_memory(found.config, needed, memory)
     if json is not None:
-        write_json(json, {"target": str(target), "title": found.title, **asdict(result), **environment()})
+        facts = {"target": str(target), "title": found.title, "step": asdict(needed) if needed else None}
+        write_json(json, {**facts, **asdict(result), **environment()})
         say(f"profile: {json}")
 
 
@@ -88,6 +100,33 @@ def _show(title: str, result: Profile) -> None:
     table(title, COLUMNS, rows)
     measured = f"batch {result.batch}, median of {result.rounds}; " if result.rounds else ""
     say(f"{measured}{result.device}, {result.threads} threads, torch {result.torch}; FLOPs are multiply-adds")
+
+
+def _show_memory(config: Config, needed: StepMemory, card: float | None) -> None:
+    """Print what a step of the job keeps, and what fits on a GPU of ``card`` GiB."""
+    from dcs_nas.training.devices import count_processes
+    from dcs_nas.training.memory import GIB, SHARE
+
+    data, processes = config.data, count_processes(config.trainer)
+    images = data.people_per_batch * data.images_per_person // processes
+    each = f" of each of {processes} processes" if processes > 1 else ""
+    say(
+        f"a training step of {images} images{each} in {config.trainer.precision} keeps about "
+        f"{needed.peak(images) / GIB:.2f} GiB: {needed.fixed / GIB:.2f} and {needed.per_image / GIB:.3f} an image"
+    )
+    if card is None:
+        return
+    largest = needed.largest_batch(int(SHARE * card * GIB), multiple=data.images_per_person)
+    people = largest // data.images_per_person
+    if images <= largest:
+        say(f"fits on {card:g} GiB, of which {1 - SHARE:.0%} stay free; largest batch {largest}")
+    elif people > 1:
+        say(
+            f"does not fit on {card:g} GiB, of which {1 - SHARE:.0%} stay free; largest batch {largest}: "
+            f"-o data.people_per_batch={people * processes}"
+        )
+    else:
+        say(f"does not fit on {card:g} GiB with any batch; take smaller images or a smaller network")
 
 
 def _row(layer: LayerProfile) -> list[str]:

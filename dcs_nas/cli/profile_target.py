@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from torch import nn
 
 from dcs_nas.api import load_settings
 from dcs_nas.config import Config, DataConfig, RetrainConfig
 from dcs_nas.errors import InputError
 from dcs_nas.extensions import load_extensions
-from dcs_nas.models.backbones import BACKBONES
-from dcs_nas.models.build import build_supernet
+from dcs_nas.models.build import build_fixed, build_supernet
 from dcs_nas.models.cell_costs import CellCosts
+from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.models.space_kinds import kind_of
 from dcs_nas.models.supernet import Supernet
 from dcs_nas.runs import RunFolder
@@ -27,6 +28,10 @@ from dcs_nas.space import (
     load_space,
     shipped_file,
 )
+from dcs_nas.strategies.bilevel import measure_search
+from dcs_nas.training.memory import StepMemory, measure_retraining
+
+IDENTITIES = 1000  # of the classifier, about as many as benchmarks have
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,8 @@ class Target:
         width: of the images.
         supernet: every candidate is in it.
         costs: of its space, where that is one of cells.
+        config: of the job that trains it, where the target names one.
+        with_heads: the network with its heads, where it has a ``config``.
     """
 
     title: str
@@ -58,6 +65,15 @@ class Target:
     width: int
     supernet: bool = False
     costs: CellCosts | None = None
+    config: Config | None = None
+    with_heads: ReidNetwork | None = None
+
+    def step_memory(self, device: torch.device) -> StepMemory | None:
+        """Return what a training step keeps, in the types of a GPU; None without a ``config``."""
+        if self.config is None or self.with_heads is None:
+            return None
+        measure = measure_search if self.supernet else measure_retraining
+        return measure(self.with_heads, self.config, device=None if device.type == "cpu" else device)
 
 
 def read_target(path: Path, sizes: Sizes, overrides: list[str]) -> Target:
@@ -103,7 +119,15 @@ def _of_run(path: Path, sizes: Sizes, overrides: list[str]) -> Target:
         sizes.channels or settings.channels,
         sizes.cells or settings.cells,
     )
-    return _of_genotype(genotype, trained, str(path))
+    target = _of_genotype(genotype, trained, str(path))
+    size = {"height": target.height, "width": target.width}
+    changes = {"channels": trained.channels, "cells": trained.cells, "weights": None}
+    settings, data = settings.model_copy(update=changes), config.data.model_copy(update=size)
+    return replace(
+        target,
+        config=config.model_copy(update={"data": data, "retrain": settings}),
+        with_heads=build_fixed(settings, data, IDENTITIES, genotype, config.dcs),
+    )
 
 
 def _of_config(config: Config, sizes: Sizes, source: str) -> Target:
@@ -121,17 +145,27 @@ def _of_config(config: Config, sizes: Sizes, source: str) -> Target:
         _no_widths(sizes, f"a {space.kind} space")
     changes = {name: value for name in ("channels", "cells") if (value := getattr(sizes, name)) is not None}
     settings = config.search.model_copy(update=changes)
-    supernet = cast(Supernet, build_supernet(space, settings, data, num_identities=1).backbone)
-    return Target(title, supernet, data.height, data.width, supernet=True, costs=supernet.part_costs())
+    network = build_supernet(space, settings, data, IDENTITIES, config.dcs)
+    supernet = cast(Supernet, network.backbone)
+    return Target(
+        title,
+        supernet,
+        data.height,
+        data.width,
+        supernet=True,
+        costs=supernet.part_costs(),
+        config=config.model_copy(update={"data": data, "search": settings}),
+        with_heads=network,
+    )
 
 
 def _of_backbone(config: Config, settings: RetrainConfig, sizes: Sizes, source: str) -> Target:
     _no_widths(sizes, f"backbone '{settings.backbone}'")
     data = _resized(config.data, sizes)
-    assert settings.backbone is not None
-    network = BACKBONES[settings.backbone](height=data.height, width=data.width, **settings.backbone_options)
+    network = build_fixed(settings.model_copy(update={"weights": None}), data, IDENTITIES, None, config.dcs)
     title = f"{settings.backbone} of {source}, images {data.height} x {data.width}"
-    return Target(title, network, data.height, data.width)
+    config = config.model_copy(update={"data": data})
+    return Target(title, network.backbone, data.height, data.width, config=config, with_heads=network)
 
 
 def _of_genotype(genotype: AnyGenotype, sizes: Sizes, source: str) -> Target:

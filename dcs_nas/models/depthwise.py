@@ -8,6 +8,8 @@ maps of every second row and column. Pointwise convolutions of 16 channels or mo
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -45,13 +47,32 @@ def _worth_it(x: Tensor) -> bool:
     return training and x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last)
 
 
+_types_of_gpu = False
+
+
+def is_faulty_in_half(x: Tensor) -> bool:
+    """Return whether autocast would hand x to one of a CPU's kernels whose gradients are wrong in bfloat16."""
+    return x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and not _types_of_gpu
+
+
+@contextmanager
+def as_on_gpu(active: bool = True) -> Iterator[None]:
+    """Within it, autocast on a CPU computes in the types of a GPU: to measure memory, for the values may be wrong."""
+    global _types_of_gpu
+    before, _types_of_gpu = _types_of_gpu, active
+    try:
+        yield
+    finally:
+        _types_of_gpu = before
+
+
 def depthwise(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
     """Return x (B, C, H, W) with kernels (C, 1, k, k), stride 1 and "same" padding; ``DepthwiseConv`` as a function.
 
     Under autocast on a CPU it is computed in float32: torch 2.13 gives wrong kernel gradients of dilated depthwise
     convolutions in bfloat16, up to 1e35, for maps such as 64 x 32.
     """
-    if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+    if is_faulty_in_half(x):
         with torch.autocast("cpu", enabled=False):
             return depthwise(x.float(), weight.float(), dilation)
     if _worth_it(x):

@@ -6,10 +6,11 @@ arXiv 1806.09055, algorithm 1): alphas on one half of the training images, weigh
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
+import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
@@ -28,6 +29,7 @@ from dcs_nas.strategies.record import ArchitectureRecord
 from dcs_nas.training.acceleration import eager, fused
 from dcs_nas.training.joint_batch import sum_gradients, sum_over_processes
 from dcs_nas.training.loop import TrainingLoop
+from dcs_nas.training.memory import StepMemory, measure_step
 from dcs_nas.training.objective import refresh_objective
 
 
@@ -193,6 +195,30 @@ class BilevelSearch(TrainingLoop):
 def _memory(settings: SearchConfig, identities: int, network: ReidNetwork) -> PrototypeMemory:
     options = settings.memory.model_dump(exclude={"levels"})
     return PrototypeMemory(num_identities=identities, feature_dim=network.num_features, **options)
+
+
+def measure_search(network: ReidNetwork, config: Config, *, device: torch.device | None = None) -> StepMemory:
+    """Return what a step of a bilevel search keeps: ``measure_step`` of its most expensive pass."""
+    settings: SearchConfig = config.section("search")
+
+    def step(network: ReidNetwork, loss: Callable[[], Tensor]) -> None:
+        supernet = cast(Supernet, network.backbone)
+        alphas = list(supernet.alphas().values())
+
+        def drawn() -> Tensor:
+            with supernet.drawn():
+                return loss()
+
+        if settings.order == 2:
+            upper = {id(alpha) for alpha in alphas}
+            weights = [p for p in network.parameters() if p.requires_grad and id(p) not in upper]
+            coming = WeightStep(settings.lr, settings.momentum, settings.weight_decay)
+            second_order(drawn, drawn, weights, alphas, coming, hessian=settings.hessian)
+        else:
+            with without_gradients(alphas):
+                drawn().backward()
+
+    return measure_step(network, config, states=1, step=step, device=device)
 
 
 @contextmanager

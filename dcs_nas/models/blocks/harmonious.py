@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcs_nas.models.blocks.parts import check_sizes, start_gate, widened, zero_started_norm
-from dcs_nas.models.depthwise import DepthwiseConv
+from dcs_nas.models.depthwise import DepthwiseConv, is_faulty_in_half
 
 
 class ConvBlock(nn.Module):
@@ -44,7 +44,7 @@ class SpatialAttention(nn.Module):
         convolutions of stride 2 in bfloat16, for maps of width 1.
         """
         means = x.mean(1, keepdim=True)
-        if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+        if is_faulty_in_half(x):
             with torch.autocast("cpu", enabled=False):
                 coarse = self.conv1(means.float())
         else:

@@ -1,0 +1,128 @@
+"""What a training step needs of a device's memory, from the same step on 2 and on 4 images."""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from dcs_nas.config import Config, RetrainConfig
+from dcs_nas.models.depthwise import as_on_gpu
+from dcs_nas.models.heads import ReidNetwork
+
+Step = Callable[[ReidNetwork, Callable[[], Tensor]], object]
+GIB = 2**30
+SHARE = 0.9  # of a GPU's memory that tensors can have beside libraries, kernels and the allocator's free blocks
+_HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+_STATES = {"sgd": 1, "adam": 2, "adamw": 2}
+
+
+@dataclass(frozen=True)
+class StepMemory:
+    """Bytes of tensors that are alive at the peak of a step: ``fixed``, and ``per_image`` for each image of the batch.
+
+    What a framework keeps besides (its libraries and kernels, free blocks of its allocator) is not among them.
+    """
+
+    fixed: int
+    per_image: int
+
+    def peak(self, images: int) -> int:
+        """Return the bytes of a step of a batch of ``images``."""
+        return self.fixed + images * self.per_image
+
+    def largest_batch(self, limit: int, *, multiple: int = 1) -> int:
+        """Return the largest batch, a multiple of ``multiple``, whose peak is at most ``limit`` bytes; 0 for none."""
+        return max(0, (limit - self.fixed) // (self.per_image * multiple)) * multiple
+
+
+def measure_step(
+    network: ReidNetwork, config: Config, *, states: int, step: Step | None = None, device: torch.device | None = None
+) -> StepMemory:
+    """Return what a training step of ``network`` keeps; the network and all random generators are left as they were.
+
+    The peak is linear in the batch: fixed + B * per_image, by two batches of 2 and 4 random images. To the
+    ``fixed`` part belong weights, gradients and the optimizer's state.
+
+    Args:
+        network: with its heads, uncompiled.
+        config: of the job: image size and precision.
+        states: numbers that the optimizer keeps for each weight.
+        step: computes gradients by the function of the loss that it is given; by default one backward pass.
+        device: where to measure; without one, on the CPU with the types that a GPU would compute in.
+    """
+    own = torch.float64 if config.trainer.precision == "64-true" else torch.float32
+    where = device or torch.device("cpu")
+    network = copy.deepcopy(network).to(where, own).train()
+    weights = sum(p.numel() * p.element_size() for p in network.parameters())
+    with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []), as_on_gpu(device is None):
+        low, high = (_peak(network, config, images, step or _backward, own) for images in (2, 4))
+    per_image = (high - low) // 2
+    return StepMemory(fixed=low - 2 * per_image + (1 + states) * weights, per_image=max(1, per_image))
+
+
+def measure_retraining(network: ReidNetwork, config: Config, *, device: torch.device | None = None) -> StepMemory:
+    """Return what a step of a retraining keeps: ``measure_step`` with the states of its optimizer and average."""
+    settings: RetrainConfig = config.section("retrain")
+    states = _STATES[settings.optimizer] + (settings.optimizer != "sgd" and settings.amsgrad)
+    return measure_step(network, config, states=states + (settings.ema_decay is not None), device=device)
+
+
+def _peak(network: ReidNetwork, config: Config, images: int, step: Step, dtype: torch.dtype) -> int:
+    device = next(network.parameters()).device
+    size = (images, 3, config.data.height, config.data.width)
+    batch = torch.rand(size, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    cameras = torch.zeros(images, dtype=torch.long, device=device)
+    half = _HALF.get(config.trainer.precision)
+
+    def loss() -> Tensor:
+        with torch.autocast(device.type, dtype=half or torch.bfloat16, enabled=half is not None):
+            embedding = network(batch, cameras)
+        logits = embedding.logits or []
+        return sum((row.float().logsumexp(1).mean() for row in logits), embedding.features.float().square().mean())
+
+    network.zero_grad(set_to_none=True)
+    with _LiveBytes() as live:
+        step(network, loss)
+    return live.peak
+
+
+def _backward(network: nn.Module, loss: Callable[[], Tensor]) -> None:
+    loss().backward()
+
+
+class _LiveBytes(TorchDispatchMode):
+    """Counts the bytes of storages that operations within it have made and that are still alive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self._count(tensor.untyped_storage(), given)
+        return result
+
+    def _count(self, storage: torch.UntypedStorage, given: set[int]) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._known or key in given:
+            return
+        self._known.add(key)
+        self.alive += size
+        self.peak = max(self.peak, self.alive)
+        weakref.finalize(storage, self._release, key, size)
+
+    def _release(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.alive -= size

@@ -1,0 +1,118 @@
+"""What a training step keeps: by hand, at other batches, and as ``dcs-nas profile`` says it."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dcs_nas.config import Config, load_config
+from dcs_nas.models.build import build_supernet
+from dcs_nas.models.heads import ReidNetwork
+from dcs_nas.space import load_space, shipped_file
+from dcs_nas.strategies.bilevel import measure_search
+from dcs_nas.training.memory import GIB, StepMemory, measure_step
+from tests.command_line import refused, run_command
+
+PLACES, CHANNELS, IDENTITIES = 16 * 8, 64, 10
+
+
+class Layer(nn.Module):
+    """Images to 64 channels by one convolution without bias."""
+
+    num_features = CHANNELS
+    kind = "map"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, CHANNELS, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).sigmoid()
+
+
+SPACE = """
+cells: 1
+channels: 8
+nodes: 1
+reductions: []
+stem: stride2
+operations: [none, skip_connect, sep_conv_3x3]
+"""
+
+
+def config(*overrides: str) -> Config:
+    return load_config(shipped_file("configs", "demo"), ["data.height=32", "data.width=16", *overrides])
+
+
+@pytest.fixture
+def space(tmp_path: Path) -> Path:
+    path = tmp_path / "space.yaml"
+    path.write_text(SPACE)
+    return path
+
+
+def supernet(space: Path, settings: Config) -> ReidNetwork:
+    return build_supernet(load_space(space), settings.section("search"), settings.data, IDENTITIES)
+
+
+def test_a_step_of_one_layer_is_that_of_a_count_by_hand() -> None:
+    network = ReidNetwork(Layer(), IDENTITIES, height=16, width=8)
+    found = measure_step(network, config("data.height=16", "data.width=8"), states=2)
+    weights = sum(p.numel() for p in network.parameters())
+    assert found.fixed >= 4 * 4 * weights * 0.9  # weights, gradients, and two numbers of the optimizer for each
+    maps = 3 * 4 * PLACES * CHANNELS  # the backward pass holds the sigmoid's output, its gradient and the convolution's
+    assert found.per_image == pytest.approx(maps, rel=0.2)
+
+
+def test_the_peak_is_linear_in_the_batch() -> None:
+    found = StepMemory(fixed=100, per_image=7)
+    assert found.peak(10) == 170
+    assert [found.largest_batch(limit, multiple=4) for limit in (99, 127, 128, 200)] == [0, 0, 4, 12]
+
+
+def test_a_network_and_the_random_generators_are_left_as_they_were(space: Path) -> None:
+    settings = config()
+    network = supernet(space, settings).eval()
+    before, state = copy.deepcopy(network.state_dict()), torch.get_rng_state()
+    measure_search(network, settings)
+    assert not network.training
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert all(p.grad is None for p in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("less", "more"),
+    [
+        (["trainer.precision=bf16-mixed"], []),
+        ([], ["trainer.precision=64-true"]),
+        (["search.checkpoint_activations=true"], []),
+        ([], ["search.order=2"]),
+        (["search.relaxation.kind=gumbel"], []),
+        (["search.relaxation.partial_channels=2"], []),
+    ],
+)
+def test_settings_that_spare_memory_need_less_an_image(space: Path, less: list[str], more: list[str]) -> None:
+    each = [measure_search(supernet(space, c), c).per_image for c in (config(*less), config(*more))]
+    assert each[0] < 0.9 * each[1]
+
+
+def test_profile_says_what_a_step_keeps_and_what_fits(capsys: pytest.CaptureFixture, space: Path) -> None:
+    job = ["demo", "--rounds", 0, "-o", f"search.space={space}", "-o", "data.height=32", "-o", "data.width=16"]
+    assert "in 32-true keeps about" in (text := run_command(capsys, "profile", *job, "--memory", 24)[2])
+    assert "fits on 24 GiB" in text
+    text = run_command(capsys, "profile", *job, "-o", "data.people_per_batch=4000", "--memory", 0.5)[2]
+    text = text.replace("\n", " ")
+    assert "does not fit on 0.5 GiB" in text
+    batch = int(text.split("data.people_per_batch=")[1].split()[0]) * config().data.images_per_person
+    found = measure_search(supernet(space, config()), config())
+    assert found.peak(batch) < 0.5 * GIB < 1.2 * found.peak(batch)
+
+
+def test_the_memory_of_a_genotype_without_a_job_is_refused(capsys: pytest.CaptureFixture) -> None:
+    line = refused(capsys, "profile", "darts_v2", "--memory", 24)
+    assert line.endswith("--memory is for a job's settings, but darts_v2 has none; name a configuration or a training")
