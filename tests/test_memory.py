@@ -35,7 +35,7 @@ class Layer(nn.Module):
 
 
 SPACE = """
-cells: 1
+cells: 3
 channels: 8
 nodes: 1
 reductions: []
@@ -113,6 +113,10 @@ def test_profile_says_what_a_step_keeps_and_what_fits(capsys: pytest.CaptureFixt
     assert found.peak(batch) < 0.5 * GIB < 1.2 * found.peak(batch)
 
 
-def test_the_memory_of_a_genotype_without_a_job_is_refused(capsys: pytest.CaptureFixture) -> None:
-    line = refused(capsys, "profile", "darts_v2", "--memory", 24)
-    assert line.endswith("--memory is for a job's settings, but darts_v2 has none; name a configuration or a training")
+def test_the_memory_of_a_genotype_without_a_job_is_refused(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    cell = "[('sep_conv_3x3', 0), ('skip_connect', 1)]"
+    (file := tmp_path / "g.txt").write_text(
+        f"Genotype(normal={cell}, normal_concat=[2], reduce={cell}, reduce_concat=[2])"
+    )
+    line = refused(capsys, "profile", file, "--memory", 24)
+    assert line.endswith(f"for a job's settings, but {file} has none; name a configuration or a training")
