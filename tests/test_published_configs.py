@@ -399,6 +399,7 @@ PUBLISHED = {
             "loss.label_smoothing": 0.1,
             "loss.triplet_margin": 0.3,
             "loss.center_weight": 5e-4,
+            "retrain.weights": None,
             "retrain.center_lr": 0.5,
             "retrain.backbone": "resnet50",
             "retrain.epochs": 120,
