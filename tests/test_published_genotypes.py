@@ -104,12 +104,13 @@ def test_what_is_written_reads_back_equal_for_random_genotypes_of_every_space(tm
 
 
 def test_of_several_genotypes_one_is_chosen_by_name_or_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = write(tmp_path / "genotypes.py", f"{DECLARED}NASNet = {NASNET}\nV1 = {OTHER}\nV2 = {V2}\n")
+    path = write(tmp_path / "genotypes.py", f"{DECLARED}NASNet = {NASNET}\nV1 = {OTHER}\nV2 = {V2}\nBEST = V2\n")
     with pytest.raises(InputError) as caught:
         load_genotype(path)
     assert f"{path} holds several genotypes: NASNet, V1, V2; name one, such as " in str(caught.value)
     advised = Path(str(caught.value).rpartition("such as ")[2])
     assert str(choices_of(load_genotype(advised))["normal"]) == NORMAL  # type: ignore[arg-type]
+    assert load_genotype(path.with_name("genotypes.py:BEST")) == load_genotype(advised)
     for choice in ("V1", "4"):
         found = load_genotype(path.with_name(f"genotypes.py:{choice}"))
         assert choices_of(found)["normal"][0] == ("sep_conv_5x5", 0)  # type: ignore[arg-type]

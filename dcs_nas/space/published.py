@@ -25,6 +25,7 @@ _FIELDS = ("normal", "normal_concat", "reduce", "reduce_concat")
 _CELLS, _CHANNELS = 8, 16  # arXiv 1806.09055, section 3.1.1
 _SIZE = (256, 128)  # pixels; a training takes its own
 _START = re.compile(r"(?:\b(?P<name>[A-Za-z_]\w*)[ \t]*=[ \t]*)?\b(?P<text>Genotype[ \t]*\()")
+_ALIAS = re.compile(r"^([A-Za-z_]\w*)[ \t]*=[ \t]*([A-Za-z_]\w*)[ \t]*$", re.MULTILINE)
 _OURS = re.compile(r"^(format|genotype):", re.MULTILINE)
 _LONGEST, _DEEPEST = 10_000, 3  # characters; brackets inside one another
 _MOST_NODES, _MOST_ENTRIES = 16, 1000
@@ -56,7 +57,9 @@ def read_published(path: Path, space: SpaceSpec | None = None) -> dict[str, Any]
         InputError: no genotype, several names, or one that is no literal or not of cells that join all their nodes.
     """
     file, choice = _split(path)
-    entry = _chosen(_entries(read_text(file), file), choice, file)
+    text = read_text(file)
+    aliases = dict(_ALIAS.findall(text))  # in DARTS' own file: DARTS = DARTS_V2
+    entry = _chosen(_entries(text, file), aliases.get(choice, choice), file)
     source = f"{file}, line {entry.line}"
     fields = _literals(entry.text, source)
     cells = {kind: _cell(fields[kind], fields[f"{kind}_concat"], f"{source}: cell '{kind}'") for kind in CELL_KINDS}
