@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -124,7 +125,9 @@ def test_a_search_leaves_everything_behind_that_it_promises(searched: Path) -> N
     assert rows[1]["tau"] == pytest.approx(5.0 * 0.956)
     assert rows[2]["weights/ib"] != 0
     assert list((searched / "tensorboard").glob("events*"))
-    assert "epoch 3/3" in (searched / "log.txt").read_text()
+    log = (searched / "log.txt").read_text()
+    assert re.search(r"32-true: [\d,]+ parameters, \d+ batches of 8 images an epoch\n", log)
+    assert "epoch 3/3" in log
 
 
 def test_alphas_move_in_every_epoch_and_the_loss_falls(searched: Path) -> None:

@@ -178,7 +178,11 @@ class BilevelSearch(TrainingLoop):
         self._stop_if_collapsed()
         return figures
 
+    def step_memory(self) -> StepMemory:
+        return measure_search(self.network, self.config, device=self.device)
+
     def on_train_start(self) -> None:
+        super().on_train_start()
         self._stop_if_collapsed()  # where a search is resumed after its end
 
     def _stop_if_collapsed(self) -> None:

@@ -18,12 +18,14 @@ from dcs_nas.files import naming
 from dcs_nas.losses import Objective
 from dcs_nas.models.blocks import kept_shares, set_temperature
 from dcs_nas.models.heads import ReidNetwork
+from dcs_nas.models.latency import device_name
 from dcs_nas.processes import rank
 from dcs_nas.runs import RunFolder
 from dcs_nas.seeds import seed_everything
 from dcs_nas.training.acceleration import is_scaled
 from dcs_nas.training.features import validate
 from dcs_nas.training.joint_batch import average_buffers
+from dcs_nas.training.memory import GIB, StepMemory, measure_retraining
 from dcs_nas.training.nonfinite import StepGuard, clip_gradients
 
 log = logging.getLogger(__name__)
@@ -87,6 +89,28 @@ class TrainingLoop(pl.LightningModule):
         """The optimizers, wrapped by Lightning."""
         optimizers = self.optimizers()
         return list(optimizers) if isinstance(optimizers, (list, tuple)) else [optimizers]
+
+    def step_memory(self) -> StepMemory:
+        """Return what a step keeps of the memory of the module's device."""
+        return measure_retraining(self.network, self.config, device=self.device)
+
+    def on_train_start(self) -> None:
+        if self.trainer.is_global_zero:
+            log.info("%s", self._facts())
+
+    def _facts(self) -> str:
+        """Return device, precision, size and batches of the job; on a GPU also what a step keeps of its memory."""
+        images = self.config.data.batch_size
+        parameters = sum(p.numel() for p in self.network.parameters() if p.requires_grad)
+        facts = (
+            f"{device_name(self.device)}, {self.config.trainer.precision}: {parameters:,} parameters, "
+            f"{self.trainer.num_training_batches:,} batches of {images} images an epoch"
+        )
+        if self.device.type != "cuda":
+            return facts
+        memory = torch.cuda.get_device_properties(self.device).total_memory
+        needed = self.step_memory().peak(images // self.trainer.world_size)
+        return f"{facts}; a step keeps about {needed / GIB:.1f} of {memory / GIB:.0f} GiB"
 
     def on_train_epoch_start(self) -> None:
         set_temperature(self.network, self.config.dcs.temperature(self.current_epoch))

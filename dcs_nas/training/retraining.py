@@ -84,6 +84,7 @@ class Retraining(TrainingLoop):
         return [network, *([SGD(centers, lr=self.settings.center_lr)] if centers else [])]
 
     def on_train_start(self) -> None:
+        super().on_train_start()
         if self._tests is not None:
             log.info(
                 "the test set is ranked every %d epochs for a curve alone (retrain.test_curve): choose nothing by it",
