@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -70,6 +71,29 @@ def test_the_schema_accepts_the_shipped_configurations_and_refuses_unknown_keys(
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(wrong, schema)
     assert "leave the rest out" in refused(capsys, "config", "demo", "--schema")
+
+
+@pytest.mark.parametrize("key", [key.name for key in keys()])
+def test_every_setting_says_what_it_does(key: str) -> None:
+    description = next(one for one in keys() if one.name == key).field.description
+    assert description, f"{key} needs a description: a docstring below the field, what it does, unit, when to change it"
+    assert description.rstrip().endswith("."), f"{key}: a sentence, please: {description}"
+
+
+def test_the_committed_reference_is_up_to_date() -> None:
+    folder = ROOT / "scripts" / "docs"
+    sys.path.insert(0, str(folder))
+    try:
+        spec = importlib.util.spec_from_file_location("references", folder / "references.py")
+        assert spec is not None
+        assert spec.loader is not None
+        references = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(references)
+    finally:
+        sys.path.remove(str(folder))
+    for name, make in references.PAGES.items():
+        written = (references.FOLDER / name).read_text(encoding="utf-8")
+        assert written == make(), f"docs/reference/{name} is old: python scripts/docs/references.py"
 
 
 def test_the_class_of_settings_is_the_root_of_all_keys() -> None:

@@ -129,23 +129,23 @@ def type_in_words(field: FieldInfo) -> str:
     return annotation_in_words(field.annotation)
 
 
-def annotation_in_words(annotation: Any) -> str:
-    """Return a type in words."""
+def annotation_in_words(annotation: Any, quote: str = "") -> str:
+    """Return a type in words, its choices between quotes."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if annotation in _NAMES:
         return _NAMES[annotation]
     if origin is Literal:
-        return " or ".join(plain(value) for value in inner)
+        return " or ".join(f"{quote}{plain(value)}{quote}" for value in inner)
     if origin in (Union, types.UnionType):
-        return " or ".join(annotation_in_words(a) for a in inner)
+        return " or ".join(annotation_in_words(a, quote) for a in inner)
     if origin is Annotated:
-        return annotation_in_words(inner[0])
+        return annotation_in_words(inner[0], quote)
     if origin is tuple and inner[-1] is not Ellipsis:
         return f"list of {len(inner)}: {', '.join(dict.fromkeys(map(annotation_in_words, inner)))}"
     if origin in (list, tuple):
-        return f"list of {_PLURALS.get(inner[0]) or annotation_in_words(inner[0])}"
+        return f"list of {_PLURALS.get(inner[0]) or annotation_in_words(inner[0], quote)}"
     if origin is dict:
-        return f"mapping of {annotation_in_words(inner[0])} to {annotation_in_words(inner[1])}"
+        return f"mapping of {annotation_in_words(inner[0], quote)} to {annotation_in_words(inner[1], quote)}"
     if isinstance(annotation, type) and issubclass(annotation, PurePath):
         return "path"
     return annotation_in_words(origin) if origin else getattr(annotation, "__name__", str(annotation))

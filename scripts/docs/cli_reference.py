@@ -11,10 +11,11 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import typer
 
 from dcs_nas.cli import app
+from dcs_nas.cli.examples import EXAMPLES
 
 _INTRODUCTION = """# Command line
 
-Made from the program itself at build time; `dcs-nas COMMAND --help` says the same.
+Made from the program itself by `scripts/docs/references.py`; `dcs-nas COMMAND --help` says the same.
 `-v` anywhere shows the traceback of an error. Exit code: 0 done, 1 bad input or failure, 2 interrupted.
 `dcs-nas --version` prints the version, `dcs-nas --install-completion` sets up completion in your shell.
 """
@@ -66,6 +67,8 @@ def _command_lines(path: str, command: Any) -> Iterator[str]:
         for option in options:
             yield _row([_names(option), _type(option, hints[option.name]), _default(option), option.help or ""])
         yield ""
+    if examples := EXAMPLES.get(path.removeprefix("dcs-nas ")):
+        yield "\n".join(["```text", *examples, "```", ""])
 
 
 def _row(cells: list[str]) -> str:

@@ -6,19 +6,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from cli_reference import cli_page
-from config_reference import config_page, spaces_page
 from mkdocs.structure.files import File, Files
-from names_reference import names_page
 from notebook_page import notebook_page
 from source_pages import SourcePages
 
-GENERATED = {
-    "reference/cli.md": cli_page,
-    "reference/configuration.md": config_page,
-    "reference/spaces.md": spaces_page,
-    "reference/names.md": names_page,
-}
 _NOTEBOOK = re.compile(r"(\]\([^):\s]+)\.ipynb([)#])")
 _sources: SourcePages | None = None
 
@@ -27,8 +18,6 @@ def on_files(files: Files, config: Any) -> Files:
     """Add the references, a page for every notebook, and one for every file of the repository that a page links to."""
     global _sources
     _sources = SourcePages(Path(config.config_file_path).parent, Path(config.docs_dir))
-    for uri, make in GENERATED.items():
-        files.append(File.generated(config, uri, content=make()))
     for file in list(files):
         if file.src_uri.endswith(".ipynb"):
             page = file.src_uri.removesuffix(".ipynb") + ".md"
