@@ -58,6 +58,11 @@ ELSEWHERE = {
     "data.root=/data/Market-1501-v15.09.15": "the root is that of the test",
     "data.root=/data/people": "the root is that of the test",
     "data.cache=/local/disk/cache": "test_cache",
+    **dict.fromkeys(
+        ("data.root=/d", "data.root=people", "data.root=/data/market", "data.root=/data/imagenet"),
+        "the root is that of the test",
+    ),
+    **dict.fromkeys(("data.test_batch=64", "evaluate.flip=true"), "test_find"),
     "search.epochs=20": "an example of an override",
     "search.epochs=5": "an example of an override",
     "search.epochs=1": "an example of an override",
