@@ -59,7 +59,7 @@ ELSEWHERE = {
     "data.root=/data/people": "the root is that of the test",
     "data.cache=/local/disk/cache": "test_cache",
     **dict.fromkeys(
-        ("data.root=/d", "data.root=people", "data.root=/data/market", "data.root=/data/imagenet"),
+        ("data.root=/d", "data.root=DIR", "data.root=people", "data.root=/data/market", "data.root=/data/imagenet"),
         "the root is that of the test",
     ),
     **dict.fromkeys(("data.test_batch=64", "evaluate.flip=true"), "test_find"),
