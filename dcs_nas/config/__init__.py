@@ -59,19 +59,33 @@ class Config(Settings):
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
+    """Name of the job; its runs lie in `results/NAME`. A file gives its own name where the key is left out."""
     results: Path = Path("results")
+    """Folder in which all runs are kept."""
     seed: int = Field(default=0, ge=0, lt=2**31)
+    """Seed of all random numbers: the same seed gives the same bits. Change it to measure how much results vary."""
     extensions: tuple[Path, ...] = ()
+    """Python files of your own operations, data sets and the like, relative to this file."""
     data: DataConfig = DataConfig()
+    """Which images, at what size, in what batches."""
     augment: AugmentConfig = AugmentConfig()
+    """How images of a training batch are varied."""
     loss: LossConfig = LossConfig()
+    """The training objective: its terms and their weights."""
     dcs: DcsConfig = DcsConfig()
+    """DCS-Attention: temperature and scale."""
     search: SearchConfig | None = None
+    """The architecture search; `dcs-nas search` needs this section."""
     pretrain: PretrainConfig | None = None
+    """Training by the classes of images, for `retrain.weights`; `dcs-nas pretrain` needs this section."""
     retrain: RetrainConfig | None = None
+    """The training of a fixed network; `dcs-nas retrain` needs this section."""
     evaluate: EvaluateConfig = EvaluateConfig()
+    """How features are compared when a run is evaluated."""
     trainer: TrainerConfig = TrainerConfig()
+    """The machine: devices, precision, threads, loggers."""
     tune: TuneConfig | None = None
+    """Settings to try by `dcs-nas tune`, which needs this section."""
 
     @field_validator("extensions", mode="before")
     @classmethod

@@ -14,8 +14,11 @@ class DataSource(Settings):
     """A data set by name, its folder, and the options of its loader."""
 
     name: str
+    """Name of the data set, see `dcs-nas datasets`."""
     root: Path | None = None
+    """Its folder."""
     options: dict[str, Any] = {}
+    """Options of its loader, see `dcs-nas datasets NAME`."""
 
 
 class DataConfig(Settings):
@@ -31,20 +34,37 @@ class DataConfig(Settings):
     """
 
     name: str = "market1501"
+    """Data set to train on, and to test on unless `test` is given; see `dcs-nas datasets`."""
     root: Path | None = None
+    """Its folder. It has to be set, usually by `-o data.root=DIR`."""
     options: dict[str, Any] = {}
+    """Options of its loader, such as a version or split; see `dcs-nas datasets NAME`."""
     also: tuple[DataSource, ...] = ()
+    """Further data sets to train on, their identities counted apart."""
     combine_all: bool = False
+    """Train on the test images too, for a model to be used elsewhere; such a run cannot be tested on them."""
     test: DataSource | None = None
+    """Another data set to test on (cross-domain); by default the first one."""
     height: int = Field(default=256, ge=8, le=4096)
+    """Height of the images in pixels, to which all are resized; 256 is usual for persons."""
     width: int = Field(default=128, ge=8, le=4096)
+    """Width of the images in pixels; half the height is usual for persons."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Mean of each colour channel, of values from 0 to 1, which is subtracted; that of ImageNet. Change it only for
+    weights that were trained with another."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """Standard deviation of each colour channel, by which it is divided; that of ImageNet."""
     sampler: Literal["identity", "identity_once", "camera_balanced", "shuffle"] = "identity"
+    """How a training batch is drawn: so many images of so many identities (identity), each identity once an epoch
+    (identity_once), balanced over cameras (camera_balanced), or plainly shuffled (shuffle)."""
     people_per_batch: int = Field(default=16, ge=1, le=4096)
+    """Identities in a training batch. Lower it where memory runs out; the triplet loss wants many."""
     images_per_person: int = Field(default=4, ge=1, le=256)
+    """Images of each identity in a training batch; at least 2 for losses of pairs."""
     test_batch: int = Field(default=256, ge=1, le=65536)
+    """Images at a time when features are computed; it changes speed and memory, not results."""
     cache: Path | None = None
+    """Folder of the decoded images; by default `.cache` in `results`. Set it to a fast disk with room."""
 
     @property
     def batch_size(self) -> int:
@@ -72,18 +92,32 @@ class AugmentConfig(Settings):
     """
 
     flip: float = Field(default=0.5, ge=0, le=1)
+    """Probability that an image is mirrored."""
     pad: int = Field(default=10, ge=0, le=512)
+    """Pixels of black border before a random crop to the old size; 0 for no crop."""
     erase: float = Field(default=0.5, ge=0, le=1)
+    """Probability that a rectangle of the image is erased (random erasing)."""
     erase_area: float = Field(default=0.4, gt=0.02, lt=1)
+    """Largest share of the image that is erased."""
     erase_fill: Literal["mean", "noise"] = "mean"
+    """What fills the erased rectangle: the mean colour or noise."""
     color_jitter: float = Field(default=0.0, ge=0, le=1)
+    """Probability that brightness, contrast, saturation and hue are changed; raise it where lighting differs
+    between cameras."""
     translate: float = Field(default=0.0, ge=0, le=1)
+    """Probability that an image is enlarged to 9/8 and cropped at random."""
     resized_crop: float = Field(default=0.0, ge=0, le=1)
+    """Least area of a random crop that is resized to the whole image; 0.08 for ImageNet, 0 for no such crop."""
     random_patch: float = Field(default=0.0, ge=0, le=1)
+    """Probability that a patch of another image of the batch is pasted in."""
     local_gray: float = Field(default=0.0, ge=0, le=1)
+    """Probability that a rectangle loses its colours, so that clothing colour counts for less."""
     policy: Literal["none", "randaugment", "autoaugment"] = "none"
+    """A set of operations learned elsewhere: RandAugment, or AutoAugment's for ImageNet."""
     policy_probability: float = Field(default=0.1, gt=0, le=1)
+    """Share of the images that the policy changes."""
     policy_magnitude: int = Field(default=9, ge=1, le=29)
+    """Strength of RandAugment's operations, of 30."""
 
 
 class EvaluateConfig(Settings):

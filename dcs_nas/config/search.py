@@ -19,12 +19,20 @@ class RelaxationConfig(Settings):
     """
 
     kind: Literal["softmax", "gumbel", "gumbel_softmax", "dirichlet"] = "softmax"
+    """How alphas become mixture weights: softmax (DARTS), gumbel (GDAS), gumbel_softmax, or dirichlet (DrNAS)."""
     temperature: float = Field(default=1.0, gt=0)
+    """Temperature in the first epoch; lower values make choices harder."""
     temperature_end: float | None = Field(default=None, gt=0)
+    """Temperature in the last epoch; null keeps the first one."""
     schedule: Literal["linear", "exponential"] = "linear"
+    """How the temperature goes from the first to the last epoch."""
     partial_channels: int = Field(default=1, ge=1, le=64)
+    """K: the operations see 1/K of the channels (PC-DARTS), which saves memory; 1 for all."""
     edge_normalization: bool | None = None
+    """Weights of the edges into a node beside those of the operations (PC-DARTS); by default with partial
+    channels."""
     anchor: float = Field(default=0.0, ge=0)
+    """Weight of DrNAS' regulariser, which keeps the distribution near the uniform one; for dirichlet."""
 
     @model_validator(mode="after")
     def _check(self) -> RelaxationConfig:
@@ -56,12 +64,20 @@ class CostConfig(Settings):
     """
 
     kind: Literal["none", "flops", "parameters", "latency"] = "none"
+    """Cost that counts in the architecture loss: multiply-adds, parameters, measured latency, or none."""
     form: Literal["additive", "multiplicative", "logarithmic"] = "additive"
+    """How the cost enters the loss: added beyond the target, as a factor, or its logarithm's power as a factor
+    (DCS-DNAS)."""
     weight: float = Field(default=1.0, ge=0, le=1e9)
+    """Weight of the cost term."""
     target: float | None = Field(default=None, gt=0, le=1e18)
+    """Cost that the network may have, in the cost's own unit."""
     beta: float | None = Field(default=None, gt=0, le=100)
+    """Exponent of the cost; null for the published one of the form."""
     latency_table: Path | None = None
+    """File of `dcs-nas profile CONFIG --latency-table FILE`, for kind latency."""
     other_latency_table: bool = False
+    """Accept a table that was measured on another device or space."""
 
     @model_validator(mode="after")
     def _check_kind(self) -> CostConfig:
@@ -104,12 +120,19 @@ class GuardConfig(Settings):
     """
 
     action: Literal["log", "stop", "cap"] = "log"
+    """What happens at a collapse onto skip connections: log it, stop the search, or cap the skips of a cell."""
     max_skips: int | None = Field(default=None, ge=0)
+    """Skip connections that a normal cell may have; 2 in DARTS+."""
     eigenvalue_iterations: int = Field(default=5, ge=0, le=1000)
+    """Power iterations for the dominant Hessian eigenvalue after each epoch; 0 saves their time."""
     eigenvalue_images: int = Field(default=8, ge=2)
+    """Images that the eigenvalue is measured on; more are steadier and slower."""
     window: int = Field(default=5, ge=1)
+    """Epochs over which the eigenvalue is averaged."""
     ratio: float = Field(default=0.75, gt=0, lt=1)
+    """A collapse is growth of the eigenvalue by more than 1 / ratio within a window."""
     gap: bool = True
+    """Measure the loss of the discrete network after every epoch too."""
 
     @model_validator(mode="after")
     def _check(self) -> GuardConfig:
@@ -127,8 +150,11 @@ class PerturbationConfig(Settings):
     """
 
     batches: int = Field(default=2, ge=1)
+    """Batches of the architecture half for each test of an operation; more are steadier and slower."""
     tune_steps: int = Field(default=0, ge=0)
+    """Steps of the weights after each choice; 0 for none."""
     lr: float = Field(default=0.001, gt=0)
+    """Learning rate of these steps."""
 
 
 class RetrievalConfig(Settings):
@@ -138,7 +164,9 @@ class RetrievalConfig(Settings):
     """
 
     candidates: int = Field(default=30, ge=1, le=100_000)
+    """Genotypes that are drawn by the alphas and compared."""
     batches: int = Field(default=8, ge=1, le=1000)
+    """Batches on which the running statistics of each are measured."""
 
 
 class TrialsConfig(Settings):
@@ -153,12 +181,19 @@ class TrialsConfig(Settings):
     """
 
     trials: int = Field(default=20, ge=1, le=100_000)
+    """Networks to train at most."""
     epochs: int = Field(default=5, ge=1)
+    """Epochs of each."""
     validation: float = Field(default=0.2, gt=0, lt=1)
+    """Share of the identities that are held out, on whom networks are scored."""
     minutes: float | None = Field(default=None, gt=0)
+    """Minutes of training after which no trial begins; null for no limit."""
     population: int = Field(default=10, ge=1)
+    """Networks kept by regularized evolution."""
     sample: int = Field(default=5, ge=1)
+    """Networks of the population among which evolution chooses a parent."""
     table: Literal["bench_cells"] | None = None
+    """Table of a whole space, whose scores are read in place of training."""
 
     @model_validator(mode="after")
     def _check(self) -> TrialsConfig:
@@ -176,9 +211,14 @@ class MemoryConfig(Settings):
     """
 
     levels: Literal["auto", "both"] = "auto"
+    """Which level of the search has a memory of prototypes: the alphas where `identity_overlap` is below 1 (auto),
+    or both levels one each."""
     temperature: float = Field(default=0.05, gt=0, le=100)
+    """Divides the similarities to the prototypes; lower values make the term harder."""
     momentum: float = Field(default=0.2, ge=0, lt=1)
+    """Share of a prototype that stays at each update."""
     update: Literal["mean", "each"] = "mean"
+    """A prototype moves by the mean of its identity's images in a batch (SpCL), or by each in turn (MSINet)."""
 
 
 class SearchConfig(Settings):
@@ -193,35 +233,68 @@ class SearchConfig(Settings):
     """
 
     space: Annotated[str, FILE_OR_NAME]
+    """Search space: a file, or the name of one in search_spaces/."""
     channels: int | None = Field(default=None, ge=1, le=2048)
+    """Width of the first cell, in place of the space's; lower it where memory runs out."""
     cells: int | None = Field(default=None, ge=1, le=100)
+    """Number of cells, in place of the space's."""
     epochs: int = Field(default=50, ge=1)
+    """Epochs of the search."""
     warmup_epochs: int = Field(default=0, ge=0)
+    """First epochs in which only weights move and the alphas stay."""
     weight_share: float = Field(default=0.5, gt=0, lt=1)
+    """Share of the training images that move the weights; the others move the alphas."""
     lr: float = Field(default=0.025, gt=0)
+    """Learning rate of the weights in the first epoch (SGD)."""
     lr_min: float = Field(default=0.001, ge=0)
+    """Learning rate of the weights at the end of the cosine."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Momentum of the weights' SGD."""
     weight_decay: float = Field(default=3e-4, ge=0)
+    """Weight decay of the weights."""
     grad_clip: float = Field(default=5.0, gt=0)
+    """Largest norm of the weights' gradient."""
     arch_lr: float = Field(default=3e-4, gt=0)
+    """Learning rate of the alphas (Adam); raise it where they hardly move in few epochs."""
     arch_betas: tuple[float, float] = (0.5, 0.999)
+    """Betas of the alphas' Adam."""
     arch_weight_decay: float = Field(default=1e-3, ge=0)
+    """Weight decay of the alphas."""
     strategy: Literal["bilevel", "random", "nni.darts", "nni.gumbel", "nni.random", "nni.evolution"] = "bilevel"
+    """How architectures are searched: by a supernet (bilevel, and NNI's darts and gumbel), or by training one
+    network after another (all others)."""
     trials: TrialsConfig = TrialsConfig()
+    """Strategies that train one network after another."""
     cost: CostConfig = CostConfig()
+    """What a searched network may cost."""
     order: Literal[1, 2] = 1
+    """Order of the alphas' gradient: 1, or 2 through the next step of the weights, which takes about twice the
+    time."""
     hessian: Literal["exact", "finite_difference"] = "exact"
+    """Second order by exact Hessian-vector products, or by the published finite differences."""
     relaxation: RelaxationConfig = RelaxationConfig()
+    """How alphas become mixture weights."""
     identity_overlap: float = Field(default=1.0, ge=0, le=1)
+    """Share of the identities that are in both halves; below 1 the alphas learn from losses without a classifier."""
     memory: MemoryConfig = MemoryConfig()
+    """Prototypes of identities in place of a classifier."""
     validation: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the identities that are in neither half and measure retrieval; 0 for none."""
     validate_every: int = Field(default=5, ge=1)
+    """Epochs between two measurements of retrieval."""
     choose: Literal["last", "best"] = "last"
+    """Genotype of the last epoch, or of the best retrieval among the identities held out."""
     derivation: Literal["strongest", "perturbation", "retrieval"] = "strongest"
+    """How a genotype is derived: by the strongest alphas, by perturbation (DARTS-PT), or by retrieval of drawn
+    candidates."""
     perturbation: PerturbationConfig = PerturbationConfig()
+    """Derivation by perturbation."""
     retrieval: RetrievalConfig = RetrievalConfig()
+    """Derivation by retrieval."""
     guard: GuardConfig = GuardConfig()
+    """Figures and actions against a collapse onto skip connections."""
     checkpoint_activations: bool = False
+    """Compute activations again in the backward pass: less memory, about a third more time."""
 
     @model_validator(mode="after")
     def _check_choice(self) -> SearchConfig:

@@ -38,24 +38,47 @@ class LossConfig(Settings):
     """
 
     identity_weight: float = Field(default=1.0, ge=0)
+    """Weight of the cross-entropy over the training identities; 0 leaves it out."""
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the target that is spread over all identities; 0 for none."""
     triplet_weight: float = Field(default=1.0, ge=0)
+    """Weight of the triplet term; 0 leaves it out."""
     triplet_margin: float | None = Field(default=0.3, ge=0)
+    """Margin of the triplet term, in distances; null for the soft margin."""
     triplet_mining: Literal["hard", "weighted"] = "hard"
+    """The hardest pairs of each anchor, or all pairs with weights (AGW)."""
     triplet_normalize: bool = False
+    """Compare features of length 1 in the triplet term."""
     identity_branches: BranchWeights | None = None
+    """Weights of the identity terms of a network with several vectors, one each; by default their mean."""
     triplet_branches: BranchWeights | None = None
+    """Weights of the triplet terms of a network with several vectors, one each; by default one term of all."""
     center_weight: float = Field(default=0.0, ge=0)
+    """Weight of the centre loss, which pulls features to the centre of their identity; 0.0005 is usual, 0 for
+    none."""
     circle_weight: float = Field(default=0.0, ge=0)
+    """Weight of the circle loss of pairs; 0 leaves it out."""
     circle_margin: float = Field(default=0.25, gt=0, lt=1)
+    """Margin m of the circle loss; 0.25 as published."""
     circle_scale: float = Field(default=128.0, gt=0)
+    """Scale gamma of the circle loss; 128 as published for persons."""
     ib_kind: Literal["none", "ibb", "ibb_tight", "plugin"] = "none"
+    """Information-bottleneck term: the published bound (ibb), a tighter one (ibb_tight), the estimate itself
+    (plugin), or none."""
     ib_weight: float = Field(default=0.0, ge=0)
+    """Weight of the information-bottleneck term."""
     ib_grid: tuple[int, int] = (8, 4)
+    """Rows and columns to which the IB term's input is averaged."""
     ib_input: Literal["image", "stem"] = "image"
+    """What the IB term takes for the input: the image, or the output of the network's stem."""
     ib_estimate: Literal["streaming", "exact"] = "streaming"
+    """Class statistics of the IB term: gathered during the epoch (streaming), or by an extra pass after it (exact,
+    slower)."""
     ib_temperature: float | Literal["auto"] = 1.0
+    """Divides the squared distances of the IB term's assignments; auto keeps the assignments soft for features of
+    hundreds of numbers."""
     ib_normalize: bool = False
+    """Compare features of length 1 in the IB term."""
 
     @model_validator(mode="after")
     def _check(self) -> LossConfig:
@@ -82,9 +105,14 @@ class DcsConfig(Settings):
     """
 
     tau: float = Field(default=5.0, gt=0)
+    """Gumbel temperature of the first epoch; high values let all channels learn."""
     decay: float = Field(default=0.956, gt=0, le=1)
+    """Factor on the temperature after every epoch."""
     tau_min: float = Field(default=0.5, ge=0)
+    """Lowest temperature, below which hardly a logit gets a gradient; 0 for the published fall without an end."""
     scale: Literal["mean", "sqrt", "literal"] = "mean"
+    """Scale of the affinities of tokens with C channels: 1 / C (mean), 1 / sqrt(C) (sqrt), or 1 as the paper writes
+    it (literal)."""
 
     @model_validator(mode="after")
     def _check(self) -> DcsConfig:
@@ -119,16 +147,28 @@ class HeadConfig(Settings):
     """
 
     pool: str = "avg"
+    """How a map becomes a vector: avg, max, gem and others, see the names."""
     square: bool = False
+    """A learned square matrix before the neck (MSINet)."""
     neck: bool = True
+    """A batch norm between the metric losses and the classifier (BNNeck)."""
     loss_features: Literal["before", "after"] = "before"
+    """Metric losses compare features before the neck, or after it."""
     classifier: Literal["linear", "biased", "cosface", "arcface", "circle"] = "linear"
+    """Classifier of the training identities: linear, with a bias, or of cosines with a margin (cosface, arcface,
+    circle)."""
     scale: float = Field(default=64.0, gt=0)
+    """Scale of a classifier of cosines; 30 is usual for cosface and arcface, 64 for circle."""
     margin: float = Field(default=0.35, ge=0, le=1.5)
+    """Margin of a classifier of cosines; 0.35 or 0.5 are usual."""
     test_weights: BranchWeights | None = None
+    """Weights of a network's several vectors in tests, one each; by default each is scaled to length 1."""
     parts: int = Field(default=0, ge=0, le=16)
+    """Horizontal stripes that add a vector of their own, each with neck and classifier (MSINet: 2); 0 for none."""
     parts_channels: int = Field(default=128, ge=1, le=4096)
+    """Channels of the map before it is divided into stripes."""
     parts_from: str | None = Field(default=None, min_length=1, max_length=200)
+    """Submodule whose output is divided, such as layer3 of a ResNet; by default the backbone's map."""
 
     @field_validator("test_weights")
     @classmethod
@@ -153,7 +193,9 @@ class GroupConfig(Settings):
     """Factors on the learning rate and on the weight decay of a group of parameters."""
 
     lr: float = Field(default=1.0, gt=0)
+    """Factor on the learning rate."""
     weight_decay: float = Field(default=1.0, ge=0)
+    """Factor on the weight decay."""
 
 
 class GroupsConfig(Settings):
@@ -164,9 +206,13 @@ class GroupsConfig(Settings):
     """
 
     head: GroupConfig = GroupConfig()
+    """Factors for the new layers; 10 on the learning rate is usual with pretrained backbones."""
     bias: GroupConfig = GroupConfig()
+    """Factors for biases."""
     norm: GroupConfig = GroupConfig()
+    """Factors for normalization layers; a weight decay of 0 is usual with transformers."""
     norm_bias: GroupConfig | None = None
+    """Factors for the biases of normalization layers; by default those of `norm`."""
 
 
 class RetrainConfig(Settings):
@@ -194,41 +240,77 @@ class RetrainConfig(Settings):
     """
 
     backbone: str | None = None
+    """Named backbone in place of a genotype, such as resnet50; see the names."""
     backbone_options: dict[str, Any] = {}
+    """Its options, such as attention or drop_path."""
     weights: Path | None = None
+    """File of pretrained weights, see `dcs-nas weights FILE`."""
     weights_key: str | None = Field(default=None, min_length=1, max_length=200)
+    """Of a file with several networks, the one to take, such as student."""
     weights_partial: bool = False
+    """Accept a file that leaves more than a tenth of the network random."""
     inherit: Path | None = None
+    """Run folder of a search whose supernet gives the weights to start from."""
     channels: int | None = Field(default=None, ge=1, le=2048)
+    """Width of a genotype's first cell, in place of its own."""
     cells: int | None = Field(default=None, ge=1, le=100)
+    """Number of a genotype's cells, in place of its own."""
     epochs: int = Field(default=120, ge=1)
+    """Epochs of the training."""
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    """Optimizer of all weights."""
     lr: float = Field(default=3.5e-4, gt=0)
+    """Highest learning rate; 3.5e-4 is usual for Adam, 0.01 to 0.05 for SGD."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Momentum of SGD."""
     nesterov: bool = False
+    """Nesterov's form of momentum."""
     betas: tuple[Beta, Beta] = (0.9, 0.999)
+    """Betas of Adam and AdamW."""
     amsgrad: bool = False
+    """The AMSGrad form of Adam and AdamW."""
     weight_decay: float = Field(default=5e-4, ge=0)
+    """Weight decay of all weights."""
     groups: GroupsConfig = GroupsConfig()
+    """Factors on learning rate and weight decay for groups of parameters."""
     freeze_epochs: float = Field(default=0.0, ge=0)
+    """First epochs in which only the head is trained, as with pretrained backbones."""
     freeze_steps: int = Field(default=0, ge=0)
+    """The same in steps of the optimizer."""
     grad_clip: float | None = Field(default=None, gt=0)
+    """Largest norm of the gradient; null for none."""
     accumulate: int = Field(default=1, ge=1, le=4096)
+    """Batches whose mean gradient makes one step: raise it where a batch does not fit into memory."""
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
+    """Decay of an average of the weights, which is then evaluated; 0.999 is usual, null for none."""
     head: HeadConfig = HeadConfig()
+    """From the backbone's map to features and scores."""
     schedule: Literal["cosine", "multistep", "constant"] = "cosine"
+    """Learning rate after the warm-up: cosine, falling at `milestones`, or constant."""
     warmup_epochs: float = Field(default=10, ge=0)
+    """Epochs in which the learning rate rises to `lr`."""
     warmup_steps: int = Field(default=0, ge=0)
+    """The same in steps of the optimizer, in place of epochs."""
     warmup_factor: float = Field(default=0.01, gt=0, le=1)
+    """Share of `lr` that the first step has."""
     flat_epochs: float = Field(default=0.0, ge=0)
+    """Epochs with the full rate before a cosine falls."""
     cosine_over: Literal["rest", "all"] = "rest"
+    """Epochs that the cosine spans: those after the warm-up (rest), or the warm-up's as well (all)."""
     lr_min: float = Field(default=0.0, ge=0)
+    """Learning rate at the end of a cosine."""
     milestones: tuple[int, ...] = (40, 70)
+    """Epochs at which a multistep schedule falls."""
     gamma: float = Field(default=0.1, gt=0, le=1)
+    """Factor on the rate at each milestone."""
     center_lr: float = Field(default=0.5, gt=0)
+    """Learning rate of the centres of the centre loss."""
     validation: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the training identities held out, to choose the best checkpoint; 0 for none."""
     validate_every: int = Field(default=10, ge=1)
+    """Epochs between two measurements of retrieval."""
     test_curve: bool = False
+    """Measure the test set as often, for a curve by which nothing is chosen."""
 
     @model_validator(mode="after")
     def _check_start(self) -> RetrainConfig:
@@ -274,8 +356,11 @@ class PretrainConfig(RetrainConfig):
     """
 
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the target that is spread over all classes; 0 for none."""
     head: HeadConfig = HeadConfig(neck=False, classifier="biased")
+    """From the backbone's map to features and scores of the classes: linear with a bias by default."""
     validate_every: int = Field(default=1, ge=1)
+    """Epochs between two measurements of the accuracy."""
 
 
 class TrainerConfig(Settings):
@@ -291,16 +376,27 @@ class TrainerConfig(Settings):
     """
 
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
+    """Kind of device; auto takes a GPU where there is one."""
     devices: int | str = "auto"
+    """How many devices, which GPUs ('0,2'), or -1 for all; auto takes one, or as many as a launcher started."""
     num_nodes: int = Field(default=1, ge=1)
+    """Machines that train together, started by torchrun or srun."""
     timeout_minutes: float = Field(default=30, gt=0, le=10080)
+    """Minutes that a process waits for another that does not answer."""
     precision: Precision = "32-true"
+    """Number format of the computation; bf16-mixed is about twice as fast on recent GPUs."""
     deterministic: bool | None = None
+    """Deterministic algorithms only; by default on a CPU. On a GPU they cost speed."""
     compile: Literal["off", "default", "reduce-overhead", "max-autotune"] = "off"
+    """Mode of torch.compile: faster steps on a GPU after minutes of compiling."""
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
+    """Precision of float32 products on a GPU; high allows TF32."""
     nonfinite: Literal["stop", "skip"] = "stop"
+    """At a loss or gradient that is NaN or infinite: stop the job, or leave the step out."""
     threads: int | None = Field(default=None, ge=1, le=4096)
+    """Threads of the processor; null for torch's own number."""
     loggers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
+    """Where figures of each epoch go beside metrics.csv; wandb and mlflow have to be installed."""
 
     @property
     def cuda(self) -> bool:

@@ -22,19 +22,33 @@ class TuneConfig(Settings):
     """
 
     command: Literal["search", "retrain"] = "retrain"
+    """What a trial is: a retraining or a search."""
     space: dict[str, dict[str, list[Any]]] = Field(min_length=1)
+    """Settings to try and their ranges, such as `retrain.lr: {loguniform: [1e-5, 1e-2]}`."""
     trials: int = Field(default=20, ge=1, le=100_000)
+    """Trials altogether."""
     concurrency: int = Field(default=1, ge=1, le=1024)
+    """Trials at a time."""
     hours: float | None = Field(default=None, gt=0)
+    """Hours after which no trial begins; null for no limit."""
     metric: str | None = None
+    """Column of a trial's metrics.csv to judge by; null for validation/mAP, of a search architecture/loss."""
     goal: Literal["maximize", "minimize"] | None = None
+    """Whether more of the metric is better, or less; goes with `metric`."""
     take: Literal["last", "best"] = "last"
+    """The metric of the last epoch, or of the best one."""
     tuner: str = "TPE"
+    """Optuna's sampler, such as TPE or Random."""
     tuner_options: dict[str, Any] = {}
+    """Its options."""
     pruner: Literal["none", "median", "hyperband"] = "none"
+    """Stops trials that do badly: median, hyperband or none."""
     pruner_options: dict[str, Any] = {}
+    """Its options."""
     gpus: tuple[int, ...] = ()
+    """Numbers of the GPUs that trials take turns on."""
     storage: str | None = None
+    """Address of a database for the trials' record; null for a file in the tuning's folder."""
 
     @model_validator(mode="before")
     @classmethod
