@@ -276,7 +276,10 @@ def test_prototypes_that_move_by_each_image_equal_the_published_loop() -> None:
 
 
 def test_twin_memories_learn_their_own_half_alone(job: Path, tmp_path: Path) -> None:
-    run_search(_config(job, "identity_overlap=0", "memory.levels=both"), tmp_path / "run")
+    """The alphas' while they rest, too."""
+    run_search(_config(job, "identity_overlap=0", "memory.levels=both", "warmup_epochs=1"), tmp_path / "run")
+    rows = read_metrics(tmp_path / "run" / "metrics.csv")
+    assert rows[1]["architecture/prototype"] > 0
     state = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["state_dict"]
     alphas, weights = state["memory.seen"], state["weight_memory.seen"]
     assert alphas.any()

@@ -111,6 +111,8 @@ class BilevelSearch(TrainingLoop):
         weight_optimizer, alpha_optimizer = self.optimizer_list()
         if self.current_epoch >= self.settings.warmup_epochs:
             self._architecture_step(passes, weight_optimizer, alpha_optimizer)
+        elif self.weight_memory is not None:
+            self._fill_memory(passes["architecture"])
         self._weight_step(passes["weights"], weight_optimizer)
         self.recent = passes["architecture"]
 
@@ -142,6 +144,14 @@ class BilevelSearch(TrainingLoop):
             for alpha, gradient in zip(alphas, both_terms):
                 alpha.grad = gradient
         self._finish(passes["architecture"], optimizer)
+
+    @torch.no_grad()
+    def _fill_memory(self, current: Pass) -> None:
+        """Let the alphas' own memory learn while they rest: it would be empty in their first step."""
+        assert self.memory is not None
+        with frozen_statistics(self.network):
+            current.loss()
+        self.memory.update(current.features, current.labels)
 
     def _weight_step(self, current: Pass, optimizer: Any) -> None:
         optimizer.zero_grad(set_to_none=True)
