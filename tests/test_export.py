@@ -110,7 +110,9 @@ class Parts(nn.Module):
         self.blocks = nn.Sequential(
             *(build_attention(n, 32, 4, 4) for n in ("dcs", "dcs_window", "harmonious", "nonlocal"))
         )
-        self.rga = build_attention("rga_spatial", 32, 4, 4, max_nodes=8)
+        self.rga = nn.Sequential(
+            build_attention("rga_spatial", 32, 4, 4, max_nodes=8), build_attention("rga_channel", 32, 4, 4)
+        )
         self.cells = nn.ModuleList([FactorizedReduce(32, 4), DilatedConv(32, 3, 2, affine=True), PoolBn("avg", 32, 2)])
         nn.init.constant_(self.blocks[1].window, -8.4)  # a start between two channels, and not all of them
         self.cross = CrossAttention()
@@ -118,7 +120,7 @@ class Parts(nn.Module):
         self.squeeze = nn.Sequential(ConvNorm(32, 32, 1, activation="hswish"), SqueezeExcite(32))
         self.instance_norm = nn.InstanceNorm2d(32, affine=True)
         self.swin = SwinTransformer(embedding=4, depths=(2, 1, 1, 1), heads=1)
-        self.jigsaw = TransReID(height=32, width=32, embedding=8, depth=2, heads=2, stride=16, shift=1)
+        self.jigsaw = TransReID(height=32, width=32, embedding=8, depth=2, heads=2, stride=16, shift=2)
 
     def forward(self, x: Tensor) -> Tensor:
         larger = nn.functional.pad(x, (0, 16, 0, 14))
