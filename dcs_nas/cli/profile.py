@@ -88,7 +88,7 @@ def profile(
     if needed is not None and found.config is not None:
         _show_memory(found.config, needed, memory)
     if json is not None:
-        facts = {"target": str(target), "title": found.title, "step": asdict(needed) if needed else None}
+        facts = {"target": str(target), "title": found.title, "step_bytes": _step_bytes(found.config, needed)}
         write_json(json, {**facts, **asdict(result), **environment()})
         say(f"profile: {json}")
 
@@ -112,7 +112,7 @@ def _show_memory(config: Config, needed: StepMemory, card: float | None) -> None
     each = f" of each of {processes} processes" if processes > 1 else ""
     say(
         f"a training step of {images} images{each} in {config.trainer.precision} keeps about "
-        f"{needed.peak(images) / GIB:.2f} GiB: {needed.fixed / GIB:.2f} and {needed.per_image / GIB:.3f} an image"
+        f"{needed.peak(images) / GIB:.2f} GiB"
     )
     if card is None:
         return
@@ -127,6 +127,10 @@ def _show_memory(config: Config, needed: StepMemory, card: float | None) -> None
         )
     else:
         say(f"does not fit on {card:g} GiB with any batch; take smaller images or a smaller network")
+
+
+def _step_bytes(config: Config | None, needed: StepMemory | None) -> int | None:
+    return None if config is None or needed is None else needed.peak(config.data.batch_size)
 
 
 def _row(layer: LayerProfile) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -26,21 +27,29 @@ _STATES = {"sgd": 1, "adam": 2, "adamw": 2}
 
 @dataclass(frozen=True)
 class StepMemory:
-    """Bytes of tensors that are alive at the peak of a step: ``fixed``, and ``per_image`` for each image of the batch.
+    """Bytes of tensors alive in the course of a step, at each of its T operations, linear in the images of the batch.
 
     What a framework keeps besides (its libraries and kernels, free blocks of its allocator) is not among them.
+
+    Attributes:
+        fixed: (T,) whatever the batch: weights, gradients and the optimizer's state among them.
+        per_image: (T,) for each image.
     """
 
-    fixed: int
-    per_image: int
+    fixed: np.ndarray
+    per_image: np.ndarray
 
     def peak(self, images: int) -> int:
-        """Return the bytes of a step of a batch of ``images``."""
-        return self.fixed + images * self.per_image
+        """Return the most bytes alive in a step of a batch of ``images``."""
+        return int((self.fixed + images * self.per_image).max())
 
     def largest_batch(self, limit: int, *, multiple: int = 1) -> int:
         """Return the largest batch, a multiple of ``multiple``, whose peak is at most ``limit`` bytes; 0 for none."""
-        return max(0, (limit - self.fixed) // (self.per_image * multiple)) * multiple
+        if self.fixed.max() > limit:
+            return 0
+        growing = self.per_image > 0
+        images = ((limit - self.fixed[growing]) / self.per_image[growing]).min()
+        return int(images // multiple) * multiple
 
 
 def measure_step(
@@ -48,8 +57,8 @@ def measure_step(
 ) -> StepMemory:
     """Return what a training step of ``network`` keeps; the network and all random generators are left as they were.
 
-    The peak is linear in the batch: fixed + B * per_image, by two batches of 2 and 4 random images. To the
-    ``fixed`` part belong weights, gradients and the optimizer's state.
+    Two batches of 2 and 4 random images take the same operations, after each of which what is alive is linear in the
+    batch. The peak of a large batch may lie elsewhere than that of a small one.
 
     Args:
         network: with its heads, uncompiled.
@@ -63,9 +72,9 @@ def measure_step(
     network = copy.deepcopy(network).to(where, own).train()
     weights = sum(p.numel() * p.element_size() for p in network.parameters())
     with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []), as_on_gpu(device is None):
-        low, high = (_peak(network, config, images, step or _backward, own) for images in (2, 4))
-    per_image = (high - low) // 2
-    return StepMemory(fixed=low - 2 * per_image + (1 + states) * weights, per_image=max(1, per_image))
+        low, high = (_alive(network, config, images, step or _backward, own) for images in (2, 4))
+    per_image = (high - low) / 2
+    return StepMemory(fixed=low - 2 * per_image + (1 + states) * weights, per_image=per_image)
 
 
 def measure_retraining(network: ReidNetwork, config: Config, *, device: torch.device | None = None) -> StepMemory:
@@ -75,7 +84,8 @@ def measure_retraining(network: ReidNetwork, config: Config, *, device: torch.de
     return measure_step(network, config, states=states + (settings.ema_decay is not None), device=device)
 
 
-def _peak(network: ReidNetwork, config: Config, images: int, step: Step, dtype: torch.dtype) -> int:
+def _alive(network: ReidNetwork, config: Config, images: int, step: Step, dtype: torch.dtype) -> np.ndarray:
+    """Return the bytes alive after each operation of a step; the draws are the same for every number of images."""
     device = next(network.parameters()).device
     size = (images, 3, config.data.height, config.data.width)
     batch = torch.rand(size, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
@@ -88,10 +98,11 @@ def _peak(network: ReidNetwork, config: Config, images: int, step: Step, dtype: 
         logits = embedding.logits or []
         return sum((row.float().logsumexp(1).mean() for row in logits), embedding.features.float().square().mean())
 
+    torch.manual_seed(0)
     network.zero_grad(set_to_none=True)
     with _LiveBytes() as live:
         step(network, loss)
-    return live.peak
+    return np.array(live.course, dtype=np.float64)
 
 
 def _backward(network: nn.Module, loss: Callable[[], Tensor]) -> None:
@@ -103,7 +114,7 @@ class _LiveBytes(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.alive = self.peak = 0
+        self.alive, self.course = 0, list[int]()
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -112,6 +123,7 @@ class _LiveBytes(TorchDispatchMode):
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
                 self._count(tensor.untyped_storage(), given)
+        self.course.append(self.alive)
         return result
 
     def _count(self, storage: torch.UntypedStorage, given: set[int]) -> None:
@@ -120,7 +132,6 @@ class _LiveBytes(TorchDispatchMode):
             return
         self._known.add(key)
         self.alive += size
-        self.peak = max(self.peak, self.alive)
         weakref.finalize(storage, self._release, key, size)
 
     def _release(self, key: int, size: int) -> None:
