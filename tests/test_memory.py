@@ -64,9 +64,7 @@ def test_a_step_of_one_layer_is_that_of_a_count_by_hand() -> None:
     network = ReidNetwork(Layer(), IDENTITIES, height=16, width=8)
     found = measure_step(network, config("data.height=16", "data.width=8"), states=2)
     weights = sum(p.numel() for p in network.parameters())
-    assert found.fixed[-1] == pytest.approx(
-        4 * 4 * weights, rel=0.1
-    )  # gradients and two states too
+    assert found.fixed[-1] == pytest.approx(4 * 4 * weights, rel=0.1)  # gradients and two states too
     maps = 3 * 4 * PLACES * CHANNELS  # the backward pass holds the sigmoid's output, its gradient and the convolution's
     assert found.per_image.max() == pytest.approx(maps, rel=0.2)
 
