@@ -22,7 +22,7 @@ from dcs_nas.models.cell_space import fixed_network
 from dcs_nas.models.nni_imports import DifferentiableMixedCell, DifferentiableMixedLayer
 from dcs_nas.runs import read_metrics
 from dcs_nas.space import CellStructure, NetworkSpec, Origin, SpaceReference, edge_index, load_genotype
-from dcs_nas.strategies import base, nni_strategies
+from dcs_nas.strategies import nni_strategies, trial_strategy
 from dcs_nas.strategies.job import run_search
 from dcs_nas.training import loop
 from dcs_nas.training.checkpoints import load_checkpoint
@@ -141,7 +141,7 @@ def test_the_best_trial_is_chosen_and_another_seed_tries_others(
     assert [row["validation/mAP"] for row in rows] == scores
     assert [row["best/mAP"] for row in rows] == np.maximum.accumulate(scores).tolist()
     assert all(row["parameters"] > 0 < row["seconds"] for row in rows)
-    monkeypatch.setattr(base, "train_trial", lambda *_, **__: 0.5)
+    monkeypatch.setattr(trial_strategy, "train_trial", lambda *_, **__: 0.5)
     run_search(job("seed=4", strategy=strategy), tmp_path / "other")
     others = [load_genotype(p).cells for p in sorted(tmp_path.glob("other/trials/*/trial.yaml"))]
     assert others[0] != load_genotype(folder / "trials/000/trial.yaml").cells
@@ -221,7 +221,7 @@ def test_resumed_trials_repeat_nothing_and_end_the_same(
     assert not _said_by_nni(caplog)
     assert [p.parent.name for p in folder.glob("trials/*/trial.yaml")] == ["000"]
     trained: list[str] = []
-    monkeypatch.setattr(base, "train_trial", _noting(trained, base.train_trial))
+    monkeypatch.setattr(trial_strategy, "train_trial", _noting(trained, trial_strategy.train_trial))
     found = run_search(job(strategy=strategy), folder, resume=True)
     assert trained == ["001", "002"]
     assert found == load_genotype(whole / "genotype.yaml")
@@ -265,7 +265,7 @@ def test_a_trial_training_is_a_retraining_with_the_rates_of_the_search(job: Job)
 
 
 def test_no_trial_begins_after_the_minutes_are_spent(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "train_trial", lambda *_, **__: 0.5)
+    monkeypatch.setattr(trial_strategy, "train_trial", lambda *_, **__: 0.5)
     run_search(job("search.trials.minutes=1e-9", strategy="nni.random"), tmp_path / "run")
     assert len(read_metrics(tmp_path / "run" / "metrics.csv")) == 1
 
@@ -281,7 +281,7 @@ def test_a_trial_that_breaks_down_counts_as_zero_and_says_why(
             raise score
         return score
 
-    monkeypatch.setattr(base, "train_trial", train)
+    monkeypatch.setattr(trial_strategy, "train_trial", train)
     found = run_search(job(strategy="nni.evolution"), tmp_path / "run")
     assert found == load_genotype(tmp_path / "run/trials/001/trial.yaml")
     assert "trial 1/3 counts as mAP 0: the term 'loss' became nan" in (tmp_path / "run" / "log.txt").read_text()
@@ -347,7 +347,7 @@ def test_settings_that_do_not_fit_a_strategy_are_refused_in_a_line(job: Job, ove
 def test_settings_that_have_no_effect_under_a_strategy_are_named(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base, "train_trial", lambda *_, **__: 0.5)
+    monkeypatch.setattr(trial_strategy, "train_trial", lambda *_, **__: 0.5)
     monkeypatch.setattr(nni_strategies, "fit", lambda *_: None)
     for strategy, unused in (
         ("nni.darts", "search.order, search.arch_weight_decay"),
@@ -382,7 +382,7 @@ def test_trials_of_another_order_are_not_taken_over(job: Job, finished: Callable
     (folder / "genotype.yaml").unlink()
     (folder / "trials/000").rename(folder / "trials/x")
     (folder / "trials/001").rename(folder / "trials/000")
-    with pytest.raises(InputError, match="holds another genotype than its turn now gives"):
+    with pytest.raises(InputError, match="trial.yaml is of trial 1, expected 0; start again with --overwrite"):
         run_search(job(strategy="random"), folder, resume=True)
 
 

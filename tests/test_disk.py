@@ -315,7 +315,7 @@ _ALLOWED = {"a function", "logger.save"}  # write_text of dcs_nas.files; TensorB
 _TO_STREAMS = {  # they write into memory, and by a method that is atomic, or a log
     "report/charts.py",
     "report/embedded.py",
-    "tune/trials.py",
+    "runs/child_process.py",
     "runs/lock.py",
     "runs/opening.py",
 }

@@ -132,6 +132,7 @@ def test_every_row_of_the_table_is_in_this_sweep_or_concerns_the_strategy_or_a_g
     assert [(e.settings, e.by) for e in left if e.by != "search.strategy"] == [
         ("retrain.backbone_options", "retrain.backbone"),
         ("search.trials.validation", "search.validation"),
+        ("search.trials.epochs", "search.trials.table"),
     ]
 
 

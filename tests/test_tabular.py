@@ -229,7 +229,7 @@ def test_the_command_refuses_what_it_cannot_show(arguments, problem, shipped, ca
     assert problem in refused(capsys, "bench", *arguments)
 
 
-@pytest.mark.parametrize("strategy", ["random", "nni.random", "nni.evolution"])
+@pytest.mark.parametrize("strategy", ["random", "evolution", "local", "predictor", "nni.random", "nni.evolution"])
 def test_strategies_of_trials_read_a_table_at_its_own_cost_and_need_no_data(strategy, shipped):
     settings = ["trials.table=bench_cells", "trials.trials=40", f"strategy={strategy}"]
     config = load_config(shipped_file("configs", "bench_cells"), [f"search.{setting}" for setting in settings])
@@ -264,7 +264,10 @@ def test_recorded_seconds_are_what_minutes_are_counted_in(shipped):
     [
         (["search.trials.table=bench_cells"], "but strategy bilevel trains a supernet; leave it out, or choose"),
         (["search.strategy=random", "search.trials.table=bench_cells", "search.space=demo_cells"], "set both alike"),
-        (["search.strategy=random", "search.trials.table=bench"], "trials.table: Input should be 'bench_cells'"),
+        (
+            ["search.strategy=random", "search.trials.table=bench"],
+            "trials.table: Input should be 'bench_cells' or 'bench_chain'",
+        ),
     ],
 )
 def test_a_table_that_a_search_cannot_read_is_refused(overrides, problem):

@@ -25,7 +25,7 @@ from dcs_nas.errors import InputError
 from dcs_nas.runs.lock import lock_folder
 from dcs_nas.tune import trials, tuning
 from dcs_nas.tune.space import DISTRIBUTIONS, overrides, read_space
-from dcs_nas.tune.study import TUNERS, Worker, create_study, label, load_study, open_storage
+from dcs_nas.tune.study import TUNERS, TuneWorker, create_study, label, load_study, open_storage
 from tests.chains import chain_space, random_chain
 
 ROOT = Path(__file__).parents[1]
@@ -245,17 +245,17 @@ def test_help_loads_neither_torch_nor_optuna() -> None:
 
 
 @contextmanager
-def _worker(config: Config, folder: Path, *, joins: bool = False) -> Iterator[Worker]:
+def _worker(config: Config, folder: Path, *, joins: bool = False) -> Iterator[TuneWorker]:
     """A worker on a tuning of its own, or one that ``joins`` the tuning of the folder."""
     (folder / "workers").mkdir(exist_ok=True)
     storage = open_storage(config.section("tune"), folder)
     if not joins:
         create_study(config, storage)
-    with Worker.at_work(config, folder, load_study(config, storage)) as worker:
+    with TuneWorker.at_work(config, folder, load_study(config, storage)) as worker:
         yield worker
 
 
-def _all(worker: Worker) -> list[dict[str, Any]]:
+def _all(worker: TuneWorker) -> list[dict[str, Any]]:
     return [{**worker.values(t), "value": t.value, "state": t.state} for t in worker.trials]
 
 

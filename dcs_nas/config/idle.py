@@ -8,10 +8,12 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel
 
+from dcs_nas.config.search import OWN_TRIALS, TRIAL_STRATEGIES
+
 DCS_BLOCKS = "the number of DCS-Attention blocks"
 JOB = "the job"
-_TRIALS = ("random", "nni.random", "nni.evolution")
-_ONE_SHOT = ("bilevel", "nni.darts", "nni.gumbel")
+_SUPERNET = ("bilevel", "proposals")
+_ONE_SHOT = (*_SUPERNET, "nni.darts", "nni.gumbel")
 
 
 class Effect(NamedTuple):
@@ -61,13 +63,23 @@ EFFECTS = (
     Effect(
         "search.guard.eigenvalue_images search.guard.window search.guard.ratio", "search.guard.eigenvalue_iterations"
     ),
-    Effect("search.trials", "search.strategy", _TRIALS),
-    Effect("search.trials.population search.trials.sample", "search.strategy", ("nni.evolution",)),
+    Effect("search.trials", "search.strategy", TRIAL_STRATEGIES),
+    Effect("search.trials.population search.trials.sample", "search.strategy", ("evolution", "nni.evolution")),
     Effect("search.trials.validation", "search.validation", (0,)),
+    Effect("search.trials.epochs", "search.trials.table", (None,)),
+    Effect("search.trials.gpus", "search.strategy", OWN_TRIALS),
+    Effect("search.trials.local", "search.strategy", ("local",)),
+    Effect("search.trials.halving", "search.strategy", ("halving",)),
+    Effect("search.trials.proposals", "search.strategy", ("proposals",)),
+    Effect("search.trials.predictor search.trials.evidence", "search.strategy", ("predictor", "proposals")),
     Effect(
-        "search.order search.hessian search.relaxation search.identity_overlap search.choose search.derivation "
-        "search.perturbation search.retrieval search.guard search.checkpoint_activations search.arch_betas "
-        "search.arch_weight_decay search.memory",
+        "search.order search.hessian search.relaxation search.identity_overlap search.checkpoint_activations "
+        "search.arch_betas search.arch_weight_decay search.memory",
+        "search.strategy",
+        _SUPERNET,
+    ),
+    Effect(
+        "search.choose search.derivation search.perturbation search.retrieval search.guard",
         "search.strategy",
         ("bilevel",),
     ),

@@ -169,14 +169,85 @@ class RetrievalConfig(Settings):
     """Batches on which the running statistics of each are measured."""
 
 
+class LocalConfig(Settings):
+    """Local search (White et al., arXiv 2005.02960): from the best of ``start`` random genotypes to better neighbours.
+
+    ``neighbors``: ``first`` moves to the first better one (their code's default), ``all`` to the best of all
+    (their algorithm 1). Where no neighbour is better, it starts again from a random genotype.
+    """
+
+    start: int = Field(default=10, ge=1, le=100_000)
+    """Random genotypes to begin with."""
+    neighbors: Literal["first", "all"] = "first"
+    """Neighbours that are tried before it moves: up to the first better one, or all."""
+
+
+class PredictorConfig(Settings):
+    """Search guided by a predictor of scores (as BANANAS, arXiv 1910.11858), fitted to all trials before each.
+
+    Begins with ``start`` trials without it. Then, of ``candidates`` untried genotypes, half of them neighbours of the
+    ``parents`` best and half random, the one with the highest draw from the predicted distributions is next
+    (independent Thompson sampling, their section 3). ``model``: a Gaussian process, or a forest of regression trees.
+    """
+
+    model: Literal["gaussian_process", "forest"] = "gaussian_process"
+    """A Gaussian process, or a forest of regression trees."""
+    start: int = Field(default=10, ge=1, le=100_000)
+    """Trials before the first prediction."""
+    candidates: int = Field(default=100, ge=1, le=10_000)
+    """Untried genotypes among which it chooses."""
+    parents: int = Field(default=5, ge=1, le=10_000)
+    """Best trials whose neighbours are among them."""
+
+
+class HalvingConfig(Settings):
+    """Asynchronous successive halving (Li et al., arXiv 1810.05934, algorithm 2) over random genotypes.
+
+    Of the trials of a rung the best 1 / ``factor`` continue to ``factor`` times the epochs, up to
+    ``search.trials.epochs`` in the last of ``rungs``.
+    """
+
+    factor: int = Field(default=2, ge=2, le=16)
+    """One in so many trials of a rung continues, to so many times the epochs."""
+    rungs: int = Field(default=3, ge=1, le=16)
+    """Lengths of training, of which the last is all epochs."""
+
+    def share(self, rung: int) -> float:
+        """Return the share of all epochs after which rung 0, 1, ... ends.
+
+        >>> [HalvingConfig().share(rung) for rung in range(3)]
+        [0.25, 0.5, 1.0]
+        """
+        return 1 / self.factor ** (self.rungs - 1 - rung)
+
+
+class ProposalsConfig(Settings):
+    """Genotypes proposed by a supernet, decided by short trainings.
+
+    A bilevel search trains the supernet. It scores ``candidates`` genotypes, drawn uniformly or by its ``alphas``, with
+    its own parameters; the best are tried, the first ``search.trials.predictor.start`` in its order, then in that of
+    the predictor.
+    """
+
+    candidates: int = Field(default=60, ge=1, le=100_000)
+    """Genotypes that the supernet scores."""
+    draw: Literal["uniform", "alphas"] = "uniform"
+    """How they are drawn: uniformly, or by the supernet's mixture weights."""
+
+
+Evidence = Literal["parameters", "naswot", "synflow", "jacobian", "gradient_norm"]
+
+
 class TrialsConfig(Settings):
-    """Strategies that train one network after another: ``random``, ``nni.random``, ``nni.evolution``.
+    """Strategies that train one network after another: ``TRIAL_STRATEGIES``.
 
     Each of at most ``trials`` networks is trained for ``epochs`` as a search trains its weights, without the share
     ``validation`` of the people, on whom it is scored; the search's own share counts where it is not 0. No trial begins
-    once ``minutes`` of training are spent.
+    once ``minutes`` are spent on trainings, supernets and scores without training.
     ``table`` names a table of ``dcs_nas.space.table``, whose scores are read in place of training, at the seconds that
     it has recorded: the search has to be on the table's space, and needs no data.
+    ``concurrency`` processes train at the same time, on ``gpus`` in turn.
+    ``evidence`` lists scores without training (``dcs_nas.strategies.zero_cost``) that the predictor learns from.
     ``population`` and ``sample`` are those of regularized evolution (arXiv 1802.01548, algorithm 1).
     """
 
@@ -187,19 +258,44 @@ class TrialsConfig(Settings):
     validation: float = Field(default=0.2, gt=0, lt=1)
     """Share of the identities that are held out, on whom networks are scored."""
     minutes: float | None = Field(default=None, gt=0)
-    """Minutes of training after which no trial begins; null for no limit."""
+    """Minutes spent, on trainings and all else, after which no trial begins; null for no limit."""
     population: int = Field(default=10, ge=1)
     """Networks kept by regularized evolution."""
     sample: int = Field(default=5, ge=1)
     """Networks of the population among which evolution chooses a parent."""
-    table: Literal["bench_cells"] | None = None
+    table: Literal["bench_cells", "bench_chain"] | None = None
     """Table of a whole space, whose scores are read in place of training."""
+    concurrency: int = Field(default=1, ge=1, le=1024)
+    """Processes that train at the same time."""
+    gpus: tuple[int, ...] = ()
+    """GPUs of these processes, in turn."""
+    evidence: tuple[Evidence, ...] = ()
+    """Scores without training that the predictor learns from."""
+    local: LocalConfig = LocalConfig()
+    """Options of the strategy local."""
+    predictor: PredictorConfig = PredictorConfig()
+    """Options of the predictor, of the strategies predictor and proposals."""
+    halving: HalvingConfig = HalvingConfig()
+    """Options of the strategy halving."""
+    proposals: ProposalsConfig = ProposalsConfig()
+    """Options of the strategy proposals."""
 
     @model_validator(mode="after")
     def _check(self) -> TrialsConfig:
         if self.sample > self.population:
             raise ValueError(f"sample {self.sample} of a population of {self.population}; lower sample to it or below")
+        if self.gpus and self.concurrency > len(self.gpus):
+            raise ValueError(f"concurrency {self.concurrency} is more than the {len(self.gpus)} devices of gpus")
         return self
+
+    @property
+    def in_parallel(self) -> bool:
+        """True where workers train beside the process that proposes."""
+        return self.concurrency > 1 or bool(self.gpus)
+
+
+OWN_TRIALS = ("random", "evolution", "local", "predictor", "halving", "proposals")
+TRIAL_STRATEGIES = (*OWN_TRIALS, "nni.random", "nni.evolution")
 
 
 class MemoryConfig(Settings):
@@ -260,9 +356,12 @@ class SearchConfig(Settings):
     """Betas of the alphas' Adam."""
     arch_weight_decay: float = Field(default=1e-3, ge=0)
     """Weight decay of the alphas."""
-    strategy: Literal["bilevel", "random", "nni.darts", "nni.gumbel", "nni.random", "nni.evolution"] = "bilevel"
+    strategy: Literal[
+        "bilevel", "random", "evolution", "local", "predictor", "halving", "proposals",
+        "nni.darts", "nni.gumbel", "nni.random", "nni.evolution",
+    ] = "bilevel"  # fmt: skip
     """How architectures are searched: by a supernet (bilevel, and NNI's darts and gumbel), or by training one
-    network after another (all others)."""
+    network after another (all others, of which proposals trains a supernet too)."""
     trials: TrialsConfig = TrialsConfig()
     """Strategies that train one network after another."""
     cost: CostConfig = CostConfig()
@@ -336,16 +435,50 @@ class SearchConfig(Settings):
     def _check_strategy(self) -> SearchConfig:
         if self.strategy != "bilevel" and self.cost != CostConfig():
             raise ValueError(f"strategy {self.strategy} knows no cost term; leave cost out, or search by bilevel")
-        if self.trials.table is not None and self.strategy not in ("random", "nni.random", "nni.evolution"):
+        if self.trials.table is not None and self.strategy not in TRIAL_STRATEGIES:
             raise ValueError(
                 f"trials.table is '{self.trials.table}', but strategy {self.strategy} trains a supernet; leave it "
-                "out, or choose a strategy of trials: random, nni.random or nni.evolution"
+                f"out, or choose a strategy of trials: {', '.join(TRIAL_STRATEGIES)}"
             )
         if self.trials.table is not None and self.trials.table != self.space:
             raise ValueError(f"trials.table is '{self.trials.table}', but space is '{self.space}'; set both alike")
-        if self.strategy == "nni.evolution" and self.trials.population >= self.trials.trials:
-            raise ValueError(
-                f"trials.population {self.trials.population} of {self.trials.trials} trials leaves none to evolve; "
-                "lower trials.population or raise trials.trials"
-            )
         return self
+
+    @model_validator(mode="after")
+    def _check_trials(self) -> SearchConfig:
+        trials = self.trials
+        first = {
+            "evolution": ("population", trials.population),
+            "nni.evolution": ("population", trials.population),
+            "local": ("local.start", trials.local.start),
+            "predictor": ("predictor.start", trials.predictor.start),
+        }
+        name, count = first.get(self.strategy, ("", 0))
+        if count >= trials.trials:
+            verb = "evolve" if name == "population" else "choose"
+            raise ValueError(
+                f"trials.{name} {count} of {trials.trials} trials leaves none to {verb}; "
+                f"lower trials.{name} or raise trials.trials"
+            )
+        if trials.concurrency > 1 and self.strategy not in OWN_TRIALS:
+            raise ValueError(
+                f"trials.concurrency is {trials.concurrency}, but strategy {self.strategy} runs in one process; leave "
+                f"it out, or choose one of {', '.join(OWN_TRIALS)}"
+            )
+        if self.strategy == "halving":
+            self._check_rungs()
+        return self
+
+    def _check_rungs(self) -> None:
+        halving, trials = self.trials.halving, self.trials
+        most = halving.factor ** (halving.rungs - 1)
+        if trials.table is not None and most not in (1, 2, 4):
+            raise ValueError(
+                f"trials.halving begins with 1/{most} of the epochs, but a table has scores after a quarter, half and "
+                "all of them; set factor 2 with rungs up to 3, or factor 4 with rungs 2"
+            )
+        if trials.table is None and most > trials.epochs:
+            raise ValueError(
+                f"trials.halving begins with 1/{most} of {trials.epochs} epochs, less than one; "
+                "raise trials.epochs, or lower trials.halving.rungs or factor"
+            )

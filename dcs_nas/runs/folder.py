@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 _CHANGE_BITS = {"versions": ("torch", "numpy", "python"), "machine": ("processor", "threads")}
 _MAY_CHANGE: Any = {  # where data lie is checked by their fingerprint (dcs_nas.data.fingerprint), extensions by content
     "trainer": {"devices", "num_nodes", "timeout_minutes"},
+    "search": {"trials": {"concurrency", "gpus"}},
     "data": {"root": True, "cache": True, "also": {"__all__": {"root"}}, "test": {"root"}},
     "results": True,
     "extensions": True,
@@ -114,7 +115,7 @@ class RunFolder:
         with open_folder(path, what="run", resume=resume, overwrite=overwrite):
             now = environment(config.trainer.threads)
             if resume:
-                require_same(path, _fixed(run.config()), _fixed(config))
+                run.require_settings(config)
                 require_recorded(run.extensions(), path, config.extensions)
                 run._warn_of_changes(now)
             else:
@@ -160,6 +161,10 @@ class RunFolder:
         if not self.config_file.is_file():
             raise InputError(f"{self.path} is not a run folder: it has no config.yaml")
         return parse(Config, _up_to_date(read_yaml(self.config_file)), source=str(self.config_file))
+
+    def require_settings(self, config: Config) -> None:
+        """Raise ``InputError`` where a setting is not the one that the run began with."""
+        require_same(self.path, _fixed(self.config()), _fixed(config))
 
     def extensions(self) -> list[Extension]:
         """Return the user-supplied files that the run began with; ``InputError`` where the record is damaged."""

@@ -97,6 +97,15 @@ def require_free(folder: Path) -> None:
             raise _in_use(folder, _read(descriptor))
 
 
+def is_free(folder: Path) -> bool:
+    """Return whether no process holds the lock of ``folder``."""
+    try:
+        require_free(folder)
+    except InputError:
+        return False
+    return True
+
+
 @contextmanager
 def _opened(folder: Path, flags: int) -> Iterator[int]:
     descriptor = os.open(folder / LOCK, flags | os.O_CLOEXEC, 0o666)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 Stem = Literal["conv", "stride2", "stride4"]
 CELL_KINDS = ("normal", "reduce")
 INPUTS = ("c_{k-2}", "c_{k-1}")
+_REORDERED = 5  # nodes, of which all orders are compared
 _STEM_STRIDE = {"conv": 1, "stride2": 2, "stride4": 4}
 
 
@@ -109,6 +110,7 @@ class SpaceSpec(CellStructure, Space):
             "latency",
             "relaxation.edge_normalization",
             "relaxation.partial_channels",
+            "strategy",
         }
     )
     name: Name
@@ -245,6 +247,12 @@ class Genotype(AnyGenotype):
             weights[kind] = rows
             weights[f"{kind}_attention"] = [[float(name == cell.attention) for name in space.attention]]
         return weights
+
+    def identity(self) -> str:
+        """See ``AnyGenotype``; cells of few nodes that differ in the order of their nodes alone are the same."""
+        from dcs_nas.space.architectures import encode
+
+        return encode(self) if self.space.nodes <= _REORDERED else super().identity()
 
     def skips(self) -> dict[str, int]:
         """Return the number of skip connections of each kind of cell."""

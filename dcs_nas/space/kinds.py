@@ -154,6 +154,10 @@ class AnyGenotype(Settings):
         """Return mixture weights (rows, candidates) by name that compute what this genotype computes."""
         raise NotImplementedError
 
+    def identity(self) -> str:
+        """Return a text that the same architectures have in common, and different ones of a space have not."""
+        return json.dumps(self.one_hot(), sort_keys=True)
+
     def skips(self) -> dict[str, int]:
         """Return how many choices skip, by what skips: figures that a search logs."""
         return {}

@@ -13,7 +13,7 @@ from dcs_nas.models.build import build_supernet
 from dcs_nas.models.space_kinds import cell_settings
 from dcs_nas.runs import RunFolder
 from dcs_nas.seeds import seed_everything
-from dcs_nas.space import AnyGenotype, load_space, require_settings, shipped_file
+from dcs_nas.space import AnyGenotype, require_settings
 from dcs_nas.strategies.base import ReadProgress, Strategy
 from dcs_nas.strategies.bilevel import BilevelSearch
 from dcs_nas.strategies.derive import SupernetScore, derive_by_retrieval
@@ -31,7 +31,6 @@ class Bilevel(Strategy):
     def __init__(self, config: Config, progress: ReadProgress) -> None:
         super().__init__(config)
         settings = self.settings
-        self.space = load_space(shipped_file("search_spaces", settings.space))
         require_settings(self.space, cell_settings(settings))
         if settings.memory.levels == "both" and not config.loss.identity_weight:
             raise InputError(

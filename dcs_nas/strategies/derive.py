@@ -61,8 +61,9 @@ class SupernetScore:
             return validate(self.network, self._data, self._held, metric=self.config.evaluate.metric)
 
     def _run(self) -> None:
+        device = next(self.network.parameters()).device
         for images in self._batches:
-            self.network(images)
+            self.network(images.to(device))
         average_buffers(self.network)
 
 

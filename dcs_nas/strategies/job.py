@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from dcs_nas.config import Config
@@ -10,20 +12,35 @@ from dcs_nas.errors import InputError
 from dcs_nas.extensions import load_extensions
 from dcs_nas.processes import is_first
 from dcs_nas.runs import RunFolder, early_log
+from dcs_nas.runs.lock import is_free
 from dcs_nas.space import AnyGenotype
-from dcs_nas.strategies.base import RandomTrials, ReadProgress, Strategy
+from dcs_nas.strategies.base import ReadProgress, Strategy
 from dcs_nas.strategies.bilevel_strategy import Bilevel
+from dcs_nas.strategies.evolution import Evolution
+from dcs_nas.strategies.halving import Halving
+from dcs_nas.strategies.local_search import LocalSearch
 from dcs_nas.strategies.nni_strategies import NniOneShot, NniTrials
+from dcs_nas.strategies.predictor import PredictorSearch
+from dcs_nas.strategies.proposals import Proposals
+from dcs_nas.strategies.random_search import RandomSearch
+from dcs_nas.strategies.trial_strategy import JOURNAL, TrialStrategy
 from dcs_nas.training.acceleration import require_compilable
 from dcs_nas.training.checkpoints import is_damaged
 from dcs_nas.training.devices import require_alone
+from dcs_nas.training.error_messages import training_errors
 from dcs_nas.training.process_group import in_process_group
-from dcs_nas.training.trainer import training_job
+from dcs_nas.training.trainer import training_job, without_known_warnings
 
 log = logging.getLogger(__name__)
-STRATEGIES: dict[str, type[Bilevel | RandomTrials | NniOneShot | NniTrials]] = {
+_GENOTYPE_SECONDS = 60  # a network file system may show what another machine has written as late as that
+STRATEGIES: dict[str, Callable[[Config, ReadProgress], Strategy]] = {
     "bilevel": Bilevel,
-    "random": RandomTrials,
+    "random": RandomSearch,
+    "evolution": Evolution,
+    "local": LocalSearch,
+    "predictor": PredictorSearch,
+    "halving": Halving,
+    "proposals": Proposals,
     "nni.darts": NniOneShot,
     "nni.gumbel": NniOneShot,
     "nni.random": NniTrials,
@@ -56,6 +73,8 @@ def run_search(
         )
     if settings.strategy != "bilevel":
         require_alone(f"search.strategy {settings.strategy}")
+    if resume and (folder / JOURNAL).is_file() and not is_free(folder):
+        return _join(config, RunFolder(folder), progress)
     RunFolder.require_free(folder)
     strategy: Strategy = STRATEGIES[settings.strategy](config, progress)
     with RunFolder.open(folder, config, resume=resume, overwrite=overwrite) as run:
@@ -69,3 +88,19 @@ def run_search(
             if is_first():
                 run.write_genotype(genotype)
         return genotype
+
+
+def _join(config: Config, run: RunFolder, progress: ReadProgress) -> AnyGenotype:
+    """Train trials of a search that another process has begun, and return the genotype that it finds."""
+    from dcs_nas.strategies.parallel import work_on_trials
+
+    run.require_settings(config)
+    strategy = STRATEGIES[config.section("search").strategy](config, progress)
+    assert isinstance(strategy, TrialStrategy)
+    with without_known_warnings(), training_errors(config, "search"):
+        work_on_trials(strategy, run)
+    for _ in range(_GENOTYPE_SECONDS):
+        if run.genotype_file.is_file():
+            break
+        time.sleep(1)
+    return run.genotype()

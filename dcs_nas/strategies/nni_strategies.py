@@ -21,8 +21,8 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from dcs_nas.config import Config, SearchConfig
 from dcs_nas.data.datamodule import HALVES, Batch, Images, ReidData, file_names
+from dcs_nas.errors import InputError
 from dcs_nas.losses import Objective
-from dcs_nas.models.cell_kind import CellKind
 from dcs_nas.models.cell_space import CellSpace
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.models.nni_imports import (
@@ -41,22 +41,26 @@ from dcs_nas.models.nni_imports import (
 )
 from dcs_nas.runs import RunFolder
 from dcs_nas.seeds import seed_everything
-from dcs_nas.space import Genotype
-from dcs_nas.strategies.base import CellStrategy, ReadProgress, TrialStrategy
-from dcs_nas.strategies.trials import Trials
+from dcs_nas.space import AnyGenotype, require_settings
+from dcs_nas.strategies.base import ReadProgress, Strategy, on_one_device
+from dcs_nas.strategies.trial_strategy import TrialStrategy
+from dcs_nas.strategies.trials import Proposal, TrialFolder
 from dcs_nas.training.loop import TrainingLoop
 from dcs_nas.training.nonfinite import require_finite
 from dcs_nas.training.objective import batch_terms, build_objective, update_objective
 from dcs_nas.training.trainer import fit, make_trainer
 
+log = logging.getLogger(__name__)
 
-class NniOneShot(CellStrategy):
+
+class NniOneShot(Strategy):
     """NNI's DARTS or GumbelDARTS."""
 
     def __init__(self, config: Config, progress: ReadProgress) -> None:
-        super().__init__(config, progress)
-        settings, data = self.settings, self.data
-        assert data is not None
+        super().__init__(on_one_device(config))
+        _require_cells(self)
+        settings = self.settings
+        self.data = data = ReidData(self.config, progress=progress)
         self.halves, self.held = data.search_halves(share=settings.weight_share, validation=settings.validation)
         self.loaders = {
             name: data.identity_loader(self.halves[half], stream=i, what=half)
@@ -71,16 +75,16 @@ class NniOneShot(CellStrategy):
         self.network = self.with_heads(self.nni.mutate_model(_nni_space(self)), data.num_people)
         self.objective = build_objective(config.loss, people=data.num_people, features=self.network.num_features)
 
-    def search(self, run: RunFolder) -> Genotype:
+    def search(self, run: RunFolder) -> AnyGenotype:
         assert self.data is not None
         assert self.network is not None
 
         def record(epoch: int) -> None:
             write_architecture(run, supernet, genotype(epoch), epoch)
 
-        def genotype(epoch: int) -> Genotype:
+        def genotype(epoch: int) -> AnyGenotype:
             origin = self.origin("one-shot", epoch)
-            return CellKind().genotype_of(module.export(), self.space, self.spec, origin=origin)
+            return self.kind.genotype_of(module.export(), self.space, self.spec, origin=origin)
 
         supernet: Any = self.network.backbone
         training = OneShotTraining(
@@ -165,21 +169,47 @@ class OneShotTraining(TrainingLoop, LightningModule):
 
 
 class NniTrials(TrialStrategy):
-    """NNI's Random or RegularizedEvolution."""
+    """NNI's Random or RegularizedEvolution: it asks for scores itself, so a resumed search answers from disk."""
 
-    def explore(self, trials: Trials) -> None:
-        settings, seed = self.settings.trials, self.config.seed
-        strategy: Any = Random(seed=seed)
-        if self.settings.strategy == "nni.evolution":
-            strategy = RegularizedEvolution(population_size=settings.population, sample_size=settings.sample, seed=seed)
-        origin = self.trial_origin()
+    def __init__(self, config: Config, progress: ReadProgress) -> None:
+        super().__init__(config, progress)
+        _require_cells(self)
+
+    def search(self, run: RunFolder) -> AnyGenotype:
+        trials = TrialFolder(self.settings.trials, run, self.space, most=self.most)
 
         def score(model: ExecutableModelSpace) -> float:
             assert model.sample is not None
-            return trials.score(CellKind().genotype_of(model.sample, self.space, self.spec, origin=origin))
+            genotype = self.kind.genotype_of(model.sample, self.space, self.spec, origin=self.trial_origin)
+            return self._score(Proposal(genotype=genotype), trials)
 
         with _without_echoes():
-            strategy(SimplifiedModelSpace.from_model(_nni_space(self), _TrialEvaluator(score)), _Engine(trials))
+            model = SimplifiedModelSpace.from_model(_nni_space(self), _TrialEvaluator(score))
+            self._strategy()(model, _Engine(trials))
+        if trials.may_begin():
+            log.warning("%s found no more new genotypes after %d trials", self.settings.strategy, len(trials.done))
+        return self.best().genotype
+
+    def _strategy(self) -> Any:
+        settings, seed = self.settings.trials, self.config.seed
+        if self.settings.strategy == "nni.random":
+            return Random(seed=seed)
+        return RegularizedEvolution(population_size=settings.population, sample_size=settings.sample, seed=seed)
+
+    def _score(self, proposal: Proposal, trials: TrialFolder) -> float:
+        """Return the score of the next trial, from disk or by training."""
+        number = len(trials.done)
+        trial = trials.read(number)
+        if trial is None:
+            trial = trials.write(number, proposal, self.evaluate(number, proposal, trials))
+        elif trial.genotype != proposal.genotype:
+            raise InputError(
+                f"{trials.folder(number).path} holds another genotype than its turn now gives; "
+                "was it begun with other versions? start again with --overwrite"
+            )
+        trials.end(trial)
+        self.observe(trial)
+        return trial.score
 
 
 class _TrialEvaluator(Evaluator):
@@ -196,7 +226,7 @@ class _TrialEvaluator(Evaluator):
 class _Engine(SequentialExecutionEngine):
     """NNI's engine that runs in this process, with the budget of our trials."""
 
-    def __init__(self, trials: Trials) -> None:
+    def __init__(self, trials: TrialFolder) -> None:
         super().__init__()
         self._trials = trials
 
@@ -218,9 +248,16 @@ def _without_echoes() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _nni_space(strategy: CellStrategy) -> CellSpace:
-    """Return the space as NNI is given it: without ``none``."""
-    space = strategy.space
+def _require_cells(strategy: Strategy) -> None:
+    require_settings(strategy.space, {f"strategy {strategy.settings.strategy}": True})
+
+
+def _nni_space(strategy: Strategy) -> CellSpace:
+    """Return the space as NNI is given it: without ``none``, as in its own DARTS space.
+
+    NNI's one-shot cells have a path of zero weight anyway, and no genotype that we derive holds it.
+    """
+    space: Any = strategy.space
     return CellSpace(space.model_copy(update={"operations": tuple(space.computing)}), strategy.spec)
 
 
@@ -230,7 +267,7 @@ def _in_fixed_order(module: Any) -> list[nn.Parameter]:
     return [parameter for parameter in module.parameters() if id(parameter) in alphas]
 
 
-def write_architecture(run: RunFolder, supernet: nn.Module, genotype: Genotype, epoch: int) -> None:
+def write_architecture(run: RunFolder, supernet: nn.Module, genotype: AnyGenotype, epoch: int) -> None:
     """Write the record of an epoch as our own search does; NNI's weight of no edge stands under ``none``.
 
     NNI's alphas are (E, O + 1) of a kind of cell, whose last column stands for no edge, and (1, A) of attention.

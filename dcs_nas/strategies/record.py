@@ -11,7 +11,7 @@ from dcs_nas import __version__
 from dcs_nas.models.space_kinds import kind_of
 from dcs_nas.models.supernet import Supernet
 from dcs_nas.runs import RunFolder
-from dcs_nas.space import AnyGenotype, Genotype, Origin, Space, load_genotype
+from dcs_nas.space import AnyGenotype, Origin, Space, load_genotype
 
 
 class ArchitectureRecord:
@@ -41,10 +41,9 @@ class ArchitectureRecord:
         self.run.write_epoch(epoch, genotype, names=self.space.names(), weights=weights, alphas=supernet.alphas())
 
 
-def write_trial_record(run: RunFolder, number: int, genotype: Genotype) -> None:
+def write_trial_record(run: RunFolder, number: int, genotype: AnyGenotype, space: Space) -> None:
     """Write the record of a trial as an epoch's: the best genotype so far, and weights 1 for what it keeps."""
-    names = {"operations": genotype.space.operations, "attention": genotype.space.attention}
-    run.write_epoch(number, genotype, names=names, weights=genotype.one_hot())
+    run.write_epoch(number, genotype, names=space.names(), weights=genotype.one_hot())
 
 
 def alpha_entropy(weights: Mapping[str, Tensor]) -> dict[str, float]:

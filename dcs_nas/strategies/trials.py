@@ -1,109 +1,151 @@
-"""A search by trials: one network after another has a trial training and is scored, and every trial is kept on disk."""
+"""Trials: proposals of genotypes to train, what came of them, and their files in the run folder."""
 
 from __future__ import annotations
 
 import logging
 import shutil
-import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from dcs_nas.config import TrialsConfig
 from dcs_nas.errors import InputError, TrainingError
 from dcs_nas.files import write_text
 from dcs_nas.runs import RunFolder
 from dcs_nas.settings import Settings, parse, read_yaml, to_yaml
-from dcs_nas.space import Genotype
+from dcs_nas.space import AnyGenotype, Space, parse_genotype
 from dcs_nas.strategies.record import write_trial_record
 
 log = logging.getLogger(__name__)
+FILE = "trial.yaml"
+
+
+def _genotype(data: Any) -> Any:
+    return parse_genotype(data, source="a trial's genotype") if isinstance(data, dict) else data
+
+
+AnyKind = Annotated[SerializeAsAny[AnyGenotype], BeforeValidator(_genotype)]
+
+
+class Proposal(Settings):
+    """A genotype to train next.
+
+    Attributes:
+        genotype: what is trained.
+        share: of the epochs of a trial, after which it is scored.
+        after: share of the epochs that it was trained for before.
+        continues: number of the genotype's first trial, whose training goes on; None for a new one.
+        parent: number of the trial whose genotype this one was derived from.
+        evidence: scores that it had without training.
+        proposal_seconds: what they, and all else of the proposal, took.
+    """
+
+    genotype: AnyKind
+    share: float = Field(default=1.0, gt=0, le=1)
+    after: float = Field(default=0.0, ge=0, lt=1)
+    continues: int | None = Field(default=None, ge=0)
+    parent: int | None = Field(default=None, ge=0)
+    evidence: dict[str, float] = {}
+    proposal_seconds: float = Field(default=0.0, ge=0)
 
 
 class Outcome(Settings):
     """The outcome of training a network: its score, or the problem that ended it; parameters are counted.
 
-    ``seconds`` is what the training took, where a table has recorded it; else it is measured.
+    ``seconds`` is what the training took.
     """
 
     score: float = Field(ge=0, le=1)
     parameters: int = Field(ge=0)
     problem: str = ""
-    seconds: float | None = Field(default=None, ge=0)
+    seconds: float = Field(ge=0)
 
 
-class Trial(Outcome):
-    """One trial: ``number`` from 0, ``seconds`` of training, and the network's genotype."""
+class Trial(Proposal, Outcome):
+    """One trial, ``number`` from 0: a proposal and its outcome."""
 
     number: int = Field(ge=0)
-    seconds: float = Field(ge=0)
-    genotype: Genotype
+
+    @property
+    def first(self) -> int:
+        """The number of the genotype's first trial."""
+        return self.number if self.continues is None else self.continues
 
 
-Evaluate = Callable[[Genotype, RunFolder], Outcome]
+class TrialFolder:
+    """The trials of a search: ``trials/NNN/trial.yaml`` each, a row of metrics.csv and a record for each that ends."""
 
-
-class Trials:
-    """Scores genotypes in turn, within the limits of the settings.
-
-    A trial that the run folder holds already is read, not repeated. A strategy that asks for the same genotypes again,
-    as one with the same seed does, so comes back to where it was interrupted.
-    """
-
-    def __init__(self, settings: TrialsConfig, run: RunFolder, evaluate: Evaluate) -> None:
-        self.settings, self._run, self._evaluate = settings, run, evaluate
+    def __init__(self, settings: TrialsConfig, run: RunFolder, space: Space, *, most: int) -> None:
+        self.settings, self.run, self._space, self._most = settings, run, space, most
         self.done: list[Trial] = []
 
-    def may_begin(self) -> bool:
-        """Return whether trials and minutes are left; the first trial always may."""
-        minutes = self.settings.minutes
-        spent = sum(trial.seconds for trial in self.done)
-        within = minutes is None or not self.done or spent < 60 * minutes
-        return len(self.done) < self.settings.trials and within
+    def folder(self, number: int) -> RunFolder:
+        """Return the run folder of a trial."""
+        return RunFolder(self.run / f"trials/{number:03d}")
 
-    def score(self, genotype: Genotype) -> float:
-        """Return the score of the next trial, from disk or by training."""
-        number = len(self.done)
-        folder = self._run / f"trials/{number:03d}"
-        trial = _read(folder / "trial.yaml")
-        if trial is None:
-            trial = self._train(number, genotype, RunFolder(folder))
-        elif trial.genotype != genotype:
-            raise InputError(
-                f"{folder} holds another genotype than its turn now gives; "
-                "was it begun with other versions? start again with --overwrite"
-            )
-        self.done.append(trial)
-        self._report(trial)
-        return trial.score
-
-    def best(self) -> Trial:
-        """Return the trial with the highest score, the first of equal ones; ``TrainingError`` if none was trained."""
-        if all(trial.problem for trial in self.done):
-            raise TrainingError(f"none of {len(self.done)} trials could be trained: {self.done[-1].problem}")
-        return max((trial for trial in self.done if not trial.problem), key=lambda trial: trial.score)
-
-    def _train(self, number: int, genotype: Genotype, run: RunFolder) -> Trial:
-        began = time.monotonic()
-        outcome = self._evaluate(genotype, run)
-        seconds = outcome.seconds if outcome.seconds is not None else round(time.monotonic() - began, 3)
-        trial = Trial(**outcome.model_dump(exclude={"seconds"}), number=number, seconds=seconds, genotype=genotype)
-        write_text(run / "trial.yaml", to_yaml(trial))
-        shutil.rmtree(run.checkpoints, ignore_errors=True)
+    def read(self, number: int) -> Trial | None:
+        """Return a trial that has ended, or None; ``InputError`` for a file of another trial."""
+        path = self.folder(number) / FILE
+        if not path.is_file():
+            return None
+        trial = parse(Trial, read_yaml(path), source=str(path))
+        if trial.number != number:
+            raise InputError(f"{path} is of trial {trial.number}, expected {number}; start again with --overwrite")
         return trial
 
-    def _report(self, trial: Trial) -> None:
-        best = max(self.done, key=lambda t: t.score)
-        values = {"validation/mAP": trial.score, "best/mAP": best.score}
-        self._run.write_metrics(trial.number, {**values, "parameters": trial.parameters, "seconds": trial.seconds})
-        write_trial_record(self._run, trial.number, best.genotype)
-        place = f"trial {trial.number + 1}/{self.settings.trials}"
+    def recorded(self) -> Iterator[Trial]:
+        """Yield the trials from the first that have ended, up to the first that has not."""
+        while (trial := self.read(len(self.done))) is not None:
+            self.end(trial)
+            yield trial
+
+    def write(self, number: int, proposal: Proposal, outcome: Outcome) -> Trial:
+        """Write a trial that has ended; its checkpoints stay where a later trial may continue it."""
+        trial = Trial(**dict(proposal), **dict(outcome), number=number)
+        write_text(self.folder(number) / FILE, to_yaml(trial))
+        if trial.share == 1:
+            shutil.rmtree(self.folder(trial.first).checkpoints, ignore_errors=True)
+        return trial
+
+    def end(self, trial: Trial) -> None:
+        """Count a trial that has ended, and report it."""
+        self.done.append(trial)
+        row, best = len(self.done) - 1, max(self.done, key=_standing)
+        values = {"validation/mAP": trial.score, "best/mAP": best.score, "parameters": trial.parameters}
+        self.run.write_metrics(row, {**values, "seconds": trial.seconds, "spent": round(self.spent(), 3)})
+        write_trial_record(self.run, row, best.genotype, self._space)
+        place = f"trial {row + 1}/{self._most}"
         if trial.problem:
             log.warning("%s counts as mAP 0: %s", place, trial.problem)
         else:
             log.info("%s: mAP %.4f, best %.4f", place, trial.score, best.score)
 
+    def spent(self) -> float:
+        """Return the seconds of all trials and proposals."""
+        return sum(trial.seconds + trial.proposal_seconds for trial in self.done)
 
-def _read(path: Path) -> Trial | None:
-    return parse(Trial, read_yaml(path), source=str(path)) if path.is_file() else None
+    def may_begin(self, running: int = 0) -> bool:
+        """Return whether trials and minutes are left beside those that run; the first trial always may."""
+        minutes, begun = self.settings.minutes, len(self.done) + running
+        return begun < self._most and (minutes is None or not begun or self.spent() < 60 * minutes)
+
+    def remove_checkpoints(self) -> None:
+        """Remove the checkpoints of trials that no other will continue."""
+        for folder in self.run.path.glob("trials/*"):
+            shutil.rmtree(RunFolder(folder).checkpoints, ignore_errors=True)
+
+
+def best_of(trials: Sequence[Trial]) -> Trial:
+    """Return the best trial of those trained longest, the first of equal ones.
+
+    Raises:
+        TrainingError: none was trained.
+    """
+    if all(trial.problem for trial in trials):
+        raise TrainingError(f"none of {len(trials)} trials could be trained: {trials[-1].problem}")
+    return max((trial for trial in trials if not trial.problem), key=_standing)
+
+
+def _standing(trial: Trial) -> tuple[float, float]:
+    return trial.share, trial.score

@@ -141,8 +141,8 @@ class TrainingLoop(pl.LightningModule):
 
     def is_measured(self) -> bool:
         """Return whether retrieval is measured after this epoch: each n-th, and the last."""
-        after, s = self.current_epoch + 1, self.settings
-        return after % s.validate_every == 0 or after == s.epochs
+        after = self.current_epoch + 1
+        return after % self.settings.validate_every == 0 or after == self.trainer.max_epochs
 
     def validation_is_due(self) -> bool:
         """Return whether identities are held out and to be ranked after this epoch."""

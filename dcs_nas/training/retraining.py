@@ -18,7 +18,7 @@ from dcs_nas.evaluation import score
 from dcs_nas.losses import Objective
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.processes import world
-from dcs_nas.runs import RunFolder
+from dcs_nas.runs import RunFolder, read_metrics
 from dcs_nas.training.acceleration import fused
 from dcs_nas.training.checkpoints import save_checkpoint
 from dcs_nas.training.features import extract_features, labelled_features
@@ -215,18 +215,31 @@ def trial_settings(config: Config) -> Config:
 
 
 def train_trial(
-    network: ReidNetwork, config: Config, *, run: RunFolder, data: ReidData, images: Images, held: Images
+    network: ReidNetwork,
+    config: Config,
+    *,
+    run: RunFolder,
+    data: ReidData,
+    images: Images,
+    held: Images,
+    epochs: int | None = None,
 ) -> float:
     """Return the mAP of identities ``held`` out after a trial training on ``images`` (classes from 0).
 
     The same network and settings give the same score. ``run`` keeps metrics and checkpoints; an interrupted training
-    resumes after its last whole epoch.
+    resumes after its last whole epoch. With ``epochs`` it stops after so many of the schedule; called again with more,
+    it continues to the bits of a training without the stop.
     """
     config = trial_settings(config)
-    identities = len(set(images.labels.tolist()))
-    objective = build_objective(config.loss, people=identities, features=network.num_features, network=network)
-    module = Retraining(network, objective, config, run=run, data=data, images=images, held=held)
+    module = Retraining(network, trial_objective(network, config, images), config, run=run, data=data, images=images,
+                        held=held)  # fmt: skip
     loader = data.identity_loader(images, stream=9)
     with without_known_warnings():
-        fit(make_trainer(config, run, epochs=module.settings.epochs), module, loader, run)
-    return float(module.best_score)
+        fit(make_trainer(config, run, epochs=epochs or module.settings.epochs), module, loader, run)
+    return float(torch.tensor(read_metrics(run.metrics_file)[-1]["validation/mAP"]))
+
+
+def trial_objective(network: ReidNetwork, config: Config, images: Images) -> Objective:
+    """Return the objective of a trial training on ``images``."""
+    identities = len(set(images.labels.tolist()))
+    return build_objective(config.loss, people=identities, features=network.num_features, network=network)

@@ -6,9 +6,6 @@ import contextlib
 import inspect
 import math
 import re
-import shutil
-import socket
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,16 +15,15 @@ import optuna
 from optuna.exceptions import DuplicatedStudyError
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, GridSampler, NSGAIISampler, RandomSampler, TPESampler
-from optuna.storages import BaseStorage, JournalStorage, get_storage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.storages import BaseStorage, get_storage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from dcs_nas.config import Config, TuneConfig
 from dcs_nas.errors import InputError, choices
-from dcs_nas.runs.lock import lock_folder, require_free
+from dcs_nas.runs.lock import is_free, require_free
+from dcs_nas.runs.workers import Worker, living_worker, open_journal
 from dcs_nas.tune.space import Parameter, read_space
 
-JOURNAL = "journal.log"
 TUNERS: dict[str, tuple[str, ...]] = {  # and the options that each takes
     "TPE": ("n_startup_trials", "n_ei_candidates", "multivariate", "constant_liar"),
     "Random": (),
@@ -44,8 +40,6 @@ _STATES = {
 }
 _POINTS = 5
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)
-
 
 class _Grid(GridSampler):
     """Optuna's grid without its end by ``study.stop``, which needs Optuna's own loop; ``Worker`` counts instead."""
@@ -54,10 +48,9 @@ class _Grid(GridSampler):
         """Do nothing."""
 
 
-class Worker:
+class TuneWorker(Worker):
     """One of the processes that work on a tuning's folder; it hands out trials and takes their results.
 
-    A trial belongs to the worker that began it, by name; a worker lives as long as its lock in ``workers/`` is held.
     What a dead worker left is handed out again, with the same values and the same run folder, before anything new.
 
     From one seed, a single worker hands out the same trials every time, interrupted or not: the sampler of every trial
@@ -65,33 +58,24 @@ class Worker:
     """
 
     def __init__(self, config: Config, folder: Path, study: optuna.Study, name: str) -> None:
-        self.config, self.folder, self.study = config, folder, study
+        super().__init__(folder, study, name)
+        self.config = config
         self.tune: TuneConfig = config.section("tune")
-        self._space, self._name = read_space(config), name
-        self._own: set[int] = set()
+        self._space = read_space(config)
         grid = _grid(config, self._space) if self.tune.tuner == "GridSearch" else {}
         self._limit = min(self.tune.trials, math.prod(map(len, grid.values())) if grid else math.inf)
 
     @classmethod
     @contextlib.contextmanager
-    def at_work(cls, config: Config, folder: Path, study: optuna.Study) -> Iterator[Worker]:
+    def at_work(cls, config: Config, folder: Path, study: optuna.Study) -> Iterator[TuneWorker]:
         """Give a worker that is alive within the context."""
-        place = folder / "workers" / f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
-        try:
-            with lock_folder(place):
-                yield cls(config, folder, study, place.name)
-        finally:
-            shutil.rmtree(place, ignore_errors=True)
-
-    @property
-    def trials(self) -> list[FrozenTrial]:
-        """All trials, of all workers."""
-        return self.study.get_trials(deepcopy=False)
+        with living_worker(folder) as name:
+            yield cls(config, folder, study, name)
 
     def next(self) -> tuple[Trial, dict[str, Any]] | None:
         """Return a trial to run and its values, or None where there are enough."""
-        with self._alone():
-            left = next(filter(self._is_left, self._running()), None)
+        with self.alone():
+            left = next(filter(self._is_left, self.in_state(TrialState.RUNNING)), None)
             if left is not None:
                 trial = Trial(self.study, left._trial_id)
             else:
@@ -101,8 +85,7 @@ class Worker:
                 self.study.sampler = make_sampler(self.config, self._space, number)
                 trial = self.study.ask()
             values = {parameter.key: parameter.draw(trial) for parameter in self._space}
-            trial.set_user_attr("worker", self._name)
-        self._own.add(trial.number)
+            self.claim(trial)
         return trial, values
 
     def end(
@@ -118,8 +101,8 @@ class Worker:
 
     def require_none_left(self) -> None:
         """Raise ``InputError`` where a trial that outlived its worker still works in its run folder."""
-        for trial in self._running():
-            if not self._is_alive(trial):
+        for trial in self.in_state(TrialState.RUNNING):
+            if not self.is_alive(trial):
                 require_free(self.folder / label(trial))
 
     def values(self, trial: FrozenTrial) -> dict[str, Any]:
@@ -134,27 +117,8 @@ class Worker:
             self.trials, key=lambda t: (t.state != done, sign * t.values[0] if t.state == done else 0, t.number)
         )
 
-    def _running(self) -> list[FrozenTrial]:
-        return self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-
-    def _is_alive(self, trial: FrozenTrial) -> bool:
-        worker = trial.user_attrs.get("worker")
-        if worker == self._name:
-            return trial.number in self._own
-        return worker is not None and not _is_free(self.folder / "workers" / worker)
-
     def _is_left(self, trial: FrozenTrial) -> bool:
-        return not self._is_alive(trial) and _is_free(self.folder / label(trial))
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keep other workers from handing out trials within the context."""
-        lock = JournalFileOpenLock(str(self.folder / "workers" / "next"))
-        lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
+        return not self.is_alive(trial) and is_free(self.folder / label(trial))
 
 
 def label(trial: Trial | FrozenTrial) -> str:
@@ -210,8 +174,7 @@ def make_pruner(config: Config) -> BasePruner:
 def open_storage(tune: TuneConfig, folder: Path) -> BaseStorage:
     """Open the record of the trials: the journal in the folder, or the database that ``tune.storage`` names."""
     if tune.storage is None:
-        path = str(folder / JOURNAL)
-        return JournalStorage(JournalFileBackend(path, lock_obj=JournalFileOpenLock(path)))
+        return open_journal(folder)
     try:
         return get_storage(tune.storage)
     except Exception as error:  # drivers of databases raise exceptions of any kind
@@ -254,11 +217,3 @@ def _grid(config: Config, space: Sequence[Parameter]) -> Mapping[str, list[Any]]
     if not isinstance(points, int) or points < 1:
         raise InputError(f"tune.tuner_options: points is {points!r}, expected a whole number of at least 1")
     return {parameter.key: parameter.grid(points) for parameter in space}
-
-
-def _is_free(folder: Path) -> bool:
-    try:
-        require_free(folder)
-    except InputError:
-        return False
-    return True

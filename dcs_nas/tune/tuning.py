@@ -23,7 +23,7 @@ from dcs_nas.settings import to_yaml, with_absolute_paths
 from dcs_nas.space import load_genotype
 from dcs_nas.tune.space import read_space, with_values
 from dcs_nas.tune.study import (
-    Worker,
+    TuneWorker,
     create_study,
     label,
     load_study,
@@ -62,7 +62,7 @@ def run_tuning(
     genotype = _check(config, genotype)
     _open_folder(folder, config, genotype, resume=resume, overwrite=overwrite)
     study = load_study(config, open_storage(config.section("tune"), folder))
-    with Worker.at_work(config, folder, study) as worker, logging_to(RunFolder(folder).log_file):
+    with TuneWorker.at_work(config, folder, study) as worker, logging_to(RunFolder(folder).log_file):
         _run_trials(worker, progress or (lambda done, total: None))
         worker.require_none_left()
         trials = _write_results(worker)
@@ -148,7 +148,7 @@ def _fixed(config: Config) -> dict[str, Any]:
     return flat
 
 
-def _run_trials(worker: Worker, progress: Callable[[int, int], None]) -> None:
+def _run_trials(worker: TuneWorker, progress: Callable[[int, int], None]) -> None:
     """Run trials, ``tune.concurrency`` at a time, until there are enough or the hours are spent."""
     tune = worker.tune
     deadline = time.monotonic() + 3600 * tune.hours if tune.hours else math.inf
@@ -183,7 +183,7 @@ def _run_trials(worker: Worker, progress: Callable[[int, int], None]) -> None:
                 process.stop()
 
 
-def _look_after(worker: Worker, trial: Trial, process: TrialProcess) -> FrozenTrial | None:
+def _look_after(worker: TuneWorker, trial: Trial, process: TrialProcess) -> FrozenTrial | None:
     """Report what a trial's process has reached, and stop it where the pruner says so; gives a trial that ended."""
     over, bad = not process.running(), False
     for epoch, value in process.news():
@@ -201,7 +201,7 @@ def _look_after(worker: Worker, trial: Trial, process: TrialProcess) -> FrozenTr
     return None
 
 
-def _report_end(worker: Worker, trial: FrozenTrial, progress: Callable[[int, int], None]) -> None:
+def _report_end(worker: TuneWorker, trial: FrozenTrial, progress: Callable[[int, int], None]) -> None:
     """Log the end of a trial and write the results so far."""
     _write_results(worker)
     done = sum(t.state.is_finished() for t in worker.trials)
@@ -220,7 +220,7 @@ def short(value: Any) -> str:
     return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
-def _write_results(worker: Worker) -> list[FrozenTrial]:
+def _write_results(worker: TuneWorker) -> list[FrozenTrial]:
     """Write trials.csv and, where a trial has finished, best.yaml; gives the trials, best first."""
     run, space, metric = RunFolder(worker.folder), worker.tune.space, worker.tune.objective[0]
     trials = worker.ranked()

@@ -1,0 +1,83 @@
+"""The strategy ``predictor``: a predictor of scores chooses among untried genotypes (as BANANAS, arXiv 1910.11858)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from dcs_nas.seeds import mix_seed
+from dcs_nas.space import AnyGenotype
+from dcs_nas.strategies.evidence import Evidence
+from dcs_nas.strategies.neighbors import encode_choices
+from dcs_nas.strategies.surrogate import features_of, predict
+from dcs_nas.strategies.trial_strategy import TrialStrategy
+from dcs_nas.strategies.trials import Proposal
+
+
+class PredictorSearch(TrialStrategy):
+    """Trains what promises most by a predictor that learns from all trials before: encodings and evidence.
+
+    BANANAS with a Gaussian process or trees in place of its ensemble of networks, and the adjacency encoding.
+    """
+
+    _evidence: Evidence | None = None
+
+    @property
+    def needs_images(self) -> bool:
+        return bool(self.settings.trials.evidence)
+
+    def propose(self, number: int, pending: Sequence[Proposal]) -> Proposal | None:
+        known = self.known(pending)
+        if number < self.settings.trials.predictor.start or not self.observed:
+            return self.first(number, known)
+        candidates = self.candidates(self.random(number), known)
+        return self.promising(number, candidates) if candidates else None
+
+    def first(self, number: int, known: set[str]) -> Proposal | None:
+        """Return one of the first trials, without the predictor."""
+        genotype = self.draw(self.random(number), known)
+        return None if genotype is None else self.proposal(genotype)
+
+    def candidates(self, random: np.random.Generator, known: set[str]) -> list[AnyGenotype]:
+        """Return untried genotypes: neighbours of the best trials, each in turn, and random ones to fill up."""
+        settings, found = self.settings.trials.predictor, dict[str, AnyGenotype]()
+        best = sorted(self.observed, key=lambda trial: (-trial.score, trial.number))[: settings.parents]
+        neighbors = [self.neighborhood.random(trial.genotype, random) for trial in best]
+        while neighbors and len(found) < settings.candidates // 2:
+            for iterator in list(neighbors):
+                new = next((each for each in iterator if each.identity() not in {*known, *found}), None)
+                if new is None:
+                    neighbors.remove(iterator)
+                elif len(found) < settings.candidates // 2:
+                    found[new.identity()] = new
+        while len(found) < settings.candidates:
+            new = self.draw(random, {*known, *found})
+            if new is None:
+                break
+            found[new.identity()] = new
+        return list(found.values())
+
+    def promising(self, number: int, candidates: Sequence[AnyGenotype]) -> Proposal:
+        """Return the candidate with the highest draw from the predicted distributions."""
+        evidence = [self.evidence(genotype) for genotype in candidates]
+        everything = [trial.genotype for trial in self.observed] + list(candidates)
+        features = features_of(
+            [encode_choices(genotype) for genotype in everything],
+            [*(trial.evidence for trial in self.observed), *evidence],
+        )
+        scores, tried = np.array([trial.score for trial in self.observed]), len(self.observed)
+        settings, seed = self.settings.trials.predictor, mix_seed(self.config.seed, 12, number)
+        mean, deviation = predict(settings, features[:tried], scores, features[tried:], seed=seed)
+        drawn = mean + deviation * np.random.default_rng(seed).standard_normal(len(mean))
+        return self.proposal(candidates[int(drawn.argmax())])
+
+    def proposal(self, genotype: AnyGenotype) -> Proposal:
+        """Return a genotype as a proposal, with its evidence."""
+        return Proposal(genotype=genotype, evidence=dict(self.evidence(genotype)))
+
+    def evidence(self, genotype: AnyGenotype) -> Mapping[str, float]:
+        """Return the scores of a genotype without training."""
+        if self._evidence is None:
+            self._evidence = Evidence(self, self.settings.trials.evidence)
+        return self._evidence(genotype)

@@ -1,0 +1,144 @@
+"""The strategy ``proposals``: a supernet proposes, short trainings decide, a predictor learns from both."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+import numpy as np
+from pydantic import Field
+from scipy.stats import rankdata
+
+from dcs_nas.config import Config, GuardConfig, TrialsConfig
+from dcs_nas.errors import TrainingError
+from dcs_nas.files import write_text
+from dcs_nas.models.supernet import Supernet
+from dcs_nas.runs import RunFolder
+from dcs_nas.seeds import mix_seed
+from dcs_nas.settings import Settings, parse, read_yaml, to_yaml
+from dcs_nas.space import AnyGenotype
+from dcs_nas.strategies.base import ReadProgress
+from dcs_nas.strategies.bilevel_strategy import Bilevel
+from dcs_nas.strategies.derive import SupernetScore, likely, supernet_score
+from dcs_nas.strategies.predictor import PredictorSearch
+from dcs_nas.strategies.trials import AnyKind, Proposal
+
+
+class _Candidate(Settings):
+    genotype: AnyKind
+    evidence: dict[str, float]
+
+
+class _Pool(Settings):
+    """The candidates of a search, the most promising first, and the seconds that they and the supernet took."""
+
+    candidates: tuple[_Candidate, ...] = Field(min_length=1)
+    seconds: float = Field(ge=0)
+
+
+class Proposals(PredictorSearch):
+    """Trains a supernet by a bilevel search and ranks candidates by it, and by the other evidence where there is any.
+
+    The first trials are the candidates of the best mean rank. Then the predictor, whose features hold the supernet's
+    score too, chooses among the candidates and the neighbours of the best trials.
+    """
+
+    def __init__(self, config: Config, progress: ReadProgress) -> None:
+        super().__init__(config, progress)
+        self._bilevel = Bilevel(self._bilevel_config(), progress)  # its settings are checked before anything is written
+
+    @property
+    def needs_images(self) -> bool:
+        return True
+
+    def begin(self, run: RunFolder) -> None:
+        self._run, file = run, run / "pool.yaml"
+        if not file.is_file():
+            began = self.clock()
+            self._train_supernet()
+            candidates = self._ranked_candidates()
+            write_text(file, to_yaml(_Pool(candidates=candidates, seconds=round(self.clock() - began, 3))))
+        self._pool = parse(_Pool, read_yaml(file), source=str(file))
+        self._scores = {each.genotype.identity(): each.evidence for each in self._pool.candidates}
+        self.preparation_seconds = self._pool.seconds
+
+    def first(self, number: int, known: set[str]) -> Proposal | None:
+        new = (each.genotype for each in self._pool.candidates if each.genotype.identity() not in known)
+        genotype = next(new, None)
+        return None if genotype is None else self.proposal(genotype)
+
+    def candidates(self, random: np.random.Generator, known: set[str]) -> list[AnyGenotype]:
+        found = {each.genotype.identity(): each.genotype for each in self._pool.candidates}
+        best = max(self.observed, key=lambda trial: trial.score)
+        for neighbor in self.neighborhood.random(best.genotype, random):
+            found.setdefault(neighbor.identity(), neighbor)
+        return [genotype for identity, genotype in found.items() if identity not in known]
+
+    def evidence(self, genotype: AnyGenotype) -> Mapping[str, float]:
+        key = genotype.identity()
+        if key not in self._scores:
+            self._scores[key] = self._score(genotype)
+        return self._scores[key]
+
+    def _bilevel_config(self) -> Config:
+        """Return the settings of the search that trains the supernet, on the images that trials train on."""
+        changes = {
+            "strategy": "bilevel",
+            "trials": TrialsConfig(),
+            "validation": self.settings.validation or self.settings.trials.validation,
+            "validate_every": self.settings.epochs,
+            "derivation": "strongest",
+            "choose": "last",
+            "guard": GuardConfig(eigenvalue_iterations=0, gap=False),
+        }
+        return self.config.model_copy(update={"search": self.settings.model_copy(update=changes)})
+
+    def _train_supernet(self) -> None:
+        folder, config = self._run / "supernet", self._bilevel.config
+        if RunFolder(folder).genotype_file.is_file():
+            return
+        with RunFolder.open(folder, config, resume=RunFolder(folder).is_run()) as run:
+            run.write_genotype(self._bilevel.search(run))
+
+    @cached_property
+    def _supernet(self) -> SupernetScore:
+        score = supernet_score(self._run / "supernet")
+        score.network.to("cuda" if self.config.trainer.cuda else "cpu")
+        return score
+
+    def _score(self, genotype: AnyGenotype) -> dict[str, float]:
+        found = dict(super().evidence(genotype))
+        with contextlib.suppress(TrainingError):  # its features are not finite: it ranks last
+            found["supernet"] = self._supernet(genotype)
+        return found
+
+    def _ranked_candidates(self) -> tuple[_Candidate, ...]:
+        found = [_Candidate(genotype=genotype, evidence=self._score(genotype)) for genotype in self._drawn()]
+        names = sorted({name for each in found for name in each.evidence})
+        columns = [[-each.evidence.get(name, -np.inf) for each in found] for name in names]
+        ranks = np.mean([rankdata(column) for column in columns], axis=0) if columns else np.zeros(len(found))
+        return tuple(found[i] for i in np.argsort(ranks, kind="stable"))
+
+    def _drawn(self) -> Sequence[AnyGenotype]:
+        settings = self.settings.trials.proposals
+        if settings.draw == "uniform":
+            return self._drawn_uniformly(settings.candidates)
+        supernet = self._supernet.network.backbone
+        assert isinstance(supernet, Supernet)
+        derived = likely(
+            supernet.mixture_weights(),
+            lambda weights: self.kind.derive(weights, self.space, self.spec, origin=self.trial_origin),
+            candidates=settings.candidates,
+            seed=mix_seed(self.config.seed, 13),
+        )
+        return list({genotype.identity(): genotype for genotype in derived}.values())
+
+    def _drawn_uniformly(self, count: int) -> list[AnyGenotype]:
+        random, found = np.random.default_rng(mix_seed(self.config.seed, 13)), dict[str, AnyGenotype]()
+        while len(found) < count:
+            genotype = self.draw(random, set(found))
+            if genotype is None:
+                break
+            found[genotype.identity()] = genotype
+        return list(found.values())

@@ -1,0 +1,433 @@
+"""Strategies by trials: on made-up tables of whole spaces, and end to end on eight synthetic people."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from dcs_nas.config import Config, PredictorConfig, load_config
+from dcs_nas.errors import InputError
+from dcs_nas.models.space_kinds import kind_of
+from dcs_nas.runs import RunFolder, read_metrics
+from dcs_nas.runs.workers import Worker, living_worker, open_journal
+from dcs_nas.space import Origin, load_genotype, load_space, shipped_file
+from dcs_nas.space.architectures import architectures, decode, encode
+from dcs_nas.space.table import SIZE, TABLES
+from dcs_nas.strategies import parallel
+from dcs_nas.strategies.job import STRATEGIES, run_search
+from dcs_nas.strategies.neighbors import Neighborhood, encode_choices
+from dcs_nas.strategies.surrogate import features_of, predict
+from dcs_nas.strategies.trial_strategy import TrialStrategy
+from dcs_nas.strategies.trials import Proposal, TrialFolder
+from dcs_nas.training import loop
+from tests.test_baselines import JOB, SPACE, _interrupted_at
+from tests.test_tabular import written
+
+ON_TABLES = ["random", "evolution", "local", "predictor", "halving"]
+CHAIN = """
+kind: chain
+stem: 8
+stem_stride: 2
+features: 16
+stages:
+- {blocks: 2, stride: 2, widths: [8, 12], kernels: [3, 5], expansions: [1, 2], skip: true, attention: [none, dcs]}
+"""
+SMALL = [
+    "trials.population=4", "trials.sample=2", "trials.local.start=4", "trials.predictor.start=4",
+    "trials.predictor.candidates=20",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds of records in a temporary folder need not outlive a power cut."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def made_up(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tables")
+    for name in TABLES:
+        written(folder / f"{name}.csv", name)
+    return folder
+
+
+@pytest.fixture
+def tables(made_up: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Made-up tables in place of the shipped ones, in a folder for runs."""
+    for name in TABLES:
+        shutil.copy(made_up / f"{name}.csv", tmp_path)
+    monkeypatch.setattr("dcs_nas.space.table._shipped", lambda name: tmp_path / f"{name}.csv")
+    return tmp_path
+
+
+def on_table(table: str, strategy: str, *overrides: str) -> Config:
+    settings = [f"trials.table={table}", f"strategy={strategy}", "trials.trials=16", *SMALL, *overrides]
+    return load_config(shipped_file("configs", table), [f"search.{setting}" for setting in settings])
+
+
+def trials_of(folder: Path) -> list[dict[str, Any]]:
+    return [yaml.safe_load(path.read_text()) for path in sorted(folder.glob("trials/*/trial.yaml"))]
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("strategy", ON_TABLES)
+def test_a_search_is_the_same_every_time_tries_nothing_twice_and_resumes_to_the_same_trials(
+    table: str, strategy: str, tables: Path
+) -> None:
+    config = on_table(table, strategy)
+    found = run_search(config, tables / "whole")
+    assert found == run_search(config, tables / "again")
+    whole = trials_of(tables / "whole")
+    new = [load_genotype(path).identity() for path in sorted(tables.glob("whole/trials/*/trial.yaml"))]
+    new = [identity for identity, trial in zip(new, whole) if trial["continues"] is None]
+    assert len(new) == len(set(new)) == 16
+    shutil.copytree(tables / "whole", tables / "part")
+    (tables / "part" / "genotype.yaml").unlink()
+    for number in range(9, len(whole)):
+        shutil.rmtree(tables / "part" / f"trials/{number:03d}")
+    assert run_search(config, tables / "part", resume=True) == found
+    for name in ("again", "part"):
+        known = [{k: v for k, v in trial.items() if k != "proposal_seconds"} for trial in trials_of(tables / name)]
+        assert known == [{k: v for k, v in trial.items() if k != "proposal_seconds"} for trial in whole]
+    assert found != run_search(config.model_copy(update={"seed": 1}), tables / "other") or strategy == "predictor"
+
+
+def test_a_search_that_learns_finds_better_than_chance(tables: Path) -> None:
+    """On a table whose scores are a sum over choices, six seeds each."""
+    space = load_space(shipped_file("search_spaces", "bench_chain"))
+    texts = architectures(space, *SIZE)
+    random = np.random.default_rng(0)
+    worth = random.random(len(encode_choices(decode(texts[0], space, *SIZE))))
+    scores = np.array([encode_choices(decode(text, space, *SIZE)) @ worth for text in texts])
+    scores = 10 + 50 * (scores - scores.min()) / np.ptp(scores)
+    head, *rows = (tables / "bench_chain.csv").read_text().splitlines()[1:]
+    told = dict(zip(texts, scores))
+    changed = [row.split(",") for row in rows]
+    lines = [",".join([r[0], r[1], *([f"{told[r[0]]:.4f}"] * 6), *r[8:]]) for r in changed]
+    (tables / "bench_chain.csv").write_text("\n".join([head, *lines]) + "\n")
+
+    def regret(strategy: str) -> float:
+        best = []
+        for seed in range(6):
+            config = on_table("bench_chain", strategy, "trials.trials=24").model_copy(update={"seed": seed})
+            found = run_search(config, tables / f"{strategy}{seed}")
+            best.append(told[encode(found)])
+        return 60 - float(np.mean(best))
+
+    chance = regret("random")
+    for strategy in ("evolution", "local", "predictor"):
+        assert regret(strategy) < 0.85 * chance, strategy
+
+
+def test_halving_trains_to_each_rung_what_was_best_on_the_one_before(tables: Path) -> None:
+    run_search(on_table("bench_cells", "halving"), tables / "run")
+    trials = trials_of(tables / "run")
+    rungs = {share: [t for t in trials if t["share"] == share] for share in (0.25, 0.5, 1.0)}
+    assert len(rungs[0.25]) == 16
+    for below, above in itertools.pairwise(rungs.values()):
+        promoted = {trial["continues"] for trial in above}
+        assert len(promoted) == len(above)
+        for trial in above:  # at its turn it was among the best half of those that had ended below
+            before = [t for t in below if t["number"] < trial["number"]]
+            first = trial["continues"]
+            own = next(t for t in before if first in (t["number"], t["continues"]))
+            better = sum(t["score"] > own["score"] for t in before)
+            assert better < len(before) // 2
+        best = sorted(below, key=lambda t: -t["score"])[: len(below) // 2]
+        assert promoted >= {t["number"] if t["continues"] is None else t["continues"] for t in best}
+    assert {t["seconds"] for t in rungs[0.25]} == {2.5 / 4} == {t["seconds"] for t in rungs[0.5]}
+    assert {t["seconds"] for t in rungs[1.0]} == {2.5 / 2}
+    best = max(rungs[1.0], key=lambda t: t["score"])
+    assert load_genotype(tables / "run/genotype.yaml") == load_genotype(
+        tables / f"run/trials/{best['number']:03d}/trial.yaml"
+    )
+    rows = read_metrics(tables / "run" / "metrics.csv")
+    assert rows[-1]["spent"] == pytest.approx(sum(t["seconds"] for t in trials), abs=0.5)
+
+
+def test_local_search_climbs_by_single_changes_and_starts_anew_at_the_top(tables: Path) -> None:
+    for neighbors in ("first", "all"):
+        folder = tables / neighbors
+        run_search(on_table("bench_cells", "local", "trials.trials=60", f"trials.local.neighbors={neighbors}"), folder)
+        trials = trials_of(folder)
+        assert all(trial["parent"] is None for trial in trials[:4])
+        center = max(trials[:4], key=lambda t: t["score"])
+        for trial in trials[4:]:
+            if trial["parent"] not in (None, center["number"]):
+                moved = trials[trial["parent"]]
+                assert moved["score"] > center["score"] or moved["parent"] is None
+                center = moved
+        assert len({trial["parent"] for trial in trials}) > 2
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_neighbors_are_the_architectures_of_the_space_that_differ_in_one_choice(name: str) -> None:
+    """Against every change of one of NNI's labels to a value that it has in some genotype."""
+    space = load_space(shipped_file("search_spaces", name))
+    network = space.network(*SIZE)
+    kind, generator = kind_of(space), np.random.default_rng(0)
+    drawn = [kind.random_genotype(space, network, generator, origin=Origin()) for _ in range(200)]
+    options: dict[str, list[Any]] = {}
+    for label, value in (pair for each in drawn for pair in each.to_sample().items()):
+        if value not in options.setdefault(label, []):
+            options[label].append(value)
+    for genotype in drawn[:4]:
+        sample, expected = genotype.to_sample(), set()
+        for label, values in options.items():
+            for value in values:
+                changed = kind.genotype_of({**sample, label: value}, space, network, origin=Origin())
+                expected.add(str(changed.one_hot()))
+        found = list(Neighborhood(space, network, Origin()).random(genotype, np.random.default_rng(1)))
+        assert len(found) == len({str(each.one_hot()) for each in found})
+        assert {str(each.one_hot()) for each in found} == expected - {str(genotype.one_hot())}
+
+
+def test_a_chains_left_out_blocks_have_no_choices_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "chain.yaml").write_text(CHAIN)
+    space = load_space(tmp_path / "chain.yaml")
+    network = space.network(16, 8)
+    skipped = decode("k3e1w8&skip+none", space, 16, 8)
+    found = {encode(each) for each in Neighborhood(space, network, Origin()).random(skipped, np.random.default_rng(0))}
+    assert found == {
+        "k5e1w8&skip+none", "k3e2w8&skip+none", "k3e1w12&skip+none", "k3e1w8&k3e1w8+none", "k3e1w8&skip+dcs",
+    }  # fmt: skip
+
+
+def test_cells_that_differ_in_the_order_of_their_nodes_have_one_identity() -> None:
+    space = load_space(shipped_file("search_spaces", "bench_cells"))
+    texts = [
+        "skip_connect~0|sep_conv_3x3~1+none",
+        "sep_conv_3x3~1|skip_connect~0+none",
+        "skip_connect~0|dil_conv_3x3~1+none",
+    ]
+    first, same, other = (decode(text, space, *SIZE).identity() for text in texts)
+    assert first == same != other
+
+
+def test_the_gaussian_process_is_that_of_its_formula_and_both_models_order_what_they_know() -> None:
+    random = np.random.default_rng(0)
+    features, weights = random.standard_normal((40, 6)), random.standard_normal(6)
+    scores, unseen = features @ weights, random.standard_normal((60, 6))
+    for model in ("gaussian_process", "forest"):
+        mean, deviation = predict(PredictorConfig(model=model), features, scores, unseen, seed=0)
+        assert np.corrcoef(mean, unseen @ weights)[0, 1] > 0.7
+        assert (deviation >= 0).all()
+        again = predict(PredictorConfig(model=model), features, scores, unseen, seed=0)
+        assert np.array_equal(mean, again.mean)
+    mean, deviation = predict(PredictorConfig(), features, scores, features, seed=0)
+    assert deviation.max() < predict(PredictorConfig(), features, scores, 10 + features, seed=0).deviation.min()
+    flat = predict(PredictorConfig(), features, np.zeros(40), unseen, seed=0)
+    assert (flat.mean == 0).all()
+    assert (flat.deviation == 1).all()
+
+
+def test_features_are_encodings_and_ranks_of_equal_weight() -> None:
+    encodings = [np.array([1.0, 0, 0]), np.array([0, 1.0, 0]), np.array([0, 0, 1.0]), np.array([1.0, 0, 0])]
+    evidence = [{"a": 1e9, "b": 1}, {"a": -5, "b": 1}, {"b": 2}, {"a": 0, "b": 3}]
+    features = features_of(encodings, evidence)
+    assert features.shape == (4, 5)
+    assert features[:, :3].var(0).sum() == pytest.approx(1)
+    assert features[:, 3:].var(0).sum() == pytest.approx(1)
+    assert np.argsort(features[:, 3]).tolist() == [2, 1, 3, 0]  # a missing score ranks below all
+    assert features[0, 4] == features[1, 4] < features[2, 4] < features[3, 4]
+
+
+Job = Callable[..., Config]
+
+
+@pytest.fixture(scope="module")
+def job(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """A tiny job on cells or on a chain, with overrides."""
+    folder = tmp_path_factory.mktemp("job")
+    (folder / "cells.yaml").write_text(SPACE)
+    (folder / "chain.yaml").write_text(CHAIN)
+    data = yaml.safe_load(JOB)
+    data["data"] |= {"root": str(people), "cache": str(folder / "cache")}
+    data["search"]["space"] = ""
+    (folder / "job.yaml").write_text(yaml.safe_dump(data))
+    small = ["local.start=1", "predictor.start=2", "predictor.candidates=6", "proposals.candidates=5", "sample=1"]
+
+    def config(strategy: str, *overrides: str, space: str = "cells") -> Config:
+        own = [f"search.strategy={strategy}", f"search.space={folder / space}.yaml", "search.trials.trials=4"]
+        own += [f"search.trials.{setting}" for setting in [*small, "epochs=4"]]
+        return load_config(folder / "job.yaml", [*own, *overrides])
+
+    return config
+
+
+@pytest.mark.parametrize("space", ["cells", "chain"])
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if "nni" not in name and name != "bilevel"])
+def test_every_strategy_trains_on_every_kind_of_space(strategy: str, space: str, job: Job, tmp_path: Path) -> None:
+    few = ["search.trials.epochs=4" if strategy == "halving" else "search.trials.epochs=1", "search.epochs=1"]
+    evidence = ["search.trials.evidence=[parameters,naswot,synflow,jacobian,gradient_norm]"]
+    found = run_search(job(strategy, *few, *evidence, space=space), tmp_path / "run")
+    trials = trials_of(tmp_path / "run")
+    assert found.kind == space
+    assert len(trials) == 4 or strategy == "halving"
+    assert not list(tmp_path.glob("run/trials/*/checkpoints"))
+    rows = read_metrics(tmp_path / "run" / "metrics.csv")
+    spent = sum(trial["seconds"] + trial["proposal_seconds"] for trial in trials)
+    assert rows[-1]["spent"] == pytest.approx(spent, abs=1e-3)
+    if strategy in ("predictor", "proposals"):
+        names = {"naswot", "synflow", "parameters", "gradient_norm"}
+        assert all(names <= set(trial["evidence"]) for trial in trials)
+    if strategy == "proposals":
+        pool = yaml.safe_load((tmp_path / "run/pool.yaml").read_text())
+        assert all("supernet" in trial["evidence"] for trial in trials)
+        assert trials[0]["proposal_seconds"] >= pool["seconds"] > trials[1]["proposal_seconds"]
+        first = [each["genotype"] for each in pool["candidates"][:2]]
+        assert [trial["genotype"] for trial in trials[:2]] == first
+
+
+def test_a_proposal_by_the_supernet_goes_by_the_mean_rank_of_all_evidence(job: Job, tmp_path: Path) -> None:
+    config = job("proposals", "search.trials.evidence=[parameters]", "search.trials.epochs=1", "search.epochs=1")
+    drawn = config.model_copy(deep=True)
+    run_search(drawn, tmp_path / "run")
+    pool = yaml.safe_load((tmp_path / "run/pool.yaml").read_text())["candidates"]
+    ranks = [
+        sum(
+            sum(other["evidence"][name] > each["evidence"][name] for other in pool)
+            + sum(other["evidence"][name] == each["evidence"][name] for other in pool) / 2
+            for name in ("parameters", "supernet")
+        )
+        for each in pool
+    ]
+    assert ranks == sorted(ranks)
+    assert (tmp_path / "run/supernet/genotype.yaml").is_file()
+
+
+def test_proposals_are_interrupted_and_resumed_to_the_same_trials(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = job("proposals", "search.trials.epochs=1", "search.epochs=2", "search.trials.proposals.draw=alphas")
+    whole = run_search(config, tmp_path / "whole")
+    for call in (1, 3):  # in the supernet, in a trial
+        with monkeypatch.context() as patch:
+            patch.setattr(loop.TrainingLoop, "_log_epoch", _interrupted_at(call, loop.TrainingLoop._log_epoch))
+            with pytest.raises(KeyboardInterrupt):
+                run_search(config, tmp_path / "run", resume=call > 1)
+    assert run_search(config, tmp_path / "run", resume=True) == whole
+    scores = [[trial["score"] for trial in trials_of(tmp_path / name)] for name in ("whole", "run")]
+    assert scores[0] == scores[1]
+
+
+def test_a_promoted_training_continues_to_the_bits_of_one_without_a_stop(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = job("halving")
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "validate", _interrupted_at(5, loop.validate))
+        with pytest.raises(KeyboardInterrupt):
+            run_search(config, tmp_path / "run")
+    run_search(config, tmp_path / "run", resume=True)
+    trials = trials_of(tmp_path / "run")
+    (last,) = (trial for trial in trials if trial["share"] == 1)
+    straight = job("random", "search.trials.trials=2")
+    one = STRATEGIES["random"](straight, None)
+    assert isinstance(one, TrialStrategy)
+    genotype = load_genotype(tmp_path / f"run/trials/{last['number']:03d}/trial.yaml")
+    trials_folder = TrialFolder(straight.search.trials, RunFolder(tmp_path / "one"), one.space, most=1)
+    outcome = one.evaluate(0, Proposal(genotype=genotype), trials_folder)
+    assert outcome.score == last["score"]
+
+
+def test_workers_train_every_genotype_once_and_a_dead_ones_trial_is_handed_out_again(
+    tables: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The workers' loop, in this process: one claims a trial and dies, two go on."""
+    folder = tables / "run"
+    config = on_table("bench_cells", "evolution", "trials.concurrency=2")
+    started: list[Path] = []
+
+    class Child:
+        def running(self) -> bool:
+            return True
+
+        def ask_to_stop(self) -> None:
+            pass
+
+        def stop(self) -> None:
+            pass
+
+    def start(run: Any, number: int, gpus: Any) -> Child:
+        started.append(run.path)
+        return Child()
+
+    handed: list[int] = []
+
+    def work(_: float) -> None:
+        """In place of waiting for workers: what they do meanwhile."""
+        strategy = STRATEGIES["evolution"](config, None)
+        assert isinstance(strategy, TrialStrategy)
+        trials = TrialFolder(config.search.trials, RunFolder(folder), strategy.space, most=16)
+        study = parallel._open_study(folder)
+        if not handed:
+            dead = parallel._next(Worker(folder, study, "dead"))  # its lock in workers/ is not held
+            assert dead is not None
+            handed.append(dead.number)
+        with living_worker(folder) as one, living_worker(folder) as two:
+            claimed = [parallel._next(Worker(folder, study, name)) for name in (one, two)]
+            for trial in claimed:
+                if trial is not None:
+                    handed.append(trial.number)
+                    proposal = parallel._proposal(trial)
+                    trials.write(trial.number, proposal, strategy.evaluate(trial.number, proposal, trials))
+                    study.tell(trial, 0.5)
+
+    monkeypatch.setattr(parallel, "_start_worker", start)
+    monkeypatch.setattr(parallel, "time", SimpleNamespace(sleep=work))
+    found = run_search(config, folder)
+    assert len(started) == 2
+    assert handed.count(0) == 2
+    assert sorted(set(handed)) == list(range(16))
+    assert len(handed) == 17
+    identities = [load_genotype(path).identity() for path in folder.glob("trials/*/trial.yaml")]
+    assert len(set(identities)) == len(identities) == 16
+    assert found == load_genotype(folder / "genotype.yaml")
+    assert len(open_journal(folder).get_all_studies()) == 1
+    assert run_search(config, folder, resume=True) == found
+
+
+def test_a_search_of_one_process_continues_with_workers_as_processes_of_their_own(job: Job, tmp_path: Path) -> None:
+    few = ["search.trials.epochs=1", "search.trials.trials=6"]
+    run_search(job("random", *few), tmp_path / "one")
+    shutil.copytree(tmp_path / "one", tmp_path / "run")
+    (tmp_path / "run/genotype.yaml").unlink()
+    for number in range(2, 6):
+        shutil.rmtree(tmp_path / f"run/trials/{number:03d}")
+    found = run_search(job("random", *few, "search.trials.concurrency=2"), tmp_path / "run", resume=True)
+    scores = [[trial["score"] for trial in trials_of(tmp_path / name)] for name in ("one", "run")]
+    assert scores[0] == scores[1]  # random draws look at no score
+    assert found == load_genotype(tmp_path / "one/genotype.yaml")
+    assert len(read_metrics(tmp_path / "run/metrics.csv")) == 6
+
+
+@pytest.mark.parametrize(
+    ("strategy", "override", "said"),
+    [
+        ("nni.random", "trials.concurrency=2", "trials.concurrency is 2, but strategy nni.random runs in one process"),
+        ("random", "trials.concurrency=2 trials.gpus=[0]", "concurrency 2 is more than the 1 devices of gpus"),
+        ("local", "trials.local.start=16", "trials.local.start 16 of 16 trials leaves none to choose"),
+        ("predictor", "trials.predictor.start=20", "trials.predictor.start 20 of 16 trials leaves none to choose"),
+        ("evolution", "trials.population=16", "trials.population 16 of 16 trials leaves none to evolve"),
+        ("halving", "trials.halving.rungs=4", "begins with 1/8 of the epochs, but a table has scores after a quarter"),
+        ("halving", "trials.halving.factor=3", "begins with 1/9 of the epochs, but a table has"),
+        ("halving", "trials.table=null trials.epochs=3", "begins with 1/4 of 3 epochs, less than one; raise trials.ep"),
+        ("predictor", "trials.evidence=[nas_wot]", "trials.evidence.0: .*'naswot'.*found 'nas_wot'"),
+        ("genetic", "trials.trials=16", "strategy: .*'evolution'.*found 'genetic'"),
+    ],
+)
+def test_combinations_that_make_no_sense_are_refused_in_a_line(strategy: str, override: str, said: str) -> None:
+    with pytest.raises(InputError, match=said) as caught:
+        on_table("bench_cells", strategy, *override.split(" "))
+    assert "\n" not in str(caught.value)
