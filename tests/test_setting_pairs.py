@@ -45,7 +45,9 @@ search:
   epochs: 2
   arch_lr: 0.1
   validate_every: 1
-  trials: {trials: 2, epochs: 1, population: 1, sample: 1, validation: 0.25}
+  trials:
+    {trials: 2, epochs: 1, population: 1, sample: 1, validation: 0.25, local: {start: 1}, halving: {rungs: 1},
+     predictor: {start: 1, candidates: 3}, proposals: {candidates: 2}}
   guard: {eigenvalue_iterations: 2, eigenvalue_images: 4}
   perturbation: {batches: 1}
   retrieval: {candidates: 2, batches: 1}
@@ -53,7 +55,10 @@ trainer: {accelerator: cpu, threads: 1}
 """
 FACTORS: dict[str, list[str]] = {
     "space": ["cells", "chain"],
-    "search.strategy": ["bilevel", "random", "nni.darts", "nni.gumbel", "nni.random", "nni.evolution"],
+    "search.strategy": ["bilevel", "random", "evolution", "local", "predictor",
+                        "predictor search.trials.evidence=[naswot,synflow,jacobian,gradient_norm]",
+                        "halving search.trials.epochs=2 search.trials.halving.rungs=2", "proposals",
+                        "nni.darts", "nni.gumbel", "nni.random", "nni.evolution"],
     "trainer.precision": ["32-true", "bf16-mixed", "64-true"],
     "trainer.nonfinite": ["stop", "skip"],
     "search.order": ["1", "2 search.hessian=exact", "2 search.hessian=finite_difference"],
@@ -83,12 +88,13 @@ FACTORS: dict[str, list[str]] = {
     "loss.triplet_weight": ["1", "0"],
     "loss.identity_weight": ["1", "0"],
 }  # fmt: skip
+OF_DERIVATION = ("search.derivation", "search.guard", "search.choose")
 OF_BILEVEL = (
-    "search.order", "search.relaxation", "search.derivation", "search.guard", "search.choose",
-    "search.identity_overlap", "search.memory", "search.checkpoint_activations",
+    *OF_DERIVATION, "search.order", "search.relaxation", "search.identity_overlap", "search.memory",
+    "search.checkpoint_activations",
 )  # fmt: skip
 OF_CELLS = {
-    "search.strategy": "random|nni",
+    "search.strategy": "nni",
     "search.relaxation.partial_channels": "2",
     "search.relaxation.edge_normalization": "true",
     "search.derivation": "perturbation",
@@ -133,9 +139,9 @@ def _is_refused(pair: Pair) -> bool:
 def _is_ignored(pair: Pair) -> bool:
     """Return whether another strategy takes no account of a setting of the bilevel search, but for a warning."""
     row = dict(pair)
-    return row.get("search.strategy", "bilevel") != "bilevel" and any(
-        name.startswith(OF_BILEVEL) and choice != FACTORS[name][0] for name, choice in row.items()
-    )
+    strategy = row.get("search.strategy", "bilevel")
+    ignored = () if strategy == "bilevel" else OF_DERIVATION if strategy == "proposals" else OF_BILEVEL
+    return any(name.startswith(ignored) and choice != FACTORS[name][0] for name, choice in row.items())
 
 
 ROWS, IMPOSSIBLE = covering_array(FACTORS, lambda pair: not _is_refused(pair) and not _is_ignored(pair))
@@ -195,4 +201,4 @@ def test_another_strategy_warns_of_settings_that_it_takes_no_account_of(
         "search.strategy": strategy,
     }
     _search(job, row, tmp_path / "run")
-    assert "search.order" in caplog.text
+    assert ("search.guard.action" if strategy == "proposals" else "search.order") in caplog.text

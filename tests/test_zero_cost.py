@@ -67,8 +67,9 @@ def test_synflow_is_the_sum_over_all_paths_of_the_products_of_absolute_weights()
 
 def test_synflow_has_no_ceilings(images: Tensor) -> None:
     wide = [Small(rectifier) for rectifier in (nn.ReLU(), nn.ReLU6())]
+    state = {name: 100 + value.abs() for name, value in wide[0].state_dict().items()}
     for network in wide:
-        network.load_state_dict({name: 100 + value.abs() for name, value in wide[0].state_dict().items()})
+        network.load_state_dict(state)
     scores = [zero_cost.synflow(network, images, lambda n: loss(n, images)) for network in wide]
     assert scores[0] == scores[1] > 10
 
