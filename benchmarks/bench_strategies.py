@@ -1,11 +1,14 @@
 """How good are strategies on a space that is trained as a whole: regret at equal cost, rank correlation of supernets.
 
     python benchmarks/bench_strategies.py --seeds 20
+    python benchmarks/bench_strategies.py --seeds 20 --table bench_chain --out results/bench_strategies_chain.csv
 
-Searches with a supernet are run on synthetic people by configs/bench_cells.yaml; what each finds, its seconds of
-processor time and Kendall's tau of its supernet's scores against the true scores of a random 60 architectures become a
-row. Strategies of trials read the table, at the cost that it has recorded, for as many seconds as each of the searches
-took with the same seed, and for ten trainings. Resumable: rows that --out holds are kept. --summary prints means.
+Searches with a supernet are run on synthetic people by configs/TABLE.yaml; what each finds, its seconds of processor
+time and Kendall's tau of its supernet's scores against the true scores of a random 60 architectures become a row.
+Strategies by trials read the table, at the cost that it has recorded, for as many seconds as each of the searches took
+with the same seed, and for ten trainings; those that look at images too, for scores without training or a supernet of
+their own, for ten trainings alone. Everything that they spend counts. Resumable: rows that --out holds are kept.
+--summary prints means.
 """
 
 from __future__ import annotations
@@ -28,74 +31,92 @@ from dcs_nas.config import Config, load_config
 from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
 from dcs_nas.environment import environment
 from dcs_nas.files import write_text
+from dcs_nas.runs import read_metrics
 from dcs_nas.space import shipped_file
-from dcs_nas.space.table import Table
+from dcs_nas.space.table import TABLES, Table
 from dcs_nas.strategies.derive import supernet_score
 from dcs_nas.strategies.job import run_search
 
-NAME, JUDGED, TEN = "bench_cells", 60, "ten trainings"
+JUDGED, TEN = 60, "ten trainings"
+SAMPLED = ["search.relaxation.kind=gumbel"]
 SEARCHES: dict[str, list[str]] = {
     "softmax": [],
     "softmax, order 2": ["search.order=2"],
-    "gumbel + cost": [
-        "search.relaxation.kind=gumbel",
-        "search.cost={kind: parameters, form: multiplicative, beta: 0.1}",
-    ],
-    "gumbel, retrieval": ["search.relaxation.kind=gumbel", "search.derivation=retrieval"],
+    "gumbel + cost": [*SAMPLED, "search.cost={kind: parameters, form: multiplicative, beta: 0.1}"],
+    "gumbel, retrieval": [*SAMPLED, "search.derivation=retrieval"],
 }
-TRIALS = ("random", "nni.evolution")
+FEW = "search.trials.predictor.start=4"  # of ten trainings
+ZERO_COST = "search.trials.evidence=[parameters,naswot,synflow,jacobian,gradient_norm]"
+TRIALS: dict[str, list[str]] = {
+    "random": ["search.strategy=random"],
+    "evolution": ["search.strategy=evolution", "search.trials.population=5", "search.trials.sample=3"],
+    "local": ["search.strategy=local", "search.trials.local.start=3"],
+    "predictor": ["search.strategy=predictor", FEW],
+    "halving": ["search.strategy=halving"],
+    "nni.evolution": ["search.strategy=nni.evolution"],
+}
+WITH_IMAGES: dict[str, list[str]] = {
+    "predictor, zero-cost": ["search.strategy=predictor", FEW, ZERO_COST],
+    "proposals": ["search.strategy=proposals", FEW, *SAMPLED],
+    "proposals, zero-cost": ["search.strategy=proposals", FEW, ZERO_COST, *SAMPLED],
+}
 COLUMNS = ["strategy", "as_long_as", "seed", "seconds", "architecture", "mAP", "rank", "regret", "attention", "tau"]
 
 
 def main() -> None:
     arguments = _arguments()
     torch.set_num_threads(1)
-    table = Table.read(NAME)
+    table = Table.read(arguments.table)
     if arguments.summary:
         _summarize(_rows(arguments.out))
         return
     if not table.whole:
-        raise SystemExit(f"the table {NAME} has {len(table)} architectures so far; finish it with bench_table.py first")
+        raise SystemExit(
+            f"the table {table.name} has {len(table)} architectures so far; finish it by bench_table.py first"
+        )
     data = arguments.work / "people"
     if not data.is_dir():
         write_synthetic(data, settings=SyntheticSettings(**DATA))
     if not arguments.out.is_file():
-        _begin(arguments.out, arguments.seeds)
+        _begin(arguments)
     for seed in range(arguments.seeds):
         budgets = {TEN: 10 * statistics.mean(entry.seconds for entry in table)}
         for name in SEARCHES:
             row = _known(arguments.out, name, "", seed) or _search(name, seed, table, data, arguments)
             budgets[name] = float(row["seconds"])
         for budget, seconds in budgets.items():
-            for strategy in TRIALS:
-                if not _known(arguments.out, strategy, budget, seed):
-                    _try(strategy, budget, seconds, seed, table, arguments)
+            for strategy, overrides in (TRIALS | (WITH_IMAGES if budget == TEN else {})).items():
+                cells_alone = strategy.startswith("nni.") and table.space.kind != "cells"
+                if not (cells_alone or _known(arguments.out, strategy, budget, seed)):
+                    _try(strategy, [*overrides, f"data.root={data}"], budget, seconds, seed, table, arguments)
     _summarize(_rows(arguments.out))
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--table", choices=TABLES, default="bench_cells")
     parser.add_argument("--summary", action="store_true", help="print the means of what there is")
     parser.add_argument("--work", type=Path, default=Path("results/bench"))
     parser.add_argument("--out", type=Path, default=Path("results/reference/bench_strategies.csv"))
     return parser.parse_args()
 
 
-def _begin(out: Path, seeds: int) -> None:
+def _begin(arguments: argparse.Namespace) -> None:
     versions = ", ".join(f"{package} {version}" for package, version in environment(1)["versions"].items())
+    command = f"python benchmarks/bench_strategies.py --seeds {arguments.seeds} --table {arguments.table}"
     head = [
-        f"# python benchmarks/bench_strategies.py --seeds {seeds}; table {NAME}, one thread; {versions}",
+        f"# {command}; one thread; {versions}",
         "# seconds: processor time; as_long_as: whose seconds trials had; mAP, regret: points; tau: Kendall's, of",
         f"# the supernet's mAP of identities held out and the table's scores, {JUDGED} random architectures",
     ]
-    write_text(out, "\n".join([*head, ",".join(COLUMNS)]) + "\n")
+    write_text(arguments.out, "\n".join([*head, ",".join(COLUMNS)]) + "\n")
 
 
 def _search(name: str, seed: int, table: Table, data: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
         own = [f"data.root={data}", f"data.cache={arguments.work / 'cache'}"]
-        config = _config(seed, [*own, *SEARCHES[name]])
+        config = _config(table, seed, [*own, *SEARCHES[name]])
         began = time.process_time()
         genotype = run_search(config, Path(folder) / "search")
         seconds = time.process_time() - began
@@ -107,18 +128,20 @@ def _search(name: str, seed: int, table: Table, data: Path, arguments: argparse.
 
 
 def _try(
-    strategy: str, budget: str, seconds: float, seed: int, table: Table, arguments: argparse.Namespace
-) -> dict[str, Any]:
-    own = [f"search.strategy={strategy}", f"search.trials.table={NAME}", "search.trials.trials=100000"]
-    config = _config(seed, [*own, f"search.trials.minutes={seconds / 60:.4f}"])
+    strategy: str, overrides: list[str], budget: str, seconds: float, seed: int, table: Table,
+    arguments: argparse.Namespace,
+) -> dict[str, Any]:  # fmt: skip
+    own = [f"search.trials.table={table.name}", "search.trials.trials=100000", f"data.cache={arguments.work / 'cache'}"]
+    config = _config(table, seed, [*own, *overrides, f"search.trials.minutes={seconds / 60:.4f}"])
     with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
         genotype = run_search(config, Path(folder) / "search")
-    row = {"strategy": strategy, "as_long_as": budget, "seed": seed, "seconds": f"{seconds:.1f}"}
+        spent = read_metrics(Path(folder) / "search" / "metrics.csv")[-1]["spent"]
+    row = {"strategy": strategy, "as_long_as": budget, "seed": seed, "seconds": f"{spent:.1f}"}
     return _append(arguments.out, table, genotype, **row)
 
 
-def _config(seed: int, overrides: list[str]) -> Config:
-    return load_config(shipped_file("configs", NAME), [f"seed={seed}", "trainer.loggers=[]", *overrides])
+def _config(table: Table, seed: int, overrides: list[str]) -> Config:
+    return load_config(shipped_file("configs", table.name), [f"seed={seed}", "trainer.loggers=[]", *overrides])
 
 
 def _append(out: Path, table: Table, genotype: Any, **row: Any) -> dict[str, Any]:

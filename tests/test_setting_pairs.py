@@ -201,4 +201,4 @@ def test_another_strategy_warns_of_settings_that_it_takes_no_account_of(
         "search.strategy": strategy,
     }
     _search(job, row, tmp_path / "run")
-    assert ("search.guard.action" if strategy == "proposals" else "search.order") in caplog.text
+    assert ("search.derivation" if strategy == "proposals" else "search.order") in caplog.text
