@@ -123,9 +123,7 @@ def test_a_unit_has_one_choice_of_width_in_nni_too() -> None:
     assert texts[0] == "k3e1w8+none|k3e6w12&k3e6w12&k3e6w12+dcs_window|k3e6w12&k3e6w12+none"
 
 
-@pytest.mark.parametrize(
-    "stages", [UNITS[:2], [FIXED, {**UNITS[1], "kernels": [3, 5], "expansions": [1, 4], "skip": True}]]
-)
+@pytest.mark.parametrize("stages", [UNITS[:2], [FIXED, {**UNITS[1], "expansions": [1, 4], "skip": True}]])
 def test_the_expected_cost_of_units_is_that_of_all_networks_by_probability(stages: list[dict[str, Any]]) -> None:
     space = chain_space([{**stage, "blocks": min(stage["blocks"], 2)} for stage in stages], head_expansion=6)
     network = space.network(16, 8)
@@ -197,10 +195,11 @@ def test_the_published_networks_of_dcs_dnas_are_of_their_spaces_and_ship(name: s
     assert [stage.blocks for stage in space.stages] == CODES[name]
     assert [stage.attention for stage in genotype.stages].count("dcs_window") == 4
     with torch.device("meta"):
-        supernet = ChainSupernet(space, space.network(384, 128))
         network = fixed_chain(genotype)
         assert network(torch.empty(2, 3, 384, 128)).shape == (2, 1984, 1, 1)
-        assert supernet.eval()(torch.empty(2, 3, 384, 128)).shape == (2, 1984, 1, 1)
+        if name == "dcs_dnas_3x":
+            supernet = ChainSupernet(space, space.network(384, 128)).eval()
+            assert supernet(torch.empty(2, 3, 384, 128)).shape == (2, 1984, 1, 1)
     assert sum(b.numel() for n, b in network.named_parameters()) == _published_parameters(genotype)
 
 
@@ -236,18 +235,18 @@ def test_training_moves_every_placement(relaxation: type[Softmax]) -> None:
 
 
 def test_the_expected_cost_of_osnet_is_that_of_all_networks_by_probability() -> None:
-    space = OSNetSpace(name="tiny", channels=(8, 64, 64, 64), features=16, placements=("none", "inside", "both"))
+    space = OSNetSpace(name="tiny", channels=(8, 64, 64, 64), features=16, placements=("none", "both"))
     network = space.network(64, 32)
     supernet = OSNetSupernet(space, network, relaxation=Softmax())
     generator = torch.Generator().manual_seed(0)
-    weights = {n: torch.rand(1, 3, generator=generator, dtype=torch.float64) for n in supernet.mixtures}
+    weights = {n: torch.rand(1, 2, generator=generator, dtype=torch.float64) for n in supernet.mixtures}
     weights = {n: row / row.sum() for n, row in weights.items()}
-    # All but two of the blocks are certain: nine networks.
+    # All but two of the blocks are certain: four networks.
     for name in list(weights)[2:]:
-        weights[name] = torch.tensor([[0.0, 0.0, 1.0]], dtype=torch.float64)
+        weights[name] = torch.tensor([[0.0, 1.0]], dtype=torch.float64)
     expected = {"flops": 0.0, "parameters": 0.0}
-    for a, b in itertools.product(range(3), range(3)):
-        places = [space.placements[i] for i in (a, b, 2, 2, 2, 2)]
+    for a, b in itertools.product(range(2), range(2)):
+        places = [space.placements[i] for i in (a, b, 1, 1, 1, 1)]
         sample = dict(zip(weights, places))
         genotype = OSNetKind().genotype_of(sample, space, network, origin=Origin())
         cost = count(OSNetKind().fixed_network(genotype), 64, 32)
