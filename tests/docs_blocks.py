@@ -56,8 +56,6 @@ CHECKED = {
     "retrain dcs_fb_resnet50": "24 million parameters, and weights that are not here",
     "search dcs_dnas_market1501": "a supernet of 19 blocks of 14 widths",
     "retrain dcs_dnas_market1501": "its search is not run",
-    "search dcs_dnas_3x_market1501": "a supernet of 49 blocks",
-    "retrain dcs_dnas_3x_market1501": "49 blocks",
     "search osnet_ain_msmt17": "a supernet of 24 blocks, and data that are not here",
     "retrain osnet_ain_msmt17": "data that are not here",
     "search msinet_search": "identities of both halves fill no batch; tests/test_msi_space.py runs such a search",
