@@ -367,8 +367,7 @@ class SearchConfig(Settings):
     cost: CostConfig = CostConfig()
     """What a searched network may cost."""
     order: Literal[1, 2] = 1
-    """Order of the alphas' gradient: 1, or 2 through the next step of the weights, which takes about twice the
-    time."""
+    """Order of the alphas' gradient: 1, or 2 through the next step of the weights, which takes longer."""
     hessian: Literal["exact", "finite_difference"] = "exact"
     """Second order by exact Hessian-vector products, or by the published finite differences."""
     relaxation: RelaxationConfig = RelaxationConfig()
@@ -393,7 +392,7 @@ class SearchConfig(Settings):
     guard: GuardConfig = GuardConfig()
     """Figures and actions against a collapse onto skip connections."""
     checkpoint_activations: bool = False
-    """Compute activations again in the backward pass: less memory, about a third more time."""
+    """Compute activations again in the backward pass: less memory, more time."""
 
     @model_validator(mode="after")
     def _check_choice(self) -> SearchConfig:

@@ -384,7 +384,7 @@ class TrainerConfig(Settings):
     timeout_minutes: float = Field(default=30, gt=0, le=10080)
     """Minutes that a process waits for another that does not answer."""
     precision: Precision = "32-true"
-    """Number format of the computation; bf16-mixed is about twice as fast on recent GPUs."""
+    """Number format of the computation; the mixed ones save time and memory on GPUs that have them."""
     deterministic: bool | None = None
     """Deterministic algorithms only; by default on a CPU. On a GPU they cost speed."""
     compile: Literal["off", "default", "reduce-overhead", "max-autotune"] = "off"
