@@ -62,7 +62,7 @@ ATTENTION_CHANGES = {"width": (4, 8, 16, 32), "candidates": (8, 9, 10, 11), "siz
 AXES = {
     "size": "image height and width (pixels)",
     "batch": "batch (images)",
-    "candidates": "candidates on an edge: DARTS' 8, + DCS, + RGA-S, + RGA-C",
+    "candidates": "candidates on an edge",
 }
 
 
@@ -237,9 +237,10 @@ def _growth(arguments: argparse.Namespace) -> dict[str, Any]:
         usual = times[str(sizes[name])]
         seconds[name] = {int(v): statistics.median(found) for v, found in times.items()}
         ratios[name] = {int(v): ratio(found, to=usual) for v, found in times.items()}
-        exponents[name] = float(np.polyfit(np.log(list(ratios[name])), np.log(list(ratios[name].values())), 1)[0])
+        if name != "candidates":  # of which each costs something else: DARTS' eight, then DCS, RGA-S, RGA-C
+            exponents[name] = float(np.polyfit(np.log(list(ratios[name])), np.log(list(ratios[name].values())), 1)[0])
         figures = ", ".join(f"{v}: {s:.3f} s ({ratios[name][v]:.2f})" for v, s in seconds[name].items())
-        print(f"{name} {figures}; exponent {exponents[name]:.2f}", flush=True)
+        print(f"{name} {figures}" + (f"; exponent {exponents[name]:.2f}" if name in exponents else ""), flush=True)
     _plot(ratios, sizes, exponents, arguments.growth)
     return {"sizes": sizes, "seconds": seconds, "ratios": ratios, "exponents": exponents}
 
@@ -257,7 +258,7 @@ def _plot(found: dict[str, dict[int, float]], sizes: dict[str, int], exponents: 
         size = (3 * len(found), 2.9)
         figure, axes = plt.subplots(1, len(found), figsize=size, layout="constrained", facecolor=colours.ground)
         for axis, (name, ratios) in zip(axes, found.items()):
-            usual = sizes[name]
+            usual, power = sizes[name], f": exponent {exponents[name]:.2f}" if name in exponents else ""
             guide = [v**2 / usual**2 if name == "size" else v / usual for v in ratios]
             words = "as the number of pixels" if name == "size" else "in proportion"
             axis.plot(list(ratios), guide, linestyle=":", color=colours.wire, label=words)
@@ -266,7 +267,7 @@ def _plot(found: dict[str, dict[int, float]], sizes: dict[str, int], exponents: 
                 list(ratios.values()),
                 marker="o",
                 color=line,
-                label=f"measured: exponent {exponents[name]:.2f}",
+                label=f"measured{power}",
             )
             axis.axvline(usual, color=colours.wire, linewidth=0.8, alpha=0.6)
             axis.set_xlabel(AXES.get(name, name))
