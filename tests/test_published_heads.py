@@ -377,8 +377,13 @@ def test_a_single_stripe_is_refused() -> None:
         ({"pool": "max", "classifier": "arcface", "margin": 0.5}, {"triplet_weight": 0, "circle_weight": 0.1}),
         ({"neck": False, "classifier": "biased"}, {"triplet_weight": 0}),
         ({"parts": 2, "parts_from": "layer2", "pool": "gem"}, {}),
+        (
+            {"square": True, "classifier": "biased", "test_weights": [1]},
+            {"triplet_normalize": True, "identity_branches": [2], "triplet_branches": [1]},
+        ),
+        ({"loss_features": "after"}, {"triplet_margin": None}),
     ],
-    ids=["sbs", "agw", "arcface", "hacnn", "stripes"],
+    ids=["sbs", "agw", "arcface", "hacnn", "stripes", "msinet", "after_neck"],
 )
 def test_a_published_head_trains_and_is_evaluated(head: dict, loss: dict, people: Path, tmp_path: Path) -> None:
     retrain = {"backbone": "resnet10_small", "head": head, "epochs": 1, "warmup_epochs": 0}
