@@ -170,7 +170,7 @@ def test_local_search_climbs_by_single_changes_and_starts_anew_at_the_top(tables
         assert len({trial["parent"] for trial in trials}) > 2
 
 
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("name", [*TABLES, "msi"])
 def test_neighbors_are_the_architectures_of_the_space_that_differ_in_one_choice(name: str) -> None:
     """Against every change of one of NNI's labels to a value that it has in some genotype."""
     space = load_space(shipped_file("search_spaces", name))
