@@ -409,7 +409,6 @@ GIVEN = ("--data", "market1501", "--root", "r")
         ((), "no RUN is given; give one, or --backbone NAME --weights FILE --data NAME --root DIR"),
         (("--backbone", "tiny_vit"), "--weights FILE, --data NAME, --root DIR"),
         (("RUN", "--weights", "w.pth"), "give RUN, or both of these"),
-        (("RUN", "-o", "data.height=8"), "a RUN keeps the settings it began with"),
         (
             ("--backbone", "a", "--weights", "w", "--data", "d", "--root", "r", "--splits", "2"),
             "--splits is about a RUN",
