@@ -57,8 +57,8 @@ def measure_step(
 ) -> StepMemory:
     """Return what a training step of ``network`` keeps; the network and all random generators are left as they were.
 
-    Two batches of 2 and 4 random images take the same operations, after each of which what is alive is linear in the
-    batch. The peak of a large batch may lie elsewhere than that of a small one.
+    By two batches of 2 and 4 random images: after each operation what is alive is linear in the batch. The peak of a
+    large batch may lie elsewhere than that of a small one.
 
     Args:
         network: with its heads, uncompiled.
@@ -73,6 +73,7 @@ def measure_step(
     weights = sum(p.numel() * p.element_size() for p in network.parameters())
     with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []), as_on_gpu(device is None):
         low, high = (_alive(network, config, images, step or _backward, own) for images in (2, 4))
+    low, high = _aligned(low, high)
     per_image = (high - low) / 2
     return StepMemory(fixed=low - 2 * per_image + (1 + states) * weights, per_image=per_image)
 
@@ -103,6 +104,12 @@ def _alive(network: ReidNetwork, config: Config, images: int, step: Step, dtype:
     with _LiveBytes() as live:
         step(network, loss)
     return np.array(live.course, dtype=np.float64)
+
+
+def _aligned(*courses: np.ndarray) -> list[np.ndarray]:
+    """Return courses of as many operations: a block that works in pieces takes more of them for more images."""
+    places = np.linspace(0, 1, max(map(len, courses)))
+    return [np.interp(places, np.linspace(0, 1, len(course)), course) for course in courses]
 
 
 def _backward(network: nn.Module, loss: Callable[[], Tensor]) -> None:
