@@ -86,8 +86,9 @@ BY_HAND = [
     # theta, phi, g: C -> 3 * 2; W_in phi and W_out theta for 4 relations; their product with [theta; phi]; 4 -> 1;
     # the logit
     ("rga_spatial", N * C * 6 + 2 * 4 * N * 2 + 4 * 4 * N + 4 * N + N),
-    # the same with 16 nodes of 32 features: 3 * 4 embedded features, 2 relations
-    ("rga_channel", C * N * 12 + 2 * 2 * C * 4 + 2 * 8 * C + 2 * C + C),
+    # the same with 16 nodes of 32 features: 3 * 4 embedded features, 2 relations, joined with g before
+    # one product to the hidden unit
+    ("rga_channel", C * N * 12 + 2 * 2 * C * 4 + 2 * 8 * C + 3 * C + C),
     # theta, phi, g: C -> 8; theta phi^T and its product with g; back to C
     ("nonlocal", 3 * N * C * 8 + N * N * 8 + N * N * 8 + N * 8 * C),
     ("sep_conv_3x3", 2 * (N * C * 9 + N * C * C)),

@@ -286,10 +286,11 @@ def test_settings_and_strategies_of_cells_are_refused_in_one_line(
     for setting in ("search.relaxation.partial_channels=4", "search.derivation=perturbation", "search.channels=8"):
         said = refused(capsys, "search", "demo_chain", "--out", tmp_path / "run", *words, "-o", setting)
         assert "is for spaces of cells, and this one is of kind msi" in said
-    for strategy in ("random", "nni.evolution"):
+    for strategy in ("nni.random", "nni.evolution"):
         options = ["-o", f"search.strategy={strategy}", "-o", "search.cost={kind: none}"]
+        options += ["-o", "data.people_per_batch=2"]
         said = refused(capsys, "search", "demo_chain", "--out", tmp_path / "run", *words, *options)
-        assert "is a msi space, expected one of cells" in said
+        assert f"strategy {strategy} is for spaces of cells, and this one is of kind msi" in said
 
 
 def test_an_msi_space_is_searched_trained_scored_drawn_and_exported(

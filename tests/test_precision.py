@@ -137,7 +137,8 @@ def test_a_search_steps_in_half_precision_as_in_float32(
     drawn = order == "first" and relaxation == "gumbel"
     for dtype in (torch.bfloat16, *([torch.float16] if drawn else [])):
         near, direction = _two_steps(_searching(space, relaxation, order), dtype)
-        assert float(torch.cosine_similarity(gradients, direction, dim=0)) > 0.95
+        # order 2 differentiates twice, and so counts roundings twice
+        assert float(torch.cosine_similarity(gradients, direction, dim=0)) > (0.95 if order == "first" else 0.9)
         assert float(direction.norm() / gradients.norm()) == pytest.approx(1, abs=0.25)
         # Dirichlet draws by rejection: alphas that differ by a rounding draw other weights after the first step.
         same = 1 if relaxation == "dirichlet" else 4

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from dcs_nas.report.dot import is_heavy, to_dot
 from dcs_nas.report.drawn_graph import stages_of
 from dcs_nas.report.palette import Paint, Theme, paint
-from dcs_nas.report.plain import places_of
 
 if TYPE_CHECKING:
     import networkx
@@ -60,6 +59,8 @@ def tikz_document(graph: networkx.MultiDiGraph, theme: Theme) -> str:
 
 def _layout(graph: networkx.MultiDiGraph, theme: Theme) -> tuple[dict[str, Point], dict[tuple[str, str], list[Any]]]:
     """Return the centre of every box, and the Bezier points of the wires between two boxes; inches."""
+    from dcs_nas.report.plain import places_of  # with matplotlib
+
     if shutil.which("dot") is None or stages_of(graph):
         return {key: (_STEP_X * x, _STEP_Y * y) for key, (x, y) in places_of(graph).items()}, {}
     try:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dcs_nas.config import Config, RetrainConfig
+from dcs_nas.config import Config
 from dcs_nas.models.depthwise import as_on_gpu
 from dcs_nas.models.heads import ReidNetwork
 
@@ -80,7 +80,8 @@ def measure_step(
 
 def measure_retraining(network: ReidNetwork, config: Config, *, device: torch.device | None = None) -> StepMemory:
     """Return what a step of a retraining keeps: ``measure_step`` with the states of its optimizer and average."""
-    settings: RetrainConfig = config.section("retrain")
+    settings = config.training
+    assert settings is not None
     states = _STATES[settings.optimizer] + (settings.optimizer != "sgd" and settings.amsgrad)
     return measure_step(network, config, states=states + (settings.ema_decay is not None), device=device)
 
