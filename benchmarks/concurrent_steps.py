@@ -3,8 +3,8 @@
     python benchmarks/concurrent_steps.py --json results/reference/concurrent_steps.json
 
 A step is that of search_step.py, in processes of their own with as many threads as there are cores. For each way of
-waiting: seconds of a step alone and beside a second process, in turn; medians. Torch's library by itself spins for 15
-ms; ``dcs-nas`` sets GOMP_SPINCOUNT to end that sooner (dcs_nas/threads.py).
+waiting: seconds of a step alone and beside a second process, in turn; medians. Torch's library by itself spins for
+long; ``dcs-nas`` sets GOMP_SPINCOUNT to end that sooner (dcs_nas/threads.py).
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ _SPINS = "2000"
 
 
 def limit_spinning() -> None:
-    """Have waiting threads sleep after about 0.1 ms, not 15, unless the environment says otherwise.
+    """Have waiting threads sleep after 2,000 spins unless the environment says otherwise.
 
     A thread that waits for another spins first, and where several jobs share the cores it takes the time that the other
     needs. The limit changes no result. Nothing happens where torch is loaded already.
