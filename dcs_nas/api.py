@@ -166,7 +166,7 @@ def search(
     from dcs_nas.strategies.job import run_search
 
     settings = load_settings(config, overrides)
-    folder = Path(out) if out is not None else default_folder(settings, "search")
+    folder = _job_folder(settings, "search", out)
     resume, overwrite = resume_if_requeued(folder, resume=resume, overwrite=overwrite)
     run_search(settings, folder, resume=resume, overwrite=overwrite, progress=progress)
     return SearchRun(folder)
@@ -195,13 +195,10 @@ def retrain(
     from dcs_nas.training.retrain_job import run_retraining
 
     settings = load_settings(config, overrides)
-    folder = Path(out) if out is not None else default_folder(settings, "retrain")
     if settings.section("retrain").backbone is None and genotype is None:
         genotype = RunFolder.default(settings, "search").genotype_file
-    resume, overwrite = resume_if_requeued(folder, resume=resume, overwrite=overwrite)
-    with _as_file(genotype) as path:
-        run_retraining(settings, folder, genotype=path, resume=resume, overwrite=overwrite, progress=progress)
-    return TrainedRun(folder)
+    folder = _job_folder(settings, "retrain", out)
+    return _train(run_retraining, settings, folder, genotype, resume=resume, overwrite=overwrite, progress=progress)
 
 
 @speaking_python()
@@ -229,10 +226,27 @@ def pretrain(
     from dcs_nas.training.retrain_job import run_pretraining
 
     settings = load_settings(config, overrides)
-    folder = Path(out) if out is not None else default_folder(settings, "pretrain")
+    folder = _job_folder(settings, "pretrain", out)
+    return _train(run_pretraining, settings, folder, genotype, resume=resume, overwrite=overwrite, progress=progress)
+
+
+def _job_folder(settings: Config, command: Command, out: str | Path | None) -> Path:
+    return Path(out) if out is not None else default_folder(settings, command)
+
+
+def _train(
+    run_job: Callable[..., None],
+    settings: Config,
+    folder: Path,
+    genotype: str | Path | AnyGenotype | GenotypeView | None,
+    *,
+    resume: bool,
+    overwrite: bool,
+    progress: Progress | None,
+) -> TrainedRun:
     resume, overwrite = resume_if_requeued(folder, resume=resume, overwrite=overwrite)
     with _as_file(genotype) as path:
-        run_pretraining(settings, folder, genotype=path, resume=resume, overwrite=overwrite, progress=progress)
+        run_job(settings, folder, genotype=path, resume=resume, overwrite=overwrite, progress=progress)
     return TrainedRun(folder)
 
 

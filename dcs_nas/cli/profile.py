@@ -84,11 +84,11 @@ def profile(
         latencies = _measured(found, latency_table, where, batch=batch, rounds=rounds, overwrite=overwrite)
     if found.supernet:
         _show_space(found, latencies)
-    needed = found.step_memory(where)
+    needed, step_bytes = found.step_memory(where), None
     if needed is not None and found.config is not None:
-        _show_memory(found.config, needed, memory)
+        step_bytes = _show_memory(found.config, needed, memory)
     if json is not None:
-        facts = {"target": str(target), "title": found.title, "step_bytes": _step_bytes(found.config, needed)}
+        facts = {"target": str(target), "title": found.title, "step_bytes": step_bytes}
         write_json(json, {**facts, **asdict(result), **environment()})
         say(f"profile: {json}")
 
@@ -102,20 +102,18 @@ def _show(title: str, result: Profile) -> None:
     say(f"{measured}{result.device}, {result.threads} threads, torch {result.torch}; FLOPs are multiply-adds")
 
 
-def _show_memory(config: Config, needed: StepMemory, card: float | None) -> None:
-    """Print what a step of the job keeps, and what fits on a GPU of ``card`` GiB."""
+def _show_memory(config: Config, needed: StepMemory, card: float | None) -> int:
+    """Print what fits on a GPU of ``card`` GiB, and what a step of the job keeps in each process; return its bytes."""
     from dcs_nas.training.devices import count_processes
     from dcs_nas.training.memory import GIB, SHARE
 
     data, processes = config.data, count_processes(config.trainer)
-    images = data.people_per_batch * data.images_per_person // processes
+    images = data.batch_size // processes
+    peak = needed.peak(images)
     each = f" of each of {processes} processes" if processes > 1 else ""
-    say(
-        f"a training step of {images} images{each} in {config.trainer.precision} keeps about "
-        f"{needed.peak(images) / GIB:.2f} GiB"
-    )
+    say(f"a training step of {images} images{each} in {config.trainer.precision} keeps about {peak / GIB:.2f} GiB")
     if card is None:
-        return
+        return peak
     largest = needed.largest_batch(int(SHARE * card * GIB), multiple=data.images_per_person)
     people = largest // data.images_per_person
     if images <= largest:
@@ -127,10 +125,7 @@ def _show_memory(config: Config, needed: StepMemory, card: float | None) -> None
         )
     else:
         say(f"does not fit on {card:g} GiB with any batch; take smaller images or a smaller network")
-
-
-def _step_bytes(config: Config | None, needed: StepMemory | None) -> int | None:
-    return None if config is None or needed is None else needed.peak(config.data.batch_size)
+    return peak
 
 
 def _row(layer: LayerProfile) -> list[str]:

@@ -237,10 +237,6 @@ class ChainGenotype(AnyGenotype):
         check_weights(relations, "the attention of this genotype")
         return self
 
-    @property
-    def parts(self) -> tuple[str, ...]:
-        return ("chain",)
-
     def part(self, name: str) -> tuple[StageGenotype, ...]:
         return self.stages
 
@@ -262,11 +258,7 @@ class ChainGenotype(AnyGenotype):
 
     def one_hot(self) -> dict[str, list[list[float]]]:
         """Return the mixture weights (1, candidates) by label."""
-        sample = self.to_sample()
-        return {
-            choice.label: [[float(option == sample[choice.label]) for option in choice.options]]
-            for choice in self.space.choices()
-        }
+        return self._one_hot({choice.label: choice.options for choice in self.space.choices()})
 
     def skips(self) -> dict[str, int]:
         """Return the number of ``blocks`` that are skipped."""
@@ -296,8 +288,7 @@ class ChainGenotype(AnyGenotype):
         """
         import networkx
 
-        if part not in (None, "chain"):
-            raise InputError(f"this genotype has no part '{part}'; it has chain")
+        self.require_part(part)
         graph: networkx.MultiDiGraph = networkx.MultiDiGraph(name=self.space.name, kind="chain")
         height, width = self.network.height, self.network.width
         image = {"role": "input", "label": "image", "size": f"{height}×{width}"}

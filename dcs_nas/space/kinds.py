@@ -123,8 +123,8 @@ class AnyGenotype(Settings):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The names of its pictures, such as ``normal`` and ``reduce``."""
-        raise NotImplementedError
+        """The names of its pictures, such as ``normal`` and ``reduce``; by default one, of its kind."""
+        return (self.kind,)
 
     def part(self, name: str) -> Any:
         """Return the choices that a picture shows: equal parts have equal pictures."""
@@ -133,6 +133,11 @@ class AnyGenotype(Settings):
     def graph(self, part: str | None = None) -> networkx.MultiDiGraph:
         """Return the graph of one part, by default of the first."""
         raise NotImplementedError
+
+    def require_part(self, part: str | None) -> None:
+        """Raise ``InputError`` for a name that none of its pictures has; None stands for the first."""
+        if part is not None and part not in self.parts:
+            raise InputError(f"this genotype has no part '{part}'; it has {', '.join(self.parts)}")
 
     def overview(self) -> networkx.MultiDiGraph | None:
         """Return the graph of the whole network, a node for each run of equal parts; None where its part shows it."""
@@ -153,6 +158,11 @@ class AnyGenotype(Settings):
     def one_hot(self) -> dict[str, list[list[float]]]:
         """Return mixture weights (rows, candidates) by name that compute what this genotype computes."""
         raise NotImplementedError
+
+    def _one_hot(self, candidates: Mapping[str, Sequence[Any]]) -> dict[str, list[list[float]]]:
+        """Return weights (1, candidates) by label, for choices of one candidate each."""
+        sample = self.to_sample()
+        return {label: [[float(name == sample[label]) for name in names]] for label, names in candidates.items()}
 
     def identity(self) -> str:
         """Return a text that the same architectures have in common, and different ones of a space have not."""

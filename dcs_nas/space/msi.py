@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from dcs_nas.errors import InputError
 from dcs_nas.settings import Settings, parse
 from dcs_nas.space.kinds import (
     GENOTYPES,
@@ -125,10 +124,6 @@ class MsiGenotype(AnyGenotype):
             require_member(kept, self.space.interactions, f"{label.replace('_', ', ')}: interaction '{kept}'")
         return self
 
-    @property
-    def parts(self) -> tuple[str, ...]:
-        return ("msi",)
-
     def part(self, name: str) -> tuple[tuple[Interaction, Interaction], ...]:
         return self.cells
 
@@ -146,8 +141,7 @@ class MsiGenotype(AnyGenotype):
 
     def one_hot(self) -> dict[str, list[list[float]]]:
         """Return the mixture weights (1, candidates) by label."""
-        candidates = self.space.interactions
-        return {label: [[float(name == kept) for name in candidates]] for label, kept in self.to_sample().items()}
+        return self._one_hot(dict.fromkeys(LABELS, self.space.interactions))
 
     def graph(self, part: str | None = None) -> networkx.MultiDiGraph:
         """Return the cells from ``image`` through ``stem`` to ``features``, both branches of each side by side.
@@ -158,8 +152,7 @@ class MsiGenotype(AnyGenotype):
         """
         import networkx
 
-        if part not in (None, "msi"):
-            raise InputError(f"this genotype has no part '{part}'; it has msi")
+        self.require_part(part)
         graph: networkx.MultiDiGraph = networkx.MultiDiGraph(name=self.space.name, kind="msi", words=_WORDS)
         graph.add_node("image", role="input", label="image", size=f"{self.network.height}×{self.network.width}")
         last = "image"

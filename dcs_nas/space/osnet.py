@@ -114,10 +114,6 @@ class OSNetGenotype(AnyGenotype):
             require_member(placement, self.space.placements, f"{label}: '{placement}'")
         return self
 
-    @property
-    def parts(self) -> tuple[str, ...]:
-        return ("osnet",)
-
     def part(self, name: str) -> tuple[Placement, ...]:
         return self.placements
 
@@ -132,10 +128,7 @@ class OSNetGenotype(AnyGenotype):
         return dict(zip(OSNET_BLOCKS, self.placements))
 
     def one_hot(self) -> dict[str, list[list[float]]]:
-        return {
-            label: [[float(candidate == placement) for candidate in self.space.placements]]
-            for label, placement in self.to_sample().items()
-        }
+        return self._one_hot(dict.fromkeys(OSNET_BLOCKS, self.space.placements))
 
     def graph(self, part: str | None = None) -> networkx.MultiDiGraph:
         """Return the chain from ``image`` through ``stem`` and the blocks ``1.1``, ``1.2``, ... to ``features``.
@@ -145,8 +138,7 @@ class OSNetGenotype(AnyGenotype):
         """
         import networkx
 
-        if part not in (None, "osnet"):
-            raise InputError(f"this genotype has no part '{part}'; it has osnet")
+        self.require_part(part)
         graph: networkx.MultiDiGraph = networkx.MultiDiGraph(name=self.space.name, kind="osnet", words=_WORDS)
         height, width = self.network.height, self.network.width
         graph.add_node("image", role="input", label="image", size=f"{height}×{width}")
