@@ -1,0 +1,151 @@
+"""The words of the package: docstrings of functions open with a verb, and names and texts use the field's nouns."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "dcs_nas"
+UNFINISHED = {
+    ".", "config", "data", "losses", "models", "space",
+    "cli", "evaluation", "export", "report", "runs", "strategies", "training", "tune",
+}  # fmt: skip
+"""Folders whose words are not yet checked; ``.`` stands for the modules beside them."""
+
+NO_VERBS = set(
+    re.findall(
+        r"\w+",
+        """a all an and another any as at both by each every everything for from how if in it its many more most no none
+        nothing one only other several some that the their these they this those to two what whatever when where
+        whether which who whose why with yes""",
+    )
+)
+VERBS_IN_S = {"assess", "compress", "cross", "discuss", "express", "focus", "guess", "pass", "process", "suppress"}
+PARTICIPLE = re.compile(
+    r"_*(?!(?:embed|feed|seed|exceed)(?:_|$)|\w+_(?:loss|distances|sum|norms?|product)$)"
+    r"(?:[a-z]+ed|drawn|given|kept|known|made|shown|taken|told)(?:_|$)"
+)
+"""How the name of a function must not begin."""
+BANNED_NAMES = {
+    "found",
+    "made",
+    "given",
+    "tried",
+    "joined",
+    "others",
+    "person",
+    "people",
+    "somebody",
+    "mend",
+    "mended",
+    "cure",
+    "cures",
+    "reckon",
+}
+"""Parts of the names of functions, classes, arguments and variables (words between underscores)."""
+BANNED_TEXT = re.compile(
+    r"\b(?:people(?:'s)?|person(?!(?:\W+|_)(?:re-?id|search))|somebody|mend(?:s|ed|ing)?|cure[sd]?|reckon\w*|dearest|anew|"
+    r"patience|own code|meant|and so on|told|tells?|hears?|heard|meets?|gives|go(?:es)? on|went on)\b",
+    re.IGNORECASE,
+)
+"""What docstrings and other strings say in other words, see the module's docstring."""
+KEYS = {"people_per_batch"}
+"""Keys of settings, which stay."""
+
+
+def _words(name: str) -> set[str]:
+    return set(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower().split("_"))
+
+
+def _without_keys(text: str) -> str:
+    for key in KEYS:
+        text = text.replace(key, "")
+    return text
+
+
+def _is_property(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    return any("property" in ast.unparse(d) or ast.unparse(d).endswith(".setter") for d in node.decorator_list)
+
+
+def _opens_without_a_verb(docstring: str) -> bool:
+    first = docstring.split(maxsplit=1)[0].strip(".,;:()")
+    word = first.lower()
+    return word in NO_VERBS or not first.isalpha() or (word.endswith("s") and word not in VERBS_IN_S)
+
+
+def _faults(source: str) -> Iterator[tuple[int, str]]:
+    """Return (line, fault) of each docstring, name and text that breaks the rules."""
+    for node in ast.walk(ast.parse(source)):
+        names: list[str] = []
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            names.append(node.name)
+            if not _is_property(node) and PARTICIPLE.match(node.name):
+                yield node.lineno, f"the name {node.name} is no verb but a participle"
+            docstring = ast.get_docstring(node)
+            if docstring and not _is_property(node) and _opens_without_a_verb(docstring):
+                yield node.lineno, f"the docstring of {node.name} opens with no verb: {docstring.splitlines()[0]}"
+        elif isinstance(node, ast.ClassDef):
+            names.append(node.name)
+        elif isinstance(node, ast.arg):
+            names.append(node.arg)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.append(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            names.append(node.attr)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            for match in BANNED_TEXT.finditer(_without_keys(node.value)):
+                yield node.lineno, f"the text says '{match.group()}'"
+        for name in names:
+            for word in sorted(_words(_without_keys(name)) & BANNED_NAMES):
+                yield node.lineno, f"the name {name} holds '{word}'"
+    for number, line in enumerate(source.splitlines(), 1):
+        comment = re.search(r"(?:^|\s)# (.*)$", line)
+        if comment and (match := BANNED_TEXT.search(_without_keys(comment.group(1)))):
+            yield number, f"the comment says '{match.group()}'"
+
+
+def _folder(module: str) -> str:
+    return module.split("/")[0] if "/" in module else "."
+
+
+MODULES = sorted(p.relative_to(PACKAGE).as_posix() for p in PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if _folder(m) not in UNFINISHED])
+def test_a_module_is_written_in_plain_words(module: str) -> None:
+    source = (PACKAGE / module).read_text(encoding="utf-8")
+    assert [f"{module}:{line}: {fault}" for line, fault in _faults(source)] == []
+
+
+@pytest.mark.parametrize(
+    ("source", "fault"),
+    [
+        ('def f():\n    """The weights."""', "opens with no verb"),
+        ('def f():\n    """Returns the weights."""', "opens with no verb"),
+        ("def drawn_weights(): ...", "participle"),
+        ("def f(given): ...", "holds 'given'"),
+        ("found = 1", "holds 'found'"),
+        ("num_people = 1", "holds 'people'"),
+        ('raise ValueError("8 people")', "says 'people'"),
+        ("x = 1  # one per person", "says 'person'"),
+    ],
+)
+def test_a_fault_is_noticed(source: str, fault: str) -> None:
+    assert [message for _, message in _faults(source) if fault in message]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        'def f():\n    """Return the weights."""',
+        'class A:\n    @property\n    def shape(self):\n        """The shape."""',
+        'raise ValueError("found 1, expected 2")',
+        'x = "person re-identification, data.people_per_batch"',
+    ],
+)
+def test_plain_words_pass(source: str) -> None:
+    assert list(_faults(source)) == []
