@@ -164,7 +164,11 @@ def test_an_interrupted_search_says_so_and_exits_with_2(job: Path, tmp_path: Pat
     process = _run(["search", str(job), "--out", str(folder), "-o", "search.epochs=500"])
     _wait_for(folder / "architecture" / "epoch_000.yaml", process)
     os.kill(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    try:
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.communicate()
     assert process.returncode == 2
     assert "interrupted; what was saved stays: search, pretrain, retrain and tune go on with --resume" in said
     assert "Traceback" not in said

@@ -9,9 +9,10 @@ import textwrap
 
 import pytest
 
-# A command that tells when it has begun and then works; in "a destructor", the signal falls into one, which drops it.
+# A command that tells when it has begun and then works. A signal in "a destructor" is dropped by Python, one in
+# "careless code" by that.
 COMMAND = """
-    import os, signal, sys, time
+    import contextlib, os, signal, sys, time
     import dcs_nas.cli as cli
 
     class Dropping:
@@ -22,6 +23,9 @@ COMMAND = """
     def work(*_, **__):
         if sys.argv[2] == "a destructor":
             Dropping()
+        if sys.argv[2] == "careless code":
+            with contextlib.suppress(KeyboardInterrupt):
+                Dropping().__del__()
         print("begun", flush=True)
         time.sleep(60)
 
@@ -30,7 +34,7 @@ COMMAND = """
 """
 
 
-@pytest.mark.parametrize("where", ["the command", "a destructor"])
+@pytest.mark.parametrize("where", ["the command", "a destructor", "careless code"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_command_in_one_line_with_exit_code_2(number: signal.Signals, where: str) -> None:
     line = [sys.executable, "-c", textwrap.dedent(COMMAND), str(int(number)), where]
@@ -48,3 +52,34 @@ def test_a_signal_ends_a_command_in_one_line_with_exit_code_2(number: signal.Sig
     assert (
         said == "dcs-nas: interrupted; what was saved stays: search, pretrain, retrain and tune go on with --resume\n"
     )
+
+
+CLEANING = """
+    import os, signal, sys, time
+    import dcs_nas.cli as cli
+
+    def work(*_, **__):
+        try:
+            os.kill(os.getpid(), int(sys.argv[1]))
+            time.sleep(60)
+        except KeyboardInterrupt:
+            raise SystemExit(1)  # as Lightning does
+        finally:
+            time.sleep(2)
+            print("cleaned", flush=True)
+
+    def interrupted(*_, **__):
+        try:
+            work()
+        except SystemExit:
+            raise KeyboardInterrupt from None
+
+    cli.app = interrupted
+    cli.main([])
+"""
+
+
+def test_an_interruption_lets_a_command_clean_up_for_as_long_as_it_takes() -> None:
+    line = [sys.executable, "-c", textwrap.dedent(CLEANING), str(int(signal.SIGTERM))]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (2, "cleaned\n")

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import sys
-import threading
 import traceback
-from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -29,6 +26,7 @@ from dcs_nas.cli import (
 )
 from dcs_nas.cli.console import stop_bars
 from dcs_nas.cli.examples import epilog
+from dcs_nas.cli.interruption import ended_by_signals
 from dcs_nas.errors import InputError, TrainingError
 from dcs_nas.files import in_words
 from dcs_nas.processes import first_to_fail, launch
@@ -90,22 +88,24 @@ for command in (
     app.command(epilog=epilog(command.__name__))(command)
 app.add_typer(runs.app, name="runs")
 
-_AGAIN_SECONDS = 0.2
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command and exit; an error is one line that says what was found, what was expected and how to mend it."""
+    """Run a command and exit; an error is one line that says what was found, what was expected and how to fix it."""
     limit_spinning()
     given = sys.argv[1:] if arguments is None else arguments
     verbose = any(a in ("-v", "--verbose") for a in given)
-    code = 2
-    with contextlib.suppress(KeyboardInterrupt), _ended_by_signals():
+    code = None
+    with contextlib.suppress(KeyboardInterrupt), ended_by_signals():
         code = _run([a for a in given if a not in ("-v", "--verbose")], verbose)
-    sys.exit(code)
+    if code is None:
+        _fail("interrupted; what was saved stays: search, pretrain, retrain and tune go on with --resume", False)
+    sys.exit(2 if code is None else code)
 
 
-def _run(arguments: list[str], verbose: bool) -> int:
+def _run(arguments: list[str], verbose: bool) -> int | None:
+    """Return the exit code of a command, or None where it was interrupted."""
     try:
         code = app(arguments or ["--help"], prog_name="dcs-nas", standalone_mode=False)
         if code != _INTERRUPTED:
@@ -131,52 +131,7 @@ def _run(arguments: list[str], verbose: bool) -> int:
     except Exception as error:  # a defect of ours: still one line
         _fail(f"unexpected {type(error).__name__}: {error}; run again with -v for the traceback and report it", verbose)
         return 1
-    _fail("interrupted; what was saved stays: search, pretrain, retrain and tune go on with --resume", False)
-    return 2
-
-
-class _Ended(KeyboardInterrupt):
-    """What a signal raises. Of a plain KeyboardInterrupt that leaves code made from a string, such as a dataclass's,
-    CPython remembers that it was there, and ends by SIGINT instead of with our exit code."""
-
-
-@contextlib.contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Within it, SIGTERM ends a command as Ctrl-C does: what is half written goes, and the exit code is 2.
-
-    Lightning has a handler of its own while it trains, which ends the step first and calls ours too. An interruption
-    that Python drops, since it fell into a destructor or the callback of a weak reference, is repeated.
-    """
-    again: list[threading.Timer] = []
-
-    def end(number: int, frame: Any) -> None:
-        if signal.getsignal(number) is end:
-            raise _Ended
-
-    def repeat(dropped: Any) -> None:
-        if not issubclass(dropped.exc_type, KeyboardInterrupt):
-            hook(dropped)
-            return
-        again.append(threading.Timer(_AGAIN_SECONDS, signal.pthread_kill, (threading.get_ident(), signal.SIGTERM)))
-        again[-1].daemon = True
-        again[-1].start()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    hook, sys.unraisablehook = sys.unraisablehook, repeat
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:
-            signal.signal(number, end)
-    try:
-        yield
-    finally:
-        for timer in again:
-            timer.cancel()
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        sys.unraisablehook = hook
+    return None
 
 
 def _fail(message: str, verbose: bool) -> None:
