@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -11,10 +12,11 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import networkx
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 
 from dcs_nas.errors import InputError
 from dcs_nas.report import dot, graphs, palette
@@ -194,6 +196,36 @@ def test_matplotlib_writes_the_same_bytes_each_time(form: str) -> None:
     panels = [("epoch 1", drawn_graph(genotype(SOME).graph("normal")))]
     once, again = (draw_plain(panels, palette.theme("light"), form, columns=1) for _ in range(2))
     assert once == again
+
+
+@needs_dot
+@pytest.mark.parametrize("fonts", ["all", "none"])
+def test_labels_are_centred_and_fit_in_the_widest_usual_font(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fonts: str
+) -> None:
+    if fonts == "none":
+        (tmp_path / "fonts.conf").write_text("<fontconfig><dir>/nowhere</dir></fontconfig>")
+        monkeypatch.setenv("FONTCONFIG_FILE", str(tmp_path / "fonts.conf"))
+    graphs.draw(genotype(random_nodes(4, random.Random(1)), "rga_channel"), tmp_path, formats=("svg",))
+    name = "{http://www.w3.org/2000/svg}"
+    widest = ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), 130)
+    boxes = 0
+    for part in ("normal", "reduce", "network"):
+        for node in ElementTree.parse(tmp_path / f"{part}.svg").iter(f"{name}g"):
+            texts = list(node.iter(f"{name}text"))
+            if node.get("class") != "node" or not texts:
+                continue
+            shapes = [part for kind in ("polygon", "path") for part in node.iter(name + kind)]
+            if not shapes:
+                continue  # the circle of a node's number
+            outline = shapes[0].get("points", "") + shapes[0].get("d", "")
+            xs = [float(x) for x in re.findall(r"(-?[\d.]+),-?[\d.]+", outline)]
+            for text in texts:
+                assert text.get("text-anchor") == "middle"
+                assert float(text.get("x", 0)) == pytest.approx((min(xs) + max(xs)) / 2, abs=1)
+                assert widest.getlength(text.text or "") / 10 < max(xs) - min(xs)
+                boxes += 1
+    assert boxes > 20
 
 
 @needs_dot

@@ -112,7 +112,7 @@ def test_cameras_carry_their_own_names_and_long_ones_are_cut(dataset: ReidDatase
     named = replace(dataset, camera_map={"door": 0, "a hall with a very long name" * 9: 1})
     pictures = RankedPictures(named, features)
     assert pictures._camera(0) == "camera door"
-    assert RankedPictures(dataset, features)._camera(3) == "camera 3"
+    assert RankedPictures(dataset, features)._camera(3) == "camera 4"
     ranked = _lists(features, top=3)[0]
     assert pictures.picture(ranked).size == RankedPictures(dataset, features).picture(ranked).size
 

@@ -27,7 +27,7 @@ from dcs_nas.report.graphs import draw_animation, draw_history, read_epochs
 from dcs_nas.report.metric_charts import curve_groups
 from dcs_nas.report.page import Options, differing_settings, find_shown, write_report
 from dcs_nas.report.retrieval import easiest_lists, hardest_lists
-from dcs_nas.report.run_page import cost_table
+from dcs_nas.report.run_page import cost_table, run_page
 from dcs_nas.report.score_table import Score, comparable, named_evaluations, sound_rows
 from dcs_nas.runs import Evaluation, RunFolder, read_metrics
 from dcs_nas.space import Genotype
@@ -118,7 +118,23 @@ def test_the_page_of_a_training_has_scores_lists_maps_and_costs(page: Path) -> N
         assert words in found.text
     assert "HA: soft mask" in found.text
     assert "HA: regions" in found.text
-    assert "Layer by layer" in found.text
+    assert "Cost, layer by layer" in found.text
+
+
+def test_each_cell_is_drawn_once_outside_what_changed(page: Path) -> None:
+    drawn = [a["alt"] for tag, a in _Page(page.read_text().partition("<nav>")[0]).tags if tag == "img"]
+    assert drawn == ["the normal cell", "the reduce cell"]
+    sources = [a["src"] for tag, a in _Page(page.read_text()).tags if tag == "img"]
+    assert sources.count(sources[0]) == 1
+    assert "attention after cell 1" in _Page(page.read_text()).text
+    assert "attention.0" not in _Page(page.read_text()).text
+
+
+def test_a_search_alone_says_that_it_has_no_scores_yet(root: Path, tmp_path: Path) -> None:
+    assert run_page(RunFolder(root / "search").read(), "r0", maps=0, ranked=0).answers[:2] == [
+        ("mAP", "–", "not trained yet"),
+        ("rank-1", "–", "not trained yet"),
+    ]
 
 
 def test_the_page_loads_nothing_and_runs_one_script_only(page: Path) -> None:
@@ -421,6 +437,26 @@ def _open(tab: browser.Tab, page: Path, **how: int) -> None:
     tab.problems.clear()
     tab.requests.clear()
     tab.open(page, **how)
+    tab.run("document.querySelectorAll('details').forEach(part => { part.open = true; })")
+
+
+@needs_browser
+@pytest.mark.parametrize(("width", "height"), [(1300, 900), (390, 844)])
+def test_the_first_screen_has_scores_size_and_a_cell_and_the_rest_is_folded(
+    tab: browser.Tab, page: Path, width: int, height: int
+) -> None:
+    tab.open(page, width=width, height=height)
+    ends = "[...document.querySelectorAll('%s')].map(part => part.getBoundingClientRect().bottom)"
+    shown = tab.run("[...document.querySelectorAll('.answers dt')].map(part => part.textContent)")
+    assert shown == ["mAP", "rank-1", "parameters", "multiply-adds"]
+    assert max(tab.run(ends % ".answers")) < height
+    assert max(tab.run(ends % ".first figure:nth-of-type(1)")) < height
+    charts = "[...document.querySelectorAll('.chart, .film, .maps, .cost')].map(part => part.checkVisibility())"
+    assert tab.run(charts)
+    assert not any(tab.run(charts))
+    tab.run("document.querySelector('nav a[href$=curves]').click()")
+    opened = "document.querySelector('.chart').checkVisibility()"
+    assert tab.run(f"new Promise(done => setTimeout(() => done({opened}), 200))")
 
 
 @needs_browser

@@ -35,6 +35,7 @@ class Architecture:
     """Pictures of a run's architecture; what a run does not have is empty."""
 
     final: list[Picture] = field(default_factory=list)
+    overview: Picture | None = None
     films: list[Film] = field(default_factory=list)
     strips: list[Picture] = field(default_factory=list)
     differences: list[Picture] = field(default_factory=list)
@@ -46,7 +47,7 @@ def architecture_pictures(run: RunContents, *, films: bool = True) -> Architectu
     final = run.genotype or (recorded[-1][1] if recorded else None)
     if final is None:
         return None
-    found = Architecture(final=_final(_as_trained(run, final)))
+    found = Architecture(*_final(_as_trained(run, final)))
     same = [(epoch, g) for epoch, g in recorded if type(g) is type(final) and g.space.hash == final.space.hash]
     if not films or not same:
         return found
@@ -79,13 +80,14 @@ def _as_trained(run: RunContents, genotype: AnyGenotype) -> AnyGenotype:
     return genotype.resized(data.height, data.width, channels=settings.channels, cells=settings.cells)
 
 
-def _final(genotype: AnyGenotype) -> list[Picture]:
+def _final(genotype: AnyGenotype) -> tuple[list[Picture], Picture | None]:
+    """The parts, and the network that they form where that is a picture of its own."""
     titles = {part: title_of(genotype, part) for part in genotype.parts}
     pictures = [_painted(epoch_graph(genotype, part, None), f"the {title}", title) for part, title in titles.items()]
     overview = genotype.overview()
-    if overview is not None:
-        pictures.append(_painted(drawn_graph(overview), "the whole network", "network"))
-    return pictures
+    if overview is None:
+        return pictures, None
+    return pictures, _painted(drawn_graph(overview), "the whole network", "network")
 
 
 def _painted(graph: networkx.MultiDiGraph, alt: str, caption: str = "") -> Picture:

@@ -21,9 +21,9 @@ Panels = Sequence[tuple[str, "networkx.MultiDiGraph"]]
 """Graphs as ``drawn_graph`` gives them, with titles."""
 # DejaVu is what dot can measure on every machine that scripts/setup.sh prepared; Verdana is as wide.
 _FONT = "DejaVu Sans,Verdana,sans-serif"
-_SIZE = "13"
+_SIZE, _LEGEND_SIZE = "13", "11"
 _DPI = 192
-_SUBSCRIPT = re.compile(r"(.+)_\{(.+)\}")
+_LETTER = 0.62  # width of a letter of DejaVu Sans, the widest of the usual fonts, over its size
 CHAIN_WORDS = (
     "k×k, eN, SE: depthwise kernel k, expansion N, squeeze-excite",
     "under a stage: height×width of its maps",
@@ -114,7 +114,9 @@ def _start(name: str, theme: Theme) -> graphviz.Digraph:
     dot.attr(
         "graph", id=_identifier(name), rankdir="LR", bgcolor=theme.ground, pad="0.12", ranksep="0.4", nodesep="0.2"
     )
-    dot.attr("graph", fontname=_FONT, fontsize="11", fontcolor=theme.text, labelloc="b", outputorder="edgesfirst")
+    dot.attr(
+        "graph", fontname=_FONT, fontsize=_LEGEND_SIZE, fontcolor=theme.text, labelloc="b", outputorder="edgesfirst"
+    )
     dot.attr("graph", bgcolor=theme.ground)
     dot.attr("node", fontname=_FONT, fontsize=_SIZE, shape="box", margin="0.1,0.06", height="0.36", width="0.5")
     dot.attr("edge", arrowsize="0.75", penwidth="1.2", color=theme.wire)
@@ -188,19 +190,31 @@ def _add_node(dot: graphviz.Digraph, key: str, data: Mapping[str, str], theme: T
 
     colours = paint(theme, data["role"], data["family"], data["change"])
     style = {"fillcolor": colours.fill, "color": colours.line, "fontcolor": colours.text, **more}
+    rows = in_one_line(data["text"]).split("\n")
     if data["role"] == "node":
         style |= {"shape": "circle", "style": "filled", "margin": "0.03", "width": "0.36"}
     else:
+        letters = max(len(row) for row in rows)
+        style["width"] = f"{max(float(more.get('width', 0.5)), letters * _LETTER * int(_SIZE) / 72 + 0.2):.2f}"
         shape = "filled" if data["role"] in ("input", "output") else "filled,rounded"
         dashed = data["change"] == "removed" or data["family"] == "none"
         style |= {"style": shape + ",dashed" * dashed, "penwidth": "2.2" if is_heavy(data) else "1.2"}
-    label = "<BR/>".join(map(_text, data["text"].split("\n")))
-    dot.node(key, f"<{label}>", id=key, tooltip=graphviz.escape(data["label"]), **style)
+    label = graphviz.nohtml("\\n".join(graphviz.escape(row.replace("&", "&amp;")) for row in rows))
+    dot.node(key, label, id=key, tooltip=graphviz.escape(data["label"]), **style)
 
 
 def is_heavy(data: Mapping[str, str]) -> bool:
     """Return whether a box stands out by a thick outline: what is new, and attention."""
     return data["change"] in ("added", "new") or (data["family"] == "attention" and not data["change"])
+
+
+def in_one_line(text: str) -> str:
+    """Return words without subscripts, which no font has to have.
+
+    >>> in_one_line("c_{k-2}")
+    'c(k-2)'
+    """
+    return re.sub(r"_\{(.+)\}", r"(\1)", text)
 
 
 def _wire_style(data: Mapping[str, str], theme: Theme) -> dict[str, str]:
@@ -211,14 +225,6 @@ def _wire_style(data: Mapping[str, str], theme: Theme) -> dict[str, str]:
     return style | ({"penwidth": "2.2"} if data["change"] in ("added", "new") else {})
 
 
-def _text(row: str) -> str:
-    """A row of an HTML-like label; ``c_{k-2}`` gets a real subscript."""
-    if found := _SUBSCRIPT.fullmatch(row):
-        base, index = (escape(part) for part in found.groups())
-        return f'<I>{base}</I><SUB><FONT POINT-SIZE="10">{index.replace("-", "−")}</FONT></SUB>'
-    return escape(row)
-
-
 def _legend(graphs: Sequence[networkx.MultiDiGraph], theme: Theme, remark: str = "") -> str:
     cells = []
     for family, change, words in legend_of(graphs):
@@ -226,7 +232,8 @@ def _legend(graphs: Sequence[networkx.MultiDiGraph], theme: Theme, remark: str =
         line = "dashed" if "removed" in change or family == "none" else "solid"
         swatch = f'STYLE="{line}" BGCOLOR="{colours.fill}" COLOR="{colours.line}" BORDER="1"'
         cells.append(f'<TD {swatch} WIDTH="18" HEIGHT="11" FIXEDSIZE="TRUE"></TD>')
-        cells.append(f'<TD ALIGN="LEFT">{escape(words)}  </TD>')
+        width = round(len(words) * _LETTER * int(_LEGEND_SIZE)) + 8
+        cells.append(f'<TD ALIGN="LEFT" WIDTH="{width}">{escape(words)}</TD>')
     cells += [f"<TD>{escape(remark)}</TD>"] if remark else []
     if not cells:
         return ""

@@ -18,6 +18,7 @@ from dcs_nas.data.datamodule import Images, ReidData
 from dcs_nas.data.images import Progress
 from dcs_nas.errors import InputError
 from dcs_nas.models.blocks import RGA, DCSAttention, HardAttention, SoftAttention
+from dcs_nas.report.place_names import place_in_words
 from dcs_nas.training.evaluate import load_trained
 
 KINDS = {
@@ -86,10 +87,11 @@ def draw_maps(network: nn.Module, config: Config, images: Images) -> AttentionMa
     network.train(was_training)
     pixels = batch["images"].permute(0, 2, 3, 1).numpy()
     shown = seen[:_MOST_BLOCKS]
+    after = "stage" if any(name.endswith("stages") for name, _ in network.named_modules()) else "cell"
     return AttentionMaps(
         names=[record.path for record in images.records],
         images=[_enlarged(image) for image in pixels],
-        blocks=[_block(block, pixels) for block in shown],
+        blocks=[_block(block, pixels, after) for block in shown],
         left_out=len(seen) - len(shown),
     )
 
@@ -105,8 +107,8 @@ def heat_colours(values: np.ndarray) -> np.ndarray:
     return np.stack(channels, axis=-1).round().astype(np.uint8)
 
 
-def _block(seen: Seen, pixels: np.ndarray) -> BlockMaps:
-    title, place = KINDS[seen.kind], seen.block.removeprefix("backbone.") or "network"
+def _block(seen: Seen, pixels: np.ndarray, after: str) -> BlockMaps:
+    title, place = KINDS[seen.kind], place_in_words(seen.block.removeprefix("backbone."), after=after) or "network"
     if seen.kind == "regions":
         return BlockMaps(place, title, None, [_regions(p, v) for p, v in zip(pixels, seen.values)])
     values = seen.values.numpy()

@@ -71,7 +71,8 @@ def write_report(
         ]
         file = out or RunFolder(within).report_file
         title, heading = (runs[0].name, "run") if len(runs) == 1 else (runs[0].path.parent.name, "search and training")
-        write_text(file, _render("run.html.j2", title, heading, runs=pages))
+        answer = next((page for page in pages if page.trained), pages[0])
+        write_text(file, _render("run.html.j2", title, heading, runs=pages, answer=answer))
         return Page(file, paths, [note for page in pages for note in page.notes])
     if options and (options.maps or options.ranked):
         raise InputError(
@@ -172,7 +173,7 @@ def compare(runs: Sequence[RunContents]) -> Comparison:
     notes = [f"{name}: {note}" for name, run in zip(names, runs) for note in run.notes]
     attempt = Attempts(notes)
     overview = [(name, _overview(name, run, attempt)) for name, run in zip(names, runs)]
-    found = Comparison(names, [*_FACTS, "parameters", "multiply-adds"], overview, notes)
+    found = Comparison(names, ["parameters", "multiply-adds", *_FACTS], overview, notes)
     own = [(name, run.own_evaluation) for name, run in zip(names, runs)]
     found.scores, named = sound_rows([(name, one) for name, one in own if one is not None], attempt)
     evaluated = [names.index(name) for name, _ in named]
@@ -205,7 +206,7 @@ def _overview(name: str, run: RunContents, attempt: Attempts) -> list[str]:
     facts = dict(attempt(f"{name}: summary", lambda: summarize(run), Summary([], [], "")).facts)
     cost: Cost | None = attempt(f"{name}: cost", lambda: cost_table(run), None)
     size = [f"{cost.parameters:,}", f"{cost.macs / 1e6:,.2f} M"] if cost else ["–", "–"]
-    return [*(facts.get(fact, "–") for fact in _FACTS), *size]
+    return [*size, *(facts.get(fact, "–") for fact in _FACTS)]
 
 
 def _cells(names: Sequence[str], runs: Sequence[RunContents]) -> list[tuple[str, list[Picture]]]:
@@ -223,4 +224,4 @@ def _cells(names: Sequence[str], runs: Sequence[RunContents]) -> list[tuple[str,
     pictures = [
         (", ".join(members), architecture_pictures(run, films=False)) for _, members, run in groups[:_MOST_CELLS]
     ]
-    return [(title, found.final) for title, found in pictures if found is not None]
+    return [(title, [*found.final, *filter(None, [found.overview])]) for title, found in pictures if found is not None]

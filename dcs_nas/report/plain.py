@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from dcs_nas.report.charts import save_figure, settings
-from dcs_nas.report.dot import Panels, is_heavy, legend_of, stage_words
+from dcs_nas.report.dot import Panels, in_one_line, is_heavy, legend_of, stage_words
 from dcs_nas.report.drawn_graph import is_branched, stages_of
 from dcs_nas.report.palette import Theme, paint
 
@@ -99,5 +98,6 @@ def _draw(axes: Axes, graph: networkx.MultiDiGraph, places: dict[str, tuple[floa
             "linewidth": 2.2 if is_heavy(data) else 1.2,
             "linestyle": "--" if data["change"] == "removed" or data["family"] == "none" else "-",
         }
-        text = re.sub(r"_\{(.+)\}", r"(\1)", data["text"])
-        axes.text(*places[key], text, color=colours.text, ha="center", va="center", bbox=box, zorder=2)
+        axes.text(
+            *places[key], in_one_line(data["text"]), color=colours.text, ha="center", va="center", bbox=box, zorder=2
+        )

@@ -150,7 +150,8 @@ class RankedPictures:
         return Row(labels, query, [cell(image) for image in ranked.images], [cell(image) for image in late])
 
     def _camera(self, number: int) -> str:
-        return f"camera {self._cameras.get(number, number)}"
+        """A camera by the user's own name, or counted from 1, as the files' names count."""
+        return f"camera {self._cameras.get(number, number + 1)}"
 
 
 def draw_sheet(lines: Sequence[str], rows: Sequence[Row], legend: str, colours: Theme) -> Image.Image:

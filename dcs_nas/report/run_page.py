@@ -12,6 +12,7 @@ from dcs_nas.errors import Attempts, InputError, command
 from dcs_nas.report.architecture import Architecture, Heats, architecture_pictures, heat_maps
 from dcs_nas.report.embedded import Picture
 from dcs_nas.report.metric_charts import Group, curve_groups
+from dcs_nas.report.place_names import place_in_words
 from dcs_nas.report.retrieval import Lists, drawn_lists, saved_lists
 from dcs_nas.report.score_table import Score, cmc_figure, named_evaluations, sound_rows
 from dcs_nas.runs import Evaluation, RunContents
@@ -19,6 +20,7 @@ from dcs_nas.settings import plain_yaml
 
 if TYPE_CHECKING:
     from dcs_nas.report.maps import AttentionMaps
+_FIRST = (("mAP", 0), ("rank-1", 2))  # places in SCORE_COLUMNS
 COST_COLUMNS = ["layer", "kind", "output", "parameters", "multiply-adds", "kept for the backward pass"]
 
 
@@ -35,6 +37,7 @@ class RunPage:
     notes: list[str]
     loaded: Loaded | None = None
     scores: list[Score] = field(default_factory=list)
+    score: Score | None = None
     intervals: str = ""
     cmc: Picture | None = None
     groups: list[Group] = field(default_factory=list)
@@ -50,6 +53,21 @@ class RunPage:
         """The epochs, from 1, that the slider goes through."""
         of_films = {e for film in (self.architecture.films if self.architecture else []) for e in film.frames}
         return sorted(of_films | set(self.heats.epochs if self.heats else []))
+
+    @property
+    def answers(self) -> list[tuple[str, str, str]]:
+        """The figures that a reader looks for first, as (name, value, remark)."""
+        score, cost = self.score, self.cost
+        missing = "not evaluated yet" if self.trained else "not trained yet"
+        scores = [(name, score.cells[i], score.interval(i)) if score else (name, "–", missing) for name, i in _FIRST]
+        if cost is None:
+            return scores
+        size = f"one image of {cost.size} pixels"
+        return [
+            *scores,
+            ("parameters", _short(cost.parameters), "without the head"),
+            ("multiply-adds", _short(cost.macs), size),
+        ]
 
     @property
     def anchors(self) -> list[tuple[str, str]]:
@@ -78,6 +96,7 @@ def run_page(
     page.loaded = attempt("weights.json", lambda: loaded_weights(run), None)
     named: list[tuple[str, Evaluation]] = attempt("scores", lambda: named_evaluations(run.evaluations), [])
     page.scores, named = sound_rows(named, attempt)
+    page.score = next((row for row, (_, one) in zip(page.scores, named) if one == run.own_evaluation), None)
     page.intervals = attempt("intervals", lambda: _explained_intervals(run), "")
     page.cmc = attempt("CMC", lambda: cmc_figure(named), None)
     page.groups = attempt("curves", lambda: curve_groups([run]), [])
@@ -228,10 +247,11 @@ def cost_table(run: RunContents) -> Cost | None:
             raise InputError("the network has no backbone to measure")
         found = profile(backbone, height, width, device=torch.device("cpu"), depth=2, rounds=0)
     most = max(found.macs, 1)
+    after = "stage" if any(layer.name.startswith("stages.") for layer in found.layers) else "cell"
     rows = [
         (
             [
-                layer.name or "(itself)",
+                place_in_words(layer.name, after=after) or "(itself)",
                 layer.kind,
                 " × ".join(map(str, layer.output)),
                 f"{layer.parameters:,}",

@@ -28,6 +28,10 @@ class Score:
     rules: str
     value: float
 
+    def interval(self, column: int) -> str:
+        """Return the interval or spread of a column; "" without one."""
+        return self.intervals[column] if self.intervals else ""
+
 
 def sound_rows(
     named: Sequence[tuple[str, Evaluation]], attempt: Attempts
