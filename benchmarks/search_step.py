@@ -28,6 +28,7 @@ import statistics
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ from dcs_nas.strategies.bilevel import without_gradients
 
 SIZES = {"width": 8, "cells": 4, "nodes": 4, "batch": 32, "size": 32}
 CLASSES = 10
+LARGEST_UNREDUCED = 64  # rows of pixels that attention sees as they are; the stem reduces larger images to a quarter
 CHANGES = {
     "width": (4, 8, 16, 32),
     "cells": (2, 4, 8, 12),
@@ -72,13 +74,20 @@ class Search:
     def __init__(self, network: nn.Module, alphas: list[nn.Parameter], sizes: dict[str, int], *, freeze: bool) -> None:
         own = {id(a) for a in alphas}
         self.network, self.alphas, self.freeze = network, alphas, freeze
+        self.autocast: AbstractContextManager[Any] = nullcontext()
         self.weights = [p for p in network.parameters() if id(p) not in own]
         self.sgd = torch.optim.SGD(self.weights, lr=0.025, momentum=0.9, weight_decay=3e-4)
         self.adam = torch.optim.Adam(alphas, lr=3e-4, betas=(0.5, 0.999), weight_decay=1e-3)
         generator = torch.Generator().manual_seed(0)
-        shape = (2, sizes["batch"], 3, sizes["size"], sizes["size"])
+        shape = (2, sizes["batch"], 3, sizes["size"], sizes.get("columns", sizes["size"]))
         self.images = torch.randn(shape, generator=generator)
         self.labels = torch.randint(CLASSES, shape[:2], generator=generator)
+
+    def to(self, device: str) -> Search:
+        """Move network and batches; the optimizers, which have no state yet, keep the moved parameters."""
+        self.network.to(device)
+        self.images, self.labels = self.images.to(device), self.labels.to(device)
+        return self
 
     def step(self) -> None:
         """Both halves; gradients of the other level only where the peer computes them too."""
@@ -89,7 +98,9 @@ class Search:
 
     def _half(self, half: int, optimizer: torch.optim.Optimizer, *, clip: bool) -> None:
         optimizer.zero_grad(set_to_none=True)
-        cross_entropy(self.network(self.images[half]), self.labels[half]).backward()
+        with self.autocast:
+            logits = self.network(self.images[half])
+        cross_entropy(logits.float(), self.labels[half]).backward()
         if clip:
             nn.utils.clip_grad_norm_(self.weights, 5.0)
         optimizer.step()
@@ -302,9 +313,9 @@ def _space(sizes: dict[str, int], attention: bool, without: str = "") -> tuple[C
         channels=sizes["width"],
         cells=cells,
         reductions=reductions,
-        stem="conv",
+        stem="stride4" if attention and sizes["size"] > LARGEST_UNREDUCED else "conv",
         height=sizes["size"],
-        width=sizes["size"],
+        width=sizes.get("columns", sizes["size"]),
     )
     return structure, network
 

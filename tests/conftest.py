@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +26,12 @@ def _seeded() -> None:
     np.random.seed(0)
     torch.manual_seed(0)
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def device() -> torch.device:
+    """Where tests with the mark ``device`` compute: DCS_NAS_TEST_DEVICE, by default the CPU."""
+    return torch.device(os.environ.get("DCS_NAS_TEST_DEVICE", "cpu"))
 
 
 @pytest.fixture

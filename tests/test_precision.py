@@ -157,16 +157,17 @@ def test_augmentation_is_the_same_to_the_bit_under_autocast() -> None:
     assert torch.equal(*found)
 
 
+@pytest.mark.device
 @pytest.mark.parametrize("name", BACKBONES)
-def test_every_backbone_trains_under_autocast(name: str) -> None:
+def test_every_backbone_trains_under_autocast(name: str, device: torch.device) -> None:
     height, width = (64, 32) if name.startswith(("hacnn", "transreid")) else (32, 32)
     backbone = BACKBONES[name](height=height, width=width, attention="dcs")
-    network = ReidNetwork(backbone, IDENTITIES, height=height, width=width)
-    with torch.autocast("cpu", torch.bfloat16):
-        embedding = network(torch.randn(2, 3, height, width), torch.zeros(2, dtype=torch.long))
-        terms = Objective(LossConfig(), num_classes=IDENTITIES, feature_dim=network.num_features)(
-            embedding.logits, embedding.features, torch.tensor([0, 1])
-        )
+    network = ReidNetwork(backbone, IDENTITIES, height=height, width=width).to(device)
+    objective = Objective(LossConfig(), num_classes=IDENTITIES, feature_dim=network.num_features).to(device)
+    labels = torch.tensor([0, 1], device=device)
+    with torch.autocast(device.type, torch.bfloat16):
+        embedding = network(torch.randn(2, 3, height, width, device=device), torch.zeros_like(labels))
+        terms = objective(embedding.logits, embedding.features, labels)
         terms["loss"].backward()
     assert terms["loss"].dtype == torch.float32
     assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
@@ -185,6 +186,7 @@ def job(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "job.yaml"
 
 
+@pytest.mark.device
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "64-true"])
 def test_jobs_run_in_every_precision(precision: str, job: Path, tmp_path: Path) -> None:
     found = tmp_path / "search" / "genotype.yaml"

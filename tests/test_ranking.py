@@ -112,8 +112,11 @@ def cases(draw: st.DrawFn) -> tuple[np.ndarray, ...]:
 # ---- published values
 
 
-def test_euclidean_scores_agree_with_the_published_evaluation(published: dict[str, np.ndarray]) -> None:
-    result = rank(*(published[key] for key in FEATURE_KEYS))
+@pytest.mark.device
+def test_euclidean_scores_agree_with_the_published_evaluation(
+    published: dict[str, np.ndarray], device: torch.device
+) -> None:
+    result = rank(*(published[key] for key in FEATURE_KEYS), device=device)
     assert_scores(result, published["euclidean_cmc"], published["euclidean_ap"], published["euclidean_inp"])
     assert result.gallery_junk_dropped == 11
     assert result.to_dict()["queries"] == {
@@ -200,11 +203,13 @@ def test_an_increasing_function_of_the_distances_changes_nothing(case: Any) -> N
     assert_scores(other, one.cmc, one.average_precision[one.used], one.inverse_negative_penalty[one.used], 0)
 
 
-def test_counting_on_an_accelerator_equals_counting_on_the_cpu() -> None:
+@pytest.mark.device
+def test_counting_on_an_accelerator_equals_counting_on_the_cpu(device: torch.device) -> None:
     block = torch.randint(0, 9, (12, 300)).float()
     rows, columns = np.random.default_rng(0).integers(0, [[12], [300]], (2, 200))
     order = np.argsort(block.numpy(), axis=1, kind="stable")
     expected = [order[r].tolist().index(c) + 1 for r, c in zip(rows, columns, strict=True)]
+    block = block.to(device)
     assert ranks_of(block, rows, columns).tolist() == expected
     assert (1 + _count_ahead(block, rows, columns)).tolist() == expected
 

@@ -48,10 +48,12 @@ def relative(found: Tensor, expected: Tensor) -> float:
     return float((found.detach() - expected).abs().max() / expected.abs().max())
 
 
+@pytest.mark.device
 @pytest.mark.parametrize("name", PARTS)
-def test_the_block_agrees_with_the_published_module(name, golden):
+def test_the_block_agrees_with_the_published_module(name, golden, device):
     state, reference, settings = published(golden(name))
-    block = load_published("rga", state, **settings)
+    block = load_published("rga", state, **settings).to(device)
+    reference = {key: value.to(device) for key, value in reference.items()}
     x = reference["x"].requires_grad_()
     assert all(count == 1 for key, count in state.items() if "num_batches" in key)
     evaluated = before_the_pass(block, x)

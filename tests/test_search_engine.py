@@ -74,9 +74,10 @@ OPTIONS = {
 }
 
 
+@pytest.mark.device
 @pytest.mark.parametrize("name", list(OPTIONS))
 def test_every_option_searches_and_the_same_seed_gives_the_same_alphas(name: str, job: Path, tmp_path: Path) -> None:
-    config = _config(job, *OPTIONS[name])
+    config = load_config(job, [*(f"search.{o}" for o in OPTIONS[name]), "trainer.deterministic=true"])
     first, second = (run_search(config, tmp_path / n) for n in "ab")
     assert first == second
     a, b = _alphas(tmp_path / "a"), _alphas(tmp_path / "b")

@@ -53,6 +53,19 @@ def _lost(terms: dict[str, Tensor]) -> dict[str, Tensor]:
     return {**terms, "triplet": terms["triplet"] * float("nan"), "loss": terms["loss"] * float("nan")}
 
 
+def test_an_operation_without_a_deterministic_kernel_is_named_with_the_setting(job: Path) -> None:
+    def step() -> None:
+        torch.use_deterministic_algorithms(True)
+        try:
+            torch.zeros(3).put_(torch.tensor([0]), torch.ones(1))
+        finally:
+            torch.use_deterministic_algorithms(False)
+
+    said = "put_ has no deterministic kernel on this device; set trainer.deterministic=false"
+    with pytest.raises(TrainingError, match=said), training_errors(load_config(job), "search"):
+        step()
+
+
 def test_a_loss_that_is_not_finite_is_named_with_step_term_and_files() -> None:
     terms = {"identity": torch.tensor(1.0), "triplet": torch.tensor(float("inf")), "loss": torch.tensor(float("inf"))}
     with pytest.raises(NonFiniteError, match=r"the term 'triplet' became inf in step 3 of epoch 2; .*a.jpg, b.jpg$"):

@@ -308,7 +308,8 @@ def _load(source: DataSource, key: str) -> ReidDataset:
 
 def file_names(images: Images, indices: Iterable[int]) -> list[str]:
     """Return the paths of a batch's images, for messages."""
-    return [images.records[int(i)].path for i in indices]
+    rows = indices.tolist() if isinstance(indices, torch.Tensor) else indices  # a GPU's at once, not one by one
+    return [images.records[int(i)].path for i in rows]
 
 
 class _Rows:

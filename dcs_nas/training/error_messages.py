@@ -1,4 +1,4 @@
-"""Error messages that name the settings which help: memory that runs out, a compiler that is missing."""
+"""Error messages that name the settings which help: out of memory, no compiler, no deterministic kernel."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ from dcs_nas.errors import TrainingError
 from dcs_nas.space import load_space, shipped_file
 
 _CPU_MESSAGE = "DefaultCPUAllocator"
+_NOT_DETERMINISTIC = "does not have a deterministic implementation"
 
 
 @contextmanager
 def training_errors(config: Config, job: Literal["search", "pretrain", "retrain", "evaluate"]) -> Iterator[None]:
-    """Within it, running out of memory and a failing compiler raise ``TrainingError`` that names the settings."""
+    """Within it, errors that a setting can avoid raise ``TrainingError`` that names the setting.
+
+    These are running out of memory, a failing compiler, and an operation without a deterministic kernel.
+    """
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
@@ -27,6 +31,11 @@ def training_errors(config: Config, job: Literal["search", "pretrain", "retrain"
             raise TrainingError(_out_of_memory(config, job)) from error
         if config.trainer.compile != "off" and _is_from_compiler(error):
             raise TrainingError(_not_compiled(config, error)) from error
+        if _NOT_DETERMINISTIC in str(error):
+            raise TrainingError(
+                f"{str(error).split(' does ')[0]} has no deterministic kernel on this device; "
+                "set trainer.deterministic=false, with which two runs of a seed may differ in their last digits"
+            ) from error
         raise
 
 

@@ -68,8 +68,8 @@ def _features(network: nn.Module, normalize: Normalize, loader: DataLoader, *, f
         pixels = normalize(batch["images"].to(device, non_blocking=True))
         cameras = batch["cameras"].to(device)
         features = network(pixels, cameras)
-        if flip:
-            features = features + network(pixels.flip(3), cameras)
+        if flip:  # a copy, since a CUDA graph of trainer.compile writes its next output over the last one
+            features = features.clone() + network(pixels.flip(3), cameras)
         yield features.float()
 
 

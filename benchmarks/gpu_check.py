@@ -1,0 +1,481 @@
+"""Everything that a GPU decides, on one card within 8 minutes: tests, steps, trainings, ranking, memory, equal bits.
+
+    scripts/gpu_check.sh                                   # results/reference/gpu.json
+    scripts/gpu_check.sh --tiny --device cpu --json x.json # the same way on a CPU, with sizes that say nothing of speed
+
+Each section runs in a process of its own and within a time of its own; the file is written again after every row, so
+that a run that is cut short keeps what it has measured. A section that fails or runs out of time leaves a row with
+``error``; what the toolkit or the device does not have, one with ``refused``. Settings are those of ``trainer``.
+Steps are those of search_step.py, in turn; the device is waited for before the clock is read. Half precision there is
+autocast alone, without the scaler that a training in 16-mixed has. Seconds of an epoch are those of a step, times the
+steps that Market-1501's 12,936 training images make; peak memory is that of torch's allocator.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from measure import in_turn, ratio, write_json
+from torch import Tensor, nn
+
+from dcs_nas.models.latency import clock
+
+ROOT = Path(__file__).parents[1]
+OUT = ROOT / "results/reference/gpu.json"
+GIB = 2**30
+IMAGES = 12_936  # Market-1501's, to train on
+Row = dict[str, Any]
+Rows = Iterator[Row]
+
+
+class Bench:
+    """Device and sizes of a run, its data set, and a clock that waits for the device."""
+
+    def __init__(self, device: str, folder: Path, *, tiny: bool) -> None:
+        self.device, self.folder, self.tiny = device, folder, tiny
+        self.accelerator = "cpu" if device == "cpu" else "gpu"
+        self.height, self.width = (64, 32) if tiny else (256, 128)
+        self.repeats = 1 if tiny else 5
+
+    @property
+    def data(self) -> Path:
+        """Synthetic identities at the run's image size, written once for all sections."""
+        from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
+
+        people, images = ((4, 4), 2) if self.tiny else ((64, 32), 4)
+        if not (path := self.folder / "people").is_dir():
+            size = {"height": self.height, "width": self.width}
+            settings = SyntheticSettings(
+                train_people=people[0], test_people=people[1], cameras=2, images_per_camera=images, **size
+            )
+            write_synthetic(path, settings=settings, workers=os.cpu_count() or 1)
+        return path
+
+    def clock(self) -> float:
+        return clock(torch.device(self.device))
+
+    def seconds(self, call: Callable[[], object]) -> float:
+        """Return the median seconds of a call after a first one."""
+        return statistics.median(in_turn({"": call}, self.repeats, self.clock)[""])
+
+    def peak(self, call: Callable[[], object]) -> float | None:
+        """Return the GiB that torch's allocator held at most during a call; None on a CPU."""
+        if self.device == "cpu":
+            call()
+            return None
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        call()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() / GIB
+
+
+def tests(bench: Bench) -> Rows:
+    """Tests with the mark ``device``, which compute on the card where there is one."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "device", "tests"]
+    chosen = ["tests/test_rerank.py", "tests/test_ranking.py"] if bench.tiny else []
+    environment = {**os.environ, "DCS_NAS_TEST_DEVICE": bench.device}
+    run = subprocess.run([*command[:-1], *(chosen or command[-1:])], cwd=ROOT, env=environment, capture_output=True)
+    lines = run.stdout.decode(errors="replace").splitlines()
+    failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
+    last = lines[-1] if lines else ""
+    yield {"name": "pytest -m device", "exit code": run.returncode, "result": last, "failed": failed}
+
+
+def steps(bench: Bench) -> Rows:
+    """A bilevel step in each setting of ``trainer``, NNI's and the published one beside ours in float32 and TF32."""
+    yield from _steps(bench, {"fp32": {}, "tf32": {"matmul_precision": "high"}}, peers=True)
+    yield from _steps(bench, {"bf16": {"precision": "bf16-mixed"}, "fp16": {"precision": "16-mixed"}}, peers=False)
+
+
+def compiled_steps(bench: Bench) -> Rows:
+    """A bilevel step compiled, and compiled with CUDA graphs; seconds of compiling."""
+    modes = {"compiled": {"compile": "default"}, "CUDA graphs": {"compile": "reduce-overhead"}}
+    if bench.device == "cpu":
+        modes.pop("CUDA graphs")
+        yield {"name": "CUDA graphs", "refused": "a CPU has none"}
+    yield from _steps(bench, modes, peers=False)
+
+
+def _steps(bench: Bench, settings: Mapping[str, Mapping[str, str]], *, peers: bool) -> Rows:
+    for space, sizes in _spaces(bench).items():
+        for name, trainer in settings.items():
+            try:
+                yield {"name": f"{space}, {name}", **_step(bench, sizes, space.startswith("attention"), trainer, peers)}
+            except Exception as error:  # of one setting: the others go on
+                yield {"name": f"{space}, {name}", "error": _line(error)}
+
+
+def _spaces(bench: Bench) -> dict[str, dict[str, int]]:
+    """Sizes by space: as the CPU's tables have them, and of person images."""
+    from search_step import SIZES
+
+    if bench.tiny:
+        small = {"width": 4, "cells": 3, "nodes": 2, "batch": 2, "size": 16}
+        return {"darts, 16 x 16": small, "attention, 16 x 16": small}
+    person = {**SIZES, "size": 256, "columns": 128}
+    return {
+        "darts, 32 x 32": SIZES,
+        "attention, 32 x 32": SIZES,
+        "darts, 256 x 128": {**person, "batch": 16},
+        "attention, 256 x 128": person,
+    }
+
+
+def _step(bench: Bench, sizes: dict[str, int], attention: bool, trainer: Mapping[str, str], peers: bool) -> Row:
+    """Return seconds and peak memory of ours, of ours in NCHW, and the ratios of the others' seconds to ours."""
+    from search_step import Search, nni, ours, published
+
+    from dcs_nas.config import Config
+    from dcs_nas.training.acceleration import accelerate, set_precision
+
+    config = Config.model_validate({"name": "step", "trainer": trainer})
+    set_precision(config.trainer)
+    torch.compiler.reset()
+    half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(config.trainer.precision)
+
+    def contiguous(sizes: dict[str, int], attention: bool) -> Search:
+        search = ours(sizes, attention)
+        search.network.to(memory_format=torch.contiguous_format)
+        search.images = search.images.contiguous()
+        return search
+
+    def step(make: Callable[..., Search]) -> Callable[[], None]:
+        torch.manual_seed(0)
+        search = make(sizes, attention).to(bench.device)
+        accelerate(search.network, config)
+        search.autocast = torch.autocast(bench.device, dtype=half or torch.bfloat16, enabled=half is not None)
+        return search.step
+
+    others = {"NNI": nni, "published": published} if peers else {}
+    calls = {name: step(make) for name, make in {"ours": ours, "ours in NCHW": contiguous, **others}.items()}
+    began = bench.clock()
+    calls["ours"]()
+    first = bench.clock() - began
+    times = in_turn(calls, bench.repeats, bench.clock)
+    return {
+        "seconds": {name: statistics.median(found) for name, found in times.items()},
+        "ratios": {name: ratio(found, to=times["ours"]) for name, found in times.items()},
+        "GiB": {name: bench.peak(call) for name, call in calls.items()},
+        "first call": first,
+        "images": sizes["batch"],
+    }
+
+
+def retraining(bench: Bench) -> Rows:
+    """Images a second of ResNet-50: by ``dcs-nas retrain``'s job with loader and augmentation, and by a plain loop."""
+    from _timed_run import StepTimer, timed_by
+
+    from dcs_nas.config import load_config
+    from dcs_nas.training.retrain_job import run_retraining
+
+    batch = 8 if bench.tiny else 64
+    for precision in ("32-true", "bf16-mixed"):
+        options = [*_options(bench, batch), f"trainer.precision={precision}"]
+        options += [f"retrain.epochs={2 if bench.tiny else 4}"]
+        timer, run = StepTimer(bench.clock), bench.folder / f"retrain {precision}"
+        peak = bench.peak(
+            functools.partial(_timed, timed_by, timer, run_retraining, load_config(_config("bot_r50"), options), run)
+        )
+        plain = batch / bench.seconds(_plain_step(bench, batch, half=precision != "32-true"))
+        ours = timer.images / timer.seconds["all"]
+        figures = {"images a second": {"ours": ours, "plain loop": plain}, "ratio": ours / plain}
+        yield {"name": f"ResNet-50, {precision}", **figures, "shares": timer.shares, "GiB": peak, "batch": batch}
+
+
+def _timed(timed_by: Callable[..., Any], timer: Any, job: Callable[..., object], config: Any, folder: Path) -> None:
+    with timed_by(timer):
+        job(config, folder)
+
+
+def _plain_step(bench: Bench, batch: int, *, half: bool) -> Callable[[], None]:
+    """Return a step of ResNet-50 with a classifier: cross-entropy and SGD on one batch that is on the device."""
+    from dcs_nas.models.backbones import BACKBONES
+
+    backbone = BACKBONES["resnet50"](height=bench.height, width=bench.width)
+    network = nn.Sequential(backbone, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(backbone.num_features, 751))
+    network = network.to(bench.device, memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
+    images = torch.randn(batch, 3, bench.height, bench.width, device=bench.device)
+    images = images.contiguous(memory_format=torch.channels_last)
+    labels = torch.arange(batch, device=bench.device)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(bench.device, dtype=torch.bfloat16, enabled=half):
+            scores = network(images)
+        nn.functional.cross_entropy(scores.float(), labels).backward()
+        optimizer.step()
+
+    return step
+
+
+def features(bench: Bench) -> Rows:
+    """Images a second that ``evaluate`` extracts features of by ResNet-50, and the same pass without any data."""
+    from dcs_nas.config import load_config
+    from dcs_nas.data.datamodule import ReidData
+    from dcs_nas.models.build import build_fixed
+    from dcs_nas.training.features import extract_features
+
+    config = load_config(_config("bot_r50"), _options(bench, 8))
+    data = ReidData(config)
+    gallery = data.test()[1]
+    images = gallery.subset([i % len(gallery) for i in range(32 if bench.tiny else 4096)])
+    network = build_fixed(config.section("retrain"), config.data, data.num_people, None)
+    network = network.to(bench.device, memory_format=torch.channels_last)
+    seconds = bench.seconds(lambda: extract_features(network, data, images))
+    count = min(len(images), config.data.test_batch)
+    batch = torch.randn(count, 3, bench.height, bench.width, device=bench.device)
+    batch = batch.contiguous(memory_format=torch.channels_last)
+    network.eval()
+    with torch.inference_mode():
+        bare = bench.seconds(lambda: network(batch))
+    speeds = {"extracted": len(images) / seconds, "network alone": count / bare}
+    yield {"name": "ResNet-50, float32", "images a second": speeds, "images": len(images), "test_batch": count}
+
+
+def ranking(bench: Bench) -> Rows:
+    """Seconds of ranking and re-ranking from features; the scores on the CPU beside them."""
+    from _evaluation import SIZES, features_of, labels_of
+    from ranking import NOISE
+
+    from dcs_nas.evaluation import rank, rank_distances, rerank
+
+    def reranked(query: Tensor, gallery: Tensor, labels: list[Any]) -> Any:
+        return rank_distances(rerank(query, gallery), *labels)
+
+    for size in ("small",) if bench.tiny else ("market1501", "msmt17"):
+        labels = labels_of(size, None)
+        on_cpu = features_of(labels, 256 if bench.tiny else 2048, noise=NOISE)
+        query, gallery = (x.to(bench.device) for x in on_cpu)
+        bare = bench.seconds(lambda query=query, gallery=gallery: query @ gallery.T)
+        for name, call in {"ranking": lambda *x: rank(*x[:2], *x[2]), "re-ranking": reranked}.items():
+            scores: list[float] = []
+            job = functools.partial(_scored, call, query, gallery, labels, scores)
+            began = bench.clock()
+            peak = bench.peak(job)
+            row = {"name": f"{name}, {size}", "seconds": bench.clock() - began, "matrix product": bare, "GiB": peak}
+            row |= {"queries": SIZES[size].queries, "gallery": SIZES[size].gallery, "mAP": scores[-1]}
+            if size != "msmt17":
+                row["mAP on the CPU"] = call(*on_cpu, labels).mAP
+            yield row
+
+
+def _scored(call: Callable[..., Any], query: Tensor, gallery: Tensor, labels: list[Any], scores: list[float]) -> None:
+    scores.append(call(query, gallery, labels).mAP)
+
+
+def configurations(bench: Bench) -> Rows:
+    """Seconds and peak memory of a step of every shipped configuration, and the memory that ``profile`` computes."""
+    from dcs_nas.space import shipped_file
+
+    names = ["demo", "osnet"] if bench.tiny else sorted(p.stem for p in (ROOT / "configs").glob("*.yaml"))
+    for name in names:
+        try:
+            yield {"name": name, **_configuration(bench, shipped_file("configs", name))}
+        except Exception as error:  # of one configuration: the others go on
+            yield {"name": name, "error": _line(error)}
+
+
+def _configuration(bench: Bench, path: Path) -> Row:
+    from dcs_nas.cli.profile_target import IDENTITIES, Sizes, read_target
+    from dcs_nas.models.supernet import Supernet
+    from dcs_nas.strategies.bilevel import without_gradients
+    from dcs_nas.training.acceleration import set_precision
+    from dcs_nas.training.objective import batch_terms, build_objective
+    from dcs_nas.training.trainer import memory_format
+
+    target = read_target(path, Sizes(), [])
+    config, network = target.config, target.with_heads
+    if config is None or network is None:
+        return {"refused": "it trains a genotype, which has to be searched first"}
+    set_precision(config.trainer)
+    batch = 4 if bench.tiny else config.data.batch_size
+    objective = build_objective(config.loss, people=IDENTITIES, features=network.num_features, network=network)
+    network, objective = memory_format(network).to(bench.device).train(), objective.to(bench.device)
+    images = torch.randn(batch, 3, target.height, target.width, device=bench.device)
+    images = images.contiguous(memory_format=torch.channels_last)
+    labels = torch.arange(batch, device=bench.device) // config.data.images_per_person
+    cameras = torch.zeros_like(labels)
+    half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(config.trainer.precision)
+    supernet = network.backbone if isinstance(network.backbone, Supernet) else None
+    alphas = list(supernet.alphas().values()) if supernet else []
+    weights = [p for p in network.parameters() if p.requires_grad and not any(p is a for a in alphas)]
+    optimizers = [torch.optim.SGD(weights, lr=1e-4, momentum=0.9)]
+    optimizers += [torch.optim.Adam(alphas, lr=1e-4)] if alphas else []
+
+    def loss() -> Tensor:
+        with torch.autocast(bench.device, dtype=half or torch.bfloat16, enabled=half is not None):
+            embedding = network(images, cameras)
+            return batch_terms(objective, embedding, labels, images if objective.needs_inputs else None)["loss"]
+
+    def half_step(optimizer: torch.optim.Optimizer, fixed: list[nn.Parameter]) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with without_gradients(fixed):
+            if supernet is None:
+                loss().backward()
+            else:
+                with supernet.drawn():
+                    loss().backward()
+        optimizer.step()
+
+    def step() -> None:
+        if alphas:
+            half_step(optimizers[1], weights)
+        half_step(optimizers[0], alphas)
+
+    times = in_turn({"": step}, 1 if bench.tiny else 3, bench.clock)[""]
+    seconds, images_a_step = statistics.median(times), batch * (2 if alphas else 1)
+    memory = target.step_memory(torch.device(bench.device))
+    return {
+        "seconds a step": seconds,
+        "seconds an epoch": seconds * IMAGES / images_a_step,
+        "GiB": bench.peak(step),
+        "GiB computed": None if memory is None else memory.peak(batch) / GIB,
+        "batch": batch,
+        "precision": config.trainer.precision,
+    }
+
+
+def equal_bits(bench: Bench) -> Rows:
+    """Search and retraining, each run twice with deterministic algorithms: whether all weights are equal to the bit."""
+    from dcs_nas.config import load_config
+    from dcs_nas.strategies.job import run_search
+    from dcs_nas.training.checkpoints import load_checkpoint
+    from dcs_nas.training.retrain_job import run_retraining
+
+    jobs: dict[str, tuple[Callable[..., object], str]] = {
+        "search, DARTS' operations and attention": (run_search, "demo"),
+        "search of a chain": (run_search, "demo_chain"),
+        "retraining, ResNet-50": (run_retraining, "bot_r50"),
+    }
+    for name, (job, shipped) in list(jobs.items())[:: 3 if bench.tiny else 1]:
+        section = "search" if job is run_search else "retrain"
+        options = [*_options(bench, 8, section=section), f"{section}.epochs=1", "trainer.deterministic=true"]
+        states = []
+        for turn in range(2):
+            folder = bench.folder / f"bits {shipped} {turn}"
+            try:
+                job(load_config(_config(shipped), options), folder)
+            except Exception as error:  # an operation without a deterministic kernel is a result
+                yield {"name": name, "error": _line(error)}
+                break
+            states.append(load_checkpoint(folder / "checkpoints" / "last.ckpt")["state_dict"])
+        else:
+            differ = [key for key, value in states[0].items() if not torch.equal(value, states[1][key])]
+            yield {"name": name, "equal": not differ, "tensors": len(states[0]), "differ": differ[:5]}
+
+
+def _options(bench: Bench, batch: int, *, section: str = "retrain") -> list[str]:
+    """Return settings of a short job on the run's own data."""
+    options = ["data.name=market1501", f"data.root={bench.data}", f"data.cache={bench.folder / 'cache'}"]
+    options += [f"data.people_per_batch={batch // 4 if batch > 8 else batch // 2}"]
+    options += [f"data.images_per_person={4 if batch > 8 else 2}"]
+    options += [f"data.height={bench.height}", f"data.width={bench.width}", f"trainer.accelerator={bench.accelerator}"]
+    options += ["trainer.loggers=[]"]
+    return options + (["retrain.weights=null"] if section == "retrain" else [])
+
+
+def _config(name: str) -> Path:
+    return ROOT / "configs" / f"{name}.yaml"
+
+
+SECTIONS: dict[str, tuple[Callable[[Bench], Rows], int]] = {  # and seconds, 470 in all
+    "tests": (tests, 60),
+    "search step": (steps, 80),
+    "retraining": (retraining, 50),
+    "features": (features, 25),
+    "ranking": (ranking, 50),
+    "equal bits": (equal_bits, 40),
+    "configurations": (configurations, 75),
+    "search step compiled": (compiled_steps, 90),
+}
+
+CPU_PATIENCE = 5  # times the seconds of a GPU
+MARK = "row of gpu_check: "
+
+
+def main() -> None:
+    arguments = _arguments()
+    if arguments.section:
+        _work(arguments)
+        return
+    rows: list[Row] = []
+    device = arguments.device
+    facts = {"device": torch.cuda.get_device_name() if device == "cuda" else "CPU", "tiny": arguments.tiny}
+    with tempfile.TemporaryDirectory() as folder:
+        for section in arguments.only or SECTIONS:
+            began = time.monotonic()
+            for row in _rows_of(section, arguments, folder):
+                rows.append({"section": section, "after": round(time.monotonic() - began, 1), **row})
+                print(json.dumps(rows[-1]), flush=True)
+                write_json(arguments.json, {**facts, "rows": rows})
+
+
+def _rows_of(section: str, arguments: argparse.Namespace, folder: str) -> Iterator[Row]:
+    """Yield the rows of a section that runs in a process of its own, and one of its failure."""
+    command = [sys.executable, __file__, "--section", section, "--device", arguments.device, "--folder", folder]
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            command + ["--tiny"] * arguments.tiny, stdout=subprocess.PIPE, stderr=errors, text=True
+        )
+        limit = SECTIONS[section][1] * (CPU_PATIENCE if arguments.device == "cpu" else 1)
+        timer = threading.Timer(limit, process.kill)
+        timer.start()
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith(MARK):
+                yield json.loads(line.removeprefix(MARK))
+        code, in_time = process.wait(), timer.is_alive()
+        timer.cancel()
+        errors.seek(0)
+        last = (errors.read().strip().splitlines() or [""])[-1]
+    if not in_time:
+        yield {"name": "", "error": f"not done after {limit} seconds"}
+    elif code:
+        yield {"name": "", "error": f"exit code {code}: {last[:300]}"}
+
+
+def _work(arguments: argparse.Namespace) -> None:
+    if arguments.device == "cpu":
+        torch.set_num_threads(1)
+    bench = Bench(arguments.device, arguments.folder, tiny=arguments.tiny)
+    for row in SECTIONS[arguments.section][0](bench):
+        print(MARK + json.dumps(row), flush=True)
+
+
+def _line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}"
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--tiny", action="store_true", help="tiny sizes: to see that everything runs")
+    parser.add_argument("--only", nargs="+", choices=list(SECTIONS), help="some of the sections")
+    parser.add_argument("--json", type=Path, default=OUT)
+    for name, kind in {"--section": str, "--folder": Path}.items():
+        parser.add_argument(name, type=kind, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.error(f"torch {torch.__version__} shows no GPU; to see the script run without one: --tiny --device cpu")
+    if not arguments.section and arguments.json == OUT and (arguments.tiny or arguments.device == "cpu"):
+        parser.error("figures of tiny sizes or of a CPU are not for results/reference; name another file by --json")
+    return arguments
+
+
+if __name__ == "__main__":
+    main()
