@@ -28,7 +28,7 @@ import torch
 
 from dcs_nas.config import Config, load_config
 from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
-from dcs_nas.environment import environment
+from dcs_nas.environment import describe_environment
 from dcs_nas.files import write_json, write_text
 from dcs_nas.models.flops import count
 from dcs_nas.runs import RunFolder, read_metrics
@@ -68,7 +68,7 @@ def main() -> None:
     _add_times(rows, arguments)
     write_text(arguments.out, _table(rows, arguments))
     if arguments.json:
-        write_json(arguments.json, {"rows": rows, **environment()})
+        write_json(arguments.json, {"rows": rows, **describe_environment()})
     for row in rows:
         print(", ".join(f"{key} {value}" for key, value in row.items()))
 
@@ -180,7 +180,7 @@ def _table(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> str:
     what = "60 % occluded, boxes twice as far off, 128 x 64, 32 epochs" if arguments.hard else "64 x 32, 16 epochs"
     text.write(f"# synthetic people, resnet10_small, {what}, identities unseen in training\n")
     text.write(f"# python benchmarks/attention_blocks.py --seeds {seeds}{' --hard' if arguments.hard else ''}\n")
-    versions = environment()["versions"]
+    versions = describe_environment()["versions"]
     text.write(f"# torch {versions['torch']}, dcs_nas {versions['dcs_nas']}, {torch.get_num_threads()} threads\n")
     text.write(
         f"# mAP, rank-1 in percent, cosine distance; std, error: over seeds; gain: over none, by seed; eta {ETA}\n"

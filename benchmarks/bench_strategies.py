@@ -29,7 +29,7 @@ from scipy.stats import kendalltau
 
 from dcs_nas.config import Config, load_config
 from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
-from dcs_nas.environment import environment
+from dcs_nas.environment import describe_environment
 from dcs_nas.files import write_text
 from dcs_nas.runs import read_metrics
 from dcs_nas.space import shipped_file
@@ -103,7 +103,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _begin(arguments: argparse.Namespace) -> None:
-    versions = ", ".join(f"{package} {version}" for package, version in environment(1)["versions"].items())
+    versions = ", ".join(f"{package} {version}" for package, version in describe_environment(1)["versions"].items())
     command = f"python benchmarks/bench_strategies.py --seeds {arguments.seeds} --table {arguments.table}"
     head = [
         f"# {command}; one thread; {versions}",

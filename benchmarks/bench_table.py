@@ -30,7 +30,7 @@ import torch
 
 from dcs_nas.config import Config, load_config
 from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
-from dcs_nas.environment import environment
+from dcs_nas.environment import describe_environment
 from dcs_nas.errors import TrainingError
 from dcs_nas.files import write_text
 from dcs_nas.models.flops import count
@@ -121,7 +121,7 @@ def _begin(out: Path, name: str, rows: int, *, tiles: bool) -> None:
         if not out.read_text(encoding="utf-8").endswith("\n"):  # a row that was cut short
             write_text(out, out.read_text(encoding="utf-8").rpartition("\n")[0] + "\n")
         return
-    stamp = environment(threads=1)
+    stamp = describe_environment(threads=1)
     versions = ", ".join(f"{package} {version}" for package, version in stamp["versions"].items())
     subject = "tiles" if tiles else "people"
     head = [

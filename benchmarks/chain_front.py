@@ -31,7 +31,7 @@ from _front_plot import plot_front
 
 from dcs_nas.config import Config, load_config
 from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
-from dcs_nas.environment import environment
+from dcs_nas.environment import describe_environment
 from dcs_nas.files import write_json, write_text
 from dcs_nas.models.chain_space import fixed_chain
 from dcs_nas.models.flops import count
@@ -76,7 +76,7 @@ def main() -> None:
     write_text(arguments.out, table)
     plot_front(rows, arguments.out)
     if arguments.json:
-        write_json(arguments.json, {"rows": rows, "settings": _settings(arguments), **environment()})
+        write_json(arguments.json, {"rows": rows, "settings": _settings(arguments), **describe_environment()})
     print(table)
 
 
@@ -165,7 +165,7 @@ def _table(rows: Sequence[Mapping[str, Any]], arguments: argparse.Namespace) -> 
     text.write(
         f"# python benchmarks/chain_front.py --seeds {seeds} --betas {betas}; configs/demo_chain.yaml, {words}\n"
     )
-    versions = environment()["versions"]
+    versions = describe_environment()["versions"]
     text.write(f"# torch {versions['torch']}, dcs_nas {versions['dcs_nas']}; {_verdict(rows)}\n")
     writer = csv.DictWriter(text, list(rows[0]))
     writer.writeheader()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dcs_nas import files
-from dcs_nas.environment import environment
+from dcs_nas.environment import describe_environment
 
 Clock = Callable[[], float]
 CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -72,7 +72,7 @@ def write_json(path: Path | None, results: Mapping[str, object]) -> None:
     """Writes ``results``, versions, machine and command to ``path``, unless that is None."""
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_json(path, {**results, **environment()})
+        files.write_json(path, {**results, **describe_environment()})
 
 
 def _peak(prepare: Callable[..., Callable[[], object]], arguments: tuple[Any, ...]) -> float:

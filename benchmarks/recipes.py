@@ -29,7 +29,7 @@ from typing import Any
 
 from dcs_nas.config import Config, make_config
 from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
-from dcs_nas.environment import environment
+from dcs_nas.environment import describe_environment
 from dcs_nas.files import write_text
 from dcs_nas.models.flops import count
 from dcs_nas.runs import RunFolder
@@ -190,7 +190,7 @@ def _train(name: str, seed: int, data: Path, work: Path) -> dict[str, Any]:
 
 def _table(rows: list[dict[str, Any]]) -> str:
     text = io.StringIO()
-    versions = environment()["versions"]
+    versions = describe_environment()["versions"]
     text.write(
         f"# synthetic people, 128 x 64, {PEOPLE.train_people} identities to train on, {PEOPLE.test_people} others to "
         f"test on, {EPOCHS} epochs from scratch\n"

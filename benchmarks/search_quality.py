@@ -30,7 +30,7 @@ from scipy.stats import kendalltau, ttest_ind
 
 from dcs_nas.config import Config, RetrievalConfig, load_config
 from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
-from dcs_nas.environment import environment
+from dcs_nas.environment import describe_environment
 from dcs_nas.files import write_json, write_text
 from dcs_nas.models.cell_kind import CellKind
 from dcs_nas.models.cell_space import fixed_network
@@ -211,7 +211,8 @@ def _write(entries: dict[str, list[tuple[Path, int]]], arguments: argparse.Names
     text.write("# synthetic people (dcs-nas synth, defaults); people unseen in search and training; mAP in percent\n")
     text.write("# python benchmarks/search_quality.py; configs/search_quality.yaml; ")
     text.write(
-        f"torch {environment()['versions']['torch']}; equal training, about {arguments.parameters:,} parameters\n"
+        f"torch {describe_environment()['versions']['torch']}; equal training, "
+        f"about {arguments.parameters:,} parameters\n"
     )
     text.write("# p: Welch's t-test against random, one-sided (above)\n")
     text.writelines(f"# {tau}\n" for tau in _taus(entries, arguments))

@@ -4,8 +4,8 @@ The commands from Python, see ``dcs_nas.api``:
 
     import dcs_nas
 
-    run = dcs_nas.search("configs/demo.yaml", ["data.root=/data/people"])
-    trained = dcs_nas.retrain("configs/demo.yaml", ["data.root=/data/people"], genotype=run.genotype)
+    run = dcs_nas.search("configs/demo.yaml", ["data.root=/data/market1501"])
+    trained = dcs_nas.retrain("configs/demo.yaml", ["data.root=/data/market1501"], genotype=run.genotype)
     dcs_nas.evaluate(trained)
 """
 

@@ -1,11 +1,11 @@
-"""The commands as functions: ``search``, ``pretrain``, ``retrain``, ``evaluate``; runs and genotypes show themselves.
+"""The commands as functions: ``search``, ``pretrain``, ``retrain``, ``evaluate``.
 
     import dcs_nas
 
-    run = dcs_nas.search("configs/demo.yaml", ["data.root=/data/people", "search.epochs=5"])
+    run = dcs_nas.search("configs/demo.yaml", ["data.root=/data/market1501", "search.epochs=5"])
     run.genotype                      # in a notebook: the cells as pictures
     run.genotype.graph("normal")      # a networkx graph, in a notebook its picture
-    trained = dcs_nas.retrain("configs/demo.yaml", ["data.root=/data/people"], genotype=run.genotype)
+    trained = dcs_nas.retrain("configs/demo.yaml", ["data.root=/data/market1501"], genotype=run.genotype)
     scores = dcs_nas.evaluate(trained, flip=True)
     scores.mAP, scores.rank(1)
 
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from dcs_nas import extensions
-from dcs_nas.api_errors import speaking_python
+from dcs_nas.api_errors import translate_errors
 from dcs_nas.api_features import ExportedModel, Features
 from dcs_nas.api_views import GenotypeView, Scores
 from dcs_nas.config import Config, load_config
@@ -55,12 +55,12 @@ class _Run:
 
     @cached_property
     def config(self) -> Config:
-        """The settings that it began with."""
+        """The settings of the run."""
         return self._files.config()
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """A row of figures per epoch."""
+        """The rows of ``metrics.csv``, one per epoch."""
         return self._files.metrics()
 
     @property
@@ -73,14 +73,14 @@ class SearchRun(_Run):
     """A search in its run folder."""
 
     @cached_property
-    @speaking_python()
+    @translate_errors()
     def genotype(self) -> GenotypeView:
-        """What it found; ``InputError`` while it is unfinished."""
+        """The searched genotype; ``InputError`` while the search is unfinished."""
         return GenotypeView(self._files.genotype())
 
     def _without_network(self, *_arguments: object, **_options: object) -> NoReturn:
         raise InputError(
-            f"{self.folder} is a search and has no trained network; train what it found: "
+            f"{self.folder} is a search and has no trained network; train its genotype: "
             "dcs_nas.retrain(config, genotype=run.genotype)"
         )
 
@@ -98,7 +98,7 @@ class TrainedRun(_Run, Features):
 
     @cached_property
     def genotype(self) -> GenotypeView | None:
-        """What was trained; None for a named backbone."""
+        """The trained genotype; None for a named backbone."""
         return GenotypeView(self._files.genotype()) if self._files.genotype_file.is_file() else None
 
     @cached_property
@@ -109,7 +109,7 @@ class TrainedRun(_Run, Features):
         return load_trained(self.folder)[1]
 
     def evaluate(self, **options: Any) -> Scores:
-        """The same as ``evaluate(run, ...)``."""
+        """Score this run, as ``dcs_nas.evaluate``."""
         return evaluate(self, **options)
 
     def export(self, formats: Sequence[str] = ("onnx", "pt2"), *, out: str | Path | None = None) -> list[Path]:
@@ -117,7 +117,7 @@ class TrainedRun(_Run, Features):
         return [file.path for file in export(self, formats, out=out)[0]]
 
 
-@speaking_python()
+@translate_errors()
 def load_settings(config: AnyConfig, overrides: Sequence[str] = ()) -> Config:
     """Return the settings of a configuration file, or of the name of one in configs/.
 
@@ -131,7 +131,10 @@ def load_settings(config: AnyConfig, overrides: Sequence[str] = ()) -> Config:
     if not isinstance(config, Config):
         return load_config(shipped_file("configs", config), overrides)
     if overrides:
-        raise InputError("overrides go with a configuration file or its name; change the settings given themselves")
+        raise InputError(
+            "overrides are given beside settings, expected beside a configuration file or its name; "
+            "change the settings themselves"
+        )
     return config
 
 
@@ -140,7 +143,7 @@ def default_folder(settings: Config, command: Command) -> Path:
     return RunFolder.default(settings, command).path
 
 
-@speaking_python()
+@translate_errors()
 def search(
     config: AnyConfig,
     overrides: Sequence[str] = (),
@@ -158,7 +161,7 @@ def search(
         out: run folder, by default ``results/NAME/search``.
         resume: continue after an interruption. A job that SLURM has started again always continues.
         overwrite: replace the run that the folder holds.
-        progress: called with a label; returns what is called with (done, total).
+        progress: called with a label; returns a function of (done, total).
 
     Raises:
         InputError: bad settings, data or folder.
@@ -172,7 +175,7 @@ def search(
     return SearchRun(folder)
 
 
-@speaking_python()
+@translate_errors()
 def retrain(
     config: AnyConfig,
     overrides: Sequence[str] = (),
@@ -201,7 +204,7 @@ def retrain(
     return _train(run_retraining, settings, folder, genotype, resume=resume, overwrite=overwrite, progress=progress)
 
 
-@speaking_python()
+@translate_errors()
 def pretrain(
     config: AnyConfig,
     overrides: Sequence[str] = (),
@@ -250,7 +253,7 @@ def _train(
     return TrainedRun(folder)
 
 
-@speaking_python()
+@translate_errors()
 def evaluate(
     run: TrainedRun | str | Path,
     *,
@@ -273,7 +276,7 @@ def evaluate(
         checkpoint: ``last``, or ``best`` where identities were held out.
         features: ``network``, ``color-histogram`` or ``color-histogram-corrected``.
         overrides: other settings in place of the run's own, such as ``data.test_batch=64``.
-        progress: called with a label; returns what is called with (done, total).
+        progress: called with a label; returns a function of (done, total).
         settings: those of ``EvaluateConfig`` that replace the run's own, e.g. ``flip=True``, ``rerank=True``.
 
     Raises:
@@ -295,7 +298,7 @@ def evaluate(
     return Scores(evaluation)
 
 
-@speaking_python()
+@translate_errors()
 def evaluate_weights(
     backbone: str,
     weights: str | Path,
@@ -337,9 +340,9 @@ def evaluate_weights(
     return Scores(evaluation)
 
 
-@speaking_python()
+@translate_errors()
 def read_weights_file(path: str | Path) -> WeightsFile:
-    """Return a weights file of any project, or the last checkpoint of a run folder, with what its names tell.
+    """Return a weights file of any project, or the last checkpoint of a run folder, and the network it is of.
 
     Raises:
         InputError: a file that is missing, damaged, unsafe or no state dict.
@@ -350,7 +353,7 @@ def read_weights_file(path: str | Path) -> WeightsFile:
     return read(weights_file(Path(path)))
 
 
-@speaking_python()
+@translate_errors()
 def fit_backbone(file: WeightsFile, name: str, **options: Any) -> Fit:
     """Compare a weights file with a registered backbone, see ``dcs_nas.models.weights_survey.fit_backbone``."""
     from dcs_nas.models.weights_survey import fit_backbone as fit
@@ -358,7 +361,7 @@ def fit_backbone(file: WeightsFile, name: str, **options: Any) -> Fit:
     return fit(file, name, **options)
 
 
-@speaking_python()
+@translate_errors()
 def fitting_backbones(file: WeightsFile, **options: Any) -> list[Fit]:
     """Return the registered backbones that a weights file fits, the best first, and those it partly fits."""
     from dcs_nas.models.weights_survey import fitting_backbones as fit
@@ -366,22 +369,24 @@ def fitting_backbones(file: WeightsFile, **options: Any) -> list[Fit]:
     return fit(file, **options)
 
 
-@speaking_python()
+@translate_errors()
 def evaluate_splits(
     run: TrainedRun | str | Path, splits: int, *, data_options: Mapping[str, Any] | None = None, **options: Any
 ) -> list[Scores]:
     """Score a trained run on splits 0 to ``splits`` - 1 of a data set such as classic CUHK03.
 
     Raises:
-        InputError: as ``evaluate``, whose ``options`` these are; also a data set without numbered splits.
+        InputError: as ``evaluate``; also a data set without numbered splits.
+
+    ``options`` are those of ``evaluate``.
     """
     from dcs_nas.training.evaluate import evaluate_splits as run_on_splits
 
-    found = run_on_splits(_folder(run), splits=splits, data_options=data_options or {}, **options)
-    return [Scores(evaluation) for evaluation in found]
+    evaluations = run_on_splits(_folder(run), splits=splits, data_options=data_options or {}, **options)
+    return [Scores(evaluation) for evaluation in evaluations]
 
 
-@speaking_python()
+@translate_errors()
 def export(
     run: TrainedRun | str | Path,
     formats: Sequence[str] = ("onnx", "pt2"),
@@ -407,22 +412,22 @@ def export(
     return export_run(files.path, target, formats=formats, checkpoint=checkpoint)
 
 
-@speaking_python()
+@translate_errors()
 def load(path: str | Path) -> SearchRun | TrainedRun | ExportedModel:
-    """Return a finished run of its folder, or the model of an ONNX file that ``dcs-nas export`` wrote.
+    """Return the finished run in a folder, or the model of an ONNX file that ``dcs-nas export`` wrote.
 
     Raises:
-        InputError: a folder without a finished run, or a file of another program.
+        InputError: a folder without a finished run, or a file that another program wrote.
     """
     return ExportedModel(path) if Path(path).suffix.lower() in (".onnx", ".pt2") else load_run(path)
 
 
-@speaking_python()
+@translate_errors()
 def load_run(folder: str | Path) -> SearchRun | TrainedRun:
-    """Return a finished run: of a search, or of a retraining where the folder holds one.
+    """Return the finished search, pretraining or retraining in a folder.
 
     Raises:
-        InputError: a folder that holds neither.
+        InputError: a folder without one.
     """
     run = RunFolder(Path(folder))
     run.config()
@@ -432,30 +437,30 @@ def load_run(folder: str | Path) -> SearchRun | TrainedRun:
     return SearchRun(run.path) if contents.kind == "search" else TrainedRun(run.path)
 
 
-@speaking_python()
+@translate_errors()
 def load_genotype(path: str | Path) -> GenotypeView:
-    """Return the genotype of a file, or of the record of an epoch, to look at and to train."""
+    """Return the genotype of a file, or of the record of an epoch."""
     return GenotypeView(read_genotype(Path(path)))
 
 
-@speaking_python()
+@translate_errors()
 def load_published(name: str, state: Mapping[str, Tensor], **options: Any) -> nn.Module:
     """Return the network of a published state dict, in evaluation mode: ``rga``, ``hacnn``, ``msinet``, ``transreid``.
 
     Args:
         name: of the network.
         state: published names to tensors.
-        options: what the state does not tell, see ``dcs_nas.models.published.load_published``.
+        options: what cannot be read from the state, see ``dcs_nas.models.published.load_published``.
 
     Raises:
-        InputError: an unknown name or option, or a state that is not of such a network.
+        InputError: an unknown name or option, or a state of another network.
     """
     from dcs_nas.models.published import load_published as build
 
     return build(name, state, **options)
 
 
-@speaking_python()
+@translate_errors()
 def tabular(name: str, path: str | Path | None = None) -> Table:
     """Return the table of a small space whose architectures are all trained, see docs/bench.md.
 
@@ -464,44 +469,46 @@ def tabular(name: str, path: str | Path | None = None) -> Table:
         path: a file of ``benchmarks/bench_table.py``; by default the table that ships with the package.
 
     Raises:
-        InputError: an unknown name, or a file that is no such table.
+        InputError: an unknown name, or a file without such a table.
     """
     return Table.read(name, None if path is None else Path(path))
 
 
-@speaking_python()
+@translate_errors()
 def load_extensions(*files: str | Path) -> None:
-    """Import Python files of user-supplied operations, data sets and the like, as ``--extension`` does.
+    """Import Python files that register operations, attention blocks, backbones or data sets, as ``--extension`` does.
 
-    Settings name them in ``extensions``; this is for runs and genotypes without settings at hand. A file given here
-    replaces the one of the same name that a run folder recorded.
+    Use it for runs and genotypes; settings name their files in ``extensions``. A file replaces the one of the same name
+    that a run folder recorded.
 
     Raises:
         InputError: no such file, a name that is taken, or an error in the file, with its line.
     """
-    extensions.load_extensions(files, given=True)
+    extensions.load_extensions(files, replace_recorded=True)
 
 
 def _folder(run: TrainedRun | str | Path) -> Path:
-    """Return the folder of a trained run; one line for what is none."""
+    """Return the folder of a trained run."""
     if isinstance(run, SearchRun):
         raise InputError(
-            f"{run.folder} is a search, expected a trained run; train what it found: "
+            f"{run.folder} is a search, expected a trained run; train its genotype: "
             "dcs_nas.retrain(config, genotype=run.genotype)"
         )
     if not isinstance(run, (TrainedRun, str, Path)):
-        raise InputError(f"a {type(run).__name__} is given, expected a trained run or its folder")
+        raise InputError(
+            f"run is a {type(run).__name__}, expected a trained run or its folder; pass what dcs_nas.retrain returned"
+        )
     return run.folder if isinstance(run, TrainedRun) else Path(run)
 
 
 @contextmanager
 def _as_file(genotype: str | Path | AnyGenotype | GenotypeView | None) -> Iterator[Path | None]:
-    """Yield the genotype as a file, which the retraining reads."""
+    """Yield a file with the genotype."""
     if genotype is None or isinstance(genotype, (str, Path)):
         yield None if genotype is None else Path(genotype)
         return
     if not isinstance(genotype, (AnyGenotype, GenotypeView)):
-        advice = "; give run.genotype" if isinstance(genotype, _Run) else ""
+        advice = "; pass run.genotype" if isinstance(genotype, _Run) else ""
         raise InputError(f"genotype is a {type(genotype).__name__}, expected a genotype or its file{advice}")
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder(Path(folder))

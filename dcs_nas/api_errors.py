@@ -25,32 +25,32 @@ class ApiError(InputError):
 
 
 @contextmanager
-def speaking_python() -> Iterator[None]:
-    """Within it, or in a function that it decorates, error lines name arguments of Python in place of options."""
+def translate_errors() -> Iterator[None]:
+    """Name arguments of Python in place of options in the error lines of a block or a decorated function."""
     try:
         yield
     except ApiError:
         raise
     except InputError as error:
-        raise ApiError(in_python(str(error)), shell=str(error)) from error
+        raise ApiError(name_arguments(str(error)), shell=str(error)) from error
 
 
-def in_python(line: str) -> str:
+def name_arguments(line: str) -> str:
     """Return an error line with ``--option VALUE`` as ``option=VALUE``; whole ``dcs-nas`` commands stay.
 
-    >>> in_python("it holds a run already; continue it with --resume or replace it with --overwrite")
+    >>> name_arguments("it holds a run already; continue it with --resume or replace it with --overwrite")
     'it holds a run already; continue it with resume=True or replace it with overwrite=True'
-    >>> in_python("--data duke needs --root, its folder; -o data.root=/d")
+    >>> name_arguments("--data duke needs --root, its folder; -o data.root=/d")
     "data_name duke needs root, its folder; overrides=['data.root=/d']"
     """
 
-    def argument(found: re.Match[str]) -> str:
-        if found["command"]:
-            return f"{found['command']} (in a shell)"
-        name = _ARGUMENTS.get(found["name"], found["name"].replace("-", "_"))
-        if found["name"] in _FLAGS:
-            return f"{name}=True{found['value'] or ''}"
-        value = (found["value"] or "")[1:]
+    def argument(match: re.Match[str]) -> str:
+        if match["command"]:
+            return f"{match['command']} (in a shell)"
+        name = _ARGUMENTS.get(match["name"], match["name"].replace("-", "_"))
+        if match["name"] in _FLAGS:
+            return f"{name}=True{match['value'] or ''}"
+        value = (match["value"] or "")[1:]
         return name if not value else f'{name}="{value}"' if value == "last" else f"{name}={value}"
 
     return _SETTING.sub(r"overrides=['\g<item>']", _OPTION.sub(argument, line))

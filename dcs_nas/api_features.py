@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from dcs_nas.api_errors import speaking_python
+from dcs_nas.api_errors import translate_errors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,14 +21,14 @@ Progress = Callable[[str], Callable[[int, int], None]]
 
 
 class Features:
-    """What a trained network makes of images; ``TrainedRun`` and ``ExportedModel`` have it."""
+    """Base of ``TrainedRun`` and ``ExportedModel``: the features of images."""
 
     @property
     def source(self) -> Path:
         """The run's folder or the ONNX file."""
         raise NotImplementedError
 
-    @speaking_python()
+    @translate_errors()
     def features(
         self,
         images: Images,
@@ -43,7 +43,7 @@ class Features:
             images: an image file, a folder, or several of them.
             checkpoint: ``last``, or ``best`` where identities were held out.
             overrides: settings in place of the run's own, such as ``evaluate.flip=true``.
-            progress: called with a label; returns what is called with (done, total).
+            progress: called with a label; returns a function of (done, total).
 
         Raises:
             InputError: no such images, one that does not decode, or settings that have no effect here.
@@ -51,7 +51,7 @@ class Features:
         model = self._model(checkpoint, tuple(overrides))
         return model.features(image_files(images), progress=progress("features") if progress else None)
 
-    @speaking_python()
+    @translate_errors()
     def find(
         self,
         query: str | Path,
@@ -70,8 +70,8 @@ class Features:
             query: an image file.
             gallery: a folder of images, image files, or a features file that ``extract`` wrote.
             top: how many images.
-            index: of a features file: a faiss index in this file, made where it is missing or older.
-            approximate: of an index: a graph, which may miss some of the nearest.
+            index: of a features file, the file of its faiss index, built if it is missing or older than the features.
+            approximate: build the index as a graph, which may miss some of the nearest.
             checkpoint: as for ``features``, and so are the other arguments.
             overrides: as for ``features``.
             progress: as for ``features``.
@@ -91,7 +91,7 @@ class Features:
             progress=progress,
         )
 
-    @speaking_python()
+    @translate_errors()
     def extract(
         self,
         images: Images,
@@ -105,7 +105,7 @@ class Features:
 
         Args:
             images: an image file, a folder, or several of them.
-            out: the file; it is replaced at the end, at once.
+            out: the file, replaced at once when all features are computed.
             checkpoint: as for ``features``, and so are the other arguments.
             overrides: as for ``features``.
             progress: as for ``features``.
@@ -120,7 +120,7 @@ class Features:
         return Path(out)
 
     def _model(self, checkpoint: str, overrides: tuple[str, ...]) -> FeatureModel:
-        """Return the opened model; the last one is kept."""
+        """Return the model, which stays open for the next call with the same settings."""
         from dcs_nas.export.run_model import open_model
 
         key = (checkpoint, overrides)
@@ -135,7 +135,7 @@ class ExportedModel(Features):
     """An ONNX file that ``dcs-nas export`` wrote.
 
     Raises:
-        InputError: no such file, or one of another program.
+        InputError: no such file, or one that another program wrote.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -147,9 +147,9 @@ class ExportedModel(Features):
         return self.path
 
     @cached_property
-    @speaking_python()
+    @translate_errors()
     def info(self) -> ExportInfo:
-        """The size of its images, the distance to compare by, and where it came from."""
+        """Size of the images, metric of the features, and origin of the model."""
         return self._model("last", ()).info
 
     def __repr__(self) -> str:
@@ -160,9 +160,9 @@ class ExportedModel(Features):
         )
 
 
-@speaking_python()
+@translate_errors()
 def image_files(images: Images) -> list[Path]:
-    """Return image files in the order of their features: those named, and of a folder all in it and below, sorted.
+    """Return image files in the order of their features; those of a folder and its subfolders are sorted.
 
     Raises:
         InputError: no such file or folder, or a folder without images.
@@ -172,7 +172,7 @@ def image_files(images: Images) -> list[Path]:
     return list_image_files(images)
 
 
-@speaking_python()
+@translate_errors()
 def distances(a: np.ndarray, b: np.ndarray, metric: Literal["cosine", "euclidean"] = "cosine") -> np.ndarray:
     """Return the distances (N, M) of features a (N, D) to features b (M, D).
 

@@ -1,4 +1,4 @@
-"""Genotypes and scores that show themselves in a notebook. Text in pictures and tables is escaped."""
+"""Genotypes and scores with pictures and tables for notebooks. Text in pictures and tables is escaped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dcs_nas.api_errors import speaking_python
+from dcs_nas.api_errors import translate_errors
 from dcs_nas.errors import InputError, choices
 from dcs_nas.files import atomic_path, write_text
 from dcs_nas.space import AnyGenotype
@@ -26,9 +26,9 @@ _LINES, _COLUMNS = 10, 110  # of a summary
 
 
 class GenotypeView:
-    """A genotype, plain data, with its pictures: in a notebook it shows all cells, or the chain.
+    """A genotype that a notebook displays as pictures of its cells, or of its chain.
 
-    The view has every attribute of the genotype.
+    It has every attribute of the genotype.
     """
 
     def __init__(self, genotype: AnyGenotype) -> None:
@@ -43,7 +43,7 @@ class GenotypeView:
         return repr(self.genotype)
 
     def __str__(self) -> str:
-        """The genotype in at most ten lines."""
+        """Return the genotype in at most ten lines."""
         origin = self.genotype.origin
         source = ", ".join(filter(None, (origin.method, origin.data)))
         lines = [f"{self.genotype.summary()}{f'; by {source}' if source else ''}"]
@@ -54,13 +54,13 @@ class GenotypeView:
         more = "..., see .tables()"
         return "\n".join(lines if len(lines) <= _LINES else [*lines[: _LINES - 1], more])
 
-    @speaking_python()
+    @translate_errors()
     def save(self, file: str | Path) -> Path:
         """Write the genotype as YAML, as ``genotype.yaml`` of a run, and return the file."""
         write_text(Path(file), self.genotype.to_yaml())
         return Path(file)
 
-    @speaking_python()
+    @translate_errors()
     def plot(self, out: str | Path, kind: str | None = None, *, theme: str = "light") -> list[Path]:
         """Draw one kind of cell, or all and the whole network, and return the files.
 
@@ -85,9 +85,9 @@ class GenotypeView:
         form = {".tex": "tikz"}.get(target.suffix, target.suffix.lstrip("."))
         with tempfile.TemporaryDirectory() as folder:
             files = draw(self.genotype, Path(folder), formats=(form,), theme=theme).files
-            (made,) = (file for file in files if file.stem == name)
+            (picture,) = (file for file in files if file.stem == name)
             with atomic_path(target) as temporary:
-                shutil.copyfile(made, temporary)
+                shutil.copyfile(picture, temporary)
         return [target]
 
     @property
@@ -95,11 +95,11 @@ class GenotypeView:
         """The names of the pictures: the kinds of cell, or ``chain``."""
         return self.genotype.parts
 
-    @speaking_python()
+    @translate_errors()
     def graph(self, kind: str | None = None) -> networkx.MultiDiGraph:
-        """Return one cell as a networkx graph, see ``Genotype.graph``, or the chain; a notebook draws it.
+        """Return one cell, or the chain, as a networkx graph (``Genotype.graph``), which a notebook draws.
 
-        A copy or a part of the graph is a graph without a picture.
+        A copy or a subgraph has no picture.
 
         Raises:
             InputError: a kind that the genotype does not have.

@@ -1,4 +1,4 @@
-"""Versions, machine and command, as results keep them."""
+"""Versions, machine and command, for the records of results."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from dcs_nas import __version__
 _REPORTED = ("torch", "numpy", "nni", "pytorch-lightning", "kornia", "scipy", "networkx", "pillow")
 
 
-def environment(threads: int | None = None) -> dict[str, Any]:
-    """Return versions, machine and command, kept with every result; ``threads`` as asked for, by default torch's own.
+def describe_environment(threads: int | None = None) -> dict[str, Any]:
+    """Return versions, machine and command, saved with every result; ``threads`` defaults to torch's number.
 
-    A process that has not loaded torch, such as the one that tunes, does not load it for this.
+    Torch is not loaded for this where the process has not loaded it, such as in a tuning.
     """
     torch = sys.modules.get("torch")
     versions = {"dcs_nas": __version__, "python": platform.python_version()}
@@ -43,9 +43,9 @@ def environment(threads: int | None = None) -> dict[str, Any]:
 def _git_revision() -> str | None:
     """Return the revision of the source tree that this package runs from, if it is one."""
     try:
-        shown = subprocess.run(
+        result = subprocess.run(
             ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return shown.stdout.strip() or None
+    return result.stdout.strip() or None

@@ -18,24 +18,24 @@ _LONGEST = 3000  # characters of a message
 
 
 class InputError(ValueError):
-    """What was found, what was expected, and how to fix it, in one line.
+    """A fault of the input, in one line: what was found, what was expected, and how to fix it.
 
-    The command line prints it as it is and exits with 1; every other exception is a defect of ours. Control characters
-    in it, which may come from untrusted files and steer a terminal, are shown as ``?``.
+    The command line prints it and exits with 1; every other exception is a defect of this package. Control characters,
+    which may come from untrusted files and control a terminal, are shown as ``?``.
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
+        super().__init__(to_one_line(message))
 
 
-def printable(text: str) -> str:
+def to_one_line(text: str) -> str:
     """Return the text as one line, cut to 3000 characters, ``?`` for control characters and what is not UTF-8."""
     line = " ".join(part.strip() for part in _CONTROL.sub("?", text).splitlines())
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 500]} ... {line[-400:]}"
 
 
 def choices(name: str, known: Iterable[str]) -> str:
-    """Return the end of an error line: the name most like ``name``, if any, and all that are known.
+    """Return the end of an error line: the known name most like ``name``, if any, and all known names.
 
     >>> choices("dsc", ["dcs", "rga"])
     'did you mean dcs? known: dcs, rga'
@@ -71,14 +71,14 @@ class Attempts:
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on, in one line: the step, the term, the files. Printed like an ``InputError``."""
+    """Training cannot continue, in one line: the step, the term, the files. Printed like an ``InputError``."""
 
 
 def require_one_each(weights: Sequence[float] | None, vectors: int, *, setting: str) -> None:
     """Raise ``InputError`` unless ``weights`` are None or one for each of a network's vectors."""
     if weights is not None and len(weights) != vectors:
-        found = f"{len(weights)} weight{'s' * (len(weights) != 1)}"
-        gives = "one vector" if vectors == 1 else f"{vectors} vectors"
+        number = f"{len(weights)} weight{'s' * (len(weights) != 1)}"
+        outputs = "one vector" if vectors == 1 else f"{vectors} vectors"
         raise InputError(
-            f"{setting} has {found}, but the network gives {gives}; give one weight for each, or leave it out"
+            f"{setting} has {number}, but the network returns {outputs}; give one weight for each, or leave it out"
         )

@@ -1,8 +1,9 @@
 """User-supplied Python files that register operations, attention blocks, backbones or data sets.
 
-They are code, so one rule decides which are run: what the user names in a configuration of theirs or on the command
-line is; what a run folder names is too, once this user has named a file of the same content (SHA-256) before; all else
-is asked for. A genotype names operations alone, and never a file. direnv and Jupyter's notebook trust do likewise.
+They are code, so one rule decides which of them run. A file runs if the user names it in a configuration or on the
+command line. A file that a run folder names runs if this user has named a file of the same content (SHA-256) before;
+otherwise an error asks for it. A genotype names operations, never a file. direnv and Jupyter's notebook trust have the
+same rule.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 from dcs_nas.errors import InputError
 from dcs_nas.files import write_text
 from dcs_nas.processes import is_first
-from dcs_nas.registry import entered_by, forget
+from dcs_nas.registry import forget, list_entries
 
 log = logging.getLogger(__name__)
 
@@ -36,68 +37,68 @@ class Extension:
 
 
 _loaded: dict[Path, Extension] = {}
-_given: set[str] = set()  # names of files that were given for what a run folder recorded
+_replacements: set[str] = set()  # names of files that replace those recorded by run folders
 
 
-def load_extensions(paths: Sequence[Path | str], *, given: bool = False) -> list[Extension]:
-    """Import files that the user has named; one that is imported already, here or from a copy, is left as it is.
+def load_extensions(paths: Sequence[Path | str], *, replace_recorded: bool = False) -> list[Extension]:
+    """Import files that the user has named, unless a file of the same content is imported already.
 
-    A file that has changed since it was imported is imported anew. ``given``: for run folders, they take the place of
-    recorded files of their names, whatever these held.
+    A file that has changed since its import is imported again. With ``replace_recorded``, the files replace those of
+    the same names that run folders recorded.
 
     Raises:
         InputError: no such file, a name that is taken, or an error in the file, with its line.
     """
-    found = [_load(Path(os.path.abspath(Path(path).expanduser()))) for path in paths]
-    if given:
-        _given.update(extension.path.name for extension in found)
+    imported = [_load(Path(os.path.abspath(Path(path).expanduser()))) for path in paths]
+    if replace_recorded:
+        _replacements.update(extension.path.name for extension in imported)
     if is_first():
-        _trust(found)
-    return found
+        _trust(imported)
+    return imported
 
 
 def load_recorded(recorded: Sequence[Extension], folder: Path) -> None:
-    """Import what the run in ``folder`` was made with, as far as this user has named it before.
+    """Import the extensions of the run in ``folder``, if this user has named them before.
 
     Raises:
-        InputError: a recorded file is not there, has changed, or was never named by this user.
+        InputError: a recorded file is missing, has changed, or was never named by this user.
     """
     for extension in recorded:
         path, digest = extension.path, extension.sha256
         if any(known.sha256 == digest for known in _loaded.values()):
             continue
-        if path.name in _given:
-            log.warning("%s was made with another %s than the one given", folder, path.name)
+        if path.name in _replacements:
+            log.warning("%s was made with another %s than the one in use", folder, path.name)
             continue
-        name = f"{folder} was made with own code, {path}"
+        name = f"{folder} was made with the extension {path}"
         if not path.is_file():
-            raise InputError(f"{name}, which is not there any more; give the file by --extension FILE")
+            raise InputError(f"{name}, which no longer exists; name the file by --extension FILE")
         now = _digest(_content(path))
         if now != digest:
             raise InputError(
                 f"{name}, which has changed since (SHA-256 {digest[:12]} then, {now[:12]} now); "
-                "restore it, or give the file to use by --extension FILE"
+                "restore it, or name the file to use by --extension FILE"
             )
-        if digest not in _trusted():
+        if digest not in _read_trusted():
             raise InputError(f"{name}, which you have never run here; read it, then allow it by --extension {path}")
         _load(path)
 
 
 def to_record(paths: Sequence[Path]) -> list[dict[str, Any]]:
-    """Return path, SHA-256 and names of imported files, as a run folder keeps them."""
-    found = [(path, _loaded.get(path) or _load(path)) for path in paths]
-    return [{"path": str(path), "sha256": e.sha256, "names": [list(n) for n in e.names]} for path, e in found]
+    """Return path, SHA-256 and names of imported files, for a run folder."""
+    imported = [(path, _loaded.get(path) or _load(path)) for path in paths]
+    return [{"path": str(path), "sha256": e.sha256, "names": [list(n) for n in e.names]} for path, e in imported]
 
 
 def from_record(entries: Any) -> list[Extension]:
-    """Return what ``to_record`` gave; ``ValueError`` for anything else."""
+    """Return the extensions of a record that ``to_record`` wrote; ``ValueError`` for anything else."""
     try:
-        found = [Extension(Path(entry["path"]), entry["sha256"]) for entry in entries]
+        recorded = [Extension(Path(entry["path"]), entry["sha256"]) for entry in entries]
     except (TypeError, KeyError):
-        found = []
-    if len(found) != len(entries) or not all(isinstance(e.sha256, str) for e in found):
-        raise ValueError("its extensions are not lists of path and sha256")
-    return found
+        recorded = []
+    if len(recorded) != len(entries) or not all(isinstance(e.sha256, str) for e in recorded):
+        raise ValueError("its extensions are not a list of path and sha256")
+    return recorded
 
 
 def require_recorded(recorded: Sequence[Extension], folder: Path, paths: Sequence[Path]) -> None:
@@ -122,19 +123,19 @@ def _load(path: Path) -> Extension:
     if path in _loaded:
         del _loaded[path]
         forget(str(path))
-    module = ModuleType(f"own_{path.stem}_{digest[:12]}")
+    module = ModuleType(f"extension_{path.stem}_{digest[:12]}")
     module.__file__ = str(path)
     sys.modules[module.__name__] = module  # dataclasses and pickles look there
     try:
         exec(compile(content, str(path), "exec", dont_inherit=True), module.__dict__)
-        names = tuple(entered_by(str(path)))
+        names = tuple(list_entries(str(path)))
         _check_names(names)
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # sys.exit() too ends the file, and not us
+    except BaseException as error:  # sys.exit() too
         forget(str(path))
         del sys.modules[module.__name__]
-        raise InputError(f"extension {path}{_where(error, path)}: {_words(error)}") from error
+        raise InputError(f"extension {path}{_locate(error, path)}: {_describe(error)}") from error
     _loaded[path] = Extension(path, digest, names)
     if names:
         log.info("extension %s: %s", path, ", ".join(f"{what} {name}" for what, name in names))
@@ -157,45 +158,45 @@ def _digest(content: bytes) -> str:
 def _check_names(names: Sequence[tuple[str, str]]) -> None:
     for what, name in names:
         if not name.isidentifier():
-            raise InputError(f"{what} '{name}': a name is of letters, digits and _, and begins with a letter")
+            raise InputError(f"{what} '{name}': expected letters, digits and _, beginning with a letter; rename it")
 
 
-def _where(error: BaseException, path: Path) -> str:
-    """Return the line of the file that failed, which may have called what raised."""
+def _locate(error: BaseException, path: Path) -> str:
+    """Return the line of the extension that failed or called what failed."""
     if isinstance(error, SyntaxError) and error.filename == str(path):
         return f", line {error.lineno}"
     numbers = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     return f", line {numbers[-1]}" if numbers else ""
 
 
-def _words(error: BaseException) -> str:
+def _describe(error: BaseException) -> str:
     if isinstance(error, InputError):
         return str(error)
     words = error.msg if isinstance(error, SyntaxError) else " ".join(str(error).split())
     return f"{type(error).__name__}: {words}" if words else type(error).__name__
 
 
-def _state() -> Path:
-    """Return the file of what this user has run: lines of SHA-256 and path, in ``dcs_nas/`` of XDG's state folder."""
+def _trust_file() -> Path:
+    """Return the file of SHA-256 and path of what this user has run, in ``dcs_nas/`` of XDG's state folder."""
     base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     return Path(base) / "dcs_nas" / "extensions.txt"
 
 
-def _trusted() -> dict[str, str]:
-    """Return the lines of ``_state`` by SHA-256."""
+def _read_trusted() -> dict[str, str]:
+    """Return the lines of ``_trust_file`` by SHA-256."""
     try:
-        rows = _state().read_text(encoding="utf-8").splitlines()
+        rows = _trust_file().read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         return {}
     return {row.split()[0]: row for row in rows if row.strip()}
 
 
 def _trust(extensions: Sequence[Extension]) -> None:
-    known = _trusted()
+    known = _read_trusted()
     new = {e.sha256: f"{e.sha256}  {e.path}" for e in extensions if e.sha256 not in known}
     if not new:
         return
     try:
-        write_text(_state(), "".join(f"{row}\n" for row in {**known, **new}.values()))
+        write_text(_trust_file(), "".join(f"{row}\n" for row in {**known, **new}.values()))
     except OSError as error:
-        log.info("%s cannot be written (%s): run folders will ask for --extension", _state(), error.strerror)
+        log.info("%s cannot be written (%s): run folders will ask for --extension", _trust_file(), error.strerror)

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all (beside, synced, renamed), and checked before they are read."""
+"""Atomic writes (a temporary file, synced and renamed) and checks before reading."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _cleaned: set[Path] = set()
 _WORDS = {
     errno.ENOSPC: ("no space is left on the device", "make room there or choose another folder"),
     errno.EDQUOT: ("the disk quota is used up", "make room or choose another folder"),
-    errno.EROFS: ("the file system is read-only", "choose another folder or have it made writable"),
+    errno.EROFS: ("the file system is read-only", "choose another folder or make it writable"),
     errno.EACCES: ("permission is denied", "allow it for this user or choose another place"),
     errno.EPERM: ("permission is denied", "allow it for this user or choose another place"),
     errno.EFBIG: ("the file is larger than allowed", "raise the limit (ulimit -f) or choose another file system"),
@@ -40,13 +40,13 @@ LARGEST_GROWTH = 50
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Within it, an error of writing that names no file, or a temporary one, names ``path``."""
+def name_path_in_errors(path: Path) -> Iterator[None]:
+    """Name ``path`` in errors of writing that name no file or a temporary one."""
     try:
         yield
     except OSError as error:
         number = error.errno
-        if number is None and _is_full(path.parent):  # some writers of pictures keep the reason to themselves
+        if number is None and _is_full(path.parent):  # some image writers leave the reason out
             number = errno.ENOSPC
         if error.filename is not None and not Path(os.fsdecode(error.filename)).name.startswith(LEFTOVER):
             raise
@@ -57,13 +57,13 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_path(path: Path, *, sync: bool = True) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` that takes its place once it is written and synced, or not at all.
+    """Yield a temporary path beside ``path`` that replaces it after it was written and synced.
 
-    Missing folders are made. The temporary file keeps ``path``'s ending, which some writers go by. Raises ``OSError``
-    with the name of ``path`` where it cannot be written; what it held before is then untouched. Who writes thousands
-    of files may leave ``sync`` out and call ``sync_below`` before the file that tells that all are there.
+    Missing folders are created. The temporary file has ``path``'s suffix, which some writers need. Raises ``OSError``
+    with the name of ``path`` where it cannot be written; its old content then stays. To write thousands of files, pass
+    ``sync=False`` and call ``sync_below`` before the file that marks the set as complete.
     """
-    with naming(path), _temporary(path, folder=False) as temporary:
+    with name_path_in_errors(path), _temporary(path, folder=False) as temporary:
         yield temporary
         if sync:
             _sync(temporary)
@@ -75,8 +75,8 @@ def atomic_path(path: Path, *, sync: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside ``path``, as ``atomic_path`` does; an empty folder may be in its place."""
-    with naming(path), _temporary(path, folder=True) as temporary:
+    """Yield a temporary folder beside ``path``, as ``atomic_path`` does; it may replace an empty folder."""
+    with name_path_in_errors(path), _temporary(path, folder=True) as temporary:
         yield temporary
         sync_below(temporary)
         temporary.chmod(0o777 & ~_umask())
@@ -98,9 +98,9 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def remove_leftovers(folder: Path, *, owned: bool = False) -> None:
-    """Remove what killed processes were writing in ``folder``; in one that is ``owned``, all of it, also below.
+    """Remove temporary files of killed processes from ``folder``; if ``owned``, all of them, also in subfolders.
 
-    What a living process writes is locked and stays; where there are no locks, what is older than a day goes.
+    Files of living processes are locked and stay. On file systems without locks, files older than a day are removed.
     """
     for path in list(folder.rglob(f"{LEFTOVER}*") if owned else folder.glob(f"{LEFTOVER}*")):
         with contextlib.suppress(OSError):
@@ -109,7 +109,7 @@ def remove_leftovers(folder: Path, *, owned: bool = False) -> None:
 
 
 def sync_below(folder: Path) -> None:
-    """Sync all files and folders in ``folder``, and itself, to the disk."""
+    """Sync ``folder`` and everything in it to the disk."""
     for place, _, names in os.walk(folder):
         for name in names:
             _sync(Path(place) / name)
@@ -117,52 +117,52 @@ def sync_below(folder: Path) -> None:
 
 
 def require_file(path: Path, *, what: str) -> None:
-    """Raise ``InputError`` unless there is a plain file; a pipe is not waited for."""
+    """Raise ``InputError`` unless ``path`` is a plain file, without waiting for a pipe."""
     try:
-        found = path.stat()
+        status = path.stat()
     except FileNotFoundError:
         raise InputError(f"{what} {path} does not exist; expected a file: check the path") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{what} {path} cannot be read: {reason}; check the path") from None
-    if not stat.S_ISREG(found.st_mode):
-        kind = "is a folder" if stat.S_ISDIR(found.st_mode) else "is a pipe, socket or device"
+    if not stat.S_ISREG(status.st_mode):
+        kind = "is a folder" if stat.S_ISDIR(status.st_mode) else "is a pipe, socket or device"
         raise InputError(f"{what} {path} {kind}, so it cannot be read; expected a file: check the path")
 
 
 def require_moderate_growth(path: Path, *, what: str) -> None:
-    """Raise ``InputError`` where a zip archive (.npz, .pth) says that it unpacks to far more than its own size.
+    """Raise ``InputError`` if a zip archive (.npz, .pth) states that it unpacks to far more than its own size.
 
-    Readers of archives never go beyond the sizes that these state. Files that are no archives pass.
+    Readers of archives never exceed the stated sizes. Other files pass.
     """
     try:
         if not zipfile.is_zipfile(path):
             return
         with zipfile.ZipFile(path) as archive:
             total = sum(member.file_size for member in archive.infolist())
-    except Exception as error:  # a damaged table of contents leads its parser to exceptions of any kind
+    except Exception as error:  # the parser raises exceptions of any kind on a damaged table of contents
         raise InputError(f"{what} {path} cannot be read: {error}; fetch it again") from None
     packed = path.stat().st_size
     if total > max(ALWAYS_FINE, LARGEST_GROWTH * packed):
         raise InputError(
             f"{what} {path} has {packed:,} bytes and unpacks to {total:,}, expected at most {LARGEST_GROWTH} times as "
-            "many; no real arrays compress so well: do not trust it"
+            "many; no real arrays compress so well: get the file from a source you trust"
         )
 
 
-def in_words(error: OSError) -> str:
-    """Return one line: the path, what is wrong, and how to fix it where that is known."""
+def describe_os_error(error: OSError) -> str:
+    """Return one line: the path, the fault, and how to fix it where that is known."""
     place = f"{error.filename}: " if error.filename else ""
     if error.errno in _WORDS:
-        found, cure = _WORDS[error.errno]
-        kept = "; what was saved before is whole" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else ""
-        return f"{place}{found}; {cure}{kept}"
+        problem, fix = _WORDS[error.errno]
+        kept = "; files saved before are complete" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else ""
+        return f"{place}{problem}; {fix}{kept}"
     return f"{place}{error.strerror}" if place and error.strerror else str(error)
 
 
 @contextmanager
 def _temporary(path: Path, *, folder: bool) -> Iterator[Path]:
-    """Yield a locked file or folder beside ``path``, removed at the end; a folder is cleaned before the first one."""
+    """Yield a locked file or folder beside ``path``, removed at the end; leftovers in its folder are removed first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.parent not in _cleaned:
         _cleaned.add(path.parent)
@@ -215,7 +215,7 @@ def _is_full(folder: Path) -> bool:
 
 
 def _sync(path: Path) -> None:
-    """fsync a file, or a folder where its file system knows that."""
+    """Sync a file, or a folder where its file system supports it."""
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(handle)

@@ -1,7 +1,7 @@
-"""The processes that train together, W of them: who started them, which is the first, which failed first.
+"""The W processes that train together: their launcher and ranks, signals between them, and SLURM.
 
-Those that torchrun or srun starts run side by side from their beginning, on one machine or several. Lightning
-(``trainer.devices``) starts the others of one machine when training begins.
+torchrun and srun start all processes at once, on one machine or several. Lightning (``trainer.devices``) starts the
+further processes of one machine when training begins.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _CONNECT_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Launch:
-    """A process by its launcher: its ``rank`` among ``world``, ``local_*`` on its machine; from 0."""
+    """Rank of a process (from 0) and number of processes, ``local_*`` on its machine, as its launcher sets them."""
 
     launcher: str
     world: int
@@ -45,11 +45,11 @@ class Launch:
 
 
 class PeerError(RuntimeError):
-    """Another process of the job failed first, and says why."""
+    """Another process of the job failed first and prints the reason."""
 
 
-def launch() -> Launch | None:
-    """Return the place of this process by torchrun or srun; None where neither has started it."""
+def find_launch() -> Launch | None:
+    """Return the launch of this process by torchrun or srun; None where neither has started it."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         names = ("WORLD_SIZE", "RANK", "LOCAL_WORLD_SIZE", "LOCAL_RANK")
         return Launch("torchrun", *(_number(name, 1 - i % 2) for i, name in enumerate(names)))
@@ -61,7 +61,7 @@ def launch() -> Launch | None:
 
 
 def follow_parent() -> None:
-    """Leave interruptions to the parent process, and end with it, however it ends: for workers of a pool."""
+    """Ignore interruptions and exit when the parent process exits: for workers of a pool."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -73,37 +73,37 @@ def follow_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def world() -> int:
-    """Return W: 1 unless torch.distributed runs."""
-    return _distributed("get_world_size", 1)
+def get_world_size() -> int:
+    """Return W, the number of processes: 1 unless torch.distributed runs."""
+    return _ask_torch("get_world_size", 1)
 
 
-def rank() -> int:
-    """Return the place of this process among those of torch.distributed, from 0."""
-    return _distributed("get_rank", 0)
+def get_rank() -> int:
+    """Return the rank of this process in torch.distributed, from 0."""
+    return _ask_torch("get_rank", 0)
 
 
 def is_first() -> bool:
     """Return whether this is the first of the processes that a launcher (torchrun, srun, Lightning) has started."""
-    found = launch()
-    if found is not None:
-        return found.rank == 0
+    launch = find_launch()
+    if launch is not None:
+        return launch.rank == 0
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK"))
 
 
-def launched_world() -> int:
+def count_launched() -> int:
     """Return how many processes torchrun or srun have started; 1 where neither has."""
-    found = launch()
-    return found.world if found is not None else 1
+    launch = find_launch()
+    return launch.world if launch is not None else 1
 
 
 @contextmanager
 def in_turn(file: Path) -> Iterator[None]:
-    """Within it, one process alone of those on this machine, by a lock on ``file``; alone, it does nothing.
+    """Run the block in one process of this machine at a time, by a lock on ``file``.
 
-    The system frees the lock of a process that dies. Where locks cannot be, nobody waits.
+    The system frees the lock of a process that dies. On file systems without locks no process waits.
     """
-    if launched_world() == 1 and "LOCAL_RANK" not in os.environ:
+    if count_launched() == 1 and "LOCAL_RANK" not in os.environ:
         yield
         return
     with contextlib.ExitStack() as stack:
@@ -116,7 +116,7 @@ def in_turn(file: Path) -> Iterator[None]:
 
 
 class _Job:
-    """The job of this process: the store by which its processes signal, which the launcher or the first keeps."""
+    """The job of this process, and the store for its signals, kept by the launcher or the first process."""
 
     def __init__(self) -> None:
         self.store: Any = None
@@ -125,7 +125,7 @@ class _Job:
         self._number = 0
 
     def begin(self, timeout: float) -> None:
-        """Begin a new job of the same processes: signals of the last one count no more."""
+        """Begin a new job of the same processes, which ignores the signals of the last one."""
         self.timeout, self.failed_first = timeout, None
         self.store = self.store or _connect()
         self._number += 1
@@ -139,9 +139,9 @@ _job = _Job()
 
 
 def begin_job(timeout: float) -> None:
-    """Reach the other processes by ``signal_done`` and ``wait_for``; every process calls it.
+    """Begin a job whose processes use ``signal_done`` and ``wait_for``; every process calls it.
 
-    ``timeout``: seconds to wait for what another has to do first.
+    ``timeout``: seconds that ``wait_for`` waits.
     """
     _job.begin(timeout)
 
@@ -181,28 +181,28 @@ def another_failed() -> bool:
         return False
 
 
-def first_to_fail() -> bool:
-    """Return whether this process is the first of its job to fail, and so the one to print why; always the same.
+def is_first_to_fail() -> bool:
+    """Return whether this process is the first of its job to fail, which prints the reason; the answer never changes.
 
-    Where all have the same fault, it is the first of the processes, which the others give a second. Where processes
-    cannot ask each other, the first on each machine prints it: what it lacks the others may have.
+    Where all processes have the same fault it is the first process, for which the others wait a second. Without a
+    store, it is the first process on each machine, since its fault may be that machine's.
     """
     if _job.failed_first is None:
-        _job.failed_first = _is_first_to_fail()
+        _job.failed_first = _claim_first_failure()
     return _job.failed_first
 
 
-def _is_first_to_fail() -> bool:
-    if launched_world() == 1 and "LOCAL_RANK" not in os.environ:
+def _claim_first_failure() -> bool:
+    if count_launched() == 1 and "LOCAL_RANK" not in os.environ:
         return True
     store = _job.store or _connect()
     if not is_first():
         time.sleep(_LOOK_SECONDS)
     try:
         return int(store.add(_job.key("failed"), 1)) == 1
-    except (AttributeError, RuntimeError):  # no store, or none any more
-        found = launch()
-        return _job.store is not None or is_first() or (found is not None and found.local_rank == 0)
+    except (AttributeError, RuntimeError):  # no store
+        launch = find_launch()
+        return _job.store is not None or is_first() or (launch is not None and launch.local_rank == 0)
 
 
 def _connect() -> Any:
@@ -218,27 +218,27 @@ def _connect() -> Any:
         return None
 
 
-def job_id() -> str | None:
-    """Return the SLURM job's identity as ``scontrol`` takes it, or None outside SLURM."""
+def get_job_id() -> str | None:
+    """Return the id of the SLURM job as ``scontrol`` takes it, or None outside SLURM."""
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
     return f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}" if array else os.environ.get("SLURM_JOB_ID")
 
 
 def is_requeued() -> bool:
     """Return whether SLURM has started this job again."""
-    return job_id() is not None and os.environ.get("SLURM_RESTART_COUNT", "0") not in ("", "0")
+    return get_job_id() is not None and os.environ.get("SLURM_RESTART_COUNT", "0") not in ("", "0")
 
 
 @contextmanager
-def requeued_on_signal() -> Iterator[None]:
-    """Within it, SIGUSR1 to a SLURM job puts the job back into the queue and raises ``KeyboardInterrupt``.
+def requeue_on_signal() -> Iterator[None]:
+    """Requeue the SLURM job and raise ``KeyboardInterrupt`` on SIGUSR1 within the block.
 
-    ``#SBATCH --signal=SIGUSR1@90`` sends the signal 90 seconds before the end. What is kept is the checkpoint of the
-    last whole epoch: a run resumed in the middle of one would see other batches than the uninterrupted run.
+    ``#SBATCH --signal=SIGUSR1@90`` sends the signal 90 seconds before the end. The job resumes from the checkpoint of
+    the last whole epoch: resumed within an epoch, it would draw other batches than an uninterrupted run.
 
-    Of several tasks the first does so; the others go on until SLURM ends them, so that the first is not lost with them.
+    The first of several tasks requeues the job; the others continue until SLURM ends them.
     """
-    if job_id() is None or threading.current_thread() is not threading.main_thread():
+    if get_job_id() is None or threading.current_thread() is not threading.main_thread():
         yield
         return
     before = signal.signal(signal.SIGUSR1, _requeue)
@@ -249,7 +249,7 @@ def requeued_on_signal() -> Iterator[None]:
 
 
 def _requeue(number: int, frame: FrameType | None) -> None:
-    job = job_id()
+    job = get_job_id()
     if not is_first():
         return
     if job is not None:
@@ -259,9 +259,9 @@ def _requeue(number: int, frame: FrameType | None) -> None:
         except (OSError, subprocess.TimeoutExpired) as error:
             problem = str(error)
         if problem:
-            log.warning("SLURM ends job %s and did not take it back: %s; submit it again", job, problem)
+            log.warning("SLURM ends job %s and did not requeue it: %s; submit it again", job, problem)
         else:
-            log.warning("SLURM ends job %s; it is queued again and goes on after its last whole epoch", job)
+            log.warning("SLURM ends job %s; it is queued again and resumes after its last whole epoch", job)
     raise KeyboardInterrupt
 
 
@@ -270,7 +270,7 @@ def _number(name: str, default: int) -> int:
     return int(text) if text.isdigit() else default
 
 
-def _distributed(ask: str, alone: int) -> int:
+def _ask_torch(ask: str, alone: int) -> int:
     import torch.distributed as dist
 
     return int(getattr(dist, ask)()) if dist.is_available() and dist.is_initialized() else alone

@@ -12,7 +12,7 @@ F = TypeVar("F", bound=Callable)
 
 
 class Registry(dict[str, F]):
-    """A named table of factories, each with its owner: the module, or the file, whose import entered it.
+    """A named table of factories, each with its owner: the module or the file that registered it.
 
     >>> OPERATIONS = Registry("operation")
     >>> @OPERATIONS.register("twice")
@@ -28,7 +28,7 @@ class Registry(dict[str, F]):
         _REGISTRIES.append(self)
 
     def register(self, name: str) -> Callable[[F], F]:
-        """Return a decorator that enters a factory under ``name``; raises ``InputError`` if the name is taken."""
+        """Return a decorator that registers a factory under ``name``; raise ``InputError`` if the name is taken."""
 
         def enter(factory: F) -> F:
             if name in self:
@@ -36,27 +36,27 @@ class Registry(dict[str, F]):
                     f"{self.what} '{name}' is registered already, by {self._owners[name]}; choose another name"
                 )
             self[name] = factory
-            self._owners[name] = _importing()
+            self._owners[name] = _find_importer()
             return factory
 
         return enter
 
     def __missing__(self, name: str) -> F:
         raise InputError(
-            f"unknown {self.what} '{name}'; {choices(name, self)}. A user-supplied one is in a Python file: "
-            "name it, by -o extensions=[FILE] to a configuration, by --extension FILE otherwise"
+            f"unknown {self.what} '{name}'; {choices(name, self)}. If a Python file of yours registers it, "
+            "name the file by -o extensions=[FILE] to a configuration, by --extension FILE otherwise"
         )
 
     def owner(self, name: str) -> str:
-        """Return who entered ``name``: a module of this package, or the path of an extension."""
+        """Return the owner of ``name``: a module of this package, or the path of an extension."""
         return self._owners[name]
 
-    def is_own(self, name: str) -> bool:
-        """Return whether ``name`` comes from outside this package."""
+    def is_extension(self, name: str) -> bool:
+        """Return whether an extension registered ``name``."""
         return name in self._owners and not self._owners[name].startswith("dcs_nas.")
 
     def forget(self, owner: str) -> None:
-        """Remove all that ``owner`` entered."""
+        """Remove all names that ``owner`` registered."""
         for name in [name for name, by in self._owners.items() if by == owner]:
             del self[name], self._owners[name]
 
@@ -64,19 +64,19 @@ class Registry(dict[str, F]):
 _REGISTRIES: list[Registry[Any]] = []
 
 
-def entered_by(owner: str) -> list[tuple[str, str]]:
-    """Return (what, name) of all that ``owner`` entered into any registry."""
+def list_entries(owner: str) -> list[tuple[str, str]]:
+    """Return (what, name) of all that ``owner`` registered anywhere."""
     return [(r.what, name) for r in _REGISTRIES for name in r if r.owner(name) == owner]
 
 
 def forget(owner: str) -> None:
-    """Remove from every registry what ``owner`` entered."""
+    """Remove all names that ``owner`` registered from every registry."""
     for registry in _REGISTRIES:
         registry.forget(owner)
 
 
-def _importing() -> str:
-    """Return the innermost module that is being imported: one of this package by its name, another one by its file."""
+def _find_importer() -> str:
+    """Return the innermost module that is being imported: the name of one of this package, the file of another."""
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_name != "<module>":
         frame = frame.f_back

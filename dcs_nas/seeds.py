@@ -22,5 +22,5 @@ def seed_everything(*key: int) -> None:
 
 
 def mix_seed(*key: int) -> int:
-    """Return one 32-bit seed from several integers (CRC-32 of their text): the same everywhere and at every time."""
+    """Return one 32-bit seed from several integers (CRC-32 of their text): the same on every machine."""
     return zlib.crc32(",".join(str(int(k)) for k in key).encode())

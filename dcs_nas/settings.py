@@ -19,7 +19,7 @@ from yaml.resolver import Resolver
 
 from dcs_nas.errors import InputError, choices
 
-LARGEST_FILE = 4 * 2**20  # bytes; a settings file of more is not one
+LARGEST_FILE = 4 * 2**20  # bytes of a settings file
 LARGEST_YAML = 2**20  # characters
 MOST_VALUES = 100_000
 DEEPEST = 60  # mappings and lists inside one another
@@ -62,9 +62,9 @@ else:
 
 
 class _PlainLoader(_Parser):
-    """Safe YAML of bounded depth, with neither aliases (which blow a small file up) nor repeated keys (which hide one).
+    """Safe YAML of bounded depth, without aliases (which expand a small file) and without repeated keys.
 
-    Strings hold no control characters and no halves of surrogate pairs, which no file name can have or should.
+    Strings hold no control characters and no halves of surrogate pairs, which file names should not have.
     """
 
     def __init__(self, stream: Any) -> None:
@@ -96,9 +96,9 @@ class _PlainLoader(_Parser):
             key = self.construct_object(key_node, deep=True)
             try:
                 if key in seen:
-                    raise _refusal(f"key '{_cut(str(key))}' stands twice", key_node)
+                    raise _refusal(f"key '{_cut(str(key))}' is given twice", key_node)
                 seen.add(key)
-            except TypeError:  # a list or the like, which the parser itself refuses as a key
+            except TypeError:  # an unhashable key, which the parser refuses
                 break
         return super().construct_mapping(node, deep=deep)
 
@@ -114,7 +114,7 @@ class _PlainDumper(yaml.SafeDumper):
 for _kind_of_yaml in (_PlainLoader, _PlainDumper):
     _resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
     _kind_of_yaml.yaml_implicit_resolvers = _resolvers
-    _kind_of_yaml.add_implicit_resolver(  # 1e-3 is a number here, as everywhere but in YAML 1.1
+    _kind_of_yaml.add_implicit_resolver(  # 1e-3 is a number here, unlike in YAML 1.1
         "tag:yaml.org,2002:float",
         re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
         list("-+0123456789"),
@@ -122,12 +122,14 @@ for _kind_of_yaml in (_PlainLoader, _PlainDumper):
 
 
 def parse_yaml(text: str, *, source: str) -> Any:
-    """Return YAML text as plain data; ``InputError`` with file, line and column where it does not parse."""
+    """Return YAML text as plain data; ``InputError`` with file, line and column if it does not parse."""
     if len(text) > LARGEST_YAML:
         raise InputError(f"{source} has {len(text):,} characters of YAML, expected at most {LARGEST_YAML:,}")
     try:
         return yaml.load(text, Loader=_PlainLoader)  # type: ignore[arg-type]
-    except Exception as error:  # values that do not fit their tags (!!bool x) lead the parser to exceptions of any kind
+    except (
+        Exception
+    ) as error:  # the parser raises exceptions of any kind on values that do not fit their tags (!!bool x)
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         what = getattr(error, "problem", None) or " ".join(str(error).split()) or type(error).__name__
@@ -139,12 +141,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     text = read_text(path)
     data = parse_yaml(text, source=str(path))
     if not isinstance(data, dict):
-        raise InputError(f"{path} holds {_kind(data)}, expected a mapping of settings (key: value)")
+        raise InputError(f"{path} holds {_describe_kind(data)}, expected a mapping of settings (key: value)")
     return data
 
 
 def read_text(path: Path) -> str:
-    """Return a small UTF-8 text file; ``InputError`` where there is none."""
+    """Return a small UTF-8 text file; ``InputError`` if there is none."""
     if path.is_dir():
         raise InputError(f"{path} is a folder, expected a file")
     if not path.is_file():
@@ -160,23 +162,25 @@ def read_text(path: Path) -> str:
 def parse(kind: type[S], data: Mapping[str, Any], *, source: str) -> S:
     """Return ``data`` as settings of one kind; raise an ``InputError`` of one line for the first fault."""
     try:
-        found = kind.model_validate(dict(data))
+        settings = kind.model_validate(dict(data))
     except ValidationError as error:
         raise InputError(f"{source}: {_first_error(kind, error)}") from None
     _require_plain(data, "", source)
-    return found
+    return settings
 
 
 def _require_plain(value: Any, place: str, source: str) -> None:
-    """Refuse what would not survive being written and read again, where a field takes values of any type."""
+    """Refuse values that YAML would not read back equal, where a field takes values of any type."""
     if isinstance(value, (bytes, date, set)) or (isinstance(value, float) and not math.isfinite(value)):
         raise InputError(
-            f"{source}: {_cut(place)}: expected text, true, false or a finite number, found {_short(value)}"
+            f"{source}: {_cut(place)}: expected text, true, false or a finite number, found {_shorten(value)}"
         )
     if isinstance(value, Mapping):
         for key, inner in value.items():
             if not isinstance(key, str):
-                raise InputError(f"{source}: {_cut(place)}: expected keys that are text, found {_short(key)}: quote it")
+                raise InputError(
+                    f"{source}: {_cut(place)}: expected keys that are text, found {_shorten(key)}: quote it"
+                )
             _require_plain(inner, f"{place}.{key}" if place else key, source)
     elif isinstance(value, (list, tuple)):
         for i, inner in enumerate(value):
@@ -185,39 +189,39 @@ def _require_plain(value: Any, place: str, source: str) -> None:
 
 def to_yaml(settings: Settings) -> str:
     """Return the settings as YAML that reads back equal."""
-    return plain_yaml(settings.model_dump(mode="json", by_alias=True))
+    return dump_yaml(settings.model_dump(mode="json", by_alias=True))
 
 
-def absolute(path: Path) -> Path:
-    """Return the path as it is from any folder, ``~`` expanded; links stay."""
+def make_absolute(path: Path) -> Path:
+    """Return the absolute path, ``~`` expanded; links are not resolved."""
     return Path(os.path.abspath(os.path.expanduser(path)))
 
 
-def with_absolute_paths(settings: S) -> S:
-    """Return the settings with every path absolute, and the ``FILE_OR_NAME`` that is a file here."""
+def make_paths_absolute(settings: S) -> S:
+    """Return the settings with absolute paths, also of each ``FILE_OR_NAME`` that is a file."""
     changes = {}
     for name, field in type(settings).model_fields.items():
         value = getattr(settings, name)
         if FILE_OR_NAME in field.metadata and Path(value).expanduser().is_file():
-            value = str(absolute(Path(value)))
-        changes[name] = _with_absolute_paths(value)
+            value = str(make_absolute(Path(value)))
+        changes[name] = _make_paths_absolute(value)
     return settings.model_copy(update=changes)
 
 
-def _with_absolute_paths(value: Any) -> Any:
+def _make_paths_absolute(value: Any) -> Any:
     if isinstance(value, Settings):
-        return with_absolute_paths(value)
+        return make_paths_absolute(value)
     if isinstance(value, tuple):
-        return tuple(map(_with_absolute_paths, value))
-    return absolute(value) if isinstance(value, Path) else value
+        return tuple(map(_make_paths_absolute, value))
+    return make_absolute(value) if isinstance(value, Path) else value
 
 
-def plain_yaml(data: Any) -> str:
+def dump_yaml(data: Any) -> str:
     """Return plain data as YAML, keys in their order, short lists on one line."""
     return yaml.dump(data, Dumper=_PlainDumper, sort_keys=False, default_flow_style=None, allow_unicode=True, width=120)
 
 
-def flow_yaml(data: Any) -> str:
+def dump_flow_yaml(data: Any) -> str:
     """Return plain data as YAML on one line, to stand after a key."""
     text = yaml.dump(
         data, Dumper=_PlainDumper, default_flow_style=True, allow_unicode=True, width=10**9, sort_keys=False
@@ -229,16 +233,16 @@ def _first_error(kind: type[BaseModel], error: ValidationError) -> str:
     first = error.errors()[0]
     place = _cut(".".join(str(p) for p in first["loc"]))
     if first["type"] == "extra_forbidden":
-        return f"unknown key '{place}'; {choices(_cut(str(first['loc'][-1])), _known_keys(kind, first['loc'][:-1]))}"
+        return f"unknown key '{place}'; {choices(_cut(str(first['loc'][-1])), _list_keys(kind, first['loc'][:-1]))}"
     if first["type"] == "missing":
         return f"'{place}' is missing"
-    found = "" if first["type"] == "value_error" and not place else f", found {_short(first['input'])}"
+    value = "" if first["type"] == "value_error" and not place else f", found {_shorten(first['input'])}"
     message = _cut(first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, "), 1000)
-    return f"{place}: {message}{found}{_near(first)}" if place else message
+    return f"{place}: {message}{value}{_suggest(first)}" if place else message
 
 
-def _near(error: Any) -> str:
-    """Return the choice most like the value, where there are choices and one is like it."""
+def _suggest(error: Any) -> str:
+    """Return the choice most like the value, if there is one."""
     listed = (
         re.findall(r"'([^']*)'", error.get("ctx", {}).get("expected", "")) if error["type"] == "literal_error" else []
     )
@@ -246,28 +250,28 @@ def _near(error: Any) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def _known_keys(kind: Any, place: tuple) -> list[str]:
+def _list_keys(kind: Any, place: tuple) -> list[str]:
     for part in place:
         if isinstance(part, int) or not isinstance(kind, type) or not issubclass(kind, BaseModel):
             continue
         field = next((f for n, f in kind.model_fields.items() if part in (n, f.alias)), None)
-        kind = _settings_in(field.annotation) if field else kind
+        kind = _find_settings(field.annotation) if field else kind
     return [f.alias or n for n, f in kind.model_fields.items()] if hasattr(kind, "model_fields") else []
 
 
-def _settings_in(annotation: Any) -> Any:
+def _find_settings(annotation: Any) -> Any:
     """Return the settings class inside Optional[...], tuple[..., ...] and the like."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    inner = (_settings_in(a) for a in getattr(annotation, "__args__", ()))
+    inner = (_find_settings(a) for a in getattr(annotation, "__args__", ()))
     return next((a for a in inner if a is not None), None)
 
 
-def _kind(data: Any) -> str:
+def _describe_kind(data: Any) -> str:
     return "nothing" if data is None else f"a {type(data).__name__}"
 
 
-def _short(value: Any) -> str:
+def _shorten(value: Any) -> str:
     try:
         return _cut(repr(value))
     except ValueError:  # an integer of thousands of digits

@@ -116,7 +116,7 @@ def test_settings_may_be_given_instead_of_a_file(job: Path, tmp_path: Path) -> N
     config = load_config(job, ["data.root=null"])
     with pytest.raises(InputError, match=r"data\.root is not set"):
         dcs_nas.search(config, out=tmp_path / "run")
-    with pytest.raises(InputError, match="overrides go with a configuration file"):
+    with pytest.raises(InputError, match="overrides are given beside settings"):
         dcs_nas.search(config, ["seed=4"], out=tmp_path / "run")
     with pytest.raises(InputError, match="is not a run folder"):
         dcs_nas.load_run(tmp_path)

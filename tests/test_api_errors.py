@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import dcs_nas
-from dcs_nas.api_errors import ApiError, in_python
+from dcs_nas.api_errors import ApiError, name_arguments
 from dcs_nas.api_views import GenotypeView
 from dcs_nas.errors import InputError
 from tests.chains import chain_space, random_chain
@@ -38,7 +38,7 @@ def runs(people: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
     ],
 )
 def test_options_are_named_as_arguments(shell: str, python: str) -> None:
-    assert in_python(shell) == python
+    assert name_arguments(shell) == python
 
 
 def test_a_function_speaks_python_and_its_command_the_shell(
@@ -61,7 +61,7 @@ def test_a_wrong_type_of_run_is_told_in_one_line(runs: tuple[Path, Path]) -> Non
     ):
         with pytest.raises(InputError, match=r"is a search.*dcs_nas\.retrain\(config, genotype=run\.genotype\)"):
             use()
-    with pytest.raises(InputError, match="a dict is given, expected a trained run or its folder"):
+    with pytest.raises(InputError, match="run is a dict, expected a trained run or its folder"):
         dcs_nas.evaluate({})
     with pytest.raises(
         InputError, match=r"genotype is a SearchRun, expected a genotype or its file; give run\.genotype"

@@ -17,7 +17,7 @@ from dcs_nas.files import atomic_path, write_json
 from dcs_nas.registry import Registry
 from dcs_nas.runs import RunFolder
 from dcs_nas.seeds import mix_seed
-from dcs_nas.settings import to_yaml, with_absolute_paths
+from dcs_nas.settings import make_paths_absolute, to_yaml
 from dcs_nas.training.optimizers import learning_rate_factor
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
@@ -102,7 +102,7 @@ def test_a_run_folder_is_neither_replaced_nor_mixed_up(tmp_path: Path) -> None:
         RunFolder.start(folder, _config(seed=5), resume=True)
     with pytest.raises(InputError, match="exclude each other"):
         RunFolder.start(folder, _config(), resume=True, overwrite=True)
-    assert RunFolder.start(folder, _config(), resume=True).config() == with_absolute_paths(_config())
+    assert RunFolder.start(folder, _config(), resume=True).config() == make_paths_absolute(_config())
     assert (folder / "kept.txt").exists()
     RunFolder.start(folder, _config(seed=5), overwrite=True)
     assert not (folder / "kept.txt").exists()
@@ -124,7 +124,10 @@ def test_the_environment_is_kept_with_the_run(tmp_path: Path) -> None:
 
 
 def test_the_stamp_of_a_process_without_torch_does_not_load_it() -> None:
-    code = "import sys; from dcs_nas.environment import environment; environment(); assert 'torch' not in sys.modules"
+    code = (
+        "import sys; from dcs_nas.environment import describe_environment; "
+        "describe_environment(); assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -26,7 +26,7 @@ from dcs_nas.cli import main
 from dcs_nas.config import load_config
 from dcs_nas.data.images import image_cache
 from dcs_nas.errors import InputError
-from dcs_nas.files import LEFTOVER, atomic_folder, in_words, remove_leftovers, write_json, write_text
+from dcs_nas.files import LEFTOVER, atomic_folder, describe_os_error, remove_leftovers, write_json, write_text
 from dcs_nas.report.page import write_report
 from dcs_nas.runs import logging_to, read_metrics
 from dcs_nas.runs.lock import lock_folder
@@ -143,7 +143,7 @@ def test_without_locks_only_what_is_older_than_a_day_goes(tmp_path: Path, monkey
     ("number", "words"),
     [
         (errno.ENOSPC, "no space is left on the device; make room there or choose another folder; what was saved"),
-        (errno.EROFS, "the file system is read-only; choose another folder or have it made writable"),
+        (errno.EROFS, "the file system is read-only; choose another folder or make it writable"),
         (errno.EACCES, "permission is denied; allow it for this user or choose another place"),
         (errno.EFBIG, r"the file is larger than allowed; raise the limit \(ulimit -f\)"),
         (errno.ENOENT, "No such file or directory"),
@@ -152,8 +152,8 @@ def test_without_locks_only_what_is_older_than_a_day_goes(tmp_path: Path, monkey
 def test_an_error_of_the_system_is_said_with_its_path_and_a_way_out(number: int, words: str) -> None:
     error = OSError(number, os.strerror(number), "results/a.csv")
     with pytest.raises(AssertionError, match=f"^results/a.csv: {words}"):
-        raise AssertionError(in_words(error))
-    assert in_words(OSError("encoder error -2")) == "encoder error -2"
+        raise AssertionError(describe_os_error(error))
+    assert describe_os_error(OSError("encoder error -2")) == "encoder error -2"
 
 
 def test_a_limit_on_the_size_of_files_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
@@ -263,10 +263,10 @@ def test_a_disk_that_fills_up_or_is_read_only_ends_a_training_in_one_line_and_it
         code, said = _run(capsys, *arguments)
         assert (code, len(said)) == (1, 1)
         assert f"{disk}/" in said[0]
-        assert "the file system is read-only; choose another folder or have it made writable" in said[0]
+        assert "the file system is read-only; choose another folder or make it writable" in said[0]
     code, said = _run(capsys, "evaluate", disk / "run")
     assert code == 1
-    assert said == [f"dcs-nas: {disk / 'run' / 'evaluation.json'}: {in_words(OSError(errno.EROFS, ''))}"]
+    assert said == [f"dcs-nas: {disk / 'run' / 'evaluation.json'}: {describe_os_error(OSError(errno.EROFS, ''))}"]
     _remount(disk, "rw,size=20m")
     assert _run(capsys, *line, "--resume") == (0, [])
     assert _same_bits(trained / "run", disk / "run")

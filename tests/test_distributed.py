@@ -24,7 +24,17 @@ from dcs_nas.config import Config
 from dcs_nas.data.samplers import IdentitySampler, SequentialBatches
 from dcs_nas.errors import InputError
 from dcs_nas.evaluation import load_features
-from dcs_nas.processes import Launch, PeerError, _Job, first_to_fail, in_turn, is_first, launch, signal_done, wait_for
+from dcs_nas.processes import (
+    Launch,
+    PeerError,
+    _Job,
+    find_launch,
+    in_turn,
+    is_first,
+    is_first_to_fail,
+    signal_done,
+    wait_for,
+)
 from dcs_nas.runs import RunFolder, read_metrics
 from dcs_nas.training.checkpoints import load_checkpoint
 from dcs_nas.training.devices import count_processes, devices_and_machines, require_alone, require_consistent
@@ -258,17 +268,17 @@ def test_processes_share_batches_without_overlap_and_order_is_that_of_one(monkey
 
 
 def test_launchers_are_told_apart(torchrun: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert launch() is None
+    assert find_launch() is None
     assert is_first()
     slurm = {"SLURM_STEP_NUM_TASKS": 8, "SLURM_STEP_NUM_NODES": 2, "SLURM_PROCID": 5, "SLURM_LOCALID": 1}
     for name, value in slurm.items():
         monkeypatch.setenv(name, str(value))
-    found = launch()
+    found = find_launch()
     assert found == Launch("srun", world=8, rank=5, local_world=4, local_rank=1)
     assert found.machines == 2
     assert not is_first()
     torchrun(0, 2)
-    assert launch() == Launch("torchrun", world=2, rank=0, local_world=2, local_rank=0)
+    assert find_launch() == Launch("torchrun", world=2, rank=0, local_world=2, local_rank=0)
     assert is_first()
 
 
@@ -297,7 +307,7 @@ def test_settings_against_the_launcher_are_refused(
     torchrun(0, world, here=here)
     config = Config.model_validate({"name": "a", "trainer": {"accelerator": "cpu", **trainer}})
     with pytest.raises(InputError, match=message):
-        require_consistent(config, launch())
+        require_consistent(config, find_launch())
 
 
 def test_more_processes_than_gpus_are_refused(torchrun: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,7 +315,7 @@ def test_more_processes_than_gpus_are_refused(torchrun: Any, monkeypatch: pytest
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     torchrun(0, 2)
     with pytest.raises(InputError, match="2 processes on this machine, which shows 1 GPUs; start with --nproc-per-nod"):
-        require_consistent(Config.model_validate({"name": "a"}), launch())
+        require_consistent(Config.model_validate({"name": "a"}), find_launch())
 
 
 def test_a_run_folder_that_a_machine_does_not_see_is_refused(
@@ -332,7 +342,7 @@ def test_who_waits_for_the_first_gives_up_in_time_and_where_another_has_failed(
     wait_for("this")
     with pytest.raises(TimeoutError, match="timed out before that"):
         wait_for("that")
-    assert first_to_fail()
+    assert is_first_to_fail()
     with pytest.raises(PeerError, match="another process failed before that"):
         wait_for("that")
 
@@ -382,7 +392,7 @@ def test_one_process_meets_nobody_and_speaks_for_itself() -> None:
         signal_done("something")
         wait_for("anything")
         require_equal({"a": torch.ones(1)}, where="here")
-    assert first_to_fail()
+    assert is_first_to_fail()
 
 
 @pytest.fixture(scope="module")

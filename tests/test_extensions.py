@@ -23,7 +23,7 @@ from dcs_nas.models.blocks import ATTENTION, build_attention
 from dcs_nas.models.cell_costs import CellCosts
 from dcs_nas.models.operations import OPERATIONS, build_operation
 from dcs_nas.runs import RunFolder
-from dcs_nas.settings import plain_yaml, read_yaml
+from dcs_nas.settings import dump_yaml, read_yaml
 from dcs_nas.space import read_space
 from tests.command_line import refused
 from tests.own_code import new_process
@@ -87,7 +87,7 @@ def runs(job: Path, state: Path) -> Path:
         genotype = read_yaml(found.folder / "genotype.yaml")
         for cell in genotype["cells"].values():
             cell["nodes"] = [[{"op": "shuffle_conv", "from": 0}, {"op": "shuffle_conv", "from": 1}]]
-        (job.parent / "own.yaml").write_text(plain_yaml(genotype))
+        (job.parent / "own.yaml").write_text(dump_yaml(genotype))
         api.retrain(job, genotype=job.parent / "own.yaml")
     new_process()
     return found.folder.parent
@@ -178,13 +178,13 @@ def test_a_changed_or_missing_file_of_a_run_is_one_line_and_another_can_be_given
         with pytest.raises(InputError, match=r"my_ops.py, which has changed since \(SHA-256 \w{12} then, \w{12} now\)"):
             RunFolder(runs / "retrain").load_extensions()
         own.rename(tmp_path / "my_ops.py")
-        with pytest.raises(InputError, match="not there any more; give the file by --extension FILE"):
+        with pytest.raises(InputError, match="no longer exists; name the file by --extension FILE"):
             RunFolder(runs / "retrain").load_extensions()
         api.load_extensions(tmp_path / "my_ops.py")
         with caplog.at_level(logging.WARNING, "dcs_nas"):
             logging.getLogger("dcs_nas").propagate = True
             RunFolder(runs / "retrain").load_extensions()
-        assert "was made with another my_ops.py than the one given" in caplog.text
+        assert "was made with another my_ops.py than the one in use" in caplog.text
     finally:
         own.write_text(text)
 
@@ -246,7 +246,7 @@ def test_the_same_file_or_a_copy_of_it_twice_is_harmless_and_a_changed_one_repla
         ("x = (\n", r"own.py, line 1: SyntaxError: '\(' was never closed$"),
         ("import json\njson.loads('?')\n", r"own.py, line 2: JSONDecodeError: Expecting value"),
         ("import sys\nsys.exit(3)\n", r"own.py, line 2: SystemExit: 3$"),
-        (HEAD + _operation("a.b", "nn.Identity()"), r"operation 'a.b': a name is of letters, digits and _"),
+        (HEAD + _operation("a.b", "nn.Identity()"), r"operation 'a.b': expected letters, digits and _"),
     ],
 )
 def test_a_file_that_cannot_be_imported_is_one_line_with_file_and_line(tmp_path: Path, text: str, message: str) -> None:
@@ -254,7 +254,7 @@ def test_a_file_that_cannot_be_imported_is_one_line_with_file_and_line(tmp_path:
     with pytest.raises(InputError, match=message) as error:
         load_extensions([tmp_path / "own.py"])
     assert "\n" not in str(error.value)
-    assert not registry.entered_by(str(tmp_path / "own.py"))
+    assert not registry.list_entries(str(tmp_path / "own.py"))
 
 
 def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
@@ -306,7 +306,7 @@ def test_an_own_attention_block_stands_on_outputs_and_on_edges(tmp_path: Path) -
     assert edge(torch.rand(2, 4, 12, 8)).shape == (2, 4, 6, 4)
     with pytest.raises(InputError, match=r"attention block 'gate' of .*own.py makes 4 x 7 x 5 of a map 4 x 6 x 4"):
         build_attention("gate", 4, 6, 4, kernel=2)
-    assert ATTENTION.is_own("gate")
+    assert ATTENTION.is_extension("gate")
 
 
 def test_an_own_operation_costs_what_its_layers_do(job: Path) -> None:

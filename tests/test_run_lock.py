@@ -22,7 +22,7 @@ from dcs_nas.files import write_json
 from dcs_nas.runs import RunFolder
 from dcs_nas.runs import folder as runs
 from dcs_nas.runs.lock import LOCK, lock_folder, require_free
-from dcs_nas.settings import with_absolute_paths
+from dcs_nas.settings import make_paths_absolute
 
 HOLD = """
 import sys
@@ -86,7 +86,7 @@ def test_neither_resuming_nor_overwriting_enters_a_run_in_use(tmp_path: Path, op
     run = RunFolder.start(tmp_path / "run", _config())
     with _holder(run.path), pytest.raises(InputError, match="is in use by"):
         RunFolder.start(run.path, _config(), **options)
-    assert run.config() == with_absolute_paths(_config())
+    assert run.config() == make_paths_absolute(_config())
 
 
 def test_a_lock_whose_owner_was_killed_is_taken_over_with_a_word(
@@ -165,7 +165,7 @@ def test_of_several_processes_only_the_first_takes_the_lock(tmp_path: Path, monk
 def test_readers_are_not_held_up(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     run = RunFolder.start(tmp_path / "run", _config())
     with _holder(run.path):
-        assert run.config() == with_absolute_paths(_config())
+        assert run.config() == make_paths_absolute(_config())
         write_json(run.evaluation_file(), {"mAP": 0.5, "mINP": 0.25, "cmc": [0.75]})
         with pytest.raises(SystemExit) as stopped:
             main(["runs", str(run.path)])
@@ -195,7 +195,7 @@ def test_a_start_that_was_killed_is_repeated_and_other_content_is_refused(tmp_pa
         (folder / "environment.json").write_text("{}")
         if begun:
             (folder / ".starting").touch()
-            assert RunFolder.start(folder, _config()).config() == with_absolute_paths(_config())
+            assert RunFolder.start(folder, _config()).config() == make_paths_absolute(_config())
         else:
             with pytest.raises(InputError, match="is not empty and holds no run"):
                 RunFolder.start(folder, _config())
@@ -245,7 +245,7 @@ def test_a_start_that_fails_after_the_folder_was_emptied_can_be_repeated(
             pass
     assert not (folder / "config.yaml").exists()
     with RunFolder.open(folder, config) as run:
-        assert run.config() == with_absolute_paths(config)
+        assert run.config() == make_paths_absolute(config)
 
 
 def test_a_config_yaml_that_no_run_wrote_is_not_replaced(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from dcs_nas.processes import job_id
+from dcs_nas.processes import get_job_id
 from dcs_nas.runs import resume_if_requeued
 from dcs_nas.training.checkpoints import load_checkpoint
 from tests.test_jobs import JOB, SPACE
@@ -43,7 +43,7 @@ def test_a_task_of_an_array_is_named_as_such(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "5")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
-    assert job_id() == "5_3"
+    assert get_job_id() == "5_3"
 
 
 def test_a_preempted_search_is_queued_again_and_ends_in_the_same_bits(people: Path, tmp_path: Path) -> None:

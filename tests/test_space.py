@@ -136,7 +136,7 @@ def test_a_bad_genotype_is_one_clear_line(tmp_path: Path, change: Any, message: 
     [
         ("a: [1", "not valid YAML in line"),
         ("a: &x 1\nb: *x", "aliases"),
-        ("a: 1\na: 2", "key 'a' stands twice"),
+        ("a: 1\na: 2", "key 'a' is given twice"),
         ("- 1", "holds a list, expected a mapping"),
         ("", "holds nothing"),
         ("a: !!python/object/apply:os.system ['true']", "not valid YAML"),

@@ -10,8 +10,8 @@ import pytest
 
 from dcs_nas.threads import USERS
 
-LOADED = "from dcs_nas.threads import limit_spinning, spinning; limit_spinning(); import torch; print(spinning())"
-LATE = "import torch; from dcs_nas.threads import limit_spinning, spinning; limit_spinning(); print(spinning())"
+LOADED = "from dcs_nas.threads import *; limit_spinning(); import torch; print(describe_waiting())"
+LATE = "import torch; from dcs_nas.threads import *; limit_spinning(); print(describe_waiting())"
 
 
 def _run(code: str, **own: str) -> subprocess.CompletedProcess[str]:
@@ -34,4 +34,4 @@ def test_what_the_user_has_set_stays(own: dict[str, str]) -> None:
 
 
 def test_nothing_is_said_to_a_library_that_is_loaded() -> None:
-    assert _run(LATE).stdout == "the library's own waiting\n"
+    assert _run(LATE).stdout == "waiting as OpenMP sets it\n"

@@ -29,7 +29,7 @@ from torch.distributed import TCPStore
 from dcs_nas.cli import main
 from dcs_nas.errors import TrainingError
 from dcs_nas.models import operations, super_cell
-from dcs_nas.processes import rank
+from dcs_nas.processes import get_rank
 from dcs_nas.strategies.bilevel import BilevelSearch
 from dcs_nas.training.retraining import Retraining
 
@@ -144,7 +144,7 @@ def _weighted(norms: Sequence[nn.Module], x: Tensor, weights: Sequence[Tensor] |
 
 def _save_alphas(module: BilevelSearch) -> None:
     found = {name: alpha.detach().clone() for name, alpha in module.supernet.alphas().items()}
-    torch.save(found, f"{os.environ['ALPHAS']}.{rank()}")
+    torch.save(found, f"{os.environ['ALPHAS']}.{get_rank()}")
 
 
 def _with_fault(begin: Any) -> Any:
@@ -152,7 +152,7 @@ def _with_fault(begin: Any) -> Any:
 
     def begin_epoch(module: LightningModule) -> None:
         begin(module)
-        if rank() == int(who) and module.current_epoch == int(epoch):
+        if get_rank() == int(who) and module.current_epoch == int(epoch):
             _fault(module, how)
 
     return begin_epoch

@@ -28,8 +28,8 @@ from dcs_nas.cli.console import stop_bars
 from dcs_nas.cli.examples import epilog
 from dcs_nas.cli.interruption import ended_by_signals
 from dcs_nas.errors import InputError, TrainingError
-from dcs_nas.files import in_words
-from dcs_nas.processes import first_to_fail, launch
+from dcs_nas.files import describe_os_error
+from dcs_nas.processes import find_launch, is_first_to_fail
 from dcs_nas.threads import limit_spinning
 
 # typer brings its own click, or the installed one: either way this is the base of its usage errors.
@@ -57,7 +57,7 @@ def _options(
 
         print(f"dcs-nas {__version__}")
         raise typer.Exit
-    found = launch()
+    found = find_launch()
     if found is not None and found.world > 1 and context.invoked_subcommand not in _DISTRIBUTED:
         raise InputError(
             f"dcs-nas {context.invoked_subcommand} runs as one process, but {found.launcher} has started "
@@ -126,7 +126,7 @@ def _run(arguments: list[str], verbose: bool) -> int | None:
         _fail(getattr(error, "shell", str(error)), verbose)  # of the API: as it was for the shell
         return 1
     except OSError as error:
-        _fail(in_words(error), verbose)
+        _fail(describe_os_error(error), verbose)
         return 1
     except Exception as error:  # a defect of ours: still one line
         _fail(f"unexpected {type(error).__name__}: {error}; run again with -v for the traceback and report it", verbose)
@@ -137,10 +137,10 @@ def _run(arguments: list[str], verbose: bool) -> int | None:
 def _fail(message: str, verbose: bool) -> None:
     """Say why; of several processes the first to fail says so, whatever the others make of its end."""
     stop_bars()
-    if not first_to_fail():
+    if not is_first_to_fail():
         return
     if verbose:
         traceback.print_exc()
-    found = launch()
+    found = find_launch()
     who = f", process {found.rank} of {found.world}" if found is not None and found.rank else ""
     print(f"dcs-nas{who}: {' '.join(message.split())}", file=sys.stderr, flush=True)

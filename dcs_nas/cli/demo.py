@@ -36,7 +36,7 @@ def demo(
     A demo that was interrupted goes on where it stopped; one that was finished starts anew.
     """
     from dcs_nas import api
-    from dcs_nas.environment import environment
+    from dcs_nas.environment import describe_environment
     from dcs_nas.files import write_json
 
     summary = out / "demo.json"
@@ -56,7 +56,7 @@ def demo(
         found |= stage(out, settings)
         minutes[name] = (time.perf_counter() - began) / 60
     _show(out, found, minutes)
-    facts = {"data": "synthetic", "config": config, "seed": settings.seed, **environment()}
+    facts = {"data": "synthetic", "config": config, "seed": settings.seed, **describe_environment()}
     write_json(summary, {**facts, **found, "minutes": minutes})
 
 

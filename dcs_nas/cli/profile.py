@@ -61,7 +61,7 @@ def profile(
     import torch
 
     from dcs_nas.cli.profile_target import Sizes, read_target
-    from dcs_nas.environment import environment
+    from dcs_nas.environment import describe_environment
     from dcs_nas.errors import InputError
     from dcs_nas.files import write_json
     from dcs_nas.models.latency import resolve_device
@@ -89,7 +89,7 @@ def profile(
         step_bytes = _show_memory(found.config, needed, memory)
     if json is not None:
         facts = {"target": str(target), "title": found.title, "step_bytes": step_bytes}
-        write_json(json, {**facts, **asdict(result), **environment()})
+        write_json(json, {**facts, **asdict(result), **describe_environment()})
         say(f"profile: {json}")
 
 

@@ -83,7 +83,7 @@ def rank(
     Files of torchreid and fast-reid are read under their own names (qf, q_pids, distmat, ...), see docs/formats.md.
     """
     from dcs_nas.config import EvaluateConfig
-    from dcs_nas.environment import environment
+    from dcs_nas.environment import describe_environment
     from dcs_nas.evaluation import changed, score, score_matrix, settings_of
     from dcs_nas.evaluation.foreign import is_matrix, read_matrix
 
@@ -93,7 +93,7 @@ def rank(
             {**given, "top": top, "query": query, "gallery": gallery, "root": root, "queries": queries}
         )
         found = score_matrix(*read_matrix(features, labels), changed(EvaluateConfig(), given))
-        _write_scores({**found.report(), **environment()}, found, str(features), json, csv)
+        _write_scores({**found.report(), **describe_environment()}, found, str(features), json, csv)
         return
     if labels is not None:
         raise InputError(f"--labels goes with a distance matrix, found {features}; leave it out")
@@ -120,7 +120,7 @@ def rank(
     found = score(read, chosen, protocol=protocol)
     facts = (read.evaluated or {}).get("facts") or {}
     names = None if read.query_paths is None else read.query_paths.tolist()
-    _write_scores({**facts, **found.report(), **environment()}, found, str(features), json, csv, names)
+    _write_scores({**facts, **found.report(), **describe_environment()}, found, str(features), json, csv, names)
 
 
 def _write_scores(

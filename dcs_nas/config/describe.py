@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from dcs_nas.config import Config
 from dcs_nas.errors import InputError, choices
-from dcs_nas.settings import Settings, flow_yaml
+from dcs_nas.settings import Settings, dump_flow_yaml
 
 _BOUNDS = {"ge": "at least {}", "gt": "above {}", "le": "at most {}", "lt": "below {}"}
 _LENGTHS = {"min_length": "at least {} entries", "max_length": "at most {} entries"}
@@ -96,7 +96,7 @@ def _lines(settings: Settings, indent: str) -> Iterator[str]:
             yield f"{indent}{key}:"
             yield from _lines(value, f"{indent}  ")
         else:
-            yield f"{indent}{key}: {flow_yaml(values[key])}"
+            yield f"{indent}{key}: {dump_flow_yaml(values[key])}"
 
 
 def _facts(field: FieldInfo) -> str:

@@ -34,7 +34,7 @@ from dcs_nas.data.samplers import (
 )
 from dcs_nas.errors import InputError
 from dcs_nas.files import write_json
-from dcs_nas.processes import in_turn, is_first, rank, world
+from dcs_nas.processes import get_rank, get_world_size, in_turn, is_first
 
 log = logging.getLogger(__name__)
 Batch = dict[str, Tensor]
@@ -251,7 +251,7 @@ class ReidData:
 
     def test_loader(self, images: Images) -> DataLoader:
         """Images in order, in batches of ``data.test_batch``: all, or of W processes every W-th batch for each."""
-        batches = SequentialBatches(len(images), size=self.settings.test_batch, shard=(rank(), world()))
+        batches = SequentialBatches(len(images), size=self.settings.test_batch, shard=(get_rank(), get_world_size()))
         return self._loader(images, batches)
 
     def _loader(self, images: Images, batches: Iterable[list[int]]) -> DataLoader:

@@ -12,7 +12,7 @@ from dcs_nas.config import Config, DataConfig, DataSource
 from dcs_nas.data.datasets.listing import status_of
 from dcs_nas.data.records import ReidDataset
 from dcs_nas.errors import InputError
-from dcs_nas.settings import Settings, absolute, parse
+from dcs_nas.settings import Settings, make_absolute, parse
 
 DATA_FILE = "data.json"
 _SHOWN = 8  # characters
@@ -58,7 +58,7 @@ def record_source(source: DataSource, dataset: ReidDataset, *, trained: bool = T
     lines = {f"{r.path}\0{r.person}\0{r.camera}\0{status_of(dataset.root / r.path).st_size}\n" for r in dataset.records}
     return SourceRecord(
         name=source.name,
-        root=absolute(source.root or dataset.root),
+        root=make_absolute(source.root or dataset.root),
         options=source.options,
         images=len({r.path for r in dataset.records}),
         fingerprint=_digest(lines),
@@ -100,7 +100,7 @@ def at_recorded_roots(config: Config, folder: Path) -> Config:
     if len(records) != len(named):
         return config
     roots = [
-        record.root if source.root is None or not absolute(source.root).exists() else source.root
+        record.root if source.root is None or not make_absolute(source.root).exists() else source.root
         for source, record in zip(named, records)
     ]
     also = tuple(source.model_copy(update={"root": root}) for source, root in zip(data.also, roots[1:]))

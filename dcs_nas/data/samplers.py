@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from dcs_nas.errors import InputError
-from dcs_nas.processes import rank, world
+from dcs_nas.processes import get_rank, get_world_size
 from dcs_nas.seeds import mix_seed
 
 
@@ -146,13 +146,13 @@ class SequentialBatches:
 
 def _own_share(count: int, what: str, setting: str) -> tuple[int, int]:
     """Return where this process's part of a batch of ``count`` begins and ends."""
-    if count % world():
+    if count % get_world_size():
         raise InputError(
-            f"a batch of {count} {what} does not divide among {world()} processes; "
-            f"set {setting} to a multiple of {world()}"
+            f"a batch of {count} {what} does not divide among {get_world_size()} processes; "
+            f"set {setting} to a multiple of {get_world_size()}"
         )
-    share = count // world()
-    return rank() * share, (rank() + 1) * share
+    share = count // get_world_size()
+    return get_rank() * share, (get_rank() + 1) * share
 
 
 def split_within_people(labels: Sequence[int], *, share: float, seed: int) -> tuple[list[int], list[int]]:

@@ -136,7 +136,7 @@ def build_operation(name: str, channels: int, stride: int, *, height: int, width
     if name not in OPERATIONS and name in ATTENTION:
         return _attention(name, channels, stride, height=height, width=width, affine=affine)
     make = partial(OPERATIONS[name], channels, stride, height=height, width=width, affine=affine)
-    if not OPERATIONS.is_own(name):
+    if not OPERATIONS.is_extension(name):
         return make()
     what = f"operation '{name}' of {OPERATIONS.owner(name)}"
     given, expected = (channels, height * stride, width * stride), (channels, height, width)

@@ -16,7 +16,7 @@ from dcs_nas.report.place_names import place_in_words
 from dcs_nas.report.retrieval import Lists, drawn_lists, saved_lists
 from dcs_nas.report.score_table import Score, cmc_figure, named_evaluations, sound_rows
 from dcs_nas.runs import Evaluation, RunContents
-from dcs_nas.settings import plain_yaml
+from dcs_nas.settings import dump_yaml
 
 if TYPE_CHECKING:
     from dcs_nas.report.maps import AttentionMaps
@@ -178,7 +178,7 @@ def summarize(run: RunContents) -> Summary:
         "source": environment.get("git"),
         "folder": run.path,
     }
-    return Summary(_present(facts), _present(made), plain_yaml(run.config))
+    return Summary(_present(facts), _present(made), dump_yaml(run.config))
 
 
 def _present(facts: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from dcs_nas.config import Config
 from dcs_nas.config.training import PRECISION_NAMES
 from dcs_nas.data.fingerprint import DATA_FILE
-from dcs_nas.environment import environment
+from dcs_nas.environment import describe_environment
 from dcs_nas.errors import InputError
 from dcs_nas.extensions import Extension, from_record, load_recorded, require_recorded, to_record
 from dcs_nas.files import write_json, write_text
@@ -27,7 +27,7 @@ from dcs_nas.runs.contents import RunContents, flat, read_metrics
 from dcs_nas.runs.lock import require_free
 from dcs_nas.runs.log import logging_to
 from dcs_nas.runs.opening import CONFIG, ENVIRONMENT, LOG, open_folder, require_same
-from dcs_nas.settings import parse, plain_yaml, read_yaml, to_yaml, with_absolute_paths
+from dcs_nas.settings import dump_yaml, make_paths_absolute, parse, read_yaml, to_yaml
 from dcs_nas.space import AnyGenotype, load_genotype
 
 log = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ class RunFolder:
             yield run
             return
         with open_folder(path, what="run", resume=resume, overwrite=overwrite):
-            now = environment(config.trainer.threads)
+            now = describe_environment(config.trainer.threads)
             if resume:
                 run.require_settings(config)
                 require_recorded(run.extensions(), path, config.extensions)
@@ -121,7 +121,7 @@ class RunFolder:
             else:
                 extensions = {"extensions": to_record(config.extensions)} if config.extensions else {}
                 write_json(run.environment_file, {**now, **extensions})
-                write_text(run.config_file, to_yaml(with_absolute_paths(config)))
+                write_text(run.config_file, to_yaml(make_paths_absolute(config)))
             signal_done(f"{path} is open")
             yield run
 
@@ -238,7 +238,7 @@ class RunFolder:
             "weights": {name: _as_rows(values) for name, values in weights.items()},
             "genotype": genotype.model_dump(mode="json", by_alias=True),
         }
-        write_text(self.epoch_file(epoch), plain_yaml(content))
+        write_text(self.epoch_file(epoch), dump_yaml(content))
 
     def write_genotype(self, genotype: AnyGenotype) -> None:
         """Write ``genotype.yaml``; of a search this is the last file, so it is finished then."""
@@ -246,7 +246,7 @@ class RunFolder:
 
     def write_finished(self, facts: Mapping[str, Any]) -> None:
         """Write ``finished.yaml``, the last file of a retraining."""
-        write_text(self.finished_file, plain_yaml(dict(facts)))
+        write_text(self.finished_file, dump_yaml(dict(facts)))
 
     def _stamp(self) -> dict[str, Any]:
         file = self.environment_file
@@ -321,7 +321,7 @@ def _up_to_date(data: dict[str, Any]) -> dict[str, Any]:
 
 def _fixed(config: Config) -> dict[str, Any]:
     """Return the settings that a resumed run must have again."""
-    return flat(with_absolute_paths(config).model_dump(mode="json", exclude=_MAY_CHANGE))
+    return flat(make_paths_absolute(config).model_dump(mode="json", exclude=_MAY_CHANGE))
 
 
 def _as_rows(values: Any) -> Any:

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from dcs_nas.errors import InputError
 from dcs_nas.registry import Registry
-from dcs_nas.settings import Settings, plain_yaml
+from dcs_nas.settings import Settings, dump_yaml
 
 if TYPE_CHECKING:
     import networkx
@@ -194,7 +194,7 @@ class AnyGenotype(Settings):
 
     def to_yaml(self) -> str:
         """Return the text of the genotype's file."""
-        return plain_yaml(self.model_dump(mode="json", by_alias=True))
+        return dump_yaml(self.model_dump(mode="json", by_alias=True))
 
     def require_space(self, structure: Any, *, name: str, source: str) -> None:
         """Raise ``InputError`` unless this genotype was chosen from the space given."""

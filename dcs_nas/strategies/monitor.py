@@ -11,7 +11,7 @@ import torch
 
 from dcs_nas.config import GuardConfig, SearchConfig
 from dcs_nas.models.supernet import Supernet, frozen_statistics, recalibrated_statistics
-from dcs_nas.processes import rank, world
+from dcs_nas.processes import get_rank, get_world_size
 from dcs_nas.space import AnyGenotype
 from dcs_nas.strategies.gradients import dominant_eigenvalue
 from dcs_nas.strategies.passes import Pass, SearchLoss
@@ -48,7 +48,7 @@ class EpochMonitor:
             figures |= self._collapse(epoch, loss, recent, genotype, skips.get("normal", 0))
         if validate:
             figures |= self._retrieval(epoch, loss, genotype, recent)
-        if rank() == 0:
+        if get_rank() == 0:
             self.record.write(supernet, epoch)
         return figures
 
@@ -88,7 +88,7 @@ class EpochMonitor:
         guard, alphas = self.settings.guard, list(loss.supernet.alphas().values())
         if not guard.eigenvalue_iterations:
             return {}
-        part = recent.first(max(2, guard.eigenvalue_images // world()))
+        part = recent.first(max(2, guard.eigenvalue_images // get_world_size()))
         with frozen_statistics(loss.network):
             value = dominant_eigenvalue(
                 lambda: part.loss(expected=True),

@@ -13,7 +13,7 @@ from dcs_nas.losses.cost import cost_term
 from dcs_nas.models.build import build_cost
 from dcs_nas.models.heads import Embedding, ReidNetwork
 from dcs_nas.models.supernet import Supernet
-from dcs_nas.processes import rank, world
+from dcs_nas.processes import get_rank, get_world_size
 from dcs_nas.seeds import seed_everything
 from dcs_nas.training.joint_batch import joint, joint_embedding
 from dcs_nas.training.nonfinite import require_finite
@@ -109,10 +109,10 @@ class Pass:
         parts, half = self._loss, HALVES.index(self.half) + 1
         seed_everything(*self._key, half)
         with parts.supernet.drawn(expected=expected):  # the same in every process, unlike the noise inside blocks
-            seed_everything(*self._key, half, rank())
+            seed_everything(*self._key, half, get_rank())
             embedding = joint_embedding(parts.network(self.images))
         self.features = embedding.features.detach()
         self.inputs = ib_inputs(parts.objective, embedding, self.inputs)
         self.terms = parts.terms(self.half, embedding, self.labels, self.inputs)
         require_finite(self.terms, where=self.place, files=self.files)
-        return self.terms["loss"] / world()
+        return self.terms["loss"] / get_world_size()

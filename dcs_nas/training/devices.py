@@ -8,7 +8,7 @@ import torch
 
 from dcs_nas.config import Config, TrainerConfig
 from dcs_nas.errors import InputError
-from dcs_nas.processes import Launch, launch, launched_world
+from dcs_nas.processes import Launch, count_launched, find_launch
 from dcs_nas.training.loggers import require_loggers
 
 
@@ -43,7 +43,7 @@ def require_consistent(config: Config, launched: Launch | None, *, training: boo
 
 def require_alone(what: str) -> None:
     """Raise ``InputError`` where torchrun or srun has started several processes."""
-    launched = launch()
+    launched = find_launch()
     if launched is not None and launched.world > 1:
         raise InputError(
             f"{what} runs as one process, but {launched.launcher} has started {launched.world}; start it without "
@@ -53,8 +53,8 @@ def require_alone(what: str) -> None:
 
 def count_processes(settings: TrainerConfig) -> int:
     """Return how many processes train: those the launcher has started, else those that the settings ask for."""
-    if launch() is not None:
-        return launched_world()
+    if find_launch() is not None:
+        return count_launched()
     if str(settings.devices).strip() == "-1":
         devices = torch.cuda.device_count() if on_gpus(settings) else 1
     else:
@@ -64,7 +64,7 @@ def count_processes(settings: TrainerConfig) -> int:
 
 def devices_and_machines(settings: TrainerConfig) -> tuple[int | str, int]:
     """Return Lightning's ``devices`` and ``num_nodes``; the launcher decides what the settings leave open."""
-    launched = launch()
+    launched = find_launch()
     if launched is None:
         all_of_a_cpu = str(settings.devices).strip() == "-1" and not on_gpus(settings)
         return (1 if settings.devices == "auto" or all_of_a_cpu else settings.devices), settings.num_nodes

@@ -25,14 +25,14 @@ from dcs_nas.data.fingerprint import (
 )
 from dcs_nas.data.images import Progress
 from dcs_nas.data.records import ReidDataset
-from dcs_nas.environment import environment
+from dcs_nas.environment import describe_environment
 from dcs_nas.errors import InputError, choices, command
 from dcs_nas.evaluation import DistanceBlocks, FeatureSet, RankingResult, changed, score
 from dcs_nas.models.build import build_fixed
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.runs import RunFolder
 from dcs_nas.seeds import seed_everything
-from dcs_nas.settings import absolute, read_yaml
+from dcs_nas.settings import make_absolute, read_yaml
 from dcs_nas.training.checkpoints import load_checkpoint, weights_file, whole_checkpoint
 from dcs_nas.training.error_messages import training_errors
 from dcs_nas.training.features import color_histograms, extract_features, labelled_features
@@ -110,7 +110,7 @@ def evaluate_run(
         **scored_what,
         "trained_on": "+".join(source.name for source in _trained_on(trained)),
         "training_data": _training_data(folder),
-        **environment(),
+        **describe_environment(),
     }
     report = {**scored.report(), **facts}
     kept = settings.model_copy(update={"protocol": scored.result.protocol.name}).model_dump(mode="json")
@@ -164,7 +164,7 @@ def evaluate_weights(
     }
     kept = settings.model_copy(update={"protocol": scored.result.protocol.name}).model_dump(mode="json")
     labelled = replace(labelled, evaluated={"settings": kept, "facts": facts})
-    report = {**scored.report(), **facts, **environment()}
+    report = {**scored.report(), **facts, **describe_environment()}
     return Evaluation(scored.result, dataset, query, gallery, labelled, scored.distances, report)
 
 
@@ -281,7 +281,7 @@ def _source(data: DataConfig, name: str | None, root: Path | None, options: dict
 
 def _require_folder(source: DataSource, folder: Path, *, given: bool) -> None:
     """Raise ``InputError`` where the folder that the run itself names is not there."""
-    if not given and source.root is not None and not absolute(source.root).exists():
+    if not given and source.root is not None and not make_absolute(source.root).exists():
         raise InputError(
             f"there is no folder {source.root}, where {folder} has read {source.name}; give the folder where the "
             f"images lie now: {command('evaluate', folder)} --root DIR"

@@ -21,7 +21,7 @@ from torch.nn import Module, Parameter
 
 from dcs_nas.errors import TrainingError
 from dcs_nas.models.heads import Embedding
-from dcs_nas.processes import rank, world
+from dcs_nas.processes import get_rank, get_world_size
 
 
 class ReplicatedStrategy(DDPStrategy):
@@ -48,11 +48,11 @@ class EqualProcesses(Checkpoint):
 
 def require_equal(state: Mapping[str, Tensor], *, where: str) -> None:
     """Raise ``TrainingError`` in all processes unless all hold these tensors bit by bit (their CRC-32)."""
-    if world() == 1:
+    if get_world_size() == 1:
         return
     device = next(iter(state.values())).device
     own = torch.tensor([_checksum(value) for value in state.values()], device=device)
-    found = [torch.empty_like(own) for _ in range(world())]
+    found = [torch.empty_like(own) for _ in range(get_world_size())]
     dist.all_gather(found, own)
     differs = torch.stack([other != found[0] for other in found]).cpu()
     if not bool(differs.any()):
@@ -60,14 +60,15 @@ def require_equal(state: Mapping[str, Tensor], *, where: str) -> None:
     names = [name for name, wrong in zip(state, differs.any(0).tolist()) if wrong]
     other = int(differs.any(1).nonzero()[0])
     raise TrainingError(
-        f"{where}, processes 0 and {other} of {world()} differ in {len(names)} of {len(state)} tensors, such as "
-        f"{names[0]}; use machines of one kind and one version of torch, then go on with --resume from the epoch before"
+        f"{where}, processes 0 and {other} of {get_world_size()} differ in {len(names)} of {len(state)} tensors, "
+        f"such as {names[0]}; use machines of one kind and one version of torch, then continue with --resume from the "
+        "epoch before"
     )
 
 
 def joint(tensor: Tensor) -> Tensor:
     """Return the tensors (B, ...) of all processes by rank, (W B, ...): in value and derivatives of every order."""
-    return tensor if world() == 1 else cast(Tensor, _Gather.apply(tensor))
+    return tensor if get_world_size() == 1 else cast(Tensor, _Gather.apply(tensor))
 
 
 def joint_embedding(embedding: Embedding) -> Embedding:
@@ -81,11 +82,11 @@ def gather_batches(own: Iterator[Tensor], *, count: int, size: int, device: torc
 
     Every batch has ``size`` rows but the last. W are exchanged at a time; what fills up the last ones is left out.
     """
-    if world() == 1:
+    if get_world_size() == 1:
         yield from own
         return
     width = torch.zeros(1, dtype=torch.long, device=device)
-    for first in range(0, count, size * world()):
+    for first in range(0, count, size * get_world_size()):
         batch = next(own, None)
         if not first:
             width.fill_(0 if batch is None else batch.shape[1])
@@ -93,7 +94,7 @@ def gather_batches(own: Iterator[Tensor], *, count: int, size: int, device: torc
         padded = torch.zeros(size, int(width), device=device)
         if batch is not None:
             padded[: len(batch)] = batch
-        parts = [torch.empty_like(padded) for _ in range(world())]
+        parts = [torch.empty_like(padded) for _ in range(get_world_size())]
         dist.all_gather(parts, padded)
         for start, part in zip(range(first, count, size), parts):
             yield part[: count - start]
@@ -101,7 +102,7 @@ def gather_batches(own: Iterator[Tensor], *, count: int, size: int, device: torc
 
 def sum_over_processes(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Return the sums of these tensors over all processes, by one message."""
-    if world() == 1 or not tensors:
+    if get_world_size() == 1 or not tensors:
         return list(tensors)
     flat = torch.cat([t.reshape(-1) for t in tensors])
     dist.all_reduce(flat)
@@ -110,7 +111,7 @@ def sum_over_processes(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 def sum_gradients(parameters: Sequence[Parameter]) -> None:
     """Replace the gradients of these parameters by their sums over all processes."""
-    if world() == 1:
+    if get_world_size() == 1:
         return
     having = [p for p in parameters if p.grad is not None]
     for parameter, total in zip(having, sum_over_processes([p.grad for p in having if p.grad is not None])):
@@ -121,9 +122,9 @@ def sum_gradients(parameters: Sequence[Parameter]) -> None:
 def average_buffers(module: Module) -> None:
     """Replace floating-point buffers, such as running statistics, by their means over all processes."""
     buffers = [b for b in module.buffers() if b.is_floating_point()]
-    if world() > 1:
+    if get_world_size() > 1:
         for buffer, total in zip(buffers, sum_over_processes(buffers)):
-            buffer.copy_(total / world())
+            buffer.copy_(total / get_world_size())
 
 
 def _checksum(tensor: Tensor) -> int:
@@ -135,7 +136,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(world())]
+        parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(get_world_size())]
         dist.all_gather(parts, tensor.contiguous())
         return torch.cat(parts)
 
@@ -151,7 +152,7 @@ class _SumSlice(torch.autograd.Function):
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
         total = tensor.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
-        return total.chunk(world())[rank()].clone()
+        return total.chunk(get_world_size())[get_rank()].clone()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:

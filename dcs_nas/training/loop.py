@@ -14,12 +14,12 @@ from torch.optim import Optimizer
 from dcs_nas.config import Config, DcsConfig
 from dcs_nas.data.augment import build_augment
 from dcs_nas.data.datamodule import Images, ReidData
-from dcs_nas.files import naming
+from dcs_nas.files import name_path_in_errors
 from dcs_nas.losses import Objective
 from dcs_nas.models.blocks import kept_shares, set_temperature
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.models.latency import device_name
-from dcs_nas.processes import rank
+from dcs_nas.processes import get_rank
 from dcs_nas.runs import RunFolder
 from dcs_nas.seeds import seed_everything
 from dcs_nas.training.acceleration import is_scaled
@@ -116,7 +116,7 @@ class TrainingLoop(pl.LightningModule):
         set_temperature(self.network, self.config.dcs.temperature(self.current_epoch))
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
-        seed_everything(self.config.seed, self.current_epoch, batch_idx, rank())
+        seed_everything(self.config.seed, self.current_epoch, batch_idx, get_rank())
         with self._guard.step():
             self.step(batch, batch_idx)
 
@@ -162,7 +162,7 @@ class TrainingLoop(pl.LightningModule):
         epoch = self.current_epoch
         self._run.write_metrics(epoch, figures)
         for logger in self.loggers:
-            with naming(self._run.path):
+            with name_path_in_errors(self._run.path):
                 logger.log_metrics(dict(figures), step=epoch)
                 logger.save()
         shown = ", ".join(f"{name} {figures[name]:.4g}" for name in self.shown if name in figures)

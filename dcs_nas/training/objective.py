@@ -16,7 +16,7 @@ from dcs_nas.errors import InputError
 from dcs_nas.losses import Objective
 from dcs_nas.losses.margin_softmax import margin_logits
 from dcs_nas.models.heads import Embedding, ReidNetwork
-from dcs_nas.processes import rank, world
+from dcs_nas.processes import get_rank, get_world_size
 
 
 def build_objective(
@@ -113,7 +113,7 @@ def _embedded(
     """Yield features (n, D), inputs on their grid (n, C, h, w) and labels (n,) of this process's images."""
     parameter = next(network.parameters())
     device, normalize = parameter.device, Normalize(config.data.mean, config.data.std).to(parameter)
-    own = range(rank(), len(images), world())
+    own = range(get_rank(), len(images), get_world_size())
     for start in range(0, len(own), config.data.test_batch):
         batch = images[own[start : start + config.data.test_batch]]
         pixels = normalize(batch["images"].to(device))

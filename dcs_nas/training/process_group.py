@@ -23,12 +23,12 @@ from dcs_nas.processes import (
     PeerError,
     another_failed,
     begin_job,
-    first_to_fail,
-    launch,
-    launched_world,
-    rank,
-    requeued_on_signal,
-    world,
+    count_launched,
+    find_launch,
+    get_rank,
+    get_world_size,
+    is_first_to_fail,
+    requeue_on_signal,
 )
 from dcs_nas.training.devices import gpu_ids, on_gpus, require_consistent
 
@@ -52,21 +52,21 @@ def process_group(config: Config, *, training: bool = True) -> Iterator[None]:
         InputError: settings that contradict the launcher, the GPUs or each other.
         TrainingError: another process was lost.
     """
-    launched = launch()
+    launched = find_launch()
     require_consistent(config, launched, training=training)
     try:
         if launched is not None and launched.world > 1:
             _connect(config.trainer, launched)
         yield
     except Exception as error:
-        if max(world(), launched_world()) == 1:
+        if max(get_world_size(), count_launched()) == 1:
             raise
         if isinstance(error, PeerError) or (_is_lost(error) and another_failed()):
-            first_to_fail()
+            is_first_to_fail()
             raise PeerError("another process failed first") from error
         if _is_lost(error):
             raise TrainingError(_loss(config.trainer, error)) from error
-        first_to_fail()
+        is_first_to_fail()
         raise
 
 
@@ -75,7 +75,7 @@ def in_process_group(job: Callable[Concatenate[Config, P], R]) -> Callable[Conca
 
     @wraps(job)
     def run(config: Config, *arguments: P.args, **options: P.kwargs) -> R:
-        with requeued_on_signal(), process_group(config):
+        with requeue_on_signal(), process_group(config):
             return job(config, *arguments, **options)
 
     return run
@@ -83,7 +83,7 @@ def in_process_group(job: Callable[Concatenate[Config, P], R]) -> Callable[Conca
 
 def end_with_parent() -> None:
     """Let a process that Lightning has started end as soon as its parent has, whatever it waits for."""
-    if launch() is not None or os.environ.get("LOCAL_RANK", "0") == "0":
+    if find_launch() is not None or os.environ.get("LOCAL_RANK", "0") == "0":
         return
     parent = os.getppid()
 
@@ -134,8 +134,8 @@ def _loss(settings: TrainerConfig, error: Exception) -> str:
     reason = lost.group().lower()
     if "time" in reason:
         reason = f"no answer within trainer.timeout_minutes={settings.timeout_minutes:g}"
-    launched = launch()
-    place = f"{launched.rank} of {launched.world}" if launched is not None else f"{rank()} of {world()}"
+    launched = find_launch()
+    place = f"{launched.rank} of {launched.world}" if launched is not None else f"{get_rank()} of {get_world_size()}"
     see = f"see what {launched.launcher} says of it, then " if launched is not None else ""
     return (
         f"process {place} lost another one of its job, which was killed, or whose machine does not answer ({reason}); "

@@ -17,7 +17,7 @@ from dcs_nas.data.datamodule import Batch, Images, ReidData, file_names
 from dcs_nas.evaluation import score
 from dcs_nas.losses import Objective
 from dcs_nas.models.heads import ReidNetwork
-from dcs_nas.processes import world
+from dcs_nas.processes import get_world_size
 from dcs_nas.runs import RunFolder, read_metrics
 from dcs_nas.training.acceleration import fused
 from dcs_nas.training.checkpoints import save_checkpoint
@@ -106,7 +106,7 @@ class Retraining(TrainingLoop):
         if batch_idx == first:
             for optimizer in self.optimizer_list():
                 optimizer.zero_grad(set_to_none=True)
-        self.manual_backward(terms["loss"] / (world() * count))
+        self.manual_backward(terms["loss"] / (get_world_size() * count))
         if batch_idx == first + count - 1:
             self._update(batch_idx)
         update_objective(self.objective, embedding, labels, images)

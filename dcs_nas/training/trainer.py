@@ -20,7 +20,7 @@ from dcs_nas.config import Config
 from dcs_nas.config.idle import DCS_BLOCKS, idle_settings
 from dcs_nas.models.blocks import kept_shares
 from dcs_nas.runs import RunFolder, logging_to
-from dcs_nas.threads import spinning
+from dcs_nas.threads import describe_waiting
 from dcs_nas.training.acceleration import set_precision
 from dcs_nas.training.checkpoints import EpochCheckpoint, load_checkpoint, whole_checkpoint
 from dcs_nas.training.devices import count_processes, devices_and_machines
@@ -91,7 +91,7 @@ def training_job(
     ``facts`` are further ones for ``idle_settings``.
     """
     with logging_to(run.log_file), without_known_warnings(), training_errors(config, job):
-        log.info("threads: %d, %s", config.trainer.threads or torch.get_num_threads(), spinning())
+        log.info("threads: %d, %s", config.trainer.threads or torch.get_num_threads(), describe_waiting())
         blocks = {DCS_BLOCKS: len(kept_shares(network))} if network is not None else {}
         for remark in idle_settings(config, job, {**blocks, **(facts or {})}):
             log.warning("%s", remark)
@@ -128,7 +128,7 @@ def memory_format(module: Any) -> Any:
 
 
 def _environment() -> list[Any] | None:
-    """Under SLURM, Lightning's processes without its checkpoints in mid-epoch, see ``requeued_on_signal``."""
+    """Under SLURM, Lightning's processes without its checkpoints in mid-epoch, see ``requeue_on_signal``."""
     if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
         return [SLURMEnvironment(auto_requeue=False)]
     return None

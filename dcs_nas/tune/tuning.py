@@ -14,12 +14,12 @@ from typing import Any
 from optuna.trial import FrozenTrial, Trial
 
 from dcs_nas.config import Config, TuneConfig
-from dcs_nas.environment import environment
+from dcs_nas.environment import describe_environment
 from dcs_nas.errors import InputError, TrainingError
 from dcs_nas.files import write_json, write_text
 from dcs_nas.runs import RunFolder, logging_to, open_folder, require_same
 from dcs_nas.runs.lock import require_free
-from dcs_nas.settings import to_yaml, with_absolute_paths
+from dcs_nas.settings import make_paths_absolute, to_yaml
 from dcs_nas.space import load_genotype
 from dcs_nas.tune.space import read_space, with_values
 from dcs_nas.tune.study import (
@@ -114,12 +114,12 @@ def _open_folder(path: Path, config: Config, genotype: Path | None, *, resume: b
     with open_folder(path, what="tuning", resume=resume, overwrite=overwrite):
         (path / "workers").mkdir()
         create_study(config, open_storage(tune, path))
-        write_json(run.environment_file, environment())
-        write_text(run.job_file, to_yaml(with_absolute_paths(config.model_copy(update={"tune": None}))))
+        write_json(run.environment_file, describe_environment())
+        write_text(run.job_file, to_yaml(make_paths_absolute(config.model_copy(update={"tune": None}))))
         if found is not None:
             write_text(run.genotype_file, found)
         kept = config.model_copy(update={"tune": tune.model_copy(update={"storage": None})})  # it may hold a password
-        write_text(run.config_file, to_yaml(with_absolute_paths(kept)))
+        write_text(run.config_file, to_yaml(make_paths_absolute(kept)))
 
 
 def _require_begun(path: Path, config: Config, genotype: Path | None) -> None:
@@ -141,7 +141,7 @@ def _require_begun(path: Path, config: Config, genotype: Path | None) -> None:
 def _fixed(config: Config) -> dict[str, Any]:
     """Return what has to be the same on resume: sections flat by one level, the space and free options as they are."""
     flat = {}
-    for section, content in with_absolute_paths(config).model_dump(mode="json", exclude=_WHERE_KEPT).items():
+    for section, content in make_paths_absolute(config).model_dump(mode="json", exclude=_WHERE_KEPT).items():
         for key, value in content.items() if isinstance(content, dict) else [("", content)]:
             if section != "tune" or key not in _MAY_CHANGE:
                 flat[f"{section}.{key}".removesuffix(".")] = value
@@ -235,5 +235,5 @@ def _write_results(worker: TuneWorker) -> list[FrozenTrial]:
     if trials and state(trials[0]) == "finished":
         best = with_values(worker.config.model_copy(update={"tune": None}), worker.values(trials[0]))
         head = f"# {label(trials[0])}: {metric} {trials[0].value}"
-        write_text(run.best_file, f"{head}\n{to_yaml(with_absolute_paths(best))}")
+        write_text(run.best_file, f"{head}\n{to_yaml(make_paths_absolute(best))}")
     return trials

@@ -18,7 +18,7 @@ from typing import Any, Literal, get_type_hints
 from pydantic import create_model
 
 from dcs_nas.data.records import SPLITS, ReidDataset
-from dcs_nas.errors import InputError, printable
+from dcs_nas.errors import InputError, to_one_line
 from dcs_nas.registry import Registry
 from dcs_nas.settings import Settings, parse
 
@@ -38,7 +38,7 @@ _collection: ContextVar[list[Problem] | None] = ContextVar("problems", default=N
 
 def report(kind: Kind, message: str) -> None:
     """Raise ``InputError(message)``; inside `collected` note it instead, and the loader goes on without the part."""
-    message = printable(message)
+    message = to_one_line(message)
     problems = _collection.get()
     if problems is None:
         raise InputError(message)
@@ -68,7 +68,7 @@ def passed_over() -> Iterator[list[str]]:
         _passed_over.reset(token)
     for what, names in counted.items():
         more = ", ..." if len(names) > _NAMED else ""
-        lines.append(printable(f"passed over {len(names):,} {what}: {', '.join(names[:_NAMED])}{more}"))
+        lines.append(to_one_line(f"passed over {len(names):,} {what}: {', '.join(names[:_NAMED])}{more}"))
 
 
 @contextmanager

@@ -109,7 +109,7 @@ def build_attention(name: str, channels: int, height: int, width: int, **setting
     for key in settings:
         if key not in known:
             raise InputError(f"attention block '{name}' has no setting '{key}'; {choices(key, known)}")
-    if not ATTENTION.is_own(name):
+    if not ATTENTION.is_extension(name):
         return factory(channels, height, width, **settings)
     what, shape = f"attention block '{name}' of {ATTENTION.owner(name)}", (channels, height, width)
     make = functools.partial(factory, channels, height, width, **settings)
