@@ -334,7 +334,7 @@ def test_nnis_sample_and_the_genotype_turn_into_each_other() -> None:
         ),
         (
             ["search.strategy=random", "search.cost={kind: flops, target: 1000}"],
-            "strategy random knows no cost term; leave cost out, or search by bilevel",
+            "strategy random has no cost term; leave cost out, or search by bilevel",
         ),
     ],
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dcs_nas.config import Config, load_config
-from dcs_nas.config.describe import commented_yaml, keys
+from dcs_nas.config.describe import comment_yaml, keys
 from dcs_nas.settings import parse_yaml, read_yaml
 from tests.command_line import refused, run_command
 
@@ -22,7 +22,7 @@ CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
 def test_a_configuration_with_comments_loads_back_equal(file: Path, tmp_path: Path) -> None:
     settings = load_config(file)
-    text = commented_yaml(settings)
+    text = comment_yaml(settings)
     (tmp_path / "again.yaml").write_text(text)
     assert load_config(tmp_path / "again.yaml") == settings
     assert max(map(len, (line for line in text.splitlines() if line.lstrip().startswith("#")))) <= 102

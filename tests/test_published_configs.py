@@ -544,5 +544,7 @@ def test_every_configuration_of_a_published_recipe_is_in_the_table() -> None:
 
 def test_a_network_of_one_vector_refuses_weights_of_several() -> None:
     settings = tiny_config(Path(), retrain={"backbone": "resnet10_small", "head": {"test_weights": [1, 0.5]}})
-    with pytest.raises(InputError, match=r"retrain.head.test_weights has 2 weights, but the network returns one vector"):
+    with pytest.raises(
+        InputError, match=r"retrain.head.test_weights has 2 weights, but the network returns one vector"
+    ):
         build_fixed(settings.section("retrain"), settings.data, 4, None)

@@ -254,7 +254,9 @@ def test_terms_of_branches_equal_a_loop_over_the_vectors(mining: str) -> None:
 
 @pytest.mark.parametrize("name", ["identity_branches", "triplet_branches"])
 def test_weights_of_branches_are_one_for_each_vector_and_not_all_zero(name: str) -> None:
-    with pytest.raises(InputError, match=f"loss.{name} has 1 weight, but the network returns 2 vectors; give one weight"):
+    with pytest.raises(
+        InputError, match=f"loss.{name} has 1 weight, but the network returns 2 vectors; give one weight"
+    ):
         Objective(LossConfig(**{name: (1,)}), num_classes=4, feature_dim=5, widths=(2, 3))
     with pytest.raises(ValueError, match=f"{name} are all 0; give one vector a weight"):
         LossConfig(**{name: (0, 0)})

@@ -230,7 +230,7 @@ def test_missing_inputs_are_reported() -> None:
     [
         ({"triplet_weight": -1}, "triplet_weight: Input should be greater than or equal to 0"),
         ({"identity_weight": math.nan}, "identity_weight"),
-        ({"identity_weight": 0, "triplet_weight": 0}, "nothing would tell identities apart"),
+        ({"identity_weight": 0, "triplet_weight": 0}, "give one of them a weight"),
         ({"label_smoothing": 1.5}, "label_smoothing: Input should be less than 1"),
         ({"triplet_margin": -0.1}, "triplet_margin: Input should be greater than or equal to 0"),
         ({"ib_weight": 1}, "ib_weight is 1, but ib_kind is 'none'"),

@@ -319,7 +319,7 @@ def test_statistics_are_left_alone_or_measured_anew() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("choose=best", "validation is 0; hold out a share of the people"),
+        ("choose=best", "validation is 0; hold out a share of the identities"),
         ("derivation=retrieval", "derivation is 'retrieval', but validation is 0"),
         ("guard={action: cap}", "max_skips is not set"),
         ("guard={action: stop, eigenvalue_iterations: 0}", "nothing to stop at"),

@@ -545,7 +545,7 @@ def write_safetensors(path: Path, tensors: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"weights_key": "teacher"}, "weights_key is given without weights"),
+        ({"weights_key": "teacher"}, "weights_key is set without weights"),
         ({"weights": "w.pth", "weights_share": 0.5}, "weights_share is now weights_partial"),
         ({"weights": "w.pth", "weights_key": ""}, "at least 1 character"),
     ],

@@ -31,7 +31,7 @@ def config(
     """
     from dcs_nas.api import load_settings
     from dcs_nas.config import Config
-    from dcs_nas.config.describe import commented_yaml, describe, find_key, keys
+    from dcs_nas.config.describe import comment_yaml, describe, find_key, keys
 
     if schema:
         if name is not None or section is not None or override:
@@ -50,7 +50,7 @@ def config(
             raise InputError("-o replaces settings of a configuration; name one, e.g. demo")
     else:
         settings = load_settings(name, override or [])
-    print(commented_yaml(settings, section=section), end="")
+    print(comment_yaml(settings, section=section), end="")
 
 
 def _schema() -> dict[str, object]:

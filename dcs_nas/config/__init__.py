@@ -60,24 +60,23 @@ __all__ = [
 
 
 class Config(Settings):
-    """One job. ``dcs-nas search``, ``pretrain`` and ``retrain`` want the section of their name.
+    """One job. ``dcs-nas search``, ``pretrain`` and ``retrain`` need the section of their name.
 
-    ``extensions`` are Python files that register operations, data sets and the like of one's own; in a file their paths
-    are relative to it, elsewhere to the current folder (``dcs_nas.extensions``).
+    Paths of ``extensions`` are relative to the file that names them, elsewhere to the current folder.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
-    """Name of the job; its runs lie in `results/NAME`. A file gives its own name where the key is left out."""
+    """Name of the job; its runs lie in `results/NAME`. By default the name of the file."""
     results: Path = Path("results")
     """Folder in which all runs are kept."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of all random numbers: the same seed gives the same bits. Change it to measure how much results vary."""
     extensions: tuple[Path, ...] = ()
-    """Python files of your own operations, data sets and the like, relative to this file."""
+    """Python files that register operations, attention blocks, backbones or data sets, relative to this file."""
     data: DataConfig = DataConfig()
-    """Which images, at what size, in what batches."""
+    """Images, their size and batches."""
     augment: AugmentConfig = AugmentConfig()
-    """How images of a training batch are varied."""
+    """Augmentation of training images."""
     loss: LossConfig = LossConfig()
     """The training objective: its terms and their weights."""
     dcs: DcsConfig = DcsConfig()
@@ -89,7 +88,7 @@ class Config(Settings):
     retrain: RetrainConfig | None = None
     """The training of a fixed network; `dcs-nas retrain` needs this section."""
     evaluate: EvaluateConfig = EvaluateConfig()
-    """How features are compared when a run is evaluated."""
+    """Comparison of features when a run is evaluated."""
     trainer: TrainerConfig = TrainerConfig()
     """The machine: devices, precision, threads, loggers."""
     tune: TuneConfig | None = None
@@ -125,7 +124,7 @@ class Config(Settings):
 
     @property
     def training(self) -> RetrainConfig | None:
-        """The section by which a fixed network is trained: ``retrain``, or ``pretrain`` where that alone is given."""
+        """The section ``retrain`` of a fixed network's training, or ``pretrain`` if only that is given."""
         return self.retrain or self.pretrain
 
     def section(self, name: Literal["search", "pretrain", "retrain", "tune"]) -> Any:
@@ -143,7 +142,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """
     data = read_yaml(path)
     if isinstance(data.get("extensions"), list):
-        data["extensions"] = [_beside(path, extension) for extension in data["extensions"]]
+        data["extensions"] = [_resolve_beside(path, extension) for extension in data["extensions"]]
     return make_config({"name": path.stem, **data}, overrides, source=str(path))
 
 
@@ -154,7 +153,7 @@ def make_config(data: dict[str, Any], overrides: Sequence[str] = (), *, source: 
     return parse(Config, data, source=source)
 
 
-def _beside(file: Path, path: Any) -> Any:
+def _resolve_beside(file: Path, path: Any) -> Any:
     return file.parent / Path(path).expanduser() if isinstance(path, str) else path
 
 

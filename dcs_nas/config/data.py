@@ -1,4 +1,4 @@
-"""Sections ``data``, ``augment`` and ``evaluate``: which images, at what size, and how their features are compared."""
+"""Sections ``data``, ``augment`` and ``evaluate``: images, their augmentation, and the comparison of features."""
 
 from __future__ import annotations
 
@@ -16,29 +16,24 @@ class DataSource(Settings):
     name: str
     """Name of the data set, see `dcs-nas datasets`."""
     root: Path | None = None
-    """Its folder."""
+    """Folder of the data set."""
     options: dict[str, Any] = {}
-    """Options of its loader, see `dcs-nas datasets NAME`."""
+    """Options of the loader, see `dcs-nas datasets NAME`."""
 
 
 class DataConfig(Settings):
-    """Which images, at what size (pixels), in what batches.
+    """Images, their size and batches.
 
-    Training is on ``name`` and on every data set of ``also``; ``combine_all`` takes their test images in too. Testing
-    is on ``test`` where it is given (cross-domain), otherwise on ``name``.
-
-    A training batch has ``people_per_batch`` x ``images_per_person`` images: by ``sampler``, so many of so many
-    identities, from as many cameras as there are (``camera_balanced``) or from any (``identity``), or images of a plain
-    shuffling of all (``shuffle``), in which few identities have a pair for a loss of pairs. An epoch shows every image
-    about once, or with ``identity_once`` every identity once, by ``images_per_person`` of its images.
+    A batch of ``shuffle`` has few identities with a pair for a loss of pairs. An epoch shows every image about once, or
+    with ``identity_once`` ``images_per_person`` images of every identity.
     """
 
     name: str = "market1501"
     """Data set to train on, and to test on unless `test` is given; see `dcs-nas datasets`."""
     root: Path | None = None
-    """Its folder. It has to be set, usually by `-o data.root=DIR`."""
+    """Folder of the data set. It must be set, usually by `-o data.root=DIR`."""
     options: dict[str, Any] = {}
-    """Options of its loader, such as a version or split; see `dcs-nas datasets NAME`."""
+    """Options of the loader, such as a version or split; see `dcs-nas datasets NAME`."""
     also: tuple[DataSource, ...] = ()
     """Further data sets to train on, their identities counted apart."""
     combine_all: bool = False
@@ -55,8 +50,9 @@ class DataConfig(Settings):
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     """Standard deviation of each colour channel, by which it is divided; that of ImageNet."""
     sampler: Literal["identity", "identity_once", "camera_balanced", "shuffle"] = "identity"
-    """How a training batch is drawn: so many images of so many identities (identity), each identity once an epoch
-    (identity_once), balanced over cameras (camera_balanced), or plainly shuffled (shuffle)."""
+    """Sampler of training batches: `people_per_batch` identities of `images_per_person` images each (identity), each
+    identity once an epoch (identity_once), from as many cameras as possible (camera_balanced), or all images shuffled
+    (shuffle)."""
     people_per_batch: int = Field(default=16, ge=1, le=4096)
     """Identities in a training batch. Lower it where memory runs out; the triplet loss wants many."""
     images_per_person: int = Field(default=4, ge=1, le=256)
@@ -82,14 +78,7 @@ class DataConfig(Settings):
 
 
 class AugmentConfig(Settings):
-    """Augmentation of a training batch; probabilities, and pixels for the pad.
-
-    ``erase`` fills 2 % of an image up to ``erase_area`` with the mean colour or noise (``erase_fill``). ``translate``:
-    enlarged to 9/8 and cropped at random; ``random_patch``: a patch of another image of the batch pasted in;
-    ``local_gray``: without colours in a rectangle. ``resized_crop`` is the least area of a random crop that is resized
-    to the whole image (ImageNet: 0.08; 0: no such crop). A ``policy`` changes a share ``policy_probability`` of the
-    images: AutoAugment's for ImageNet, or two operations of RandAugment of strength ``policy_magnitude`` of 30.
-    """
+    """Augmentation of a training batch. Erasing covers 2 % of an image up to ``erase_area``."""
 
     flip: float = Field(default=0.5, ge=0, le=1)
     """Probability that an image is mirrored."""
@@ -100,7 +89,7 @@ class AugmentConfig(Settings):
     erase_area: float = Field(default=0.4, gt=0.02, lt=1)
     """Largest share of the image that is erased."""
     erase_fill: Literal["mean", "noise"] = "mean"
-    """What fills the erased rectangle: the mean colour or noise."""
+    """Content of the erased rectangle: the mean colour or noise."""
     color_jitter: float = Field(default=0.0, ge=0, le=1)
     """Probability that brightness, contrast, saturation and hue are changed; raise it where lighting differs
     between cameras."""
@@ -121,13 +110,10 @@ class AugmentConfig(Settings):
 
 
 class EvaluateConfig(Settings):
-    """How features are compared; ``dcs-nas evaluate`` and ``rank`` have an option for each, which replaces it.
+    """Comparison of features; ``dcs-nas evaluate`` and ``rank`` have an option for each setting, which replaces it.
 
-    ``neck`` says which features are compared: those after the batch norm of ``retrain.head``, or those before it.
-    ``protocol`` is the data set's own unless given; validation leaves out the query's own camera where it does, and
-    otherwise the query's own image alone. ``expand`` is the number of neighbours of average query expansion
-    (0: none), each weighted by its similarity to the power ``expand_alpha``. ``confidence`` is the number of bootstrap
-    resamples of the queries for 95 % intervals (0: none).
+    With the protocol ``cross_camera`` validation leaves out the query's own camera, otherwise the query's own image
+    alone.
     """
 
     protocol: Literal["cross_camera", "single_gallery_shot", "no_camera_filter"] | None = Field(

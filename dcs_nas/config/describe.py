@@ -31,7 +31,7 @@ class Key(NamedTuple):
     @property
     def settings(self) -> type[BaseModel] | None:
         """The class of a section, or of the entries of a list; None for a single value."""
-        return settings_in(self.field.annotation)
+        return find_settings_class(self.field.annotation)
 
 
 def keys(kind: type[BaseModel] = Config, prefix: str = "") -> Iterator[Key]:
@@ -54,7 +54,7 @@ def find_key(name: str) -> Key:
 def describe(key: Key) -> str:
     """Return lines about a setting: what it does, its type, bounds and default, and for a section its settings."""
     lines = [key.name, *textwrap.wrap(key.field.description or "", _COLUMNS)]
-    facts = {"type": type_in_words(key.field), "bounds": bounds(key.field), "default": default(key.field)}
+    facts = {"type": describe_type(key.field), "bounds": bounds(key.field), "default": default(key.field)}
     lines += [f"{name}: {value}" for name, value in facts.items() if value]
     if key.settings is not None:
         inner = [one.removeprefix(f"{key.name}.") for one, _ in keys(key.settings, f"{key.name}.")]
@@ -62,15 +62,15 @@ def describe(key: Key) -> str:
     return "\n".join(lines)
 
 
-def commented_yaml(settings: Settings, *, section: str | None = None) -> str:
-    """Return settings as YAML that loads back equal, above each setting what it does, its type and default.
+def comment_yaml(settings: Settings, *, section: str | None = None) -> str:
+    """Return settings as YAML that loads back equal, with comments of description, type and default.
 
     Args:
         settings: a configuration.
         section: only this one, such as ``search`` or ``search.guard``.
 
     Raises:
-        InputError: no such section, or one that the configuration leaves out.
+        InputError: an unknown section, or one that the configuration leaves out.
     """
     if section is None:
         return "\n".join(_lines(settings, "")) + "\n"
@@ -101,8 +101,8 @@ def _lines(settings: Settings, indent: str) -> Iterator[str]:
 
 def _facts(field: FieldInfo) -> str:
     """Return type, bounds and default in one phrase."""
-    found = [type_in_words(field), bounds(field), f"default {default(field)}"]
-    return ", ".join(filter(None, found))
+    facts = [describe_type(field), bounds(field), f"default {default(field)}"]
+    return ", ".join(filter(None, facts))
 
 
 def _nearby(name: str, known: list[str]) -> list[str]:
@@ -115,21 +115,21 @@ def _nearby(name: str, known: list[str]) -> list[str]:
     return [key for key in known if "." not in key]
 
 
-def settings_in(annotation: Any) -> type[BaseModel] | None:
+def find_settings_class(annotation: Any) -> type[BaseModel] | None:
     """Return the class of settings in an annotation such as ``SearchConfig | None``."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next((found for a in get_args(annotation) if (found := settings_in(a)) is not None), None)
+    return next((kind for a in get_args(annotation) if (kind := find_settings_class(a)) is not None), None)
 
 
-def type_in_words(field: FieldInfo) -> str:
+def describe_type(field: FieldInfo) -> str:
     """Return the type of a setting: ``float | None`` is "number or null"."""
-    if settings_in(field.annotation) is not None:
+    if find_settings_class(field.annotation) is not None:
         return "list of sections" if get_origin(field.annotation) is tuple else "section"
-    return annotation_in_words(field.annotation)
+    return describe_annotation(field.annotation)
 
 
-def annotation_in_words(annotation: Any, quote: str = "") -> str:
+def describe_annotation(annotation: Any, quote: str = "") -> str:
     """Return a type in words, its choices between quotes."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if annotation in _NAMES:
@@ -137,33 +137,33 @@ def annotation_in_words(annotation: Any, quote: str = "") -> str:
     if origin is Literal:
         return " or ".join(f"{quote}{plain(value)}{quote}" for value in inner)
     if origin in (Union, types.UnionType):
-        return " or ".join(annotation_in_words(a, quote) for a in inner)
+        return " or ".join(describe_annotation(a, quote) for a in inner)
     if origin is Annotated:
-        return annotation_in_words(inner[0], quote)
+        return describe_annotation(inner[0], quote)
     if origin is tuple and inner[-1] is not Ellipsis:
-        return f"list of {len(inner)}: {', '.join(dict.fromkeys(map(annotation_in_words, inner)))}"
+        return f"list of {len(inner)}: {', '.join(dict.fromkeys(map(describe_annotation, inner)))}"
     if origin in (list, tuple):
-        return f"list of {_PLURALS.get(inner[0]) or annotation_in_words(inner[0], quote)}"
+        return f"list of {_PLURALS.get(inner[0]) or describe_annotation(inner[0], quote)}"
     if origin is dict:
-        return f"mapping of {annotation_in_words(inner[0], quote)} to {annotation_in_words(inner[1], quote)}"
+        return f"mapping of {describe_annotation(inner[0], quote)} to {describe_annotation(inner[1], quote)}"
     if isinstance(annotation, type) and issubclass(annotation, PurePath):
         return "path"
-    return annotation_in_words(origin) if origin else getattr(annotation, "__name__", str(annotation))
+    return describe_annotation(origin) if origin else getattr(annotation, "__name__", str(annotation))
 
 
 def bounds(field: FieldInfo) -> str:
     """Return the bounds of a setting's value, or nothing."""
-    found = []
+    texts = []
     for item in field.metadata:
         for name, text in _BOUNDS.items():
             if (value := getattr(item, name, None)) is not None:
-                found.append(text.format(f"{value:,}" if isinstance(value, int) else f"{value:g}"))
+                texts.append(text.format(f"{value:,}" if isinstance(value, int) else f"{value:g}"))
         for name, text in _LENGTHS.items():
             if (value := getattr(item, name, None)) is not None:
-                found.append(text.format(value))
+                texts.append(text.format(value))
         if (pattern := getattr(item, "pattern", None)) is not None:
-            found.append(f"matches {pattern}")
-    return ", ".join(found)
+            texts.append(f"matches {pattern}")
+    return ", ".join(texts)
 
 
 def default(field: FieldInfo) -> str:
@@ -173,7 +173,7 @@ def default(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True)
     if isinstance(value, BaseModel):
         return "its own defaults"
-    return "left out" if value is None and settings_in(field.annotation) else plain(value)
+    return "left out" if value is None and find_settings_class(field.annotation) else plain(value)
 
 
 def plain(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Settings that have no effect beside other settings: one table, and the remarks that follow from it."""
+"""Settings without effect because of other settings: a table, and the warnings that follow from it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _ONE_SHOT = (*_SUPERNET, "nni.darts", "nni.gumbel")
 
 
 class Effect(NamedTuple):
-    """``settings``, or sections of them, count where ``by`` has one of ``values``; without values, where it is on.
+    """Settings, or sections of them, that have an effect only if ``by`` has one of ``values`` (without values: is on).
 
-    ``by`` may be several settings, of which one is enough.
+    If ``by`` names several settings, one of them is enough.
     """
 
     settings: str
@@ -99,10 +99,10 @@ _JOBS = {
 def idle_settings(
     config: BaseModel, job: Literal["search", "pretrain", "retrain"], facts: Mapping[str, Any]
 ) -> list[str]:
-    """Return a line for every row of ``EFFECTS`` of which the user has set something that has no effect in this job.
+    """Return a line for each row of ``EFFECTS`` with settings of the user that have no effect in this job.
 
-    The section ``pretrain`` is read as ``retrain``. ``facts`` holds what the settings do not tell: ``DCS_BLOCKS``,
-    without which its row is left out, and values that stand for those of settings.
+    The section ``pretrain`` is read as ``retrain``. ``facts`` maps ``DCS_BLOCKS`` to their number (its row is skipped
+    without it) and settings to values that replace theirs.
     """
     idle: dict[str, str] = {}
     facts = {JOB: job, **facts}
@@ -112,9 +112,9 @@ def idle_settings(
         chosen = [name for name in names.split() if name.split(".")[0] in _JOBS[job]]
         if not chosen or (by == DCS_BLOCKS and by not in facts):
             continue
-        found = {name: facts[name] if name in facts else _value(config, name) for name in _names(by, facts)}
-        if not any(value in values if values else value and value != "none" for value in found.values()):
-            reason = " and ".join(f"{name} is {value}" for name, value in found.items())
+        values_of = {name: facts[name] if name in facts else _value(config, name) for name in _names(by, facts)}
+        if not any(value in values if values else value and value != "none" for value in values_of.values()):
+            reason = " and ".join(f"{name} is {value}" for name, value in values_of.items())
             for setting in (setting for name in chosen for setting in _set_by_user(config, name)):
                 idle.setdefault(setting, reason)
     reasons = dict.fromkeys(idle.values())
@@ -123,7 +123,7 @@ def idle_settings(
 
 
 def pretrain_names(text: str) -> str:
-    """Return a text about a pretraining, in which settings of ``retrain`` are named as those of ``pretrain``."""
+    """Return the text with settings of ``retrain`` renamed to those of ``pretrain``."""
     return re.sub(r"\bretrain\.(?=[a-z])", "pretrain.", text)
 
 
@@ -142,7 +142,7 @@ def _value(config: Any, name: str) -> Any:
 
 
 def _set_by_user(config: BaseModel, name: str) -> Iterator[str]:
-    """Yield ``name``, or the settings in the section ``name``, that the user has set to another value than the default.
+    """Yield ``name``, or the settings in the section ``name``, whose value the user has changed from the default.
 
     A run's own config.yaml holds every setting of its version.
     """

@@ -11,21 +11,16 @@ from dcs_nas.settings import FILE_OR_NAME, Settings
 
 
 class RelaxationConfig(Settings):
-    """From alphas to mixture weights (``dcs_nas.models.relaxation``).
-
-    The temperature goes from ``temperature`` in the first epoch to ``temperature_end`` in the last; without an end it
-    stays. ``partial_channels`` K lets the operations see 1/K of the channels (PC-DARTS), by default with edge
-    normalisation. ``anchor`` weighs DrNAS' regulariser.
-    """
+    """Mixture weights from alphas (``dcs_nas.models.relaxation``)."""
 
     kind: Literal["softmax", "gumbel", "gumbel_softmax", "dirichlet"] = "softmax"
-    """How alphas become mixture weights: softmax (DARTS), gumbel (GDAS), gumbel_softmax, or dirichlet (DrNAS)."""
+    """Function from alphas to mixture weights: softmax (DARTS), gumbel (GDAS), gumbel_softmax, or dirichlet (DrNAS)."""
     temperature: float = Field(default=1.0, gt=0)
     """Temperature in the first epoch; lower values make choices harder."""
     temperature_end: float | None = Field(default=None, gt=0)
     """Temperature in the last epoch; null keeps the first one."""
     schedule: Literal["linear", "exponential"] = "linear"
-    """How the temperature goes from the first to the last epoch."""
+    """Form of the change of temperature from the first to the last epoch."""
     partial_channels: int = Field(default=1, ge=1, le=64)
     """K: the operations see 1/K of the channels (PC-DARTS), which saves memory; 1 for all."""
     edge_normalization: bool | None = None
@@ -55,18 +50,16 @@ class RelaxationConfig(Settings):
 
 
 class CostConfig(Settings):
-    """What a searched network may cost, as a term of the architecture loss (``dcs_nas.losses.cost``).
+    """Cost of the searched network as a term of the architecture loss (``dcs_nas.losses.cost``).
 
-    ``target`` is in the cost's own unit: multiply-adds (``flops``) or numbers (``parameters``) of the network searched,
-    microseconds a batch (``latency``). ``latency_table`` is a file of ``dcs-nas profile CONFIG --latency-table FILE``;
-    one of another device or space is refused, but with ``other_latency_table``. Without ``beta`` the published exponent
-    is taken: 0.07 with a target, 0.6 without, 0.5 for ``logarithmic``.
+    Units: multiply-adds (``flops``), numbers (``parameters``), microseconds per batch (``latency``). The published
+    ``beta`` is 0.07 with a target, 0.6 without, 0.5 for ``logarithmic``.
     """
 
     kind: Literal["none", "flops", "parameters", "latency"] = "none"
     """Cost that counts in the architecture loss: multiply-adds, parameters, measured latency, or none."""
     form: Literal["additive", "multiplicative", "logarithmic"] = "additive"
-    """How the cost enters the loss: added beyond the target, as a factor, or its logarithm's power as a factor
+    """Form of the cost in the loss: added beyond the target, as a factor, or its logarithm's power as a factor
     (DCS-DNAS)."""
     weight: float = Field(default=1.0, ge=0, le=1e9)
     """Weight of the cost term."""
@@ -77,7 +70,7 @@ class CostConfig(Settings):
     latency_table: Path | None = None
     """File of `dcs-nas profile CONFIG --latency-table FILE`, for kind latency."""
     other_latency_table: bool = False
-    """Accept a table that was measured on another device or space."""
+    """Accept a table of another device or space."""
 
     @model_validator(mode="after")
     def _check_kind(self) -> CostConfig:
@@ -109,18 +102,16 @@ class CostConfig(Settings):
 
 
 class GuardConfig(Settings):
-    """Watches for collapse onto skip connections; its figures are logged after every epoch.
+    """Guard against collapse onto skip connections; its figures are logged after every epoch.
 
-    ``action``: ``log``; ``stop`` ends the search at a collapse and keeps the last good genotype; ``cap`` lets a cell
-    keep at most ``max_skips`` when the genotype is derived (P-DARTS, arXiv 1904.12760). A collapse is a normal cell of
-    more than ``max_skips`` skips (DARTS+, arXiv 1909.06035: 2), or a dominant eigenvalue of the architecture loss's
-    Hessian whose mean over ``window`` epochs grew by more than 1 / ``ratio`` in as many (arXiv 1909.09656: 5 and 0.75).
-    ``eigenvalue_iterations`` of power iteration on ``eigenvalue_images`` images, 0 for none; ``gap`` to measure
-    the discretisation gap.
+    A collapse is a normal cell of more than ``max_skips`` skips (DARTS+, arXiv 1909.06035: 2), or a dominant eigenvalue
+    of the architecture loss's Hessian whose mean over ``window`` epochs grew by more than 1 / ``ratio`` in as many (arXiv
+    1909.09656: 5 and 0.75). ``stop`` keeps the last genotype before the collapse; ``cap`` limits the skips of a derived
+    cell (P-DARTS, arXiv 1904.12760).
     """
 
     action: Literal["log", "stop", "cap"] = "log"
-    """What happens at a collapse onto skip connections: log it, stop the search, or cap the skips of a cell."""
+    """Action at a collapse onto skip connections: log it, stop the search, or cap the skips of a cell."""
     max_skips: int | None = Field(default=None, ge=0)
     """Skip connections that a normal cell may have; 2 in DARTS+."""
     eigenvalue_iterations: int = Field(default=5, ge=0, le=1000)
@@ -144,50 +135,43 @@ class GuardConfig(Settings):
 
 
 class PerturbationConfig(Settings):
-    """Derivation by perturbation (DARTS-PT, arXiv 2108.04392).
-
-    ``batches`` of the architecture half for each test; after each choice ``tune_steps`` of the weights, at rate ``lr``.
-    """
+    """Derivation by perturbation (DARTS-PT, arXiv 2108.04392)."""
 
     batches: int = Field(default=2, ge=1)
     """Batches of the architecture half for each test of an operation; more are steadier and slower."""
     tune_steps: int = Field(default=0, ge=0)
     """Steps of the weights after each choice; 0 for none."""
     lr: float = Field(default=0.001, gt=0)
-    """Learning rate of these steps."""
+    """Learning rate of the steps."""
 
 
 class RetrievalConfig(Settings):
-    """Derivation by retrieval: ``candidates`` genotypes, drawn by the alphas, compared on the people held out.
-
-    Running statistics are measured on ``batches`` of the weights' half for each.
-    """
+    """Derivation by retrieval among the identities held out."""
 
     candidates: int = Field(default=30, ge=1, le=100_000)
-    """Genotypes that are drawn by the alphas and compared."""
+    """Genotypes, drawn by the alphas, to compare."""
     batches: int = Field(default=8, ge=1, le=1000)
-    """Batches on which the running statistics of each are measured."""
+    """Batches of the weights' half to measure the running statistics of each genotype."""
 
 
 class LocalConfig(Settings):
     """Local search (White et al., arXiv 2005.02960): from the best of ``start`` random genotypes to better neighbours.
 
-    ``neighbors``: ``first`` moves to the first better one (their code's default), ``all`` to the best of all
-    (their algorithm 1). Where no neighbour is better, it starts again from a random genotype.
+    ``first`` is the default of their code, ``all`` their algorithm 1. Where no neighbour is better, the search restarts
+    from a random genotype.
     """
 
     start: int = Field(default=10, ge=1, le=100_000)
     """Random genotypes to begin with."""
     neighbors: Literal["first", "all"] = "first"
-    """Neighbours that are tried before it moves: up to the first better one, or all."""
+    """Neighbours that are trained before a move: up to the first better one, or all."""
 
 
 class PredictorConfig(Settings):
     """Search guided by a predictor of scores (as BANANAS, arXiv 1910.11858), fitted to all trials before each.
 
-    Begins with ``start`` trials without it. Then, of ``candidates`` untried genotypes, half of them neighbours of the
-    ``parents`` best and half random, the one with the highest draw from the predicted distributions is next
-    (independent Thompson sampling, their section 3). ``model``: a Gaussian process, or a forest of regression trees.
+    Half of the ``candidates`` are neighbours of the ``parents`` best trials, half are random. The one with the highest
+    draw from the predicted distributions is next (independent Thompson sampling, their section 3).
     """
 
     model: Literal["gaussian_process", "forest"] = "gaussian_process"
@@ -195,22 +179,18 @@ class PredictorConfig(Settings):
     start: int = Field(default=10, ge=1, le=100_000)
     """Trials before the first prediction."""
     candidates: int = Field(default=100, ge=1, le=10_000)
-    """Untried genotypes among which it chooses."""
+    """Untrained genotypes to choose from."""
     parents: int = Field(default=5, ge=1, le=10_000)
-    """Best trials whose neighbours are among them."""
+    """Best trials whose neighbours are candidates."""
 
 
 class HalvingConfig(Settings):
-    """Asynchronous successive halving (Li et al., arXiv 1810.05934, algorithm 2) over random genotypes.
-
-    Of the trials of a rung the best 1 / ``factor`` continue to ``factor`` times the epochs, up to
-    ``search.trials.epochs`` in the last of ``rungs``.
-    """
+    """Asynchronous successive halving (Li et al., arXiv 1810.05934, algorithm 2) over random genotypes."""
 
     factor: int = Field(default=2, ge=2, le=16)
-    """One in so many trials of a rung continues, to so many times the epochs."""
+    """Inverse of the share of a rung's trials that continue, and factor on their epochs."""
     rungs: int = Field(default=3, ge=1, le=16)
-    """Lengths of training, of which the last is all epochs."""
+    """Number of rungs; the last trains all epochs."""
 
     def share(self, rung: int) -> float:
         """Return the share of all epochs after which rung 0, 1, ... ends.
@@ -224,15 +204,14 @@ class HalvingConfig(Settings):
 class ProposalsConfig(Settings):
     """Genotypes proposed by a supernet, decided by short trainings.
 
-    A bilevel search trains the supernet. It scores ``candidates`` genotypes, drawn uniformly or by its ``alphas``, with
-    its own parameters; the best are tried, the first ``search.trials.predictor.start`` in its order, then in that of
-    the predictor.
+    A bilevel search trains the supernet, which scores the candidates with its own parameters. The first
+    ``search.trials.predictor.start`` trials follow its order, the next that of the predictor.
     """
 
     candidates: int = Field(default=60, ge=1, le=100_000)
     """Genotypes that the supernet scores."""
     draw: Literal["uniform", "alphas"] = "uniform"
-    """How they are drawn: uniformly, or by the supernet's mixture weights."""
+    """Distribution of the candidates: uniform, or by the supernet's mixture weights."""
 
 
 Evidence = Literal["parameters", "naswot", "synflow", "jacobian", "gradient_norm"]
@@ -241,24 +220,20 @@ Evidence = Literal["parameters", "naswot", "synflow", "jacobian", "gradient_norm
 class TrialsConfig(Settings):
     """Strategies that train one network after another: ``TRIAL_STRATEGIES``.
 
-    Each of at most ``trials`` networks is trained for ``epochs`` as a search trains its weights, without the share
-    ``validation`` of the people, on whom it is scored; the search's own share counts where it is not 0. No trial begins
-    once ``minutes`` are spent on trainings, supernets and scores without training.
-    ``table`` names a table of ``dcs_nas.space.table``, whose scores are read in place of training, at the seconds that
-    it has recorded: the search has to be on the table's space, and needs no data.
-    ``concurrency`` processes train at the same time, on ``gpus`` in turn.
-    ``evidence`` lists scores without training (``dcs_nas.strategies.zero_cost``) that the predictor learns from.
-    ``population`` and ``sample`` are those of regularized evolution (arXiv 1802.01548, algorithm 1).
+    A network is trained as a search trains its weights. ``search.validation`` replaces ``validation`` unless it is 0. A
+    ``table`` (``dcs_nas.space.table``) must be of the searched space; a search by it needs no data and counts the
+    recorded seconds. ``evidence`` lists scores of ``dcs_nas.strategies.zero_cost``. ``population`` and ``sample`` are
+    those of regularized evolution (arXiv 1802.01548, algorithm 1).
     """
 
     trials: int = Field(default=20, ge=1, le=100_000)
     """Networks to train at most."""
     epochs: int = Field(default=5, ge=1)
-    """Epochs of each."""
+    """Epochs of each training."""
     validation: float = Field(default=0.2, gt=0, lt=1)
-    """Share of the identities that are held out, on whom networks are scored."""
+    """Share of the identities held out to score networks."""
     minutes: float | None = Field(default=None, gt=0)
-    """Minutes spent, on trainings and all else, after which no trial begins; null for no limit."""
+    """Minutes of trainings, supernets and scores after which no trial begins; null for no limit."""
     population: int = Field(default=10, ge=1)
     """Networks kept by regularized evolution."""
     sample: int = Field(default=5, ge=1)
@@ -290,7 +265,7 @@ class TrialsConfig(Settings):
 
     @property
     def in_parallel(self) -> bool:
-        """True where workers train beside the process that proposes."""
+        """True if worker processes train."""
         return self.concurrency > 1 or bool(self.gpus)
 
 
@@ -301,13 +276,12 @@ TRIAL_STRATEGIES = (*OWN_TRIALS, "nni.random", "nni.evolution")
 class MemoryConfig(Settings):
     """Prototypes of identities in place of a classifier (``dcs_nas.losses.reid.PrototypeMemory``).
 
-    ``levels``: ``auto`` gives the alphas a memory where ``search.identity_overlap`` is below 1, updated by both halves;
-    ``both`` gives the weights and the alphas one each, updated by their own half (MSINet's twins contrastive search).
-    A prototype moves by the ``mean`` of its identity's images in a batch (SpCL), or by ``each`` in turn (MSINet).
+    The alphas' memory of ``auto`` is updated by both halves; with ``both`` each memory is updated by its own half
+    (MSINet's twins contrastive search).
     """
 
     levels: Literal["auto", "both"] = "auto"
-    """Which level of the search has a memory of prototypes: the alphas where `identity_overlap` is below 1 (auto),
+    """Level of the search that has a memory of prototypes: the alphas where `identity_overlap` is below 1 (auto),
     or both levels one each."""
     temperature: float = Field(default=0.05, gt=0, le=100)
     """Divides the similarities to the prototypes; lower values make the term harder."""
@@ -320,12 +294,9 @@ class MemoryConfig(Settings):
 class SearchConfig(Settings):
     """The bilevel search: weights by SGD and a cosine schedule, architecture parameters (alphas) by Adam.
 
-    ``order`` 2 differentiates through the next step of the weights, by ``hessian``. ``weight_share`` of the training
-    images move the weights, the others the alphas: of every person where ``identity_overlap`` is 1; below, only that
-    share of the people is in both halves, and the alphas learn from losses that need no classifier (``memory``). The
-    share ``validation`` of the people is in neither: retrieval among them is measured every ``validate_every`` epochs,
-    and ``choose: best`` takes the genotype of the best of these. A genotype is derived by the ``strongest`` alphas, by
-    ``perturbation``, or by ``retrieval`` among those people, for supernets that train sampled paths.
+    Each identity has images in both halves where ``identity_overlap`` is 1; below, only that share of the identities is
+    in both halves, and the alphas learn from losses without a classifier (``memory``). The derivation ``retrieval``
+    needs a supernet that trains sampled paths.
     """
 
     space: Annotated[str, FILE_OR_NAME]
@@ -360,18 +331,18 @@ class SearchConfig(Settings):
         "bilevel", "random", "evolution", "local", "predictor", "halving", "proposals",
         "nni.darts", "nni.gumbel", "nni.random", "nni.evolution",
     ] = "bilevel"  # fmt: skip
-    """How architectures are searched: by a supernet (bilevel, and NNI's darts and gumbel), or by training one
+    """Search strategy: by a supernet (bilevel, and NNI's darts and gumbel), or by training one
     network after another (all others, of which proposals trains a supernet too)."""
     trials: TrialsConfig = TrialsConfig()
     """Strategies that train one network after another."""
     cost: CostConfig = CostConfig()
-    """What a searched network may cost."""
+    """Cost of the searched network as a term of the loss."""
     order: Literal[1, 2] = 1
     """Order of the alphas' gradient: 1, or 2 through the next step of the weights, which takes longer."""
     hessian: Literal["exact", "finite_difference"] = "exact"
     """Second order by exact Hessian-vector products, or by the published finite differences."""
     relaxation: RelaxationConfig = RelaxationConfig()
-    """How alphas become mixture weights."""
+    """Mixture weights from alphas."""
     identity_overlap: float = Field(default=1.0, ge=0, le=1)
     """Share of the identities that are in both halves; below 1 the alphas learn from losses without a classifier."""
     memory: MemoryConfig = MemoryConfig()
@@ -383,7 +354,7 @@ class SearchConfig(Settings):
     choose: Literal["last", "best"] = "last"
     """Genotype of the last epoch, or of the best retrieval among the identities held out."""
     derivation: Literal["strongest", "perturbation", "retrieval"] = "strongest"
-    """How a genotype is derived: by the strongest alphas, by perturbation (DARTS-PT), or by retrieval of drawn
+    """Derivation of the genotype: by the strongest alphas, by perturbation (DARTS-PT), or by retrieval of drawn
     candidates."""
     perturbation: PerturbationConfig = PerturbationConfig()
     """Derivation by perturbation."""
@@ -397,13 +368,15 @@ class SearchConfig(Settings):
     @model_validator(mode="after")
     def _check_choice(self) -> SearchConfig:
         if self.choose == "best" and not self.validation:
-            raise ValueError("choose is 'best', but validation is 0; hold out a share of the people, e.g. 0.1")
+            raise ValueError("choose is 'best', but validation is 0; hold out a share of the identities, e.g. 0.1")
         if self.choose == "best" and self.derivation != "strongest":
             raise ValueError(f"choose 'best' and derivation '{self.derivation}' exclude each other: both choose")
         if self.guard.action == "stop" and self.derivation != "strongest":
             raise ValueError(f"guard.action 'stop' and derivation '{self.derivation}' exclude each other: both choose")
         if self.derivation == "retrieval" and not self.validation:
-            raise ValueError("derivation is 'retrieval', but validation is 0; hold out a share of the people, e.g. 0.1")
+            raise ValueError(
+                "derivation is 'retrieval', but validation is 0; hold out a share of the identities, e.g. 0.1"
+            )
         if self.order == 2 and self.hessian == "exact" and self.checkpoint_activations:
             raise ValueError("checkpoint_activations and hessian 'exact' exclude each other; use finite_difference")
         return self
@@ -427,13 +400,13 @@ class SearchConfig(Settings):
 
     @property
     def has_memory(self) -> bool:
-        """Whether the alphas learn from prototypes in place of a classifier."""
+        """True if the alphas learn from prototypes in place of a classifier."""
         return self.identity_overlap < 1 or self.memory.levels == "both"
 
     @model_validator(mode="after")
     def _check_strategy(self) -> SearchConfig:
         if self.strategy != "bilevel" and self.cost != CostConfig():
-            raise ValueError(f"strategy {self.strategy} knows no cost term; leave cost out, or search by bilevel")
+            raise ValueError(f"strategy {self.strategy} has no cost term; leave cost out, or search by bilevel")
         if self.trials.table is not None and self.strategy not in TRIAL_STRATEGIES:
             raise ValueError(
                 f"trials.table is '{self.trials.table}', but strategy {self.strategy} trains a supernet; leave it "

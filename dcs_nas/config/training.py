@@ -25,16 +25,12 @@ PRECISION_NAMES: dict[str, Precision] = {
 class LossConfig(Settings):
     """The training objective: weights of its terms, and the information bottleneck (IB).
 
-    The triplet term takes the hardest pairs of an anchor, or all pairs with weights (AGW); without ``triplet_margin``
-    it has the soft margin, and with ``triplet_normalize`` it compares features of unit length. The circle term is that
-    of pairs (Sun et al., CVPR 2020, equation 6); its softmax form is a classifier, ``retrain.head``.
+    The circle term is that of pairs (Sun et al., CVPR 2020, equation 6); its softmax form is a classifier,
+    ``retrain.head``.
 
     Of a network with several vectors the identity term is the mean over their classifiers, the other terms are of all
-    vectors side by side. ``identity_branches`` and ``triplet_branches`` are weights, one for each vector: each has a
-    term of its own then, and the weighted terms are added up.
-
-    IB's input is the image, or the output of the network's stem, on ``ib_grid`` (rows, columns). Its class statistics
-    are gathered over the epoch (``streaming``), or measured at its end by an extra pass over the images (``exact``).
+    vectors side by side. With ``identity_branches`` or ``triplet_branches`` each vector has a term of its own, and the
+    weighted terms are added.
     """
 
     identity_weight: float = Field(default=1.0, ge=0)
@@ -70,7 +66,7 @@ class LossConfig(Settings):
     ib_grid: tuple[int, int] = (8, 4)
     """Rows and columns to which the IB term's input is averaged."""
     ib_input: Literal["image", "stem"] = "image"
-    """What the IB term takes for the input: the image, or the output of the network's stem."""
+    """Input of the IB term: the image, or the output of the network's stem."""
     ib_estimate: Literal["streaming", "exact"] = "streaming"
     """Class statistics of the IB term: gathered during the epoch (streaming), or by an extra pass after it (exact,
     slower)."""
@@ -88,7 +84,7 @@ class LossConfig(Settings):
             raise ValueError("ib_input or ib_estimate is set, but ib_kind is 'none'; name a kind, e.g. ibb")
         if not self.identity_weight and not self.triplet_weight and not self.circle_weight:
             raise ValueError(
-                "identity_weight, triplet_weight and circle_weight are all 0; nothing would tell identities apart"
+                "identity_weight, triplet_weight and circle_weight are all 0; give one of them a weight, e.g. identity_weight: 1"
             )
         for name in ("identity_branches", "triplet_branches"):
             if getattr(self, name) is not None and not any(getattr(self, name)):
@@ -99,9 +95,9 @@ class LossConfig(Settings):
 class DcsConfig(Settings):
     """DCS-Attention: the Gumbel temperature starts at ``tau`` and is multiplied by ``decay`` every epoch.
 
-    The values are those of the searched widths in the authors' code, where nothing stops the fall; applied to masks,
-    it leaves 83 % of the logits without a gradient after 120 epochs. So it stops at ``tau_min`` here (ours; 0: never).
-    ``scale`` is that of the affinities (``dcs_nas.models.blocks.DCSAttention``) where a block's settings name none.
+    The values are those of the searched widths in the authors' code, which has no lower bound; applied to masks, it
+    leaves 83 % of the logits without a gradient after 120 epochs. ``tau_min`` is ours. A block's own ``scale``
+    (``dcs_nas.models.blocks.DCSAttention``) replaces the one here.
     """
 
     tau: float = Field(default=5.0, gt=0)
@@ -109,7 +105,7 @@ class DcsConfig(Settings):
     decay: float = Field(default=0.956, gt=0, le=1)
     """Factor on the temperature after every epoch."""
     tau_min: float = Field(default=0.5, ge=0)
-    """Lowest temperature, below which hardly a logit gets a gradient; 0 for the published fall without an end."""
+    """Lowest temperature, below which few logits have a gradient; 0 for the published schedule without a floor."""
     scale: Literal["mean", "sqrt", "literal"] = "mean"
     """Scale of the affinities of tokens with C channels: 1 / C (mean), 1 / sqrt(C) (sqrt), or 1 as the paper writes
     it (literal)."""
@@ -130,24 +126,20 @@ class DcsConfig(Settings):
 
 
 class HeadConfig(Settings):
-    """What turns the backbone's map into a feature, and the feature into scores of the training identities.
+    """The head: from the backbone's map to a feature, and from the feature to scores of the training identities.
 
-    ``pool`` is one of ``dcs_nas.models.pooling``. ``neck``: a batch norm between metric losses and classifier (BNNeck),
-    behind a learned square matrix where ``square`` is set (MSINet). ``loss_features``: metric losses compare features
-    before the two, or after. The ``classifier`` is linear, linear with a bias, or of cosines with a margin softmax of
-    this ``scale`` and ``margin`` (``dcs_nas.losses.margin_softmax``; 30 and 0.35 or 0.5 are usual for cosface and
-    arcface, 64 and 0.35 for circle).
+    ``pool`` is one of ``dcs_nas.models.pooling``; margin softmax is ``dcs_nas.losses.margin_softmax`` (scale 30 and
+    margin 0.35 or 0.5 are usual for cosface and arcface, 64 and 0.35 for circle).
 
-    ``parts`` adds a vector, of that many horizontal stripes (2: MSINet's upper and lower half): a map reduced to
-    ``parts_channels`` by a 1x1 convolution, each stripe pooled, side by side, with its own neck and classifier. The map
-    is the backbone's, or the output of the submodule ``parts_from``, such as ``layer3`` of a ResNet.
+    ``parts`` adds a vector: the map, reduced to ``parts_channels`` by a 1x1 convolution, is pooled in each stripe, and
+    the stripes stand side by side with their own neck and classifier.
 
-    In tests several vectors of a network stand side by side, each scaled to length 1, or as they are times
-    ``test_weights``, one for each (TransReID: 1 and four times 1/4); 0 leaves a vector out.
+    In tests the vectors of a network stand side by side, each scaled to length 1, or unscaled times ``test_weights``
+    (TransReID: 1 and four times 1/4); 0 leaves a vector out.
     """
 
     pool: str = "avg"
-    """How a map becomes a vector: avg, max, gem and others, see the names."""
+    """Pooling from map to vector: avg, max, gem and others, see the names."""
     square: bool = False
     """A learned square matrix before the neck (MSINet)."""
     neck: bool = True
@@ -185,7 +177,7 @@ class HeadConfig(Settings):
 
     @property
     def margin_softmax(self) -> bool:
-        """Whether the classifier scores by cosines, with a margin for the sample's own identity."""
+        """True if the classifier scores by cosines, with a margin for the sample's own identity."""
         return self.classifier not in ("linear", "biased")
 
 
@@ -199,10 +191,10 @@ class GroupConfig(Settings):
 
 
 class GroupsConfig(Settings):
-    """Groups of parameters that train at other rates: ``head`` (the new layers), ``bias``, ``norm``, ``norm_bias``.
+    """Groups of parameters that train at other rates.
 
-    All parameters of normalization layers are of ``norm``, their biases too unless ``norm_bias`` is given; ``bias`` are
-    all other biases. A parameter of the head is of ``head`` as well, and its factors are multiplied.
+    Biases of normalization layers belong to ``norm`` unless ``norm_bias`` is given; ``bias`` holds all other biases.
+    The factors of ``head`` are multiplied by those of a parameter's other group.
     """
 
     head: GroupConfig = GroupConfig()
@@ -218,39 +210,35 @@ class GroupsConfig(Settings):
 class RetrainConfig(Settings):
     """Training of a fixed network: a genotype's, or a named backbone.
 
-    It starts from scratch, from a file of ``weights``, or by ``inherit`` from the supernet of a search's run folder.
-    Of a file with several networks ``weights_key`` names one. A file that leaves the first layer, the positions or more
-    than a tenth of the network's numbers random, or has other parts, is refused unless ``weights_partial`` is set.
+    It starts from scratch, from ``weights``, or from the supernet of ``inherit``. A file that leaves the first layer,
+    the positions or more than a tenth of the network's numbers random, or has other parts, is refused unless
+    ``weights_partial`` is set.
 
-    ``groups`` holds factors on ``lr`` and ``weight_decay``. In the first ``freeze_epochs``, or ``freeze_steps``, the
-    backbone stays as it is, running statistics included, and only the head is trained. Adam and AdamW have ``betas``
-    and ``amsgrad``, SGD has ``momentum``, in Nesterov's form where ``nesterov`` is set. The learning rate rises over
-    ``warmup_steps`` if given, else over ``warmup_epochs``; of a ``cosine``, it stays until ``flat_epochs`` and then
-    falls to ``lr_min``. The cosine spans what the warm-up leaves (``cosine_over`` rest), or the warm-up's epochs as
-    well, as timm's does (all). Steps are those of the optimizer (``dcs_nas.training.optimizers``).
+    While the backbone is frozen its running statistics are too. A ``cosine`` stays at the full rate until
+    ``flat_epochs`` and then falls to ``lr_min``; ``cosine_over`` all is timm's form. Steps are those of the optimizer
+    (``dcs_nas.training.optimizers``).
 
-    A step takes the mean gradient of ``accumulate`` batches, of an epoch's last step of those left; each batch has its
-    own pairs and batch statistics, and one that is left out (``trainer.nonfinite``) takes the gradients gathered before
-    it in the same step along. With ``ema_decay`` d an average of the network, running statistics included, becomes
-    d times itself + (1 - d) times the network after every step; validation and evaluation are of the average.
+    Each of the ``accumulate`` batches of a step has its own pairs and batch statistics; the last step of an epoch takes
+    the remaining batches. A batch that is left out (``trainer.nonfinite``) discards the gradients accumulated before it
+    in the same step. With ``ema_decay`` d the average of the network, running statistics included, becomes d times
+    itself + (1 - d) times the network after every step; validation and evaluation use the average.
 
-    Every ``validate_every`` epochs the identities that ``validation`` holds out are ranked, which chooses the best
-    checkpoint, and with ``test_curve`` the test set, for the column test/mAP of metrics.csv alone: nothing is chosen by
-    it.
+    The identities of ``validation`` choose the best checkpoint. ``test_curve`` writes the column test/mAP of
+    metrics.csv; nothing is chosen by it.
     """
 
     backbone: str | None = None
     """Named backbone in place of a genotype, such as resnet50; see the names."""
     backbone_options: dict[str, Any] = {}
-    """Its options, such as attention or drop_path."""
+    """Options of the backbone, such as attention or drop_path."""
     weights: Path | None = None
     """File of pretrained weights, see `dcs-nas weights FILE`."""
     weights_key: str | None = Field(default=None, min_length=1, max_length=200)
-    """Of a file with several networks, the one to take, such as student."""
+    """Network to load from a file with several, such as student."""
     weights_partial: bool = False
     """Accept a file that leaves more than a tenth of the network random."""
     inherit: Path | None = None
-    """Run folder of a search whose supernet gives the weights to start from."""
+    """Run folder of a search whose supernet has the weights to start from."""
     channels: int | None = Field(default=None, ge=1, le=2048)
     """Width of a genotype's first cell, in place of its own."""
     cells: int | None = Field(default=None, ge=1, le=100)
@@ -276,7 +264,7 @@ class RetrainConfig(Settings):
     freeze_epochs: float = Field(default=0.0, ge=0)
     """First epochs in which only the head is trained, as with pretrained backbones."""
     freeze_steps: int = Field(default=0, ge=0)
-    """The same in steps of the optimizer."""
+    """First steps of the optimizer in which only the head is trained."""
     grad_clip: float | None = Field(default=None, gt=0)
     """Largest norm of the gradient; null for none."""
     accumulate: int = Field(default=1, ge=1, le=4096)
@@ -290,7 +278,7 @@ class RetrainConfig(Settings):
     warmup_epochs: float = Field(default=10, ge=0)
     """Epochs in which the learning rate rises to `lr`."""
     warmup_steps: int = Field(default=0, ge=0)
-    """The same in steps of the optimizer, in place of epochs."""
+    """Steps of the optimizer in which the learning rate rises to `lr`, in place of epochs."""
     warmup_factor: float = Field(default=0.01, gt=0, le=1)
     """Share of `lr` that the first step has."""
     flat_epochs: float = Field(default=0.0, ge=0)
@@ -310,14 +298,14 @@ class RetrainConfig(Settings):
     validate_every: int = Field(default=10, ge=1)
     """Epochs between two measurements of retrieval."""
     test_curve: bool = False
-    """Measure the test set as often, for a curve by which nothing is chosen."""
+    """Measure the test set as often, for a curve; nothing is chosen by it."""
 
     @model_validator(mode="after")
     def _check_start(self) -> RetrainConfig:
         if self.weights is not None and self.inherit is not None:
             raise ValueError("weights and inherit are both given; the network starts from one of them")
         if self.weights_key is not None and self.weights is None:
-            raise ValueError("weights_key is given without weights; name the file, or leave it out")
+            raise ValueError("weights_key is set without weights; name the file, or leave it out")
         return self
 
     @model_validator(mode="before")
@@ -342,17 +330,16 @@ class RetrainConfig(Settings):
 
     @property
     def freezes(self) -> bool:
-        """Whether the backbone is frozen at first."""
+        """True if the backbone is frozen at first."""
         return bool(self.freeze_epochs or self.freeze_steps)
 
 
 class PretrainConfig(RetrainConfig):
-    """Training of a network by the classes of images, for ``retrain.weights``; settings as in ``retrain``, but for:
+    """Training of a network by the classes of images, for ``retrain.weights``; further settings as in ``retrain``.
 
-    The loss is the cross-entropy alone, with ``label_smoothing``, of a linear classifier with a bias on the pooled map
-    (``head``); batches are of shuffled images. ``validation`` holds out a share of every class's images; a data set
-    with images of its own for it (``val``) needs none. The accuracy on them, top-1 and top-5, is measured every
-    ``validate_every`` epochs, and the best top-1 chooses the best checkpoint.
+    The loss is the cross-entropy alone; batches are of shuffled images. ``validation`` holds out a share of every
+    class's images; a data set with images for it (``val``) needs none. The best top-1 accuracy on them chooses the best
+    checkpoint.
     """
 
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
@@ -364,21 +351,12 @@ class PretrainConfig(RetrainConfig):
 
 
 class TrainerConfig(Settings):
-    """The machine: passed on to Lightning's Trainer.
-
-    ``devices``: how many, which GPUs (``0,2``), or ``-1`` for all; ``auto`` is as many as a launcher has started, else
-    one. What the machine has to have for them is checked when a job starts (``dcs_nas.training.devices``).
-    A step whose loss or gradient is NaN or infinite stops the job, or is left out (``nonfinite: skip``).
-    Of several processes, each waits ``timeout_minutes`` at most for another that does not answer.
-    ``compile`` is the mode of torch.compile for the network (reduce-overhead: CUDA graphs); ``matmul_precision`` below
-    highest lets a GPU compute float32 products in TF32 or bfloat16.
-    ``loggers`` get the means of every epoch beside metrics.csv; wandb and mlflow have to be installed.
-    """
+    """The machine: passed on to Lightning's Trainer. ``dcs_nas.training.devices`` checks it when a job starts."""
 
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
     """Kind of device; auto takes a GPU where there is one."""
     devices: int | str = "auto"
-    """How many devices, which GPUs ('0,2'), or -1 for all; auto takes one, or as many as a launcher started."""
+    """Number of devices, numbers of GPUs ('0,2'), or -1 for all; auto takes one, or as many as a launcher started."""
     num_nodes: int = Field(default=1, ge=1)
     """Machines that train together, started by torchrun or srun."""
     timeout_minutes: float = Field(default=30, gt=0, le=10080)
@@ -392,41 +370,41 @@ class TrainerConfig(Settings):
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
     """Precision of float32 products on a GPU; high allows TF32."""
     nonfinite: Literal["stop", "skip"] = "stop"
-    """At a loss or gradient that is NaN or infinite: stop the job, or leave the step out."""
+    """Action at a NaN or infinite loss or gradient: stop the job, or skip the step."""
     threads: int | None = Field(default=None, ge=1, le=4096)
     """Threads of the processor; null for torch's own number."""
     loggers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
-    """Where figures of each epoch go beside metrics.csv; wandb and mlflow have to be installed."""
+    """Loggers of each epoch's figures beside metrics.csv; wandb and mlflow have to be installed."""
 
     @property
     def cuda(self) -> bool:
-        """Whether a CUDA GPU is there and not refused."""
+        """True if there is a CUDA GPU and the settings allow it."""
         import torch
 
         return torch.cuda.is_available() and self.accelerator != "cpu"
 
     @property
     def on_cpu(self) -> bool:
-        """Return whether the CPU trains: there is no GPU, or it is refused."""
+        """True if the CPU trains: there is no GPU, or the settings refuse it."""
         import torch
 
         return self.accelerator == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
 
     @field_validator("compile", mode="before")
     @classmethod
-    def _off_is_a_word(cls, value: object) -> object:
-        return "off" if value is False else value  # which YAML takes for false
+    def _read_off(cls, value: object) -> object:
+        return "off" if value is False else value  # YAML reads off as false
 
     @field_validator("precision", mode="before")
     @classmethod
     def _name_precision(cls, value: Any) -> Any:
         if value in ("bf16-true", "16-true"):
             raise ValueError(
-                "weights and alphas in half precision lose most of their steps, which round to nothing; use bf16-mixed"
+                "weights and alphas in half precision lose most of their steps, which round to zero; use bf16-mixed"
             )
-        meant = PRECISION_NAMES.get(str(value).lower())
-        if meant is not None:
-            raise ValueError(f"did you mean {meant}? known: {', '.join(PRECISIONS)}")
+        precision = PRECISION_NAMES.get(str(value).lower())
+        if precision is not None:
+            raise ValueError(f"did you mean {precision}? known: {', '.join(PRECISIONS)}")
         return value
 
     @field_validator("devices", mode="before")

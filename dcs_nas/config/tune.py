@@ -9,24 +9,18 @@ from pydantic import Field, model_validator
 from dcs_nas.settings import Settings
 
 _OF_NNI = {"mode": "plain", "portal": {"port": 8080, "everywhere": False}, "training_service": None}
-"""Settings of NNI's experiment manager and the values by which a recorded tuning did without it."""
+"""Settings of NNI's experiment manager and their values in a recorded tuning without it."""
 
 
 class TuneConfig(Settings):
-    """``dcs-nas tune``: settings to try, as ``space: {retrain.lr: {loguniform: [1e-5, 1e-2]}}``; see docs/tune.md.
-
-    ``metric`` is a column of a trial's metrics.csv, of its last epoch or of its best one (``take``); without it,
-    validation/mAP is maximized by retrain and architecture/loss minimized by search. No trial begins once ``hours`` are
-    spent. ``gpus`` lists the devices that trials take turns on. ``pruner`` stops trials that do badly. ``storage`` is
-    the address of a database for the trials' record, by default a file in the tuning's folder.
-    """
+    """Settings to try by ``dcs-nas tune``; see docs/tune.md."""
 
     command: Literal["search", "retrain"] = "retrain"
-    """What a trial is: a retraining or a search."""
+    """Command of a trial: a retraining or a search."""
     space: dict[str, dict[str, list[Any]]] = Field(min_length=1)
     """Settings to try and their ranges, such as `retrain.lr: {loguniform: [1e-5, 1e-2]}`."""
     trials: int = Field(default=20, ge=1, le=100_000)
-    """Trials altogether."""
+    """Total number of trials."""
     concurrency: int = Field(default=1, ge=1, le=1024)
     """Trials at a time."""
     hours: float | None = Field(default=None, gt=0)
@@ -34,17 +28,17 @@ class TuneConfig(Settings):
     metric: str | None = None
     """Column of a trial's metrics.csv to judge by; null for validation/mAP, of a search architecture/loss."""
     goal: Literal["maximize", "minimize"] | None = None
-    """Whether more of the metric is better, or less; goes with `metric`."""
+    """Direction of the better metric; set it together with `metric`."""
     take: Literal["last", "best"] = "last"
-    """The metric of the last epoch, or of the best one."""
+    """Epoch whose metric counts: the last or the best."""
     tuner: str = "TPE"
     """Optuna's sampler, such as TPE or Random."""
     tuner_options: dict[str, Any] = {}
-    """Its options."""
+    """Options of the sampler."""
     pruner: Literal["none", "median", "hyperband"] = "none"
-    """Stops trials that do badly: median, hyperband or none."""
+    """Pruner, which stops bad trials: median, hyperband or none."""
     pruner_options: dict[str, Any] = {}
-    """Its options."""
+    """Options of the pruner."""
     gpus: tuple[int, ...] = ()
     """Numbers of the GPUs that trials take turns on."""
     storage: str | None = None
@@ -53,7 +47,7 @@ class TuneConfig(Settings):
     @model_validator(mode="before")
     @classmethod
     def _without_nni(cls, data: Any) -> Any:
-        """Leave out the settings of NNI's manager where they ask for nothing; refuse them where they do."""
+        """Drop settings of NNI's manager that ask for nothing; refuse the others."""
         if not isinstance(data, dict):
             return data
         for key, plain in _OF_NNI.items():
@@ -80,7 +74,7 @@ class TuneConfig(Settings):
 
     @property
     def objective(self) -> tuple[str, Literal["maximize", "minimize"]]:
-        """The metric's name, and which way is better."""
+        """Name and direction of the metric."""
         if self.metric is not None and self.goal is not None:
             return self.metric, self.goal
         return ("validation/mAP", "maximize") if self.command == "retrain" else ("architecture/loss", "minimize")

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from dcs_nas.config import Config
-from dcs_nas.config.describe import annotation_in_words, bounds, default, settings_in
+from dcs_nas.config.describe import bounds, default, describe_annotation, find_settings_class
 from dcs_nas.space import ChainSpec, MsiSpec, OSNetSpace, SpaceSpec
 
 _INTRODUCTION = """# Configuration
@@ -63,7 +63,7 @@ def sections(kind: type[BaseModel], path: str = "") -> Iterator[tuple[str, type[
     yield path, kind
     seen: set[type[BaseModel]] = set()
     for name, field in kind.model_fields.items():
-        inner = settings_in(field.annotation)
+        inner = find_settings_class(field.annotation)
         if inner is not None and inner not in seen:
             seen.add(inner)
             yield from sections(inner, f"{path}.{name}".lstrip("."))
@@ -92,9 +92,9 @@ def _anchor(path: str) -> str:
 
 
 def _kind(field: FieldInfo, anchors: Mapping[type[BaseModel], str]) -> str:
-    inner = settings_in(field.annotation)
+    inner = find_settings_class(field.annotation)
     if inner is None:
-        return annotation_in_words(field.annotation, "`")
+        return describe_annotation(field.annotation, "`")
     link = f"[{inner.__name__.removesuffix('Config')}]({anchors[inner]})"
     return f"list of {link}" if get_origin(field.annotation) is tuple else f"section {link}"
 
