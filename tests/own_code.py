@@ -10,4 +10,4 @@ def new_process() -> None:
     for path in list(extensions._loaded):
         registry.forget(str(path))
     extensions._loaded.clear()
-    extensions._given.clear()
+    extensions._replacements.clear()

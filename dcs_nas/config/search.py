@@ -105,9 +105,9 @@ class GuardConfig(Settings):
     """Guard against collapse onto skip connections; its figures are logged after every epoch.
 
     A collapse is a normal cell of more than ``max_skips`` skips (DARTS+, arXiv 1909.06035: 2), or a dominant eigenvalue
-    of the architecture loss's Hessian whose mean over ``window`` epochs grew by more than 1 / ``ratio`` in as many (arXiv
-    1909.09656: 5 and 0.75). ``stop`` keeps the last genotype before the collapse; ``cap`` limits the skips of a derived
-    cell (P-DARTS, arXiv 1904.12760).
+    of the architecture loss's Hessian whose mean over ``window`` epochs grew by more than 1 / ``ratio`` in as many
+    (arXiv 1909.09656: 5 and 0.75). ``stop`` keeps the last genotype before the collapse; ``cap`` limits the skips of a
+    derived cell (P-DARTS, arXiv 1904.12760).
     """
 
     action: Literal["log", "stop", "cap"] = "log"

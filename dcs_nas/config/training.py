@@ -83,9 +83,7 @@ class LossConfig(Settings):
         if self.ib_kind == "none" and (self.ib_input, self.ib_estimate) != ("image", "streaming"):
             raise ValueError("ib_input or ib_estimate is set, but ib_kind is 'none'; name a kind, e.g. ibb")
         if not self.identity_weight and not self.triplet_weight and not self.circle_weight:
-            raise ValueError(
-                "identity_weight, triplet_weight and circle_weight are all 0; give one of them a weight, e.g. identity_weight: 1"
-            )
+            raise ValueError("identity_weight, triplet_weight and circle_weight are all 0; give one of them a weight")
         for name in ("identity_branches", "triplet_branches"):
             if getattr(self, name) is not None and not any(getattr(self, name)):
                 raise ValueError(f"{name} are all 0; give one vector a weight, or leave the term out by its own weight")
