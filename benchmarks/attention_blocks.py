@@ -32,7 +32,7 @@ from dcs_nas.environment import describe_environment
 from dcs_nas.files import write_json, write_text
 from dcs_nas.models.flops import count
 from dcs_nas.runs import RunFolder, read_metrics
-from dcs_nas.space import shipped_file
+from dcs_nas.space import find_shipped_file
 from dcs_nas.training.evaluate import evaluate_run, load_trained
 from dcs_nas.training.retrain_job import run_retraining
 
@@ -100,7 +100,7 @@ def _train(name: str, seed: int, data: Path, arguments: argparse.Namespace) -> N
     own = [f"seed={seed}", f"data.root={data}", f"results={arguments.work}"]
     if arguments.hard:
         own += [*HARD_OVERRIDES, "retrain.validate_every=8"]
-    config = load_config(shipped_file("configs", "attention_blocks"), [*own, *VARIANTS[name]])
+    config = load_config(find_shipped_file("configs", "attention_blocks"), [*own, *VARIANTS[name]])
     if not RunFolder(folder).finished_file.is_file():
         run_retraining(config, folder, resume=(folder / "config.yaml").is_file())
     report = evaluate_run(folder).report

@@ -32,7 +32,7 @@ from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
 from dcs_nas.environment import describe_environment
 from dcs_nas.files import write_text
 from dcs_nas.runs import read_metrics
-from dcs_nas.space import shipped_file
+from dcs_nas.space import find_shipped_file
 from dcs_nas.space.table import TABLES, Table
 from dcs_nas.strategies.derive import supernet_score
 from dcs_nas.strategies.job import run_search
@@ -141,7 +141,7 @@ def _try(
 
 
 def _config(table: Table, seed: int, overrides: list[str]) -> Config:
-    return load_config(shipped_file("configs", table.name), [f"seed={seed}", "trainer.loggers=[]", *overrides])
+    return load_config(find_shipped_file("configs", table.name), [f"seed={seed}", "trainer.loggers=[]", *overrides])
 
 
 def _append(out: Path, table: Table, genotype: Any, **row: Any) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from dcs_nas.files import write_text
 from dcs_nas.models.flops import count
 from dcs_nas.processes import follow_parent
 from dcs_nas.runs import read_metrics
-from dcs_nas.space import load_space, shipped_file
+from dcs_nas.space import find_shipped_file, load_space
 from dcs_nas.space.architectures import architectures, decode
 from dcs_nas.training.evaluate import evaluate_run, load_trained
 from dcs_nas.training.retrain_job import run_retraining
@@ -98,7 +98,7 @@ def _arguments() -> argparse.Namespace:
 
 def _tasks(name: str, *, tiles: bool) -> list[Task]:
     """The noise sample first, then all others, each seed after seed in one random order."""
-    config, space = _config(name), load_space(shipped_file("search_spaces", name))
+    config, space = _config(name), load_space(find_shipped_file("search_spaces", name))
     all_of_them = architectures(space, config.data.height, config.data.width)
     random.Random(0).shuffle(all_of_them)
     sample, rest = all_of_them[:SAMPLED], all_of_them[SAMPLED:]
@@ -163,7 +163,7 @@ def _trained(tasks: list[Task], name: str, data: Path, work: Path, workers: int)
 
 
 def _config(name: str, *overrides: str) -> Config:
-    return load_config(shipped_file("configs", name), ["trainer.loggers=[]", *overrides])
+    return load_config(find_shipped_file("configs", name), ["trainer.loggers=[]", *overrides])
 
 
 def _train(text: str, seed: int, name: str, data: Path, work: Path) -> dict[str, Any]:
@@ -174,7 +174,7 @@ def _train(text: str, seed: int, name: str, data: Path, work: Path) -> dict[str,
         config = _config(name, *own)
         size = config.data.height, config.data.width
         genotype = Path(folder) / "genotype.yaml"
-        write_text(genotype, decode(text, load_space(shipped_file("search_spaces", name)), *size).to_yaml())
+        write_text(genotype, decode(text, load_space(find_shipped_file("search_spaces", name)), *size).to_yaml())
         began = time.process_time()
         try:
             run_retraining(config, run, genotype=genotype)

@@ -36,7 +36,7 @@ from dcs_nas.files import write_json, write_text
 from dcs_nas.models.chain_space import fixed_chain
 from dcs_nas.models.flops import count
 from dcs_nas.runs import RunFolder
-from dcs_nas.space import ChainGenotype, ChainSpec, load_genotype, load_space, shipped_file
+from dcs_nas.space import ChainGenotype, ChainSpec, find_shipped_file, load_genotype, load_space
 from dcs_nas.strategies.job import run_search
 from dcs_nas.training.evaluate import evaluate_run
 from dcs_nas.training.retrain_job import run_retraining
@@ -190,12 +190,12 @@ def _verdict(rows: Sequence[Mapping[str, Any]]) -> str:
 def _config(seed: int, arguments: argparse.Namespace, *overrides: str) -> Config:
     own = [f"seed={seed}", f"data.root={arguments.work / 'data'}", f"results={arguments.work}"]
     own += ["trainer.accelerator=cpu", f"trainer.threads={arguments.threads}"]
-    return load_config(shipped_file("configs", "demo_chain"), [*own, *overrides])
+    return load_config(find_shipped_file("configs", "demo_chain"), [*own, *overrides])
 
 
 def _sampler() -> ChainSampler:
-    data = load_config(shipped_file("configs", "demo_chain")).data
-    space = load_space(shipped_file("search_spaces", "demo_chain"))
+    data = load_config(find_shipped_file("configs", "demo_chain")).data
+    space = load_space(find_shipped_file("search_spaces", "demo_chain"))
     assert isinstance(space, ChainSpec)
     return ChainSampler(space, space.network(data.height, data.width))
 

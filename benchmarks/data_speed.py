@@ -26,7 +26,7 @@ from dcs_nas.config import Config, load_config
 from dcs_nas.data.augment import build_augment
 from dcs_nas.data.datamodule import ReidData
 from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
-from dcs_nas.space import shipped_file
+from dcs_nas.space import find_shipped_file
 from dcs_nas.strategies.job import run_search
 from dcs_nas.training.retrain_job import run_retraining
 
@@ -108,7 +108,7 @@ def _models(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
 def _config(arguments: argparse.Namespace, *overrides: str) -> Config:
     own = [f"data.root={arguments.work / 'data'}", f"results={arguments.work}", "trainer.accelerator=cpu"]
     own += [f"trainer.threads={arguments.threads}", "search.warmup_epochs=0", "search.guard.eigenvalue_iterations=0"]
-    return load_config(shipped_file("configs", arguments.config), [*own, "retrain.warmup_epochs=0", *overrides])
+    return load_config(find_shipped_file("configs", arguments.config), [*own, "retrain.warmup_epochs=0", *overrides])
 
 
 def _arguments() -> argparse.Namespace:

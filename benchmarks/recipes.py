@@ -33,7 +33,7 @@ from dcs_nas.environment import describe_environment
 from dcs_nas.files import write_text
 from dcs_nas.models.flops import count
 from dcs_nas.runs import RunFolder
-from dcs_nas.space import Genotype, SpaceReference, load_space, shipped_file
+from dcs_nas.space import Genotype, SpaceReference, find_shipped_file, load_space
 from dcs_nas.training.evaluate import evaluate_run, load_trained
 from dcs_nas.training.retrain_job import run_retraining
 
@@ -153,7 +153,7 @@ def recipe(name: str, seed: int, data: Path, work: Path) -> Config:
 def searched_cells() -> Genotype:
     """Return the genotype of the demo's search, as results/reference/demo.json holds it."""
     cells = json.loads((Path(__file__).parents[1] / "results" / "reference" / "demo.json").read_text())["cells"]
-    space = load_space(shipped_file("search_spaces", "demo_cells"))
+    space = load_space(find_shipped_file("search_spaces", "demo_cells"))
     return Genotype(space=SpaceReference.of(space, space.name), network=space.network(**SIZE), cells=cells)
 
 

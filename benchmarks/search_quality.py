@@ -43,9 +43,9 @@ from dcs_nas.space import (
     SpaceReference,
     SpaceSpec,
     edge_index,
+    find_shipped_file,
     load_genotype,
     read_space,
-    shipped_file,
 )
 from dcs_nas.strategies.derive import SupernetScore, derive_by_retrieval, supernet_score
 from dcs_nas.strategies.job import run_search
@@ -302,11 +302,11 @@ def _log_probability(judge: SupernetScore, genotype: Genotype) -> float:
 
 def _config(seed: int, arguments: argparse.Namespace, overrides: list[str]) -> Config:
     own = [f"seed={seed}", f"data.root={arguments.work / 'data'}", f"results={arguments.work}"]
-    return load_config(shipped_file("configs", "search_quality"), [*own, *overrides])
+    return load_config(find_shipped_file("configs", "search_quality"), [*own, *overrides])
 
 
 def _space() -> SpaceSpec:
-    return read_space(shipped_file("search_spaces", "quality_cells"))
+    return read_space(find_shipped_file("search_spaces", "quality_cells"))
 
 
 def _folder(name: str, seed: int, arguments: argparse.Namespace) -> Path:

@@ -213,7 +213,7 @@ def _outside(arguments: argparse.Namespace) -> dict[str, Any]:
     """Shares of the time between the first and the last step of an epoch, in a real search."""
     from dcs_nas.config import load_config
     from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
-    from dcs_nas.space import shipped_file
+    from dcs_nas.space import find_shipped_file
     from dcs_nas.strategies.job import run_search
 
     timer = StepTimer(CLOCKS[arguments.clock])
@@ -224,7 +224,7 @@ def _outside(arguments: argparse.Namespace) -> dict[str, Any]:
         own = [f"data.root={root}", f"results={folder}", f"search.epochs={arguments.epochs}"]
         own += ["trainer.accelerator=cpu", f"trainer.threads={torch.get_num_threads()}"]
         with timed_by(timer):
-            run_search(load_config(shipped_file("configs", "demo"), own), Path(folder) / "run")
+            run_search(load_config(find_shipped_file("configs", "demo"), own), Path(folder) / "run")
     shares = timer.shares
     outside = shares["loader and Lightning"] + shares["augmentation"]
     for part, share in shares.items():

@@ -30,7 +30,7 @@ from dcs_nas.config import Config, load_config
 from dcs_nas.errors import InputError
 from dcs_nas.files import write_text
 from dcs_nas.runs import RunFolder, resume_if_requeued
-from dcs_nas.space import AnyGenotype, shipped_file
+from dcs_nas.space import AnyGenotype, find_shipped_file
 from dcs_nas.space import load_genotype as read_genotype
 from dcs_nas.space.table import Table
 
@@ -129,7 +129,7 @@ def load_settings(config: AnyConfig, overrides: Sequence[str] = ()) -> Config:
         InputError: no such file, or bad settings.
     """
     if not isinstance(config, Config):
-        return load_config(shipped_file("configs", config), overrides)
+        return load_config(find_shipped_file("configs", config), overrides)
     if overrides:
         raise InputError(
             "overrides are given beside settings, expected beside a configuration file or its name; "

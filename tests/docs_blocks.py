@@ -14,7 +14,7 @@ import typer
 
 from dcs_nas import config
 from dcs_nas.cli import app, main
-from dcs_nas.space import SpaceSpec, load_space, shipped_file
+from dcs_nas.space import SpaceSpec, find_shipped_file, load_space
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -137,9 +137,9 @@ def check(words: Sequence[str]) -> None:
     given = parse(words)
     name = given.get("config") or given.get("target")
     if name and shipped(Path(str(name))):
-        settings = config.load_config(shipped_file("configs", str(name)), given.get("override") or [])
+        settings = config.load_config(find_shipped_file("configs", str(name)), given.get("override") or [])
         if settings.search is not None:
-            load_space(shipped_file("search_spaces", settings.search.space))
+            load_space(find_shipped_file("search_spaces", settings.search.space))
 
 
 def shipped(path: Path) -> bool:
@@ -201,7 +201,7 @@ def _tiny(settings: config.Config, space: Path) -> list[str]:
     """Overrides for the settings of a job; a space of cells is replaced by ``space``."""
     changes, search, retrain = [*_TINY], settings.search, settings.retrain
     if search is not None:
-        cells = isinstance(load_space(shipped_file("search_spaces", search.space)), SpaceSpec)
+        cells = isinstance(load_space(find_shipped_file("search_spaces", search.space)), SpaceSpec)
         changes += [*_TINY_SEARCH, *([f"search.space={space}"] if cells else [])]
         changes += _NO_GUARD if search.guard.action == "log" else ()
     if retrain is not None:

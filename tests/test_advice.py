@@ -16,7 +16,7 @@ from dcs_nas.config import Config, load_config
 from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
 from dcs_nas.errors import InputError, TrainingError
 from dcs_nas.models.blocks import ATTENTION
-from dcs_nas.space import shipped_file
+from dcs_nas.space import find_shipped_file
 from dcs_nas.strategies.job import run_search
 from dcs_nas.training.error_messages import training_errors
 from dcs_nas.training.nonfinite import NonFiniteError, require_finite
@@ -107,7 +107,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
 data: {{root: {folder / "people"}, cache: {folder / "cache"}, name: market1501, height: 32, width: 16,
   people_per_batch: 4, images_per_person: 4}}
 """
-    text = shipped_file("configs", "market1501_search").read_text()
+    text = find_shipped_file("configs", "market1501_search").read_text()
     text = re.sub(r"(?ms)^data:\n.*?(?=^augment)", shrunk.lstrip(), text)
     text = text.replace("  epochs: 50 ", "  epochs: 1\n  channels: 4\n  cells: 1 ")
     text = text.replace("trainer: {", "trainer: {accelerator: cpu, threads: 1, ")

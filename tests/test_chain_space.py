@@ -16,10 +16,10 @@ from dcs_nas.space import (
     ChainGenotype,
     ChainSpec,
     Origin,
+    find_shipped_file,
     load_genotype,
     load_space,
     read_space,
-    shipped_file,
 )
 from tests.chains import STAGES, chain_space, random_chain, random_weights
 
@@ -35,14 +35,14 @@ def _file(**changes: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", ["dcs_dnas", "demo_chain"])
 def test_shipped_chain_spaces_are_read_by_name(name: str) -> None:
-    space = load_space(shipped_file("search_spaces", name))
+    space = load_space(find_shipped_file("search_spaces", name))
     assert isinstance(space, ChainSpec)
     assert space.name == name
     assert any("dcs" in stage.attention for stage in space.stages)
 
 
 def test_the_published_layout_has_its_numbers_of_candidates() -> None:
-    space = load_space(shipped_file("search_spaces", "dcs_dnas"))
+    space = load_space(find_shipped_file("search_spaces", "dcs_dnas"))
     assert isinstance(space, ChainSpec)
     assert [stage.blocks for stage in space.stages] == [1, 3, 3, 3, 4, 4]
     assert [len(stage.widths) for stage in space.stages] == [2, 4, 4, 7, 8, 14]
@@ -64,7 +64,7 @@ def test_a_chain_genotype_is_read_from_the_record_of_an_epoch(tmp_path: Path) ->
 def test_a_chain_is_refused_where_cells_are_needed(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"c\.yaml is a chain space, expected one of cells"):
         read_space(_write(tmp_path / "c.yaml", _file()))
-    assert load_space(shipped_file("search_spaces", "demo_cells")).kind == "cells"
+    assert load_space(find_shipped_file("search_spaces", "demo_cells")).kind == "cells"
 
 
 def test_the_sample_has_the_labels_of_nni_and_every_choice_once() -> None:
@@ -123,7 +123,7 @@ def test_the_strongest_candidates_are_derived_and_of_equal_ones_the_first() -> N
 
 def test_figures_of_many_choices_become_means_by_what_is_chosen() -> None:
     figures = {choice.label: float(len(choice.options)) for choice in chain_space().choices()}
-    grouped = chain_space().grouped(figures)
+    grouped = chain_space().group(figures)
     assert set(grouped) == {"kernel", "expansion", "width", "squeeze_excite", "depth", "attention"}
     assert grouped["squeeze_excite"] == 2.0
     assert grouped["attention"] == (5 + 2) / 2

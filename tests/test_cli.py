@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dcs_nas.space import Genotype, SpaceReference, read_space, shipped_file
+from dcs_nas.space import Genotype, SpaceReference, find_shipped_file, read_space
 from tests.command_line import refused, run_command
 
 COMMANDS = [
@@ -21,7 +21,7 @@ COMMANDS = [
 
 
 def _genotype(path: Path) -> Path:
-    space = read_space(shipped_file("search_spaces", "demo_cells"))
+    space = read_space(find_shipped_file("search_spaces", "demo_cells"))
     nodes = [[{"op": "sep_conv_3x3", "from": 0}, {"op": "skip_connect", "from": 1}]] * space.nodes
     cells = {"normal": {"nodes": nodes, "attention": "dcs"}, "reduce": {"nodes": nodes}}
     genotype = Genotype(space=SpaceReference.of(space, space.name), network=space.network(64, 32), cells=cells)
@@ -91,7 +91,7 @@ def test_v_shows_the_traceback(capsys: pytest.CaptureFixture) -> None:
 
 
 def test_an_unknown_operation_lists_the_choices(capsys: pytest.CaptureFixture, people: Path, tmp_path: Path) -> None:
-    text = shipped_file("search_spaces", "demo_cells").read_text().replace("sep_conv_5x5", "sep_conv_9x9")
+    text = find_shipped_file("search_spaces", "demo_cells").read_text().replace("sep_conv_5x5", "sep_conv_9x9")
     (tmp_path / "space.yaml").write_text(text)
     options = [
         "-o",

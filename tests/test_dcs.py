@@ -16,7 +16,7 @@ from dcs_nas.models.blocks import DCSAttention, kept_shares, select_channels, se
 from dcs_nas.models.blocks.dcs import attend
 from dcs_nas.models.build import build_fixed
 from dcs_nas.runs import RunFolder
-from dcs_nas.space import shipped_file
+from dcs_nas.space import find_shipped_file
 
 
 def opened(channels: int, **settings) -> DCSAttention:
@@ -150,7 +150,7 @@ def dead_share(tau: float) -> float:
 
 JOBS = [
     (path.stem, section)
-    for path in sorted(shipped_file("configs", "demo").parent.glob("*.yaml"))
+    for path in sorted(find_shipped_file("configs", "demo").parent.glob("*.yaml"))
     for section in ("search", "retrain")
     if getattr(load_config(path), section) is not None
 ]
@@ -158,7 +158,7 @@ JOBS = [
 
 @pytest.mark.parametrize(("name", "section"), JOBS)
 def test_logits_keep_a_gradient_over_the_whole_of_every_shipped_configuration(name, section):
-    config = load_config(shipped_file("configs", name))
+    config = load_config(find_shipped_file("configs", name))
     taus = {config.dcs.temperature(epoch) for epoch in range(config.section(section).epochs)}
     assert dead_share(min(taus)) < 0.01
     assert 0.25 / min(taus) <= 0.5, "the steepest gradient of a mask"
@@ -194,7 +194,7 @@ def test_the_scale_is_set_in_every_block_that_was_built_without_one():
 
 @pytest.mark.parametrize("recorded", [None, {"tau": 0.3, "decay": 0.956}])
 def test_runs_of_before_keep_the_scale_and_the_temperature_that_they_did_not_record(recorded, tmp_path):
-    settings = load_config(shipped_file("configs", "dcs_fb_resnet50")).model_dump(mode="json")
+    settings = load_config(find_shipped_file("configs", "dcs_fb_resnet50")).model_dump(mode="json")
     settings["dcs"] = recorded
     settings["trainer"]["precision"] = "bf16"
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({k: v for k, v in settings.items() if v is not None}))

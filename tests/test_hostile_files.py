@@ -32,7 +32,7 @@ from dcs_nas.models.latency import LatencyTable
 from dcs_nas.models.weights_file import read_weights
 from dcs_nas.runs import RunFolder
 from dcs_nas.settings import DEEPEST, LARGEST_YAML, MOST_VALUES, parse_yaml, read_text
-from dcs_nas.space import Genotype, load_genotype, load_space, shipped_file
+from dcs_nas.space import Genotype, find_shipped_file, load_genotype, load_space
 from dcs_nas.training.checkpoints import load_checkpoint
 from tests.make_datasets import cuhk03_names, write_cuhk03_mat, write_cuhk03_protocol
 from tests.test_features_file import arrays
@@ -325,7 +325,7 @@ def test_an_absurd_space_is_refused(tmp_path: Path, change: dict[str, Any]) -> N
 def test_a_space_whose_supernet_would_be_absurd_is_refused_with_its_images(tmp_path: Path) -> None:
     space = load_space(_write(tmp_path / "s.yaml", {**SPACE, "channels": 2048, "cells": 100}))
     _refused(lambda: space.network(64, 32), "its supernet would have at least .* weights")
-    chain = load_space(shipped_file("search_spaces", "demo_chain"))
+    chain = load_space(find_shipped_file("search_spaces", "demo_chain"))
     _refused(lambda: chain.network(4096, 4096), "its attention would have at least .* weights")
 
 
@@ -351,7 +351,7 @@ def test_a_genotype_with_cycles_or_gaps_is_refused(tmp_path: Path, change: Any, 
 
 def test_names_that_cannot_be_looked_up_are_refused() -> None:
     for name in ("x" * 5000, "~nobody-of-this-name", "a\0b", "../" * 2000):
-        _refused(partial(shipped_file, "search_spaces", name))
+        _refused(partial(find_shipped_file, "search_spaces", name))
 
 
 # Arrays

@@ -376,9 +376,9 @@ def test_the_extra_pass_mode_is_exact(temperature: object) -> None:
 
 def test_the_extra_pass_mode_refuses_a_stream_that_ends_after_one_pass() -> None:
     once: Iterator[Case] = iter(epoch(0))
-    with pytest.raises(InputError, match=r"first pass gave 24 samples and the second 0.*starts the batches anew"):
+    with pytest.raises(InputError, match=r"first pass has 24 samples and the second 0.*restarts the batches"):
         new_term().estimate(lambda: once)
-    with pytest.raises(InputError, match="first pass gave 0 samples"):
+    with pytest.raises(InputError, match="first pass has 0 samples"):
         new_term().estimate(list)
 
 

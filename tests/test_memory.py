@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dcs_nas.config import Config, load_config
 from dcs_nas.models.build import build_supernet
 from dcs_nas.models.heads import ReidNetwork
-from dcs_nas.space import load_space, shipped_file
+from dcs_nas.space import find_shipped_file, load_space
 from dcs_nas.strategies.bilevel import measure_search, without_gradients
 from dcs_nas.training.memory import GIB, StepMemory, _alive, _backward, measure_step
 from tests.command_line import refused, run_command
@@ -46,7 +46,7 @@ operations: [none, skip_connect, sep_conv_3x3]
 
 
 def config(*overrides: str) -> Config:
-    return load_config(shipped_file("configs", "demo"), ["data.height=32", "data.width=16", *overrides])
+    return load_config(find_shipped_file("configs", "demo"), ["data.height=32", "data.width=16", *overrides])
 
 
 @pytest.fixture

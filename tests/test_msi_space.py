@@ -22,7 +22,7 @@ from dcs_nas.models.relaxation import RELAXATIONS, Sample
 from dcs_nas.models.supernet import one_hot
 from dcs_nas.report.drawn_graph import difference_graph, drawn_graph
 from dcs_nas.report.graphs import draw
-from dcs_nas.space import MsiGenotype, MsiSpec, Origin, load_genotype, load_space, shipped_file
+from dcs_nas.space import MsiGenotype, MsiSpec, Origin, find_shipped_file, load_genotype, load_space
 from dcs_nas.space.msi import LABELS
 from tests.command_line import refused, run_command
 
@@ -57,7 +57,7 @@ def supernet(**options: Any) -> MsiSupernet:
 
 
 def test_the_shipped_space_is_the_published_one() -> None:
-    space = load_space(shipped_file("search_spaces", "msi"))
+    space = load_space(find_shipped_file("search_spaces", "msi"))
     assert isinstance(space, MsiSpec)
     assert space.channels == (64, 256, 384, 512)
     assert set(space.interactions) == set(INTERACTIONS)
@@ -68,7 +68,7 @@ def test_the_published_genotype_is_that_of_the_backbone_and_counts_alike() -> No
     genotype = load_genotype(PUBLISHED)
     assert isinstance(genotype, MsiGenotype)
     assert tuple(genotype.to_sample().values()) == MSMT_GENOTYPE
-    assert genotype.space.hash == load_space(shipped_file("search_spaces", "msi")).hash  # type: ignore[attr-defined]
+    assert genotype.space.hash == load_space(find_shipped_file("search_spaces", "msi")).hash  # type: ignore[attr-defined]
     trunk, backbone = count(MsiKind().fixed_network(genotype), 256, 128), count(MSINet(), 256, 128)
     halves = 128 * 384  # the 1x1 convolution of the backbone's second vector, on 16 x 8 places
     assert trunk.parameters == backbone.parameters - halves - 128
@@ -238,7 +238,7 @@ def test_derivation_takes_the_strongest_and_of_equal_ones_the_first() -> None:
 
 def test_entropies_are_logged_by_place() -> None:
     figures = {label: float(n) for n, label in enumerate(LABELS)}
-    assert tiny().grouped(figures) == {"middle": 5.0, "end": 6.0}
+    assert tiny().group(figures) == {"middle": 5.0, "end": 6.0}
 
 
 def test_the_graph_has_both_branches_of_every_cell() -> None:

@@ -224,7 +224,10 @@ def test_an_embedding_that_lost_its_stem_is_refused() -> None:
     _, network, objective = made(ib_input="stem")
     images = torch.randn(4, 3, 16, 8)
     features, logits, _ = network(images)
-    with pytest.raises(InputError, match="needs input_features and got none: pass the images or the stem's output"):
+    with pytest.raises(
+        InputError,
+        match="input_features is None, expected a tensor for the IB term: pass the images or the stem's output",
+    ):
         batch_terms(objective, Embedding(features, logits), torch.tensor([0, 1, 2, 0]), images)
 
 

@@ -21,7 +21,7 @@ from dcs_nas.data.datasets import load_dataset
 from dcs_nas.errors import InputError
 from dcs_nas.models.heads import Embedding
 from dcs_nas.runs import RunFolder, read_metrics
-from dcs_nas.space import load_genotype, shipped_file
+from dcs_nas.space import find_shipped_file, load_genotype
 from dcs_nas.training.checkpoints import load_checkpoint
 from dcs_nas.training.pretraining import Pretraining, accuracy
 from dcs_nas.training.retrain_job import run_pretraining, run_retraining
@@ -314,7 +314,7 @@ def test_classes_of_one_image_cannot_be_held_out(job: Any, classes: Path, tmp_pa
 
 def test_the_shipped_configuration_has_the_published_values_and_trains(classes: Path, tmp_path: Path) -> None:
     """imageNetDA/configs/fbnetv2_config.yaml of DCS-Attention at 73573cd."""
-    config = load_config(shipped_file("configs", "pretrain_imagenet"))
+    config = load_config(find_shipped_file("configs", "pretrain_imagenet"))
     settings = config.pretrain
     assert settings is not None
     assert (config.data.height, config.data.width, config.data.batch_size) == (224, 224, 64)

@@ -18,11 +18,11 @@ from dcs_nas.space import (
     Genotype,
     Origin,
     SpaceSpec,
+    find_shipped_file,
     is_published,
     load_genotype,
     load_space,
-    published_text,
-    shipped_file,
+    to_darts_text,
 )
 from tests.command_line import refused, run_command
 from tests.run_folders import SPACE
@@ -88,14 +88,16 @@ def test_the_published_text_is_read_in_every_form_that_codes_print(tmp_path: Pat
 
 def test_what_is_written_reads_back_equal_for_random_genotypes_of_every_space(tmp_path: Path) -> None:
     random, count = np.random.default_rng(0), 0
-    shipped = [load_space(shipped_file("search_spaces", n)) for n in ("attention_cells", "demo_cells", "quality_cells")]
+    shipped = [
+        load_space(find_shipped_file("search_spaces", n)) for n in ("attention_cells", "demo_cells", "quality_cells")
+    ]
     single = SPACE.model_copy(update={"edges_per_node": 1})
     for space in (*shipped, SPACE, single):
         assert isinstance(space, SpaceSpec)
         plain = space.model_copy(update={"attention": ("none",)})
         for _ in range(20):
             found = CellKind().random_genotype(plain, plain.network(256, 128), random, origin=Origin())
-            path = write(tmp_path / "genotype.txt", published_text(found))
+            path = write(tmp_path / "genotype.txt", to_darts_text(found))
             back = load_genotype(path, space=plain)
             assert (back.cells, back.space, back.network) == (found.cells, found.space, found.network)
             assert choices_of(load_genotype(path)) == choices_of(found)

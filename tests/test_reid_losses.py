@@ -221,7 +221,7 @@ def test_updates_and_epochs_without_an_information_bottleneck_do_nothing() -> No
 
 def test_missing_inputs_are_reported() -> None:
     logits, features, labels, _ = batch()
-    with pytest.raises(InputError, match="the IB term needs input_features and got none"):
+    with pytest.raises(InputError, match="input_features is None, expected a tensor for the IB term"):
         objective(ib_kind="ibb", ib_weight=1)(logits, features, labels)
 
 

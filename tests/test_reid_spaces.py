@@ -33,9 +33,9 @@ from dcs_nas.space import (
     Origin,
     OSNetGenotype,
     OSNetSpace,
+    find_shipped_file,
     load_genotype,
     load_space,
-    shipped_file,
 )
 from dcs_nas.space.architectures import architectures
 from dcs_nas.space.architectures import count as count_architectures
@@ -117,7 +117,7 @@ def test_a_unit_has_one_choice_of_width_in_nni_too() -> None:
     labels = [choice.label for choice in space.choices()]
     assert labels == ["stage2_width", "stage3_width"]
     assert set(ChainSpace(space, space.network(32, 32)).simplify()) == set(labels)
-    assert space.grouped(dict.fromkeys(labels, 2.0)) == {"width": 2.0}
+    assert space.group(dict.fromkeys(labels, 2.0)) == {"width": 2.0}
     texts = architectures(space, 32, 32)
     assert len(texts) == count_architectures(space, 32, 32) == 3 * 2
     assert texts[0] == "k3e1w8+none|k3e6w12&k3e6w12&k3e6w12+dcs_window|k3e6w12&k3e6w12+none"
@@ -180,15 +180,15 @@ def test_a_shared_width_is_checked_in_a_genotype(tmp_path: Path) -> None:
 
 
 def test_new_keys_of_chains_change_no_file_and_no_hash_where_they_are_not_used() -> None:
-    assert load_space(shipped_file("search_spaces", "dcs_dnas")).hash == "e1a0bea37521"
-    assert load_space(shipped_file("search_spaces", "demo_chain")).hash == "43c4cca352e8"
+    assert load_space(find_shipped_file("search_spaces", "dcs_dnas")).hash == "e1a0bea37521"
+    assert load_space(find_shipped_file("search_spaces", "demo_chain")).hash == "43c4cca352e8"
     text = random_chain(chain_space(), 0).to_yaml()
     assert not any(key in text for key in ("shared_width", "shortcut", "head_expansion", "window"))
 
 
 @pytest.mark.parametrize("name", CODES)
 def test_the_published_networks_of_dcs_dnas_are_of_their_spaces_and_ship(name: str) -> None:
-    space, genotype = load_space(shipped_file("search_spaces", name)), load_genotype(Path(name))
+    space, genotype = load_space(find_shipped_file("search_spaces", name)), load_genotype(Path(name))
     assert isinstance(space, ChainSpec)
     assert isinstance(genotype, ChainGenotype)
     genotype.require_space(space, name=name, source=name)
@@ -263,7 +263,7 @@ def test_the_expected_cost_of_osnet_is_that_of_all_networks_by_probability() -> 
 def test_the_published_placement_is_the_backbone_osnet_ain() -> None:
     genotype = load_genotype(Path("osnet_ain"))
     assert isinstance(genotype, OSNetGenotype)
-    genotype.require_space(load_space(shipped_file("search_spaces", "osnet_ain")), name="osnet_ain", source="it")
+    genotype.require_space(load_space(find_shipped_file("search_spaces", "osnet_ain")), name="osnet_ain", source="it")
     torch.manual_seed(0)
     network, backbone = OSNetKind().fixed_network(genotype), BACKBONES["osnet_ain_x1_0"](height=64, width=32)
     network.load_state_dict(backbone.state_dict())

@@ -373,7 +373,7 @@ def test_costs_are_those_of_the_network_that_was_trained(root: Path) -> None:
     settings = config(Path(run.config["data"]["root"]), retrain={"epochs": 3, "warmup_epochs": 1, "channels": 6})
     assert settings.retrain is not None
     assert isinstance(run.genotype, Genotype)
-    assert run.genotype.resized(64, 32, channels=settings.retrain.channels).network.channels == 6
+    assert run.genotype.resize(64, 32, channels=settings.retrain.channels).network.channels == 6
     backbone = build_fixed(settings.retrain, settings.data, 1, run.genotype).backbone
     expected = count(backbone, 32, 16)
     assert (found.parameters, found.macs) == (expected.parameters, expected.macs)

@@ -26,9 +26,9 @@ from dcs_nas.space import (
     NetworkSpec,
     Origin,
     SpaceReference,
+    find_shipped_file,
     load_genotype,
     load_space,
-    shipped_file,
 )
 from dcs_nas.strategies.derive import likely, supernet_score
 from dcs_nas.strategies.job import run_search
@@ -347,14 +347,14 @@ def test_derivation_by_retrieval_keeps_the_likely_genotype_that_finds_people_bes
     space: str, job: Path, tmp_path: Path
 ) -> None:
     options = ["validation=0.3", "epochs=1", "derivation=retrieval", "retrieval={candidates: 4, batches: 2}"]
-    options += [f"space={shipped_file('search_spaces', 'demo_chain')}"] if space == "chain" else []
+    options += [f"space={find_shipped_file('search_spaces', 'demo_chain')}"] if space == "chain" else []
     found = run_search(_config(job, *options), tmp_path / "run")
     assert found.origin.method.endswith("derived by retrieval")
     assert "the best of 4" in (tmp_path / "run" / "log.txt").read_text()
     assert load_genotype(tmp_path / "run" / "genotype.yaml") == found
     score = supernet_score(tmp_path / "run", batches=2)
     weights = score.supernet.mixture_weights()
-    file = shipped_file("search_spaces", "demo_chain") if space == "chain" else job.parent / "space.yaml"
+    file = find_shipped_file("search_spaces", "demo_chain") if space == "chain" else job.parent / "space.yaml"
     record = ArchitectureRecord(tmp_path, load_space(file), data="", seed=3, method="")
     drawn = likely(weights, lambda w: record.genotype(score.supernet, 0, w), candidates=4, seed=3)
     assert score(found) == max(score(one) for one in drawn)
@@ -396,7 +396,7 @@ def test_sharp_weights_give_fewer_genotypes_than_were_asked_for() -> None:
 
 
 def test_a_chain_is_searched_like_cells(job: Path, tmp_path: Path) -> None:
-    chain = shipped_file("search_spaces", "demo_chain")
+    chain = find_shipped_file("search_spaces", "demo_chain")
     config = _config(job, f"space={chain}", "epochs=1", "cost={kind: flops, form: multiplicative}", "validation=0.3")
     found = run_search(config, tmp_path / "run")
     assert isinstance(found, ChainGenotype)

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from dcs_nas.errors import InputError
-from dcs_nas.space import Genotype, SpaceReference, SpaceSpec, load_genotype, read_space, shipped_file, thirds
+from dcs_nas.space import Genotype, SpaceReference, SpaceSpec, find_shipped_file, load_genotype, read_space, thirds
 
 SPACE = {"name": "tiny", "cells": 3, "channels": 4, "nodes": 2, "operations": ["none", "skip_connect", "dcs"]}
 
@@ -32,7 +32,7 @@ def _write(path: Path, data: Any) -> Path:
 
 @pytest.mark.parametrize("name", ["demo_cells", "attention_cells"])
 def test_shipped_spaces_are_read_by_name(name: str) -> None:
-    space = read_space(shipped_file("search_spaces", name))
+    space = read_space(find_shipped_file("search_spaces", name))
     assert space.name == name
     assert {"dcs", "harmonious", "rga"} <= set(space.attention)
 

@@ -14,7 +14,7 @@ from dcs_nas import api
 from dcs_nas.config import load_config
 from dcs_nas.errors import InputError
 from dcs_nas.runs import read_metrics
-from dcs_nas.space import Genotype, load_space, shipped_file
+from dcs_nas.space import Genotype, find_shipped_file, load_space
 from dcs_nas.space.architectures import architectures, count, decode, encode
 from dcs_nas.space.table import SIZE, TABLES, Table
 from dcs_nas.strategies.job import run_search
@@ -24,7 +24,7 @@ COLUMNS = "architecture,seed,mAP,rank1,mINP,validation_mAP,half_mAP,quarter_mAP,
 
 
 def space(name: str):
-    return load_space(shipped_file("search_spaces", name))
+    return load_space(find_shipped_file("search_spaces", name))
 
 
 def written(path: Path, name: str, seeds: int = 2, every: int = 1) -> Path:
@@ -232,7 +232,7 @@ def test_the_command_refuses_what_it_cannot_show(arguments, problem, shipped, ca
 @pytest.mark.parametrize("strategy", ["random", "evolution", "local", "predictor", "nni.random", "nni.evolution"])
 def test_strategies_of_trials_read_a_table_at_its_own_cost_and_need_no_data(strategy, shipped):
     settings = ["trials.table=bench_cells", "trials.trials=40", f"strategy={strategy}"]
-    config = load_config(shipped_file("configs", "bench_cells"), [f"search.{setting}" for setting in settings])
+    config = load_config(find_shipped_file("configs", "bench_cells"), [f"search.{setting}" for setting in settings])
     found = api.tabular("bench_cells")
     genotype = run_search(config, shipped / "run")
     rows = read_metrics(shipped / "run" / "metrics.csv")
@@ -248,13 +248,13 @@ def test_an_unfinished_table_is_refused_before_a_run_begins(shipped):
     written(shipped / "bench_cells.csv", "bench_cells", every=3)
     settings = ["search.strategy=random", "search.trials.table=bench_cells"]
     with pytest.raises(InputError, match="the table bench_cells has 140 architectures and is unfinished"):
-        run_search(load_config(shipped_file("configs", "bench_cells"), settings), shipped / "run")
+        run_search(load_config(find_shipped_file("configs", "bench_cells"), settings), shipped / "run")
     assert not (shipped / "run").exists()
 
 
 def test_recorded_seconds_are_what_minutes_are_counted_in(shipped):
     settings = ["search.strategy=random", "search.trials.table=bench_cells", "search.trials.trials=100"]
-    config = load_config(shipped_file("configs", "bench_cells"), [*settings, "search.trials.minutes=0.5"])
+    config = load_config(find_shipped_file("configs", "bench_cells"), [*settings, "search.trials.minutes=0.5"])
     run_search(config, shipped / "run")
     assert len(read_metrics(shipped / "run" / "metrics.csv")) == 12  # of 2.5 seconds each
 
@@ -272,4 +272,4 @@ def test_recorded_seconds_are_what_minutes_are_counted_in(shipped):
 )
 def test_a_table_that_a_search_cannot_read_is_refused(overrides, problem):
     with pytest.raises(InputError, match=problem):
-        load_config(shipped_file("configs", "bench_cells"), overrides)
+        load_config(find_shipped_file("configs", "bench_cells"), overrides)

@@ -19,7 +19,7 @@ from dcs_nas.errors import InputError
 from dcs_nas.models.space_kinds import kind_of
 from dcs_nas.runs import RunFolder, read_metrics
 from dcs_nas.runs.workers import Worker, living_worker, open_journal
-from dcs_nas.space import Origin, load_genotype, load_space, shipped_file
+from dcs_nas.space import Origin, find_shipped_file, load_genotype, load_space
 from dcs_nas.space.architectures import architectures, decode, encode
 from dcs_nas.space.table import SIZE, TABLES
 from dcs_nas.strategies import parallel
@@ -72,7 +72,7 @@ def tables(made_up: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 def on_table(table: str, strategy: str, *overrides: str) -> Config:
     settings = [f"trials.table={table}", f"strategy={strategy}", "trials.trials=16", *SMALL, *overrides]
-    return load_config(shipped_file("configs", table), [f"search.{setting}" for setting in settings])
+    return load_config(find_shipped_file("configs", table), [f"search.{setting}" for setting in settings])
 
 
 def trials_of(folder: Path) -> list[dict[str, Any]]:
@@ -104,7 +104,7 @@ def test_a_search_is_the_same_every_time_tries_nothing_twice_and_resumes_to_the_
 
 def test_a_search_that_learns_finds_better_than_chance(tables: Path) -> None:
     """On a table whose scores are a sum over choices, six seeds each."""
-    space = load_space(shipped_file("search_spaces", "bench_chain"))
+    space = load_space(find_shipped_file("search_spaces", "bench_chain"))
     texts = architectures(space, *SIZE)
     random = np.random.default_rng(0)
     worth = random.random(len(encode_choices(decode(texts[0], space, *SIZE))))
@@ -173,7 +173,7 @@ def test_local_search_climbs_by_single_changes_and_starts_anew_at_the_top(tables
 @pytest.mark.parametrize("name", [*TABLES, "msi"])
 def test_neighbors_are_the_architectures_of_the_space_that_differ_in_one_choice(name: str) -> None:
     """Against every change of one of NNI's labels to a value that it has in some genotype."""
-    space = load_space(shipped_file("search_spaces", name))
+    space = load_space(find_shipped_file("search_spaces", name))
     network = space.network(*SIZE)
     kind, generator = kind_of(space), np.random.default_rng(0)
     drawn = [kind.random_genotype(space, network, generator, origin=Origin()) for _ in range(200)]
@@ -204,7 +204,7 @@ def test_a_chains_left_out_blocks_have_no_choices_of_their_own(tmp_path: Path) -
 
 
 def test_cells_that_differ_in_the_order_of_their_nodes_have_one_identity() -> None:
-    space = load_space(shipped_file("search_spaces", "bench_cells"))
+    space = load_space(find_shipped_file("search_spaces", "bench_cells"))
     texts = [
         "skip_connect~0|sep_conv_3x3~1+none",
         "sep_conv_3x3~1|skip_connect~0+none",

@@ -22,11 +22,11 @@ from dcs_nas.runs import RunFolder
 from dcs_nas.settings import read_yaml
 from dcs_nas.space import (
     AnyGenotype,
+    find_shipped_file,
     genotype_file,
     is_published,
     load_genotype,
     load_space,
-    shipped_file,
 )
 from dcs_nas.strategies.bilevel import measure_search
 from dcs_nas.training.memory import StepMemory, measure_retraining
@@ -138,7 +138,7 @@ def _of_config(config: Config, sizes: Sizes, source: str) -> Target:
             f"{source} names neither a search space (search.space) nor a backbone (retrain.backbone); "
             "profile the genotype that it would train"
         )
-    space = load_space(shipped_file("search_spaces", config.search.space))
+    space = load_space(find_shipped_file("search_spaces", config.search.space))
     data = _resized(config.data, sizes)
     title = f"supernet of {config.search.space}, images {data.height} x {data.width}"
     if "channels" not in space.supports:
@@ -172,7 +172,7 @@ def _of_genotype(genotype: AnyGenotype, sizes: Sizes, source: str) -> Target:
     data = _resized(DataConfig(height=genotype.network.height, width=genotype.network.width), sizes)
     if "channels" not in genotype.supports:
         _no_widths(sizes, f"a genotype of a {genotype.kind} space")
-    genotype = genotype.resized(data.height, data.width, channels=sizes.channels, cells=sizes.cells)
+    genotype = genotype.resize(data.height, data.width, channels=sizes.channels, cells=sizes.cells)
     kind = kind_of(genotype)
     return Target(
         f"{source}: {genotype.summary()}, images {data.height} x {data.width}",

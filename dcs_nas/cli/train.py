@@ -144,9 +144,9 @@ def free_folder(path: Path) -> Path:
 
 def _with_section(config: Path, overrides: Sequence[str], section: str) -> list[Any]:
     """The configuration and overrides themselves, those of the same name with the section, or one override more."""
-    from dcs_nas.space import shipped_file
+    from dcs_nas.space import find_shipped_file
 
-    file = shipped_file("configs", config)
+    file = find_shipped_file("configs", config)
     if section in (*_sections(file), *map(_section, overrides)):
         return [config, *_options([("-o", item) for item in overrides])]
     name = read_yaml(file).get("name", file.stem)

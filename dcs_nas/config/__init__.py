@@ -70,7 +70,7 @@ class Config(Settings):
     results: Path = Path("results")
     """Folder in which all runs are kept."""
     seed: int = Field(default=0, ge=0, lt=2**31)
-    """Seed of all random numbers: the same seed gives the same bits. Change it to measure how much results vary."""
+    """Seed of all random numbers: the same seed, the same bits. Change it to measure the spread of results."""
     extensions: tuple[Path, ...] = ()
     """Python files that register operations, attention blocks, backbones or data sets, relative to this file."""
     data: DataConfig = DataConfig()

@@ -1,4 +1,4 @@
-"""What an architecture costs, as a term of the loss.
+"""Cost of an architecture as a term of the loss.
 
 Symbols: L loss, c > 0 cost (multiply-adds, parameters or microseconds), t its target, w weight, b exponent.
 """

@@ -34,7 +34,7 @@ def input_features(images: Tensor, grid: tuple[int, int]) -> Tensor:
 class ClassMeans(nn.Module):
     """Class means in use, and the sums of the epoch that will replace them.
 
-    All of it is buffers, so a resumed run goes on with the same numbers. ``refresh`` swaps the new means in; a class
+    All are buffers, so a resumed run continues with the same numbers. ``refresh`` swaps the new means in; a class
     without samples keeps its old mean, one never seen is assigned no probability.
 
     Args:
@@ -72,7 +72,7 @@ class ClassMeans(nn.Module):
 
     def log_assignments(self, points: Tensor) -> Tensor:
         """Map (n, D) to (n, K): log phi with the means in use; the gradient goes to the points alone."""
-        return log_assignments(self._scaled(points), self.means, temperature=self.scale, assignable=self.seen)
+        return log_assignments(self._normalize(points), self.means, temperature=self.scale, assignable=self.seen)
 
     def log_assignments_of_means(self) -> Tensor:
         """Return (K, K), whose row y is log phi of class y's own mean."""
@@ -85,7 +85,7 @@ class ClassMeans(nn.Module):
             raise InputError(
                 f"class sums are {self.sums.dtype}, expected float32: use autocast, and don't convert the loss"
             )
-        points = self._scaled(points).to(self.sums.dtype)
+        points = self._normalize(points).to(self.sums.dtype)
         self.sums.index_add_(0, labels, points)
         self.counts.index_add_(0, labels, torch.ones_like(labels, dtype=torch.long))
         self.squares += points.square().sum()
@@ -93,13 +93,13 @@ class ClassMeans(nn.Module):
     @torch.no_grad()
     def refresh(self) -> bool:
         """Swap in the means of the sums and start new sums; return whether a class was seen for the first time."""
-        found = self.counts > 0
-        grew = bool((found & ~self.seen).any())
+        has_samples = self.counts > 0
+        grew = bool((has_samples & ~self.seen).any())
         fresh = self.sums / self.counts.clamp(min=1)[:, None]
-        if self.temperature == "auto" and found.any():
+        if self.temperature == "auto" and has_samples.any():
             self.scale.copy_(self._spread(fresh) / math.log(len(fresh)))
-        self.means.copy_(torch.where(found[:, None], fresh, self.means))
-        self.seen |= found
+        self.means.copy_(torch.where(has_samples[:, None], fresh, self.means))
+        self.seen |= has_samples
         self.reset()
         return grew
 
@@ -120,7 +120,7 @@ class ClassMeans(nn.Module):
         return within.clamp(min=info.eps * self.squares / total).clamp(min=info.tiny**0.5)
 
     @full_precision
-    def _scaled(self, points: Tensor) -> Tensor:
+    def _normalize(self, points: Tensor) -> Tensor:
         return F.normalize(points, dim=1) if self.normalize else points
 
 
@@ -211,7 +211,7 @@ class InformationBottleneck(nn.Module):
         Raises:
             InputError: a shape or a label that doesn't fit the settings.
         """
-        inputs = self._checked(features, inputs, labels)
+        inputs = self._check(features, inputs, labels)
         addends = self._addends(features, inputs, labels) if self.ready else self._zeros(features)
         terms = {f"ib_{name}": value for name, value in addends.items()}
         return {"ib": torch.stack(list(terms.values())).sum(), **terms}
@@ -236,10 +236,10 @@ class InformationBottleneck(nn.Module):
         """Measure exact statistics in two passes: the class means, then Q under these means.
 
         Args:
-            batches: gives the same (features, inputs, labels) batches at each of its two calls.
+            batches: returns the same (features, inputs, labels) batches at each of its two calls.
 
         Raises:
-            InputError: no samples, or other numbers of them in the two passes. What ``update`` gathered is discarded.
+            InputError: no samples, or other numbers of them in the two passes. The sums of ``update`` are discarded.
         """
         self.reset()
         for batch in batches():
@@ -254,8 +254,8 @@ class InformationBottleneck(nn.Module):
         if samples == 0 or again != samples:
             self.reset()
             raise InputError(
-                f"the first pass gave {samples} samples and the second {again}, expected the same number, above 0: "
-                "give a callable that starts the batches anew"
+                f"the first pass has {samples} samples and the second {again}, expected the same number, above 0: "
+                "pass a callable that restarts the batches"
             )
         self._refresh_q(from_means=False)
 
@@ -266,7 +266,7 @@ class InformationBottleneck(nn.Module):
                 dist.all_reduce(total)
 
     def reset(self) -> None:
-        """Forget the statistics of this epoch; those in use stay."""
+        """Clear the statistics of this epoch; those in use stay."""
         for total in self._accumulators():
             total.zero_()
 
@@ -285,7 +285,7 @@ class InformationBottleneck(nn.Module):
         return {name: features.new_zeros(()) for name in names}
 
     def _add_to_means(self, features: Tensor, inputs: Tensor, labels: Tensor) -> None:
-        inputs = self._checked(features, inputs, labels)
+        inputs = self._check(features, inputs, labels)
         self.feature_means.update(features, labels)
         self.input_means.update(inputs, labels)
 
@@ -299,14 +299,14 @@ class InformationBottleneck(nn.Module):
         return self.feature_means.refresh()
 
     def _refresh_q(self, *, from_means: bool) -> None:
-        """Put a new Q in use: the epoch's or, as that does not know classes new in it, that of the class means."""
+        """Put a new Q in use: the epoch's or, where classes are new in it, that of the class means."""
         counts = self.assignment_counts
         if from_means:
             fresh = self.feature_means.log_assignments_of_means().exp()
-            fresh, found = log_mean(fresh, torch.ones_like(counts)), self.feature_means.seen
+            fresh, has_samples = log_mean(fresh, torch.ones_like(counts)), self.feature_means.seen
         else:
-            fresh, found = log_mean(self.assignment_sums, counts), counts > 0
-        self.log_q.copy_(torch.where(found[:, None], fresh, self.log_q))
+            fresh, has_samples = log_mean(self.assignment_sums, counts), counts > 0
+        self.log_q.copy_(torch.where(has_samples[:, None], fresh, self.log_q))
         self.assignment_sums.zero_()
         self.assignment_counts.zero_()
 
@@ -314,7 +314,7 @@ class InformationBottleneck(nn.Module):
         means = self.feature_means.accumulators() + self.input_means.accumulators()
         return [*means, self.assignment_sums, self.assignment_counts]
 
-    def _checked(self, features: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
+    def _check(self, features: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
         """Return the input features (n, E), once all shapes fit."""
         if self.input_grid is not None:
             inputs = input_features(inputs, self.input_grid)

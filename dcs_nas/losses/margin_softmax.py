@@ -1,4 +1,4 @@
-"""Softmax losses with a margin: what is done to the cosines between features and class weights before cross-entropy.
+"""Softmax losses with a margin on the cosines between features and class weights.
 
 Shapes: n samples, K classes. All take cosines (n, K) and labels (n,), and return logits (n, K) for ``identity_loss``.
 With s the scale, m the margin, y the sample's class and c_j its cosine with class j:

@@ -29,7 +29,7 @@ class Objective(nn.Module):
         num_classes: K, identities with labels 0 .. K - 1.
         feature_dim: D.
         widths: of the vectors that stand side by side in the features; None: one of D.
-        input_channels: C of the ``input_features`` that the loop gives to IB: 3 of images, or those of the stem.
+        input_channels: C of the ``input_features`` that the loop passes to IB: 3 of images, or those of the stem.
         softmax: turns a classifier's cosines and the labels into logits (``margin_logits``); None: they are logits.
 
     Raises:
@@ -102,29 +102,27 @@ class Objective(nn.Module):
         terms: dict[str, Tensor] = {}
         if self.weights["identity"] and logits is not None:
             branches = [logits] if isinstance(logits, Tensor) else list(logits)
-            terms["identity"] = _combined(
-                branches, self.settings.identity_branches, lambda x: self._identity(x, labels)
-            )
+            terms["identity"] = _combine(branches, self.settings.identity_branches, lambda x: self._identity(x, labels))
         if self.weights["triplet"]:
             weights = self.settings.triplet_branches
             vectors = [features] if weights is None else features.split(self._widths, dim=1)
-            terms["triplet"] = _combined(vectors, weights, lambda x: self._triplet(x, labels))
+            terms["triplet"] = _combine(vectors, weights, lambda x: self._triplet(x, labels))
         if self.weights["circle"]:
             s = self.settings
             terms["circle"] = circle_loss(features, labels, margin=s.circle_margin, scale=s.circle_scale)
         if self.center is not None:
             terms["center"] = self.center(features, labels)
         if self.information_bottleneck is not None:
-            terms |= self.information_bottleneck(features, _given(input_features), labels)
+            terms |= self.information_bottleneck(features, _require_input(input_features), labels)
         return {**terms, "loss": self._weighted_sum(terms, partial=partial)}
 
     def update(self, features: Tensor, labels: Tensor, input_features: Tensor | None = None) -> None:
         """Add a batch to the statistics of IB, once per weight step; nothing to do without IB or with exact ones."""
         if self.information_bottleneck is not None and self.settings.ib_estimate == "streaming":
-            self.information_bottleneck.update(features, _given(input_features), labels)
+            self.information_bottleneck.update(features, _require_input(input_features), labels)
 
     def end_epoch(self) -> None:
-        """Put the statistics of the epoch in use; nothing to do without IB.
+        """Put the statistics of the epoch in use; without IB do nothing.
 
         Raises:
             InputError: exact statistics are asked for, which ``estimate`` measures.
@@ -156,7 +154,7 @@ class Objective(nn.Module):
         return torch.stack(addends).sum() if addends else torch.zeros(())  # of any device and type beside a scalar
 
 
-def _combined(branches: Sequence[Tensor], weights: Sequence[float] | None, loss: Callable[[Tensor], Tensor]) -> Tensor:
+def _combine(branches: Sequence[Tensor], weights: Sequence[float] | None, loss: Callable[[Tensor], Tensor]) -> Tensor:
     """Return the mean of a loss over branches, or its sum by ``weights``, of which 0 leaves a branch out."""
     if weights is None:
         return torch.stack([loss(branch) for branch in branches]).mean()
@@ -168,7 +166,9 @@ def first_nonfinite(terms: Mapping[str, Tensor]) -> str | None:
     return next((name for name, value in terms.items() if not torch.isfinite(value).all()), None)
 
 
-def _given(input_features: Tensor | None) -> Tensor:
+def _require_input(input_features: Tensor | None) -> Tensor:
     if input_features is None:
-        raise InputError("the IB term needs input_features and got none: pass the images or the stem's output")
+        raise InputError(
+            "input_features is None, expected a tensor for the IB term: pass the images or the stem's output"
+        )
     return input_features

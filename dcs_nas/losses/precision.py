@@ -20,11 +20,11 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         device = next((a.device.type for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), "cpu")
         with torch.autocast(device, enabled=False):
-            return function(*map(_raised, args), **{name: _raised(a) for name, a in kwargs.items()})
+            return function(*map(_to_float32, args), **{name: _to_float32(a) for name, a in kwargs.items()})
 
     return run
 
 
-def _raised(argument: Any) -> Any:
+def _to_float32(argument: Any) -> Any:
     half = isinstance(argument, Tensor) and argument.dtype in (torch.float16, torch.bfloat16)
     return argument.float() if half else argument

@@ -1,4 +1,4 @@
-"""The plain Re-ID losses: identity cross-entropy, batch-hard triplet, center loss, prototypes. Each gives a scalar.
+"""The plain Re-ID losses: identity cross-entropy, batch-hard triplet, center loss, prototypes. Each returns a scalar.
 
 Shapes: n samples, D feature dimensions, K classes.
 """
@@ -101,7 +101,7 @@ def circle_loss(features: Tensor, labels: Tensor, *, margin: float = 0.25, scale
 
 
 class CenterLoss(nn.Module):
-    """1/n sum_i ||x_i - c_{y_i}||^2 with learned centres c (Wen et al., ECCV 2016, equation 2, per sample).
+    """Center loss 1/n sum_i ||x_i - c_{y_i}||^2, learned centres c (Wen et al., ECCV 2016, equation 2, per sample).
 
     Without the paper's factor 1/2, as in the code of Luo et al. (michuanhaohao/reid-strong-baseline).
 

@@ -57,7 +57,7 @@ def build_fixed(
     else:
         sizes = {"channels": settings.channels, "cells": settings.cells}
         require_settings(genotype, {name: size is not None for name, size in sizes.items()}, section="retrain")
-        backbone = kind_of(genotype).fixed_network(genotype.resized(data.height, data.width, **sizes))
+        backbone = kind_of(genotype).fixed_network(genotype.resize(data.height, data.width, **sizes))
     report = None
     if settings.weights is not None:
         report = load_weights(backbone, settings.weights, partial=settings.weights_partial, key=settings.weights_key)

@@ -22,7 +22,7 @@ from dcs_nas.models.nni_imports import (
     choice,
     ensure_frozen,
 )
-from dcs_nas.space import ChainGenotype, ChainNetwork, ChainStructure, Choice, StageSpec, squeezed
+from dcs_nas.space import ChainGenotype, ChainNetwork, ChainStructure, Choice, StageSpec, squeeze_channels
 from dcs_nas.space.chain import attention_choice, block_choices
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu6": nn.ReLU6, "hswish": nn.Hardswish}
@@ -55,8 +55,8 @@ class SqueezeExcite(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.reduce = nn.Linear(channels, squeezed(channels))
-        self.expand = nn.Linear(squeezed(channels), channels)
+        self.reduce = nn.Linear(channels, squeeze_channels(channels))
+        self.expand = nn.Linear(squeeze_channels(channels), channels)
 
     def gate(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the weights (B, C, 1, 1) of x (B, C, H, W); ``mask`` (C / 4,) weighs the channels inside."""

@@ -18,7 +18,7 @@ from dcs_nas.models.blocks.parts import attend, attention_scale, to_map, to_toke
 from dcs_nas.models.chain_space import InvertedResidual, fitted
 from dcs_nas.models.flops import count_map
 from dcs_nas.models.supernet import CostKind
-from dcs_nas.space import WINDOW, StageSpec, squeezed
+from dcs_nas.space import WINDOW, StageSpec, squeeze_channels
 
 BlockWeights = Mapping[str, Tensor]  # kernel, expansion, width, squeeze_excite, depth: (n,) each
 
@@ -82,7 +82,7 @@ class SuperBlock(nn.Module):
     def _excited(self, x: Tensor, expanded: Widths, weights: Tensor) -> Tensor:
         if self.largest.excite is None:
             return x
-        inner = Widths(tuple(squeezed(e) for e in expanded.values), expanded.weights).mask()
+        inner = Widths(tuple(squeeze_channels(e) for e in expanded.values), expanded.weights).mask()
         gate = self.largest.excite.gate(x, inner)
         if len(self.stage.squeeze_excite) == 1:
             return x * gate
@@ -110,7 +110,7 @@ class SuperBlock(nn.Module):
             for expansion in stage.expansions
         ]
         bias = 0 if kind == "flops" else 1
-        excite = [2 * e * squeezed(e) + bias * (e + squeezed(e)) for e in hidden.values]
+        excite = [2 * e * squeeze_channels(e) + bias * (e + squeeze_channels(e)) for e in hidden.values]
         excited = combined(weights["squeeze_excite"], out.weights.new_tensor(stage.squeeze_excite))
         projected = hidden.mean(hidden.values) * width
         if self.tied:

@@ -77,7 +77,7 @@ def _as_trained(run: RunContents, genotype: AnyGenotype) -> AnyGenotype:
     if config.training is None:
         return genotype
     data, settings = config.data, config.training
-    return genotype.resized(data.height, data.width, channels=settings.channels, cells=settings.cells)
+    return genotype.resize(data.height, data.width, channels=settings.channels, cells=settings.cells)
 
 
 def _final(genotype: AnyGenotype) -> tuple[list[Picture], Picture | None]:

@@ -168,7 +168,7 @@ class _Job:
 
     def write_text(self, name: str, genotype: AnyGenotype) -> None:
         """The text of DARTS; a note says what it does not hold."""
-        self.save(name, genotype.published_text().encode())
+        self.save(name, genotype.to_darts_text().encode())
         blocks = {
             p: d["label"] for p, g in genotype.graphs().items() for d in g.nodes.values() if d["role"] == "attention"
         }

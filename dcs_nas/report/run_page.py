@@ -192,7 +192,7 @@ def _network(run: RunContents, section: Mapping[str, Any]) -> str:
         return ""
     network = run.genotype.network
     sizes = {name: value for name in ("channels", "cells") if isinstance(value := section.get(name), int)}
-    return run.genotype.resized(network.height, network.width, **sizes).summary()
+    return run.genotype.resize(network.height, network.width, **sizes).summary()
 
 
 def _origin(run: RunContents) -> str:

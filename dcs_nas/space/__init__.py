@@ -25,13 +25,20 @@ from dcs_nas.space.chain import (
     StageSpec,
     attention_choice,
     block_choices,
-    squeezed,
+    squeeze_channels,
 )
 from dcs_nas.space.kinds import GENOTYPES, SPACES, AnyGenotype, Origin, Space, require_settings
 from dcs_nas.space.msi import MsiGenotype, MsiNetwork, MsiReference, MsiSpec, MsiStructure
 from dcs_nas.space.osnet import OSNET_BLOCKS, OSNetGenotype, OSNetReference, OSNetSpace, OSNetStructure, Placement
-from dcs_nas.space.published import is_published, published_text
-from dcs_nas.space.reading import genotype_file, load_genotype, load_space, parse_genotype, read_space, shipped_file
+from dcs_nas.space.published import is_published, to_darts_text
+from dcs_nas.space.reading import (
+    find_shipped_file,
+    genotype_file,
+    load_genotype,
+    load_space,
+    parse_genotype,
+    read_space,
+)
 
 __all__ = [
     "CELL_KINDS",
@@ -71,15 +78,15 @@ __all__ = [
     "attention_choice",
     "block_choices",
     "edge_index",
+    "find_shipped_file",
     "genotype_file",
     "is_published",
     "load_genotype",
     "load_space",
     "parse_genotype",
-    "published_text",
     "read_space",
     "require_settings",
-    "shipped_file",
-    "squeezed",
+    "squeeze_channels",
     "thirds",
+    "to_darts_text",
 ]

@@ -46,14 +46,14 @@ def decode(text: str, space: Space, height: int, width: int) -> AnyGenotype:
     """Return the genotype of a text in ``space``, for images of ``height`` x ``width``.
 
     Raises:
-        InputError: a text that is not of an architecture of the space.
+        InputError: a text that describes no architecture of the space.
     """
     texts = _texts(space)
     try:
         return texts.decode(text, space, space.network(height, width))
     except ValueError as error:
-        found = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-        problem = found.removeprefix("Value error, ")
+        message = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        problem = message.removeprefix("Value error, ")
         raise InputError(
             f"'{text[:200]}' is no architecture of space '{space.name}' ({problem}); "
             f"expected a text such as {texts.example}"
@@ -61,7 +61,7 @@ def decode(text: str, space: Space, height: int, width: int) -> AnyGenotype:
 
 
 def count(space: Space, height: int, width: int) -> int:
-    """Return how many choices a space has together, before equal architectures are joined."""
+    """Return the number of choices of a space, before isomorphic architectures are merged."""
     return _texts(space).count(space, space.network(height, width))
 
 
@@ -176,10 +176,10 @@ def _stage(text: str) -> StageGenotype:
 def _canonical(nodes: Nodes) -> Nodes:
     """Return the least of the cells that differ in the order of their nodes alone."""
     orders = permutations(range(len(nodes)))
-    return min(cell for order in orders if (cell := _reordered(nodes, order)) is not None)
+    return min(cell for order in orders if (cell := _reorder(nodes, order)) is not None)
 
 
-def _reordered(nodes: Nodes, order: tuple[int, ...]) -> Nodes | None:
+def _reorder(nodes: Nodes, order: tuple[int, ...]) -> Nodes | None:
     """Return the cell with node ``order[i]`` at place i; None where one would read a later one."""
     place = {0: 0, 1: 1, **{node + 2: new + 2 for new, node in enumerate(order)}}
     cell = tuple(tuple(sorted((op, place[source]) for op, source in nodes[node])) for node in order)

@@ -261,7 +261,7 @@ class Genotype(AnyGenotype):
             for kind, cell in self.cells.items()
         }
 
-    def resized(self, height: int, width: int, *, channels: int | None = None, cells: int | None = None) -> Genotype:
+    def resize(self, height: int, width: int, *, channels: int | None = None, cells: int | None = None) -> Genotype:
         """Return the genotype at another width, depth and image size; reductions stay at their shares of the depth."""
         old = self.network
         cells = cells or old.cells
@@ -329,10 +329,10 @@ class Genotype(AnyGenotype):
                 graph.add_edge(f"stage_{i - 1}", f"stage_{i}", op="")
         return graph
 
-    def published_text(self) -> str:
-        from dcs_nas.space.published import published_text
+    def to_darts_text(self) -> str:
+        from dcs_nas.space.published import to_darts_text
 
-        return published_text(self)
+        return to_darts_text(self)
 
 
 def thirds(cells: int) -> tuple[int, ...]:

@@ -63,7 +63,7 @@ class _Sparse(Settings):
 
 
 class StageSpec(_Sparse):
-    """What the blocks of a stage may be: each block chooses for itself, one attention follows the last of them.
+    """Candidates of the blocks of a stage: each block has its own choice, one attention follows the last.
 
     ``stride`` is that of the first block. ``skip`` lets every later block be left out. Widths rise: the channels of a
     smaller width are the first ones of a larger one. With ``shared_width`` all blocks have the same one, by one choice.
@@ -101,7 +101,7 @@ class StageSpec(_Sparse):
 
 
 class ChainStructure(_Sparse):
-    """The chain itself: this alone decides whether a genotype fits a space.
+    """The structure of the chain, which decides whether a genotype fits a space.
 
     A 3x3 convolution to ``stem`` channels, the stages, a 1x1 convolution to ``features`` channels; ``activation``
     follows the first and the last convolution. With ``head_expansion`` e the end is that of FBNetV2 and MobileNetV3
@@ -137,8 +137,8 @@ class ChainStructure(_Sparse):
         """Yield the choices of two candidates or more, in order: per block kernel, expansion, width, squeeze_excite and
         depth, per stage attention; a width that the blocks of a stage share once, with the first of them."""
         for i, stage in enumerate(self.stages, start=1):
-            found = [block_choices(stage, i, k).values() for k in range(1, stage.blocks + 1)]
-            choices = [*(c for block in found for c in block), attention_choice(stage, i)]
+            blocks = [block_choices(stage, i, k).values() for k in range(1, stage.blocks + 1)]
+            choices = [*(c for block in blocks for c in block), attention_choice(stage, i)]
             yield from dict.fromkeys(choice for choice in choices if len(choice.options) > 1)
 
 
@@ -151,7 +151,7 @@ class ChainNetwork(Settings):
 
 @SPACES.register("chain")
 class ChainSpec(ChainStructure, Space):
-    """A chain space as its file gives it."""
+    """A chain space as read from its file."""
 
     supports: ClassVar[frozenset[str]] = frozenset({"checkpoint_activations"})
     name: Name
@@ -170,13 +170,13 @@ class ChainSpec(ChainStructure, Space):
     def names(self) -> dict[str, list[Any]]:
         return {choice.label: list(choice.options) for choice in self.choices()}
 
-    def grouped(self, figures: Mapping[str, float]) -> dict[str, float]:
+    def group(self, figures: Mapping[str, float]) -> dict[str, float]:
         """Return the means over all stages and blocks: a chain has dozens of choices."""
-        found: dict[str, list[float]] = {}
+        groups: dict[str, list[float]] = {}
         for label, value in figures.items():
             _, *rest = label.split("_")
-            found.setdefault("_".join(rest[1:]) or rest[0], []).append(value)
-        return {what: sum(values) / len(values) for what, values in found.items()}
+            groups.setdefault("_".join(rest[1:]) or rest[0], []).append(value)
+        return {what: sum(values) / len(values) for what, values in groups.items()}
 
 
 class BlockGenotype(Settings):
@@ -328,7 +328,7 @@ def block_choices(stage: StageSpec, number: int, block: int) -> dict[str, Choice
     labels = dict.fromkeys(options, f"stage{number}_block{block}")
     if stage.shared_width:
         labels["width"] = f"stage{number}"
-    return {what: Choice(f"{labels[what]}_{what}", found) for what, found in options.items()}
+    return {what: Choice(f"{labels[what]}_{what}", values) for what, values in options.items()}
 
 
 def attention_choice(stage: StageSpec, number: int) -> Choice:
@@ -336,7 +336,7 @@ def attention_choice(stage: StageSpec, number: int) -> Choice:
     return Choice(f"stage{number}_attention", stage.attention)
 
 
-def squeezed(hidden: int) -> int:
+def squeeze_channels(hidden: int) -> int:
     """Return the channels inside squeeze-excite of ``hidden`` channels: a quarter (MobileNetV3, arXiv 1905.02244)."""
     return max(1, hidden // 4)
 
@@ -390,7 +390,7 @@ def _check_window(number: int, stage: StageGenotype) -> None:
 
 
 def _window_text(window: tuple[float, float]) -> str:
-    """Return a window in words.
+    """Return a description of a window.
 
     >>> _window_text((2.497, 18.239))
     'from 2.5, 18.2 long'
@@ -405,7 +405,7 @@ def _largest(structure: ChainStructure) -> int:
         kernel, last = max(stage.kernels), max(stage.widths)
         for _ in range(stage.blocks):
             hidden = max(stage.expansions) * before
-            excite = 2 * hidden * squeezed(hidden) if True in stage.squeeze_excite else 0
+            excite = 2 * hidden * squeeze_channels(hidden) if True in stage.squeeze_excite else 0
             total += before * hidden + kernel**2 * hidden + excite + hidden * last
             before = last
         total += last**2 * len(stage.attention)

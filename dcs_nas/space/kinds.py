@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 LARGEST = 10**9
-"""Weights of all candidates together, which stand side by side while a network is built: 4 GB."""
+"""Weights of all candidates together, which are in memory at once while a network is built: 4 GB."""
 
 BY_POSITIONS = frozenset({"rga", "rga_spatial"})
 """Attention whose embedding of relations has N^2 / 4 weights, N = HW."""
@@ -31,13 +31,13 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,100}$")]
 
 
 class Space(Settings):
-    """A search space as its file gives it.
+    """A search space as read from its file.
 
     Attributes:
         kind: the kind of space, a name in ``SPACES``.
         name: of the space.
         hash: twelve hex digits that change with anything a genotype depends on.
-        supports: the settings and jobs that not every kind knows: names of ``search`` settings, and ``latency`` (tables
+        supports: settings and jobs that only some kinds support: names of ``search`` settings, and ``latency`` (tables
             of latencies by part).
     """
 
@@ -50,20 +50,20 @@ class Space(Settings):
         def hash(self) -> str: ...
 
     def network(self, height: int, width: int, **changes: Any) -> Any:
-        """Return how the network is built for images of ``height`` x ``width`` pixels."""
+        """Return the network's structure for images of ``height`` x ``width`` pixels."""
         raise NotImplementedError
 
     def names(self) -> dict[str, list[Any]]:
         """Return the candidates as the record of an epoch lists them, by what is chosen."""
         raise NotImplementedError
 
-    def grouped(self, figures: Mapping[str, float]) -> dict[str, float]:
+    def group(self, figures: Mapping[str, float]) -> dict[str, float]:
         """Return figures by mixture, such as entropies, as they are logged."""
         return dict(figures)
 
 
 class Reference(Settings):
-    """The part of a space that a genotype keeps, with the space's name and hash; the structure is the other base."""
+    """The structure of a space that a genotype keeps, with the space's name and hash."""
 
     name: Name
     declared_hash: str = Field(alias="hash")
@@ -86,7 +86,7 @@ class Reference(Settings):
 
 
 class Origin(Settings):
-    """Where a genotype came from."""
+    """Origin of a genotype."""
 
     data: str = ""
     seed: int | None = None
@@ -111,7 +111,7 @@ class AnyGenotype(Settings):
         kind: the kind of its space, a name in ``GENOTYPES``.
         space: the structure that it was chosen from, with ``name`` and ``hash``.
         network: how its parts are stacked, with ``height`` and ``width`` of the images.
-        origin: where it came from.
+        origin: data, seed and method that it came from.
     """
 
     format: int = FORMAT
@@ -123,7 +123,7 @@ class AnyGenotype(Settings):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The names of its pictures, such as ``normal`` and ``reduce``; by default one, of its kind."""
+        """Names of the pictures, such as ``normal`` and ``reduce``; by default one, the kind."""
         return (self.kind,)
 
     def part(self, name: str) -> Any:
@@ -172,12 +172,12 @@ class AnyGenotype(Settings):
         """Return how many choices skip, by what skips: figures that a search logs."""
         return {}
 
-    def resized(self, height: int, width: int, *, channels: int | None = None, cells: int | None = None) -> AnyGenotype:
+    def resize(self, height: int, width: int, *, channels: int | None = None, cells: int | None = None) -> AnyGenotype:
         """Return the genotype for images of ``height`` x ``width``, at another width and depth where it has them."""
         size = {"height": height, "width": width}
         return self.model_copy(update={"network": self.network.model_copy(update=size)})
 
-    def published_text(self) -> str:
+    def to_darts_text(self) -> str:
         """Return the text of DARTS; raises ``InputError`` where the genotype has none."""
         raise InputError(
             f"the text of DARTS holds cells, and this genotype is a {self.kind}; leave the format darts out"
@@ -214,8 +214,8 @@ GENOTYPES: Registry[type[AnyGenotype]] = Registry("kind of genotype")
 
 def require_settings(of: Space | AnyGenotype, wanted: Mapping[str, bool], *, section: str = "search") -> None:
     """Raise ``InputError`` for the first setting of ``section`` that is wanted and that the kind does not support."""
-    for setting, given in wanted.items():
-        if given and setting.split()[0] not in of.supports:
+    for setting, is_set in wanted.items():
+        if is_set and setting.split()[0] not in of.supports:
             kinds = " and ".join(kind for kind in SPACES if setting.split()[0] in SPACES[kind].supports)
             raise InputError(
                 f"{section}.{setting} is for spaces of {kinds}, and this one is of kind {of.kind}; leave it out"

@@ -44,7 +44,7 @@ LABELS = tuple(f"cell{number}_{place}" for number in range(1, CELLS + 1) for pla
 
 
 class MsiStructure(Settings):
-    """What decides whether a genotype fits a space: ``channels`` of the stem and of the three stages, and the
+    """The structure that decides whether a genotype fits: ``channels`` of the stem and of the three stages, and the
     ``interactions`` that each of the 12 places chooses from.
 
     The branches of a cell have a quarter of its stage's channels.
@@ -87,7 +87,7 @@ class MsiNetwork(Settings):
 
 @SPACES.register("msi")
 class MsiSpec(MsiStructure, Space):
-    """An MSI space as its file gives it."""
+    """An MSI space as read from its file."""
 
     name: Name
     kind: Literal["msi"] = "msi"
@@ -99,7 +99,7 @@ class MsiSpec(MsiStructure, Space):
     def names(self) -> dict[str, list[Any]]:
         return {label: list(self.interactions) for label in LABELS}
 
-    def grouped(self, figures: Mapping[str, float]) -> dict[str, float]:
+    def group(self, figures: Mapping[str, float]) -> dict[str, float]:
         """Return the means over the cells, of the interactions midway and of those at the end."""
         return {place: fmean(value for label, value in figures.items() if label.endswith(place)) for place in PLACES}
 
@@ -171,7 +171,7 @@ class MsiGenotype(AnyGenotype):
 
 
 def channel_problem(channels: Sequence[int], gated: Sequence[bool]) -> str:
-    """Return what is wrong with the channels of stem and stages, or nothing; ``gated``: stages with a channel gate.
+    """Return the fault of the channels of stem and stages, or nothing; ``gated``: stages with a channel gate.
 
     A branch has a quarter of the channels, and its gate a sixteenth of these inside.
     """

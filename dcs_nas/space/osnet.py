@@ -1,4 +1,4 @@
-"""OSNet with instance norms whose places are chosen: space and genotypes. No torch here.
+"""OSNet with searched places of instance norms: space and genotypes. No torch here.
 
 Source: Zhou et al., "Learning Generalisable Omni-Scale Representations for Person Re-Identification", TPAMI 2021;
 KaiyangZhou/deep-person-reid at f8cd150, projects/OSNet_AIN. Stages and blocks are counted from 1.
@@ -41,7 +41,7 @@ _WORDS = "IN: where a block has instance norms\nunder a stage: height×width of 
 
 
 class OSNetStructure(Settings):
-    """The network and the candidates: this alone decides whether a genotype fits a space.
+    """The network and the candidates, which decide whether a genotype fits a space.
 
     ``channels`` of the stem and of the three stages, those of the stages multiples of 4 and at least 64; ``features``
     of the vector at the end.
@@ -70,7 +70,7 @@ class OSNetStructure(Settings):
 
 @SPACES.register("osnet")
 class OSNetSpace(OSNetStructure, Space):
-    """A space of placements as its file gives it."""
+    """A space of placements as read from its file."""
 
     supports: ClassVar[frozenset[str]] = frozenset({"checkpoint_activations"})
     name: Name
@@ -89,7 +89,7 @@ class OSNetSpace(OSNetStructure, Space):
     def names(self) -> dict[str, list[Any]]:
         return {label: list(self.placements) for label in OSNET_BLOCKS}
 
-    def grouped(self, figures: Mapping[str, float]) -> dict[str, float]:
+    def group(self, figures: Mapping[str, float]) -> dict[str, float]:
         """Return the mean over all blocks."""
         return {"placement": sum(figures.values()) / len(figures)} if figures else {}
 

@@ -77,7 +77,7 @@ def read_published(path: Path, space: SpaceSpec | None = None) -> dict[str, Any]
     }
 
 
-def published_text(genotype: Genotype, name: str = "genotype") -> str:
+def to_darts_text(genotype: Genotype, name: str = "genotype") -> str:
     """Return a genotype of cells as ``NAME = Genotype(...)``, without its attention, width and depth.
 
     Raises:
@@ -109,17 +109,15 @@ def _is_text(text: str) -> bool:
 
 
 def _entries(text: str, file: Path) -> list[_Entry]:
-    found: list[_Entry] = []
+    entries: list[_Entry] = []
     line, before = 1, 0
     for match in _START.finditer(text):
-        if len(found) == _MOST_ENTRIES:
-            raise InputError(
-                f"{file} holds over {_MOST_ENTRIES:,} genotypes; cut out the line of the one that you mean"
-            )
+        if len(entries) == _MOST_ENTRIES:
+            raise InputError(f"{file} holds over {_MOST_ENTRIES:,} genotypes; copy the line of one of them into a file")
         start = match.start("text")
         line, before = line + text.count("\n", before, start), start
-        found.append(_Entry(match["name"], line, text[start : _end(text, match.end())]))
-    return found
+        entries.append(_Entry(match["name"], line, text[start : _end(text, match.end())]))
+    return entries
 
 
 def _end(text: str, start: int) -> int:

@@ -34,8 +34,8 @@ def read_space(path: Path) -> SpaceSpec:
 def load_genotype(path: Path, *, space: Space | None = None) -> AnyGenotype:
     """Return the genotype of a file, of the record of an epoch, or of DARTS' text (see ``read_published``).
 
-    ``path`` may be the name of one that ships. ``space`` is the one that such a text gets if its cells fit. Raises
-    ``InputError`` for a newer format and for what does not describe a network.
+    ``path`` may be the name of one that ships. ``space`` is that of such a text if its cells fit. Raises
+    ``InputError`` for a newer format and for other content.
     """
     path = genotype_file(path)
     if is_published(path):
@@ -43,11 +43,11 @@ def load_genotype(path: Path, *, space: Space | None = None) -> AnyGenotype:
     data = read_yaml(path)
     if isinstance(data.get("genotype"), dict):  # the record of an epoch
         data = data["genotype"]
-    found = data.get("format")
-    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+    version = data.get("format")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise InputError(f"{path} is not a genotype: it has no 'format' number")
-    if found > FORMAT:
-        raise InputError(f"{path} has genotype format {found}, this version reads up to {FORMAT}; update dcs_nas")
+    if version > FORMAT:
+        raise InputError(f"{path} has genotype format {version}, this version reads up to {FORMAT}; update dcs_nas")
     return parse_genotype(data, source=str(path))
 
 
@@ -56,7 +56,7 @@ def genotype_file(path: Path) -> Path:
     if path.exists() or len(path.parts) != 1:
         return path
     try:
-        return shipped_file("genotypes", path)
+        return find_shipped_file("genotypes", path)
     except InputError:
         return path
 
@@ -70,7 +70,7 @@ def parse_genotype(data: Mapping[str, Any], *, source: str) -> AnyGenotype:
     return parse(GENOTYPES[kind], data, source=source)
 
 
-def shipped_file(folder: str, name: str | Path) -> Path:
+def find_shipped_file(folder: str, name: str | Path) -> Path:
     """Return the file that ``name`` stands for: a path, or the bare name of one in ``folder`` here or as shipped."""
     try:
         path = Path(name).expanduser()

@@ -1,4 +1,4 @@
-"""A tabular benchmark: what training gave for every architecture of a small space. No torch here.
+"""A tabular benchmark: the results of training every architecture of a small space. No torch here.
 
 As NAS-Bench-201 (Dong, Yang, arXiv 2001.00326) for images: a search is judged in seconds against the true best.
 """
@@ -17,7 +17,7 @@ from dcs_nas.errors import InputError, choices
 from dcs_nas.settings import Settings, parse
 from dcs_nas.space.architectures import architectures, decode, encode
 from dcs_nas.space.kinds import AnyGenotype, Space
-from dcs_nas.space.reading import load_space, shipped_file
+from dcs_nas.space.reading import find_shipped_file, load_space
 
 TABLES = ("bench_cells", "bench_chain")
 SIZE = (64, 32)
@@ -112,7 +112,7 @@ class Table:
         """
         if name not in TABLES:
             raise InputError(f"unknown table '{name}'; {choices(name, TABLES)}")
-        space, file = load_space(shipped_file("search_spaces", name)), path or _shipped(name)
+        space, file = load_space(find_shipped_file("search_spaces", name)), path or _find_shipped(name)
         rows = _read_rows(file)
         strange = {row.architecture for row in rows} - set(architectures(space, *SIZE))
         if strange:
@@ -156,7 +156,7 @@ class Table:
 
     @cached_property
     def noise(self) -> Noise | None:
-        """The noise of a training, measured on the architectures that have more seeds than all have.
+        """The noise of a training, measured on the architectures with more seeds than the rest.
 
         Of scores y(a, s) with seed s it is the residual y(a, s) - mean_s - mean_a + mean, with as many degrees of
         freedom as a two-way table leaves: a seed's effect on all architectures alike moves no comparison. None where
@@ -182,7 +182,7 @@ class Table:
         return iter(self.entries)
 
     def key(self, genotype: AnyGenotype | str) -> str:
-        """Return the text under which an architecture stands in the table.
+        """Return the key of an architecture in the table.
 
         Raises:
             InputError: a genotype of another space or network, or one that the table lacks.
@@ -230,9 +230,9 @@ class Table:
         )
 
 
-def _shipped(name: str) -> Path:
+def _find_shipped(name: str) -> Path:
     package = Path(__file__).resolve().parents[1]
-    places = [package.parent / _FOLDER / f"{name}.csv", package / "_shipped/tables" / f"{name}.csv"]
+    places = [package.parent / _FOLDER / f"{name}.csv", package / "_find_shipped/tables" / f"{name}.csv"]
     for place in places:
         if place.is_file():
             return place

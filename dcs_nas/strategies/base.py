@@ -14,7 +14,7 @@ from dcs_nas.models.blocks import set_scale
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.models.space_kinds import kind_of
 from dcs_nas.runs import RunFolder
-from dcs_nas.space import AnyGenotype, Origin, load_space, require_settings, shipped_file
+from dcs_nas.space import AnyGenotype, Origin, find_shipped_file, load_space, require_settings
 from dcs_nas.training.trainer import memory_format
 
 ReadProgress = Callable[[str], Progress] | None
@@ -39,7 +39,7 @@ class Strategy:
         self.config = config
         settings, images = self.settings, config.data
         sizes = {"channels": settings.channels, "cells": settings.cells}
-        self.space = load_space(shipped_file("search_spaces", settings.space))
+        self.space = load_space(find_shipped_file("search_spaces", settings.space))
         self.kind = kind_of(self.space)
         require_settings(self.space, {name: size is not None for name, size in sizes.items()})
         self.spec = self.space.network(images.height, images.width, **sizes)

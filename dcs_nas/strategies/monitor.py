@@ -40,7 +40,7 @@ class EpochMonitor:
         """Return the figures of an epoch and write its architecture; ``recent`` is its last architecture pass."""
         supernet = loss.supernet
         genotype = self.record.genotype(supernet, epoch)
-        entropy = self.record.space.grouped(alpha_entropy(supernet.mixture_weights()))
+        entropy = self.record.space.group(alpha_entropy(supernet.mixture_weights()))
         skips = genotype.skips()
         figures = {f"entropy/{name}": value for name, value in entropy.items()}
         figures |= {f"skips/{kind}": float(count) for kind, count in skips.items()}

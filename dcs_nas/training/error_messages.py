@@ -10,7 +10,7 @@ import torch
 
 from dcs_nas.config import Config, SearchConfig
 from dcs_nas.errors import TrainingError
-from dcs_nas.space import load_space, shipped_file
+from dcs_nas.space import find_shipped_file, load_space
 
 _CPU_MESSAGE = "DefaultCPUAllocator"
 _NOT_DETERMINISTIC = "does not have a deterministic implementation"
@@ -72,4 +72,4 @@ def _may_checkpoint(search: SearchConfig) -> bool:
     exact = search.order == 2 and search.hessian == "exact"
     if search.checkpoint_activations or search.strategy != "bilevel" or exact:
         return False
-    return "checkpoint_activations" in load_space(shipped_file("search_spaces", search.space)).supports
+    return "checkpoint_activations" in load_space(find_shipped_file("search_spaces", search.space)).supports

@@ -19,7 +19,7 @@ from dcs_nas.models.build import build_fixed
 from dcs_nas.processes import is_first
 from dcs_nas.runs import RunFolder, early_log
 from dcs_nas.seeds import seed_everything
-from dcs_nas.space import AnyGenotype, is_published, load_genotype, load_space, shipped_file
+from dcs_nas.space import AnyGenotype, find_shipped_file, is_published, load_genotype, load_space
 from dcs_nas.training.acceleration import accelerate
 from dcs_nas.training.checkpoints import is_damaged, weights_file
 from dcs_nas.training.objective import build_objective
@@ -150,7 +150,7 @@ def _require_weights(path: Path | None) -> None:
 def _read_genotype(config: Config, path: Path | None) -> AnyGenotype | None:
     if path is None:
         return None
-    space = load_space(shipped_file("search_spaces", config.search.space)) if config.search is not None else None
+    space = load_space(find_shipped_file("search_spaces", config.search.space)) if config.search is not None else None
     genotype = load_genotype(path, space=space)
     if space is not None and not is_published(path):
         genotype.require_space(space, name=space.name, source=str(path))

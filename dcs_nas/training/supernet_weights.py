@@ -12,7 +12,7 @@ from dcs_nas.models.build import build_supernet
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.models.supernet import Supernet
 from dcs_nas.runs import RunFolder
-from dcs_nas.space import AnyGenotype, Space, load_space, shipped_file
+from dcs_nas.space import AnyGenotype, Space, find_shipped_file, load_space
 from dcs_nas.training.checkpoints import load_checkpoint
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ def load_supernet(folder: Path) -> tuple[Config, Space, ReidNetwork]:
     config = run.config()
     if config.search is None:
         raise InputError(f"{folder} is no search run: its config.yaml has no section 'search'")
-    space = load_space(shipped_file("search_spaces", config.search.space))
+    space = load_space(find_shipped_file("search_spaces", config.search.space))
     path = run.checkpoint("last")
     state = load_checkpoint(path)["state_dict"]
     state = {key.removeprefix("network."): value for key, value in state.items() if key.startswith("network.")}
