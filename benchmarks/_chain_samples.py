@@ -26,7 +26,7 @@ class ChainSampler:
 
     def multiply_adds(self, genotype: ChainGenotype) -> int:
         """Of one image."""
-        return round(float(self.supernet.expected_cost("flops", one_hot(genotype))))
+        return round(float(self.supernet.compute_expected_cost("flops", one_hot(genotype))))
 
     def random(self, wanted: float, random: np.random.Generator) -> ChainGenotype:
         """A genotype of about ``wanted`` multiply-adds; of those drawn, the first within ``NEAR``, or the nearest."""
@@ -49,7 +49,7 @@ class ChainSampler:
         for _ in range(40):
             middle = (low + high) / 2
             given = {label: torch.from_numpy(row)[None] for label, row in self._weights(middle).items()}
-            cost = float(self.supernet.expected_cost("flops", given))
+            cost = float(self.supernet.compute_expected_cost("flops", given))
             low, high = (middle, high) if cost < wanted else (low, middle)
         return self._weights(low)
 

@@ -33,7 +33,7 @@ from dcs_nas.config import Config, load_config
 from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
 from dcs_nas.environment import describe_environment
 from dcs_nas.files import write_json, write_text
-from dcs_nas.models.chain_space import fixed_chain
+from dcs_nas.models.chain_space import build_fixed_chain
 from dcs_nas.models.flops import count
 from dcs_nas.runs import RunFolder
 from dcs_nas.space import ChainGenotype, ChainSpec, find_shipped_file, load_genotype, load_space
@@ -142,7 +142,7 @@ def _row(entry: Entry, arguments: argparse.Namespace) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     report, genotype = json.loads(file.read_text()), _genotype(entry.path)
-    cost = count(fixed_chain(genotype), genotype.network.height, genotype.network.width)
+    cost = count(build_fixed_chain(genotype), genotype.network.height, genotype.network.width)
     return {
         "network": entry.how,
         "beta": "" if entry.beta is None else f"{entry.beta:g}",

@@ -3,8 +3,8 @@
     python benchmarks/recipes.py --seeds 0 1 2
     python benchmarks/recipes.py --recipes bot hacnn
 
-One row a training, added to results/reference/recipes.csv when it ends; rows that are there are not repeated, and an
-interrupted training resumes. Prints mean and standard deviation over the seeds.
+One row a training, added to results/reference/recipes.csv when it ends; rows that are there are not repeated,
+and an interrupted training resumes. Prints mean and standard deviation over the seeds.
 
 Each recipe keeps its own head, losses, sampler, augmentation and optimizer (sources: see RECIPES). All have the same
 images and 12 epochs, so that these are scaled: milestones, warm-up and the flat part of a schedule, by 12 over the

@@ -33,7 +33,7 @@ from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
 from dcs_nas.environment import describe_environment
 from dcs_nas.files import write_json, write_text
 from dcs_nas.models.cell_kind import CellKind
-from dcs_nas.models.cell_space import fixed_network
+from dcs_nas.models.cell_space import build_fixed_network
 from dcs_nas.runs import RunFolder
 from dcs_nas.space import (
     CellGenotype,
@@ -190,7 +190,7 @@ def _width(path: Path, wanted: int) -> tuple[int, int]:
     for channels in range(2, 65):
         network = genotype.network.model_copy(update={"channels": channels})
         changed = genotype.model_copy(update={"network": network})
-        sizes[channels] = sum(p.numel() for p in fixed_network(changed).parameters())
+        sizes[channels] = sum(p.numel() for p in build_fixed_network(changed).parameters())
         if sizes[channels] > 2 * wanted:
             break
     return min(sizes.items(), key=lambda item: abs(item[1] - wanted))

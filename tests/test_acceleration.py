@@ -47,7 +47,7 @@ def _network() -> ReidNetwork:
 
 
 def _gradients(network: ReidNetwork, images: Tensor) -> list[Tensor | None]:
-    with network.backbone.drawn():  # type: ignore[operator]
+    with network.backbone.hold_draw():  # type: ignore[operator]
         loss = network(images).square().sum()
     return list(torch.autograd.grad(loss, [p for p in network.parameters() if p.requires_grad], allow_unused=True))
 
@@ -97,7 +97,7 @@ def test_a_compiled_network_runs_uncompiled_where_it_is_differentiated_twice() -
     network, config = _network(), _config(compile="default")
     accelerate(network, config, backend="aot_eager")
     images = torch.randn(2, 3, 32, 16)
-    with eager(config.trainer), network.backbone.drawn():  # type: ignore[operator]
+    with eager(config.trainer), network.backbone.hold_draw():  # type: ignore[operator]
         alphas = list(network.backbone.alphas().values())  # type: ignore[operator]
         value = dominant_eigenvalue(lambda: network(images).square().sum(), alphas, iterations=1)
     assert math.isfinite(value)

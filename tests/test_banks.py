@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dcs_nas.models.operations import OPERATIONS
-from dcs_nas.models.super_cell import bank, mergeable, repeated, separated
+from dcs_nas.models.super_cell import bank, mergeable, repeat_channels, separate
 
 
 @pytest.mark.parametrize("name", ["sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5", "skip_connect"])
@@ -23,9 +23,9 @@ def test_a_bank_computes_what_its_operations_do(name: str, stride: int, size: tu
     alone = copy.deepcopy(made)
     x = torch.randn(2, 4, *size).double().relu().contiguous(memory_format=torch.channels_last).requires_grad_()
     weights = torch.rand(3).double().requires_grad_()
-    wide = bank(made, x, repeated(x, 3), list(weights.unbind()))
+    wide = bank(made, x, repeat_channels(x, 3), list(weights.unbind()))
     expected = [op.after_relu(x, weight) for op, weight in zip(alone, weights)]
-    torch.testing.assert_close(separated(wide, 3), expected)
+    torch.testing.assert_close(separate(wide, 3), expected)
     direction = torch.randn_like(wide)
     leaves = [[x, weights, *(p for op in ops for p in op.parameters())] for ops in (made, alone)]
     found = torch.autograd.grad((wide * direction).sum(), leaves[0])

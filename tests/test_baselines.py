@@ -18,7 +18,7 @@ import yaml
 from dcs_nas.config import Config, load_config
 from dcs_nas.errors import InputError, TrainingError
 from dcs_nas.models.cell_kind import CellKind
-from dcs_nas.models.cell_space import fixed_network
+from dcs_nas.models.cell_space import build_fixed_network
 from dcs_nas.models.nni_imports import DifferentiableMixedCell, DifferentiableMixedLayer
 from dcs_nas.runs import read_metrics
 from dcs_nas.space import CellStructure, NetworkSpec, Origin, SpaceReference, edge_index, load_genotype
@@ -115,7 +115,7 @@ def test_every_strategy_leaves_the_files_of_a_search(strategy: str, finished: Ca
     assert genotype.origin.method.startswith(f"{strategy}, ")
     assert genotype.origin.seed == 3
     assert all(edge.op != "none" for cell in genotype.cells.values() for node in cell.nodes for edge in node)
-    assert fixed_network(genotype)(torch.randn(2, 3, 24, 12)).shape == (2, 16, 6, 3)
+    assert build_fixed_network(genotype)(torch.randn(2, 3, 24, 12)).shape == (2, 16, 6, 3)
     epochs = 3 if strategy in BY_TRIALS else 2
     rows = read_metrics(folder / "metrics.csv")
     assert [row["epoch"] for row in rows] == list(range(epochs))

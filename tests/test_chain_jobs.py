@@ -64,7 +64,7 @@ def test_a_network_inherits_from_the_supernet_of_a_search(people: Path, tmp_path
     images = torch.randn(2, 3, 32, 16)
     backbone = supernet.backbone.eval()
     assert isinstance(backbone, ChainSupernet)
-    with backbone.fixed_to(genotype):
+    with backbone.fix_to(genotype):
         torch.testing.assert_close(fixed.backbone.eval()(images), backbone(images), rtol=1e-5, atol=1e-5)
     with pytest.raises(InputError, match="the genotype to train belongs to space 'tiny'"):
         inherit(fixed, random_chain(chain_space(STAGES[:1]), 0), folder)

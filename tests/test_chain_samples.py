@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
 from _chain_samples import ChainSampler
 
-from dcs_nas.models.chain_space import fixed_chain
+from dcs_nas.models.chain_space import build_fixed_chain
 from dcs_nas.models.flops import count
 from tests.chains import chain_space, random_chain
 
@@ -23,7 +23,7 @@ SAMPLER = ChainSampler(SPACE, SPACE.network(32, 16))
 
 def test_multiply_adds_are_those_of_the_fixed_network() -> None:
     genotype = random_chain(SPACE, 0)
-    assert SAMPLER.multiply_adds(genotype) == count(fixed_chain(genotype), 32, 16).macs
+    assert SAMPLER.multiply_adds(genotype) == count(build_fixed_chain(genotype), 32, 16).macs
 
 
 def test_no_network_is_smaller_or_larger_than_the_extremes() -> None:
@@ -37,7 +37,7 @@ def test_choices_are_tilted_until_the_expected_multiply_adds_are_those_wanted() 
     least, most = (SAMPLER.multiply_adds(SAMPLER.extreme(largest=largest)) for largest in (False, True))
     wanted = least + 0.3 * (most - least)
     weights = {label: torch.from_numpy(row)[None] for label, row in SAMPLER.tilted(wanted).items()}
-    assert float(SAMPLER.supernet.expected_cost("flops", weights)) == pytest.approx(wanted, rel=1e-6)
+    assert float(SAMPLER.supernet.compute_expected_cost("flops", weights)) == pytest.approx(wanted, rel=1e-6)
     attention = [row for label, row in weights.items() if label.endswith("attention")]
     assert all(torch.allclose(row, row.mean()) for row in attention)
 

@@ -11,7 +11,7 @@ import yaml
 
 from dcs_nas.errors import InputError
 from dcs_nas.models.chain_kind import ChainKind
-from dcs_nas.models.chain_space import ChainSpace, fixed_chain
+from dcs_nas.models.chain_space import ChainSpace, build_fixed_chain
 from dcs_nas.space import (
     ChainGenotype,
     ChainSpec,
@@ -91,7 +91,7 @@ def test_a_sample_of_nni_is_a_genotype_and_back() -> None:
 def test_the_frozen_network_has_the_chosen_sizes() -> None:
     space = chain_space()
     genotype = random_chain(space, 2)
-    network = fixed_chain(genotype)
+    network = build_fixed_chain(genotype)
     assert network(torch.zeros(2, 3, 32, 16)).shape == (2, 24, 8, 4)
     for blocks, stage in zip(network.stages, genotype.stages):
         for module, block in zip(blocks, stage.slots()):

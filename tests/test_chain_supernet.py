@@ -12,10 +12,10 @@ from torch.nn.functional import conv2d
 
 from dcs_nas.config import CostConfig
 from dcs_nas.errors import InputError
-from dcs_nas.models.blocks import DCSAttention, kept_shares, set_temperature
+from dcs_nas.models.blocks import DCSAttention, read_kept_shares, set_temperature
 from dcs_nas.models.build import build_cost
 from dcs_nas.models.chain_kind import ChainKind
-from dcs_nas.models.chain_space import fixed_chain
+from dcs_nas.models.chain_space import build_fixed_chain
 from dcs_nas.models.chain_supernet import ChainSupernet
 from dcs_nas.models.flops import count
 from dcs_nas.models.relaxation import Gumbel, GumbelSoftmax, Softmax
@@ -44,10 +44,10 @@ def _batch_statistics(network: nn.Module) -> None:
 
 
 def _check_equal(supernet: ChainSupernet, genotype: ChainGenotype) -> None:
-    fixed = fixed_chain(genotype)
-    fixed.load_state_dict(supernet.inherited_state(genotype))
+    fixed = build_fixed_chain(genotype)
+    fixed.load_state_dict(supernet.inherit_state(genotype))
     images = torch.randn(4, 3, 32, 16)
-    with supernet.fixed_to(genotype):
+    with supernet.fix_to(genotype):
         for prepare in (_batch_statistics, nn.Module.eval):
             prepare(supernet)
             prepare(fixed)
@@ -80,13 +80,13 @@ def test_the_share_of_channels_kept_counts_no_masked_ones() -> None:
     space = chain_space([{"blocks": 1, "widths": [4, 16], "attention": ["dcs"]}])
     supernet = _supernet(space).eval()
     genotype = random_chain(space, 0)
-    fixed = fixed_chain(genotype)
-    fixed.load_state_dict(supernet.inherited_state(genotype))
+    fixed = build_fixed_chain(genotype)
+    fixed.load_state_dict(supernet.inherit_state(genotype))
     images = torch.randn(2, 3, 32, 16)
     fixed.eval()(images)
-    with supernet.fixed_to(genotype):
+    with supernet.fix_to(genotype):
         supernet(images)
-    assert torch.allclose(*kept_shares(supernet).values(), *kept_shares(fixed).values())
+    assert torch.allclose(*read_kept_shares(supernet).values(), *read_kept_shares(fixed).values())
 
 
 def test_a_mask_is_the_weighted_sum_of_the_widths() -> None:
@@ -153,29 +153,29 @@ def test_the_expected_cost_is_that_of_all_networks_by_probability(stages: list[d
             probability *= float(weights[choice.label][0, choice.options.index(sample[choice.label])])
         key = genotype.model_dump_json()
         if key not in costs:
-            costs[key] = count(fixed_chain(genotype), 16, 8)
+            costs[key] = count(build_fixed_chain(genotype), 16, 8)
         total += probability
         expected["flops"] += probability * costs[key].macs
         expected["parameters"] += probability * costs[key].parameters
     assert total == pytest.approx(1)
     for kind in ("flops", "parameters"):
-        assert float(supernet.expected_cost(kind, weights)) == pytest.approx(expected[kind], rel=1e-12)
+        assert float(supernet.compute_expected_cost(kind, weights)) == pytest.approx(expected[kind], rel=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_with_one_hot_weights_the_cost_is_that_of_the_fixed_network(seed: int) -> None:
     space = chain_space(COSTED)
     genotype = random_chain(space, seed)
-    found = count(fixed_chain(genotype), 32, 16)
+    found = count(build_fixed_chain(genotype), 32, 16)
     supernet = ChainSupernet(space, space.network(32, 16))
-    assert int(supernet.expected_cost("flops", one_hot(genotype))) == found.macs
-    assert int(supernet.expected_cost("parameters", one_hot(genotype))) == found.parameters
+    assert int(supernet.compute_expected_cost("flops", one_hot(genotype))) == found.macs
+    assert int(supernet.compute_expected_cost("parameters", one_hot(genotype))) == found.parameters
 
 
 def test_the_cost_pulls_on_every_alpha() -> None:
     space = chain_space(COSTED)
     supernet = ChainSupernet(space, space.network(32, 16))
-    supernet.expected_cost("flops", supernet.expected_weights()).backward()
+    supernet.compute_expected_cost("flops", supernet.compute_expected_weights()).backward()
     for name, alpha in supernet.alphas().items():
         assert alpha.grad is not None, name
         assert alpha.grad.abs().sum() > 0, name
@@ -190,9 +190,9 @@ def test_the_cost_of_a_chain_is_the_one_that_a_search_asks_for() -> None:
     supernet = ChainSupernet(space, space.network(32, 16))
     cost = build_cost(CostConfig(kind="flops", target=1e6), supernet)
     assert cost is not None
-    assert cost(supernet.mixture_weights()) == supernet.expected_cost("flops", supernet.mixture_weights())
+    assert cost(supernet.mixture_weights()) == supernet.compute_expected_cost("flops", supernet.mixture_weights())
     with pytest.raises(InputError, match="no weights of mixture 'stage1_block1_kernel' are given; found: none"):
-        supernet.expected_cost("flops", {})
+        supernet.compute_expected_cost("flops", {})
 
 
 @pytest.mark.parametrize("relaxation", [GumbelSoftmax, Softmax, Gumbel])
@@ -225,7 +225,7 @@ def test_evaluation_draws_nothing_and_a_draw_can_be_held() -> None:
         norm.momentum = 0.0
     supernet.train()
     assert not torch.equal(supernet(images), supernet(images))
-    with supernet.drawn():
+    with supernet.hold_draw():
         assert torch.equal(supernet(images), supernet(images))
 
 

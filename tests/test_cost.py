@@ -19,7 +19,7 @@ from dcs_nas.errors import InputError, TrainingError
 from dcs_nas.losses import cost_term
 from dcs_nas.models.build import build_cost
 from dcs_nas.models.cell_costs import CellCosts, cell_parts
-from dcs_nas.models.cell_space import fixed_network
+from dcs_nas.models.cell_space import build_fixed_network
 from dcs_nas.models.cell_supernet import CellSupernet
 from dcs_nas.models.flops import count
 from dcs_nas.models.latency import LatencyTable, Work, device_names, measure_table, median_latency, resolve_device
@@ -80,19 +80,19 @@ def _soft(seed: int = 0) -> dict[str, Tensor]:
 @pytest.mark.parametrize("seed", range(4))
 def test_one_hot_weights_cost_what_the_fixed_network_costs(costs: CellCosts, seed: int) -> None:
     genotype = _genotype(seed)
-    fixed = count(fixed_network(genotype), NETWORK.height, NETWORK.width)
+    fixed = count(build_fixed_network(genotype), NETWORK.height, NETWORK.width)
     weights = one_hot(genotype)
-    assert costs.expected_cost("flops")(weights).item() == fixed.macs
-    assert costs.expected_cost("parameters")(weights).item() == fixed.parameters
+    assert costs.compute_expected_cost("flops")(weights).item() == fixed.macs
+    assert costs.compute_expected_cost("parameters")(weights).item() == fixed.parameters
 
 
 def test_a_supernet_fixed_to_a_genotype_costs_what_its_network_costs() -> None:
     supernet, genotype = CellSupernet(STRUCTURE, NETWORK), _genotype(11)
     expected = build_cost(CostConfig(kind="flops", target=1.0), supernet)
     assert expected is not None
-    with supernet.fixed_to(genotype):
+    with supernet.fix_to(genotype):
         weights = {name: mixture() for name, mixture in supernet.mixtures.items()}
-    assert expected(weights).item() == count(fixed_network(genotype), NETWORK.height, NETWORK.width).macs
+    assert expected(weights).item() == count(build_fixed_network(genotype), NETWORK.height, NETWORK.width).macs
 
 
 @pytest.mark.parametrize("kind", ["flops", "parameters"])
@@ -121,7 +121,7 @@ def test_soft_weights_cost_the_mean_over_all_derived_networks(costs: CellCosts) 
                     chosen = list(zip(pair, columns))
                     probability = math.prod(weights[name][place].item() for place in chosen) / len(pairs)
                     total += probability * sum(table[place].item() for place in chosen)
-    assert costs.expected_cost("flops")(weights).item() == pytest.approx(total, rel=1e-12)
+    assert costs.compute_expected_cost("flops")(weights).item() == pytest.approx(total, rel=1e-12)
 
 
 def test_edge_normalized_weights_cost_as_much_as_without_where_all_edges_are_alike() -> None:
@@ -130,14 +130,14 @@ def test_edge_normalized_weights_cost_as_much_as_without_where_all_edges_are_ali
     by_edge = {
         name: rows if "_" in name else rows / torch.tensor([2, 2, 3, 3, 3.0])[:, None] for name, rows in weights.items()
     }
-    expected = plain.expected_cost("flops")(weights).item()
-    assert normalized.expected_cost("flops")(by_edge).item() == pytest.approx(expected, rel=1e-12)
+    expected = plain.compute_expected_cost("flops")(weights).item()
+    assert normalized.compute_expected_cost("flops")(by_edge).item() == pytest.approx(expected, rel=1e-12)
     edges = CellSupernet(STRUCTURE, NETWORK, edges=True)
     assert edges.part_costs().edge_normalized
 
 
 def test_the_expected_cost_is_differentiable(costs: CellCosts) -> None:
-    expected, names = costs.expected_cost("flops"), list(_soft())
+    expected, names = costs.compute_expected_cost("flops"), list(_soft())
 
     def cost(*alphas: Tensor) -> Tensor:
         return expected({name: torch.softmax(a, -1) for name, a in zip(names, alphas)}) / 1e5
@@ -150,7 +150,7 @@ def test_extremes_are_those_of_all_networks() -> None:
     structure = CellStructure(nodes=1, operations=["none", "skip_connect", "sep_conv_3x3"], attention=["none", "dcs"])
     network = NetworkSpec(channels=2, cells=2, reductions=(1,), height=8, width=8)
     costs = CellCosts(structure, network)
-    expected = costs.expected_cost("flops")
+    expected = costs.compute_expected_cost("flops")
     found = []
     for choice in itertools.product(structure.operations[1:], repeat=4):
         for attention in itertools.product(structure.attention, repeat=2):
@@ -167,7 +167,7 @@ def test_missing_weights_are_refused(costs: CellCosts) -> None:
     weights = _soft()
     del weights["reduce"]
     with pytest.raises(InputError, match="no weights of mixture 'reduce' are given; found: normal, normal_attention"):
-        costs.expected_cost("flops")(weights)
+        costs.compute_expected_cost("flops")(weights)
 
 
 def test_costing_a_space_draws_nothing_from_the_random_generator() -> None:

@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dcs_nas.config import DataConfig, DcsConfig, RetrainConfig, load_config
 from dcs_nas.errors import InputError
-from dcs_nas.models.blocks import DCSAttention, kept_shares, select_channels, set_scale, set_temperature
+from dcs_nas.models.blocks import DCSAttention, read_kept_shares, select_channels, set_scale, set_temperature
 from dcs_nas.models.blocks.dcs import attend
 from dcs_nas.models.build import build_fixed
 from dcs_nas.runs import RunFolder
@@ -173,7 +173,7 @@ def test_temperature_is_set_in_every_block_and_shares_are_read_by_name():
     set_temperature(network, 0.3)
     assert [block.tau.item() for block in (network[0], network[1][1])] == pytest.approx([0.3, 0.3])
     network(torch.randn(2, 3, 2, 2))
-    shares = kept_shares(network)
+    shares = read_kept_shares(network)
     assert list(shares) == ["0", "1.1"]
     assert all(0 <= share <= 1 for share in shares.values())
     with pytest.raises(InputError, match="temperature tau is -1; expected a number above 0"):

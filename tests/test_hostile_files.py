@@ -27,7 +27,7 @@ from dcs_nas.errors import InputError
 from dcs_nas.evaluation import load_features
 from dcs_nas.export.metadata import ExportInfo
 from dcs_nas.export.onnx_model import OnnxModel
-from dcs_nas.models.cell_space import fixed_network
+from dcs_nas.models.cell_space import build_fixed_network
 from dcs_nas.models.latency import LatencyTable
 from dcs_nas.models.weights_file import read_weights
 from dcs_nas.runs import RunFolder
@@ -308,7 +308,7 @@ def test_a_genotype_that_is_blown_up_later_is_refused_before_it_is_built(tmp_pat
     genotype = load_genotype(_write(tmp_path / "g.yaml", _genotype()))
     assert isinstance(genotype, Genotype)
     huge = genotype.network.model_copy(update={"channels": 2048, "cells": 100})
-    _refused(lambda: fixed_network(genotype.model_copy(update={"network": huge})), "weights, expected at most")
+    _refused(lambda: build_fixed_network(genotype.model_copy(update={"network": huge})), "weights, expected at most")
 
 
 @pytest.mark.parametrize(

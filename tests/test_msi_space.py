@@ -69,7 +69,7 @@ def test_the_published_genotype_is_that_of_the_backbone_and_counts_alike() -> No
     assert isinstance(genotype, MsiGenotype)
     assert tuple(genotype.to_sample().values()) == MSMT_GENOTYPE
     assert genotype.space.hash == load_space(find_shipped_file("search_spaces", "msi")).hash  # type: ignore[attr-defined]
-    trunk, backbone = count(MsiKind().fixed_network(genotype), 256, 128), count(MSINet(), 256, 128)
+    trunk, backbone = count(MsiKind().build_fixed_network(genotype), 256, 128), count(MSINet(), 256, 128)
     halves = 128 * 384  # the 1x1 convolution of the backbone's second vector, on 16 x 8 places
     assert trunk.parameters == backbone.parameters - halves - 128
     assert trunk.macs == backbone.macs - halves * 16 * 8
@@ -80,7 +80,7 @@ def test_the_fixed_network_has_the_weights_and_the_map_of_the_published_one(
 ) -> None:
     values = golden("msinet")
     space = MsiSpec(name="golden", channels=values["channels"].tolist())
-    network = MsiKind().fixed_network(genotype_of(values["genotype"].tolist(), space)).eval()
+    network = MsiKind().build_fixed_network(genotype_of(values["genotype"].tolist(), space)).eval()
     state = {name: torch.as_tensor(values[f"state/{name}"]) for name in network.state_dict()}
     network.load_state_dict(state)
     with torch.no_grad():
@@ -134,7 +134,7 @@ def test_images_too_small_for_three_stages_are_refused() -> None:
 
 @pytest.mark.parametrize("size", [(32, 16), (51, 18), (256, 128)])
 def test_the_sizes_of_the_stages_are_those_of_the_maps(size: tuple[int, int]) -> None:
-    trunk = MsiKind().fixed_network(genotype_of(["none"] * 12)).eval()
+    trunk = MsiKind().build_fixed_network(genotype_of(["none"] * 12)).eval()
     seen: list[tuple[int, int]] = []
     for n in (1, 4, 7):
         trunk.cells[n].register_forward_hook(lambda _m, _i, y: seen.append(tuple(y.shape[2:])))
@@ -161,10 +161,10 @@ def test_a_mixed_interaction_is_the_weighted_sum_of_its_candidates() -> None:
 def test_the_fixed_network_equals_the_supernet_with_one_hot_weights(seed: int) -> None:
     torch.manual_seed(seed)
     mixed, genotype = supernet(), random_genotype(seed)
-    fixed = MsiKind().fixed_network(genotype)
-    fixed.load_state_dict(mixed.inherited_state(genotype))
+    fixed = MsiKind().build_fixed_network(genotype)
+    fixed.load_state_dict(mixed.inherit_state(genotype))
     images = torch.randn(4, 3, 32, 16)
-    with mixed.fixed_to(genotype):
+    with mixed.fix_to(genotype):
         for training in (True, False):
             torch.testing.assert_close(
                 mixed.train(training)(images), fixed.train(training)(images), rtol=1e-5, atol=1e-5
@@ -209,7 +209,7 @@ def test_the_expected_cost_is_that_of_all_networks_by_probability() -> None:
     expected = {"flops": 0.0, "parameters": 0.0}
     for pair in itertools.product(names, repeat=2):
         chosen = {**kept.to_sample(), **dict(zip(free, pair))}
-        found = count(MsiKind().fixed_network(genotype_of(chosen.values(), space)), 32, 16)
+        found = count(MsiKind().build_fixed_network(genotype_of(chosen.values(), space)), 32, 16)
         probability = np.prod([float(row[0, names.index(name)]) for row, name in zip(free.values(), pair)])
         expected["flops"] += probability * found.macs
         expected["parameters"] += probability * found.parameters

@@ -216,7 +216,7 @@ def test_a_backbone_without_a_stem_is_refused_with_the_alternatives() -> None:
     message = r"Stemless has no stem: no submodule 'stem'; set loss.ib_input to image, or name .* attribute stem_path"
     with pytest.raises(InputError, match=message):
         made(Stemless(), ib_input="stem")
-    with pytest.raises(InputError, match=r"the stem of Flat gives no map \(B, S, H, W\); set loss.ib_input to image"):
+    with pytest.raises(InputError, match=r"the stem of Flat returns no map \(B, S, H, W\); set loss.ib_input to image"):
         made(Flat(), ib_input="stem")
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dcs_nas.models.backbones import BACKBONES
-from dcs_nas.models.cell_space import fixed_network
+from dcs_nas.models.cell_space import build_fixed_network
 from dcs_nas.models.flops import count
 from dcs_nas.models.latency import LatencyTable
 from dcs_nas.models.network_profile import profile
@@ -116,7 +116,7 @@ def genotype(tmp_path: Path) -> Path:
 def test_a_genotype_is_profiled_at_its_own_or_another_size(
     capsys: pytest.CaptureFixture, genotype: Path, tmp_path: Path
 ) -> None:
-    fixed = count(fixed_network(_small_genotype()), 32, 16)
+    fixed = count(build_fixed_network(_small_genotype()), 32, 16)
     found = _profiled(capsys, tmp_path, genotype)
     assert (found["parameters"], found["macs"]) == (fixed.parameters, fixed.macs)
     assert [row["name"] for row in found["layers"]][:3] == ["", "stem", "stem.layers"]
@@ -135,7 +135,7 @@ def test_the_table_shows_every_row_and_the_totals(
     assert code == 0
     for word in ("stem", "cells", "attention", "total", "parameters", "FLOPs (M)", "latency (ms)"):
         assert word in out
-    assert f"{count(fixed_network(_small_genotype()), 32, 16).parameters:,}" in out
+    assert f"{count(build_fixed_network(_small_genotype()), 32, 16).parameters:,}" in out
     assert "batch 1, median of 1" in err
 
 

@@ -12,7 +12,7 @@ import torch
 from dcs_nas.config import Config
 from dcs_nas.errors import InputError
 from dcs_nas.models.cell_kind import CellKind
-from dcs_nas.models.cell_space import fixed_network
+from dcs_nas.models.cell_space import build_fixed_network
 from dcs_nas.report.graphs import draw, draw_difference
 from dcs_nas.space import (
     Genotype,
@@ -176,7 +176,7 @@ def test_an_unknown_operation_is_drawn_and_refused_with_the_known_ones_when_buil
     assert isinstance(genotype, Genotype)
     assert draw(genotype, tmp_path / "graphs", formats=["dot"]).files
     with pytest.raises(InputError, match="unknown operation 'conv_7x1_1x7'"):
-        fixed_network(genotype)
+        build_fixed_network(genotype)
 
 
 @pytest.mark.parametrize("section", ["no search", "a space that does not fit", "a space that fits"])

@@ -266,7 +266,7 @@ def test_weights_of_branches_are_one_for_each_vector_and_not_all_zero(name: str)
 
 def test_a_pooling_for_a_backbone_that_gives_vectors_is_refused() -> None:
     backbone = BACKBONES["hacnn"](height=160, width=64)
-    with pytest.raises(InputError, match=r"retrain.head.pool is 'gem', but HACNN gives vectors"):
+    with pytest.raises(InputError, match=r"retrain.head.pool is 'gem', but HACNN returns vectors"):
         ReidNetwork(backbone, 5, height=160, width=64, head=HeadConfig(pool="gem"))
 
 

@@ -17,7 +17,7 @@ from dcs_nas.errors import InputError
 from dcs_nas.models.backbones import BACKBONES
 from dcs_nas.models.blocks import WindowAttention
 from dcs_nas.models.chain_kind import ChainKind
-from dcs_nas.models.chain_space import ChainSpace, fixed_chain
+from dcs_nas.models.chain_space import ChainSpace, build_fixed_chain
 from dcs_nas.models.chain_supernet import ChainSupernet
 from dcs_nas.models.flops import count
 from dcs_nas.models.osnet_kind import OSNetKind, OSNetSupernet
@@ -67,12 +67,12 @@ def _shaken(supernet: Supernet) -> Supernet:
 
 
 def _check_equal(supernet: Supernet, genotype: AnyGenotype) -> None:
-    fixed = kind_of(genotype).fixed_network(genotype)
-    missing, unexpected = fixed.load_state_dict(supernet.inherited_state(genotype), strict=False)
+    fixed = kind_of(genotype).build_fixed_network(genotype)
+    missing, unexpected = fixed.load_state_dict(supernet.inherit_state(genotype), strict=False)
     assert not unexpected
     assert all(name.endswith((".weight", ".bias")) for name in missing)
     images = torch.randn(4, 3, 32, 32)
-    with supernet.fixed_to(genotype):
+    with supernet.fix_to(genotype):
         for mode in (nn.Module.train, nn.Module.eval):
             mode(supernet)
             mode(fixed)
@@ -89,14 +89,14 @@ def test_units_of_one_width_with_windows_equal_their_fixed_network(seed: int) ->
         supernet.alphas()["stage2_window"].copy_(torch.tensor([9.3, -4.6]))
     genotype = random_chain(space, seed, height=32, width=32)
     _check_equal(supernet, genotype)
-    completed = supernet.completed(genotype)
+    completed = supernet.complete(genotype)
     width = genotype.stages[1].width
     start, length = completed.stages[1].window
     assert start == pytest.approx(9.3 % width, abs=1e-5)
     assert length == pytest.approx(7.4 * width / 12, abs=1e-5)
     assert completed.stages[2].window is None
     _check_equal(supernet, completed)
-    fixed = fixed_chain(completed)
+    fixed = build_fixed_chain(completed)
     assert [m.fixed for m in fixed.modules() if isinstance(m, WindowAttention)] == [completed.stages[1].window]
     assert not [name for name, _ in fixed.named_parameters() if name.endswith("window")]
 
@@ -134,13 +134,13 @@ def test_the_expected_cost_of_units_is_that_of_all_networks_by_probability(stage
         genotype = ChainKind().genotype_of(sample, space, network, origin=Origin())
         key = genotype.model_dump_json()
         if key not in costs:
-            costs[key] = count(fixed_chain(genotype), 16, 8)
+            costs[key] = count(build_fixed_chain(genotype), 16, 8)
         rows = ((weights[c.label][0, c.options.index(option)]) for c, option in zip(choices, picked))
         probability = float(np.prod([float(row) for row in rows]))
         found["flops"] += probability * costs[key].macs
         found["parameters"] += probability * costs[key].parameters
     for kind in ("flops", "parameters"):
-        assert float(supernet.expected_cost(kind, weights)) == pytest.approx(found[kind], rel=1e-12)
+        assert float(supernet.compute_expected_cost(kind, weights)) == pytest.approx(found[kind], rel=1e-12)
 
 
 @pytest.mark.parametrize("supernet", ["chain", "osnet"])
@@ -195,7 +195,7 @@ def test_the_published_networks_of_dcs_dnas_are_of_their_spaces_and_ship(name: s
     assert [stage.blocks for stage in space.stages] == CODES[name]
     assert [stage.attention for stage in genotype.stages].count("dcs_window") == 4
     with torch.device("meta"):
-        network = fixed_chain(genotype)
+        network = build_fixed_chain(genotype)
         assert network(torch.empty(2, 3, 384, 128)).shape == (2, 1984, 1, 1)
         if name == "dcs_dnas_3x":
             supernet = ChainSupernet(space, space.network(384, 128)).eval()
@@ -249,15 +249,15 @@ def test_the_expected_cost_of_osnet_is_that_of_all_networks_by_probability() -> 
         places = [space.placements[i] for i in (a, b, 1, 1, 1, 1)]
         sample = dict(zip(weights, places))
         genotype = OSNetKind().genotype_of(sample, space, network, origin=Origin())
-        cost = count(OSNetKind().fixed_network(genotype), 64, 32)
+        cost = count(OSNetKind().build_fixed_network(genotype), 64, 32)
         first, second, *_ = weights.values()
         expected["flops"] += float(first[0, a] * second[0, b]) * cost.macs
         expected["parameters"] += float(first[0, a] * second[0, b]) * cost.parameters
         hot = one_hot(genotype)
-        assert int(supernet.expected_cost("parameters", hot)) == cost.parameters
-        assert int(supernet.expected_cost("flops", hot)) == cost.macs
+        assert int(supernet.compute_expected_cost("parameters", hot)) == cost.parameters
+        assert int(supernet.compute_expected_cost("flops", hot)) == cost.macs
     for kind in ("flops", "parameters"):
-        assert float(supernet.expected_cost(kind, weights)) == pytest.approx(expected[kind], rel=1e-12)
+        assert float(supernet.compute_expected_cost(kind, weights)) == pytest.approx(expected[kind], rel=1e-12)
 
 
 def test_the_published_placement_is_the_backbone_osnet_ain() -> None:
@@ -265,7 +265,7 @@ def test_the_published_placement_is_the_backbone_osnet_ain() -> None:
     assert isinstance(genotype, OSNetGenotype)
     genotype.require_space(load_space(find_shipped_file("search_spaces", "osnet_ain")), name="osnet_ain", source="it")
     torch.manual_seed(0)
-    network, backbone = OSNetKind().fixed_network(genotype), BACKBONES["osnet_ain_x1_0"](height=64, width=32)
+    network, backbone = OSNetKind().build_fixed_network(genotype), BACKBONES["osnet_ain_x1_0"](height=64, width=32)
     network.load_state_dict(backbone.state_dict())
     images = torch.randn(2, 3, 64, 32)
     torch.testing.assert_close(network.eval()(images), backbone.eval()(images), rtol=0, atol=0)
@@ -275,7 +275,7 @@ def test_both_norms_are_before_and_after_the_shortcut() -> None:
     genotype = OSNetKind().genotype_of(
         {f"stage{s}_block{b}": "both" for s in (1, 2, 3) for b in (1, 2)}, TINY, TINY.network(32, 32), origin=Origin()
     )
-    block = OSNetKind().fixed_network(genotype).conv2[0]
+    block = OSNetKind().build_fixed_network(genotype).conv2[0]
     x = torch.randn(2, 8, 4, 4)
     y = block.conv1(x)
     streams = sum(block.gate(getattr(block, f"conv2{s}")(y)) for s in "abcd")

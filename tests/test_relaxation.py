@@ -13,7 +13,7 @@ from dcs_nas.config import RelaxationConfig
 from dcs_nas.errors import InputError
 from dcs_nas.models.cell_kind import CellKind
 from dcs_nas.models.cell_supernet import CellSupernet
-from dcs_nas.models.relaxation import DirichletMixture, Gumbel, Sample, Softmax, normalized_edges
+from dcs_nas.models.relaxation import DirichletMixture, Gumbel, Sample, Softmax, normalize_edges
 from dcs_nas.models.super_cell import SuperCell, edge_index
 from dcs_nas.models.supernet import Mixture
 from dcs_nas.space import CellStructure, NetworkSpec, Origin, SpaceReference
@@ -32,7 +32,7 @@ def test_softmax_divides_by_its_temperature() -> None:
     relaxation = Softmax()
     relaxation.temperature = 0.5
     expected = [math.exp(a / 0.5) for a in (1.0, 2.0, 4.0)]
-    torch.testing.assert_close(relaxation.expected(alpha)[0], torch.tensor(expected) / sum(expected))
+    torch.testing.assert_close(relaxation.compute_expected(alpha)[0], torch.tensor(expected) / sum(expected))
 
 
 def test_gumbel_draws_one_operation_as_often_as_softmax_says() -> None:
@@ -65,7 +65,7 @@ def test_dirichlet_draws_have_the_expected_mean_and_narrow_as_the_temperature_fa
     for temperature in (1.0, 0.1):
         relaxation.temperature = temperature
         drawn = relaxation.sample(alpha).weights
-        torch.testing.assert_close(drawn.mean(0), relaxation.expected(alpha)[0], atol=0.01, rtol=0)
+        torch.testing.assert_close(drawn.mean(0), relaxation.compute_expected(alpha)[0], atol=0.01, rtol=0)
         spreads.append(float(drawn.std(0).mean()))
     assert spreads[1] < spreads[0] / 2
 
@@ -85,7 +85,7 @@ def test_the_anchor_is_the_divergence_from_a_flat_dirichlet() -> None:
 
 def test_edges_into_a_node_are_normalized_among_themselves() -> None:
     alpha = torch.randn(5)
-    found = normalized_edges(alpha, [2, 3])
+    found = normalize_edges(alpha, [2, 3])
     torch.testing.assert_close(found[:2], alpha[:2].exp() / alpha[:2].exp().sum())
     torch.testing.assert_close(found[2:], alpha[2:].exp() / alpha[2:].exp().sum())
 
@@ -108,7 +108,7 @@ def test_all_cells_of_a_pass_use_one_draw_and_the_next_pass_another() -> None:
     first, second = mixture(), mixture()
     assert not torch.equal(first, second)
     supernet = _supernet(relaxation=Gumbel())
-    with supernet.drawn():
+    with supernet.hold_draw():
         drawn = supernet.mixtures["normal"].sample()
         assert supernet.mixtures["normal"].sample() is drawn
         supernet(torch.randn(2, 3, 16, 8))
@@ -127,7 +127,7 @@ def test_a_sampled_relaxation_computes_only_what_it_draws() -> None:
             if isinstance(module, torch.nn.ModuleDict) and operation in module:
                 body = module[operation]
                 body.after_relu = _counted(body.after_relu, operation, computed)
-    with supernet.drawn():
+    with supernet.hold_draw():
         supernet(torch.randn(2, 3, 16, 8))
         drawn = [supernet.mixtures[kind].sample().weights for kind in ("normal", "reduce")]
     wanted = sum(int((weights.argmax(1) >= 3).sum()) for weights in drawn)
@@ -145,7 +145,7 @@ def _counted(function: Any, name: str, calls: list[str]) -> Any:
 def test_a_sampled_pass_equals_the_dense_one_with_the_same_weights() -> None:
     supernet = _supernet(relaxation=Gumbel())
     images = torch.randn(4, 3, 16, 8)
-    with supernet.drawn():
+    with supernet.hold_draw():
         sparse = supernet(images)
         weights = {name: mixture.sample().weights.detach() for name, mixture in supernet.mixtures.items()}
     for name, mixture in supernet.mixtures.items():
@@ -217,7 +217,7 @@ def test_a_supernet_with_partial_channels_has_no_weights_to_inherit() -> None:
         supernet.mixture_weights(), SpaceReference.of(supernet.structure, "x"), supernet.network, origin=Origin()
     )
     with pytest.raises(InputError, match=r"operations see 1/2 of the channels .* retrain from scratch"):
-        supernet.inherited_state(genotype)
+        supernet.inherit_state(genotype)
 
 
 @pytest.mark.parametrize("relaxation", [Softmax, Gumbel, DirichletMixture])

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dcs_nas import load_published
 from dcs_nas.errors import InputError
 from dcs_nas.models.blocks import RGA, rga
-from dcs_nas.models.blocks.rga import RelationEmbedding, gram, product, projected_relu
+from dcs_nas.models.blocks.rga import RelationEmbedding, gram, product, project_relu
 
 PARTS = ["rga_spatial", "rga_channel", "rga_spatial_channel"]
 
@@ -133,7 +133,7 @@ def test_projected_relus_equal_the_plain_product_in_value_and_two_derivatives(pi
         return projection @ torch.cat([own, F.relu(mixing @ x + shift)], 1)
 
     values, gradients, again = [], [], []
-    for form in (projected_relu, plain):
+    for form in (project_relu, plain):
         values.append(form(*leaves))
         direction = torch.linspace(-1, 1, values[-1].numel(), dtype=torch.float64).view_as(values[-1])
         gradients.append(torch.autograd.grad((values[-1] * direction).sum(), moved, create_graph=True))
@@ -142,7 +142,7 @@ def test_projected_relus_equal_the_plain_product_in_value_and_two_derivatives(pi
     torch.testing.assert_close(*gradients)
     torch.testing.assert_close(*again)
     with torch.no_grad():
-        torch.testing.assert_close(projected_relu(*leaves), values[1])
+        torch.testing.assert_close(project_relu(*leaves), values[1])
 
 
 def test_a_product_of_either_kind_is_that_of_each_image():

@@ -18,7 +18,7 @@ from dcs_nas.data.samplers import split_people
 from dcs_nas.errors import InputError
 from dcs_nas.losses import PrototypeMemory
 from dcs_nas.models.cell_kind import CellKind
-from dcs_nas.models.supernet import frozen_statistics, recalibrated_statistics
+from dcs_nas.models.supernet import frozen_statistics, recalibrate_statistics
 from dcs_nas.runs import read_metrics
 from dcs_nas.space import (
     CellStructure,
@@ -310,7 +310,7 @@ def test_statistics_are_left_alone_or_measured_anew() -> None:
         norm(torch.randn(8, 2))
     assert torch.equal(norm.running_mean, before)  # type: ignore[arg-type]
     batches = [torch.randn(8, 2) + 5 for _ in range(3)]
-    with recalibrated_statistics(norm, lambda: [norm(batch) for batch in batches]):
+    with recalibrate_statistics(norm, lambda: [norm(batch) for batch in batches]):
         torch.testing.assert_close(norm.running_mean, torch.cat(batches).mean(0))
     assert torch.equal(norm.running_mean, before)  # type: ignore[arg-type]
     assert norm.momentum == 0.1

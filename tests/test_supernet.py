@@ -13,7 +13,7 @@ from torch.nn.functional import conv2d, cross_entropy
 
 from dcs_nas.errors import InputError
 from dcs_nas.models.cell_kind import CellKind
-from dcs_nas.models.cell_space import CellSpace, fixed_network
+from dcs_nas.models.cell_space import CellSpace, build_fixed_network
 from dcs_nas.models.cell_supernet import CellSupernet
 from dcs_nas.models.operations import OPERATIONS
 from dcs_nas.models.supernet import one_hot
@@ -97,13 +97,13 @@ def test_the_fixed_network_equals_the_supernet_with_one_hot_weights_and_its_para
     for _ in range(2):  # running statistics that are not those of a new network
         supernet(torch.randn(8, 3, 16, 8))
     genotype = _random_genotype(structure, network, seed)
-    fixed = fixed_network(genotype)
-    loaded = fixed.load_state_dict(supernet.inherited_state(genotype), strict=False)
+    fixed = build_fixed_network(genotype)
+    loaded = fixed.load_state_dict(supernet.inherit_state(genotype), strict=False)
     assert not loaded.unexpected_keys
     assert {key.split(".")[-1] for key in loaded.missing_keys} <= {"weight", "bias"}  # batch norms: 1 and 0
     supernet.eval()
     fixed.eval()
-    with torch.no_grad(), supernet.fixed_to(genotype):
+    with torch.no_grad(), supernet.fix_to(genotype):
         torch.testing.assert_close(supernet(images), fixed(images), rtol=1e-5, atol=1e-5)
     with torch.no_grad():
         assert not torch.allclose(supernet(images), fixed(images), atol=1e-3)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from dcs_nas.models.operations import weighted_norm
-from dcs_nas.models.supernet import frozen_statistics, recalibrated_statistics
+from dcs_nas.models.supernet import frozen_statistics, recalibrate_statistics
 
 
 @pytest.mark.parametrize("affine", [False, True])
@@ -38,5 +38,5 @@ def test_statistics_can_be_frozen_and_measured_anew_through_it() -> None:
         weighted_norm(norm, torch.randn(3, 4, 5, 2), weight)
     assert torch.equal(norm.running_mean, before)  # type: ignore[arg-type]
     x = torch.randn(3, 4, 5, 2)
-    with recalibrated_statistics(norm, lambda: weighted_norm(norm, x, weight)):
+    with recalibrate_statistics(norm, lambda: weighted_norm(norm, x, weight)):
         torch.testing.assert_close(norm.running_mean, x.mean((0, 2, 3)))

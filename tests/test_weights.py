@@ -208,7 +208,7 @@ def test_positions_are_whole_or_refused_and_never_left_random(
     if message is None:
         torch.testing.assert_close(target.pos_embed, torch.full_like(target.pos_embed, 0.25))
     else:
-        assert f"its {count - 1} patch positions ('pos_embed') are of no grid that is clear" in message
+        assert f"its {count - 1} patch positions ('pos_embed') fit no single grid" in message
 
 
 def _refusal(call: Callable[[], object]) -> str | None:

@@ -42,7 +42,7 @@ def test_a_window_is_the_sum_over_its_channels_and_pairs_of_positions(start: flo
     x = torch.randn(2, 7, 2, 3, dtype=torch.float64)
     block = opened(7, start, length).eval()
     expected = torch.stack([slowly(image.flatten(1), start, length).view(7, 2, 3) for image in x])
-    torch.testing.assert_close(block.attended(x), expected)
+    torch.testing.assert_close(block.attend_window(x), expected)
     torch.testing.assert_close(block(x), x + block.norm(block.local(expected)))
 
 
@@ -52,7 +52,7 @@ def test_start_and_length_have_the_gradients_of_finite_differences(start: float,
     block = opened(7, start, length)
 
     def value() -> Tensor:
-        return (block.attended(x) * upstream).sum()
+        return (block.attend_window(x) * upstream).sum()
 
     (gradient,) = torch.autograd.grad(value(), block.window)
     for i in range(2):
@@ -70,7 +70,7 @@ def test_start_and_length_have_the_gradients_of_finite_differences(start: float,
 def test_all_channels_of_a_new_block_can_become_fewer() -> None:
     block = opened(6, 0.0, 6.0)
     x = torch.randn(2, 6, 2, 2, dtype=torch.float64)
-    (gradient,) = torch.autograd.grad(block.attended(x).square().sum(), block.window)
+    (gradient,) = torch.autograd.grad(block.attend_window(x).square().sum(), block.window)
     assert gradient[1].abs() > 0
 
 

@@ -105,7 +105,7 @@ class PlainSupernet(Supernet):
     def _cost(self, each: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
         return torch.stack([(row[0] * each).sum() for row in weights.values()]).sum()
 
-    def inherited_state(self, genotype: PlainGenotype) -> dict[str, Tensor]:
+    def inherit_state(self, genotype: PlainGenotype) -> dict[str, Tensor]:
         state = {f"0.{name}": value for name, value in self.stem.state_dict().items()}
         for i, kernel in enumerate(genotype.kernels):
             operation = self.layers[i][self.structure.kernels.index(kernel)]  # type: ignore[index]
@@ -118,7 +118,7 @@ class PlainKind(SpaceKind):
     def supernet(self, space: PlainSpace, network: Size, settings: SearchConfig) -> PlainSupernet:
         return PlainSupernet(space, network, settings)
 
-    def fixed_network(self, genotype: PlainGenotype) -> nn.Module:
+    def build_fixed_network(self, genotype: PlainGenotype) -> nn.Module:
         width = genotype.space.width
         network = nn.Sequential(nn.Conv2d(3, width, 3, 2, 1), *(_layer(width, kernel) for kernel in genotype.kernels))
         network.num_features = width  # type: ignore[assignment]

@@ -176,7 +176,7 @@ def _of_genotype(genotype: AnyGenotype, sizes: Sizes, source: str) -> Target:
     kind = kind_of(genotype)
     return Target(
         f"{source}: {genotype.summary()}, images {data.height} x {data.width}",
-        kind.fixed_network(genotype),
+        kind.build_fixed_network(genotype),
         data.height,
         data.width,
         costs=kind.costs(genotype.space, genotype.network),

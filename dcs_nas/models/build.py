@@ -57,7 +57,7 @@ def build_fixed(
     else:
         sizes = {"channels": settings.channels, "cells": settings.cells}
         require_settings(genotype, {name: size is not None for name, size in sizes.items()}, section="retrain")
-        backbone = kind_of(genotype).fixed_network(genotype.resize(data.height, data.width, **sizes))
+        backbone = kind_of(genotype).build_fixed_network(genotype.resize(data.height, data.width, **sizes))
     report = None
     if settings.weights is not None:
         report = load_weights(backbone, settings.weights, partial=settings.weights_partial, key=settings.weights_key)
@@ -84,4 +84,4 @@ def build_cost(settings: CostConfig, supernet: Supernet) -> ExpectedCost | None:
     assert settings.latency_table is not None
     table = LatencyTable.read(settings.latency_table)
     table.require(costs.cost_space(), source=str(settings.latency_table), other=settings.other_latency_table)
-    return costs.expected_cost("latency", table)
+    return costs.compute_expected_cost("latency", table)

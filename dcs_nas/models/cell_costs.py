@@ -81,7 +81,7 @@ class CellCosts:
         """Return all parts but the absence of an edge, which takes no time in a derived cell."""
         return [part for part in self.parts if not part.key.startswith("none ")]
 
-    def expected_cost(self, kind: Kind, latency: LatencyTable | None = None) -> CellCost:
+    def compute_expected_cost(self, kind: Kind, latency: LatencyTable | None = None) -> CellCost:
         """Return the expected cost of mixtures ``normal``, ``normal_attention``, ``reduce``, ``reduce_attention``."""
         base, tables = self.tables(kind, latency)
         kept = self.structure.edges_per_node
@@ -184,13 +184,13 @@ def cell_parts(structure: CellStructure, network: NetworkSpec) -> list[Part]:
         shape = (3, network.height, network.width)
         before = last = walk.note("stem", "stem", lambda: cast(nn.Module, space.stem), shape)
         for i, (cell, attention) in enumerate(zip(space.cells, space.attention)):
-            given = walk.cell(i, cast(Cell, cell), before, last)
-            before, last = last, walk.attention(i, cast(LayerChoice, attention), given)
+            output = walk.cell(i, cast(Cell, cell), before, last)
+            before, last = last, walk.attention(i, cast(LayerChoice, attention), output)
         return walk.parts
 
 
 class _Walk:
-    """Goes through a space with the shapes of its maps and notes the modules; equal ones are counted once."""
+    """A walk through a space that notes modules and shapes of maps; equal modules are counted once."""
 
     def __init__(self, network: NetworkSpec) -> None:
         self.network = network
@@ -210,7 +210,7 @@ class _Walk:
             for source in range(len(states)):
                 stride = 2 if kind == "reduce" and source < 2 else 1
                 for column, (name, factory) in enumerate(cell.op_candidates_factory.items()):
-                    given = self.note(
+                    output = self.note(
                         f"{place} node {node} <- {source} {name}",
                         f"{name} stride {stride}",
                         partial(factory, node + 2, 0, source),
@@ -218,11 +218,11 @@ class _Walk:
                         (str(cell.label), row, column),
                     )
                 row += 1
-            states.append(given)
-        return (given[0] * cell.num_nodes, *given[1:])
+            states.append(output)
+        return (output[0] * cell.num_nodes, *output[1:])
 
     def attention(self, number: int, choice: LayerChoice, shape: Shape) -> Shape:
-        """Note the candidates after cell ``number``; return the shape that they all give."""
+        """Note the candidates after cell ``number``; return the shape of their output."""
         for column, name in enumerate(choice.names):
             weight = (str(choice.label), 0, column)
             self.note(f"attention.{number} {name}", f"attention {name}", partial(_same, choice[name]), shape, weight)
@@ -231,19 +231,19 @@ class _Walk:
     def note(
         self, name: str, what: str, make: Callable[[], nn.Module], shape: Shape, weight: Weight | None = None
     ) -> Shape:
-        """Note one module that reads maps of ``shape``; return the shape that it gives."""
+        """Note one module that reads maps of ``shape``; return the shape of its output."""
         same = None if weight is None else (what, shape)  # candidates of one name and stride keep the width
-        macs, parameters, given = self._known.get(same) or _count(make(), shape)
+        macs, parameters, output = self._known.get(same) or _count(make(), shape)
         if same is not None:
-            self._known[same] = macs, parameters, given
-        key = f"{what} {_times(shape)} to {_times(given)}"
+            self._known[same] = macs, parameters, output
+        key = f"{what} {_times(shape)} to {_times(output)}"
         self.parts.append(Part(key, shape, make, name, weight, macs, parameters))
-        return given
+        return output
 
 
 def _count(module: nn.Module, shape: Shape) -> tuple[int, int, Shape]:
-    cost, given = count_map(module, shape)
-    return cost.macs, cost.parameters, given
+    cost, output = count_map(module, shape)
+    return cost.macs, cost.parameters, output
 
 
 def _times(shape: Shape) -> str:

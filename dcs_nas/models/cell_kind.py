@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dcs_nas.config import SearchConfig
 from dcs_nas.models.cell_costs import CellCosts
-from dcs_nas.models.cell_space import fixed_network
+from dcs_nas.models.cell_space import build_fixed_network
 from dcs_nas.models.cell_supernet import CellSupernet
 from dcs_nas.models.space_kinds import SPACE_KINDS, SpaceKind, build_relaxation
 from dcs_nas.space import (
@@ -47,8 +47,8 @@ class CellKind(SpaceKind):
             checkpointed=settings.checkpoint_activations,
         )
 
-    def fixed_network(self, genotype: Genotype) -> nn.Module:
-        return fixed_network(genotype)
+    def build_fixed_network(self, genotype: Genotype) -> nn.Module:
+        return build_fixed_network(genotype)
 
     def derive(
         self,
@@ -65,8 +65,8 @@ class CellKind(SpaceKind):
         operation (arXiv 1806.09055, section 2.4); of the candidates of attention the strongest. Equal weights: the
         first.
 
-        With ``max_skips`` a cell keeps that many skip connections at most: the weakest is given up and the cell derived
-        anew until it does (P-DARTS, arXiv 1904.12760, section 3.2).
+        With ``max_skips`` a cell keeps that many skip connections at most: the weakest is removed and the cell derived
+        again until it does (P-DARTS, arXiv 1904.12760, section 3.2).
         """
         cells = {
             kind: _derive_cell(weights[kind], weights[f"{kind}_attention"], space, max_skips) for kind in network.kinds

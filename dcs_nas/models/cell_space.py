@@ -1,4 +1,4 @@
-"""A space of cells as an NNI ModelSpace; freezing it gives the fixed network of a genotype.
+"""A space of cells as an NNI ModelSpace; freezing it returns the fixed network of a genotype.
 
 Images (B, 3, H, W) to the feature map (B, D, h, w) of the last cell, D = nodes * channels.
 """
@@ -20,7 +20,7 @@ class CellSpace(ModelSpace):
     """Stem and a stack of cells; each cell reads the two outputs before it (DARTS, arXiv 1806.09055).
 
     Each output may pass an attention block: ``LayerChoice`` labelled ``normal_attention`` or ``reduce_attention``. All
-    cells of a kind share their choices. ``affine`` gives the batch norms inside operations a scale and shift: off in
+    cells of a kind share their choices. ``affine``: scale and shift in the batch norms inside operations, off in
     a supernet, on in a network to train (as DARTS does). ``partial`` K makes the operations 1/K as wide as the cell,
     for a supernet with partial channels.
 
@@ -96,7 +96,7 @@ class CellInputs(nn.Module):
         return [self.before(before), self.last(last)]
 
 
-def fixed_network(genotype: Genotype) -> nn.Module:
+def build_fixed_network(genotype: Genotype) -> nn.Module:
     """Return the network of a genotype: NNI's ``freeze`` of its space, trainable from scratch.
 
     Raises ``InputError`` for an unreasonably large one.

@@ -50,7 +50,7 @@ class CellSupernet(Supernet):
         """Feature map (B, D, h, w) of images (B, 3, H, W); all cells use one draw of the mixture weights."""
         if any(mixture.drawn is not None for _, mixture in self._mixtures()):
             return self.space(images)
-        with self.drawn():
+        with self.hold_draw():
             return self.space(images)
 
     def alphas(self) -> dict[str, nn.Parameter]:
@@ -66,9 +66,9 @@ class CellSupernet(Supernet):
         return CellCosts(self.structure, self.network, edge_normalized=edges)
 
     def cost(self, kind: CostKind) -> ExpectedCost:
-        return self.part_costs().expected_cost(kind)
+        return self.part_costs().compute_expected_cost(kind)
 
-    def inherited_state(self, genotype: Genotype) -> dict[str, Tensor]:
+    def inherit_state(self, genotype: Genotype) -> dict[str, Tensor]:
         if self.partial > 1:
             raise InputError(
                 f"a supernet whose operations see 1/{self.partial} of the channels has no weights for a whole network; "
@@ -80,8 +80,8 @@ class CellSupernet(Supernet):
             for node, edges in enumerate(kept.nodes):
                 for k, edge in enumerate(edges):
                     operation = cell.operation(node, edge.source, edge.op) if edge.op != "none" else nn.Identity()
-                    state.update(_prefixed(operation, f"cells.{i}.ops.{node}.{k}."))
-            state.update(_prefixed(attention.candidates[kept.attention], f"attention.{i}."))
+                    state.update(_prefix(operation, f"cells.{i}.ops.{node}.{k}."))
+            state.update(_prefix(attention.candidates[kept.attention], f"attention.{i}."))
         return state
 
 
@@ -116,5 +116,5 @@ class _MixtureStrategy(OneShotStrategy):
         return self.mixtures[label]
 
 
-def _prefixed(module: nn.Module, prefix: str) -> dict[str, Tensor]:
+def _prefix(module: nn.Module, prefix: str) -> dict[str, Tensor]:
     return {prefix + name: value for name, value in module.state_dict().items()}

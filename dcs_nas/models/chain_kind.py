@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from dcs_nas.config import SearchConfig
-from dcs_nas.models.chain_space import fixed_chain
+from dcs_nas.models.chain_space import build_fixed_chain
 from dcs_nas.models.chain_supernet import ChainSupernet
 from dcs_nas.models.space_kinds import SPACE_KINDS, SpaceKind, build_relaxation
 from dcs_nas.space import (
@@ -37,8 +37,8 @@ class ChainKind(SpaceKind):
         relaxation = build_relaxation(settings.relaxation)
         return ChainSupernet(space, network, relaxation=relaxation, checkpoint=settings.checkpoint_activations)
 
-    def fixed_network(self, genotype: ChainGenotype) -> nn.Module:
-        return fixed_chain(genotype)
+    def build_fixed_network(self, genotype: ChainGenotype) -> nn.Module:
+        return build_fixed_chain(genotype)
 
     def derive(
         self,
@@ -73,14 +73,14 @@ class ChainKind(SpaceKind):
 def _stage(sample: Mapping[str, Any], stage: StageSpec, number: int) -> StageGenotype:
     blocks, skipped = [], []
     for k in range(1, stage.blocks + 1):
-        found = {what: _picked(sample, choice) for what, choice in block_choices(stage, number, k).items()}
-        if found.pop("depth") == "skip":
+        options = {what: _pick(sample, choice) for what, choice in block_choices(stage, number, k).items()}
+        if options.pop("depth") == "skip":
             skipped.append(k)
         else:
-            blocks.append(BlockGenotype(**found))
-    attention = _picked(sample, attention_choice(stage, number))
+            blocks.append(BlockGenotype(**options))
+    attention = _pick(sample, attention_choice(stage, number))
     return StageGenotype(blocks=tuple(blocks), skipped=tuple(skipped), attention=attention)
 
 
-def _picked(sample: Mapping[str, Any], choice: Choice) -> Any:
+def _pick(sample: Mapping[str, Any], choice: Choice) -> Any:
     return sample[choice.label] if len(choice.options) > 1 else choice.options[0]

@@ -1,4 +1,4 @@
-"""A chain space as an NNI ModelSpace; freezing it gives the fixed network of a genotype.
+"""A chain space as an NNI ModelSpace; freezing it returns the fixed network of a genotype.
 
 Images (B, 3, H, W) to the feature map (B, D, h, w), D = ``features``.
 """
@@ -98,7 +98,7 @@ class InvertedResidual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.depthwise(x if self.expand is None else self.expand(x))
         y = self.project(y if self.excite is None else self.excite(y))
-        return y + fitted(x, self.out_channels) if self.shortcut else y
+        return y + fit_channels(x, self.out_channels) if self.shortcut else y
 
 
 class PooledHead(nn.Module):
@@ -114,13 +114,13 @@ class PooledHead(nn.Module):
         self.activation = ACTIVATIONS[activation]()
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """``mask`` (E,) weighs the expanded channels."""
+        """Squeeze and excite x; ``mask`` (E,) weighs the expanded channels."""
         y = self.expand(x).mean((2, 3), keepdim=True)
         y = y if mask is None else y * mask.to(y.dtype)[:, None, None]
         return self.activation(self.features(y))
 
 
-def fitted(x: Tensor, channels: int) -> Tensor:
+def fit_channels(x: Tensor, channels: int) -> Tensor:
     """Return x (B, C, H, W) with its first ``channels`` channels, or with zeros behind its own (ResNet's option A)."""
     missing = channels - x.shape[1]
     return x[:, :channels] if missing <= 0 else F.pad(x, (0, 0, 0, 0, 0, missing))
@@ -170,21 +170,21 @@ class Sized(MutableModule):
         for value in (*arguments, *settings.values()):
             if isinstance(value, Mutable):
                 self.add_mutable(value)
-        self.module = self._made(None)
+        self.module = self._make(None)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.module(x)
 
     def freeze(self, sample: dict[str, Any]) -> nn.Module:
         """Return the module with the sample's choices: NNI's interface."""
-        return self._made(sample)
+        return self._make(sample)
 
-    def _made(self, sample: dict[str, Any] | None) -> nn.Module:
+    def _make(self, sample: dict[str, Any] | None) -> nn.Module:
         arguments = [ensure_frozen(value, sample=sample) for value in self.arguments]
         return self.factory(*arguments, **{k: ensure_frozen(v, sample=sample) for k, v in self.settings.items()})
 
 
-def fixed_chain(genotype: ChainGenotype) -> nn.Module:
+def build_fixed_chain(genotype: ChainGenotype) -> nn.Module:
     """Return the network of a genotype: NNI's ``freeze`` of its space, trainable from scratch."""
     network = ChainSpace(genotype.space, genotype.network).freeze(genotype.to_sample())
     for attention, stage in zip(cast(nn.ModuleList, network.attention), genotype.stages):
@@ -208,7 +208,7 @@ def _block(stage: StageSpec, number: int, block: int, channels: Any) -> tuple[nn
     width = _mutable(options["width"])
     settings = {name: _mutable(options[name]) for name in ("kernel", "expansion", "squeeze_excite")}
     stride = stage.stride if block == 1 else 1
-    made = Sized(
+    layer = Sized(
         InvertedResidual,
         channels,
         width,
@@ -219,21 +219,23 @@ def _block(stage: StageSpec, number: int, block: int, channels: Any) -> tuple[nn
     )
     depth = options["depth"]
     if len(depth.options) == 1:
-        return made, width
-    kept = LayerChoice({"keep": made, "skip": nn.Identity()}, label=depth.label)
+        return layer, width
+    kept = LayerChoice({"keep": layer, "skip": nn.Identity()}, label=depth.label)
     return kept, MutableExpression.condition(kept.choice == "skip", channels, width)
 
 
 def _attention(stage: StageSpec, number: int, channels: Any, height: int, width: int) -> nn.Module:
-    blocks = {name: Sized(_built, channels, name=name, height=height, width=width) for name in stage.attention}
+    blocks = {
+        name: Sized(_build_attention, channels, name=name, height=height, width=width) for name in stage.attention
+    }
     return LayerChoice(blocks, label=attention_choice(stage, number).label) if len(blocks) > 1 else blocks.popitem()[1]
 
 
-def _mutable(found: Choice) -> Any:
-    return choice(found.label, list(found.options)) if len(found.options) > 1 else found.options[0]
+def _mutable(options: Choice) -> Any:
+    return choice(options.label, list(options.options)) if len(options.options) > 1 else options.options[0]
 
 
-def _built(channels: int, *, name: str, height: int, width: int) -> nn.Module:
+def _build_attention(channels: int, *, name: str, height: int, width: int) -> nn.Module:
     return build_attention(name, channels, height, width)
 
 

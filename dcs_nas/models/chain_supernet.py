@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from dcs_nas.errors import InputError
-from dcs_nas.models.chain_space import ConvNorm, build_head, fixed_chain, half
+from dcs_nas.models.chain_space import ConvNorm, build_fixed_chain, build_head, half
 from dcs_nas.models.relaxation import GumbelSoftmax, Softmax
 from dcs_nas.models.super_block import MaskedWindow, SuperAttention, SuperBlock, Widths
-from dcs_nas.models.supernet import CostKind, ExpectedCost, Mixture, Supernet, checkpointed
+from dcs_nas.models.supernet import CostKind, ExpectedCost, Mixture, Supernet, run_checkpointed
 from dcs_nas.space import (
     WINDOW,
     ChainGenotype,
@@ -77,7 +77,7 @@ class ChainSupernet(Supernet):
         """See ``Supernet``. Windows of channels are of the architecture too: start and length less the width, (2,)."""
         return {**super().alphas(), **{f"stage{n}_window": block.window for n, block in self._windows().items()}}
 
-    def completed(self, genotype: ChainGenotype) -> ChainGenotype:
+    def complete(self, genotype: ChainGenotype) -> ChainGenotype:
         """See ``Supernet``: with the windows of channels as they are."""
         windows, stages = self._windows(), []
         for n, stage in enumerate(genotype.stages, start=1):
@@ -86,13 +86,13 @@ class ChainSupernet(Supernet):
         return genotype.model_copy(update={"stages": tuple(stages)})
 
     def cost(self, kind: CostKind) -> ExpectedCost:
-        return partial(self.expected_cost, kind)
+        return partial(self.compute_expected_cost, kind)
 
-    def expected_cost(self, kind: CostKind, weights: Mapping[str, Tensor]) -> Tensor:
-        """Return the mean multiply-adds (``flops``) or ``parameters`` of the networks that independent choices give.
+    def compute_expected_cost(self, kind: CostKind, weights: Mapping[str, Tensor]) -> Tensor:
+        """Return the mean multiply-adds (``flops``) or ``parameters`` of networks of independent choices.
 
         Of mixture weights (1, candidates) by name: a differentiable float64 scalar (float32 on MPS), and where they are
-        one-hot, what ``dcs_nas.models.flops.count`` gives for the fixed network, windows of channels as all of them.
+        one-hot, what ``dcs_nas.models.flops.count`` returns for the fixed network, windows of channels as all of them.
         """
         missing = [name for name in self.mixtures if name not in weights]
         if missing:
@@ -108,7 +108,7 @@ class ChainSupernet(Supernet):
             total = total + cost
         return total + self._head_cost(widths, size[0] * size[1], flops=flops)
 
-    def inherited_state(self, genotype: ChainGenotype) -> dict[str, Tensor]:
+    def inherit_state(self, genotype: ChainGenotype) -> dict[str, Tensor]:
         """See ``Supernet``.
 
         Channels are the first ones of the supernet's, kernels the middle of its.
@@ -117,23 +117,23 @@ class ChainSupernet(Supernet):
         state |= {f"head.{name}": value for name, value in self.head.state_dict().items()}
         last = self.structure.stem
         for i, (stage, kept) in enumerate(zip(self.stages, genotype.stages)):
-            for k, (block, found) in enumerate(zip(stage.blocks, kept.slots())):  # type: ignore[arg-type]
-                if found is not None:
-                    last = found.width
+            for k, (block, slot) in enumerate(zip(stage.blocks, kept.slots())):  # type: ignore[arg-type]
+                if slot is not None:
+                    last = slot.width
                     state |= {f"stages.{i}.{k}.{n}": v for n, v in block.largest.state_dict().items()}
             state |= {f"attention.{i}.{n}": v for n, v in stage.attention.state(kept.attention, last).items()}  # type: ignore[union-attr, operator]
         with torch.device("meta"):
-            wanted = fixed_chain(genotype).state_dict()
+            wanted = build_fixed_chain(genotype).state_dict()
         return {name: _cut(state[name], value.shape).clone() for name, value in wanted.items()}
 
     def _windows(self) -> dict[int, MaskedWindow]:
         """Return the attention blocks with a window of channels by the number of their stage."""
         blocks = {n: stage.attention.candidates for n, stage in enumerate(self.stages, start=1)}  # type: ignore[union-attr]
-        return {n: found[WINDOW] for n, found in blocks.items() if WINDOW in found}  # type: ignore[index, operator, misc]
+        return {n: candidates[WINDOW] for n, candidates in blocks.items() if WINDOW in candidates}  # type: ignore[index, operator, misc]
 
     def _head_widths(self, widths: Widths) -> Widths:
         assert self.structure.head_expansion is not None
-        return widths.expanded([self.structure.head_expansion], widths.weights.new_ones(1))
+        return widths.expand([self.structure.head_expansion], widths.weights.new_ones(1))
 
     def _head_cost(self, widths: Widths, area: int, *, flops: bool) -> Tensor:
         features = self.structure.features
@@ -170,7 +170,7 @@ class SuperStage(nn.Module):
 
     def forward(self, x: Tensor, widths: Widths, weights: Weights) -> tuple[Tensor, Widths]:
         for k, block in enumerate(self.blocks, start=1):
-            run = checkpointed if self.checkpoint and torch.is_grad_enabled() else nn.Module.__call__
+            run = run_checkpointed if self.checkpoint and torch.is_grad_enabled() else nn.Module.__call__
             x, widths = run(block, x, widths, self._of_block(k, weights))
         return self.attention(x, widths, self._of_attention(weights)), widths
 
@@ -185,16 +185,16 @@ class SuperStage(nn.Module):
         return total + self.attention.cost(kind, widths, self._of_attention(weights)), widths, size
 
     def _of_block(self, block: int, weights: Weights) -> dict[str, Tensor]:
-        found = block_choices(self.stage, self.number, block)
-        return {what: weights(choice.label, len(choice.options)) for what, choice in found.items()}
+        choices = block_choices(self.stage, self.number, block)
+        return {what: weights(choice.label, len(choice.options)) for what, choice in choices.items()}
 
     def _of_attention(self, weights: Weights) -> Tensor:
         return weights(attention_choice(self.stage, self.number).label, len(self.stage.attention))
 
 
-def _reader(found: Mapping[str, Tensor], *, like: Tensor) -> Weights:
+def _reader(weights: Mapping[str, Tensor], *, like: Tensor) -> Weights:
     """Return the weights by label; a choice with one candidate has no mixture and weight 1."""
-    return lambda label, options: found[label] if options > 1 else like.new_ones(1)
+    return lambda label, options: weights[label] if options > 1 else like.new_ones(1)
 
 
 def _cut(value: Tensor, shape: torch.Size) -> Tensor:

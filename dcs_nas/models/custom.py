@@ -37,7 +37,7 @@ def build_custom(what: str, make: Callable[[], nn.Module], shape: Shape, expecte
             raise InputError(f"{what} fails on a map {_times(shape)}: {_words(error)}") from error
     module.train()
     if not isinstance(output, torch.Tensor):
-        raise InputError(f"{what} gives a {type(output).__name__}, expected a map (batch, channels, height, width)")
+        raise InputError(f"{what} returns a {type(output).__name__}, expected a map (batch, channels, height, width)")
     if tuple(output.shape) != (1, *expected):
         raise InputError(
             f"{what} makes {_times(output.shape[1:])} of a map {_times(shape)} (channels x height x width), "

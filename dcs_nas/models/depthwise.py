@@ -69,7 +69,7 @@ def as_on_gpu(active: bool = True) -> Iterator[None]:
 def depthwise(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
     """Return x (B, C, H, W) with kernels (C, 1, k, k), stride 1 and "same" padding; ``DepthwiseConv`` as a function.
 
-    Under autocast on a CPU it is computed in float32: torch 2.13 gives wrong kernel gradients of dilated depthwise
+    Under autocast on a CPU it is computed in float32: torch 2.13 computes wrong kernel gradients of dilated depthwise
     convolutions in bfloat16, up to 1e35, for maps such as 64 x 32.
     """
     if is_faulty_in_half(x):
@@ -96,7 +96,7 @@ class _Depthwise(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (gradient,), (x, weight) = gradients, ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=torch.channels_last)
-        of_x = _Depthwise.apply(gradient, _mirrored(weight), ctx.dilation) if ctx.needs_input_grad[0] else None
+        of_x = _Depthwise.apply(gradient, _mirror(weight), ctx.dilation) if ctx.needs_input_grad[0] else None
         size = weight.shape[2]
         of_weight = _KernelGradient.apply(x, gradient, size, ctx.dilation) if ctx.needs_input_grad[1] else None
         return of_x, of_weight, None
@@ -123,12 +123,12 @@ class _KernelGradient(torch.autograd.Function):
     @custom_bwd(device_type="cpu")
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (kernel,), (x, gradient) = gradients, ctx.saved_tensors
-        of_x = _Depthwise.apply(gradient, _mirrored(kernel), ctx.dilation) if ctx.needs_input_grad[0] else None
+        of_x = _Depthwise.apply(gradient, _mirror(kernel), ctx.dilation) if ctx.needs_input_grad[0] else None
         of_gradient = _Depthwise.apply(x, kernel, ctx.dilation) if ctx.needs_input_grad[1] else None
         return of_x, of_gradient, None, None
 
 
-def _mirrored(kernel: Tensor) -> Tensor:
+def _mirror(kernel: Tensor) -> Tensor:
     return kernel.flip(2, 3)
 
 

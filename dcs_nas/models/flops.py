@@ -57,14 +57,14 @@ class Cost:
 def count(model: nn.Module, height: int, width: int) -> Cost:
     """Return the cost of ``model`` in evaluation mode for one image of 3 x height x width; it is left as it was."""
     meter = FlopCounterMode(display=False, custom_mapping={_CPU_ATTENTION: _attention_flops})
-    with attributed(model, meter.get_total_flops) as shares, meter:
+    with attribute(model, meter.get_total_flops) as shares, meter:
         dry_run(model, height, width)
     layers = tuple(layer for layer in _rows(model, shares) if layer.parameters or layer.macs)
     return Cost(sum(p.numel() for p in model.parameters()), meter.get_total_flops() // 2, layers)
 
 
 def count_map(module: nn.Module, shape: Sequence[int]) -> tuple[Cost, tuple[int, ...]]:
-    """Return the cost of ``module`` for one input of ``shape`` (C, H, W), and the shape of what it gives."""
+    """Return the cost of ``module`` for one input of ``shape`` (C, H, W), and the shape of its output."""
     fed = _Fed(module, shape)
     cost = count(fed, 1, 1)
     return cost, fed.output
@@ -72,7 +72,7 @@ def count_map(module: nn.Module, shape: Sequence[int]) -> tuple[Cost, tuple[int,
 
 @dataclass
 class Share:
-    """What one module had of a quantity, how often it ran, and the shape it gave last, without the batch."""
+    """Amount of a quantity in one module, number of its calls, and shape of its last output, without the batch."""
 
     amount: float = 0
     uses: int = 0
@@ -80,7 +80,7 @@ class Share:
 
 
 @contextmanager
-def attributed(model: nn.Module, read: Callable[[], float]) -> Iterator[dict[nn.Module, Share]]:
+def attribute(model: nn.Module, read: Callable[[], float]) -> Iterator[dict[nn.Module, Share]]:
     """Attribute each increase of ``read()`` during forward passes to the innermost running module.
 
     The modules stand in the order in which they first ran; those that did not run are left out.
@@ -124,9 +124,9 @@ class _Fed(nn.Module):
         self.output: tuple[int, ...] = ()
 
     def forward(self, image: Tensor) -> Tensor:
-        given = self.module(image.new_empty(1, *self.shape))
-        self.output = tuple(given.shape[1:])
-        return given
+        output = self.module(image.new_empty(1, *self.shape))
+        self.output = tuple(output.shape[1:])
+        return output
 
 
 def _attention_flops(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:

@@ -69,26 +69,25 @@ class CosineClassifier(nn.Linear):
 
 
 class ReidNetwork(nn.Module):
-    """A backbone, one head for each vector that it gives, and one for stripes; for images (B, 3, height, width).
+    """A backbone, one head for each of its vectors, and one for stripes; for images (B, 3, height, width).
 
     Training: an ``Embedding`` with the features before the heads' batch norm, or after it (``head.loss_features``).
     Evaluation: features (B, D) after it, or before it where ``test_neck`` is ``before``; those of several branches are
-    scaled to length 1 each, or weighed by ``head.test_weights``. ``weights_report`` tells what a weights file gave to
-    the backbone.
+    scaled to length 1 each, or weighed by ``head.test_weights``. ``weights_report`` lists the loaded weights.
 
     Raises:
-        InputError: a pooling of ``head`` for a backbone that gives vectors and no map; stripes of what is no map, or
+        InputError: a pooling of ``head`` for a backbone of vectors and no map; stripes of what is no map, or
             has fewer rows; test weights of another number than there are vectors.
     """
 
     def __init__(
-        self, backbone: nn.Module, people: int, *, height: int, width: int, head: HeadConfig | None = None
+        self, backbone: nn.Module, identities: int, *, height: int, width: int, head: HeadConfig | None = None
     ) -> None:
         super().__init__()
         self.head_settings = head = head or HeadConfig()
         if head.pool != "avg" and getattr(backbone, "kind", "map") != "map":
             raise InputError(
-                f"retrain.head.pool is '{head.pool}', but {type(backbone).__name__} gives vectors, not a map to pool; "
+                f"retrain.head.pool is '{head.pool}', but {type(backbone).__name__} returns vectors, not a map; "
                 "leave it out"
             )
         self.test_neck: Literal["after", "before"] = "after"
@@ -96,10 +95,10 @@ class ReidNetwork(nn.Module):
         self.backbone = backbone
         self.uses_cameras: bool = getattr(backbone, "uses_cameras", False)
         self.widths = _widths(backbone, height, width)
-        self.heads = nn.ModuleList(ReidHead(width, people, head) for width in self.widths)
+        self.heads = nn.ModuleList(ReidHead(width, identities, head) for width in self.widths)
         self._image_size = (height, width)
         if head.parts:
-            self.heads.append(PartsHead(self._require_stripes(), people, head))
+            self.heads.append(PartsHead(self._require_stripes(), identities, head))
             self.widths.append(head.parts * head.parts_channels)
         require_one_each(head.test_weights, len(self.widths), setting="retrain.head.test_weights")
         self._stem_grid: tuple[int, int] | None = None
@@ -116,7 +115,7 @@ class ReidNetwork(nn.Module):
         return sum(width for width, weight in zip(self.widths, weights) if weight)
 
     def expose_stem(self, grid: tuple[int, int]) -> int:
-        """From now on embeddings hold the stem's output, averaged to a grid of (h, w) cells; returns its channels S.
+        """Add the stem's output, averaged to a grid of (h, w) cells, to embeddings; return its channels S.
 
         No gradient flows through it: it stands for the input, which the losses compare features with and don't move.
 
@@ -127,7 +126,7 @@ class ReidNetwork(nn.Module):
             dry_run(self.backbone, *self._image_size)
         if not seen or seen[0].ndim != 4:
             raise InputError(
-                f"the stem of {type(self.backbone).__name__} gives no map (B, S, H, W); set loss.ib_input to image"
+                f"the stem of {type(self.backbone).__name__} returns no map (B, S, H, W); set loss.ib_input to image"
             )
         self._stem_grid = grid
         return seen[0].shape[1]
@@ -144,7 +143,7 @@ class ReidNetwork(nn.Module):
         return vectors[0] if len(vectors) == 1 else torch.cat([F.normalize(x) for x in vectors], dim=1)
 
     def embed(self, images: Tensor, cameras: Tensor | None = None) -> Embedding:
-        """What the losses read, in evaluation as in training."""
+        """Return what the losses read, in evaluation as in training."""
         vectors, stem = self._vectors(images, cameras)
         normed = [head(vector) for head, vector in zip(self.heads, vectors)]
         logits = [cast(ReidHead, head).classifier(x) for head, x in zip(self.heads, normed)]
@@ -152,7 +151,7 @@ class ReidNetwork(nn.Module):
         return Embedding(torch.cat(compared, dim=1), logits, stem)
 
     def _vectors(self, images: Tensor, cameras: Tensor | None) -> tuple[list[Tensor], Tensor | None]:
-        """The vectors of all branches, and the stem's output on its grid if that is asked for."""
+        """Return the vectors of all branches, and the stem's output on its grid if exposed."""
         if self._stem_grid is None:
             return self._pool(self._outputs(images, cameras)), None
         with outputs_of(stem_of(self.backbone)) as seen:
@@ -160,12 +159,12 @@ class ReidNetwork(nn.Module):
         return vectors, F.adaptive_avg_pool2d(seen[0].detach(), self._stem_grid)
 
     def _outputs(self, images: Tensor, cameras: Tensor | None) -> list[Tensor]:
-        """What each head reads: the backbone's outputs, then the map of the stripes."""
+        """Return the input of each head: the backbone's outputs, then the map of the stripes."""
         parts_from = self.head_settings.parts_from if self.head_settings.parts else None
         if parts_from is not None:
             with outputs_of(_last(self.backbone.get_submodule(parts_from))) as seen:
-                return [*_listed(self._features(images, cameras)), seen[-1]]
-        outputs = _listed(self._features(images, cameras))
+                return [*_list(self._features(images, cameras)), seen[-1]]
+        outputs = _list(self._features(images, cameras))
         return [*outputs, outputs[0]] if self.head_settings.parts else outputs
 
     def _pool(self, outputs: list[Tensor]) -> list[Tensor]:
@@ -184,27 +183,27 @@ class ReidNetwork(nn.Module):
             raise InputError(f"retrain.head.parts_from is '{path}', no part of {name}; {choices(path, known)}")
         with outputs_of(_last(modules[path or ""])) as seen:
             dry_run(self.backbone, *self._image_size)
-        found = seen[-1] if seen else None
+        output = seen[-1] if seen else None
         where = f"the output of {path or name}"
-        if not isinstance(found, Tensor) or found.ndim != 4:
+        if not isinstance(output, Tensor) or output.ndim != 4:
             raise InputError(
                 f"retrain.head.parts is {parts}, but {where} is no map (B, C, h, w) to cut into stripes; leave it out, "
-                "or name a part of the network that gives one in retrain.head.parts_from"
+                "or name a part of the network that returns one in retrain.head.parts_from"
             )
-        if found.shape[2] < parts:
+        if output.shape[2] < parts:
             raise InputError(
-                f"retrain.head.parts is {parts}, but {where} has {found.shape[2]} rows for images of "
+                f"retrain.head.parts is {parts}, but {where} has {output.shape[2]} rows for images of "
                 f"{self._image_size[0]} x {self._image_size[1]}; lower it, or name an earlier part in "
                 "retrain.head.parts_from"
             )
-        return found.shape[1]
+        return output.shape[1]
 
     def _features(self, images: Tensor, cameras: Tensor | None) -> Any:
         return self.backbone(images, cameras) if self.uses_cameras else self.backbone(images)
 
 
 def stem_of(backbone: nn.Module) -> nn.Module:
-    """The first layers of a network, up to the first map of features.
+    """Return the first layers of a network, up to the first map of features.
 
     The submodule that the backbone's ``stem_path`` names, else the first one called ``stem``. Raises ``InputError``
     where there is none.
@@ -221,7 +220,7 @@ def stem_of(backbone: nn.Module) -> nn.Module:
 
 @contextmanager
 def outputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
-    """Within it, the list collects what ``module`` gives."""
+    """Yield a list that collects the outputs of ``module``."""
     seen: list[Tensor] = []
     handle = module.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
     try:
@@ -237,12 +236,12 @@ def _last(module: nn.Module) -> nn.Module:
     return module
 
 
-def _listed(output: Any) -> list[Tensor]:
+def _list(output: Any) -> list[Tensor]:
     return list(output) if isinstance(output, (tuple, list)) else [output]
 
 
 def _widths(backbone: nn.Module, height: int, width: int) -> list[int]:
-    """The width of every vector that the backbone gives; how many there are only ``vectors`` have to be asked."""
+    """Return the width of every vector of the backbone; their number needs a pass of those with ``vectors``."""
     if getattr(backbone, "kind", "map") != "vectors":
         return [int(backbone.num_features)]  # type: ignore[arg-type]
     return [vector.shape[1] for vector in dry_run(backbone, height, width)]

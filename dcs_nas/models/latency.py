@@ -37,7 +37,7 @@ class Work:
     Attributes:
         key: what it computes, such as "sep_conv_3x3 8x32x16 stride 1".
         shape: (C, H, W) of its input.
-        make: gives the module; on the device that it is made on, with values.
+        make: returns the module, initialized, on the device in use.
     """
 
     key: str
@@ -62,11 +62,11 @@ class LatencyTable(Settings):
     def read(cls, path: Path) -> LatencyTable:
         """Read a table; raises ``InputError`` for a file that is none."""
         data = read_yaml(path)
-        found = data.get("format")
-        if not isinstance(found, int) or isinstance(found, bool) or "microseconds" not in data:
+        version = data.get("format")
+        if not isinstance(version, int) or isinstance(version, bool) or "microseconds" not in data:
             raise InputError(f"{path} is not a latency table; measure one: dcs-nas profile CONFIG --latency-table FILE")
-        if found > FORMAT:
-            raise InputError(f"{path} has latency format {found}, this version reads up to {FORMAT}; update dcs_nas")
+        if version > FORMAT:
+            raise InputError(f"{path} has latency format {version}, this version reads up to {FORMAT}; update dcs_nas")
         return parse(cls, data, source=str(path))
 
     def write(self, path: Path) -> None:
@@ -80,18 +80,18 @@ class LatencyTable(Settings):
 
     def require(self, space: str, *, source: str, other: bool = False) -> None:
         """Raise ``InputError`` unless the table is that of ``space`` on this machine; with ``other`` warn instead."""
-        found = ""
+        problem = ""
         if self.device not in device_names():
-            found = f"was measured on '{self.device}', this machine has '{' and '.join(device_names())}'"
+            problem = f"was measured on '{self.device}', this machine has '{' and '.join(device_names())}'"
         elif self.space != space:
-            found = f"is of space '{self.space}', expected '{space}'"
-        if found and not other:
+            problem = f"is of space '{self.space}', expected '{space}'"
+        if problem and not other:
             raise InputError(
-                f"{source} {found}; measure a table here (dcs-nas profile CONFIG --latency-table FILE) or set "
+                f"{source} {problem}; measure a table here (dcs-nas profile CONFIG --latency-table FILE) or set "
                 "search.cost.other_latency_table=true"
             )
-        if found:
-            log.warning("%s %s; used all the same, as asked", source, found)
+        if problem:
+            log.warning("%s %s; used all the same, as asked", source, problem)
         if self.torch != torch.__version__:
             log.warning("%s was measured with torch %s, this is %s", source, self.torch, torch.__version__)
 
@@ -111,7 +111,7 @@ def measure_table(
     machine does in the meantime slows all alike.
     """
     different = {work.key: work for work in works}
-    runs = {key: run for key, work in different.items() if (run := _prepared(work, device, batch)) is not None}
+    runs = {key: run for key, work in different.items() if (run := _prepare(work, device, batch)) is not None}
     times: dict[str, list[float]] = {key: [] for key in runs}
     with torch.no_grad():
         for number in range(WARM_UP + rounds):
@@ -121,7 +121,7 @@ def measure_table(
                 times[key].append(clock(device) - began)
             if progress is not None:
                 progress(number + 1, WARM_UP + rounds)
-    medians = {key: round(1e6 * statistics.median(found[WARM_UP:]), 3) for key, found in times.items()}
+    medians = {key: round(1e6 * statistics.median(times_of_key[WARM_UP:]), 3) for key, times_of_key in times.items()}
     return LatencyTable(
         space=space,
         device=device_name(device),
@@ -184,7 +184,7 @@ def device_names() -> list[str]:
     return list(dict.fromkeys(device_name(device) for device in devices))
 
 
-def _prepared(work: Work, device: torch.device, batch: int) -> Callable[[], object] | None:
+def _prepare(work: Work, device: torch.device, batch: int) -> Callable[[], object] | None:
     """Return one pass of the work's module, as a function; None for the identity, which takes no time."""
     module = work.make()
     if isinstance(module, nn.Identity):

@@ -82,9 +82,9 @@ class MsiSupernet(Supernet):
         """See ``Supernet``: a float64 scalar (float32 on MPS); every addend depends on one choice, so it is exact."""
         every, fixed = _candidate_costs(self.structure, self.network)
         rows = {label: [_amount(kind, cost) for cost in costs] for label, costs in every.items()}
-        return partial(_expected, _amount(kind, fixed), rows)
+        return partial(_expect, _amount(kind, fixed), rows)
 
-    def inherited_state(self, genotype: MsiGenotype) -> dict[str, Tensor]:
+    def inherit_state(self, genotype: MsiGenotype) -> dict[str, Tensor]:
         kept = dict(zip(_places(self.trunk), genotype.to_sample().values()))
         state = {}
         for name, value in self.trunk.state_dict().items():
@@ -102,7 +102,7 @@ class MsiKind(SpaceKind):
     def supernet(self, space: MsiSpec, network: MsiNetwork, settings: SearchConfig) -> MsiSupernet:
         return MsiSupernet(space, network, relaxation=build_relaxation(settings.relaxation))
 
-    def fixed_network(self, genotype: MsiGenotype) -> MSITrunk:
+    def build_fixed_network(self, genotype: MsiGenotype) -> MSITrunk:
         trunk = _trunk(genotype.to_sample().values(), genotype.space.channels)
         start_convolutional(trunk)
         return trunk
@@ -175,7 +175,7 @@ def _amount(kind: CostKind, cost: Cost) -> int:
     return cost.macs if kind == "flops" else cost.parameters
 
 
-def _expected(fixed: int, rows: Mapping[str, Sequence[int]], weights: Mapping[str, Tensor]) -> Tensor:
+def _expect(fixed: int, rows: Mapping[str, Sequence[int]], weights: Mapping[str, Tensor]) -> Tensor:
     first = next(iter(weights.values()))
     exact = torch.float32 if first.device.type == "mps" else torch.float64
     total = first.new_tensor(fixed, dtype=exact)

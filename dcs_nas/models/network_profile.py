@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dcs_nas.models.flops import Share, attributed, count
+from dcs_nas.models.flops import Share, attribute, count
 from dcs_nas.models.latency import WARM_UP, clock, device_name, median_latency
 
 Run = Callable[[], object]
@@ -89,7 +89,7 @@ def profile(
     """
     cost = count(network, height, width)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        kept = _kept_for_backward(copy.deepcopy(network).to(device), height, width, max(2, batch), device)
+        kept = _measure_kept(copy.deepcopy(network).to(device), height, width, max(2, batch), device)
         images = torch.randn(batch, 3, height, width, device=device)
         timed = copy.deepcopy(network).to(device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         latencies, whole = _latencies(timed, images, rounds) if rounds else ({}, None)
@@ -161,19 +161,17 @@ def _latencies(network: nn.Module, images: Tensor, rounds: int) -> tuple[dict[st
     """Return seconds of each round by module, without those inside it, and microseconds of the undisturbed whole."""
     names, device = {module: name for name, module in network.named_modules()}, images.device
     run = _pass(network, images)
-    found: dict[str, list[float]] = {}
+    seconds: dict[str, list[float]] = {}
     for number in range(WARM_UP + rounds):
-        with attributed(network, lambda: clock(device)) as shares:
+        with attribute(network, lambda: clock(device)) as shares:
             run()
         if number >= WARM_UP:
             for module, share in shares.items():
-                found.setdefault(names[module], []).append(share.amount)
-    return found, median_latency(run, device, rounds=rounds)
+                seconds.setdefault(names[module], []).append(share.amount)
+    return seconds, median_latency(run, device, rounds=rounds)
 
 
-def _kept_for_backward(
-    network: nn.Module, height: int, width: int, batch: int, device: torch.device
-) -> dict[str, Share]:
+def _measure_kept(network: nn.Module, height: int, width: int, batch: int, device: torch.device) -> dict[str, Share]:
     """Return by module the bytes that a training pass keeps for its backward pass: no weights, no buffers.
 
     Memory that several operations keep counts once, at the first.
@@ -181,14 +179,14 @@ def _kept_for_backward(
     names = {module: name for name, module in network.named_modules()}
     images = torch.randn(batch, 3, height, width, device=device)
     run = _pass(network.train(), images)
-    with _saved_bytes(network) as total, attributed(network, lambda: total[0]) as shares:
+    with _count_saved_bytes(network) as total, attribute(network, lambda: total[0]) as shares:
         output = run()  # alive until all is counted, so that no memory is handed out twice
     del output
     return {names[module]: share for module, share in shares.items()}
 
 
 @contextmanager
-def _saved_bytes(network: nn.Module) -> Iterator[list[int]]:
+def _count_saved_bytes(network: nn.Module) -> Iterator[list[int]]:
     """Yield a list whose one number grows with the bytes that autograd saves."""
     seen = {t.untyped_storage().data_ptr() for t in (*network.parameters(), *network.buffers())}
     total = [0]

@@ -79,7 +79,7 @@ class SeparableConv(ReluFirst):
         self.second = _depthwise_pointwise(channels, kernel, 1, 1, affine)
 
     def after_relu(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
-        return _normed(self.second, torch.relu(self.first(x)), weight)
+        return _norm(self.second, torch.relu(self.first(x)), weight)
 
 
 class DilatedConv(ReluFirst):
@@ -97,7 +97,7 @@ class DilatedConv(ReluFirst):
     def after_relu(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
         if self.stride == 2:
             x = x[:, :, ::2, ::2].contiguous(memory_format=torch.channels_last)
-        return _normed(self.body, x, weight)
+        return _norm(self.body, x, weight)
 
 
 class PoolBn(nn.Module):
@@ -139,8 +139,8 @@ def build_operation(name: str, channels: int, stride: int, *, height: int, width
     if not OPERATIONS.is_extension(name):
         return make()
     what = f"operation '{name}' of {OPERATIONS.owner(name)}"
-    given, expected = (channels, height * stride, width * stride), (channels, height, width)
-    operation = build_custom(what, make, given, expected, call="factory(channels, stride, height=, width=, affine=)")
+    shape, expected = (channels, height * stride, width * stride), (channels, height, width)
+    operation = build_custom(what, make, shape, expected, call="factory(channels, stride, height=, width=, affine=)")
     if isinstance(operation, ReluFirst) and type(operation).forward is not ReluFirst.forward:
         raise InputError(f"{what} is a ReluFirst with a forward of its own; write after_relu, or derive from nn.Module")
     return operation
@@ -159,7 +159,7 @@ def weighted_norm(norm: nn.BatchNorm2d, x: Tensor, weight: Tensor | None) -> Ten
     return batch_norm(x, norm.running_mean, norm.running_var, scale, shift, True, norm.momentum, norm.eps)
 
 
-def _normed(body: nn.Sequential, x: Tensor, weight: Tensor | None) -> Tensor:
+def _norm(body: nn.Sequential, x: Tensor, weight: Tensor | None) -> Tensor:
     depthwise, pointwise, norm = body
     return weighted_norm(cast(nn.BatchNorm2d, norm), pointwise(depthwise(x)), weight)
 
@@ -190,7 +190,7 @@ def _separable(kernel: int, channels: int, stride: int, *, height: int, width: i
     return SeparableConv(channels, kernel, stride, affine=affine)
 
 
-def _dilated(kernel: int, channels: int, stride: int, *, height: int, width: int, affine: bool) -> nn.Module:
+def _dilate(kernel: int, channels: int, stride: int, *, height: int, width: int, affine: bool) -> nn.Module:
     return DilatedConv(channels, kernel, stride, affine=affine)
 
 
@@ -203,6 +203,6 @@ for _kind in ("max", "avg"):
     OPERATIONS.register(f"{_kind}_pool_3x3")(partial(_pool, _kind))
 for _kernel in (3, 5):
     OPERATIONS.register(f"sep_conv_{_kernel}x{_kernel}")(partial(_separable, _kernel))
-    OPERATIONS.register(f"dil_conv_{_kernel}x{_kernel}")(partial(_dilated, _kernel))
+    OPERATIONS.register(f"dil_conv_{_kernel}x{_kernel}")(partial(_dilate, _kernel))
 for _name in ATTENTION:
     OPERATIONS.register(_name)(partial(_attention, _name))

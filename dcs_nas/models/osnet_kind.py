@@ -21,7 +21,7 @@ from dcs_nas.models.backbones.osnet import OmniScaleBlock, OSNetAIN
 from dcs_nas.models.flops import Cost, count, count_map
 from dcs_nas.models.relaxation import Softmax
 from dcs_nas.models.space_kinds import SPACE_KINDS, SpaceKind, build_relaxation
-from dcs_nas.models.supernet import CostKind, ExpectedCost, Mixture, Supernet, checkpointed
+from dcs_nas.models.supernet import CostKind, ExpectedCost, Mixture, Supernet, run_checkpointed
 from dcs_nas.space import (
     OSNET_BLOCKS,
     ChainNetwork,
@@ -37,7 +37,7 @@ _NONE: tuple[Placement, ...] = ("none", "none", "none", "none", "none", "none")
 
 
 class OSNetSupernet(Supernet):
-    """Images (B, 3, H, W) to vectors (B, D): each block is the weighted sum of one block for each placement.
+    """Return vectors (B, D): each block is the weighted sum of one block for each placement of images (B, 3, H, W).
 
     The candidates share no weights. No norm has a scale and shift, as in the published supernet (``NORM_AFFINE``).
 
@@ -67,12 +67,12 @@ class OSNetSupernet(Supernet):
         return self.osnet(images)
 
     def cost(self, kind: CostKind) -> ExpectedCost:
-        return partial(self.expected_cost, kind)
+        return partial(self.compute_expected_cost, kind)
 
-    def expected_cost(self, kind: CostKind, weights: Mapping[str, Tensor]) -> Tensor:
+    def compute_expected_cost(self, kind: CostKind, weights: Mapping[str, Tensor]) -> Tensor:
         """Return the mean multiply-adds (``flops``) or ``parameters`` over independent choices, a float64 scalar.
 
-        Of mixture weights (1, placements) by name: of one-hot ones, what ``dcs_nas.models.flops.count`` gives for the
+        Of mixture weights (1, placements) by name: of one-hot ones, what ``dcs_nas.models.flops.count`` returns for the
         fixed network. Norms cost no multiply-adds, so that those are the same for all placements.
         """
         costs = _costs(self.structure, self.network, kind)
@@ -83,7 +83,7 @@ class OSNetSupernet(Supernet):
             total = total + (weights[label].view(-1).to(like) * like.new_tensor(costs[label])).sum()
         return total
 
-    def inherited_state(self, genotype: OSNetGenotype) -> dict[str, Tensor]:
+    def inherit_state(self, genotype: OSNetGenotype) -> dict[str, Tensor]:
         """See ``Supernet``. The scales and shifts of norms, which this supernet lacks, are left out."""
         state = {name: value for name, value in self.osnet.state_dict().items() if ".candidates." not in name}
         for label, placement in genotype.to_sample().items():
@@ -110,7 +110,7 @@ class _Choice(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         weights, columns = self.mixture.sample()
         names = list(self.candidates)
-        run = checkpointed if self.checkpoint and torch.is_grad_enabled() else nn.Module.__call__
+        run = run_checkpointed if self.checkpoint and torch.is_grad_enabled() else nn.Module.__call__
         chosen = range(len(names)) if columns is None else columns[0]
         return torch.stack([weights[0, c] * run(self.candidates[names[c]], x) for c in chosen]).sum(0)
 
@@ -123,7 +123,7 @@ class OSNetKind(SpaceKind):
         relaxation = build_relaxation(settings.relaxation)
         return OSNetSupernet(space, network, relaxation=relaxation, checkpoint=settings.checkpoint_activations)
 
-    def fixed_network(self, genotype: OSNetGenotype) -> nn.Module:
+    def build_fixed_network(self, genotype: OSNetGenotype) -> nn.Module:
         space = genotype.space
         return OSNetAIN(channels=space.channels, features=space.features, placements=genotype.placements)
 

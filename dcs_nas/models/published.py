@@ -32,7 +32,7 @@ def load_published(name: str, state: Mapping[str, Tensor], **options: Any) -> nn
             (B, 2 D). ``msinet``: images to the test feature (B, channels[3] + 256). ``transreid``: images and cameras
             (B,) to the feature before the neck (B, 5 D).
         state: names to tensors, as the published code saves them, without a prefix.
-        options: what the state does not tell. Of ``rga``: ``height``, ``width``, ``use_spatial``, ``use_channel``. Of
+        options: not readable from the state. Of ``rga``: ``height``, ``width``, ``use_spatial``, ``use_channel``. Of
             ``msinet``: ``genotype``, ``channels``. Of ``transreid``: ``size`` of the images, ``stride``, ``heads``,
             ``shift``, ``groups``, ``sie``, the factor of the camera vectors.
 
@@ -169,14 +169,14 @@ def _load_exactly(module: nn.Module, state: Mapping[str, Tensor], *, source: str
     _check_names(state, expected, source=source)
     for name, tensor in state.items():
         if tensor.shape != expected[name].shape:
-            found, wanted = tuple(tensor.shape), tuple(expected[name].shape)
-            raise InputError(f"{source}: '{name}' has shape {found}; expected {wanted}: check the sizes given")
+            shape, wanted = tuple(tensor.shape), tuple(expected[name].shape)
+            raise InputError(f"{source}: '{name}' has shape {shape}; expected {wanted}: check the sizes given")
     module.load_state_dict(state)
 
 
-def _check_names(found: Iterable[str], expected: Iterable[str], *, source: str) -> None:
+def _check_names(names: Iterable[str], expected: Iterable[str], *, source: str) -> None:
     """Raise ``InputError``, listing some of each, if names are missing or are not expected."""
-    missing, unknown = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+    missing, unknown = sorted(set(expected) - set(names)), sorted(set(names) - set(expected))
     if missing or unknown:
         raise InputError(
             f"{source}: names missing: {_some(missing)}; names not expected: {_some(unknown)}; expected the published "
@@ -185,7 +185,7 @@ def _check_names(found: Iterable[str], expected: Iterable[str], *, source: str) 
 
 
 def _rga_names(part: str) -> dict[str, list[str]]:
-    """Return our name inside a gate to the published names that it joins."""
+    """Return our name inside a gate to the published names that it concatenates."""
     names = {}
     for layer, sources in _RGA_LAYERS.items():
         names[f"{layer}.weight"] = [f"{source}_{part}.{i}.weight" for source, i in sources]
@@ -195,13 +195,13 @@ def _rga_names(part: str) -> dict[str, list[str]]:
 
 
 def _rga_tensor(name: str, sources: list[Tensor]) -> Tensor:
-    """Return our tensor ``name`` of the published ones, joined along their outputs; 1x1 kernels become matrices."""
+    """Return our tensor ``name``: the published ones concatenated along outputs, 1x1 kernels as matrices."""
     if name.endswith("num_batches_tracked"):
         return sources[0]
-    joined = torch.cat([source.flatten(1) if source.dim() > 1 else source for source in sources])
+    tensor = torch.cat([source.flatten(1) if source.dim() > 1 else source for source in sources])
     if name == "relations.weight":  # (e, [in, out] M) to (2, e, M) with out first
-        return torch.stack(joined.chunk(2, dim=1)[::-1])
-    return joined
+        return torch.stack(tensor.chunk(2, dim=1)[::-1])
+    return tensor
 
 
 def _some(names: list[str], limit: int = 3) -> str:

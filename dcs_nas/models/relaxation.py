@@ -1,7 +1,7 @@
 """Relaxations: from architecture parameters (alphas) to the weights of a mixture. R rows (edges), O operations.
 
-Every relaxation gives weights for a forward pass (``sample``) and the deterministic weights that they stand for
-(``expected``), which derivation, costs and evaluation read. ``temperature`` is set by the training loop.
+Every relaxation returns weights for a forward pass (``sample``) and the deterministic weights that they stand for
+(``compute_expected``), which derivation, costs and evaluation read. ``temperature`` is set by the training loop.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class Softmax:
 
     def sample(self, alpha: Tensor) -> Sample:
         """Return the weights of a training pass; random where the relaxation is."""
-        return Sample(self.expected(alpha))
+        return Sample(self.compute_expected(alpha))
 
-    def expected(self, alpha: Tensor) -> Tensor:
+    def compute_expected(self, alpha: Tensor) -> Tensor:
         """Return the weights (R, O) that ``sample`` has on average; rows sum to 1."""
         return torch.softmax(alpha / self.temperature, dim=-1)
 
@@ -58,7 +58,7 @@ class Gumbel(Softmax):
         hard = torch.zeros_like(soft).scatter_(-1, chosen, 1.0)
         return Sample(hard + (soft - soft.detach()), chosen.tolist())
 
-    def expected(self, alpha: Tensor) -> Tensor:
+    def compute_expected(self, alpha: Tensor) -> Tensor:
         """Return softmax(alpha): how often each operation is drawn, at any temperature."""
         return torch.softmax(alpha, dim=-1)
 
@@ -77,7 +77,7 @@ class DirichletMixture(Softmax):
     def sample(self, alpha: Tensor) -> Sample:
         return Sample(Dirichlet(_concentration(alpha) / self.temperature, validate_args=False).rsample())
 
-    def expected(self, alpha: Tensor) -> Tensor:
+    def compute_expected(self, alpha: Tensor) -> Tensor:
         beta = _concentration(alpha)
         return beta / beta.sum(dim=-1, keepdim=True)
 
@@ -102,7 +102,7 @@ class GumbelSoftmax(Softmax):
         noise = -torch.empty_like(alpha).exponential_().log_()
         return Sample(torch.softmax((alpha + noise) / self.temperature, dim=-1))
 
-    def expected(self, alpha: Tensor) -> Tensor:
+    def compute_expected(self, alpha: Tensor) -> Tensor:
         """Return softmax(alpha): how often each candidate has the largest weight, at any temperature."""
         return torch.softmax(alpha, dim=-1)
 
@@ -114,7 +114,7 @@ RELAXATIONS.register("dirichlet")(DirichletMixture)
 RELAXATIONS.register("gumbel_softmax")(GumbelSoftmax)
 
 
-def normalized_edges(edge_alpha: Tensor, groups: Sequence[int]) -> Tensor:
+def normalize_edges(edge_alpha: Tensor, groups: Sequence[int]) -> Tensor:
     """Return PC-DARTS' edge normalisation (arXiv 1907.05737, eq. 4): softmax (R,) over the edges into each node.
 
     ``groups``: the number of edges into each node, in order of the rows.

@@ -28,7 +28,7 @@ class SpaceKind:
         """Return the network with every candidate in it."""
         raise NotImplementedError
 
-    def fixed_network(self, genotype: Any) -> nn.Module:
+    def build_fixed_network(self, genotype: Any) -> nn.Module:
         """Return the network of a genotype, to be trained from scratch: images to a map (B, ``num_features``, h, w)."""
         raise NotImplementedError
 
@@ -47,7 +47,7 @@ class SpaceKind:
         raise NotImplementedError
 
     def costs(self, structure: Any, network: Any) -> CellCosts | None:
-        """Return the costs of all candidates, where they can be told apart: what latency tables need."""
+        """Return the costs of all candidates, where they can be separated, as latency tables need."""
         return None
 
 

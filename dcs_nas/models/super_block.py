@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dcs_nas.models.blocks import DCSAttention, WindowAttention, build_attention, select_channels
 from dcs_nas.models.blocks.parts import attend, attention_scale, to_map, to_tokens
-from dcs_nas.models.chain_space import InvertedResidual, fitted
+from dcs_nas.models.chain_space import InvertedResidual, fit_channels
 from dcs_nas.models.flops import count_map
 from dcs_nas.models.supernet import CostKind
 from dcs_nas.space import WINDOW, StageSpec, squeeze_channels
@@ -51,18 +51,18 @@ class SuperBlock(nn.Module):
 
     def forward(self, x: Tensor, widths: Widths, weights: BlockWeights) -> tuple[Tensor, Widths]:
         """x (B, C, H, W) of ``widths`` to (B, D, H / stride, W / stride) and its widths; masked channels are 0."""
-        expanded = widths.expanded(self.stage.expansions, weights["expansion"])
-        hidden = self._filtered(self._expanded(x, weights["expansion"]), weights["kernel"])
-        hidden = self._excited(_masked(hidden, expanded.mask()), expanded, weights["squeeze_excite"])
+        expanded = widths.expand(self.stage.expansions, weights["expansion"])
+        hidden = self._filter(self._expand(x, weights["expansion"]), weights["kernel"])
+        hidden = self._excite(_mask(hidden, expanded.mask()), expanded, weights["squeeze_excite"])
         out = Widths(self.stage.widths, weights["width"])
         y = self.largest.project(hidden)
-        y = _masked(y + fitted(x, y.shape[1]) if self.shortcut else y, out.mask())
+        y = _mask(y + fit_channels(x, y.shape[1]) if self.shortcut else y, out.mask())
         if len(weights["depth"]) == 1:
             return y, out
         skip = weights["depth"][1]
-        return y + skip * (x - y), out.mixed(widths, skip)
+        return y + skip * (x - y), out.mix(widths, skip)
 
-    def _expanded(self, x: Tensor, weights: Tensor) -> Tensor:
+    def _expand(self, x: Tensor, weights: Tensor) -> Tensor:
         """(B, E, H, W): the expanded map, and where expansion 1 is a candidate, its share of the input itself."""
         if self.largest.expand is None:
             return x
@@ -70,16 +70,16 @@ class SuperBlock(nn.Module):
         if 1 not in self.stage.expansions:
             return y
         itself = weights[self.stage.expansions.index(1)]
-        return y + itself * (fitted(x, y.shape[1]) - y)
+        return y + itself * (fit_channels(x, y.shape[1]) - y)
 
-    def _filtered(self, x: Tensor, weights: Tensor) -> Tensor:
+    def _filter(self, x: Tensor, weights: Tensor) -> Tensor:
         layer = self.largest.depthwise
         kernel = layer.conv.weight * kernel_mask(self.stage.kernels, weights)
         padding = max(self.stage.kernels) // 2
         y = F.conv2d(x, kernel, None, self.stride, padding, groups=x.shape[1])
         return layer.activation(layer.norm(y))
 
-    def _excited(self, x: Tensor, expanded: Widths, weights: Tensor) -> Tensor:
+    def _excite(self, x: Tensor, expanded: Widths, weights: Tensor) -> Tensor:
         if self.largest.excite is None:
             return x
         inner = Widths(tuple(squeeze_channels(e) for e in expanded.values), expanded.weights).mask()
@@ -101,9 +101,9 @@ class SuperBlock(nn.Module):
         area = size[0] * size[1] if kind == "flops" else 1
         area_out = -(-size[0] // self.stride) * -(-size[1] // self.stride) if kind == "flops" else 1
         norm = 0 if kind == "flops" else 2
-        taps = combined(weights["kernel"], out.weights.new_tensor([k * k for k in stage.kernels]))
+        taps = combine(weights["kernel"], out.weights.new_tensor([k * k for k in stage.kernels]))
         width = out.mean(stage.widths)
-        hidden = widths.expanded(stage.expansions, weights["expansion"])
+        hidden = widths.expand(stage.expansions, weights["expansion"])
         into = [
             0 if expansion == 1 else c * expansion * (c * area + norm)
             for c in widths.values
@@ -111,19 +111,19 @@ class SuperBlock(nn.Module):
         ]
         bias = 0 if kind == "flops" else 1
         excite = [2 * e * squeeze_channels(e) + bias * (e + squeeze_channels(e)) for e in hidden.values]
-        excited = combined(weights["squeeze_excite"], out.weights.new_tensor(stage.squeeze_excite))
+        excited = combine(weights["squeeze_excite"], out.weights.new_tensor(stage.squeeze_excite))
         projected = hidden.mean(hidden.values) * width
         if self.tied:
             squares = out.mean([c * c for c in stage.widths])
-            projected = combined(weights["expansion"], out.weights.new_tensor(stage.expansions)) * squares
+            projected = combine(weights["expansion"], out.weights.new_tensor(stage.expansions)) * squares
         total = hidden.mean(into) + hidden.mean(hidden.values) * (area_out * taps + norm) + area_out * projected
         total = total + excited * hidden.mean(excite) + norm * width
         if len(weights["depth"]) == 1:
             return total, out
-        return total * weights["depth"][0], out.mixed(widths, weights["depth"][1])
+        return total * weights["depth"][0], out.mix(widths, weights["depth"][1])
 
 
-def _masked(x: Tensor, mask: Tensor) -> Tensor:
+def _mask(x: Tensor, mask: Tensor) -> Tensor:
     return x * mask.to(x.dtype)[:, None, None]
 
 
@@ -140,30 +140,30 @@ class Widths:
 
     def mask(self) -> Tensor:
         """Return the weighted sum of the nested 0/1 masks, (C,)."""
-        return combined(self.weights, nested_masks(self.values, like=self.weights))
+        return combine(self.weights, make_nested_masks(self.values, like=self.weights))
 
     def mean(self, values: Sequence[float]) -> Tensor:
         """Return the weighted mean of what each candidate has, a scalar."""
-        return combined(self.weights, torch.tensor(values, dtype=self.weights.dtype, device=self.weights.device))
+        return combine(self.weights, torch.tensor(values, dtype=self.weights.dtype, device=self.weights.device))
 
     def strongest(self) -> int:
-        """Return the candidate with the largest weight; of fake weights, whose values nobody knows, the widest."""
+        """Return the candidate with the largest weight; the widest for fake weights, which have no values."""
         if self.weights.is_meta or isinstance(self.weights, torch._subclasses.FakeTensor):
             return self.largest
         return self.values[int(self.weights.argmax())]
 
-    def mixed(self, other: Widths, weight: Tensor) -> Widths:
+    def mix(self, other: Widths, weight: Tensor) -> Widths:
         """Return the same candidates with weights (1 - weight) self + weight other: where a block may be left out."""
         assert self.values == other.values
         return Widths(self.values, self.weights + weight * (other.weights - self.weights))
 
-    def expanded(self, expansions: Sequence[int], weights: Tensor) -> Widths:
+    def expand(self, expansions: Sequence[int], weights: Tensor) -> Widths:
         """Return all products of a width and an expansion; both are chosen independently, so their weights multiply."""
         values = tuple(width * expansion for width in self.values for expansion in expansions)
         return Widths(values, torch.outer(self.weights, weights).flatten())
 
 
-def nested_masks(widths: Sequence[int], *, like: Tensor) -> Tensor:
+def make_nested_masks(widths: Sequence[int], *, like: Tensor) -> Tensor:
     """Return (n, C) with 1 for the first channels of each width, in ``like``'s type and on its device."""
     sizes = torch.tensor(widths, device=like.device)
     return (torch.arange(max(widths), device=like.device) < sizes[:, None]).to(like.dtype)
@@ -179,10 +179,10 @@ def kernel_mask(kernels: Sequence[int], weights: Tensor) -> Tensor:
     places = (torch.arange(largest, device=weights.device) - largest // 2).abs()
     reach = torch.maximum(places[:, None], places)
     sizes = torch.tensor(kernels, device=weights.device) // 2
-    return combined(weights, (reach <= sizes[:, None, None]).to(weights.dtype))
+    return combine(weights, (reach <= sizes[:, None, None]).to(weights.dtype))
 
 
-def combined(weights: Tensor, values: Tensor) -> Tensor:
+def combine(weights: Tensor, values: Tensor) -> Tensor:
     """Return the sum of values (n, ...) with weights (n,), in full precision under autocast too."""
     return (weights.view(-1, *[1] * (values.ndim - 1)) * values).sum(0)
 
@@ -193,15 +193,15 @@ class SuperAttention(nn.Module):
     def __init__(self, names: tuple[str, ...], widths: tuple[int, ...], height: int, width: int) -> None:
         super().__init__()
         self.names, self.widths, self.size = names, widths, (height, width)
-        made: dict[str, nn.Module] = {}
+        candidates: dict[str, nn.Module] = {}
         for name in names:
             if name == "dcs":
-                made[name] = MaskedDCS(max(widths))
+                candidates[name] = MaskedDCS(max(widths))
             elif name == WINDOW:
-                made[name] = MaskedWindow(max(widths))
+                candidates[name] = MaskedWindow(max(widths))
             elif name != "none":
-                made[name] = PerWidth(name, widths, height, width)
-        self.candidates = nn.ModuleDict(made)
+                candidates[name] = PerWidth(name, widths, height, width)
+        self.candidates = nn.ModuleDict(candidates)
 
     def forward(self, x: Tensor, widths: Widths, weights: Tensor) -> Tensor:
         """x (B, C, H, W) of ``widths``, ``weights`` (A,) of the candidates."""
@@ -211,7 +211,7 @@ class SuperAttention(nn.Module):
         return total
 
     def state(self, name: str, width: int) -> dict[str, Tensor]:
-        """Parameters and statistics of candidate ``name`` from which those of a block of ``width`` are cut."""
+        """Return parameters and statistics of candidate ``name`` from which those of a block of ``width`` are cut."""
         if name == "none":
             return {}
         block = self.candidates[name]
@@ -223,14 +223,14 @@ class SuperAttention(nn.Module):
     def cost(self, kind: CostKind, widths: Widths, weights: Tensor) -> Tensor:
         """Return the expected multiply-adds or parameters."""
         each = [widths.mean([attention_cost(kind, name, c, *self.size) for c in widths.values]) for name in self.names]
-        return combined(weights, torch.stack(each))
+        return combine(weights, torch.stack(each))
 
 
 class MaskedDCS(DCSAttention):
     """DCS-Attention whose channels beyond a candidate width are masked: the same weights serve every width.
 
     Masked channels of X are 0, so they add nothing to the logits of others nor to X o M; the scale and the
-    share of channels kept are those of the width meant, and the batch norm's shift is masked.
+    share of channels kept are those of the candidate width, and the batch norm's shift is masked.
     """
 
     def forward(self, x: Tensor, widths: Widths | None = None) -> Tensor:
@@ -256,8 +256,8 @@ class MaskedWindow(WindowAttention):
     def forward(self, x: Tensor, widths: Widths | None = None) -> Tensor:
         if widths is None:
             return super().forward(x)
-        refined = fitted(self.attended(x[:, : widths.strongest()]), x.shape[1])
-        return x + _masked(self.norm(self.local(refined)), widths.mask())
+        refined = fit_channels(self.attend_window(x[:, : widths.strongest()]), x.shape[1])
+        return x + _mask(self.norm(self.local(refined)), widths.mask())
 
 
 class PerWidth(nn.Module):

@@ -51,14 +51,14 @@ class SuperCell(BaseSuperNetModule):
         self.shared = nn.ModuleList(nn.ModuleDict() for _ in range(self.nodes + 1))
         for node in range(2, self.nodes + 2):
             for source in range(node):
-                made = {name: make(node, 0, source) for name, make in cell.op_candidates_factory.items()}
-                self.edges.append(nn.ModuleDict(self._keep(made, source)))
+                operations_of_edge = {name: make(node, 0, source) for name, make in cell.op_candidates_factory.items()}
+                self.edges.append(nn.ModuleDict(self._keep(operations_of_edge, source)))
         self._banks = [self._mergeable(source) for source in range(self.nodes + 2)]
         self._norms = [m for m in self.modules() if isinstance(m, nn.BatchNorm2d)]
 
-    def _keep(self, made: Mapping[str, nn.Module], source: int) -> dict[str, nn.Module]:
+    def _keep(self, operations_of_edge: Mapping[str, nn.Module], source: int) -> dict[str, nn.Module]:
         own: dict[str, nn.Module] = {}
-        for name, operation in made.items():
+        for name, operation in operations_of_edge.items():
             if next(operation.parameters(), None) is not None:
                 own[name] = operation
             elif name not in self._of_state(source):
@@ -67,14 +67,14 @@ class SuperCell(BaseSuperNetModule):
 
     def _mergeable(self, source: int) -> dict[str, list[ReluFirst]]:
         """Return the operations of each kind that read a state, where they can be computed side by side."""
-        found: dict[str, list[ReluFirst]] = {}
+        groups: dict[str, list[ReluFirst]] = {}
         for name in self.mixture.names:
             readers = range(max(0, source - 1), self.nodes)
             edges = [cast(nn.ModuleDict, self.edges[edge_index(node, source)]) for node in readers]
             operations = [edge[name] for edge in edges if name in edge]
             if operations and mergeable(operations):
-                found[name] = [cast(ReluFirst, operation) for operation in operations]
-        return found
+                groups[name] = [cast(ReluFirst, operation) for operation in operations]
+        return groups
 
     def operation(self, node: int, source: int, name: str) -> nn.Module:
         """Return the module that computes ``name`` on the edge from state ``source`` to node ``node`` (from 0)."""
@@ -127,12 +127,12 @@ class SuperCell(BaseSuperNetModule):
         total: Tensor | None = None
         for name, operations in self._banks[source].items() if dense else ():
             x = state.once("relu", torch.relu)
-            wide = state.once("wide", lambda _, x=x: repeated(x, len(readers)))  # type: ignore[misc]
+            wide = state.once("wide", lambda _, x=x: repeat_channels(x, len(readers)))  # type: ignore[misc]
             column = self.mixture.names.index(name)
-            found = bank(operations, x, wide, [scalars[edge_index(node, source)][column] for node in readers])
-            total = found if total is None else total + found
+            term = bank(operations, x, wide, [scalars[edge_index(node, source)][column] for node in readers])
+            total = term if total is None else total + term
         if total is not None:
-            state.computed = dict(zip(readers, separated(total, len(readers))))
+            state.computed = dict(zip(readers, separate(total, len(readers))))
         return state
 
     def _add(self, total: Tensor | None, weight: Tensor, node: int, source: int, name: str, state: State) -> Tensor:
@@ -150,8 +150,10 @@ class SuperCell(BaseSuperNetModule):
             # an edge's operations have weights that sum to the edge's own
             passed = add_weighted(passed, weights[edge_index(node, source)].sum(), state.bypass(total.shape[2:]))
         assert passed is not None
-        joined = torch.cat([total, passed], dim=1)
-        return nn.functional.channel_shuffle(joined, self.partial) if joined.shape[1] % self.partial == 0 else joined
+        channels = torch.cat([total, passed], dim=1)
+        return (
+            nn.functional.channel_shuffle(channels, self.partial) if channels.shape[1] % self.partial == 0 else channels
+        )
 
     def resample(self, memo: dict[str, Any]) -> dict[str, Any]:
         """Return nothing, since NNI samples nothing: its interface."""
@@ -214,7 +216,7 @@ class State:
     def bypass(self, size: Sequence[int]) -> Tensor:
         """Return the channels that no operation sees, at a map of ``size``."""
         rest = self.value[:, self._seen :]
-        return rest if rest.shape[2:] == torch.Size(size) else self.once("bypass", lambda _: _halved(rest))
+        return rest if rest.shape[2:] == torch.Size(size) else self.once("bypass", lambda _: _halve(rest))
 
 
 def add_weighted(total: Tensor | None, weight: Tensor, term: Tensor) -> Tensor:
@@ -222,7 +224,7 @@ def add_weighted(total: Tensor | None, weight: Tensor, term: Tensor) -> Tensor:
     return weight * term if total is None else torch.addcmul(total, weight.to(term.dtype), term)
 
 
-def _halved(x: Tensor) -> Tensor:
+def _halve(x: Tensor) -> Tensor:
     return max_pool2d(x, 2, ceil_mode=True)
 
 
@@ -245,28 +247,28 @@ def bank(operations: Sequence[ReluFirst], x: Tensor, wide: Tensor, weights: Sequ
     Args:
         operations: of one kind and size, see ``mergeable``.
         x: what they read, behind its ReLU, (B, C, H, W).
-        wide: the same n times, (B, n C, H, W), see ``repeated``.
+        wide: the same n times, (B, n C, H, W), see ``repeat_channels``.
         weights: n scalars.
     """
     first = operations[0]
     if isinstance(first, FactorizedReduce):
-        return _reduced([cast(FactorizedReduce, op) for op in operations], x, weights)
+        return _reduce([cast(FactorizedReduce, op) for op in operations], x, weights)
     if isinstance(first, DilatedConv):
         if first.stride == 2:
             wide = wide[:, :, ::2, ::2].contiguous(memory_format=torch.channels_last)
         return _stage([cast(DilatedConv, op).body for op in operations], wide, weights)
-    found = [cast(SeparableConv, op) for op in operations]
-    hidden = torch.relu(_stage([op.first for op in found], wide, None))
-    return _stage([op.second for op in found], hidden, weights)
+    term = [cast(SeparableConv, op) for op in operations]
+    hidden = torch.relu(_stage([op.first for op in term], wide, None))
+    return _stage([op.second for op in term], hidden, weights)
 
 
-def repeated(x: Tensor, n: int) -> Tensor:
+def repeat_channels(x: Tensor, n: int) -> Tensor:
     """Repeat every channel n times: (B, C, H, W) to (B, n C, H, W), channels_last."""
     tokens = x.permute(0, 2, 3, 1)
     return tokens.unsqueeze(3).expand(-1, -1, -1, n, -1).flatten(3).permute(0, 3, 1, 2)
 
 
-def separated(wide: Tensor, n: int) -> list[Tensor]:
+def separate(wide: Tensor, n: int) -> list[Tensor]:
     """Split (B, n C, H, W) into n maps (B, C, H, W), channels_last."""
     parts = wide.permute(0, 2, 3, 1).unflatten(3, (n, -1)).movedim(3, 0).contiguous()
     return [part.permute(0, 3, 1, 2) for part in parts.unbind()]
@@ -276,37 +278,41 @@ def _stage(bodies: Sequence[nn.Sequential], x: Tensor, weights: Sequence[Tensor]
     """Compute depthwise, 1x1, batch norm."""
     convs, points, norms = zip(*bodies)
     first = cast(DepthwiseConv, convs[0])
-    kernels = _joined(convs)
+    kernels = _join(convs)
     if first.stride == (1, 1):
         y = depthwise(x, kernels, first.dilation[0])
     else:
         y = conv2d(x, kernels, None, first.stride, first.padding, first.dilation, x.shape[1])
-    return _normed(norms, conv2d(y, _joined(points), groups=len(points)), weights)
+    return _norm(norms, conv2d(y, _join(points), groups=len(points)), weights)
 
 
-def _reduced(operations: Sequence[FactorizedReduce], x: Tensor, weights: Sequence[Tensor]) -> Tensor:
+def _reduce(operations: Sequence[FactorizedReduce], x: Tensor, weights: Sequence[Tensor]) -> Tensor:
     n = len(operations)
-    halves = [conv2d(x, _joined([op.even for op in operations]), stride=2).unflatten(1, (n, -1))]
+    halves = [conv2d(x, _join([op.even for op in operations]), stride=2).unflatten(1, (n, -1))]
     if operations[0].odd is not None:
         shifted = pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))[:, :, 1:, 1:]
-        odd = conv2d(shifted, _joined([cast(nn.Module, op.odd) for op in operations]), stride=2)
+        odd = conv2d(shifted, _join([cast(nn.Module, op.odd) for op in operations]), stride=2)
         halves.append(odd.unflatten(1, (n, -1)))
-    return _normed([op.norm for op in operations], torch.cat(halves, dim=2).flatten(1, 2), weights)
+    return _norm([op.norm for op in operations], torch.cat(halves, dim=2).flatten(1, 2), weights)
 
 
-def _normed(norms: Sequence[nn.Module], x: Tensor, weights: Sequence[Tensor] | None) -> Tensor:
-    found = [cast(nn.BatchNorm2d, norm) for norm in norms]
-    statistics = [[cast(Tensor, getattr(norm, name)) for norm in found] for name in ("running_mean", "running_var")]
+def _norm(norms: Sequence[nn.Module], x: Tensor, weights: Sequence[Tensor] | None) -> Tensor:
+    batch_norms = [cast(nn.BatchNorm2d, norm) for norm in norms]
+    statistics = [
+        [cast(Tensor, getattr(norm, name)) for norm in batch_norms] for name in ("running_mean", "running_var")
+    ]
     mean, variance = (torch.cat(each) for each in statistics)
-    channels = x.shape[1] // len(found)
+    channels = x.shape[1] // len(batch_norms)
     scale = torch.ones_like(mean) if weights is None else torch.stack(list(weights)).repeat_interleave(channels)
-    y = batch_norm(x, mean, variance, scale, torch.zeros_like(scale), True, found[0].momentum or 0.0, found[0].eps)
+    y = batch_norm(
+        x, mean, variance, scale, torch.zeros_like(scale), True, batch_norms[0].momentum or 0.0, batch_norms[0].eps
+    )
     with torch.no_grad():
         for kept, moved in zip(statistics, (mean, variance)):
             torch._foreach_copy_(kept, list(moved.split(channels)))
-        torch._foreach_add_([cast(Tensor, norm.num_batches_tracked) for norm in found], 1)
+        torch._foreach_add_([cast(Tensor, norm.num_batches_tracked) for norm in batch_norms], 1)
     return y
 
 
-def _joined(convs: Sequence[nn.Module]) -> Tensor:
+def _join(convs: Sequence[nn.Module]) -> Tensor:
     return torch.cat([cast(Tensor, conv.weight) for conv in convs])

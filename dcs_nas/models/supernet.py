@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dcs_nas.models.relaxation import Sample, Softmax, normalized_edges
+from dcs_nas.models.relaxation import Sample, Softmax, normalize_edges
 from dcs_nas.space import AnyGenotype
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Mixture(nn.Module):
     """Alphas and the mixture weights that they stand for.
 
     ``alpha`` (R, O) starts at 1e-3 * N(0, 1), as DARTS does. With ``edges`` (the number of edges into each node) there
-    is also ``edge_alpha`` (R,), and each row is weighted by ``normalized_edges`` of it (PC-DARTS).
+    is also ``edge_alpha`` (R,), and each row is weighted by ``normalize_edges`` of it (PC-DARTS).
 
     Attributes:
         fixed: replaces the weights in every pass, e.g. by a genotype's one-hot rows.
@@ -46,7 +46,7 @@ class Mixture(nn.Module):
         self.drawn: Sample | None = None
 
     def forward(self) -> Tensor:
-        """The weights (R, O) of the current pass."""
+        """Return the weights (R, O) of the current pass."""
         return self.sample().weights
 
     def sample(self) -> Sample:
@@ -56,13 +56,13 @@ class Mixture(nn.Module):
         if self.drawn is not None:
             return self.drawn
         if not self.training:
-            return Sample(self.expected())
+            return Sample(self.compute_expected())
         weights, columns = self.relaxation.sample(self.alpha)
         return Sample(self._by_edge(weights), columns)
 
-    def expected(self) -> Tensor:
+    def compute_expected(self) -> Tensor:
         """Return differentiable weights (R, O) that the alphas stand for, without what is random in a draw."""
-        return self._by_edge(self.relaxation.expected(self.alpha))
+        return self._by_edge(self.relaxation.compute_expected(self.alpha))
 
     def fix(self, weights: Tensor | None) -> None:
         """Use these weights (R, O) from now on, computing only what is not 0; None goes back to the alphas."""
@@ -78,7 +78,7 @@ class Mixture(nn.Module):
     def _by_edge(self, weights: Tensor) -> Tensor:
         if self.edge_alpha is None or self.edges is None:
             return weights
-        return weights * normalized_edges(self.edge_alpha, self.edges)[:, None]
+        return weights * normalize_edges(self.edge_alpha, self.edges)[:, None]
 
 
 class Supernet(nn.Module):
@@ -89,11 +89,11 @@ class Supernet(nn.Module):
     network: Any
     num_features: int
 
-    def inherited_state(self, genotype: Any) -> dict[str, Tensor]:
+    def inherit_state(self, genotype: Any) -> dict[str, Tensor]:
         """Return the parameters and statistics that the genotype's fixed network takes over, under its names."""
         raise NotImplementedError
 
-    def completed(self, genotype: Any) -> Any:
+    def complete(self, genotype: Any) -> Any:
         """Return a genotype derived from this supernet with the choices that no mixture makes, where there are any."""
         return genotype
 
@@ -102,13 +102,13 @@ class Supernet(nn.Module):
         raise NotImplementedError
 
     def part_costs(self) -> CellCosts | None:
-        """Return the costs of all candidates, where they can be told apart."""
+        """Return the costs of all candidates, where they can be separated."""
         return None
 
     @contextmanager
-    def fixed_to(self, genotype: AnyGenotype) -> Iterator[None]:
-        """Within it, the mixture weights are the genotype's: 1 for what it keeps, 0 for the rest."""
-        with self.fixed_weights(one_hot(genotype)):
+    def fix_to(self, genotype: AnyGenotype) -> Iterator[None]:
+        """Fix the mixture weights to the genotype's within the block: 1 for what it keeps, 0 for the rest."""
+        with self.fix_weights(one_hot(genotype)):
             yield
 
     def alphas(self) -> dict[str, nn.Parameter]:
@@ -122,18 +122,18 @@ class Supernet(nn.Module):
 
     def mixture_weights(self) -> dict[str, Tensor]:
         """Return detached mixture weights by name, without what is random in a draw."""
-        return {name: mixture.expected().detach() for name, mixture in self._mixtures()}
+        return {name: mixture.compute_expected().detach() for name, mixture in self._mixtures()}
 
-    def expected_weights(self) -> dict[str, Tensor]:
+    def compute_expected_weights(self) -> dict[str, Tensor]:
         """Return differentiable mixture weights by name, without what is random in a draw."""
-        return {name: mixture.expected() for name, mixture in self._mixtures()}
+        return {name: mixture.compute_expected() for name, mixture in self._mixtures()}
 
     @contextmanager
-    def drawn(self, *, expected: bool = False) -> Iterator[None]:
-        """Within it, all passes use the mixture weights that are drawn now, or the expected ones."""
+    def hold_draw(self, *, expected: bool = False) -> Iterator[None]:
+        """Use one draw of mixture weights, or the expected ones, in all passes of the block."""
         for _, mixture in self._mixtures():
             mixture.drawn = None
-            mixture.drawn = Sample(mixture.expected()) if expected else mixture.sample()
+            mixture.drawn = Sample(mixture.compute_expected()) if expected else mixture.sample()
         try:
             yield
         finally:
@@ -141,8 +141,8 @@ class Supernet(nn.Module):
                 mixture.drawn = None
 
     @contextmanager
-    def fixed_weights(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
-        """Within it, these weights by name replace those of the alphas; what is 0 is not computed."""
+    def fix_weights(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
+        """Replace the alphas' weights by these, by name, within the block; candidates of weight 0 are not computed."""
         before = {name: mixture.fixed for name, mixture in self._mixtures()}
         for name, mixture in self._mixtures():
             if name in weights:
@@ -160,8 +160,8 @@ class Supernet(nn.Module):
 
     def penalty(self) -> Tensor | None:
         """Return the sum of the relaxation's regularisers, or None where it has none."""
-        found = [penalty for _, mixture in self._mixtures() if (penalty := mixture.penalty()) is not None]
-        return torch.stack(found).sum() if found else None
+        penalties = [penalty for _, mixture in self._mixtures() if (penalty := mixture.penalty()) is not None]
+        return torch.stack(penalties).sum() if penalties else None
 
     def _mixtures(self) -> Iterator[tuple[str, Mixture]]:
         return cast("Iterator[tuple[str, Mixture]]", iter(self.mixtures.items()))
@@ -172,7 +172,7 @@ def one_hot(genotype: AnyGenotype) -> dict[str, Tensor]:
     return {name: torch.tensor(rows) for name, rows in genotype.one_hot().items()}
 
 
-def checkpointed(module: nn.Module, *arguments: Any) -> Any:
+def run_checkpointed(module: nn.Module, *arguments: Any) -> Any:
     """Return ``module(*arguments)``, whose activations the backward pass computes again (arXiv 1604.06174)."""
 
     def contexts() -> tuple[Any, Any]:
@@ -202,8 +202,8 @@ class frozen_statistics:  # noqa: N801, a context such as torch.no_grad
 
 
 @contextmanager
-def recalibrated_statistics(module: nn.Module, run: Callable[[], object]) -> Iterator[None]:
-    """Within it, running statistics are the plain means over the passes that ``run`` makes; afterwards as before.
+def recalibrate_statistics(module: nn.Module, run: Callable[[], object]) -> Iterator[None]:
+    """Use plain means over the passes of ``run`` as running statistics within the block.
 
     A supernet's own are those of its mixture and don't fit one of its networks (Guo et al., arXiv 1904.00420, section
     3.2). ``run`` is called in training mode without gradients.

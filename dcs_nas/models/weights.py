@@ -34,7 +34,7 @@ _UNKNOWN = "the network has no parameter of this name"
 
 @dataclass(frozen=True)
 class WeightsReport:
-    """What a weights file gives to a network.
+    """The values that a network has from a weights file.
 
     Attributes:
         path: the file.
@@ -64,7 +64,7 @@ class WeightsReport:
     def summary(self) -> str:
         """Return one line: how many of each, and the first names of what did not fit."""
         interpolated = "".join(f", {name} interpolated from {sizes}" for name, sizes in self.interpolated.items())
-        below = f" of '{_shown(self.prefix)}'" if self.prefix else ""
+        below = f" of '{_show(self.prefix)}'" if self.prefix else ""
         return (
             f"{len(self.matched)} tensors loaded{below}{interpolated}, {self.supplied:,} of {self.numbers:,} numbers; "
             f"skipped from the file: {_some(self.skipped)}; not in the file: {_some(self.missing)}"
@@ -87,12 +87,12 @@ class WeightsReport:
         """Return the report for a JSON file."""
         return {
             "file": self.path,
-            "prefix": _shown(self.prefix),
+            "prefix": _show(self.prefix),
             "supplied": self.supplied,
             "numbers": self.numbers,
             "rows": [list(row) for row in self.rows()],
             "left_random": list(self.missing),
-            "unused": {_shown(name): reason for name, reason in self.skipped.items()},
+            "unused": {_show(name): reason for name, reason in self.skipped.items()},
         }
 
 
@@ -141,22 +141,22 @@ def load_weights(model: nn.Module, path: str | Path, *, partial: bool = False, k
 
 
 def match_weights(
-    model: nn.Module, found: Mapping[str, Tensor], path: str | Path, *, partial: bool = False, key: str | None = None
+    model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path, *, partial: bool = False, key: str | None = None
 ) -> Match:
-    """Compare a file's tensors ``found`` with a network, see ``load_weights``; the network may lie on torch's meta.
+    """Compare a file's ``tensors`` with a network, see ``load_weights``; the network may lie on torch's meta.
 
     Raises:
         InputError: nothing fits, several networks fit, or the file is of another kind of network.
     """
     wanted = model.state_dict()
-    names = [name for name in found if key is None or name.startswith(f"{key}.")]
+    names = [name for name in tensors if key is None or name.startswith(f"{key}.")]
     if not names:
-        heads = dict.fromkeys(name.partition(".")[0] for name in found)
+        heads = dict.fromkeys(name.partition(".")[0] for name in tensors)
         raise InputError(f"{path} has no names below '{key}' (retrain.weights_key); it has {_some(heads, 8)}")
-    others = second_networks(names) if key is None else {}
-    names = [name for name in names if name not in others]
+    second = second_networks(names) if key is None else {}
+    names = [name for name in names if name not in second]
     prefix = _prefix(names, wanted, path) or (f"{key}." if key else "")
-    inside = {name.removeprefix(prefix): found[name] for name in names if name.startswith(prefix)}
+    inside = {name.removeprefix(prefix): tensors[name] for name in names if name.startswith(prefix)}
     try:
         inside = getattr(model, "adapt_weights", dict)(inside)
     except InputError as error:
@@ -164,7 +164,7 @@ def match_weights(
             raise InputError(
                 f"{path} does not fit {type(model).__name__}: {error}; name a file of this network"
             ) from None
-    skipped = {name: others.get(name, _UNKNOWN) for name in found if name in others or not name.startswith(prefix)}
+    skipped = {name: second.get(name, _UNKNOWN) for name in tensors if name in second or not name.startswith(prefix)}
     mismatches = {name: _mismatch(name, tensor, wanted) for name, tensor in inside.items()}
     fitting = {name: inside[name] for name, reason in mismatches.items() if reason is None}
     skipped |= {prefix + name: reason for name, reason in mismatches.items() if reason is not None}
@@ -172,11 +172,11 @@ def match_weights(
     own = [name for name in wanted if not name.startswith(_INSERTED) and not _counter(name)]
     supplied = sum(wanted[name].numel() for name in own if name in fitting)
     numbers = sum(wanted[name].numel() for name in own)
-    interpolated = _interpolated(model, fitting)
+    interpolated = _read_interpolated(model, fitting)
     report = WeightsReport(str(path), prefix, tuple(fitting), interpolated, skipped, missing, supplied, numbers)
     if not supplied:
         raise InputError(
-            f"nothing in {path} fits {type(model).__name__}: the file has {_some(found)}; expected {_some(wanted)}: "
+            f"nothing in {path} fits {type(model).__name__}: the file has {_some(tensors)}; expected {_some(wanted)}: "
             "check that it is for this network"
         )
     return Match(fitting, report, None if partial else _problem(report, model, wanted, inside))
@@ -196,7 +196,7 @@ def second_networks(names: Iterable[str]) -> dict[str, str]:
     return second
 
 
-def _interpolated(model: nn.Module, fitting: Mapping[str, Tensor]) -> dict[str, str]:
+def _read_interpolated(model: nn.Module, fitting: Mapping[str, Tensor]) -> dict[str, str]:
     """Return what ``adapt_weights`` has resized: name to the sizes, as the model's parts remember."""
     sizes = {
         f"{path}.{name}".lstrip("."): size
@@ -226,7 +226,7 @@ def _prefix(names: Iterable[str], wanted: Mapping[str, Tensor], path: str | Path
     if len(equal) > 1 and votes[first] >= 0.5 * sum(tensor.numel() for tensor in wanted.values()):
         raise InputError(
             f"{path} holds {len(equal)} networks that would fit: {_some(equal, 8)}; choose one, for example by "
-            f"retrain.weights_key={_shown(equal[0])}"
+            f"retrain.weights_key={_show(equal[0])}"
         )
     return first
 
@@ -262,7 +262,7 @@ def _problem(
     causes = {
         "absent": [name for name in missing if name not in inside],
         "of another shape or type": [name for name in missing if name in inside],
-        "of parts that the network lacks": [n for n in inside if n not in wanted and _owned(n, modules)],
+        "of parts that the network lacks": [n for n in inside if n not in wanted and _is_own(n, modules)],
     }
     strange = any(names for cause, names in causes.items() if cause != "absent")
     if report.share >= SHARE and not strange and not essential:
@@ -279,7 +279,7 @@ def _problem(
     )
 
 
-def _owned(name: str, modules: Mapping[str, nn.Module]) -> bool:
+def _is_own(name: str, modules: Mapping[str, nn.Module]) -> bool:
     """Return whether a name lies in one of the network's own parts: a deeper stage, or another kind of block."""
     parts = name.split(".")
     paths = (".".join(parts[:cut]) for cut in range(1, min(len(parts), 20)))
@@ -287,7 +287,7 @@ def _owned(name: str, modules: Mapping[str, nn.Module]) -> bool:
 
 
 def _kinds(names: Iterable[str], wanted: Mapping[str, Tensor], inside: Mapping[str, Tensor]) -> str:
-    """Names that differ by their numbers alone as one, most numbers first, with an example of a shape that differs."""
+    """Return names, merged where only numbers in them differ, largest first, with an example of a differing shape."""
     tensors = {name: wanted[name] if name in wanted else inside[name] for name in names}
     sizes: Counter[str] = Counter()
     examples: dict[str, list[str]] = {}
@@ -313,9 +313,9 @@ def _counter(name: str) -> bool:
 def _some(names: Iterable[str], limit: int = 3) -> str:
     listed = list(names)
     more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
-    return (", ".join(map(_shown, listed[:limit])) or "none") + more
+    return (", ".join(map(_show, listed[:limit])) or "none") + more
 
 
-def _shown(name: str) -> str:
+def _show(name: str) -> str:
     """Return a name of a file, printable and cut."""
     return (name if name.isprintable() else ascii(name))[:200]

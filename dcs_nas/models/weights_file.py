@@ -51,10 +51,10 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     # A damaged file can make its parser raise anything.
     except Exception as error:
         raise InputError(f"weights file {path} cannot be read: {_reason(error)}; expected a state dict") from error
-    tensors = _flattened(content) if isinstance(content, Mapping) else {}
+    tensors = _flatten(content) if isinstance(content, Mapping) else {}
     if not tensors:
-        found = f"a {type(content).__name__} without tensors by name"
-        raise InputError(f"weights file {path} holds {found}; expected a state dict (name to tensor)")
+        content_kind = f"a {type(content).__name__} without tensors by name"
+        raise InputError(f"weights file {path} holds {content_kind}; expected a state dict (name to tensor)")
     return tensors
 
 
@@ -142,7 +142,7 @@ _READERS: Mapping[str, Callable[[Path], Any]] = {
 }
 
 
-def _flattened(content: Mapping[Any, Any]) -> dict[str, Tensor]:
+def _flatten(content: Mapping[Any, Any]) -> dict[str, Tensor]:
     """Return dotted names of all tensors in mappings inside one another; a mapping under two names counts once."""
     tensors: dict[str, Tensor] = {}
     seen, queue = {id(content)}, deque([("", 0, content)])
@@ -160,7 +160,7 @@ def _flattened(content: Mapping[Any, Any]) -> dict[str, Tensor]:
 
 
 def _reason(error: Exception) -> str:
-    """Why, in one line; torch's own advice on unsafe files goes on for many."""
+    """Return the reason in one line; torch's own advice on unsafe files has many."""
     if isinstance(error, pickle.UnpicklingError):
         return "it is no pickle, or one that needs code to be run"
     lines = str(error).strip().splitlines()

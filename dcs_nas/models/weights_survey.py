@@ -18,7 +18,7 @@ from dcs_nas.models.backbones import BACKBONES
 from dcs_nas.models.weights import PREFERRED, Match, match_weights, second_networks
 from dcs_nas.models.weights_file import file_format, read_weights
 
-# The first whose name occurs tells the kind of network; what is before the name is the nest.
+# The first whose name occurs is the kind of network; what is before the name is the nest.
 _FAMILIES = (
     ("a network trained by dcs-nas", r"(network|ema)\.backbone\."),
     ("a supernet of a search", r"\S*\.mixtures\."),
@@ -111,7 +111,7 @@ class Fit:
 
 
 def read_weights_file(path: str | Path) -> WeightsFile:
-    """Return a weights file with what its names tell.
+    """Return a weights file and the kind of network that its names belong to.
 
     Raises:
         InputError: a file that is missing, damaged, unsafe or no state dict.
@@ -122,9 +122,9 @@ def read_weights_file(path: str | Path) -> WeightsFile:
     second = second_networks(tensors)
     for family, pattern in _FAMILIES:
         for name in (name for name in tensors if name not in second):
-            found = re.search(rf"(^|\.)({pattern})", name)
-            if found:
-                nest = name[: found.start(2)]
+            match = re.search(rf"(^|\.)({pattern})", name)
+            if match:
+                nest = name[: match.start(2)]
                 return WeightsFile(path, file_format(path), family, nest, sum(pairs, ()), tensors)
     return WeightsFile(path, file_format(path), "unknown kind of network", "", sum(pairs, ()), tensors)
 
@@ -173,15 +173,15 @@ def _options_of(tensors: Mapping[str, Tensor], factory: Any) -> dict[str, Any]:
     """Return the options of a backbone that the file's own tokens and norms ask for."""
     known = inspect.signature(factory).parameters
     sizes = {"registers": ("register_tokens", 1), "cameras": ("sie_embed", 0)}
-    found: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     for option, (leaf, dimension) in sizes.items():
         held = [tensor for name, tensor in tensors.items() if name.split(".")[-1] == leaf and tensor.ndim == 3]
         if held and option in known:
-            found[option] = held[0].shape[dimension]
+            options[option] = held[0].shape[dimension]
     norms = {kind for kind, leaf in _IBN_NAMES.items() if any(name.endswith(leaf) for name in tensors)}
     if norms and "ibn" in known:
-        found["ibn"] = min(norms)
-    return found
+        options["ibn"] = min(norms)
+    return options
 
 
 def _parts(names: Mapping[str, Tensor]) -> set[str]:

@@ -24,7 +24,8 @@ _STARTING = ".starting"  # from the emptying of a folder until a run has begun i
 def open_folder(path: Path, *, what: str, resume: bool, overwrite: bool) -> Iterator[None]:
     """Within it, hold the lock of a folder that is made, resumed or emptied; ``what`` it holds is a run or a tuning.
 
-    The caller writes ``config.yaml`` last of what a new one begins with: a start that was killed before is repeated.
+    The caller writes ``config.yaml`` last of what a new one begins with: a start that was killed before is
+    repeated.
 
     Raises:
         InputError: before anything is made or locked, for a folder in use, one that holds another run where neither

@@ -178,7 +178,7 @@ class BilevelSearch(TrainingLoop):
     def after_epoch(self) -> dict[str, float]:
         self.lr_schedulers().step()  # type: ignore[union-attr]
         learned = [images for half, images in self.loss.halves.items() if half == "weights" or self.memory is not None]
-        with self.supernet.drawn(expected=True):
+        with self.supernet.hold_draw(expected=True):
             refresh_objective(self.objective, self.network, learned, self.config)
         with eager(self.config.trainer):
             figures = self.monitor.measure(
@@ -219,18 +219,18 @@ def measure_search(network: ReidNetwork, config: Config, *, device: torch.device
         supernet = cast(Supernet, network.backbone)
         alphas = list(supernet.alphas().values())
 
-        def drawn() -> Tensor:
-            with supernet.drawn():
+        def compute_loss() -> Tensor:
+            with supernet.hold_draw():
                 return loss()
 
         if settings.order == 2:
             upper = {id(alpha) for alpha in alphas}
             weights = [p for p in network.parameters() if p.requires_grad and id(p) not in upper]
             coming = WeightStep(settings.lr, settings.momentum, settings.weight_decay)
-            second_order(drawn, drawn, weights, alphas, coming, hessian=settings.hessian)
+            second_order(compute_loss, compute_loss, weights, alphas, coming, hessian=settings.hessian)
         else:
             with without_gradients(alphas):
-                drawn().backward()
+                compute_loss().backward()
 
     return measure_step(network, config, states=1, step=step, device=device)
 

@@ -19,7 +19,7 @@ from dcs_nas.data.augment import build_augment
 from dcs_nas.data.datamodule import Images, ReidData
 from dcs_nas.errors import InputError, TrainingError
 from dcs_nas.models.heads import ReidNetwork
-from dcs_nas.models.supernet import Supernet, recalibrated_statistics
+from dcs_nas.models.supernet import Supernet, recalibrate_statistics
 from dcs_nas.seeds import seed_everything
 from dcs_nas.space import AnyGenotype
 from dcs_nas.strategies.record import ArchitectureRecord
@@ -57,7 +57,7 @@ class SupernetScore:
     @torch.no_grad()
     def __call__(self, genotype: AnyGenotype) -> float:
         seed_everything(self.config.seed)
-        with self.supernet.fixed_to(genotype), recalibrated_statistics(self.network, self._run):
+        with self.supernet.fix_to(genotype), recalibrate_statistics(self.network, self._run):
             return validate(self.network, self._data, self._held, metric=self.config.evaluate.metric)
 
     def _run(self) -> None:

@@ -46,7 +46,7 @@ class Evidence:
     def _scores(self, genotype: AnyGenotype) -> dict[str, float]:
         strategy = self._strategy
         seed_everything(strategy.config.seed)
-        backbone = strategy.kind.fixed_network(genotype)
+        backbone = strategy.kind.build_fixed_network(genotype)
         network = strategy.with_heads(backbone, len(set(strategy.images.labels.tolist()))).to(self._images.device)
         objective = trial_objective(network, strategy.config, strategy.images).to(self._images.device)
 

@@ -31,7 +31,7 @@ class Halving(TrialStrategy):
         drawn = sum(each.continues is None for each in (*self.observed, *pending))
         if drawn == self.settings.trials.trials:
             return None
-        proposal = self.drawn(number, pending)
+        proposal = self.draw_genotype(number, pending)
         return None if proposal is None else proposal.model_copy(update={"share": halving.share(0)})
 
 

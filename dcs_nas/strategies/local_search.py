@@ -30,7 +30,7 @@ class LocalSearch(TrialStrategy):
                     return Proposal(genotype=genotype, parent=self.center.number)
             if pending:
                 return None
-        return self.drawn(number, pending)
+        return self.draw_genotype(number, pending)
 
     def observe(self, trial: Trial) -> None:
         super().observe(trial)

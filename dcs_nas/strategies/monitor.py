@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from dcs_nas.config import GuardConfig, SearchConfig
-from dcs_nas.models.supernet import Supernet, frozen_statistics, recalibrated_statistics
+from dcs_nas.models.supernet import Supernet, frozen_statistics, recalibrate_statistics
 from dcs_nas.processes import get_rank, get_world_size
 from dcs_nas.space import AnyGenotype
 from dcs_nas.strategies.gradients import dominant_eigenvalue
@@ -106,7 +106,7 @@ class EpochMonitor:
         with frozen_statistics(loss.network):
             recent.loss(expected=True)
             mixture = float(recent.terms["loss"])
-            with loss.supernet.fixed_to(genotype):
+            with loss.supernet.fix_to(genotype):
                 recent.loss(expected=True)
         return {"guard/gap": float(recent.terms["loss"]) - mixture}
 
@@ -115,7 +115,7 @@ class EpochMonitor:
         figures = {"validation/mAP": self._validate()}
         if recent is not None:
             run = partial(_averaged, recent, loss)
-            with loss.supernet.fixed_to(genotype), recalibrated_statistics(loss.network, run):
+            with loss.supernet.fix_to(genotype), recalibrate_statistics(loss.network, run):
                 figures["validation/mAP_derived"] = self._validate()
         score = figures.get("validation/mAP_derived", figures["validation/mAP"])
         if epoch >= self.settings.warmup_epochs and (self.best is None or score > self.best[0]):

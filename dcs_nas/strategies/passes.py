@@ -61,7 +61,7 @@ class SearchLoss:
         loss = terms["loss"]
         if self.cost is not None:
             s = self.settings.cost
-            terms["cost"] = self.cost(self.supernet.expected_weights())
+            terms["cost"] = self.cost(self.supernet.compute_expected_weights())
             loss = loss + cost_term(loss, terms["cost"], form=s.form, weight=s.weight, target=s.target, beta=s.beta)
         if (penalty := self.supernet.penalty()) is not None:
             terms["penalty"] = penalty
@@ -108,7 +108,7 @@ class Pass:
         """
         parts, half = self._loss, HALVES.index(self.half) + 1
         seed_everything(*self._key, half)
-        with parts.supernet.drawn(expected=expected):  # the same in every process, unlike the noise inside blocks
+        with parts.supernet.hold_draw(expected=expected):  # the same in every process, unlike the noise inside blocks
             seed_everything(*self._key, half, get_rank())
             embedding = joint_embedding(parts.network(self.images))
         self.features = embedding.features.detach()

@@ -39,12 +39,12 @@ def derive_by_perturbation(
     tuner = _Tuner(module, loaders["weights"], lr=wanted.lr) if wanted.tune_steps else None
 
     def loss(weights: Mapping[str, Tensor]) -> float:
-        with torch.no_grad(), frozen_statistics(module.network), supernet.fixed_weights(weights):
+        with torch.no_grad(), frozen_statistics(module.network), supernet.fix_weights(weights):
             return sum(float(p.loss()) for p in passes)
 
     def tune(weights: Mapping[str, Tensor]) -> None:
         assert tuner is not None
-        with supernet.fixed_weights(weights):
+        with supernet.fix_weights(weights):
             tuner.step(wanted.tune_steps)
 
     weights = by_perturbation(

@@ -19,13 +19,13 @@ class RandomSearch(TrialStrategy):
         return self.settings.trials.trials > 1
 
     def propose(self, number: int, pending: Sequence[Proposal]) -> Proposal | None:
-        return self.drawn(number, pending)
+        return self.draw_genotype(number, pending)
 
     def search(self, run: RunFolder) -> AnyGenotype:
         if self.trains:
             return super().search(run)
         origin = self.origin("drawn")
         genotype = self.kind.random_genotype(self.space, self.spec, self.random(0), origin=origin)
-        run.write_metrics(0, {"parameters": count_parameters(self.kind.fixed_network(genotype))})
+        run.write_metrics(0, {"parameters": count_parameters(self.kind.build_fixed_network(genotype))})
         write_trial_record(run, 0, genotype, self.space)
         return genotype

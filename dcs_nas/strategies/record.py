@@ -29,7 +29,7 @@ class ArchitectureRecord:
         mixture = supernet.mixture_weights() if weights is None else weights
         kind, network = kind_of(self.space), supernet.network
         genotype = kind.derive(mixture, self.space, network, origin=origin, max_skips=self.max_skips)
-        return supernet.completed(genotype)
+        return supernet.complete(genotype)
 
     def read(self, epoch: int) -> AnyGenotype:
         """Return the genotype that was written after ``epoch``."""

@@ -135,7 +135,9 @@ class TrialStrategy(Strategy):
             return Outcome(score=score, parameters=row.parameters, seconds=seconds)
         began = self.clock()
         seed_everything(self.config.seed)
-        network = self.with_heads(self.kind.fixed_network(proposal.genotype), len(set(self.images.labels.tolist())))
+        network = self.with_heads(
+            self.kind.build_fixed_network(proposal.genotype), len(set(self.images.labels.tolist()))
+        )
         found: dict[str, Any] = {"parameters": count_parameters(network.backbone)}
         try:
             found["score"] = self._train(number, proposal, trials, network)
@@ -168,7 +170,7 @@ class TrialStrategy(Strategy):
                 return genotype
         return None
 
-    def drawn(self, number: int, pending: Sequence[Proposal]) -> Proposal | None:
+    def draw_genotype(self, number: int, pending: Sequence[Proposal]) -> Proposal | None:
         """Return the proposal of a new random genotype."""
         genotype = self.draw(self.random(number), self.known(pending))
         return None if genotype is None else Proposal(genotype=genotype)

@@ -16,7 +16,7 @@ from dcs_nas.data.augment import build_augment
 from dcs_nas.data.datamodule import Images, ReidData
 from dcs_nas.files import name_path_in_errors
 from dcs_nas.losses import Objective
-from dcs_nas.models.blocks import kept_shares, set_temperature
+from dcs_nas.models.blocks import read_kept_shares, set_temperature
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.models.latency import device_name
 from dcs_nas.processes import get_rank
@@ -193,7 +193,7 @@ class Means:
 def channel_figures(network: nn.Module, settings: DcsConfig, epoch: int) -> dict[str, float]:
     """Return ``tau``, and ``dcs_kept``, the mean share of channels kept by the DCS blocks that the last pass ran."""
     figures = {"tau": settings.temperature(epoch)}
-    shares = [share for share in kept_shares(network).values() if not share.isnan()]
+    shares = [share for share in read_kept_shares(network).values() if not share.isnan()]
     if shares:
         figures["dcs_kept"] = float(torch.stack(shares).mean())
     return figures

@@ -48,7 +48,7 @@ def inherit(network: ReidNetwork, genotype: AnyGenotype, folder: Path) -> None:
     """
     _, space, supernet = load_supernet(folder)
     genotype.require_space(space, name=space.name, source="the genotype to train")
-    inherited = cast(Supernet, supernet.backbone).inherited_state(genotype)
+    inherited = cast(Supernet, supernet.backbone).inherit_state(genotype)
     try:
         missing = network.backbone.load_state_dict(inherited, strict=False).missing_keys
     except RuntimeError as error:

@@ -18,7 +18,7 @@ from pytorch_lightning.utilities.types import TRAIN_DATALOADERS
 
 from dcs_nas.config import Config
 from dcs_nas.config.idle import DCS_BLOCKS, idle_settings
-from dcs_nas.models.blocks import kept_shares
+from dcs_nas.models.blocks import read_kept_shares
 from dcs_nas.runs import RunFolder, logging_to
 from dcs_nas.threads import describe_waiting
 from dcs_nas.training.acceleration import set_precision
@@ -92,7 +92,7 @@ def training_job(
     """
     with logging_to(run.log_file), without_known_warnings(), training_errors(config, job):
         log.info("threads: %d, %s", config.trainer.threads or torch.get_num_threads(), describe_waiting())
-        blocks = {DCS_BLOCKS: len(kept_shares(network))} if network is not None else {}
+        blocks = {DCS_BLOCKS: len(read_kept_shares(network))} if network is not None else {}
         for remark in idle_settings(config, job, {**blocks, **(facts or {})}):
             log.warning("%s", remark)
         yield

@@ -30,7 +30,7 @@ class Backbone(nn.Module):
         default_stages: those that attention follows where nothing else is asked.
         uses_cameras: ``forward`` also takes the cameras of the images, (B,) from 0.
         smallest: least height and width of an image.
-        stem_path: name of the submodule that ends the stem and gives the first map (B, C, h, w).
+        stem_path: name of the submodule that ends the stem and returns the first map (B, C, h, w).
         attention: stage to the block after it; empty for a plain backbone.
         interpolated: names that ``adapt_weights`` resized last, to how, such as ``14 x 14 to 16 x 8``.
     """
@@ -95,14 +95,14 @@ def insert_attention(
     Raises:
         InputError: an unknown block, setting or stage, or a stage that has attention already.
     """
-    wanted = backbone.default_stages if stages is None else _checked_stages(backbone, stages)
+    wanted = backbone.default_stages if stages is None else _check_stages(backbone, stages)
     maps = stage_maps(backbone, height, width)
     blocks = {stage: build_attention(name, *maps[stage], **dict(settings or {})) for stage in wanted}
     for stage, block in blocks.items():
         backbone.attention[stage] = block.to(next(backbone.parameters())).train(backbone.training)
 
 
-def _checked_stages(backbone: Backbone, stages: Iterable[str]) -> tuple[str, ...]:
+def _check_stages(backbone: Backbone, stages: Iterable[str]) -> tuple[str, ...]:
     wanted = (stages,) if isinstance(stages, str) else tuple(stages)
     for position, stage in enumerate(wanted):
         if stage not in backbone.stages:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dcs_nas.errors import InputError
 from dcs_nas.models.backbones.backbone import Backbone, register_backbone
 from dcs_nas.models.blocks.harmonious import ConvBlock, HardAttention, SoftAttention
-from dcs_nas.models.blocks.parts import check_sizes, widened
+from dcs_nas.models.blocks.parts import check_sizes, widen
 
 REGIONS = 4
 # Height and width of a region's map at each of the three levels, whatever the image's size.
@@ -66,7 +66,7 @@ class HarmoniousPair(nn.Module):
 class HACNN(Backbone):
     """Images (B, 3, H, W) to a global and a local vector, each (B, features); only the first without local branch.
 
-    Published for 160 x 64 images; other sizes run too. A level l of the global branch gives
+    Published for 160 x 64 images; other sizes run too. A level l of the global branch computes
     x_l = inception_l(x_{l-1}) o soft_l, and its local streams take region t of the map one level up plus their own map
     (cross-attention): z_{l,t} = local_l(region_t(x_{l-1}) + z_{l-1,t}), the first without z.
 
@@ -111,7 +111,7 @@ class HACNN(Backbone):
             self.fc_local = _features(REGIONS * channels[-1], features)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Images (B, 3, H, W) to (global (B, D), local (B, D)), neither of unit length."""
+        """Return (global (B, D), local (B, D)) of images (B, 3, H, W), neither of unit length."""
         x, local = self.conv(x), [torch.zeros((), device=x.device, dtype=x.dtype)] * REGIONS
         for level, size in enumerate(_LOCAL_SIZES, 1):
             above = x
@@ -152,7 +152,7 @@ def _region(x: Tensor, theta: Tensor, size: tuple[int, int]) -> Tensor:
 
     Sampled at H x W points in float32, with zeros beyond the border.
     """
-    wide = widened(x)
+    wide = widen(x)
     scale = torch.tensor([[1.0, 0.0], [0.0, 1 / REGIONS]], device=x.device, dtype=wide.dtype)
     affine = torch.cat([scale.expand(x.shape[0], 2, 2), theta.to(wide.dtype).unsqueeze(2)], dim=2)
     grid = F.affine_grid(affine, list(wide.shape), align_corners=False)

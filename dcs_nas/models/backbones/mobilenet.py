@@ -39,7 +39,7 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(Backbone):
-    """Images (B, 3, H, W) to maps (B, 1280, H / 32, W / 32), or H / 16 with ``last_stride`` 1.
+    """Return maps (B, 1280, H / 32, W / 32), or H / 16 with ``last_stride`` 1 of images (B, 3, H, W).
 
     The places for attention are the seven stages of table 2; the default ones are the last of each map size.
 
@@ -76,7 +76,7 @@ class MobileNetV2(Backbone):
         start_convolutional(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (B, 3, H, W) to maps (B, 1280, h, w)."""
+        """Return maps (B, 1280, h, w) of images (B, 3, H, W)."""
         for position, layer in enumerate(self.features):
             x = layer(x)
             if position in self._stage_ends:

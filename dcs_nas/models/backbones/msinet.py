@@ -64,9 +64,9 @@ class CrossAttention(nn.Module):
 
     def forward(self, a: Tensor, b: Tensor) -> Branches:
         energy = a.flatten(2) @ b.flatten(2).transpose(1, 2)
-        return self._refined(a, energy), self._refined(b, energy.transpose(1, 2))
+        return self._refine(a, energy), self._refine(b, energy.transpose(1, 2))
 
-    def _refined(self, x: Tensor, energy: Tensor) -> Tensor:
+    def _refine(self, x: Tensor, energy: Tensor) -> Tensor:
         weights = (energy.amax(-1, keepdim=True) - energy).softmax(-1)
         return x + self.gamma * (weights @ x.flatten(2)).unflatten(2, x.shape[2:])
 
@@ -142,7 +142,7 @@ class MSITrunk(Backbone):
         return self.maps(x)[0]
 
     def maps(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The last map (B, channels[3], h, w) and the one that enters the last stage (B, channels[2], h, w)."""
+        """Return the last map (B, channels[3], h, w) and the one that enters the last stage (B, channels[2], h, w)."""
         x = halved = self.maxpool(self.conv1(x))
         for n, cell in enumerate(self.cells):
             x = cell(x)
@@ -176,7 +176,7 @@ class MSINet(MSITrunk):
         start_convolutional(self)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        """Images (B, 3, H, W) to (whole (B, channels[3]), halves (B, 256))."""
+        """Return (whole (B, channels[3]), halves (B, 256)) of images (B, 3, H, W)."""
         whole, halved = self.maps(x)
         halved = self.f_conv(halved)
         middle = halved.shape[2] // 2
@@ -213,7 +213,7 @@ class PublishedMSINet(MSINet):
         self.f_fc, self.f_head, self.f_classifier = _head(2 * HALF_FEATURES, identities)
 
     def forward(self, x: Tensor) -> Tensor | Embedding:  # type: ignore[override]
-        """Images (B, 3, H, W) to an ``Embedding`` in training, to features (B, channels[3] + 256) in evaluation."""
+        """Return an ``Embedding`` in training, features (B, channels[3] + 256) in evaluation."""
         whole, halves = super().forward(x)
         before = torch.cat([whole, halves], dim=1)
         if not self.training and not self.after_neck:

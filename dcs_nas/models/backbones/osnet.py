@@ -121,7 +121,7 @@ class OmniScaleBlock(nn.Module):
 
 
 class OSNet(Backbone):
-    """Images (B, 3, H, W) to vectors (B, features), the published 512-D layer after the pooled map.
+    """Return vectors (B, features), the published 512-D layer after the pooled map of images (B, 3, H, W).
 
     Args:
         channels: out of the stem and of the three stages, those of the stages multiples of 4 and at least 64.
@@ -157,7 +157,7 @@ class OSNet(Backbone):
         start_convolutional(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (B, 3, H, W) to vectors (B, D)."""
+        """Return vectors (B, D) of images (B, 3, H, W)."""
         x = self.maxpool(self.conv1(x))
         for stage in self.stages:
             x = self.attend(stage, getattr(self, stage)(x))
@@ -185,12 +185,12 @@ class OSNetAIN(OSNet):
         super().__init__(channels=channels, features=features, instance_norm=placements)
 
     def adapt_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """From torchreid's names in osnet_ain.py, which differ from those of osnet.py."""
+        """Rename torchreid's names in osnet_ain.py, which differ from those of osnet.py."""
         return {_plain_name(name): tensor for name, tensor in weights.items()}
 
 
 def _plain_name(name: str) -> str:
-    """conv2.0.conv2.1.layers.0.bn.weight as conv2.0.conv2b.0.bn.weight, pool2.0.bn.weight as conv2.2.0.bn.weight."""
+    """Rename conv2.0.conv2.1.layers.0.* to conv2.0.conv2b.0.* and pool2.0.* to conv2.2.0.*."""
     name = re.sub(r"^pool([23])\.0\.", r"conv\1.2.0.", name)
     name = re.sub(r"\.conv2\.0\.layers\.0\.", ".conv2a.", name)
     return re.sub(r"\.conv2\.([123])\.layers\.", lambda match: f".conv2{'abcd'[int(match[1])]}.", name)

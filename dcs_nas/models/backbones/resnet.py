@@ -24,7 +24,7 @@ _NON_LOCAL = {"layer2": 2, "layer3": 3}  # AGW's number of non-local blocks afte
 
 
 class InstanceBatchNorm(nn.Module):
-    """IBN: instance norm for the first half of the channels, batch norm for the others: (B, C, H, W) to the same."""
+    """IBN: instance norm for the first half of the channels, batch norm for the second: (B, C, H, W) to the same."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -33,8 +33,8 @@ class InstanceBatchNorm(nn.Module):
         self.BN = nn.BatchNorm2d(self.sizes[1])
 
     def forward(self, x: Tensor) -> Tensor:
-        first, others = x.split(self.sizes, dim=1)
-        return torch.cat([self.IN(first.contiguous()), self.BN(others.contiguous())], dim=1)
+        first, second = x.split(self.sizes, dim=1)
+        return torch.cat([self.IN(first.contiguous()), self.BN(second.contiguous())], dim=1)
 
 
 class DotProductNonLocal(nn.Module):
@@ -110,7 +110,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(Backbone):
-    """Images (B, 3, H, W) to maps (B, 512 or 2048, H / 16, W / 16), or H / 32 with ``last_stride`` 2.
+    """Return maps (B, 512 or 2048, H / 16, W / 16), or H / 32 with ``last_stride`` 2 of images (B, 3, H, W).
 
     Args:
         block: ``BasicBlock`` or ``Bottleneck``.
@@ -170,7 +170,7 @@ class ResNet(Backbone):
         start_convolutional(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (B, 3, H, W) to maps (B, num_features, h, w)."""
+        """Return maps (B, num_features, h, w) of images (B, 3, H, W)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         non_local = {"layer2": self.NL_2, "layer3": self.NL_3}
         for stage in self.stages:
@@ -188,7 +188,7 @@ def _conv(channels: int, out_channels: int, kernel: int, *, stride: int = 1) -> 
 
 
 def _shortcut(channels: int, out_channels: int, stride: int) -> nn.Sequential | None:
-    """A projection where the block changes the map's shape."""
+    """Return a projection where the block changes the map's shape."""
     if stride == 1 and channels == out_channels:
         return None
     return nn.Sequential(_conv(channels, out_channels, 1, stride=stride), nn.BatchNorm2d(out_channels))
@@ -197,14 +197,14 @@ def _shortcut(channels: int, out_channels: int, stride: int) -> nn.Sequential | 
 def _stage(
     block: type[BasicBlock] | type[Bottleneck], channels: int, width: int, depth: int, *, stride: int, ibn: str | None
 ) -> nn.Sequential:
-    """A stage of blocks; IBN "a" is in each of them, "b" in the last."""
+    """Return a stage of blocks; IBN "a" is in each of them, "b" in the last."""
     kinds = [ibn if ibn == "a" or n == depth - 1 else None for n in range(depth)]
     first = block(channels, width, stride=stride, ibn=kinds[0])
     return nn.Sequential(first, *(block(width * block.expansion, width, ibn=kind) for kind in kinds[1:]))
 
 
 def _ibn(ibn: str | None, height: int, width: int) -> str | None:
-    """``ibn``, where its deepest instance norm, on a map 16 times smaller, has two places or more to norm."""
+    """Return ``ibn`` if its deepest instance norm, on a map 16 times smaller, has at least two places to norm."""
     if ibn is not None and max(height, width) <= 16:
         raise InputError(f"images of {height} x {width} are too small for ibn; expected one side of at least 17")
     return ibn

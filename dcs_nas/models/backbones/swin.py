@@ -47,7 +47,7 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """``mask`` (R, N, N) is added to the logits."""
+        """Attend within windows; ``mask`` (R, N, N) is added to the logits."""
         windows = x.shape[1]
         qkv = self.qkv(x).unflatten(3, (3, self.heads, -1)).permute(3, 0, 1, 4, 2, 5)
         q, k, v = qkv.flatten(2, 3)  # of each head of each window, (B, RK, N, C / K)
@@ -93,13 +93,13 @@ class ShiftedWindowAttention(nn.Module):
 
 
 def _windows(x: Tensor) -> Tensor:
-    """A map (B, H, W, C) of whole windows as (B, R, N, C)."""
+    """Return a map (B, H, W, C) of whole windows as (B, R, N, C)."""
     x = x.unflatten(2, (-1, WINDOW)).unflatten(1, (-1, WINDOW))
     return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
 def _separation(height: int, width: int, shift: int, device: torch.device) -> Tensor:
-    """The mask (R, N, N) of a moved map: 0 for two places of one region, -100 for two of different regions."""
+    """Return the mask (R, N, N) of a moved map: 0 for two places of one region, -100 for two of different regions."""
     rows, columns = (
         sum((torch.arange(side, device=device) >= side - last).long() for last in (WINDOW, shift))
         for side in (height, width)
@@ -241,18 +241,18 @@ class SwinTransformer(Backbone):
             self.semantic_embed_b = nn.ModuleList(_frozen(width) for width in widths[1:])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (B, 3, H, W) to maps (B, num_features, h, w)."""
+        """Return maps (B, num_features, h, w) of images (B, 3, H, W)."""
         x = self.patch_embed(x).permute(0, 2, 3, 1)
         for n, (name, stage) in enumerate(self.stages.items()):  # type: ignore[attr-defined]
             for block in stage.blocks:
                 x = block(x)
             x = self.attend(name, x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
             if stage.downsample is not None:
-                x = self._conditioned(n, stage.downsample(x))
+                x = self._condition(n, stage.downsample(x))
         return self.norm3(x).permute(0, 3, 1, 2)
 
-    def _conditioned(self, n: int, x: Tensor) -> Tensor:
-        """The map that leaves stage n, under the semantic weight."""
+    def _condition(self, n: int, x: Tensor) -> Tensor:
+        """Return the map that leaves stage n, under the semantic weight."""
         if self.semantic_weight is None:
             return x
         weights = x.new_tensor([self.semantic_weight, 1 - self.semantic_weight])
@@ -291,7 +291,7 @@ def _solider_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _frozen(width: int) -> nn.Linear:
-    """A layer of SOLIDER's pretraining, which SOLIDER-REID does not train on."""
+    """Return a layer of SOLIDER's pretraining, which SOLIDER-REID does not train on."""
     layer = nn.Linear(2, width)
     nn.init.trunc_normal_(layer.weight, std=0.02)
     nn.init.zeros_(layer.bias)

@@ -27,10 +27,10 @@ class TransReID(TokenBackbone):
     """Images (B, 3, height, width) to the global vector and those of four parts, each (B, D).
 
     All blocks but the last are shared. The global branch b1, a last block and norm, reads all tokens. The jigsaw branch
-    b2, another one, reads the class token with each quarter of the shuffled patches:
-    (1) the patches are moved by ``shift`` - 1 places, the first ones to the end; (2) where ``groups`` does not divide
-    their number, the last but one is repeated at the end; (3) as a matrix of ``groups`` rows they are read by columns;
-    (4) quarter k has places k L to (k + 1) L of them, L = hw / 4 rounded down.
+    b2, another one, reads the class token with each quarter of the shuffled patches: (1) the patches are moved by
+    ``shift`` - 1 places, the first ones to the end; (2) where ``groups`` does not divide their number, the last but one
+    is repeated at the end; (3) as a matrix of ``groups`` rows they are read by columns; (4) quarter k has places
+    k L to (k + 1) L of them, L = hw / 4 rounded down.
 
     Args:
         height: H of every image.
@@ -91,17 +91,17 @@ class TransReID(TokenBackbone):
         self.shift, self.groups = shift, groups
 
     def forward(self, x: Tensor, cameras: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Images (B, 3, H, W) and their cameras (B,), see ``VisionTransformer``, to five vectors (B, D)."""
+        """Return five vectors (B, D) of images (B, 3, H, W) and their cameras (B,), see ``VisionTransformer``."""
         tokens = self.base.embed(x, cameras)
         for n, block in enumerate(self.base.blocks):
             tokens = self.attend_patches(f"block{n}", block(tokens))
-        token, patches = tokens[:, :1], self._shuffled(tokens[:, 1:])
+        token, patches = tokens[:, :1], self._shuffle(tokens[:, 1:])
         length = (tokens.shape[1] - 1) // PARTS
         parts = (patches[:, k * length : (k + 1) * length] for k in range(PARTS))
         return self.b1(tokens)[:, 0], *(self.b2(torch.cat([token, part], dim=1))[:, 0] for part in parts)
 
-    def _shuffled(self, patches: Tensor) -> Tensor:
-        """The patches (B, hw, D) in the order of the jigsaw branch; one more where ``groups`` does not divide hw."""
+    def _shuffle(self, patches: Tensor) -> Tensor:
+        """Return the patches (B, hw, D) in the jigsaw order; one more if ``groups`` does not divide hw."""
         moved = patches.roll(1 - self.shift, dims=1)
         if moved.shape[1] % self.groups:
             moved = torch.cat([moved, moved[:, -2:-1]], dim=1)
@@ -154,20 +154,20 @@ class PublishedTransReID(TransReID):
             self.add_module(f"classifier{ending}", classifier)
 
     def forward(self, x: Tensor, cameras: Tensor | None = None) -> Tensor | Embedding:  # type: ignore[override]
-        """Images and cameras to an ``Embedding`` in training, to features (B, 5 D) in evaluation."""
+        """Return an ``Embedding`` in training, features (B, 5 D) in evaluation."""
         vectors = super().forward(x, cameras)
         if not self.training and not self.after_neck:
-            return _weighed(vectors)
+            return _weigh(vectors)
         endings = ("", *(f"_{k}" for k in range(1, PARTS + 1)))
         normed = [self.get_submodule(f"bottleneck{end}")(vector) for end, vector in zip(endings, vectors)]
         if not self.training:
-            return _weighed(normed)
+            return _weigh(normed)
         scores = [self.get_submodule(f"classifier{end}")(vector) for end, vector in zip(endings, normed)]
         return Embedding(torch.cat(vectors, dim=1), scores)
 
 
-def _weighed(vectors: tuple[Tensor, ...] | list[Tensor]) -> Tensor:
-    """The global vector beside those of the parts, each divided by their number: (B, 5 D)."""
+def _weigh(vectors: tuple[Tensor, ...] | list[Tensor]) -> Tensor:
+    """Return the global vector beside those of the parts, each divided by their number: (B, 5 D)."""
     return torch.cat([vectors[0], *(part / PARTS for part in vectors[1:])], dim=1)
 
 

@@ -127,7 +127,7 @@ class TokenBackbone(Backbone):
     registers: int = 0
 
     def attend_patches(self, stage: str, tokens: Tensor) -> Tensor:
-        """The tokens (B, N, D) that leave ``stage``, their patches after the attention that stands there, if any."""
+        """Return the tokens (B, N, D) that leave ``stage``, their patches after its attention, if any."""
         if stage not in self.attention:
             return tokens
         before = 1 + self.registers
@@ -208,7 +208,7 @@ class VisionTransformer(TokenBackbone):
         self._start()
 
     def forward(self, x: Tensor, cameras: Tensor | None = None) -> Tensor:
-        """Images (B, 3, H, W) and their cameras (B,), whole numbers from 0, to class tokens (B, D).
+        """Return class tokens (B, D) of images (B, 3, H, W) and their cameras (B,), whole numbers from 0.
 
         In evaluation an absent ``cameras`` stands for unknown cameras: the mean of their vectors (a choice of ours;
         TransReID always knows them).
@@ -247,10 +247,10 @@ class VisionTransformer(TokenBackbone):
             positions = torch.cat([adapted.pop("cls_pos"), positions], dim=1)
         elif "dist_token" in adapted:
             positions = torch.cat([positions[:, :1], positions[:, 2:]], dim=1)
-        adapted["pos_embed"] = self._resized(positions)
+        adapted["pos_embed"] = self._resize(positions)
         return adapted
 
-    def _resized(self, positions: Tensor) -> Tensor:
+    def _resize(self, positions: Tensor) -> Tensor:
         """Return positions (1, 1 + N', D) as (1, 1 + N, D); as many as this network has are taken to be of its grid."""
         count = positions.shape[1] - 1
         self.interpolated.clear()
@@ -272,16 +272,14 @@ class VisionTransformer(TokenBackbone):
         distances = sorted((abs(math.log(h / w) - ratio), h, w) for h, w in pairs)
         if not distances or distances[0][0] > _SIMILAR or any(d < distances[0][0] + _APART for d, *_ in distances[1:]):
             expected = "a square, or a grid of about the proportions of {} x {}".format(*self.grid)
-            raise InputError(
-                f"its {count} patch positions ('pos_embed') are of no grid that is clear; expected {expected}"
-            )
+            raise InputError(f"its {count} patch positions ('pos_embed') fit no single grid; expected {expected}")
         return distances[0][1:]
 
     def embed(self, x: Tensor, cameras: Tensor | None) -> Tensor:
         """Return all tokens (B, N, D), class token first, with positions and cameras, as the first block gets them."""
         if x.shape[2] != self.image_size[0] or x.shape[3] != self.image_size[1]:
-            found, wanted = f"{x.shape[2]} x {x.shape[3]}", "{} x {}".format(*self.image_size)
-            raise InputError(f"images are {found}; expected {wanted}, which this transformer was built for")
+            size, wanted = f"{x.shape[2]} x {x.shape[3]}", "{} x {}".format(*self.image_size)
+            raise InputError(f"images are {size}; expected {wanted}, which this transformer was built for")
         patches = to_tokens(self.patch_embed(x))
         tokens = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), patches], dim=1) + self.pos_embed
         if self.sie_embed is not None:

@@ -79,7 +79,7 @@ class CLIPVisionTransformer(VisionTransformer):
         if any(name.endswith(_TRANSFORMERS_LANDMARK) for name in weights):
             adapted = _from_transformers(strip_root(weights, _TRANSFORMERS_LANDMARK))
         elif any(name.endswith("class_embedding") for name in weights):
-            adapted = _renamed(strip_root(weights, "class_embedding"), _CLIP_NAMES)
+            adapted = _rename(strip_root(weights, "class_embedding"), _CLIP_NAMES)
         else:
             return super().adapt_weights(weights)
         adapted["cls_token"] = adapted["cls_token"].view(1, 1, -1)
@@ -91,7 +91,7 @@ class CLIPVisionTransformer(VisionTransformer):
         return super().adapt_weights(adapted)
 
 
-def _renamed(weights: Mapping[str, Tensor], names: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
+def _rename(weights: Mapping[str, Tensor], names: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
     adapted = {}
     for name, tensor in weights.items():
         ours = name
@@ -104,7 +104,7 @@ def _renamed(weights: Mapping[str, Tensor], names: Sequence[tuple[str, str]]) ->
 def _from_transformers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the image encoder's tensors under our names, queries, keys and values of a layer as one."""
     own = {n: t for n, t in weights.items() if n.startswith(("vision_model.", "visual_projection."))}
-    adapted = _renamed({n: t for n, t in own.items() if not n.endswith(".position_ids")}, _TRANSFORMERS_NAMES)
+    adapted = _rename({n: t for n, t in own.items() if not n.endswith(".position_ids")}, _TRANSFORMERS_NAMES)
     for name in [name for name in adapted if ".self_attn.q_proj." in name]:
         parts = [name.replace("q_proj", part) for part in ("q_proj", "k_proj", "v_proj")]
         if all(part in adapted for part in parts):

@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from dcs_nas.errors import InputError, choices
-from dcs_nas.models.blocks.dcs import DCSAttention, kept_shares, select_channels, set_scale, set_temperature
+from dcs_nas.models.blocks.dcs import DCSAttention, read_kept_shares, select_channels, set_scale, set_temperature
 from dcs_nas.models.blocks.harmonious import HardAttention, HarmoniousAttention, SoftAttention, stack_regions
 from dcs_nas.models.blocks.nonlocal_block import NonLocalBlock
 from dcs_nas.models.blocks.rga import RGA
@@ -32,7 +32,7 @@ __all__ = [
     "SoftAttention",
     "WindowAttention",
     "build_attention",
-    "kept_shares",
+    "read_kept_shares",
     "select_channels",
     "set_scale",
     "set_temperature",
@@ -98,7 +98,7 @@ def _none(channels: int, height: int, width: int) -> nn.Module:
 
 
 def build_attention(name: str, channels: int, height: int, width: int, **settings: Any) -> nn.Module:
-    """Return the attention block ``name`` for maps (B, channels, height, width); "none" gives the identity.
+    """Return the attention block ``name`` for maps (B, channels, height, width); "none" returns the identity.
 
     Raises:
         InputError: an unknown name, a setting that the block does not have, a bad value, or a user's own block that

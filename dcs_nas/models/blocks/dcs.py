@@ -17,7 +17,7 @@ from dcs_nas.models.blocks.parts import (
     check_sizes,
     to_map,
     to_tokens,
-    widened,
+    widen,
     zero_started_norm,
 )
 from dcs_nas.models.depthwise import DepthwiseConv
@@ -32,7 +32,7 @@ def select_channels(logits: Tensor, tau: Tensor | float, training: bool) -> Tens
     """
     if not training:
         return (logits > 0).to(logits.dtype)
-    wide = widened(logits)
+    wide = widen(logits)
     noise = torch.rand_like(wide).logit_(eps=torch.finfo(wide.dtype).eps)
     soft = (wide + noise).div_(tau).sigmoid_()
     # The bracket is exactly 0, so that the sum is exactly binary.
@@ -77,7 +77,7 @@ class DCSAttention(nn.Module):
         self.register_buffer("kept", torch.tensor(float("nan")), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Refines x (B, C, H, W); in training every pass draws new masks."""
+        """Refine x (B, C, H, W); in training every pass draws new masks."""
         tokens = to_tokens(x)
         mask = select_channels(self.selector(tokens), self.tau, self.training).to(tokens.dtype)
         self._record(mask)
@@ -87,7 +87,7 @@ class DCSAttention(nn.Module):
 
     @torch.no_grad()
     def mask(self, x: Tensor) -> Tensor:
-        """The noiseless selection of a map x: boolean (B, C, H, W), true where the token at (h, w) keeps channel c."""
+        """Return the noiseless selection of a map x: (B, C, H, W), true if token (h, w) keeps channel c."""
         return to_map(self.selector(to_tokens(x)) > 0, x.shape[2], x.shape[3])
 
     def _record(self, mask: Tensor) -> None:
@@ -112,7 +112,7 @@ def set_scale(module: nn.Module, kind: str) -> None:
             block.scale_kind = kind
 
 
-def kept_shares(module: nn.Module) -> dict[str, Tensor]:
+def read_kept_shares(module: nn.Module) -> dict[str, Tensor]:
     """Return name of every DCS block in ``module`` to the share of channels that its last pass kept, on its device."""
     return {name: block.kept.clone() for name, block in module.named_modules() if isinstance(block, DCSAttention)}
 

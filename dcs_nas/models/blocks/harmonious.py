@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dcs_nas.models.blocks.parts import check_sizes, start_gate, widened, zero_started_norm
+from dcs_nas.models.blocks.parts import check_sizes, start_gate, widen, zero_started_norm
 from dcs_nas.models.depthwise import DepthwiseConv, is_faulty_in_half
 
 
@@ -40,8 +40,8 @@ class SpatialAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, 1, H, W).
 
-        Under autocast on a CPU the first convolution is computed in float32: torch 2.13 gives wrong kernel gradients of
-        convolutions of stride 2 in bfloat16, for maps of width 1.
+        Under autocast on a CPU the first convolution is computed in float32: torch 2.13 computes wrong kernel gradients
+        of convolutions of stride 2 in bfloat16, for maps of width 1.
         """
         means = x.mean(1, keepdim=True)
         if is_faulty_in_half(x):
@@ -111,7 +111,7 @@ def stack_regions(x: Tensor, theta: Tensor) -> Tensor:
     [[1, 0, tx], [0, 1/T, ty]] and ``grid_sample`` for each region, with zeros beyond the border; other heights divide
     the stack between the regions at fractions of rows. Half precision is sampled in float32.
     """
-    wide = widened(x)
+    wide = widen(x)
     height, width = x.shape[2:]
     regions = theta.shape[1]
     depth = (torch.arange(height, device=x.device, dtype=wide.dtype) + 0.5) * (regions / height)
@@ -152,6 +152,6 @@ class HarmoniousAttention(nn.Module):
         self.norm = zero_started_norm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Weighs x (B, C, H, W) and adds its regions."""
+        """Weigh x (B, C, H, W) and adds its regions."""
         parts = self.norm(self.local(stack_regions(x, self.hard_attn(x))))
         return x * self.soft_attn(x) + parts

@@ -40,7 +40,7 @@ class NonLocalBlock(nn.Module):
         self.norm = zero_started_norm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Refines x (B, C, H, W)."""
+        """Refine x (B, C, H, W)."""
         tokens = to_tokens(x)
         refined = attend(self.theta(tokens), self.phi(tokens), self.g(tokens), scale=self.scale)
         return x + self.norm(to_map(self.out(refined), x.shape[2], x.shape[3]))

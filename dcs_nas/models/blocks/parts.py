@@ -40,7 +40,7 @@ def attention_scale(scale: str, width: int) -> float:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
-    """softmax(scale * q k^T) v for q (B, N, D), k (B, N, D), v (B, N, E); returns (B, N, E).
+    """Return softmax(scale * q k^T) v (B, N, E) for q (B, N, D), k (B, N, D), v (B, N, E).
 
     Torch's fused kernels have no second derivative: a caller that needs one wraps the forward pass in
     ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``, which builds the N x N matrix.
@@ -56,7 +56,7 @@ def zero_started_norm(channels: int) -> nn.BatchNorm2d:
 
 
 def start_gate(norm: nn.BatchNorm1d | nn.BatchNorm2d, gate_start: str, *, shift: float = 0.0) -> None:
-    """Start the BatchNorm that gives a sigmoid gate its logits: "constant" sets its scale to 0, "published" leaves it.
+    """Start the BatchNorm of a sigmoid gate's logits: "constant" sets its scale to 0, "published" leaves it.
 
     A BatchNorm of few logits has unit spread whatever it reads, so a published gate is random at first and multiplies
     noise into the map. At scale 0 every weight is sigmoid(shift), and the scale learns from the first step on.
@@ -71,8 +71,8 @@ def start_gate(norm: nn.BatchNorm1d | nn.BatchNorm2d, gate_start: str, *, shift:
         nn.init.constant_(norm.bias, shift)
 
 
-def widened(x: Tensor) -> Tensor:
-    """``x`` in float32 if it is in half precision, else as it is."""
+def widen(x: Tensor) -> Tensor:
+    """Return ``x`` in float32 if it is in half precision, else unchanged."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcs_nas.errors import InputError
-from dcs_nas.models.blocks.parts import check_sizes, start_gate, widened
+from dcs_nas.models.blocks.parts import check_sizes, start_gate, widen
 
 _ROWS = 128  # relation features at a time: the backward pass holds (B, 128, M) beside what the forward pass saved
 _PIECE = 2**17  # relation features of nodes at a time of a thread: 512 KiB, which stay in a core's cache
@@ -54,8 +54,8 @@ class _Gram(torch.autograd.Function):
         return (gradient + gradient.mT) @ x
 
 
-def projected_relu(projection: Tensor, own: Tensor, mixing: Tensor, shift: Tensor, x: Tensor) -> Tensor:
-    """P [o; ReLU(m x + s)], (B, E, M), of P (E, 1 + e), o (B, 1, M) >= 0, m (B, e, D), s (e, 1) and x (B, D, M).
+def project_relu(projection: Tensor, own: Tensor, mixing: Tensor, shift: Tensor, x: Tensor) -> Tensor:
+    """Return P [o; ReLU(m x + s)], (B, E, M), of P (E, 1 + e), o (B, 1, M) >= 0, m (B, e, D), s (e, 1) and x (B, D, M).
 
     In training on a CPU the ReLU (B, e, M) is not kept but computed again, in pieces that fit the cache.
     """
@@ -89,8 +89,8 @@ class _ProjectedRelu(torch.autograd.Function):
         if torch.is_grad_enabled():  # it is differentiated again
             y, wanted = projection @ torch.relu(mixing @ x), ctx.needs_input_grad
             leaves = [tensor for tensor, is_wanted in zip(saved, wanted) if is_wanted]
-            found = iter(torch.autograd.grad(y, leaves, gradient, create_graph=True))
-            return tuple(next(found) if is_wanted else None for is_wanted in wanted)
+            gradients_of = iter(torch.autograd.grad(y, leaves, gradient, create_graph=True))
+            return tuple(next(gradients_of) if is_wanted else None for is_wanted in wanted)
         of_projection, of_mixing, of_x = map(torch.zeros_like, saved)
         for part, rows in _pieces(mixing, x):
             hidden = torch.bmm(mixing[part, rows], x[part]).relu_()
@@ -124,7 +124,7 @@ class Pointwise(nn.Module):
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:
-        """BN(weight x)."""
+        """Return BN(weight x)."""
         return self.norm(product(self.weight, x))
 
 
@@ -154,19 +154,19 @@ class RelationEmbedding(nn.Module):
         if not isinstance(self.norm, nn.BatchNorm1d) or relations * nodes < width**2:
             embedded = F.relu(self.norm(torch.bmm(mixing, theta_phi)), inplace=True)
             return product(projection, torch.cat([own, embedded], 1))
-        return projected_relu(projection, own, *self._normalised(mixing, theta_phi), theta_phi)
+        return project_relu(projection, own, *self._normalise(mixing, theta_phi), theta_phi)
 
     def _mixing(self, theta_phi: Tensor) -> Tensor:
-        """[W_in phi^T, W_out theta^T] (B, e, 2d), as one product over the whole batch."""
+        """Return [W_in phi^T, W_out theta^T] (B, e, 2d), as one product over the whole batch."""
         batch, _, nodes = theta_phi.shape
         rows = theta_phi.unflatten(1, (2, -1)).transpose(0, 1).reshape(2, -1, nodes)
         mixed = torch.bmm(self.weight, rows.mT).unflatten(2, (batch, -1))
         return mixed.flip(0).permute(2, 1, 0, 3).flatten(2)
 
-    def _normalised(self, mixing: Tensor, theta_phi: Tensor) -> tuple[Tensor, Tensor]:
-        """Matrix (B, e, 2d) and shift (e, 1) with BN(mixing @ theta_phi) = matrix @ theta_phi + shift."""
+    def _normalise(self, mixing: Tensor, theta_phi: Tensor) -> tuple[Tensor, Tensor]:
+        """Return matrix (B, e, 2d) and shift (e, 1) with BN(mixing @ theta_phi) = matrix @ theta_phi + shift."""
         with torch.autocast(theta_phi.device.type, enabled=False):
-            mean, variance = self._statistics(widened(mixing), widened(theta_phi))
+            mean, variance = self._statistics(widen(mixing), widen(theta_phi))
             gain = self.norm.weight * torch.rsqrt(variance + self.norm.eps)
             shift = self.norm.bias - mean * gain
             return (gain.unsqueeze(1) * mixing).to(mixing.dtype), shift.unsqueeze(1).to(mixing.dtype)
@@ -213,7 +213,7 @@ class RelationGate(nn.Module):
         start_gate(self.logit.norm, gate_start)
 
     def forward(self, nodes: Tensor) -> Tensor:
-        """Logits (B, 1, M) of nodes (B, D, M)."""
+        """Return logits (B, 1, M) of nodes (B, D, M)."""
         own, theta_phi = F.relu(self.features(nodes), inplace=True).split([self.embedded, 2 * self.embedded], 1)
         hidden = self.relations(own.mean(1, keepdim=True), theta_phi, self.hidden.weight)
         return self.logit(F.relu(self.hidden.norm(hidden), inplace=True))
@@ -264,7 +264,7 @@ class RGA(nn.Module):
         self.channel = gate(positions, channels) if use_channel else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Weighs the positions and the channels of x (B, C, H, W)."""
+        """Weigh the positions and the channels of x (B, C, H, W)."""
         if x.shape[2] != self.height or x.shape[3] != self.width:
             raise InputError(
                 f"RGA got a map of {x.shape[2]} x {x.shape[3]}; expected {self.height} x {self.width}, which its "

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dcs_nas.errors import InputError
-from dcs_nas.models.blocks.parts import check_sizes, to_map, to_tokens, widened, zero_started_norm
+from dcs_nas.models.blocks.parts import check_sizes, to_map, to_tokens, widen, zero_started_norm
 
 SHORTEST = 0.25
 """The shortest window as a share of the channels: engine/searcher.py of the code."""
@@ -57,7 +57,7 @@ class WindowAttention(nn.Module):
         self.local = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
         self.norm = zero_started_norm(channels)
         if window is not None:
-            self.fix(*_checked(window, channels))
+            self.fix(*_check(window, channels))
 
     def fix(self, start: float, length: float) -> None:
         """Keep the window at ``start`` and ``length``, in channels: it is no parameter any more."""
@@ -67,14 +67,14 @@ class WindowAttention(nn.Module):
     @torch.no_grad()
     def at_width(self, width: int) -> tuple[float, float]:
         """Return start and length of the window in the first ``width`` channels, of which it has the same share."""
-        start, length = self.fixed or self._bounded(width)
+        start, length = self.fixed or self._bound(width)
         return float(start) % width % width, float(length)  # twice: -1e-20 % 8 is 8.0
 
     def forward(self, x: Tensor) -> Tensor:
-        """Refines x (B, C, H, W)."""
-        return x + self.norm(self.local(self.attended(x)))
+        """Refine x (B, C, H, W)."""
+        return x + self.norm(self.local(self.attend_window(x)))
 
-    def attended(self, x: Tensor) -> Tensor:
+    def attend_window(self, x: Tensor) -> Tensor:
         """Return T diag(w) T^T X / N of x (B, C', H, W), the first C' channels, as a map of its shape."""
         tokens, width = to_tokens(x), x.shape[1]
         start, length = self._window(width)
@@ -96,14 +96,14 @@ class WindowAttention(nn.Module):
         if self.training:
             with torch.no_grad():  # where the last step has left the bounds, as the code does after each step
                 self.window[1].clamp_((SHORTEST - 1) * self.channels, 0)
-        return self._bounded(width)
+        return self._bound(width)
 
-    def _bounded(self, width: int) -> tuple[Tensor, Tensor]:
-        start, shorter = widened(self.window).unbind()
+    def _bound(self, width: int) -> tuple[Tensor, Tensor]:
+        start, shorter = widen(self.window).unbind()
         return start, (1 + shorter / self.channels).clamp(SHORTEST, 1.0) * width
 
 
-def _checked(window: Any, channels: int) -> tuple[float, float]:
+def _check(window: Any, channels: int) -> tuple[float, float]:
     """Return a window of settings as two numbers."""
     try:
         start, length = map(float, window)
