@@ -160,8 +160,10 @@ def _step(bench: Bench, sizes: dict[str, int], attention: bool, trainer: Mapping
         search.autocast = torch.autocast(bench.device, dtype=half or torch.bfloat16, enabled=half is not None)
         return search.step
 
-    others = {"NNI": nni, "published": published} if peers else {}
-    calls = {name: step(make) for name, make in {"ours": ours, "ours in NCHW": contiguous, **others}.items()}
+    others: dict[str, Callable[..., Search]] = {"NNI": nni, "published": published} if peers else {}
+    if config.trainer.compile == "off":
+        others["ours in NCHW"] = contiguous
+    calls = {name: step(make) for name, make in {"ours": ours, **others}.items()}
     began = bench.clock()
     calls["ours"]()
     first = bench.clock() - began
