@@ -282,12 +282,12 @@ def _scored(call: Callable[..., Any], query: Tensor, gallery: Tensor, labels: li
 
 def configurations(bench: Bench) -> Rows:
     """Seconds and peak memory of a step of every shipped configuration, and the memory that ``profile`` computes."""
-    from dcs_nas.space import shipped_file
+    from dcs_nas.space import find_shipped_file
 
     names = ["demo", "osnet"] if bench.tiny else sorted(p.stem for p in (ROOT / "configs").glob("*.yaml"))
     for name in names:
         try:
-            yield {"name": name, **_configuration(bench, shipped_file("configs", name))}
+            yield {"name": name, **_configuration(bench, find_shipped_file("configs", name))}
         except Exception as error:  # of one configuration: the others go on
             yield {"name": name, "error": _line(error)}
 
@@ -355,13 +355,13 @@ def _configuration(bench: Bench, path: Path) -> Row:
 def equal_bits(bench: Bench) -> Rows:
     """Search and retraining, each run twice with deterministic algorithms: whether all weights are equal to the bit."""
     from dcs_nas.config import load_config
-    from dcs_nas.space import shipped_file
+    from dcs_nas.space import find_shipped_file
     from dcs_nas.strategies.job import run_search
     from dcs_nas.training.checkpoints import load_checkpoint
     from dcs_nas.training.retrain_job import run_retraining
 
     space = bench.folder / "space.yaml"  # whose every operation has a deterministic kernel
-    space.write_text(shipped_file("search_spaces", "demo_cells").read_text().replace("harmonious, ", ""))
+    space.write_text(find_shipped_file("search_spaces", "demo_cells").read_text().replace("harmonious, ", ""))
     jobs: dict[str, tuple[Callable[..., object], str, list[str]]] = {
         "search, DCS and RGA": (run_search, "demo", [f"search.space={space}"]),
         "search, Harmonious Attention too": (run_search, "demo", []),
