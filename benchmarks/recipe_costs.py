@@ -7,8 +7,7 @@ Each runs by ``dcs-nas retrain``'s own job at its own image size and precision, 
 its own with one thread, with batches of four images; those with transformers take ``--large-steps`` steps. A frozen
 backbone is trained as well. Seconds of an epoch are CPU seconds of a step's image, times the images that an epoch
 shows of Market-1501's 12,936 by 751 identities: extrapolated, and without reading images. Memory at the configuration's
-own batch is computed: weights, gradients and the optimizer's state, and what ``dcs-nas profile`` says that a training
-pass keeps, all in float32; of bf16-mixed the latter is about half. Peak is the resident memory of the process that was
+own batch and precision is computed as ``dcs-nas profile`` does. Peak is the resident memory of the process that was
 timed. Writes a CSV table; rows of other configurations that are there stay.
 """
 
@@ -32,15 +31,14 @@ from dcs_nas.config import Config, load_config
 from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
 from dcs_nas.files import write_text
 from dcs_nas.models.build import build_fixed
-from dcs_nas.models.network_profile import profile
 from dcs_nas.training import checkpoints
+from dcs_nas.training.memory import measure_retraining
 from dcs_nas.training.retrain_job import run_retraining
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 IMAGES, IDENTITIES = 12_936, 751  # Market-1501's, to train on
 PEOPLE = 2
 GIB = 2**30
-STATES = {"sgd": 1, "adam": 2, "adamw": 2}
 
 
 def main() -> None:
@@ -132,17 +130,13 @@ def _images_per_epoch(config: Config) -> int:
 
 
 def _memory(name: str) -> dict[str, Any]:
-    """Return the memory of a training step at the configuration's own batch, in float32."""
+    """Return the memory of a training step at the configuration's own batch and precision."""
     config = load_config(CONFIGS / f"{name}.yaml")
-    retrain, data = config.section("retrain").model_copy(update={"weights": None}), config.data
-    network = build_fixed(retrain, data, IDENTITIES, None, config.dcs)
-    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    states = STATES[retrain.optimizer] + retrain.amsgrad * (retrain.optimizer != "sgd")
-    kept = profile(network.backbone, data.height, data.width, device=torch.device("cpu"), rounds=0).activation_bytes
-    computed = 4 * trained * (2 + states) + kept * data.batch_size
+    config = config.model_copy(update={"retrain": config.section("retrain").model_copy(update={"weights": None})})
+    network = build_fixed(config.section("retrain"), config.data, IDENTITIES, None, config.dcs)
     return {
-        "batch": data.batch_size,
-        "GiB at this batch, computed": round(computed / GIB, 2),
+        "batch": config.data.batch_size,
+        "GiB at this batch, computed": round(measure_retraining(network, config).peak(config.data.batch_size) / GIB, 2),
         "torch": torch.__version__,
     }
 

@@ -1,0 +1,253 @@
+"""How well do scores without training, and with a supernet's parameters, rank the networks of a space?
+
+    python benchmarks/supernet_ranking.py --seeds 0 1 2
+    python benchmarks/supernet_ranking.py --summary
+
+Each row is one supernet, trained on the synthetic identities of the table bench_cells, or one zero-cost score. It
+scores the architectures that the table holds with at least three seeds, at most 60; Kendall's tau is between these
+scores and the mean test mAP of the table. ``tau_within`` is the mean over the kinds of attention, each alone. The last
+column keeps the scores, so that --summary can join them: mean ranks of several supernets, of a supernet and a zero-cost
+score, and of both with the validation mAP of a training of a quarter of the epochs, which the table holds.
+Resumable: rows that --out holds are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import logging
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from bench_table import DATA
+from scipy.stats import kendalltau, rankdata
+
+from dcs_nas.config import Config, load_config
+from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
+from dcs_nas.environment import environment
+from dcs_nas.files import write_text
+from dcs_nas.models.relaxation import Gumbel, Sample
+from dcs_nas.models.space_kinds import kind_of
+from dcs_nas.space import Origin, shipped_file
+from dcs_nas.space.table import Entry, Table
+from dcs_nas.strategies.bilevel import BilevelSearch, without_gradients
+from dcs_nas.strategies.derive import supernet_score
+from dcs_nas.strategies.evidence import Evidence
+from dcs_nas.strategies.job import run_search
+from dcs_nas.strategies.random_search import RandomSearch
+from dcs_nas.strategies.zero_cost import ZERO_COST
+
+MOST, SEEDS_OF_TRUTH = 60, 3
+COLUMNS = ["score", "seed", "train_seconds", "score_seconds", "tau", "tau_within", "scores"]
+# Weights learn along sampled paths, on nine tenths of the images; the alphas stay, so that all paths are drawn alike.
+PATHS = ["search.relaxation.kind=gumbel", "search.arch_lr=1e-9", "search.weight_share=0.9"]
+Patch = Callable[[Config, Table], AbstractContextManager[Any]]
+
+
+def _epochs(count: int, *more: str) -> list[str]:
+    return [*PATHS, f"search.epochs={count}", f"search.warmup_epochs={count - 1}", *more]
+
+
+def _no_patch(config: Config, table: Table) -> AbstractContextManager[Any]:
+    return nullcontext()
+
+
+def _fair(config: Config, table: Table) -> AbstractContextManager[Any]:
+    """Draw every candidate of an edge once before any is drawn again (FairNAS, arXiv 1907.01845, strict fairness)."""
+    left: dict[tuple[int, int], torch.Tensor] = {}
+
+    def sample(self: Gumbel, alpha: torch.Tensor) -> Sample:
+        key = (id(self), len(alpha))
+        if key not in left or not left[key].shape[1]:
+            left[key] = torch.rand(alpha.shape).argsort(dim=1)
+        chosen, left[key] = left[key][:, :1], left[key][:, 1:]
+        return Sample(torch.zeros_like(alpha).scatter_(-1, chosen, 1.0), chosen.tolist())
+
+    return mock.patch.object(Gumbel, "sample", sample)
+
+
+def _genotypes(count: int) -> Patch:
+    """Train networks of the space, with the edges that they keep, in place of one operation on every edge.
+
+    A step takes the mean gradient of ``count`` random genotypes.
+    """
+
+    def patch(config: Config, table: Table) -> AbstractContextManager[Any]:
+        kind, spec = kind_of(table.space), table.space.network(config.data.height, config.data.width)
+        random = np.random.default_rng(config.seed)
+        origin = Origin(data="synthetic", seed=config.seed, method="drawn")
+
+        def step(self: BilevelSearch, current: Any, optimizer: Any) -> None:
+            optimizer.zero_grad(set_to_none=True)
+            with without_gradients(self.alphas):
+                for _ in range(count):
+                    genotype = kind.random_genotype(table.space, spec, random, origin=origin)
+                    with self.supernet.fixed_to(genotype):
+                        self.manual_backward(current.loss() / count)
+            self._finish(current, optimizer)
+
+        return mock.patch.object(BilevelSearch, "_weight_step", step)
+
+    return patch
+
+
+SUPERNETS: dict[str, tuple[list[str], Patch]] = {
+    "softmax, 10 epochs": ([], _no_patch),
+    "paths, 10 epochs": (_epochs(10), _no_patch),
+    "paths, 40 epochs": (_epochs(40), _no_patch),
+    "paths, 120 epochs": (_epochs(120), _no_patch),
+    "paths, 40 epochs, rate 0.02": (_epochs(40, "search.lr=0.02"), _no_patch),
+    "paths, 40 epochs, rate 0.15": (_epochs(40, "search.lr=0.15"), _no_patch),
+    "paths, 80 epochs of twice the batch": (_epochs(80, "data.people_per_batch=32"), _no_patch),
+    "fair paths, 40 epochs": (_epochs(40), _fair),
+    "genotypes, 40 epochs": (_epochs(40), _genotypes(1)),
+    "genotypes, 120 epochs": (_epochs(120), _genotypes(1)),
+    "four genotypes a step, 40 epochs": (_epochs(40), _genotypes(4)),
+}
+
+
+def main() -> None:
+    arguments = _arguments()
+    torch.set_num_threads(1)
+    table = Table.read("bench_cells")
+    judged = [entry for entry in table if len(entry.trainings) >= SEEDS_OF_TRUTH]
+    judged = sorted(judged, key=lambda entry: entry.architecture)[:MOST]
+    if arguments.summary:
+        _summarize(_rows(arguments.out), judged)
+        return
+    data = arguments.work / "people"
+    if not data.is_dir():
+        write_synthetic(data, settings=SyntheticSettings(**DATA))
+    if not arguments.out.is_file():
+        _begin(arguments, len(judged))
+    own = ["trainer.loggers=[]", f"data.root={data}", f"data.cache={arguments.work / 'cache'}"]
+    for seed in arguments.seeds:
+        for name in arguments.names or SUPERNETS:
+            if not _is_known(arguments.out, name, seed):
+                _append(arguments.out, judged, name, seed, *_scored(name, seed, own, table, judged, arguments.work))
+        for name in ZERO_COST:
+            if not arguments.names and not _is_known(arguments.out, name, seed):
+                _append(arguments.out, judged, name, seed, *_without_training(name, seed, own, table, judged))
+    _summarize(_rows(arguments.out), judged)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"supernets alone: {'; '.join(SUPERNETS)}")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--summary", action="store_true", help="print the means of what there is")
+    parser.add_argument("--work", type=Path, default=Path("results/bench"))
+    parser.add_argument("--out", type=Path, default=Path("results/reference/supernet_ranking.csv"))
+    arguments = parser.parse_args()
+    if strange := set(arguments.names) - set(SUPERNETS):
+        parser.error(f"unknown supernet '{min(strange)}'; choose from: {'; '.join(SUPERNETS)}")
+    return arguments
+
+
+def _begin(arguments: argparse.Namespace, count: int) -> None:
+    versions = ", ".join(f"{package} {version}" for package, version in environment(1)["versions"].items())
+    head = [
+        f"# python benchmarks/supernet_ranking.py; one thread; {versions}",
+        f"# {count} architectures of bench_cells; seconds of processor time, score_seconds of all of them; scores in",
+        "# the order of the architectures' names: mAP in percent of 30 identities held out, or the zero-cost score",
+    ]
+    write_text(arguments.out, "\n".join([*head, ",".join(COLUMNS)]) + "\n")
+
+
+def _scored(
+    name: str, seed: int, own: list[str], table: Table, judged: list[Entry], work: Path
+) -> tuple[float, float, list[float]]:
+    """Return the seconds of a supernet's training, those of scoring, and the scores."""
+    overrides, patch = SUPERNETS[name]
+    more = ["search.guard={eigenvalue_iterations: 0, gap: false}", "search.validate_every=1000"]
+    config = load_config(shipped_file("configs", table.name), [f"seed={seed}", *own, *more, *overrides])
+    with tempfile.TemporaryDirectory(dir=work) as folder:
+        began = time.process_time()
+        with patch(config, table):
+            run_search(config, Path(folder) / "search")
+        trained = time.process_time()
+        judge = supernet_score(Path(folder) / "search")
+        scores = [100 * judge(table.genotype(entry.architecture)) for entry in judged]
+    return trained - began, time.process_time() - trained, scores
+
+
+def _without_training(
+    name: str, seed: int, own: list[str], table: Table, judged: list[Entry]
+) -> tuple[float, float, list[float]]:
+    config = load_config(shipped_file("configs", table.name), [f"seed={seed}", *own, "search.strategy=random"])
+    began = time.process_time()
+    evidence = Evidence(RandomSearch(config, lambda *_: None), [name])
+    scores = [evidence(table.genotype(entry.architecture)).get(name, 0.0) for entry in judged]
+    return 0.0, time.process_time() - began, scores
+
+
+def _append(
+    out: Path, judged: list[Entry], name: str, seed: int, training: float, scoring: float, scores: list[float]
+) -> None:
+    truth = _truth(judged)
+    kinds = np.array([entry.architecture.rpartition("+")[2] for entry in judged])
+    within = [_tau(np.array(scores)[kinds == kind], truth[kinds == kind]) for kind in sorted(set(kinds))]
+    row = {
+        "score": name, "seed": seed, "train_seconds": f"{training:.0f}", "score_seconds": f"{scoring:.0f}",
+        "tau": f"{_tau(scores, truth):.3f}", "tau_within": f"{statistics.mean(within):.3f}",
+        "scores": ";".join(f"{score:.5g}" for score in scores),
+    }  # fmt: skip
+    with out.open("a", newline="", encoding="utf-8") as file:
+        csv.DictWriter(file, COLUMNS).writerow(row)
+    print({name: value for name, value in row.items() if name != "scores"}, flush=True)
+
+
+def _truth(judged: list[Entry]) -> np.ndarray:
+    return np.array([statistics.mean(training.mAP for training in entry.trainings.values()) for entry in judged])
+
+
+def _tau(scores: Any, truth: Any) -> float:
+    return float(kendalltau(scores, truth).statistic)
+
+
+def _rows(out: Path) -> list[dict[str, str]]:
+    with out.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(line for line in file if not line.startswith("#")))
+
+
+def _is_known(out: Path, name: str, seed: int) -> bool:
+    return any((row["score"], row["seed"]) == (name, str(seed)) for row in _rows(out))
+
+
+def _summarize(rows: list[dict[str, str]], judged: list[Entry]) -> None:
+    """Print the mean tau of each score, alone and joined to others by mean ranks.
+
+    Of gradient norms the lower counts as better."""
+    truth = _truth(judged)
+    by_name: dict[str, list[np.ndarray]] = {}
+    for row in rows:
+        sign = -1 if row["score"] == "gradient_norm" else 1
+        by_name.setdefault(row["score"], []).append(sign * rankdata([float(s) for s in row["scores"].split(";")]))
+    quarter = rankdata([entry.trainings[0].quarter_mAP for entry in judged])
+    norms = by_name.get("gradient_norm", [])
+    print(f"a quarter of a training: {_tau(quarter, truth):.2f}")
+    for name, ranks in by_name.items():
+        own = [row for row in rows if row["score"] == name]
+        seconds = statistics.mean(float(row["train_seconds"]) for row in own)
+        taus = [_tau(one, truth) for one in ranks]
+        spread = f" +- {statistics.stdev(taus):.2f}" if len(taus) > 1 else ""
+        line = f"{name}: tau {statistics.mean(taus):.2f}{spread}, {len(taus)} seeds, {seconds:.0f} s"
+        if len(ranks) > 1:
+            line += f"; all seeds {_tau(sum(ranks), truth):.2f}"
+        if norms and name in SUPERNETS:
+            joined = sum(ranks) / len(ranks) + norms[0]
+            line += f"; with gradient_norm {_tau(joined, truth):.2f}, and a quarter {_tau(joined + quarter, truth):.2f}"
+        print(line)
+
+
+if __name__ == "__main__":
+    logging.getLogger("dcs_nas").setLevel(logging.WARNING)
+    main()
