@@ -164,6 +164,26 @@ def test_the_non_local_block_equals_a_loop_over_positions(scale):
     torch.testing.assert_close(block(x), expected)
 
 
+@pytest.mark.parametrize(("height", "sizes"), [(8, [2, 2, 2, 2]), (6, [2, 2, 1, 1]), (3, [1, 1, 1])])
+def test_the_part_aware_module_computes_its_equation_part_by_part(height, sizes):
+    block = opened(build_attention("part_aware", 5, height, 3)).eval()
+    x = random_map(5, height, 3, batch=1)
+    parts = [block.transform(part.mean((2, 3)))[0] for part in x.split(sizes, dim=2)]
+    rows = []
+    for part, size in zip(parts, sizes):
+        affinity = torch.stack([part @ other / 5**0.5 for other in parts]).exp()
+        rows += [sum(a / affinity.sum() * other for a, other in zip(affinity, parts))] * size
+    repeated = torch.stack(rows, dim=1)[None, :, :, None].expand_as(x)
+    weight = block.fuse.weight[:, :, 0, 0]
+    fused = torch.einsum("dc,bchw->bdhw", weight[:, :5], x) + torch.einsum("dc,bchw->bdhw", weight[:, 5:], repeated)
+    torch.testing.assert_close(block(x), block.norm(fused))
+
+
+def test_the_part_aware_module_refuses_a_map_of_another_height():
+    with pytest.raises(InputError, match="the part-aware module is for maps of 8 rows, got 4"):
+        build_attention("part_aware", 4, 8, 2)(random_map(4, 4, 2))
+
+
 @pytest.mark.parametrize(
     ("name", "sizes", "settings", "message"),
     [
@@ -173,6 +193,7 @@ def test_the_non_local_block_equals_a_loop_over_positions(scale):
         ("dcs", (8, 4, 4), {"tau": 0.0}, "temperature tau is 0.0; expected a number above 0"),
         ("nonlocal", (0, 4, 4), {}, "channels is 0; expected a whole number of at least 1"),
         ("harmonious", (8, 4, 4), {"regions": 0}, "regions is 0; expected a whole number of at least 1"),
+        ("part_aware", (8, 4, 4), {"parts": 0}, "parts is 0; expected a whole number of at least 1"),
         ("rga", (8, 4, 0), {}, "width is 0; expected a whole number of at least 1"),
         ("rga", (8, 4, 4), {"max_nodes": 0}, "max_nodes is 0; expected a whole number of at least 1"),
         ("rga", (8, 4, 4), {"reduction": 2.5}, "reduction is 2.5; expected a whole number of at least 1"),

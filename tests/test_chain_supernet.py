@@ -61,7 +61,9 @@ def test_the_fixed_network_equals_the_supernet_with_one_hot_weights(seed: int) -
     _check_equal(_supernet(space), random_chain(space, seed))
 
 
-@pytest.mark.parametrize("attention", ["none", "dcs", "harmonious", "rga", "rga_spatial", "rga_channel", "nonlocal"])
+@pytest.mark.parametrize(
+    "attention", ["none", "dcs", "harmonious", "rga", "rga_spatial", "rga_channel", "nonlocal", "part_aware"]
+)
 def test_every_attention_is_inherited_at_every_width(attention: str) -> None:
     stages = [{"blocks": 1, "stride": 2, "widths": [8, 16], "kernels": [3], "attention": ["none", attention]}]
     space = chain_space(stages if attention != "none" else [{**stages[0], "attention": ["none"]}])

@@ -108,7 +108,7 @@ class Parts(nn.Module):
         self.incept = InceptionB(32, 8)
         self.features = nn.Sequential(InvertedResidual(32, 32, expansion=1, stride=1), LightConv(32), ChannelGate(32))
         self.blocks = nn.Sequential(
-            *(build_attention(n, 32, 4, 4) for n in ("dcs", "dcs_window", "harmonious", "nonlocal"))
+            *(build_attention(n, 32, 4, 4) for n in ("dcs", "dcs_window", "harmonious", "nonlocal", "part_aware"))
         )
         self.rga = nn.Sequential(
             build_attention("rga_spatial", 32, 4, 4, max_nodes=8), build_attention("rga_channel", 32, 4, 4)

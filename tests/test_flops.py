@@ -91,6 +91,9 @@ BY_HAND = [
     ("rga_channel", C * N * 12 + 2 * 2 * C * 4 + 2 * 8 * C + 3 * C + C),
     # theta, phi, g: C -> 8; theta phi^T and its product with g; back to C
     ("nonlocal", 3 * N * C * 8 + N * N * 8 + N * N * 8 + N * 8 * C),
+    # means of 4 parts of 8 rows of means, C -> C for each, T T^T and its product with T, C -> C, back to 8
+    # rows; C -> C of the map
+    ("part_aware", C * 8 * 4 + 4 * C * C + 2 * 4 * 4 * C + 4 * C * C + C * 4 * 8 + N * C * C),
     ("sep_conv_3x3", 2 * (N * C * 9 + N * C * C)),
     ("sep_conv_5x5", 2 * (N * C * 25 + N * C * C)),
     ("dil_conv_3x3", N * C * 9 + N * C * C),

@@ -12,7 +12,7 @@ _PATTERNS = {
     "dilated": r"dil_conv_\d+x\d+",
     "pooling": r"(max|avg)_pool_\d+x\d+",
     "skip": r"skip_connect|exc",
-    "attention": r"dcs(_window)?|harmonious|nonlocal|rga(_spatial|_channel)?|ag|cross_att",
+    "attention": r"dcs(_window)?|harmonious|nonlocal|part_aware|rga(_spatial|_channel)?|ag|cross_att",
     "none": r"none",
 }
 _PRETTY = {
@@ -21,6 +21,7 @@ _PRETTY = {
     "dcs_window": "DCS window",
     "harmonious": "HA",
     "nonlocal": "non-local",
+    "part_aware": "part-aware",
     "rga": "RGA",
     "rga_spatial": "RGA spatial",
     "rga_channel": "RGA channel",

@@ -1,7 +1,7 @@
 """Attention blocks, all from (B, C, H, W) to (B, C, H, W), by name.
 
 Settings per name: dcs: scale, tau; dcs_window: window; harmonious: reduction, regions, gate_start; rga, rga_spatial,
-rga_channel: reduction, max_nodes, gate_start; nonlocal: reduction, scale.
+rga_channel: reduction, max_nodes, gate_start; nonlocal: reduction, scale; part_aware: parts.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dcs_nas.errors import InputError, choices
 from dcs_nas.models.blocks.dcs import DCSAttention, read_kept_shares, select_channels, set_scale, set_temperature
 from dcs_nas.models.blocks.harmonious import HardAttention, HarmoniousAttention, SoftAttention, stack_regions
 from dcs_nas.models.blocks.nonlocal_block import NonLocalBlock
+from dcs_nas.models.blocks.part_aware import PartAware
 from dcs_nas.models.blocks.rga import RGA
 from dcs_nas.models.blocks.window import WindowAttention
 from dcs_nas.models.custom import build_custom
@@ -29,6 +30,7 @@ __all__ = [
     "HardAttention",
     "HarmoniousAttention",
     "NonLocalBlock",
+    "PartAware",
     "SoftAttention",
     "WindowAttention",
     "build_attention",
@@ -91,6 +93,11 @@ ATTENTION.register("rga")(_rga_factory())
 @ATTENTION.register("nonlocal")
 def _nonlocal(channels: int, height: int, width: int, *, reduction: int = 2, scale: str = "literal") -> nn.Module:
     return NonLocalBlock(channels, reduction=reduction, scale=scale)
+
+
+@ATTENTION.register("part_aware")
+def _part_aware(channels: int, height: int, width: int, *, parts: int = 4) -> nn.Module:
+    return PartAware(channels, height, parts=parts)
 
 
 def _none(channels: int, height: int, width: int) -> nn.Module:
