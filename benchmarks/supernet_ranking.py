@@ -69,7 +69,8 @@ def _fair(config: Config, table: Table) -> AbstractContextManager[Any]:
         if key not in left or not left[key].shape[1]:
             left[key] = torch.rand(alpha.shape).argsort(dim=1)
         chosen, left[key] = left[key][:, :1], left[key][:, 1:]
-        return Sample(torch.zeros_like(alpha).scatter_(-1, chosen, 1.0), chosen.tolist())
+        one = torch.zeros_like(alpha).scatter_(-1, chosen, 1.0)
+        return Sample(one + (alpha - alpha.detach()), chosen.tolist())
 
     return mock.patch.object(Gumbel, "sample", sample)
 
