@@ -32,11 +32,11 @@ from scipy.stats import kendalltau, rankdata
 
 from dcs_nas.config import Config, load_config
 from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
-from dcs_nas.environment import environment
+from dcs_nas.environment import describe_environment
 from dcs_nas.files import write_text
 from dcs_nas.models.relaxation import Gumbel, Sample
 from dcs_nas.models.space_kinds import kind_of
-from dcs_nas.space import Origin, shipped_file
+from dcs_nas.space import Origin, find_shipped_file
 from dcs_nas.space.table import Entry, Table
 from dcs_nas.strategies.bilevel import BilevelSearch, without_gradients
 from dcs_nas.strategies.derive import supernet_score
@@ -105,6 +105,8 @@ SUPERNETS: dict[str, tuple[list[str], Patch]] = {
     "paths, 10 epochs": (_epochs(10), _no_patch),
     "paths, 40 epochs": (_epochs(40), _no_patch),
     "paths, 120 epochs": (_epochs(120), _no_patch),
+    "paths, 120 epochs, rate 0.02": (_epochs(120, "search.lr=0.02"), _no_patch),
+    "paths, 240 epochs": (_epochs(240), _no_patch),
     "paths, 40 epochs, rate 0.02": (_epochs(40, "search.lr=0.02"), _no_patch),
     "paths, 40 epochs, rate 0.15": (_epochs(40, "search.lr=0.15"), _no_patch),
     "paths, 80 epochs of twice the batch": (_epochs(80, "data.people_per_batch=32"), _no_patch),
@@ -154,7 +156,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _begin(arguments: argparse.Namespace, count: int) -> None:
-    versions = ", ".join(f"{package} {version}" for package, version in environment(1)["versions"].items())
+    versions = ", ".join(f"{package} {version}" for package, version in describe_environment(1)["versions"].items())
     head = [
         f"# python benchmarks/supernet_ranking.py; one thread; {versions}",
         f"# {count} architectures of bench_cells; seconds of processor time, score_seconds of all of them; scores in",
@@ -169,7 +171,7 @@ def _scored(
     """Return the seconds of a supernet's training, those of scoring, and the scores."""
     overrides, patch = SUPERNETS[name]
     more = ["search.guard={eigenvalue_iterations: 0, gap: false}", "search.validate_every=1000"]
-    config = load_config(shipped_file("configs", table.name), [f"seed={seed}", *own, *more, *overrides])
+    config = load_config(find_shipped_file("configs", table.name), [f"seed={seed}", *own, *more, *overrides])
     with tempfile.TemporaryDirectory(dir=work) as folder:
         began = time.process_time()
         with patch(config, table):
@@ -183,7 +185,7 @@ def _scored(
 def _without_training(
     name: str, seed: int, own: list[str], table: Table, judged: list[Entry]
 ) -> tuple[float, float, list[float]]:
-    config = load_config(shipped_file("configs", table.name), [f"seed={seed}", *own, "search.strategy=random"])
+    config = load_config(find_shipped_file("configs", table.name), [f"seed={seed}", *own, "search.strategy=random"])
     began = time.process_time()
     evidence = Evidence(RandomSearch(config, lambda *_: None), [name])
     scores = [evidence(table.genotype(entry.architecture)).get(name, 0.0) for entry in judged]

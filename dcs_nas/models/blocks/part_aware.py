@@ -33,6 +33,8 @@ class PartAware(nn.Module):
         InputError: a size below 1; in ``forward`` a map of another height.
     """
 
+    members: Tensor  # (P, H), 1 where a row is in a part
+
     def __init__(self, channels: int, height: int, *, parts: int = 4) -> None:
         super().__init__()
         check_sizes(channels=channels, height=height, parts=parts)
