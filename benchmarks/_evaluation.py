@@ -52,7 +52,7 @@ def real_labels(path: Path) -> list[np.ndarray]:
     return [array.astype(np.int64) for array in labels]
 
 
-def features_of(labels: list[np.ndarray], channels: int, *, noise: float, seed: int = 0) -> tuple[Tensor, Tensor]:
+def encode_features(labels: list[np.ndarray], channels: int, *, noise: float, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Features (Q, C), (G, C) scattered about one centre per person; every distractor has its own."""
     generator = torch.Generator().manual_seed(seed)
     query_pids, gallery_pids = (torch.from_numpy(pids) for pids in labels[:2])

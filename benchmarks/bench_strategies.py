@@ -34,7 +34,7 @@ from dcs_nas.files import write_text
 from dcs_nas.runs import read_metrics
 from dcs_nas.space import find_shipped_file
 from dcs_nas.space.table import TABLES, Table
-from dcs_nas.strategies.derive import supernet_score
+from dcs_nas.strategies.derive import score_supernet
 from dcs_nas.strategies.job import run_search
 
 JUDGED, TEN = 60, "ten trainings"
@@ -120,7 +120,7 @@ def _search(name: str, seed: int, table: Table, data: Path, arguments: argparse.
         began = time.process_time()
         genotype = run_search(config, Path(folder) / "search")
         seconds = time.process_time() - began
-        judge = supernet_score(Path(folder) / "search")
+        judge = score_supernet(Path(folder) / "search")
         texts = random.Random(seed).sample(sorted(entry.architecture for entry in table), JUDGED)
         scores = [judge(table.genotype(text)) for text in texts]
     tau = kendalltau(scores, [table[text].score for text in texts]).statistic

@@ -251,7 +251,7 @@ def features(bench: Bench) -> Rows:
 
 def ranking(bench: Bench) -> Rows:
     """Seconds of ranking and re-ranking from features; the scores on the CPU beside them."""
-    from _evaluation import SIZES, features_of, labels_of
+    from _evaluation import SIZES, encode_features, labels_of
     from ranking import NOISE
 
     from dcs_nas.evaluation import rank, rank_distances, rerank
@@ -261,7 +261,7 @@ def ranking(bench: Bench) -> Rows:
 
     for size in ("small",) if bench.tiny else ("market1501", "msmt17"):
         labels = labels_of(size, None)
-        on_cpu = features_of(labels, 256 if bench.tiny else 2048, noise=NOISE)
+        on_cpu = encode_features(labels, 256 if bench.tiny else 2048, noise=NOISE)
         query, gallery = (x.to(bench.device) for x in on_cpu)
         bare = bench.seconds(lambda query=query, gallery=gallery: query @ gallery.T)
         for name, call in {"ranking": lambda *x: rank(*x[:2], *x[2]), "re-ranking": reranked}.items():

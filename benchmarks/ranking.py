@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _evaluation import SIZES, chosen_labels, features_of, labels_of, labels_option
+from _evaluation import SIZES, chosen_labels, encode_features, labels_of, labels_option
 from measure import alternate, peak_memory, write_json
 
 from dcs_nas.evaluation import RankingResult, rank, rank_distances
@@ -62,7 +62,7 @@ def sort_every_query(
 
 def compare_on_distances(labels: list[np.ndarray], channels: int, queries: int, repeats: int) -> dict:
     """Seconds of sorting and counting on one distance matrix of the first ``queries``, with equal scores."""
-    query, gallery = features_of(labels, channels, noise=NOISE)
+    query, gallery = encode_features(labels, channels, noise=NOISE)
     distances = torch.addmm(gallery.square().sum(1), query[:queries], gallery.T, alpha=-2)
     del query, gallery
     chosen = [labels[0][:queries], labels[1], labels[2][:queries], labels[3]]
@@ -95,7 +95,7 @@ def largest_difference(result: RankingResult, expected: tuple[np.ndarray, float,
 
 def compare_with_product(labels: list[np.ndarray], channels: int, repeats: int) -> dict:
     """Seconds of ``rank`` from features and of the bare matrix product Q x C by C x G."""
-    query, gallery = features_of(labels, channels, noise=NOISE)
+    query, gallery = encode_features(labels, channels, noise=NOISE)
     seconds = alternate(
         {"matrix product": lambda: query @ gallery.T, "rank": lambda: rank(query, gallery, *labels)}, repeats
     )
@@ -114,7 +114,7 @@ def sort_features(query: torch.Tensor, gallery: torch.Tensor, labels: list[np.nd
 
 def prepared(job: Callable, size: str, path: Path | None, channels: int, queries: int) -> Callable[[], object]:
     labels = labels_of(size, path)
-    query, gallery = features_of(labels, channels, noise=NOISE)
+    query, gallery = encode_features(labels, channels, noise=NOISE)
     few = [labels[0][:8], labels[1], labels[2][:8], labels[3]]
     job(query[:8], gallery, few)
     chosen = [labels[0][:queries], labels[1], labels[2][:queries], labels[3]]

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _evaluation import SIZES, chosen_labels, features_of, labels_of, labels_option
+from _evaluation import SIZES, chosen_labels, encode_features, labels_of, labels_option
 from measure import alternate, peak_memory, write_json
 from torch import Tensor
 
@@ -85,7 +85,7 @@ def largest_difference(query: Tensor, gallery: Tensor, expected: np.ndarray) -> 
 
 
 def prepared(job: Callable, size: str, path: Path | None, channels: int) -> Callable[[], object]:
-    query, gallery = features_of(labels_of(size, path), channels, noise=NOISE)
+    query, gallery = encode_features(labels_of(size, path), channels, noise=NOISE)
     job(query[:50], gallery[:200])
     return functools.partial(job, query, gallery)
 
@@ -102,7 +102,7 @@ def main() -> None:
 
     path = chosen_labels(options)
     labels = labels_of(options.size, path)
-    query, gallery = features_of(labels, options.channels, noise=NOISE)
+    query, gallery = encode_features(labels, options.channels, noise=NOISE)
     print(f"{options.size}: {len(query)} queries x {len(gallery)} gallery images, {options.channels} channels, "
           f"{torch.get_num_threads()} threads, {'real' if path else 'drawn'} labels")  # fmt: skip
     jobs: dict[str, Callable] = {"dcs_nas": exhaust_sparse}

@@ -47,7 +47,7 @@ from dcs_nas.space import (
     load_genotype,
     read_space,
 )
-from dcs_nas.strategies.derive import SupernetScore, derive_by_retrieval, supernet_score
+from dcs_nas.strategies.derive import SupernetScore, derive_by_retrieval, score_supernet
 from dcs_nas.strategies.job import run_search
 from dcs_nas.strategies.record import ArchitectureRecord
 from dcs_nas.training.evaluate import evaluate_run
@@ -160,7 +160,7 @@ def _rederived(name: str, seed: int, arguments: argparse.Namespace) -> Path | No
     path = _folder(name, seed, arguments) / "genotype.yaml"
     source = _folder(REDERIVED[name], seed, arguments)
     if not path.is_file() and not arguments.table and name in _wanted(arguments, list(REDERIVED)):
-        score = supernet_score(source)
+        score = score_supernet(source)
         method = f"{load_genotype(source / 'genotype.yaml').origin.method}, by retrieval"
         record = ArchitectureRecord(RunFolder(path.parent), _space(), data="synthetic", seed=seed, method=method)
         retrieval = RetrievalConfig(candidates=CANDIDATES)
@@ -280,7 +280,7 @@ def _supernet_scores(folder: Path, genotypes: list[Path], work: Path) -> list[tu
     for path in genotypes:
         key = str(path.relative_to(work))
         if key not in known:
-            judge = judge or supernet_score(folder)
+            judge = judge or score_supernet(folder)
             genotype = load_genotype(path)
             known[key] = [_log_probability(judge, genotype), judge(genotype)]
             write_json(kept, known)

@@ -39,7 +39,7 @@ from dcs_nas.models.space_kinds import kind_of
 from dcs_nas.space import Origin, find_shipped_file
 from dcs_nas.space.table import Entry, Table
 from dcs_nas.strategies.bilevel import BilevelSearch, without_gradients
-from dcs_nas.strategies.derive import supernet_score
+from dcs_nas.strategies.derive import score_supernet
 from dcs_nas.strategies.evidence import Evidence
 from dcs_nas.strategies.job import run_search
 from dcs_nas.strategies.random_search import RandomSearch
@@ -91,7 +91,7 @@ def _genotypes(count: int) -> Patch:
             with without_gradients(self.alphas):
                 for _ in range(count):
                     genotype = kind.random_genotype(table.space, spec, random, origin=origin)
-                    with self.supernet.fixed_to(genotype):
+                    with self.supernet.fix_to(genotype):
                         self.manual_backward(current.loss() / count)
             self._finish(current, optimizer)
 
@@ -177,7 +177,7 @@ def _scored(
         with patch(config, table):
             run_search(config, Path(folder) / "search")
         trained = time.process_time()
-        judge = supernet_score(Path(folder) / "search")
+        judge = score_supernet(Path(folder) / "search")
         scores = [100 * judge(table.genotype(entry.architecture)) for entry in judged]
     return trained - began, time.process_time() - trained, scores
 

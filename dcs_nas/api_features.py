@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from dcs_nas.export.feature_model import FeatureModel
-    from dcs_nas.export.finding import FoundList
+    from dcs_nas.export.finding import MatchList
     from dcs_nas.export.metadata import ExportInfo
 
 Images = str | Path | Sequence[str | Path]
@@ -63,7 +63,7 @@ class Features:
         checkpoint: str = "last",
         overrides: Sequence[str] = (),
         progress: Progress | None = None,
-    ) -> FoundList:
+    ) -> MatchList:
         """Return the gallery images nearest to one image, as ``dcs-nas find``; nothing is written but the index.
 
         Args:

@@ -248,7 +248,7 @@ def test_queries_whose_identities_are_not_in_the_gallery_are_told_so(
     text = out if command == "datasets" else err.strip().splitlines()[-1]
     said = {"datasets": "the person has no image in the gallery: give an identity the same name"}
     assert code == 1
-    assert said.get(command, "no_match_in_gallery 2: their person ids are not in the gallery") in text
+    assert said.get(command, "no_match_in_gallery 2: their identities are not in the gallery") in text
     assert "camera" not in text.partition("no query has a match")[2].splitlines()[0]
     assert run_command(capsys, *_arguments(command, job, roots["whole"], tmp_path))[0] == 0
 
@@ -259,8 +259,8 @@ def test_each_cause_of_a_ranking_without_a_match_is_counted_with_its_own_advice(
         rank(features, features, [-1, 1, 2, 2], [2, 2, 3, 3], [0, 0, 0, 0], [0, 0, 0, 0])
     message = str(caught.value)
     assert "only_same_camera 2: " in message
-    assert "no_match_in_gallery 1: their person ids" in message
-    assert "junk 1: person -1 is junk" in message
+    assert "no_match_in_gallery 1: their identities" in message
+    assert "junk 1: identity -1 is junk" in message
 
 
 def test_a_query_finds_its_own_image_in_no_validation(
@@ -293,7 +293,7 @@ def test_the_best_checkpoint_of_a_run_without_validation_is_told_so(
     words = [command, job / "run", *(["--out", tmp_path] if command == "export" else ["--data", "folder"])]
     words += [] if command == "export" else ["--root", roots["whole"], "--json", tmp_path / "scores.json"]
     said = refused(capsys, *words, "--checkpoint", "best")
-    assert "held nobody out (retrain.validation is 0), so it has no best checkpoint; use --checkpoint last" in said
+    assert "held out no identities (retrain.validation is 0): no best checkpoint; use --checkpoint last" in said
     assert "retrain.validation above 0" in said
     assert "unknown checkpoint 'bset'; did you mean best?" in refused(capsys, *words, "--checkpoint", "bset")
     assert run_command(capsys, *words, "--checkpoint", "last")[0] == 0
@@ -335,4 +335,4 @@ def test_query_images_that_find_themselves_are_logged(
     evaluation = ["evaluate", job / "run", "--data", "csv", "--root", root, "--json", tmp_path / "scores.json"]
     code, out, err = run_command(capsys, *evaluation)
     assert code == 0
-    assert "4 query images are gallery images too, and protocol no_camera_filter lets each find itself" in out + err
+    assert "4 query images are gallery images too, and protocol no_camera_filter does not remove them" in out + err

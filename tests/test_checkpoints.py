@@ -103,7 +103,7 @@ def test_instead_of_a_damaged_last_the_one_before_is_used_with_a_word(
     _damage(path)
     with caplog.at_level(logging.WARNING, "dcs_nas"):
         assert load_checkpoint(path)["epoch"] == 1
-    word = f"{path} is damaged or no checkpoint of ours (BadZipFile); going back to previous.ckpt, of epoch 2"
+    word = f"{path} is damaged or was not written by dcs-nas (BadZipFile); using previous.ckpt of epoch 2 instead"
     assert [record.getMessage() for record in caplog.records] == [word]
 
 
@@ -114,8 +114,8 @@ def test_where_both_are_damaged_one_line_says_so(tmp_path: Path) -> None:
     with pytest.raises(InputError) as refused:
         load_checkpoint(path)
     assert str(refused.value) == (
-        f"{path} is damaged or no checkpoint of ours (BadZipFile), and {tmp_path / 'previous.ckpt'} is damaged or no "
-        "checkpoint of ours (EOFError); train again with --overwrite"
+        f"{path} is damaged or was not written by dcs-nas (BadZipFile), and {tmp_path / 'previous.ckpt'} is "
+        "damaged or was not written by dcs-nas (EOFError); train again with --overwrite"
     )
 
 
@@ -124,7 +124,7 @@ def test_a_last_that_is_gone_while_the_one_before_is_there_is_replaced_too(tmp_p
     path.unlink()
     assert whole_checkpoint(path).name == "previous.ckpt"
     path.with_name("previous.ckpt").unlink()
-    with pytest.raises(InputError, match="there is no checkpoint .*has the run finished an epoch"):
+    with pytest.raises(InputError, match="there is no checkpoint .*the run must finish an epoch first"):
         whole_checkpoint(path)
 
 
@@ -202,7 +202,7 @@ def test_a_finished_training_with_a_damaged_last_is_made_whole_to_the_bit(
     assert _same_bits(whole, run)
     assert _same_bits(whole, run, "best")
     assert read_metrics(run / "metrics.csv") == rows
-    assert "going back to previous.ckpt, of epoch 2" in (run / "log.txt").read_text()
+    assert "using previous.ckpt of epoch 2" in (run / "log.txt").read_text()
 
 
 def test_an_evaluation_says_which_checkpoint_it_is_of(trained: tuple[Path, Path], tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from dcs_nas.data.images import image_cache
 from dcs_nas.errors import InputError
 from dcs_nas.files import LEFTOVER, atomic_folder, describe_os_error, remove_leftovers, write_json, write_text
 from dcs_nas.report.page import write_report
-from dcs_nas.runs import logging_to, read_metrics
+from dcs_nas.runs import log_to, read_metrics
 from dcs_nas.runs.lock import lock_folder
 from dcs_nas.training.checkpoints import fault, load_checkpoint
 from dcs_nas.training.evaluate import evaluate_run
@@ -179,7 +179,7 @@ def test_a_limit_on_the_size_of_files_is_one_line_and_exit_code_1(tmp_path: Path
 
 
 def test_a_log_on_a_full_disk_loses_lines_and_stops_nothing(capsys: pytest.CaptureFixture) -> None:
-    with logging_to(Path("/dev/full")):
+    with log_to(Path("/dev/full")):
         logging.getLogger("dcs_nas").info("a line")
     assert "Logging error" not in capsys.readouterr().err
 

@@ -155,7 +155,7 @@ def test_a_killed_process_ends_the_others_and_one_goes_on_from_where_two_were(jo
     ended = _fail(job, "killed", "1:2:kill")
     assert ended.codes == [1, -9]
     (error,) = ended.errors
-    assert re.search(r"process 0 of 2 lost another one of its job, .* \(connection .*go on with --resume", error)
+    assert re.search(r"process 0 of 2 lost another one of its job, .* \(connection .*resume with --resume", error)
     _search(job, "killed", processes=1, resume=True)
     _same_to_noise(job.parent / "killed", alone)
     assert [row["epoch"] for row in read_metrics(job.parent / "killed" / "metrics.csv")] == [0, 1, 2]

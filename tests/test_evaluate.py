@@ -167,8 +167,8 @@ def test_the_configuration_sets_how_to_evaluate_and_options_replace_it(run: Path
         (["--data", "msmt17"], "--data msmt17 needs --root"),
         (["--data-option", "version"], "option 'version' is not of the form key=value"),
         (["--data-option", "version=V1"], "data set 'market1501'"),
-        (["--save-features", "f.txt"], "should be named *.npz"),
-        (["--checkpoint", "best"], "held nobody out (retrain.validation is 0)"),
+        (["--save-features", "f.txt"], "does not end in .npz"),
+        (["--checkpoint", "best"], "held out no identities (retrain.validation is 0)"),
     ],
 )
 def test_wrong_options_are_one_clear_line(

@@ -23,7 +23,7 @@ from dcs_nas.data.augment import Normalize
 from dcs_nas.data.images import read_image
 from dcs_nas.errors import InputError
 from dcs_nas.export import exporting as export
-from dcs_nas.export.exporting import ExportedFile, differences, export_run, traced
+from dcs_nas.export.exporting import ExportedFile, differences, export_run, trace
 from dcs_nas.export.extractor import Deployable, Extractor, at_a_step
 from dcs_nas.export.metadata import ExportInfo, read_properties
 from dcs_nas.export.onnx_model import OnnxModel
@@ -36,7 +36,7 @@ from dcs_nas.models.backbones.swin import SwinTransformer
 from dcs_nas.models.backbones.transreid import TransReID
 from dcs_nas.models.backbones.vit import VisionTransformer
 from dcs_nas.models.blocks import ATTENTION, build_attention
-from dcs_nas.models.chain_space import ConvNorm, SqueezeExcite, fitted
+from dcs_nas.models.chain_space import ConvNorm, SqueezeExcite, fit_channels
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.models.operations import OPERATIONS, DilatedConv, FactorizedReduce, PoolBn, Zero, build_operation
 from dcs_nas.training.evaluate import evaluate_run, load_trained
@@ -129,7 +129,7 @@ class Parts(nn.Module):
         x = self.rga(self.blocks(x)) + self.squeeze(x)
         theta = torch.tanh(x.mean((2, 3))[:, :2])
         maps = [*self.cross(x, -x), self.instance_norm(x), self.features(x), self.incept(_region(x, theta, (6, 4)))]
-        maps += [Zero(2)(x), fitted(x, 40)]
+        maps += [Zero(2)(x), fit_channels(x, 40)]
         maps += [cell(x) for cell in self.cells]
         return torch.cat([*(nn.functional.normalize(y) for y in seen), *(y.mean((2, 3)) for y in maps)], dim=1)
 
@@ -137,7 +137,7 @@ class Parts(nn.Module):
 def test_parts_of_all_networks_agree_with_their_files_on_batches_of_another_size(tmp_path: Path) -> None:
     source = _source(_with_statistics(Parts()), 18, 16)
     images = torch.randint(0, 256, (3, 3, 18, 16), dtype=torch.uint8)
-    program = traced(source)
+    program = trace(source)
     assert differences(program.module(), source, images).max() <= 1e-5
     run = export._write_onnx(program, source.info, tmp_path / "parts.onnx")
     assert differences(run, source, images).max() <= 1e-4

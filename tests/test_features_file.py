@@ -103,7 +103,7 @@ def test_what_is_no_npz_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_name_without_npz_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"features.bin should be named \*.npz"):
+    with pytest.raises(InputError, match=r"features.bin does not end in .npz"):
         save_features(tmp_path / "features.bin", FeatureSet(**arrays()))
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 import dcs_nas
 from dcs_nas.data.images import read_image
 from dcs_nas.errors import InputError
-from dcs_nas.evaluation.gallery import Gallery, nearest, write_gallery
+from dcs_nas.evaluation.gallery import Gallery, find_nearest, write_gallery
 from dcs_nas.export.run_model import RunModel
 from tests.command_line import refused, run_command
 from tests.run_folders import trained
@@ -215,7 +215,7 @@ def test_nearest_reads_blocks_and_keeps_the_order_of_ties(tmp_path: Path, monkey
         tmp_path / "g.npz", features, [f"{i}.jpg" for i in range(40)], metric="euclidean", folder=tmp_path, model={}
     )
     query = np.random.randint(-2, 3, size=(4, 3)).astype("f4")
-    indices, distances = nearest(query, Gallery.open(tmp_path / "g.npz"), 11)
+    indices, distances = find_nearest(query, Gallery.open(tmp_path / "g.npz"), 11)
     exact = np.linalg.norm(query[:, None] - features[None], axis=2)
     order = np.argsort(exact, axis=1, kind="stable")[:, :11]
     np.testing.assert_array_equal(indices, order)
@@ -225,19 +225,19 @@ def test_nearest_reads_blocks_and_keeps_the_order_of_ties(tmp_path: Path, monkey
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 def test_an_index_finds_what_comparing_finds(tmp_path: Path, metric: str) -> None:
     pytest.importorskip("faiss", reason="the extra 'index' is not installed")
-    from dcs_nas.evaluation.index import nearest_by_index, open_index
+    from dcs_nas.evaluation.index import open_index, search_index
 
     features = np.random.randn(300, 16).astype("f4")
     names = [f"{i}.jpg" for i in range(300)]
     write_gallery(tmp_path / "g.npz", features, names, metric=metric, folder=tmp_path, model={})
     gallery, query = Gallery.open(tmp_path / "g.npz"), np.random.randn(5, 16).astype("f4")
-    exact = nearest(query, gallery, 10)
+    exact = find_nearest(query, gallery, 10)
     for approximate in (False, True):
         file = tmp_path / f"{approximate}.faiss"
         for is_new in (True, False):
             index, made = open_index(file, gallery, approximate=approximate)
             assert made is is_new
-            indices, distances = nearest_by_index(index, query, gallery, 10)
+            indices, distances = search_index(index, query, gallery, 10)
             if not approximate:
                 np.testing.assert_array_equal(indices, exact[0])
                 np.testing.assert_allclose(distances, exact[1], atol=1e-4)
@@ -249,7 +249,7 @@ def test_an_index_finds_what_comparing_finds(tmp_path: Path, metric: str) -> Non
     with pytest.raises(InputError, match="is the index of another gallery"):
         open_index(tmp_path / "False.faiss", Gallery.open(tmp_path / "h.npz"))
     (tmp_path / "bad.faiss").write_bytes(b"no index")
-    with pytest.raises(InputError, match="is no index"):
+    with pytest.raises(InputError, match="is not an index"):
         open_index(tmp_path / "bad.faiss", gallery)
 
 

@@ -69,7 +69,7 @@ def test_predictions_of_fast_reid_are_divided_into_queries_and_gallery(
     expected = scores(tmp_path / "ours.npz")
     assert scores(tmp_path / "predictions.pth", "--queries", 10) == expected
     line = refused(capsys, "rank", tmp_path / "predictions.pth")
-    assert "holds 20 images, the queries first; say how many these are: --queries N" in line
+    assert "holds 20 images, queries first; give their number with --queries N" in line
 
 
 def test_a_folder_of_vectors_is_read_by_the_names_of_its_files(
@@ -103,7 +103,7 @@ def test_a_distance_matrix_scores_as_the_features_that_it_is_of(
     assert scores(tmp_path / "distmat.npy", "--labels", tmp_path / "labels.npz") == expected
     assert scores(tmp_path / "both.npz") == expected
     assert scores(tmp_path / "both.pt") == expected
-    assert "says not who is in the images; give --labels" in refused(capsys, "rank", tmp_path / "distmat.npy")
+    assert "holds no labels; give --labels" in refused(capsys, "rank", tmp_path / "distmat.npy")
     assert "--rerank needs features" in refused(capsys, "rank", tmp_path / "both.npz", "--rerank")
     assert "--labels goes with a distance matrix" in refused(
         capsys, "rank", tmp_path / "ours.npz", "--labels", tmp_path / "labels.npz"

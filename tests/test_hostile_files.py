@@ -400,7 +400,7 @@ def test_a_member_that_is_no_array_and_labels_beyond_64_bits_are_refused(tmp_pat
     np.savez(path, **arrays(query_features=None))
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("query_features.npy", b"plain text")
-    _refused(lambda: load_features(path), "query_features is damaged: it is no array")
+    _refused(lambda: load_features(path), "query_features is not an array")
     np.savez(path, **arrays(query_pids=np.full(4, 2**64 - 1, dtype=np.uint64)))
     _refused(lambda: load_features(path), "query_pids holds 18446744073709551615; integers below 2")
 

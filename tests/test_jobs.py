@@ -170,7 +170,7 @@ def test_an_interrupted_search_says_so_and_exits_with_2(job: Path, tmp_path: Pat
         process.kill()
         process.communicate()
     assert process.returncode == 2
-    assert "interrupted; what was saved stays: search, pretrain, retrain and tune go on with --resume" in said
+    assert "interrupted; what was saved stays: search, pretrain, retrain and tune resume with --resume" in said
     assert "Traceback" not in said
 
 
@@ -287,7 +287,7 @@ def test_a_damaged_checkpoint_is_named(trained: Path, tmp_path: Path) -> None:
     whole = (trained / "checkpoints" / "last.ckpt").read_bytes()
     for content in (b"", b"junk", whole[: len(whole) // 2]):
         (tmp_path / "checkpoints" / "last.ckpt").write_bytes(content)
-        with pytest.raises(InputError, match=r"last\.ckpt is damaged or no checkpoint of ours"):
+        with pytest.raises(InputError, match=r"last\.ckpt is damaged or was not written by dcs-nas"):
             load_trained(tmp_path)
 
 
@@ -324,7 +324,7 @@ def test_an_interrupted_demo_goes_on_and_a_finished_one_starts_anew(
     out = tmp_path / "demo"
     shutil.copytree(people, out / "data")
     short = ["-o", "search.epochs=1", "-o", "retrain.epochs=1"]
-    for said in ("search ...", "holds a finished demo: starting anew"):
+    for said in ("search ...", "holds a finished demo: starting again"):
         with pytest.raises(SystemExit) as stopped:
             main(["demo", "--out", str(out), "--config", str(job), *short])
         assert not stopped.value.code

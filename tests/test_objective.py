@@ -68,7 +68,7 @@ def made(backbone: nn.Module | None = None, **loss: Any) -> tuple[Config, ReidNe
     config = job(**loss)
     network = ReidNetwork(backbone or Plain(), PEOPLE, height=16, width=8)
     features = network.num_features
-    return config, network, build_objective(config.loss, people=PEOPLE, features=features, network=network)
+    return config, network, build_objective(config.loss, num_identities=PEOPLE, features=features, network=network)
 
 
 def people_images(count: int = 12) -> Images:
@@ -92,7 +92,7 @@ def test_settings_of_ib_reach_the_loss_from_a_configuration_file(tmp_path: Path)
     path.write_text("loss: {ib_kind: ibb, ib_input: stem, ib_grid: [4, 2], ib_normalize: true}")
     config = load_config(path, ["loss.ib_estimate=exact"])
     network = ReidNetwork(Plain(), PEOPLE, height=16, width=8)
-    objective = build_objective(config.loss, people=PEOPLE, features=6, network=network)
+    objective = build_objective(config.loss, num_identities=PEOPLE, features=6, network=network)
     bottleneck = objective.information_bottleneck
     assert bottleneck is not None
     assert (objective.settings.ib_input, objective.settings.ib_estimate, bottleneck.kind) == ("stem", "exact", "ibb")
@@ -111,7 +111,7 @@ def test_choosing_input_or_estimate_without_a_kind_is_refused() -> None:
 @pytest.mark.parametrize("loss", [{"ib_input": "stem"}, {"ib_estimate": "exact"}])
 def test_a_loop_that_cannot_do_it_refuses_at_once(loss: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="are not for this strategy; use image and streaming"):
-        build_objective(job(**loss).loss, people=PEOPLE, features=6)
+        build_objective(job(**loss).loss, num_identities=PEOPLE, features=6)
 
 
 def test_exact_statistics_refuse_a_loop_that_ends_epochs_itself() -> None:

@@ -82,7 +82,7 @@ def _searching(space: str, relaxation: str, order: str) -> BilevelSearch:
     )
     for norm in (m for m in network.modules() if isinstance(m, nn.BatchNorm2d) and m.weight is not None):
         nn.init.uniform_(norm.weight, 0.5, 1.5)  # no block starts as the identity
-    objective = build_objective(config.loss, people=IDENTITIES, features=network.num_features)
+    objective = build_objective(config.loss, num_identities=IDENTITIES, features=network.num_features)
     nothing: Any = None
     halves = dict.fromkeys(HALVES, nothing)
     module = BilevelSearch(

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from dcs_nas.errors import InputError
 from dcs_nas.evaluation import FEATURE_KEYS, FeatureDistances, RankingResult, rank, rank_distances, top_k
-from dcs_nas.evaluation.matching import _count_ahead, ranks_of
+from dcs_nas.evaluation.matching import _count_ahead, count_ranks
 
 GOLDEN = Path(__file__).parent / "golden" / "evaluation.npz"
 
@@ -210,7 +210,7 @@ def test_counting_on_an_accelerator_equals_counting_on_the_cpu(device: torch.dev
     order = np.argsort(block.numpy(), axis=1, kind="stable")
     expected = [order[r].tolist().index(c) + 1 for r, c in zip(rows, columns, strict=True)]
     block = block.to(device)
-    assert ranks_of(block, rows, columns).tolist() == expected
+    assert count_ranks(block, rows, columns).tolist() == expected
     assert (1 + _count_ahead(block, rows, columns)).tolist() == expected
 
 
@@ -422,7 +422,7 @@ def test_distances_that_are_no_finite_numbers_are_refused() -> None:
 
 
 def test_a_ranked_list_of_drawn_galleries_is_refused() -> None:
-    with pytest.raises(InputError, match="has no one ranked list"):
+    with pytest.raises(InputError, match="has no single ranked list"):
         top_k(np.ones((1, 2)), [1], [1, 2], [0], [1, 1], protocol="single_gallery_shot")
     with pytest.raises(InputError, match="queries must lie within 0 and 0; found 4 to 4"):
         top_k(np.ones((1, 2)), [1], [1, 2], [0], [1, 1], queries=[4])

@@ -209,7 +209,7 @@ def test_bad_features_and_settings_give_one_clear_line(changes: dict, message: s
 @pytest.mark.parametrize(
     ("place", "matrix", "message"),
     [
-        (1, np.ones((3, 3)), r"query_query has shape \(3, 3\); \(2, 2\) fits query_gallery's \(2, 4\)"),
+        (1, np.ones((3, 3)), r"query_query has shape \(3, 3\); \(2, 2\) fits query_gallery \(2, 4\)"),
         (2, np.ones((4, 3)), r"gallery_gallery has shape \(4, 3\); \(4, 4\) fits"),
         (0, np.full((2, 4), np.nan), "distances hold NaN or infinity"),
         (0, np.full((2, 4), -0.5), "distances hold negative numbers"),

@@ -119,7 +119,7 @@ def test_what_outlives_an_owner_keeps_the_lock_and_is_said_to(tmp_path: Path) ->
         fcntl.flock(file, fcntl.LOCK_EX)
         child = subprocess.Popen(["sleep", "60"], pass_fds=[file.fileno()])
     _sign(tmp_path)
-    words = r"in use by what dcs-nas search demo \(process \d+ .*\) has left running"
+    words = r"in use by child processes of dcs-nas search demo \(process \d+ .*\), which has ended"
     with pytest.raises(InputError, match=words), lock_folder(tmp_path):
         pass
     child.kill()
@@ -136,7 +136,10 @@ def test_where_there_are_no_locks_a_word_is_said_and_a_living_owner_heeded(
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     run = RunFolder.start(tmp_path / "run", _config())
-    assert "has no locks (No locks available): see that no other process works on it" in (run / "log.txt").read_text()
+    assert (
+        "has no locks (No locks available): make sure that no other process works on it"
+        in (run / "log.txt").read_text()
+    )
     _sign(run.path, pid=os.getppid())
     with pytest.raises(InputError, match=rf"in use by dcs-nas search demo \(process {os.getppid()} on"):
         RunFolder.start(run.path, _config(), resume=True)

@@ -13,8 +13,8 @@ from dcs_nas.config import EvaluateConfig
 from dcs_nas.errors import InputError
 from dcs_nas.evaluation import (
     FeatureSet,
+    apply_changes,
     average_query_expansion,
-    changed,
     load_features,
     rank,
     rank_distances,
@@ -87,11 +87,11 @@ def test_settings_choose_every_step(features: FeatureSet) -> None:
     expected = rank(**features.arrays(), average_precision="trapezoid")
     assert scored.report()["mAP"] == expected.mAP
     assert scored.report()["confidence"]["resamples"] == 10
-    settings = changed(own, {"protocol": "no_camera_filter", "confidence": 0})
+    settings = apply_changes(own, {"protocol": "no_camera_filter", "confidence": 0})
     other = score(features, settings, protocol="cross_camera")
     assert (other.result.protocol.name, other.confidence) == ("no_camera_filter", None)
     with pytest.raises(InputError, match="unknown key 'expnd'; did you mean expand"):
-        changed(own, {"expnd": 3})
+        apply_changes(own, {"expnd": 3})
 
 
 def test_paths_of_images_are_kept_with_their_features(features: FeatureSet, tmp_path: Path) -> None:

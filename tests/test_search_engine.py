@@ -30,7 +30,7 @@ from dcs_nas.space import (
     load_genotype,
     load_space,
 )
-from dcs_nas.strategies.derive import likely, supernet_score
+from dcs_nas.strategies.derive import likely, score_supernet
 from dcs_nas.strategies.job import run_search
 from dcs_nas.strategies.monitor import CollapseGuard
 from dcs_nas.strategies.perturbation import by_perturbation
@@ -333,13 +333,13 @@ def test_settings_that_make_no_sense_are_refused(override: str, message: str, jo
 
 def test_a_supernet_scores_genotypes_on_the_people_held_out(job: Path, tmp_path: Path) -> None:
     found = run_search(_config(job, "validation=0.3", "epochs=1"), tmp_path / "run")
-    score = supernet_score(tmp_path / "run", batches=2)
+    score = score_supernet(tmp_path / "run", batches=2)
     first = score(found)
     assert 0 < first <= 1
     assert score(found) == first
     run_search(_config(job, "epochs=1"), tmp_path / "blind")
     with pytest.raises(InputError, match="held no identities out; search with search.validation above 0"):
-        supernet_score(tmp_path / "blind")
+        score_supernet(tmp_path / "blind")
 
 
 @pytest.mark.parametrize("space", ["cells", "chain"])
@@ -352,7 +352,7 @@ def test_derivation_by_retrieval_keeps_the_likely_genotype_that_finds_people_bes
     assert found.origin.method.endswith("derived by retrieval")
     assert "the best of 4" in (tmp_path / "run" / "log.txt").read_text()
     assert load_genotype(tmp_path / "run" / "genotype.yaml") == found
-    score = supernet_score(tmp_path / "run", batches=2)
+    score = score_supernet(tmp_path / "run", batches=2)
     weights = score.supernet.mixture_weights()
     file = find_shipped_file("search_spaces", "demo_chain") if space == "chain" else job.parent / "space.yaml"
     record = ArchitectureRecord(tmp_path, load_space(file), data="", seed=3, method="")

@@ -50,7 +50,7 @@ def test_a_signal_ends_a_command_in_one_line_with_exit_code_2(number: signal.Sig
         process.communicate()
     assert process.returncode == 2
     assert (
-        said == "dcs-nas: interrupted; what was saved stays: search, pretrain, retrain and tune go on with --resume\n"
+        said == "dcs-nas: interrupted; what was saved stays: search, pretrain, retrain and tune resume with --resume\n"
     )
 
 

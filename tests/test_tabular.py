@@ -194,7 +194,7 @@ def shipped(tmp_path, monkeypatch):
     """Made-up tables in place of the shipped ones."""
     for name in TABLES:
         written(tmp_path / f"{name}.csv", name)
-    monkeypatch.setattr("dcs_nas.space.table._shipped", lambda name: tmp_path / f"{name}.csv")
+    monkeypatch.setattr("dcs_nas.space.table._find_shipped", lambda name: tmp_path / f"{name}.csv")
     return tmp_path
 
 

@@ -18,14 +18,14 @@ from dcs_nas.config import Config, PredictorConfig, load_config
 from dcs_nas.errors import InputError
 from dcs_nas.models.space_kinds import kind_of
 from dcs_nas.runs import RunFolder, read_metrics
-from dcs_nas.runs.workers import Worker, living_worker, open_journal
+from dcs_nas.runs.workers import Worker, open_journal, register_worker
 from dcs_nas.space import Origin, find_shipped_file, load_genotype, load_space
 from dcs_nas.space.architectures import architectures, decode, encode
 from dcs_nas.space.table import SIZE, TABLES
 from dcs_nas.strategies import parallel
 from dcs_nas.strategies.job import STRATEGIES, run_search
 from dcs_nas.strategies.neighbors import Neighborhood, encode_choices
-from dcs_nas.strategies.surrogate import features_of, predict
+from dcs_nas.strategies.surrogate import encode_features, predict
 from dcs_nas.strategies.trial_strategy import TrialStrategy
 from dcs_nas.strategies.trials import Proposal, TrialFolder
 from dcs_nas.training import loop
@@ -66,7 +66,7 @@ def tables(made_up: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     """Made-up tables in place of the shipped ones, in a folder for runs."""
     for name in TABLES:
         shutil.copy(made_up / f"{name}.csv", tmp_path)
-    monkeypatch.setattr("dcs_nas.space.table._shipped", lambda name: tmp_path / f"{name}.csv")
+    monkeypatch.setattr("dcs_nas.space.table._find_shipped", lambda name: tmp_path / f"{name}.csv")
     return tmp_path
 
 
@@ -234,7 +234,7 @@ def test_the_gaussian_process_is_that_of_its_formula_and_both_models_order_what_
 def test_features_are_encodings_and_ranks_of_equal_weight() -> None:
     encodings = [np.array([1.0, 0, 0]), np.array([0, 1.0, 0]), np.array([0, 0, 1.0]), np.array([1.0, 0, 0])]
     evidence = [{"a": 1e9, "b": 1}, {"a": -5, "b": 1}, {"b": 2}, {"a": 0, "b": 3}]
-    features = features_of(encodings, evidence)
+    features = encode_features(encodings, evidence)
     assert features.shape == (4, 5)
     assert features[:, :3].var(0).sum() == pytest.approx(1)
     assert features[:, 3:].var(0).sum() == pytest.approx(1)
@@ -375,7 +375,7 @@ def test_workers_train_every_genotype_once_and_a_dead_ones_trial_is_handed_out_a
             dead = parallel._next(Worker(folder, study, "dead"))  # its lock in workers/ is not held
             assert dead is not None
             handed.append(dead.number)
-        with living_worker(folder) as one, living_worker(folder) as two:
+        with register_worker(folder) as one, register_worker(folder) as two:
             claimed = [parallel._next(Worker(folder, study, name)) for name in (one, two)]
             for trial in claimed:
                 if trial is not None:

@@ -24,8 +24,8 @@ from dcs_nas.config import Config, load_config
 from dcs_nas.errors import InputError
 from dcs_nas.runs.lock import lock_folder
 from dcs_nas.tune import trials, tuning
-from dcs_nas.tune.space import DISTRIBUTIONS, overrides, read_space
-from dcs_nas.tune.study import TUNERS, TuneWorker, create_study, label, load_study, open_storage
+from dcs_nas.tune.space import DISTRIBUTIONS, format_overrides, read_space
+from dcs_nas.tune.study import TUNERS, TuneWorker, create_study, load_study, name_trial, open_storage
 from tests.chains import chain_space, random_chain
 
 ROOT = Path(__file__).parents[1]
@@ -107,7 +107,7 @@ def test_every_distribution_is_drawn_from_within_its_bounds(given: Any, fits: An
         found = [values["data.options.anything"] for _, values in iter(worker.next, None)]
     assert len(found) == 30 if tuner == "Random" else found
     assert all(map(fits, found))
-    assert overrides({"data.options.anything": found[0]})[0].startswith("data.options.anything=")
+    assert format_overrides({"data.options.anything": found[0]})[0].startswith("data.options.anything=")
     if tuner == "GridSearch" and given == {"quniform": [0, 1, 0.25]}:
         assert sorted(found) == [0, 0.25, 0.5, 0.75, 1]
 
@@ -124,7 +124,7 @@ def test_a_normal_distribution_has_its_mean_and_spread(tmp_path: Path) -> None:
 def test_values_reach_the_configuration_as_they_were_drawn(tmp_path: Path) -> None:
     path = _file(tmp_path)
     values = {"retrain.lr": 1.2345678901234567e-05, "retrain.milestones": [3, 9], "retrain.channels": None}
-    config = load_config(path, overrides(values))
+    config = load_config(path, format_overrides(values))
     assert config.retrain is not None
     assert config.retrain.lr == values["retrain.lr"]
     assert config.retrain.milestones == (3, 9)
@@ -251,7 +251,7 @@ def _worker(config: Config, folder: Path, *, joins: bool = False) -> Iterator[Tu
     storage = open_storage(config.section("tune"), folder)
     if not joins:
         create_study(config, storage)
-    with TuneWorker.at_work(config, folder, load_study(config, storage)) as worker:
+    with TuneWorker.start(config, folder, load_study(config, storage)) as worker:
         yield worker
 
 
@@ -316,7 +316,7 @@ def test_a_trial_that_outlives_its_worker_is_left_alone_until_it_ends(tmp_path: 
     with _worker(config, tmp_path) as worker:
         trial, values = worker.next()
     with _worker(config, tmp_path, joins=True) as worker:
-        with lock_folder(tmp_path / label(trial)):
+        with lock_folder(tmp_path / name_trial(trial)):
             assert worker.next() is None
             with pytest.raises(InputError, match="trial_000 is in use by"):
                 worker.require_none_left()
@@ -572,7 +572,7 @@ def test_a_second_process_joins_and_the_trial_of_a_killed_one_is_repeated(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_ask_to_stop_and_have_their_old_meaning_afterwards(number: signal.Signals) -> None:
     before = signal.getsignal(number)
-    with trials.interruptions() as stopped:
+    with trials.catch_signals() as stopped:
         assert not stopped()
         os.kill(os.getpid(), number)
         assert _wait_for(stopped)

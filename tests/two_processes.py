@@ -133,7 +133,7 @@ def _without_batch_norm() -> None:
     for norm in (nn.BatchNorm1d, nn.BatchNorm2d):
         norm.forward = lambda self, x: x  # type: ignore[method-assign]
     operations.weighted_norm = lambda norm, x, weight: x if weight is None else weight * x
-    super_cell._normed = _weighted
+    super_cell._norm = _weighted
 
 
 def _weighted(norms: Sequence[nn.Module], x: Tensor, weights: Sequence[Tensor] | None) -> Tensor:

@@ -26,7 +26,7 @@ from dcs_nas.cli import (
 )
 from dcs_nas.cli.console import stop_bars
 from dcs_nas.cli.examples import epilog
-from dcs_nas.cli.interruption import ended_by_signals
+from dcs_nas.cli.interruption import end_by_signals
 from dcs_nas.errors import InputError, TrainingError
 from dcs_nas.files import describe_os_error
 from dcs_nas.processes import find_launch, is_first_to_fail
@@ -57,11 +57,11 @@ def _options(
 
         print(f"dcs-nas {__version__}")
         raise typer.Exit
-    found = find_launch()
-    if found is not None and found.world > 1 and context.invoked_subcommand not in _DISTRIBUTED:
+    launched = find_launch()
+    if launched is not None and launched.world > 1 and context.invoked_subcommand not in _DISTRIBUTED:
         raise InputError(
-            f"dcs-nas {context.invoked_subcommand} runs as one process, but {found.launcher} has started "
-            f"{found.world}; start it without {found.launcher} ({', '.join(_DISTRIBUTED)} run on several)"
+            f"dcs-nas {context.invoked_subcommand} runs as one process, but {launched.launcher} has started "
+            f"{launched.world}; start it without {launched.launcher} ({', '.join(_DISTRIBUTED)} run on several)"
         )
 
 
@@ -92,20 +92,20 @@ _INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command and exit; an error is one line that says what was found, what was expected and how to fix it."""
+    """Run a command and exit; an error is one line: what was found, what was expected, how to fix it."""
     limit_spinning()
-    given = sys.argv[1:] if arguments is None else arguments
-    verbose = any(a in ("-v", "--verbose") for a in given)
+    words = sys.argv[1:] if arguments is None else arguments
+    verbose = any(a in ("-v", "--verbose") for a in words)
     code = None
-    with contextlib.suppress(KeyboardInterrupt), ended_by_signals():
-        code = _run([a for a in given if a not in ("-v", "--verbose")], verbose)
+    with contextlib.suppress(KeyboardInterrupt), end_by_signals():
+        code = _run([a for a in words if a not in ("-v", "--verbose")], verbose)
     if code is None:
-        _fail("interrupted; what was saved stays: search, pretrain, retrain and tune go on with --resume", False)
+        _fail("interrupted; what was saved stays: search, pretrain, retrain and tune resume with --resume", False)
     sys.exit(2 if code is None else code)
 
 
 def _run(arguments: list[str], verbose: bool) -> int | None:
-    """Return the exit code of a command, or None where it was interrupted."""
+    """Return the exit code of a command, or None if it was interrupted."""
     try:
         code = app(arguments or ["--help"], prog_name="dcs-nas", standalone_mode=False)
         if code != _INTERRUPTED:
@@ -141,6 +141,6 @@ def _fail(message: str, verbose: bool) -> None:
         return
     if verbose:
         traceback.print_exc()
-    found = find_launch()
-    who = f", process {found.rank} of {found.world}" if found is not None and found.rank else ""
+    launched = find_launch()
+    who = f", process {launched.rank} of {launched.world}" if launched is not None and launched.rank else ""
     print(f"dcs-nas{who}: {' '.join(message.split())}", file=sys.stderr, flush=True)

@@ -28,9 +28,9 @@ def report(
     ] = 0,
     extension: Extension = None,
 ) -> None:
-    """One self-contained HTML page of a run: curves, architecture over the epochs, scores, ranked lists, attention.
+    """Write one self-contained HTML page of a run: curves, architecture over the epochs, scores, ranked lists, maps.
 
-    A folder that holds a search and what was trained from it (results/NAME) is shown as one; other runs side by side.
+    A folder with a search and its training (results/NAME) is shown as one run, other runs side by side.
     """
     from dcs_nas.report.page import Options, write_report
 
@@ -67,13 +67,13 @@ def visualize(
     from dcs_nas.space import load_genotype
 
     if len(genotype) > 2:
-        raise InputError(f"{len(genotype)} genotypes are given; expected one, or two to compare")
+        raise InputError(f"found {len(genotype)} genotypes; expected one, or two to compare")
     formats = tuple(f.strip() for f in format.split(",") if f.strip())
-    first, *others = genotype
-    if first.is_dir() and not others:
+    first, *rest = genotype
+    if first.is_dir() and not rest:
         run = RunFolder(first.parent if first == RunFolder(first.parent).architecture else first)
         drawing = draw_history(first, out or run.graphs, formats=formats, theme=theme)
-    elif others:
+    elif rest:
         a, b = (load_genotype(path) for path in genotype)
         drawing = draw_difference(a, b, out or RunFolder(first.parent).graphs, formats=formats, theme=theme)
     else:
@@ -88,7 +88,7 @@ def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a retraining run.")],
     format: Annotated[str, typer.Option(help="Some of onnx,pt2.")] = "onnx,pt2",
     out: Annotated[Path | None, typer.Option("--out", help="Folder; by default export/ in RUN.")] = None,
-    checkpoint: Annotated[str, typer.Option(help="last, or best where people were held out.")] = "last",
+    checkpoint: Annotated[str, typer.Option(help="last, or best if identities were held out.")] = "last",
     extension: Extension = None,
 ) -> None:
     """Write the feature extractor of a trained run as model.onnx and model.pt2.

@@ -43,32 +43,34 @@ def bench(
         return
     if len(target) > _SHOWN:
         raise InputError(f"{len(target)} architectures are named; expected at most {_SHOWN} at a time")
-    found = Table.read(name or _table_of(target[0]))
+    lookup = Table.read(name or _find_table(target[0]))
     labels = [_label(text) for text in target]
-    entries = {label if labels.count(label) == 1 else text: _entry(text, found) for label, text in zip(labels, target)}
+    entries = {
+        label if labels.count(label) == 1 else text: _find_entry(text, lookup) for label, text in zip(labels, target)
+    }
     columns = ["architecture", "mAP", "spread", "rank", "regret", "to the front", "multiply-adds", "parameters"]
-    table(f"{found.name}: {len(found)} architectures, {_noise(found)}", columns, map(_row, entries.values()))
+    table(f"{lookup.name}: {len(lookup)} architectures, {_format_noise(lookup)}", columns, map(_row, entries.values()))
     if out is not None:
         from dcs_nas.report.charts import draw_standing
 
-        draw_standing(found, entries, out)
+        draw_standing(lookup, entries, out)
         print(out)
 
 
-def _describe(found: Table) -> None:
-    entries = found.entries
+def _describe(lookup: Table) -> None:
+    entries = lookup.entries
     places = {"best": entries[0], "median": entries[len(entries) // 2], "worst": entries[-1]}
-    title = f"{found.name}: {len(found)} architectures{'' if found.whole else ' so far'}, {_noise(found)}"
+    title = f"{lookup.name}: {len(lookup)} architectures{'' if lookup.whole else ' so far'}, {_format_noise(lookup)}"
     rows = [[place, e.architecture, f"{e.score:.2f}", f"{e.multiply_adds:,}"] for place, e in places.items()]
     table(title, ["", "architecture", "mAP", "multiply-adds"], rows)
-    if not found.whole:
-        say(f"{found.name} is unfinished: ranks and regrets are among the architectures that are trained")
+    if not lookup.whole:
+        say(f"{lookup.name} is unfinished: ranks and regrets are among the architectures that are trained")
 
 
-def _noise(found: Table) -> str:
-    if found.noise is None:
+def _format_noise(lookup: Table) -> str:
+    if lookup.noise is None:
         return "noise not measured yet"
-    return f"noise {found.noise.score:.2f} of a spread of {found.noise.between:.2f} points"
+    return f"noise {lookup.noise.score:.2f} of a spread of {lookup.noise.between:.2f} points"
 
 
 def _row(entry: Entry) -> list[str]:
@@ -78,25 +80,25 @@ def _row(entry: Entry) -> list[str]:
     return [entry.architecture, *scores, str(entry.rank), *distances, *costs]
 
 
-def _table_of(target: str) -> str:
-    """The table of a target's space; a text is recognised by how chains are written."""
+def _find_table(target: str) -> str:
+    """Return the name of the table of a target's space; a text is recognised by the notation of chains."""
     from dcs_nas.space import load_genotype
 
-    path = _file(target)
+    path = _find_genotype(target)
     if path is not None:
         return load_genotype(path).space.name
     return "bench_cells" if "~" in target else "bench_chain"
 
 
-def _entry(target: str, found: Table) -> Entry:
+def _find_entry(target: str, lookup: Table) -> Entry:
     from dcs_nas.space import load_genotype
 
-    path = _file(target)
-    return found[target if path is None else load_genotype(path)]
+    path = _find_genotype(target)
+    return lookup[target if path is None else load_genotype(path)]
 
 
-def _file(target: str) -> Path | None:
-    """The genotype file that a target names; None for a text such as ``skip_connect~0|sep_conv_3x3~2+dcs``."""
+def _find_genotype(target: str) -> Path | None:
+    """Return the genotype file of a target, or None for a text such as ``skip_connect~0|sep_conv_3x3~2+dcs``."""
     if "~" in target or "|" in target:
         return None
     path = Path(target)

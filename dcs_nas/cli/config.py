@@ -54,7 +54,7 @@ def config(
 
 
 def _schema() -> dict[str, object]:
-    """Return the JSON schema; ``name`` may be left out of a file, which then gives its own."""
+    """Return the JSON schema; ``name`` may be left out; the default is the name of the file."""
     from dcs_nas.config import Config
 
     schema = Config.model_json_schema(by_alias=True)

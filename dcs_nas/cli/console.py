@@ -14,13 +14,13 @@ _SHORT = 16  # characters
 
 
 def say(text: str) -> None:
-    """A line to standard error, as it is; of several processes the first alone speaks."""
+    """Write a line to standard error, in the first process only."""
     if is_first():
         print(text, file=sys.stderr, flush=True)
 
 
 def progress(label: str) -> Callable[[int, int], None]:
-    """A bar that appears with its first step and goes with its last: call it with (done, total)."""
+    """Return a progress bar, shown from its first step to its last: call it with (done, total)."""
     bar: list[Any] = []
 
     def update(done: int, total: int) -> None:
@@ -56,9 +56,9 @@ def show_log() -> None:
 def table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, words: bool = False, whole: int = 0
 ) -> None:
-    """A table on standard output; numbers stand to the right, ``words`` to the left.
+    """Print a table on standard output; numbers are right-aligned, ``words`` left-aligned.
 
-    Where the terminal is narrow, cells are folded, but not those of the first ``whole`` columns that are short.
+    A narrow terminal folds cells, except short ones of the first ``whole`` columns.
     """
     if not is_first():
         return

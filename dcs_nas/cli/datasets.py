@@ -12,27 +12,29 @@ from dcs_nas.cli.options import Extension, load_extension_files, parse_options
 
 
 def synth(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to make.")],
-    train_people: Annotated[int, typer.Option(help="People to train on.")] = 100,
-    test_people: Annotated[int, typer.Option(help="Other people, to test on.")] = 60,
-    distractor_people: Annotated[int, typer.Option(help="People in the gallery alone.")] = 12,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to create.")],
+    train_identities: Annotated[int, typer.Option("--train-people", help="Identities to train on.")] = 100,
+    test_identities: Annotated[int, typer.Option("--test-people", help="Other identities, to test on.")] = 60,
+    distractor_identities: Annotated[
+        int, typer.Option("--distractor-people", help="Identities only in the gallery.")
+    ] = 12,
     junk_images: Annotated[int, typer.Option(help="Gallery images of partial or no bodies.")] = 60,
     cameras: Annotated[int, typer.Option(help="Cameras.")] = 5,
-    images_per_camera: Annotated[int, typer.Option(help="Images of a person in each camera passed.")] = 4,
+    images_per_camera: Annotated[int, typer.Option(help="Images of an identity in each camera.")] = 4,
     height: Annotated[int, typer.Option(help="Pixels.")] = 128,
     width: Annotated[int, typer.Option(help="Pixels.")] = 64,
-    occlusion: Annotated[int, typer.Option(help="Percent of images with something in front.")] = 22,
-    misalignment: Annotated[int, typer.Option(help="How far boxes miss the body, in percent of the usual.")] = 100,
+    occlusion: Annotated[int, typer.Option(help="Percent of images with an occluded body.")] = 22,
+    misalignment: Annotated[int, typer.Option(help="Error of the boxes, in percent of the usual.")] = 100,
     subject: Annotated[str, typer.Option(help="people, or tiles: panels of coloured tiles.")] = "people",
-    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed; equal seeds write equal bytes.")] = 0,
 ) -> None:
     """Draw a synthetic pedestrian data set in Market-1501 layout."""
     from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
 
     settings = SyntheticSettings(
-        train_people=train_people,
-        test_people=test_people,
-        distractor_people=distractor_people,
+        train_people=train_identities,
+        test_people=test_identities,
+        distractor_people=distractor_identities,
         junk_images=junk_images,
         cameras=cameras,
         images_per_camera=images_per_camera,
@@ -60,7 +62,7 @@ def datasets(
     images: Annotated[bool, typer.Option("--images", help="Also decode every image.")] = False,
     extension: Extension = None,
 ) -> None:
-    """The known data sets; check one on disk."""
+    """List the known data sets, or check one on disk."""
     from dcs_nas.data.check import check_dataset
     from dcs_nas.data.datasets import DATASETS, describe
     from dcs_nas.errors import InputError

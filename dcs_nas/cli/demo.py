@@ -1,4 +1,4 @@
-"""``dcs-nas demo``: synthetic people, search, retraining, evaluation, pictures, a report, in one go."""
+"""``dcs-nas demo``: synthetic data, search, retraining, evaluation, pictures and a report in one command."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def demo(
     config: Annotated[str, typer.Option(help="The configuration to run.")] = "demo",
     override: Overrides = None,
 ) -> None:
-    """Draw people, search, retrain, evaluate, draw the architecture, report; ends with a table of what came out.
+    """Draw a data set, search, retrain, evaluate, draw the architecture, write a report; print a table of the scores.
 
-    A demo that was interrupted goes on where it stopped; one that was finished starts anew.
+    An interrupted demo resumes; a finished one starts again.
     """
     from dcs_nas import api
     from dcs_nas.environment import describe_environment
@@ -41,7 +41,7 @@ def demo(
 
     summary = out / "demo.json"
     if summary.is_file():
-        say(f"{out} holds a finished demo: starting anew")
+        say(f"{out} holds a finished demo: starting again")
         for part in (*_STAGES, "graphs"):
             shutil.rmtree(out / part, ignore_errors=True)
         summary.unlink()
@@ -49,15 +49,15 @@ def demo(
     settings = settings.model_copy(update={"data": settings.data.model_copy(update={"root": out / "data"})})
     show_log()
     minutes: dict[str, float] = {}
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for name, stage in _STAGES.items():
         say(f"{name} ...")
         began = time.perf_counter()
-        found |= stage(out, settings)
+        results |= stage(out, settings)
         minutes[name] = (time.perf_counter() - began) / 60
-    _show(out, found, minutes)
+    _show(out, results, minutes)
     facts = {"data": "synthetic", "config": config, "seed": settings.seed, **describe_environment()}
-    write_json(summary, {**facts, **found, "minutes": minutes})
+    write_json(summary, {**facts, **results, "minutes": minutes})
 
 
 def _synth(out: Path, settings: Config) -> dict[str, Any]:
@@ -128,19 +128,19 @@ _STAGES: dict[str, Callable[[Path, Config], dict[str, Any]]] = {
 }
 
 
-def _show(out: Path, found: dict[str, Any], minutes: dict[str, float]) -> None:
+def _show(out: Path, results: dict[str, Any], minutes: dict[str, float]) -> None:
     rows = []
     for name, (_, label) in _FEATURES.items():
-        scores = found["scores"][name]
+        scores = results["scores"][name]
         values = [*(scores["cmc"][k - 1] for k in (1, 5, 10)), scores["mAP"], scores["mINP"]]
         rows.append([label, *(f"{100 * value:.1f} %" for value in values)])
-    table("synthetic people, people unseen in training", ["", "rank-1", "rank-5", "rank-10", "mAP", "mINP"], rows)
-    size = [[f"{found['parameters'] / 1e6:.3f} M", f"{found['multiply_adds'] / 1e6:.1f} M"]]
+    table("synthetic data, identities unseen in training", ["", "rank-1", "rank-5", "rank-10", "mAP", "mINP"], rows)
+    size = [[f"{results['parameters'] / 1e6:.3f} M", f"{results['multiply_adds'] / 1e6:.1f} M"]]
     table("searched network", ["parameters", "FLOPs (multiply-adds)"], size)
     times = [f"{minutes[stage]:.2f}" for stage in _STAGES]
     table("minutes", [*_STAGES, "all"], [[*times, f"{sum(minutes.values()):.2f}"]])
-    print(f"open:\n  {out / found['report']}")
-    for file in found["graphs"]:
+    print(f"open:\n  {out / results['report']}")
+    for file in results["graphs"]:
         print(f"  {out / file}")
     print(f"  {out / 'search' / 'genotype.yaml'}\n  {out / 'retrain' / 'evaluation.json'}")
     print(f"  tensorboard --logdir {shlex.quote(str(out))}")

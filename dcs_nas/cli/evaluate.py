@@ -17,7 +17,7 @@ from dcs_nas.cli.options import (
     Csv,
     Extension,
     Overrides,
-    given_settings,
+    collect_settings,
     in_order,
     load_extension_files,
     parse_options,
@@ -40,7 +40,7 @@ _SAME_SCORES = ("trainer.", "data.root", "data.cache", "data.test_batch", "data.
 def evaluate(
     run: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="RUN...", help="Folder of a retraining run; of several, the mean is given."),
+        typer.Argument(metavar="RUN...", help="Folder of a retraining run; the mean of several."),
     ] = None,
     backbone: Annotated[
         str | None, typer.Option(metavar="NAME", help="Instead of RUN: a registered backbone with --weights.")
@@ -56,12 +56,13 @@ def evaluate(
     splits: Annotated[
         int | None, typer.Option(metavar="N", min=2, help="Mean over its splits 0 to N - 1, e.g. 20 of classic CUHK03.")
     ] = None,
-    checkpoint: Annotated[str, typer.Option(help="last, or best where people were held out.")] = "last",
+    checkpoint: Annotated[str, typer.Option(help="last, or best if identities were held out.")] = "last",
     features: Annotated[str, typer.Option(help="network, color-histogram or color-histogram-corrected.")] = "network",
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="By default evaluation.json in RUN.")] = None,
     csv: Csv = None,
     save_features: Annotated[
-        Path | None, typer.Option(metavar="FILE.npz", help="Keep features, people, cameras and paths, as rank reads.")
+        Path | None,
+        typer.Option(metavar="FILE.npz", help="Save features, identities, cameras and paths, as rank reads them."),
     ] = None,
     pictures: Annotated[
         int | None,
@@ -77,7 +78,7 @@ def evaluate(
 ) -> None:
     """CMC, mAP and mINP of a trained run, on its own or on another data set; or of a backbone's weights without a run.
 
-    What is not given here is as the section evaluate of the run's configuration says.
+    Options that are left out take the values of the section evaluate of the run's configuration.
     """
     from dcs_nas import api
     from dcs_nas.training.overrides import split_overrides
@@ -100,16 +101,16 @@ def evaluate(
             if value is not None:
                 raise InputError(f"--{option} is about one evaluation, found several; give one RUN and no --splits")
     load_extension_files(extension)
-    others, of_evaluate = split_overrides(override or [])
-    given = in_order({**of_evaluate, **given_settings(settings)})
+    remaining, of_evaluate = split_overrides(override or [])
+    changes = in_order({**of_evaluate, **collect_settings(settings)})
     data_options = parse_options(data_option)
     same: dict[str, Any] = {
         "data_options": data_options,
         "features": features,
         "checkpoint": checkpoint,
-        "overrides": others,
+        "overrides": remaining,
     }
-    what = {**same, "data_name": data, "root": root, "progress": progress, **given}
+    what = {**same, "data_name": data, "root": root, "progress": progress, **changes}
 
     if backbone is not None:
         assert weights is not None
@@ -121,9 +122,9 @@ def evaluate(
             data_name=data,
             root=root,
             data_options=data_options,
-            overrides=others,
+            overrides=remaining,
             progress=progress,
-            **given,
+            **changes,
         ).evaluation
         if is_first():
             score_table(one.report, f"{backbone}, {weights}: {one.report['data']['version']}")
@@ -132,27 +133,29 @@ def evaluate(
         return
 
     def file_of(folder: Path, one: Evaluation) -> Path:
-        return RunFolder(folder).evaluation_file(*_variants(one, given=given, data=data, splits=splits, **same))
+        return RunFolder(folder).evaluation_file(
+            *_name_variants(one, changes=changes, data=data, splits=splits, **same)
+        )
 
     if splits is not None:
-        found = [scores.evaluation for scores in api.evaluate_splits(run[0], splits, **what)]
-        names = [one.dataset.version for one in found]
-        _write_average(found, names, f"{run[0]}, {features}", [json, file_of(run[0], found[0])])
+        results = [scores.evaluation for scores in api.evaluate_splits(run[0], splits, **what)]
+        names = [one.dataset.version for one in results]
+        _write_average(results, names, f"{run[0]}, {features}", [json, file_of(run[0], results[0])])
         return
-    found = []
+    results = []
     for folder in run:
         one = api.evaluate(folder, **what).evaluation
-        found.append(one)
+        results.append(one)
         if not is_first():
             continue
         score_table(one.report, f"{folder}: {one.report['data']['version']}, {features}")
         _write_report(one.report, [None if len(run) > 1 else json, file_of(folder, one)], "scores")
     if len(run) > 1:
-        _write_average(found, list(map(str, run)), f"mean of {len(run)} runs, {features}", [json])
+        _write_average(results, list(map(str, run)), f"mean of {len(run)} runs, {features}", [json])
     elif is_first():
-        _write_details(found[0], csv, save_features)
+        _write_details(results[0], csv, save_features)
         if pictures is not None:
-            _draw(run[0], found[0], file_of(run[0], found[0]).stem, pictures, top or _TOP)
+            _draw(run[0], results[0], file_of(run[0], results[0]).stem, pictures, top or _TOP)
 
 
 def _require_weights_alone(
@@ -169,25 +172,25 @@ def _require_weights_alone(
         raise InputError(f"without a RUN, {', '.join(missing)} is needed too")
 
 
-def _write_details(found: Evaluation, csv: Path | None, features: Path | None) -> None:
+def _write_details(result: Evaluation, csv: Path | None, features: Path | None) -> None:
     """Write the scores of each query, and the features."""
     from dcs_nas.evaluation import save_features
 
     if csv is not None:
-        found.result.write_csv(csv, names=[record.path for record in found.query.records])
+        result.result.write_csv(csv, names=[record.path for record in result.query.records])
         say(f"queries: {csv}")
     if features is not None:
-        save_features(features, found.features)
+        save_features(features, result.features)
         say(f"features: {features}")
 
 
 def _write_average(
-    found: Sequence[Evaluation], names: Sequence[str], title: str, targets: Sequence[Path | None]
+    results: Sequence[Evaluation], names: Sequence[str], title: str, targets: Sequence[Path | None]
 ) -> None:
     from dcs_nas.evaluation import average
 
     if is_first():
-        mean = average([one.report for one in found])
+        mean = average([one.report for one in results])
         average_table(mean, names, title)
         _write_report(mean, targets, "mean")
 
@@ -204,25 +207,25 @@ def _write_report(report: Mapping[str, Any], targets: Sequence[Path | None], wha
         say(f"{what}: {path}")
 
 
-def _draw(run: Path, found: Evaluation, name: str, count: int, top: int) -> None:
-    """The CMC curve and the ranked lists of the ``count`` hardest queries, in ``RUN/ranked/NAME``."""
+def _draw(run: Path, result: Evaluation, name: str, count: int, top: int) -> None:
+    """Draw the CMC curve and the ranked lists of the ``count`` hardest queries in ``RUN/ranked/NAME``."""
     from dcs_nas.report.charts import cmc_curve, draw_cmc
     from dcs_nas.report.ranked_pictures import RankedPictures
     from dcs_nas.report.retrieval import hardest_lists
 
     folder = RunFolder(run).ranked / name
-    report, version = found.report, found.dataset.version
+    report, version = result.report, result.dataset.version
     for file in draw_cmc([cmc_curve(report, run.name)], folder, title=f"{version}, {report['protocol']['name']}"):
         print(file)
     if not count:
         return
-    lists = hardest_lists(found.result, found.distances, found.features, count=count, top=top)
-    height, width = found.query.pixels[[0]].shape[1:3]
-    protocol = found.result.protocol
+    lists = hardest_lists(result.result, result.distances, result.features, count=count, top=top)
+    height, width = result.query.pixels[[0]].shape[1:3]
+    protocol = result.result.protocol
     steps = ["expanded queries"] * bool(protocol.expansion) + ["re-ranked"] * bool(protocol.rerank)
     pictures = RankedPictures(
-        found.dataset,
-        found.features,
+        result.dataset,
+        result.features,
         aspect=width / height,
         subtitle=", ".join([version, f"{protocol.metric} distance", *steps]),
         camera_filter=protocol.name != "no_camera_filter",
@@ -232,10 +235,10 @@ def _draw(run: Path, found: Evaluation, name: str, count: int, top: int) -> None
     say(f"{len(lists)} ranked lists: {folder}")
 
 
-def _variants(
-    found: Evaluation,
+def _name_variants(
+    result: Evaluation,
     *,
-    given: Mapping[str, Any],
+    changes: Mapping[str, Any],
     data: str | None,
     data_options: Mapping[str, Any],
     features: str,
@@ -243,19 +246,19 @@ def _variants(
     overrides: Sequence[str],
     splits: int | None,
 ) -> list[str]:
-    """Return what sets a way to evaluate apart, by which the file of its scores is named, e.g. ``dukemtmc, rerank``.
+    """Return the options that name the file of an evaluation, e.g. ``dukemtmc, rerank``.
 
-    ``given`` are the settings that replace the run's own; intervals don't change scores and are not named. Other images
-    than the run's own are named by the start of their fingerprint, ``overrides`` by key and value.
+    ``changes`` replace settings of the run; intervals don't change scores and are not named. Images other than the
+    run's own are named by the start of their fingerprint, ``overrides`` by key and value.
     """
-    images = found.report["data"]["fingerprint"][:8] if found.report["data"]["other_images"] else None
-    settings = {key: value for key, value in given.items() if key not in ("confidence", "max_rank")}
+    images = result.report["data"]["fingerprint"][:8] if result.report["data"]["other_images"] else None
+    settings = {key: value for key, value in changes.items() if key not in ("confidence", "max_rank")}
     parts = [
         data,
         f"images-{images}" if images else None,
         *(f"{key}-{value}" for key, value in data_options.items()),
         *(_override_name(item) for item in overrides if not item.strip().startswith(_SAME_SCORES)),
-        *(_short_name(key, value) for key, value in settings.items()),
+        *(_shorten(key, value) for key, value in settings.items()),
         features if features != "network" else None,
         checkpoint if checkpoint != "last" else None,
         f"{splits}-splits" if splits else None,
@@ -264,7 +267,8 @@ def _variants(
 
 
 def _override_name(item: str) -> str:
-    """
+    """Name an override for a file.
+
     >>> _override_name("data.height=384")
     'height-384'
     """
@@ -272,7 +276,7 @@ def _override_name(item: str) -> str:
     return f"{key.strip().rpartition('.')[2]}-{value.strip()}"
 
 
-def _short_name(key: str, value: Any) -> str:
+def _shorten(key: str, value: Any) -> str:
     if isinstance(value, bool):
         return key if value else f"no-{key}"
     return value if isinstance(value, str) else f"{key.replace('rerank_', '').replace('_', '-')}-{value}"

@@ -19,7 +19,7 @@ from dcs_nas.errors import InputError
 Model = Annotated[
     Path, typer.Argument(metavar="RUN", help="Folder of a retraining run, or MODEL.onnx of dcs-nas export.")
 ]
-Checkpoint = Annotated[str, typer.Option(help="last, or best where people were held out.")]
+Checkpoint = Annotated[str, typer.Option(help="last, or best if identities were held out.")]
 
 
 def extract(
@@ -32,7 +32,7 @@ def extract(
 ) -> None:
     """Write the features of any number of images, with their paths and the metric to compare them by.
 
-    Of a folder all images in it and below are taken. After an interruption the same command goes on where it was.
+    Of a folder all images in it and below are taken. After an interruption the same command resumes.
     """
     from dcs_nas.export.extraction import extract as write
     from dcs_nas.export.extraction import list_image_files
@@ -72,7 +72,7 @@ def find(
     checkpoint: Checkpoint = "last",
     extension: Extension = None,
 ) -> None:
-    """Find a person again: the gallery images nearest to one image, as a list and as a picture."""
+    """Find the gallery images nearest to one image; write a list and a picture."""
     from dcs_nas.export.finding import find as search
     from dcs_nas.export.run_model import open_model
     from dcs_nas.files import write_text
@@ -85,26 +85,26 @@ def find(
     if approximate and index is None:
         raise InputError("--approximate is a kind of index; name its file by --index FILE")
     model = open_model(run, checkpoint=checkpoint, overrides=override or [])
-    found = search(model, query, gallery, top=top, index=index, approximate=approximate, progress=progress)
-    for note in found.notes:
+    result = search(model, query, gallery, top=top, index=index, approximate=approximate, progress=progress)
+    for note in result.notes:
         say(note)
-    if not found.images:
+    if not result.images:
         raise InputError(f"{gallery} holds no image but {query} itself; name a folder with others")
-    rows = [[str(one.rank), f"{one.distance:.4f}", str(one.path)] for one in found.images]
-    table(f"nearest to {query}", ["rank", f"{found.metric} distance", "image"], rows, words=True)
+    rows = [[str(one.rank), f"{one.distance:.4f}", str(one.path)] for one in result.images]
+    table(f"nearest to {query}", ["rank", f"{result.metric} distance", "image"], rows, words=True)
     if csv is not None:
         text = io.StringIO()
         writer = csv_module.writer(text, lineterminator="\n")
         writer.writerow(["query", "rank", "image", "distance"])
-        writer.writerows([query, one.rank, one.path, f"{one.distance:.6f}"] for one in found.images)
+        writer.writerows([query, one.rank, one.path, f"{one.distance:.6f}"] for one in result.images)
         write_text(csv, text.getvalue())
         say(f"list: {csv}")
     info = model.info
     draw_nearest(
         picture,
         query,
-        [(one.path, one.distance) for one in found.images],
+        [(one.path, one.distance) for one in result.images],
         aspect=info.width / info.height,
-        subtitle=f"{found.searched:,} images of {gallery}, {found.metric} distance, {info.network} of {info.run}",
+        subtitle=f"{result.searched:,} images of {gallery}, {result.metric} distance, {info.network} of {info.run}",
     )
     print(picture)

@@ -18,7 +18,7 @@ class _Ended(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
-def ended_by_signals() -> Iterator[None]:
+def end_by_signals() -> Iterator[None]:
     """Within it, SIGTERM ends a command as Ctrl-C does: half-written files go, and the exit code is 2.
 
     An interruption can be lost: Python drops it in a destructor or the callback of a weak reference, and so do

@@ -23,7 +23,7 @@ GenotypeFile = Annotated[
     typer.Option("--genotype", help="Genotype file; retrain takes that of the search of the same name by default."),
 ]
 Folder = Annotated[Path | None, typer.Option("--out", help="Run folder; by default results/NAME/COMMAND.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on after an interruption, from the last whole epoch.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Resume from the last completed epoch.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run that the folder holds.")]
 Extension = Annotated[
     list[Path] | None,
@@ -45,29 +45,31 @@ def with_evaluate_options(*, without: Sequence[str] = ()) -> Callable[[_C], _C]:
     def decorate(command: _C) -> _C:
         signature = inspect.signature(command, eval_str=True)
         fields = EvaluateConfig.model_fields
-        options = {name: _option(name, fields[name], f"--{_dashed(name)}") for name in fields if name not in without}
+        options = {name: _option(name, fields[name], f"--{_to_dashes(name)}") for name in fields if name not in without}
         for short, name in _OTHER_SPELLINGS.items():
             options[f"short_{short}"] = _option(name, fields[name], f"--{short}", hidden=True)
         options["trapezoid"] = Annotated[bool | None, typer.Option("--trapezoid/--hits", hidden=True)]
         own = [p for p in signature.parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
-        made = [Parameter(n, Parameter.KEYWORD_ONLY, default=None, annotation=option) for n, option in options.items()]
-        command.__signature__ = signature.replace(parameters=[*own, *made])  # type: ignore[attr-defined]
+        parameters = [
+            Parameter(n, Parameter.KEYWORD_ONLY, default=None, annotation=option) for n, option in options.items()
+        ]
+        command.__signature__ = signature.replace(parameters=[*own, *parameters])  # type: ignore[attr-defined]
         command.__annotations__ |= options
         return command
 
     return decorate
 
 
-def given_settings(options: Mapping[str, Any]) -> dict[str, Any]:
+def collect_settings(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of ``EvaluateConfig`` that the command line gave, in the order of its fields."""
-    given = dict(options)
+    values = dict(options)
     for short, name in _OTHER_SPELLINGS.items():
-        value = given.pop(f"short_{short}")
-        given[name] = value if given[name] is None else given[name]
-    trapezoid = given.pop("trapezoid")
-    if trapezoid is not None and given["average_precision"] is None:
-        given["average_precision"] = "trapezoid" if trapezoid else "hits"
-    return in_order({name: value for name, value in given.items() if value is not None})
+        value = values.pop(f"short_{short}")
+        values[name] = value if values[name] is None else values[name]
+    trapezoid = values.pop("trapezoid")
+    if trapezoid is not None and values["average_precision"] is None:
+        values["average_precision"] = "trapezoid" if trapezoid else "hits"
+    return in_order({name: value for name, value in values.items() if value is not None})
 
 
 def in_order(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,9 +102,9 @@ def _option(name: str, field: Any, spelling: str, *, hidden: bool = False) -> An
     """Return the annotation of an option: a flag of a truth value, a number, or else text."""
     kind = field.annotation if field.annotation in (bool, int, float) else str
     if kind is bool:
-        spelling = f"{spelling}/--no-{_dashed(name)}"
+        spelling = f"{spelling}/--no-{_to_dashes(name)}"
     return Annotated[kind | None, typer.Option(spelling, help=field.description, hidden=hidden)]
 
 
-def _dashed(name: str) -> str:
+def _to_dashes(name: str) -> str:
     return name.replace("_", "-")

@@ -47,10 +47,10 @@ def profile(
     latency_table: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Measure every candidate of the space, for search.cost.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Measure the latency table anew.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Measure the latency table again.")] = False,
     extension: Extension = None,
 ) -> None:
-    """Parameters, FLOPs (multiply-adds), activation memory and latency of a network, layer by layer, without its head.
+    """Print parameters, FLOPs, activation memory and latency of a network by layer, without its head.
 
     FLOPs are multiply-adds of convolutions, linear layers and matrix products, attention's two among them, for one
     image. Activation memory is what a training pass keeps for the backward pass, for one image, in float32. Latency is
@@ -68,27 +68,29 @@ def profile(
     from dcs_nas.models.network_profile import profile as measure
 
     load_extension_files(extension)
-    found = read_target(target, Sizes(height, width, channels, cells), override or [])
-    if memory is not None and found.config is None:
+    subject = read_target(target, Sizes(height, width, channels, cells), override or [])
+    if memory is not None and subject.config is None:
         raise InputError(f"--memory is for a job's settings, but {target} has none; name a configuration or a training")
     where = resolve_device(device)
     if latency_table is not None and rounds == 0:
         raise InputError("--latency-table needs rounds; leave --rounds 0 out")
     if threads is not None:
         torch.set_num_threads(threads)
-    levels = depth or (3 if found.supernet else 2)
-    result = measure(found.network, found.height, found.width, device=where, batch=batch, depth=levels, rounds=rounds)
-    _show(found.title, result)
+    levels = depth or (3 if subject.supernet else 2)
+    result = measure(
+        subject.network, subject.height, subject.width, device=where, batch=batch, depth=levels, rounds=rounds
+    )
+    _show(subject.title, result)
     latencies = None
     if latency_table is not None:
-        latencies = _measured(found, latency_table, where, batch=batch, rounds=rounds, overwrite=overwrite)
-    if found.supernet:
-        _show_space(found, latencies)
-    needed, step_bytes = found.step_memory(where), None
-    if needed is not None and found.config is not None:
-        step_bytes = _show_memory(found.config, needed, memory)
+        latencies = _measure(subject, latency_table, where, batch=batch, rounds=rounds, overwrite=overwrite)
+    if subject.supernet:
+        _show_space(subject, latencies)
+    needed, step_bytes = subject.step_memory(where), None
+    if needed is not None and subject.config is not None:
+        step_bytes = _show_memory(subject.config, needed, memory)
     if json is not None:
-        facts = {"target": str(target), "title": found.title, "step_bytes": step_bytes}
+        facts = {"target": str(target), "title": subject.title, "step_bytes": step_bytes}
         write_json(json, {**facts, **asdict(result), **describe_environment()})
         say(f"profile: {json}")
 
@@ -115,13 +117,13 @@ def _show_memory(config: Config, needed: StepMemory, card: float | None) -> int:
     if card is None:
         return peak
     largest = needed.largest_batch(int(SHARE * card * GIB), multiple=data.images_per_person)
-    people = largest // data.images_per_person
+    identities = largest // data.images_per_person
     if images <= largest:
         say(f"fits on {card:g} GiB, of which {1 - SHARE:.0%} stay free; largest batch {largest}")
-    elif people > 1:
+    elif identities > 1:
         say(
             f"does not fit on {card:g} GiB, of which {1 - SHARE:.0%} stay free; largest batch {largest}: "
-            f"-o data.people_per_batch={people * processes}"
+            f"-o data.people_per_batch={identities * processes}"
         )
     else:
         say(f"does not fit on {card:g} GiB with any batch; take smaller images or a smaller network")
@@ -134,9 +136,9 @@ def _row(layer: LayerProfile) -> list[str]:
     return [layer.name or "(itself)", layer.kind, shape, *costs, _milliseconds(layer.microseconds)]
 
 
-def _show_space(found: Target, latencies: LatencyTable | None) -> None:
-    """What the candidates cost, and between what a target (search.cost.target) can lie."""
-    costs = found.costs
+def _show_space(subject: Target, latencies: LatencyTable | None) -> None:
+    """Print the costs of the candidates, and the bounds of a target (search.cost.target)."""
+    costs = subject.costs
     if costs is None:
         return
     names = {"": costs.structure.operations, "_attention": costs.structure.attention}
@@ -157,30 +159,32 @@ def _show_space(found: Target, latencies: LatencyTable | None) -> None:
     table("networks of this space (search.cost.target)", ("cost", "least", "most", "unit"), lines)
 
 
-def _measured(
-    found: Target, file: Path, device: torch.device, *, batch: int, rounds: int, overwrite: bool
+def _measure(
+    subject: Target, file: Path, device: torch.device, *, batch: int, rounds: int, overwrite: bool
 ) -> LatencyTable:
-    """The latency table of the target's space: the file's where it fits, else measured and written there."""
+    """Return the latency table of the target's space: read from the file if it fits, else measured and written."""
     from dcs_nas.errors import InputError
     from dcs_nas.models.build import NO_LATENCY
     from dcs_nas.models.latency import LatencyTable, device_name, measure_table
 
-    if found.costs is None:
-        raise InputError(f"--latency-table: {NO_LATENCY}" if found.supernet else f"{found.title} belongs to no space")
-    space = found.costs.cost_space()
+    if subject.costs is None:
+        raise InputError(
+            f"--latency-table: {NO_LATENCY}" if subject.supernet else f"{subject.title} belongs to no space"
+        )
+    space = subject.costs.cost_space()
     if file.exists() and not overwrite:
         known = LatencyTable.read(file)
         asked = (space, device_name(device), batch)
         for what, old, new in zip(("space", "device", "batch"), (known.space, known.device, known.batch), asked):
             if old != new:
                 raise InputError(f"{file} has {what} '{old}', not '{new}'; give another file, or use --overwrite")
-        say(f"latency table: {file} was measured before; --overwrite measures anew")
+        say(f"latency table: {file} was measured before; --overwrite measures it again")
         return known
     shown = progress("measuring")
-    made = measure_table(found.costs.works(), space, device=device, batch=batch, rounds=rounds, progress=shown)
-    made.write(file)
+    measured = measure_table(subject.costs.works(), space, device=device, batch=batch, rounds=rounds, progress=shown)
+    measured.write(file)
     say(f"latency table: {file}; use it: -o search.cost.kind=latency -o search.cost.latency_table={file}")
-    return made
+    return measured
 
 
 def _millions(count: float) -> str:

@@ -77,49 +77,50 @@ class Target:
 
 
 def read_target(path: Path, sizes: Sizes, overrides: list[str]) -> Target:
-    """The network that a path, or a name in configs/ or genotypes/, stands for.
+    """Return the network of a path, or of a name in configs/ or genotypes/.
 
-    Raises ``InputError`` for what is none of the three, and for sizes or overrides that the target does not have.
+    Raises:
+        InputError: none of the three, or sizes or overrides that the target does not have.
     """
     if path.is_dir():
-        return _of_run(path, sizes, overrides)
+        return _read_run(path, sizes, overrides)
     path = genotype_file(path)
     if is_published(path):
-        _no_overrides(path, overrides)
-        return _of_genotype(load_genotype(path), sizes, str(path))
+        _refuse_overrides(path, overrides)
+        return _read_genotype(load_genotype(path), sizes, str(path))
     if path.is_file():
         data = read_yaml(path)
         if "format" in data or isinstance(data.get("genotype"), dict):
-            _no_overrides(path, overrides)
-            return _of_genotype(load_genotype(path), sizes, str(path))
+            _refuse_overrides(path, overrides)
+            return _read_genotype(load_genotype(path), sizes, str(path))
     config = load_settings(path, overrides)
     if path == RunFolder(path.parent).config_file and RunFolder(path.parent).is_run():
         RunFolder(path.parent).load_extensions()  # a run's own file, so its code is run on the terms of run folders
     else:
         load_extensions(config.extensions)
-    return _of_config(config, sizes, str(path))
+    return _read_config(config, sizes, str(path))
 
 
-def _of_run(path: Path, sizes: Sizes, overrides: list[str]) -> Target:
-    _no_overrides(path, overrides)
+def _read_run(path: Path, sizes: Sizes, overrides: list[str]) -> Target:
+    _refuse_overrides(path, overrides)
     run = RunFolder(path)
     config, file = run.config(), run.genotype_file
     run.load_extensions()
     searched = config.search is not None and not run.contents().trained
     if config.training is not None and config.training.backbone is not None and not file.is_file():
-        return _of_backbone(config, config.training, sizes, str(path))
+        return _read_backbone(config, config.training, sizes, str(path))
     if not file.is_file():
         raise InputError(f"{path} has no genotype.yaml yet; finish the run with --resume, or name a genotype file")
     genotype, settings = load_genotype(file), config.training
     if searched or settings is None:
-        return _of_genotype(genotype, sizes, str(file))
+        return _read_genotype(genotype, sizes, str(file))
     trained = Sizes(
         sizes.height or config.data.height,
         sizes.width or config.data.width,
         sizes.channels or settings.channels,
         sizes.cells or settings.cells,
     )
-    target = _of_genotype(genotype, trained, str(path))
+    target = _read_genotype(genotype, trained, str(path))
     size = {"height": target.height, "width": target.width}
     changes = {"channels": trained.channels, "cells": trained.cells, "weights": None}
     settings, data = settings.model_copy(update=changes), config.data.model_copy(update=size)
@@ -130,19 +131,19 @@ def _of_run(path: Path, sizes: Sizes, overrides: list[str]) -> Target:
     )
 
 
-def _of_config(config: Config, sizes: Sizes, source: str) -> Target:
+def _read_config(config: Config, sizes: Sizes, source: str) -> Target:
     if config.training is not None and config.training.backbone is not None:
-        return _of_backbone(config, config.training, sizes, source)
+        return _read_backbone(config, config.training, sizes, source)
     if config.search is None:
         raise InputError(
             f"{source} names neither a search space (search.space) nor a backbone (retrain.backbone); "
             "profile the genotype that it would train"
         )
     space = load_space(find_shipped_file("search_spaces", config.search.space))
-    data = _resized(config.data, sizes)
+    data = _resize(config.data, sizes)
     title = f"supernet of {config.search.space}, images {data.height} x {data.width}"
     if "channels" not in space.supports:
-        _no_widths(sizes, f"a {space.kind} space")
+        _refuse_widths(sizes, f"a {space.kind} space")
     changes = {name: value for name in ("channels", "cells") if (value := getattr(sizes, name)) is not None}
     settings = config.search.model_copy(update=changes)
     network = build_supernet(space, settings, data, IDENTITIES, config.dcs)
@@ -159,19 +160,19 @@ def _of_config(config: Config, sizes: Sizes, source: str) -> Target:
     )
 
 
-def _of_backbone(config: Config, settings: RetrainConfig, sizes: Sizes, source: str) -> Target:
-    _no_widths(sizes, f"backbone '{settings.backbone}'")
-    data = _resized(config.data, sizes)
+def _read_backbone(config: Config, settings: RetrainConfig, sizes: Sizes, source: str) -> Target:
+    _refuse_widths(sizes, f"backbone '{settings.backbone}'")
+    data = _resize(config.data, sizes)
     network = build_fixed(settings.model_copy(update={"weights": None}), data, IDENTITIES, None, config.dcs)
     title = f"{settings.backbone} of {source}, images {data.height} x {data.width}"
     config = config.model_copy(update={"data": data})
     return Target(title, network.backbone, data.height, data.width, config=config, with_heads=network)
 
 
-def _of_genotype(genotype: AnyGenotype, sizes: Sizes, source: str) -> Target:
-    data = _resized(DataConfig(height=genotype.network.height, width=genotype.network.width), sizes)
+def _read_genotype(genotype: AnyGenotype, sizes: Sizes, source: str) -> Target:
+    data = _resize(DataConfig(height=genotype.network.height, width=genotype.network.width), sizes)
     if "channels" not in genotype.supports:
-        _no_widths(sizes, f"a genotype of a {genotype.kind} space")
+        _refuse_widths(sizes, f"a genotype of a {genotype.kind} space")
     genotype = genotype.resize(data.height, data.width, channels=sizes.channels, cells=sizes.cells)
     kind = kind_of(genotype)
     return Target(
@@ -183,17 +184,17 @@ def _of_genotype(genotype: AnyGenotype, sizes: Sizes, source: str) -> Target:
     )
 
 
-def _resized(data: DataConfig, sizes: Sizes) -> DataConfig:
+def _resize(data: DataConfig, sizes: Sizes) -> DataConfig:
     changes: dict[str, Any] = {"height": sizes.height or data.height, "width": sizes.width or data.width}
     return data.model_copy(update=changes)
 
 
-def _no_overrides(path: Path, overrides: list[str]) -> None:
+def _refuse_overrides(path: Path, overrides: list[str]) -> None:
     if overrides:
         raise InputError(f"{path} is not a configuration, so -o {overrides[0]} has nothing to replace; leave it out")
 
 
-def _no_widths(sizes: Sizes, what: str) -> None:
+def _refuse_widths(sizes: Sizes, what: str) -> None:
     for name in ("channels", "cells"):
         if getattr(sizes, name) is not None:
             raise InputError(f"--{name} is {getattr(sizes, name)}, but {what} has its own; leave --{name} out")

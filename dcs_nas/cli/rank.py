@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from dcs_nas.cli.console import progress, say
-from dcs_nas.cli.options import Csv, given_settings, parse_options, with_evaluate_options
+from dcs_nas.cli.options import Csv, collect_settings, parse_options, with_evaluate_options
 from dcs_nas.cli.tables import score_table
 from dcs_nas.errors import InputError
 
 if TYPE_CHECKING:
     from dcs_nas.config import EvaluateConfig
     from dcs_nas.data.records import Record
-    from dcs_nas.evaluation import FeatureSet, Scored
+    from dcs_nas.evaluation import FeatureSet, Scores
     from dcs_nas.export.onnx_model import OnnxModel
 
     _Images = Sequence[Record]
@@ -32,7 +32,7 @@ _TOP = 10
 @with_evaluate_options(without=["flip", "neck"])
 def rank(
     features: Annotated[
-        Path, typer.Argument(metavar="FILE", help="FEATURES.npz with people and cameras, or MODEL.onnx.")
+        Path, typer.Argument(metavar="FILE", help="FEATURES.npz with identities and cameras, or MODEL.onnx.")
     ],
     query: Annotated[
         Path | None,
@@ -71,7 +71,7 @@ def rank(
     csv: Csv = None,
     **settings: Any,
 ) -> None:
-    """CMC, mAP and mINP of anyone's features, across cameras unless another protocol or data set is given.
+    """Score features of any origin by CMC, mAP and mINP, across cameras unless another protocol or data set is set.
 
     A file that dcs-nas evaluate --save-features wrote is scored as it was there; options replace single settings.
 
@@ -84,25 +84,25 @@ def rank(
     """
     from dcs_nas.config import EvaluateConfig
     from dcs_nas.environment import describe_environment
-    from dcs_nas.evaluation import changed, score, score_matrix, settings_of
+    from dcs_nas.evaluation import apply_changes, get_settings, score, score_matrix
     from dcs_nas.evaluation.foreign import is_matrix, read_matrix
 
-    given = given_settings(settings)
+    changes = collect_settings(settings)
     if features.suffix.lower() != ".onnx" and is_matrix(features):
         _refuse_beside_matrix(
-            {**given, "top": top, "query": query, "gallery": gallery, "root": root, "queries": queries}
+            {**changes, "top": top, "query": query, "gallery": gallery, "root": root, "queries": queries}
         )
-        found = score_matrix(*read_matrix(features, labels), changed(EvaluateConfig(), given))
-        _write_scores({**found.report(), **describe_environment()}, found, str(features), json, csv)
+        scores = score_matrix(*read_matrix(features, labels), apply_changes(EvaluateConfig(), changes))
+        _write_scores({**scores.report(), **describe_environment()}, scores, str(features), json, csv)
         return
     if labels is not None:
         raise InputError(f"--labels goes with a distance matrix, found {features}; leave it out")
     if features.suffix.lower() == ".onnx":
-        changed(EvaluateConfig(), given)  # before all images are computed with
+        apply_changes(EvaluateConfig(), changes)  # before all images are computed with
     if top is None and query is not None and _is_image(query):
         top = _TOP
     if top is not None:
-        _refuse_score_options({**given, "json": json}, top)
+        _refuse_score_options({**changes, "json": json}, top)
     read, own_metric, protocol = _read(
         features,
         query,
@@ -113,25 +113,25 @@ def rank(
         labelled=top is None,
         queries=queries,
     )
-    chosen = changed(settings_of(read, metric=own_metric), given)
+    chosen_settings = apply_changes(get_settings(read, metric=own_metric), changes)
     if top is not None:
-        _write_nearest(read, chosen, top, csv)
+        _write_nearest(read, chosen_settings, top, csv)
         return
-    found = score(read, chosen, protocol=protocol)
+    scores = score(read, chosen_settings, protocol=protocol)
     facts = (read.evaluated or {}).get("facts") or {}
     names = None if read.query_paths is None else read.query_paths.tolist()
-    _write_scores({**facts, **found.report(), **describe_environment()}, found, str(features), json, csv, names)
+    _write_scores({**facts, **scores.report(), **describe_environment()}, scores, str(features), json, csv, names)
 
 
 def _write_scores(
     report: Mapping[str, Any],
-    found: Scored,
+    scores: Scores,
     title: str,
     json: Path | None,
     csv: Path | None,
     names: list[str] | None = None,
 ) -> None:
-    """Show the scores, and write them and those of each query where a file is given."""
+    """Show the scores, and write them and those of each query to the files, if any."""
     from dcs_nas.files import write_json
 
     score_table(report, title)
@@ -139,12 +139,12 @@ def _write_scores(
         write_json(json, report)
         say(f"scores: {json}")
     if csv is not None:
-        found.result.write_csv(csv, names=names)
+        scores.result.write_csv(csv, names=names)
         say(f"queries: {csv}")
 
 
 class _Ranked(NamedTuple):
-    """What is ranked, and by which distance and protocol unless told otherwise."""
+    """The images to rank, and the default distance and protocol."""
 
     features: FeatureSet
     metric: str = "euclidean"
@@ -174,8 +174,8 @@ def _read(
     from dcs_nas.evaluation.foreign import is_foreign, read_foreign
     from dcs_nas.export.onnx_model import OnnxModel
 
-    given = {"query": query, "gallery": gallery, "root": root, "data": data, "data-option": options}
-    asked = [f"--{name}" for name, value in given.items() if value]
+    options_by_name = {"query": query, "gallery": gallery, "root": root, "data": data, "data-option": options}
+    asked = [f"--{name}" for name, value in options_by_name.items() if value]
     if file.suffix.lower() != ".onnx":
         if file.is_dir():
             return _vectors(file, gallery, [option for option in asked if option != "--gallery"])
@@ -192,11 +192,13 @@ def _read(
         )
     model = OnnxModel(file)
     if root is not None:
-        own, found, protocol = _test_images(root, data, options, labelled=labelled)
-        return _extracted(model, own if query is None else _listed(query, labelled=False), found, protocol)
+        own, images, protocol = _test_images(root, data, options, labelled=labelled)
+        return _extract(model, own if query is None else _list_images(query, labelled=False), images, protocol)
     assert query is not None
     assert gallery is not None
-    return _extracted(model, _listed(query, labelled=labelled), _listed(gallery, labelled=labelled), "cross_camera")
+    return _extract(
+        model, _list_images(query, labelled=labelled), _list_images(gallery, labelled=labelled), "cross_camera"
+    )
 
 
 def _vectors(query: Path, gallery: Path | None, asked: Sequence[str]) -> _Ranked:
@@ -221,19 +223,19 @@ def _vectors(query: Path, gallery: Path | None, asked: Sequence[str]) -> _Ranked
     return _Ranked(FeatureSet(**arrays), "cosine")  # demo.py normalises them
 
 
-def _refuse_beside_matrix(given: Mapping[str, Any]) -> None:
-    """Raise ``InputError`` for an option that needs features, where distances are given."""
-    for name, value in given.items():
+def _refuse_beside_matrix(options: Mapping[str, Any]) -> None:
+    """Raise ``InputError`` for an option that needs features instead of distances."""
+    for name, value in options.items():
         if value is not None and name not in ("protocol", "average_precision", "confidence", "max_rank"):
             raise InputError(
                 f"--{name.replace('_', '-')} needs features, and a matrix of distances has none; leave it out"
             )
 
 
-def _refuse_score_options(given: Mapping[str, Any], count: int) -> None:
+def _refuse_score_options(options: Mapping[str, Any], count: int) -> None:
     """Raise ``InputError`` for an option that is about scores, where lists of ``count`` images are asked for."""
     for name in ("protocol", "average_precision", "confidence", "max_rank", "json"):
-        if given.get(name) is not None:
+        if options.get(name) is not None:
             option = name.replace("_", "-")
             raise InputError(
                 f"--{option} is about scores, and a list of the {count} nearest images has none; leave it out"
@@ -247,10 +249,10 @@ def _write_nearest(features: FeatureSet, settings: EvaluateConfig, count: int, t
     """
     import numpy as np
 
-    from dcs_nas.evaluation import distances_of, top_k
+    from dcs_nas.evaluation import compute_distances, top_k
     from dcs_nas.files import write_text
 
-    distances = distances_of(features, settings)
+    distances = compute_distances(features, settings)
     labels = [np.zeros(n, dtype=np.int64) for n in distances.shape]
     images, values = top_k(distances, *labels, *labels, k=count, protocol="no_camera_filter")
     text = io.StringIO()
@@ -286,7 +288,7 @@ def _test_images(
             )
         except InputError as error:
             raise InputError(f"{error}; of another data set name the kind by --data, such as folder or csv") from None
-        queries, gallery = (_listed(folder / name, labelled=labelled) for name in _FOLDERS)
+        queries, gallery = (_list_images(folder / name, labelled=labelled) for name in _FOLDERS)
         return queries, gallery, "cross_camera"
     dataset = load_dataset(data or "csv", root, **options)
     if not dataset.query or not dataset.gallery:
@@ -298,7 +300,7 @@ def _test_images(
     return queries, gallery, dataset.protocol
 
 
-def _extracted(model: OnnxModel, queries: _Images, gallery: _Images, protocol: str) -> _Ranked:
+def _extract(model: OnnxModel, queries: _Images, gallery: _Images, protocol: str) -> _Ranked:
     import numpy as np
 
     from dcs_nas.evaluation import FeatureSet
@@ -319,7 +321,7 @@ def _is_image(path: Path) -> bool:
     return is_file(path) or (is_image_name(path.name) and not path.is_dir())
 
 
-def _listed(folder: Path, *, labelled: bool) -> _Images:
+def _list_images(folder: Path, *, labelled: bool) -> _Images:
     """Return the images in a folder, junk left out, with identities and cameras; without labels all images; or one.
 
     The numbers of images without labels are zeros.
@@ -344,5 +346,5 @@ def _listed(folder: Path, *, labelled: bool) -> _Images:
     except InputError as error:
         raise InputError(f"{folder}: {error}; or give --top K for lists of the nearest images without scores") from None
     if not records:
-        raise InputError(f"{folder} holds junk alone (person -1); expected images of people")
+        raise InputError(f"{folder} holds only junk (identity -1); expected images of other identities")
     return [replace(record, path=str(folder / record.path)) for record in records]

@@ -19,7 +19,7 @@ from dcs_nas.cli.console import say, table
 from dcs_nas.cli.examples import epilog
 from dcs_nas.errors import InputError
 from dcs_nas.files import write_text
-from dcs_nas.runs import RunContents, RunFolder, find_runs, flat, list_runs
+from dcs_nas.runs import RunContents, RunFolder, find_runs, flatten, list_runs
 from dcs_nas.runs.lock import lock_folder, require_free
 
 _UNSET = "-"
@@ -35,7 +35,7 @@ td.number { text-align: right; font-variant-numeric: tabular-nums; }
 
 
 class _ListFirst(TyperGroup):
-    """Without the name of a command, ``list`` is meant: ``dcs-nas runs results/demo``."""
+    """A group whose default command is ``list``: ``dcs-nas runs results/demo``."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not args or (args[0] not in self.commands and args[0] not in ("-h", "--help")):
@@ -71,12 +71,12 @@ def list_command(
 def compare(
     run: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Two or more run folders.")],
 ) -> None:
-    """The settings in which runs differ, and their scores side by side."""
+    """Compare the settings in which runs differ, and their scores."""
     if len(run) < 2:
-        raise InputError(f"one run is given, {run[0]}; expected two or more to compare")
+        raise InputError(f"found one run, {run[0]}; expected two or more to compare")
     runs = [_contents(folder) for folder in run]
     columns = ["", *(str(folder) for folder in run)]
-    settings = [flat(one.config) for one in runs]
+    settings = [flatten(one.config) for one in runs]
     keys = list(dict.fromkeys(key for one in settings for key in one))
     rows = [[key, *(_text(one.get(key)) for one in settings)] for key in keys]
     differing = [row for row in rows if len(set(row[1:])) > 1]
@@ -106,7 +106,7 @@ def delete(
     if not yes and not sys.stdin.isatty():
         raise InputError(f"deleting {run[0]} needs a yes, and nobody can be asked here; give --yes")
     for one in runs:
-        if not yes and not typer.confirm(f"delete {_described(one)}?", err=True):
+        if not yes and not typer.confirm(f"delete {_describe(one)}?", err=True):
             say(f"kept: {one.path}")
             continue
         for inner in find_runs(one.path):
@@ -159,7 +159,7 @@ def _contents(folder: Path) -> RunContents:
     return run.contents()
 
 
-def _described(run: RunContents) -> str:
+def _describe(run: RunContents) -> str:
     files = [file for file in run.path.rglob("*") if file.is_file() and not file.is_symlink()]
     size = sum(file.stat().st_size for file in files) / 2**20
     ago = (datetime.now() - run.changed).total_seconds() / 60
@@ -172,7 +172,7 @@ def _described(run: RunContents) -> str:
 
 
 def _short_time(moment: datetime) -> str:
-    """A time of this year without the year, for narrow terminals."""
+    """Format a time; leave out the current year."""
     return f"{moment:%m-%d %H:%M}" if moment.year == datetime.now().year else f"{moment:%Y-%m-%d}"
 
 

@@ -32,7 +32,7 @@ def show_trained(run: TrainedRun) -> None:
     shown = {
         "parameters": f"{cost.parameters:,}",
         "FLOPs (M)": f"{cost.macs / 1e6:,.1f}",
-        "people" if config.pretrain is None else "classes": f"{facts['train_people']:,}",
+        "identities" if config.pretrain is None else "classes": f"{facts['train_people']:,}",
         "images": f"{facts['train_images']:,}",
         "epochs": str(facts["epochs"]),
         "loss": f"{last['train/loss']:.3g}",
@@ -46,8 +46,8 @@ def show_trained(run: TrainedRun) -> None:
 
 
 def score_table(report: Mapping[str, Any], title: str) -> None:
-    """The scores of a report in percent, their intervals, and which queries they count by which rules."""
-    columns, scores = _named_scores(report)
+    """Print the scores of a report in percent, their intervals, the queries used and the protocol."""
+    columns, scores = _name_scores(report)
     rows = [[f"{100 * s:.2f} %" for s in scores]]
     confidence = report.get("confidence")
     if confidence:
@@ -61,15 +61,15 @@ def score_table(report: Mapping[str, Any], title: str) -> None:
 
 
 def average_table(report: Mapping[str, Any], names: Sequence[str], title: str) -> None:
-    """One line for each evaluation, then mean and standard deviation."""
-    columns, means = _named_scores(report)
+    """Print one line per evaluation, then mean and standard deviation."""
+    columns, means = _name_scores(report)
     rows = [
-        [name, *(f"{100 * s:.2f} %" for s in _named_scores(part)[1])]
+        [name, *(f"{100 * s:.2f} %" for s in _name_scores(part)[1])]
         for name, part in zip(names, report["evaluations"], strict=True)
     ]
     rows.append(["mean", *(f"{100 * s:.2f} %" for s in means)])
     spread = {**report["standard_deviation"]}
-    rows.append(["standard deviation", *(f"{100 * s:.2f}" for s in _named_scores(spread)[1])])
+    rows.append(["standard deviation", *(f"{100 * s:.2f}" for s in _name_scores(spread)[1])])
     table(title, ["", *columns], rows)
     say(f"each: {_counts_line(report['evaluations'][0])}")
 
@@ -78,7 +78,7 @@ def _ranks(report: Mapping[str, Any]) -> list[int]:
     return [k for k in _RANKS if k <= len(report["cmc"])]
 
 
-def _named_scores(report: Mapping[str, Any]) -> tuple[list[str], list[float]]:
+def _name_scores(report: Mapping[str, Any]) -> tuple[list[str], list[float]]:
     ranks = _ranks(report)
     values = [report["mAP"], report["mINP"], *(report["cmc"][k - 1] for k in ranks)]
     return ["mAP", "mINP", *(f"rank-{k}" for k in ranks)], values

@@ -1,4 +1,4 @@
-"""``dcs-nas search``, ``pretrain`` and ``retrain``, and the command to go on with after them.
+"""``dcs-nas search``, ``pretrain`` and ``retrain``, and the next command after them.
 
 Heavy imports wait until a command runs.
 """
@@ -65,7 +65,7 @@ def pretrain(
     if is_first():
         show_trained(run)
         say(f"pretrained: {run.folder}")
-        say(f"next: train the same network on people with -o retrain.weights={run.folder}")
+        say(f"next: train the same network for re-identification with -o retrain.weights={run.folder}")
 
 
 def retrain(
@@ -89,18 +89,18 @@ def retrain(
 
 
 def _load_job(
-    config: Path, overrides: Sequence[str], section: Literal["search", "pretrain", "retrain"], *given: Any
+    config: Path, overrides: Sequence[str], section: Literal["search", "pretrain", "retrain"], *options: Any
 ) -> Config:
     """Return the settings of a job that needs a section.
 
     Raises:
-        InputError: they have none; the line ends with the command that has, with the options ``given``.
+        InputError: the section is missing; the line ends with a command that has it, with ``options``.
     """
     from dcs_nas.api import load_settings
 
     settings = load_settings(config, overrides)
     if getattr(settings, section) is None:
-        instead = command(section, *_with_section(config, overrides, section), *_options(given))
+        instead = command(section, *_with_section(config, overrides, section), *_format_options(options))
         raise InputError(f"the configuration '{config}' has no section '{section}'; use another or add it: {instead}")
     return settings
 
@@ -119,7 +119,7 @@ def _after_search(config: Path, overrides: Sequence[str], settings: Config, run:
     return command(
         "retrain",
         *words,
-        *_options([("-o", item) for item in unset]),
+        *_format_options([("-o", item) for item in unset]),
         "--genotype",
         RunFolder(run.folder).genotype_file,
         *place,
@@ -143,24 +143,24 @@ def free_folder(path: Path) -> Path:
 
 
 def _with_section(config: Path, overrides: Sequence[str], section: str) -> list[Any]:
-    """The configuration and overrides themselves, those of the same name with the section, or one override more."""
+    """Return configuration and overrides that have the section: of the same name, or with one more override."""
     from dcs_nas.space import find_shipped_file
 
     file = find_shipped_file("configs", config)
-    if section in (*_sections(file), *map(_section, overrides)):
-        return [config, *_options([("-o", item) for item in overrides])]
+    if section in (*_read_sections(file), *map(_get_section, overrides)):
+        return [config, *_format_options([("-o", item) for item in overrides])]
     name = read_yaml(file).get("name", file.stem)
-    fitting = [other for other in sorted(file.parent.glob("*.yaml")) if section in _sections(other, name)]
+    fitting = [other for other in sorted(file.parent.glob("*.yaml")) if section in _read_sections(other, name)]
     if fitting:
         other = min(fitting, key=lambda f: "backbone" in read_yaml(f)[section])  # one for genotypes, if there is one
-        others = [item for item in overrides if _section(item) not in _SECTIONS]
+        rest = [item for item in overrides if _get_section(item) not in _SECTIONS]
         beside = config.with_name(other.name if config.suffix else other.stem)
-        return [beside, *_options([("-o", item) for item in others])]
-    return [config, *_options([("-o", item) for item in (*overrides, _LEAST[section])])]
+        return [beside, *_format_options([("-o", item) for item in rest])]
+    return [config, *_format_options([("-o", item) for item in (*overrides, _LEAST[section])])]
 
 
-def _sections(file: Path, name: str | None = None) -> list[str]:
-    """The sections of a configuration file; none where it is no configuration, or of another ``name``."""
+def _read_sections(file: Path, name: str | None = None) -> list[str]:
+    """Return the sections of a configuration file; none for other files and other values of ``name``."""
     try:
         data = read_yaml(file)
     except (InputError, OSError):
@@ -169,10 +169,10 @@ def _sections(file: Path, name: str | None = None) -> list[str]:
     return [section for section in _SECTIONS if isinstance(data.get(section), dict) and named]
 
 
-def _section(override: str) -> str:
+def _get_section(override: str) -> str:
     return re.split("[.=]", override.strip())[0]
 
 
-def _options(given: Sequence[Any]) -> list[Any]:
-    """The words of (option, value) pairs whose value is given."""
-    return [word for option, value in given if value is not None for word in (option, value)]
+def _format_options(pairs: Sequence[Any]) -> list[Any]:
+    """Return the words of (option, value) pairs, without pairs whose value is unset."""
+    return [word for option, value in pairs if value is not None for word in (option, value)]

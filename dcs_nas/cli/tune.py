@@ -20,16 +20,14 @@ def tune(
         Path | None, typer.Option(help="For retrain: genotype file; by default that of the search of the same name.")
     ] = None,
     out: Folder = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on, or join in from another process or machine; repeats nothing.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume, or join from another process or machine.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Try settings of a search or a retraining; ends with best.yaml and trials.csv."""
     from dcs_nas import api
     from dcs_nas.cli.train import free_folder
-    from dcs_nas.tune.study import label, state
-    from dcs_nas.tune.tuning import run_tuning, short
+    from dcs_nas.tune.study import get_state, name_trial
+    from dcs_nas.tune.tuning import format_value, run_tuning
 
     settings = api.load_settings(config, override or [])
     tuned = settings.section("tune")
@@ -39,8 +37,8 @@ def tune(
     trials = run_tuning(
         settings, folder, genotype=genotype, resume=resume, overwrite=overwrite, progress=progress("trials")
     )
-    best = [(trial, values) for trial, values in trials if state(trial) == "finished"][:5]
-    rows = [[label(trial), f"{trial.value:.5g}", *map(short, values.values())] for trial, values in best]
+    best = [(trial, values) for trial, values in trials if get_state(trial) == "finished"][:5]
+    rows = [[name_trial(trial), f"{trial.value:.5g}", *map(format_value, values.values())] for trial, values in best]
     table(f"{folder}: the best of {len(trials)} trials", ["trial", tuned.objective[0], *tuned.space], rows)
     say(f"all trials: {run.trials_file}")
     if best:

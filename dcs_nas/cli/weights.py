@@ -33,7 +33,7 @@ def weights(
     width: Annotated[int, typer.Option(min=1, max=4096, help="Of the images, pixels.")] = 128,
     extension: Extension = None,
 ) -> None:
-    """Tell what a weights file is and which registered backbones it fits; nothing in it is run.
+    """Describe a weights file and the registered backbones that it fits; no code in it is run.
 
     A backbone is fitted that retrain.weights would load it into: the first layer, all positions and nine tenths of the
     numbers or more.
@@ -44,14 +44,16 @@ def weights(
     load_extension_files(extension)
     if option and backbone is None:
         raise InputError(f"-o {option[0]} is an option of a backbone; name it by --backbone")
-    found = api.read_weights_file(file)
-    print(f"{file}: {found.describe()}")
-    if found.networks:
-        print(f"several networks: {', '.join(found.networks)}; {found.networks[0]} is loaded, --key chooses another")
+    content = api.read_weights_file(file)
+    print(f"{file}: {content.describe()}")
+    if content.networks:
+        print(
+            f"several networks: {', '.join(content.networks)}; {content.networks[0]} is loaded, --key chooses another"
+        )
     if backbone is not None:
-        _report(api.fit_backbone(found, backbone, height=height, width=width, key=key, options=parse_options(option)))
+        _report(api.fit_backbone(content, backbone, height=height, width=width, key=key, options=parse_options(option)))
         return
-    fits = api.fitting_backbones(found, height=height, width=width, key=key)
+    fits = api.fitting_backbones(content, height=height, width=width, key=key)
     for fit in fits:
         print(f"{fit.backbone}{_options(fit)}: {100 * fit.share:.1f} % of its numbers, {_verdict(fit)}")
     if not fits:

@@ -6,7 +6,7 @@ from dcs_nas.evaluation.matching import AVERAGE_PRECISIONS
 from dcs_nas.evaluation.ranking import PROTOCOLS, rank, rank_distances, top_k
 from dcs_nas.evaluation.rerank import RerankedDistances, average_query_expansion, rerank, rerank_distances
 from dcs_nas.evaluation.result import RankingProtocol, RankingResult, average
-from dcs_nas.evaluation.scoring import Scored, changed, distances_of, score, score_matrix, settings_of
+from dcs_nas.evaluation.scoring import Scores, apply_changes, compute_distances, get_settings, score, score_matrix
 
 __all__ = [
     "AVERAGE_PRECISIONS",
@@ -20,11 +20,12 @@ __all__ = [
     "RankingProtocol",
     "RankingResult",
     "RerankedDistances",
-    "Scored",
+    "Scores",
+    "apply_changes",
     "average",
     "average_query_expansion",
-    "changed",
-    "distances_of",
+    "compute_distances",
+    "get_settings",
     "load_features",
     "rank",
     "rank_distances",
@@ -33,6 +34,5 @@ __all__ = [
     "save_features",
     "score",
     "score_matrix",
-    "settings_of",
     "top_k",
 ]

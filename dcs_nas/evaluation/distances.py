@@ -15,17 +15,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from dcs_nas.errors import InputError, choices
-from dcs_nas.evaluation.features import Array, as_matrix, same_width, squared_norms
+from dcs_nas.evaluation.features import Array, as_matrix, compute_squared_norms, require_same_width
 
 METRICS = ("euclidean", "cosine")
 
-_SMALLEST_NORM = 1e-12  # a zero vector has cosine distance 1 to everything, as with torch's normalize
-_ROUNDING = 1e-4  # a cosine distance of 0 may come out so far below it
+_SMALLEST_NORM = 1e-12  # a zero vector has cosine distance 1 to every other, as in torch.nn.functional.normalize
+_ROUNDING = 1e-4  # rounding error allowed below a cosine distance of 0
 _PAIRS = 8192  # pairs of feature vectors held at a time
 
 
 class DistanceBlocks(ABC):
-    """Distances of Q queries to G gallery images that are made when a block of them is asked for."""
+    """Distances of Q queries to G gallery images, computed one block at a time on request."""
 
     shape: tuple[int, int]
     metric: str
@@ -36,7 +36,7 @@ class DistanceBlocks(ABC):
         """Return a fresh (b, G) tensor of values, never NaN, that grow with the distances of ``queries`` (b,)."""
 
     def to_distance(self, values: Tensor, queries: np.ndarray) -> Tensor:
-        """Turn ``values`` (b, k) out of ``block(queries)`` into distances in the metric's own unit."""
+        """Convert ``values`` (b, k) from ``block(queries)`` to distances in the metric's unit."""
         return values
 
     def matrix(self, *, query_block: int = 512) -> Tensor:
@@ -46,7 +46,7 @@ class DistanceBlocks(ABC):
 
 
 class PairDistances(DistanceBlocks):
-    """Distances that can also be had one by one, as re-ranking needs them."""
+    """Distances that can also be computed for single pairs, as re-ranking requires."""
 
     @abstractmethod
     def pairs(self, queries: np.ndarray, gallery: np.ndarray) -> Tensor:
@@ -63,7 +63,7 @@ class FeatureDistances(PairDistances):
         query_features: (Q, C).
         gallery_features: (G, C).
         metric: "euclidean" or "cosine".
-        device: where to compute; by default where the query features are.
+        device: the device to compute on; by default that of the query features.
 
     Raises:
         InputError: shapes that don't fit, NaN or infinite features, or an unknown metric.
@@ -81,9 +81,9 @@ class FeatureDistances(PairDistances):
             raise InputError(f"unknown metric '{metric}'; {choices(metric, METRICS)}")
         query = as_matrix("query_features", query_features, device)
         gallery = as_matrix("gallery_features", gallery_features, query.device)
-        self._query, self._gallery = same_width(query, gallery)
-        self._query_norms = squared_norms("query_features", self._query)
-        self._gallery_norms = squared_norms("gallery_features", self._gallery)
+        self._query, self._gallery = require_same_width(query, gallery)
+        self._query_norms = compute_squared_norms("query_features", self._query)
+        self._gallery_norms = compute_squared_norms("gallery_features", self._gallery)
         self._gallery_scale = self._gallery_norms.sqrt().clamp_min(_SMALLEST_NORM).reciprocal()
         self.metric = metric
         self.shape = (len(query), len(gallery))
@@ -114,7 +114,7 @@ class FeatureDistances(PairDistances):
 
 
 class MatrixDistances(DistanceBlocks):
-    """A distance matrix (Q, G) that exists already; ``metric`` is the name its results will carry."""
+    """A precomputed distance matrix (Q, G); results carry the name ``metric``."""
 
     def __init__(self, distances: Array, *, metric: str = "given") -> None:
         self._matrix = as_matrix("distances", distances)
@@ -122,10 +122,10 @@ class MatrixDistances(DistanceBlocks):
         self.shape = (self._matrix.shape[0], self._matrix.shape[1])
 
     def block(self, queries: np.ndarray) -> Tensor:
-        return finite(self._matrix[torch.as_tensor(queries, device=self._matrix.device)])
+        return require_finite(self._matrix[torch.as_tensor(queries, device=self._matrix.device)])
 
 
-class JoinedMatrices(PairDistances):
+class BlockMatrices(PairDistances):
     """Distances among all N = Q + G images, queries first, from the matrices (Q, G), (Q, Q) and (G, G).
 
     Raises:
@@ -140,7 +140,7 @@ class JoinedMatrices(PairDistances):
         for name, matrix, side in (("query_query", queries, Q), ("gallery_gallery", gallery, G)):
             if matrix.shape != (side, side):
                 raise InputError(
-                    f"{name} has shape {tuple(matrix.shape)}; ({side}, {side}) fits query_gallery's ({Q}, {G})"
+                    f"{name} has shape {tuple(matrix.shape)}; ({side}, {side}) fits query_gallery ({Q}, {G})"
                 )
         self._quadrants = ((queries.to(dtype), across), (across.T, gallery.to(dtype)))
         self._num_queries = Q
@@ -155,7 +155,7 @@ class JoinedMatrices(PairDistances):
             mask = (images >= self._num_queries) == bool(side)
             rows = images[mask] - side * self._num_queries
             block[mask] = torch.cat([quadrant[rows] for quadrant in self._quadrants[side]], dim=1)
-        return _not_negative(finite(block))
+        return _require_nonnegative(require_finite(block))
 
     def pairs(self, queries: np.ndarray, gallery: np.ndarray) -> Tensor:
         rows, columns = (torch.as_tensor(i, dtype=torch.long, device=self._device) for i in (queries, gallery))
@@ -164,39 +164,39 @@ class JoinedMatrices(PairDistances):
             mask = ((rows >= self._num_queries) == bool(i)) & ((columns >= self._num_queries) == bool(j))
             r, c = rows[mask] - i * self._num_queries, columns[mask] - j * self._num_queries
             distances[mask] = self._quadrants[i][j][r, c]
-        return _not_negative(distances)
+        return _require_nonnegative(distances)
 
 
 class SparseColumns(DistanceBlocks):
-    """Distances to the gallery images ``kept`` (n,) among ``gallery_size``; the others are infinitely far."""
+    """Distances to the gallery images ``columns`` (n,) of ``gallery_size``; all other images are infinitely far."""
 
-    def __init__(self, inner: DistanceBlocks, kept: np.ndarray, gallery_size: int) -> None:
-        self._inner, self._kept = inner, torch.as_tensor(kept)
+    def __init__(self, inner: DistanceBlocks, columns: np.ndarray, gallery_size: int) -> None:
+        self._inner, self._columns = inner, torch.as_tensor(columns)
         self.metric, self.rerank = inner.metric, inner.rerank
         self.shape = (inner.shape[0], gallery_size)
 
     def block(self, queries: np.ndarray) -> Tensor:
         inner = self._inner.to_distance(self._inner.block(queries), queries)
         block = inner.new_full((len(inner), self.shape[1]), torch.inf)
-        block[:, self._kept.to(inner.device)] = inner
+        block[:, self._columns.to(inner.device)] = inner
         return block
 
 
 def _rows(queries: np.ndarray, device: torch.device) -> Tensor | slice:
-    """Return an index of the rows ``queries``: a slice, which copies nothing, where they follow one another."""
+    """Return an index of the rows ``queries``: a slice, which copies nothing, if they are consecutive."""
     if len(queries) and (np.diff(queries) == 1).all():
         return slice(int(queries[0]), int(queries[-1]) + 1)
     return torch.as_tensor(queries, device=device)
 
 
-def finite(distances: Tensor) -> Tensor:
-    """Return ``distances`` themselves; raise ``InputError`` where they hold NaN or infinity."""
+def require_finite(distances: Tensor) -> Tensor:
+    """Return ``distances`` unchanged; raise ``InputError`` if they hold NaN or infinity."""
     if not bool(distances.sum().isfinite()) and not bool(distances.isfinite().all()):
         raise InputError("distances hold NaN or infinity; every distance must be a finite number")
     return distances
 
 
-def _not_negative(distances: Tensor) -> Tensor:
+def _require_nonnegative(distances: Tensor) -> Tensor:
     if bool((distances < -_ROUNDING).any()):
         raise InputError("distances hold negative numbers; re-ranking squares them, so they must be at least 0")
     return distances.clamp_min_(0)

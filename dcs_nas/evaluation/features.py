@@ -1,4 +1,4 @@
-"""Features with their labels: arrays of NumPy or torch, checked once, and the ``.npz`` file that keeps them.
+"""Features with their labels: NumPy or torch arrays, checked once, and the ``.npz`` file that stores them.
 
 Shapes: N images, Q queries, G gallery images, C feature channels.
 """
@@ -28,7 +28,7 @@ _NORM_ROWS = 4096  # rows squared at a time, so that no second feature matrix is
 
 
 def as_matrix(name: str, values: Array, device: torch.device | str | None = None) -> Tensor:
-    """Return ``values`` (N, M) as a float32 or float64 tensor without gradient, sharing memory where that is possible.
+    """Return ``values`` (N, M) as a float32 or float64 tensor without gradient, sharing memory where possible.
 
     Raises:
         InputError: not a matrix, empty, or not numbers.
@@ -44,7 +44,7 @@ def as_matrix(name: str, values: Array, device: torch.device | str | None = None
     return tensor.to(device=device, dtype=dtype)
 
 
-def squared_norms(name: str, features: Tensor) -> Tensor:
+def compute_squared_norms(name: str, features: Tensor) -> Tensor:
     """Return |x|^2 of every row, (N,).
 
     Raises:
@@ -57,7 +57,7 @@ def squared_norms(name: str, features: Tensor) -> Tensor:
         what = "numbers too large to square" if bool(features[row].isfinite().all()) else "NaN or infinity"
         raise InputError(
             f"{name}: {len(bad)} of {len(features)} rows hold {what}, the first is row {row}; "
-            "check the network that made them"
+            "check the network that computed them"
         )
     return norms
 
@@ -78,7 +78,7 @@ def as_labels(name: str, values: Integers, images: int) -> np.ndarray:
     return array.astype(np.int64)
 
 
-def same_width(query_features: Tensor, gallery_features: Tensor) -> tuple[Tensor, Tensor]:
+def require_same_width(query_features: Tensor, gallery_features: Tensor) -> tuple[Tensor, Tensor]:
     """Return both matrices in their common float type.
 
     Raises:
@@ -107,8 +107,8 @@ def _from_numpy(name: str, array: np.ndarray) -> Tensor:
 class FeatureSet:
     """Features and labels under the names of ``rank``'s arguments: ``rank(**features.arrays(), metric="cosine")``.
 
-    ``query_paths`` (Q,) and ``gallery_paths`` (G,) are the images' paths within their data set, where they are known.
-    ``evaluated`` are the settings of the evaluation that these features come from (``EvaluateConfig``), and its facts.
+    ``query_paths`` (Q,) and ``gallery_paths`` (G,) are the images' paths within their data set, if known.
+    ``evaluated`` holds the settings (``EvaluateConfig``) and facts of the evaluation that computed these features.
     """
 
     query_features: np.ndarray
@@ -124,9 +124,9 @@ class FeatureSet:
     def __post_init__(self) -> None:
         query = as_matrix("query_features", self.query_features)
         gallery = as_matrix("gallery_features", self.gallery_features)
-        same_width(query, gallery)
-        squared_norms("query_features", query)
-        squared_norms("gallery_features", gallery)
+        require_same_width(query, gallery)
+        compute_squared_norms("query_features", query)
+        compute_squared_norms("gallery_features", gallery)
         for side, images in (("query", len(query)), ("gallery", len(gallery))):
             for name in (f"{side}_pids", f"{side}_camids"):
                 as_labels(name, getattr(self, name), images)
@@ -148,9 +148,9 @@ FEATURE_KEYS = tuple(f.name for f in fields(FeatureSet) if f.name not in (*PATH_
 
 
 def load_features(path: Path | str) -> FeatureSet:
-    """Read and check a features file, with the images' paths where it holds them.
+    """Read and check a features file, with the paths of the images if it holds them.
 
-    Other arrays in it are left alone; pickled ones are never read.
+    Other arrays are ignored; pickled arrays are never read.
 
     Raises:
         InputError: no such file, not an .npz file or a damaged one, missing arrays, or arrays that don't fit.
@@ -178,40 +178,40 @@ def _read_arrays(path: Path) -> dict[str, Any]:
             raise InputError(f"{path} holds a single array; an .npz file with {', '.join(FEATURE_KEYS)} is expected")
         missing = [key for key in FEATURE_KEYS if key not in archive]
         if missing:
-            found = ", ".join(archive.files) or "nothing"
-            raise InputError(f"{path} lacks {', '.join(missing)}; it holds {found}")
+            content = ", ".join(archive.files) or "nothing"
+            raise InputError(f"{path} lacks {', '.join(missing)}; it holds {content}")
         arrays: dict[str, Any] = {
             key: archive[key] for key in (*FEATURE_KEYS, *PATH_KEYS, EVALUATED_KEY) if key in archive
         }
     for key, array in arrays.items():
-        if not isinstance(array, np.ndarray):  # a member without the format's first bytes comes as it is
-            raise InputError(f"{path}: {key} is damaged: it is no array; write the file again")
+        if not isinstance(array, np.ndarray):  # NumPy returns a member without the format's first bytes as raw bytes
+            raise InputError(f"{path}: {key} is not an array; write the file again")
     if EVALUATED_KEY in arrays:
         arrays[EVALUATED_KEY] = _read_evaluated(arrays[EVALUATED_KEY], path)
     return arrays
 
 
 def _read_evaluated(text: np.ndarray, path: Path) -> Any:
-    """Return the settings and facts of the evaluation, a JSON object in an array of one string."""
+    """Parse the settings and facts of the evaluation from an array of one JSON string."""
     try:
-        found = json.loads(str(text.item()))
-        parse(EvaluateConfig, found["settings"], source=str(path))
-        if not isinstance(found.get("facts", {}), dict):
-            raise ValueError("facts is no mapping")
+        evaluation = json.loads(str(text.item()))
+        parse(EvaluateConfig, evaluation["settings"], source=str(path))
+        if not isinstance(evaluation.get("facts", {}), dict):
+            raise ValueError("facts is not a mapping")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: {EVALUATED_KEY} is damaged ({error}); write the file again") from None
-    return found
+    return evaluation
 
 
 def save_features(path: Path | str, features: FeatureSet) -> None:
-    """Write a features file, whole or not at all.
+    """Write a features file atomically.
 
     Raises:
         InputError: the name does not end in .npz.
     """
     path = Path(path)
     if path.suffix != ".npz":
-        raise InputError(f"features file {path} should be named *.npz")
+        raise InputError(f"features file {path} does not end in .npz; choose a name that does")
     with atomic_path(path) as temporary:
         paths = {key: value for key in PATH_KEYS if (value := getattr(features, key)) is not None}
         if features.evaluated is not None:

@@ -1,7 +1,7 @@
 """Features and distance matrices of torchreid and fast-reid, for ``dcs-nas rank``. Nothing is unpickled.
 
-Neither project writes a labelled features file by itself, so what is read are the arrays that their evaluations hold,
-under the names that these have there, saved by ``numpy.savez`` or ``torch.save``:
+Neither project writes a labelled features file itself. Read are the arrays of their evaluations, under the names used
+there, saved by ``numpy.savez`` or ``torch.save``:
 
 - torchreid (KaiyangZhou/deep-person-reid at f8cd150): ``qf gf q_pids g_pids q_camids g_camids`` and ``distmat`` of
   torchreid/engine/engine.py; ``query_f gallery_f query_label gallery_label query_cam gallery_cam`` of
@@ -43,13 +43,13 @@ _SAVED = "numpy.savez or torch.save"
 
 
 def is_foreign(file: Path) -> bool:
-    """Return whether a file may be one of these: by its ending, a folder, or by the names in it."""
+    """Return whether a file may be of torchreid or fast-reid: a folder, or by its ending or the names of its arrays."""
     if file.is_dir() or file.suffix.lower() in (*_TORCH, *_PICKLES, ".npy"):
         return True
     try:
         with np.load(file, allow_pickle=False) as arrays:
             names = set(arrays.files)
-    except Exception:  # whatever is wrong with it, our own reader says so
+    except Exception:  # load_features reports what is wrong with it
         return False
     known = [set(group) for group in _NAMES.values()] + [set(_TOGETHER), {_MATRICES[0]}, {_MATRICES[1]}]
     return not set(FEATURE_KEYS) <= names and any(group <= names for group in known)
@@ -60,56 +60,56 @@ def read_foreign(file: Path, *, queries: int | None = None) -> FeatureSet:
 
     Args:
         file: .npz, .pt or .pth.
-        queries: how many of ``feats pids camids`` are queries, fast-reid's ``num_query``.
+        queries: number of queries among ``feats pids camids``, fast-reid's ``num_query``.
 
     Raises:
         InputError: a pickle, other names, or arrays that don't fit.
     """
-    arrays = _arrays(file)
+    arrays = _read_file(file)
     for names in _NAMES.values():
         if set(names) <= set(arrays):
-            return _features(file, {ours: arrays[theirs] for ours, theirs in zip(FEATURE_KEYS, names)})
+            return _to_feature_set(file, {ours: arrays[theirs] for ours, theirs in zip(FEATURE_KEYS, names)})
     if set(_TOGETHER) <= set(arrays):
         if queries is None or not 0 < queries < len(arrays["feats"]):
             raise InputError(
-                f"{file} holds {len(arrays['feats'])} images, the queries first; say how many these are: --queries N"
+                f"{file} holds {len(arrays['feats'])} images, queries first; give their number with --queries N"
             )
         parts = {name: (arrays[name][:queries], arrays[name][queries:]) for name in _TOGETHER}
-        return _features(file, dict(zip(FEATURE_KEYS, (half for name in _TOGETHER for half in parts[name]))))
-    raise InputError(f"{file} holds {_listing(arrays)}; expected the arrays {' '.join(_NAMES['torchreid'])}")
+        return _to_feature_set(file, dict(zip(FEATURE_KEYS, (half for name in _TOGETHER for half in parts[name]))))
+    raise InputError(f"{file} holds {_list_names(arrays)}; expected the arrays {' '.join(_NAMES['torchreid'])}")
 
 
 def read_matrix(file: Path, labels: Path | None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Return a distance matrix (Q, G), and the identities and cameras of its sides under our names.
+    """Return a distance matrix (Q, G), and the identities and cameras of its rows and columns by our names.
 
     Args:
         file: ``distmat.npy``, or a file that holds ``distmat`` beside the labels.
-        labels: a file with ``q_pids g_pids q_camids g_camids``, where ``file`` has none.
+        labels: a file with ``q_pids g_pids q_camids g_camids``, if ``file`` has none.
 
     Raises:
         InputError: no matrix, no labels, or sides that don't fit.
     """
-    arrays = _arrays(file)
+    arrays = _read_file(file)
     matrix = next((arrays[name] for name in ("", *_MATRICES) if name in arrays), None)
     if matrix is None:
-        raise InputError(f"{file} holds {_listing(arrays)}; expected a matrix of distances, distmat")
-    held = {**arrays, **(_arrays(labels) if labels is not None else {})}
+        raise InputError(f"{file} holds {_list_names(arrays)}; expected a matrix of distances, distmat")
+    columns = {**arrays, **(_read_file(labels) if labels is not None else {})}
     for names in _NAMES.values():
-        if set(names[2:]) <= set(held):
-            found = {ours: held[theirs] for ours, theirs in zip(_LABELS, names[2:])}
+        if set(names[2:]) <= set(columns):
+            sides = {ours: columns[theirs] for ours, theirs in zip(_LABELS, names[2:])}
             as_matrix("distances", matrix)
-            return matrix, found
+            return matrix, sides
     raise InputError(
-        f"{labels or file} says not who is in the images; give --labels FILE.npz with q_pids, g_pids, q_camids and "
+        f"{labels or file} holds no labels; give --labels FILE.npz with q_pids, g_pids, q_camids and "
         "g_camids, in the order of the matrix"
     )
 
 
 def is_matrix(file: Path) -> bool:
-    """Return whether a file holds a distance matrix: ``distmat`` or ``dist`` by name, or a single array."""
+    """Return whether a file holds a distance matrix: an array named ``distmat`` or ``dist``, or a single array."""
     if file.suffix.lower() == ".npy" or not is_foreign(file) or file.is_dir():
         return file.suffix.lower() == ".npy"
-    return bool({"", *_MATRICES} & set(_arrays(file)))
+    return bool({"", *_MATRICES} & set(_read_file(file)))
 
 
 def read_vectors(folder: Path) -> tuple[list[str], np.ndarray]:
@@ -123,15 +123,15 @@ def read_vectors(folder: Path) -> tuple[list[str], np.ndarray]:
         raise InputError(
             f"{folder} holds no .npy files; expected one for each image, as fast-reid's demo.py writes them"
         )
-    vectors = [_arrays(file)[""].reshape(-1) for file in files]
+    vectors = [_read_file(file)[""].reshape(-1) for file in files]
     lengths = sorted({len(vector) for vector in vectors})
     if len(lengths) > 1:
-        raise InputError(f"the vectors in {folder} have {lengths[0]} to {lengths[-1]} numbers; expected all alike")
+        raise InputError(f"the vectors in {folder} have {lengths[0]} to {lengths[-1]} numbers; expected one length")
     return [file.stem for file in files], np.stack(vectors)
 
 
-def _arrays(file: Path) -> dict[str, np.ndarray]:
-    """Return the arrays of a file by name; a single one has the name ''."""
+def _read_file(file: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of a file by name; a single array has the name ''."""
     if file.suffix.lower() in _PICKLES:
         raise InputError(
             f"{file} is a pickle, which can run code and is not read; if you trust it, convert it once: python -c "
@@ -150,27 +150,27 @@ def _arrays(file: Path) -> dict[str, np.ndarray]:
 
 
 def _read_numpy(file: Path) -> dict[str, np.ndarray]:
-    found = np.load(file, allow_pickle=False)
-    if isinstance(found, np.ndarray):
-        return {"": found}
-    with found as archive:
+    content = np.load(file, allow_pickle=False)
+    if isinstance(content, np.ndarray):
+        return {"": content}
+    with content as archive:
         return {name: archive[name] for name in archive.files}
 
 
 def _read_torch(file: Path) -> dict[str, np.ndarray]:
-    """Return tensors, arrays and lists of numbers by name; of a list of batches (fast-reid's) each joined."""
-    with torch.serialization.safe_globals(_plain_arrays()), warnings.catch_warnings():
+    """Return tensors, arrays and lists of numbers by name; concatenate those of a list of batches (fast-reid)."""
+    with torch.serialization.safe_globals(_list_array_types()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         content = torch.load(file, map_location="cpu", weights_only=True)
     if isinstance(content, (list, tuple)) and content and all(isinstance(part, Mapping) for part in content):
-        return {name: np.concatenate([_array(part[name]) for part in content]) for name in content[0]}
+        return {name: np.concatenate([_to_array(part[name]) for part in content]) for name in content[0]}
     if not isinstance(content, Mapping):
-        return {"": _array(content)}
-    return {str(name): _array(value) for name, value in content.items() if _is_numbers(value)}
+        return {"": _to_array(content)}
+    return {str(name): _to_array(value) for name, value in content.items() if _is_numbers(value)}
 
 
-def _plain_arrays() -> list[Any]:
-    """Return what rebuilds NumPy arrays of numbers, which torch refuses unless it is named."""
+def _list_array_types() -> list[Any]:
+    """Return the globals that rebuild NumPy arrays of numbers, which torch loads only when they are listed."""
     array = np.zeros(1)
     rebuild = array.__reduce__()[0]
     return [
@@ -186,13 +186,13 @@ def _is_numbers(value: Any) -> bool:
     return isinstance(value, (Tensor, np.ndarray, Sequence)) and not isinstance(value, str)
 
 
-def _array(value: Any) -> np.ndarray:
+def _to_array(value: Any) -> np.ndarray:
     return (
         value.detach().float().numpy() if isinstance(value, Tensor) and value.is_floating_point() else np.asarray(value)
     )
 
 
-def _features(file: Path, arrays: Mapping[str, Any]) -> FeatureSet:
+def _to_feature_set(file: Path, arrays: Mapping[str, Any]) -> FeatureSet:
     try:
         values: dict[str, Any] = {name: np.asarray(value) for name, value in arrays.items()}
         return FeatureSet(**values)
@@ -200,5 +200,5 @@ def _features(file: Path, arrays: Mapping[str, Any]) -> FeatureSet:
         raise InputError(f"{file}: {error}") from None
 
 
-def _listing(arrays: Mapping[str, Any]) -> str:
+def _list_names(arrays: Mapping[str, Any]) -> str:
     return ", ".join(name or "a single array" for name in list(arrays)[:8]) or "nothing"

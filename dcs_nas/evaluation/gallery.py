@@ -28,15 +28,15 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Gallery:
-    """A features file of ``dcs-nas extract``: everything but the features, which are read by ``blocks``.
+    """A features file of ``dcs-nas extract``: its metadata; ``blocks`` reads the features.
 
     Attributes:
         file: the file itself.
-        paths: of the images, as they were given: (N,).
+        paths: of the images, as passed to ``extract``: (N,).
         shape: N and D.
         metric: the distance to compare by, ``cosine`` or ``euclidean``.
-        folder: where relative paths begin.
-        model: what the features were made by, see ``ExportInfo``.
+        folder: to which relative paths refer.
+        model: that computed the features, see ``ExportInfo``.
     """
 
     file: Path
@@ -48,7 +48,7 @@ class Gallery:
 
     @classmethod
     def open(cls, file: Path) -> Gallery:
-        """Return the file's contents but for the features; pickled arrays are never read.
+        """Read everything except the features; pickled arrays are never read.
 
         Raises:
             InputError: no such file, a damaged one, or one of other arrays.
@@ -61,7 +61,7 @@ class Gallery:
                 if missing:
                     raise InputError(f"{file} lacks {', '.join(missing)}; expected {_OURS}")
                 with archive.open("features.npy") as member:
-                    shape = _shape(member, file)
+                    shape = _read_shape(member, file)
                 small = {name: _read_small(archive, name, file) for name in _SMALL}
             model = json.loads(str(small["model"]))
         except InputError:
@@ -79,7 +79,7 @@ class Gallery:
         """Yield the features in order, (n, D) at a time."""
         count, width = self.shape
         with zipfile.ZipFile(self.file) as archive, archive.open("features.npy") as member:
-            _shape(member, self.file)
+            _read_shape(member, self.file)
             for start in range(0, count, _ROWS):
                 rows = min(_ROWS, count - start)
                 content = member.read(rows * width * 4)
@@ -92,7 +92,7 @@ class Gallery:
         return np.concatenate(list(self.blocks()))
 
     def image(self, index: int) -> Path:
-        """Return the path of an image, from any folder."""
+        """Return the path of an image, valid in any working directory."""
         path = Path(str(self.paths[index]))
         return path if path.exists() else self.folder / path
 
@@ -100,7 +100,7 @@ class Gallery:
 def write_gallery(
     file: Path, features: np.ndarray, paths: list[str], *, metric: str, folder: Path, model: Mapping[str, Any]
 ) -> None:
-    """Write a features file, whole or not at all; ``features`` (N, D) may be a memory map larger than memory.
+    """Write a features file atomically; ``features`` (N, D) may be a memory map larger than memory.
 
     Raises:
         InputError: the name does not end in .npz.
@@ -115,10 +115,10 @@ def write_gallery(
 def require_npz(file: Path) -> None:
     """Raise ``InputError`` unless the name of a features file to be written ends in .npz."""
     if file.suffix != ".npz":
-        raise InputError(f"features file {file} should be named *.npz")
+        raise InputError(f"features file {file} does not end in .npz; choose a name that does")
 
 
-def nearest(
+def find_nearest(
     query: np.ndarray, gallery: Gallery, k: int, *, metric: str | None = None, progress: Progress | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the k nearest images of a gallery, compared one by one: indices (Q, k) and distances (Q, k).
@@ -138,30 +138,30 @@ def nearest(
     count, width = gallery.shape
     if query.shape[1] != width:
         raise InputError(
-            f"{gallery.file} holds {width} numbers for an image, and the query {query.shape[1]}: they are of different "
-            "networks; extract the gallery's features again"
+            f"{gallery.file} holds {width} numbers for an image, and the query {query.shape[1]}: they come "
+            "from different networks; extract the features of the gallery again"
         )
     k = min(k, count)
-    found = [np.zeros((len(query), 0), dtype=dtype) for dtype in (np.int64, np.float64)]
+    best = [np.zeros((len(query), 0), dtype=dtype) for dtype in (np.int64, np.float64)]
     done = 0
     for block in gallery.blocks():
         far = FeatureDistances(query, block.copy(), metric=metric or gallery.metric).matrix().numpy()
         indices = np.broadcast_to(np.arange(done, done + len(block)), far.shape)
-        found = _smallest(np.hstack([found[0], indices]), np.hstack([found[1], far]), k)
+        best = _select_smallest(np.hstack([best[0], indices]), np.hstack([best[1], far]), k)
         done += len(block)
         if progress:
             progress(done, count)
-    return found[0], found[1]
+    return best[0], best[1]
 
 
-def _smallest(indices: np.ndarray, distances: np.ndarray, k: int) -> list[np.ndarray]:
-    """Return the k columns of smallest distance of every row, of equal ones the first index."""
+def _select_smallest(indices: np.ndarray, distances: np.ndarray, k: int) -> list[np.ndarray]:
+    """Return the k columns of smallest distance of every row; among equal distances, the smaller index."""
     order = np.stack([np.lexsort((i, d))[:k] for i, d in zip(indices, distances)])
     return [np.take_along_axis(values, order, axis=1) for values in (indices, distances)]
 
 
-def _shape(member: IO[bytes], file: Path) -> tuple[int, int]:
-    """Read the header of an array of features; the member then stands at its first row."""
+def _read_shape(member: IO[bytes], file: Path) -> tuple[int, int]:
+    """Read the header of an array of features, and leave the member at its first row."""
     version = np.lib.format.read_magic(member)
     if version not in _HEADERS:
         raise InputError(f"{file}: features have the unknown array format {version}; write the file again")
@@ -174,6 +174,8 @@ def _shape(member: IO[bytes], file: Path) -> tuple[int, int]:
 def _read_small(archive: zipfile.ZipFile, name: str, file: Path) -> np.ndarray:
     info = archive.getinfo(f"{name}.npy")
     if info.file_size > 50 * max(info.compress_size, 2**20):
-        raise InputError(f"{file}: {name} unpacks to {info.file_size:,} bytes; do not trust the file")
+        raise InputError(
+            f"{file}: {name} unpacks to {info.file_size:,} bytes, more than 50 times its size; do not trust the file"
+        )
     with archive.open(info) as member:
         return np.lib.format.read_array(member, allow_pickle=False)

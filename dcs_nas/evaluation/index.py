@@ -17,16 +17,16 @@ _LINKS = 32  # of an image in the graph (faiss's own example)
 def open_index(
     file: Path, gallery: Gallery, *, approximate: bool = False, progress: Progress | None = None
 ) -> tuple[Any, bool]:
-    """Return a faiss index of a gallery's features, and whether it was made now.
+    """Return a faiss index of a gallery's features, and whether it was built by this call.
 
-    It is read from ``file``, or made and written there where there is none or one that is older than the gallery. An
+    The index is read from ``file``, or built and written there if the file is missing or older than the gallery. An
     exact index compares with every image; an ``approximate`` one is a graph (HNSW, arXiv 1603.09320), which may miss
     some of the nearest.
 
     Raises:
         InputError: faiss is not installed, a damaged file, or an index of another kind or gallery.
     """
-    faiss = _faiss()
+    faiss = _import_faiss()
     if file.is_file() and file.stat().st_mtime_ns >= gallery.file.stat().st_mtime_ns:
         return _read(faiss, file, gallery, approximate), False
     count, width = gallery.shape
@@ -43,13 +43,13 @@ def open_index(
     return index, True
 
 
-def nearest_by_index(index: Any, query: np.ndarray, gallery: Gallery, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return what ``gallery.nearest`` does, indices (Q, k) and distances (Q, k), as the index finds them."""
+def search_index(index: Any, query: np.ndarray, gallery: Gallery, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return indices (Q, k) and distances (Q, k) as ``gallery.find_nearest`` does, by the index."""
     values, indices = index.search(_rows(query, gallery.metric), min(k, gallery.shape[0]))
     return indices, 1 - values if gallery.metric == "cosine" else np.sqrt(np.maximum(values, 0))
 
 
-def _faiss() -> Any:
+def _import_faiss() -> Any:
     try:
         import faiss
     except ImportError:
@@ -60,8 +60,10 @@ def _faiss() -> Any:
 def _read(faiss: Any, file: Path, gallery: Gallery, approximate: bool) -> Any:
     try:
         index = faiss.read_index(str(file))
-    except Exception as error:  # faiss raises RuntimeError for whatever does not parse
-        raise InputError(f"{file} is no index ({str(error).splitlines()[-1][:120]}); remove it") from None
+    except Exception as error:  # faiss raises RuntimeError for any file that it cannot parse
+        raise InputError(
+            f"{file} is not an index ({str(error).splitlines()[-1][:120]}); remove it, and it is built again"
+        ) from None
     if (index.ntotal, index.d) != gallery.shape or not np.allclose(
         index.reconstruct(0), _rows(next(gallery.blocks())[:1], gallery.metric)[0]
     ):
@@ -73,7 +75,7 @@ def _read(faiss: Any, file: Path, gallery: Gallery, approximate: bool) -> Any:
 
 
 def _rows(features: np.ndarray, metric: str) -> np.ndarray:
-    """Return rows as the index holds them: for cosine of length 1."""
+    """Return rows as the index stores them: normalised to length 1 for cosine."""
     rows = np.ascontiguousarray(features, dtype=np.float32)
     if metric != "cosine":
         return rows

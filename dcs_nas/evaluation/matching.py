@@ -1,6 +1,6 @@
-"""From labels and distances to the scores of each query: its matches, their ranks, average precision and the like.
+"""Scores of each query from labels and distances: its matches, their ranks, average precision, negative penalty.
 
-Shapes: Q queries, G gallery images, b queries of a block, H pairs of a query and a gallery image of its person,
+Shapes: Q queries, G gallery images, b queries of a block, H pairs of a query and a gallery image of its identity,
 R repeats.
 """
 
@@ -19,18 +19,18 @@ from dcs_nas.evaluation.distances import DistanceBlocks
 from dcs_nas.evaluation.features import Integers, as_labels
 
 JUNK = -1
-"""The person id of junk images (Market-1501: bad detections): they count neither for nor against a query."""
+"""The identity of junk images (Market-1501: bad detections): they count neither for nor against a query."""
 
 SKIP_CAUSES = ("no_match_in_gallery", "only_same_camera", "junk")
-"""Why a query has no score: its person is not in the gallery, only under the query's own camera, or is junk."""
+"""Why a query has no score: its identity is not in the gallery, only under the query's own camera, or is junk."""
 
 AVERAGE_PRECISIONS = ("hits", "trapezoid")
-_COMPARISONS = 2**25  # at most so many at a time on an accelerator
+_COMPARISONS = 2**25  # at most, at a time, on an accelerator
 
 
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """Person and camera of every query (Q,) and gallery image (G,), int64."""
+    """Identity and camera of every query (Q,) and gallery image (G,), int64."""
 
     query_pids: np.ndarray
     gallery_pids: np.ndarray
@@ -38,7 +38,7 @@ class Labels:
     gallery_camids: np.ndarray
 
     @classmethod
-    def checked(
+    def from_arrays(
         cls,
         query_pids: Integers,
         gallery_pids: Integers,
@@ -47,7 +47,7 @@ class Labels:
         *,
         shape: tuple[int, int],
     ) -> Labels:
-        """Return the labels of the images of a distance matrix of ``shape`` (Q, G).
+        """Check and return the labels of a distance matrix of ``shape`` (Q, G).
 
         Raises:
             InputError: not vectors of integers, or not one of each per image.
@@ -66,19 +66,19 @@ class Labels:
         return np.flatnonzero(self.gallery_pids == JUNK)
 
     @cached_property
-    def _by_person(self) -> tuple[np.ndarray, np.ndarray]:
+    def _by_identity(self) -> tuple[np.ndarray, np.ndarray]:
         order = np.argsort(self.gallery_pids, kind="stable")
         return order, self.gallery_pids[order]
 
-    def same_person(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return pairs of a query and an image of its person: positions in ``queries``, gallery indices, each (H,)."""
-        order, sorted_pids = self._by_person
+    def match_identities(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return pairs of a query and an image of its identity: positions in ``queries``, gallery indices, (H,)."""
+        order, sorted_pids = self._by_identity
         pids = self.query_pids[queries]
         first = np.searchsorted(sorted_pids, pids, side="left")
         counts = np.searchsorted(sorted_pids, pids, side="right") - first
-        return np.repeat(np.arange(len(queries)), counts), order[ragged_ranges(first, counts)]
+        return np.repeat(np.arange(len(queries)), counts), order[concatenate_ranges(first, counts)]
 
-    def skipped(self, *, camera_filter: bool) -> np.ndarray:
+    def find_skip_causes(self, *, camera_filter: bool) -> np.ndarray:
         """Return the cause (one of ``SKIP_CAUSES``) why a query cannot be scored, or "" where it can; (Q,) strings."""
         images = _images_in_gallery(self.query_pids[:, None], self.gallery_pids[:, None])
         causes = np.full(len(self.query_pids), "", dtype="<U32")
@@ -98,16 +98,16 @@ def _images_in_gallery(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
     return np.bincount(codes[: len(gallery)], minlength=codes.max() + 1)[codes[len(gallery) :]]
 
 
-def ragged_ranges(first: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def concatenate_ranges(first: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Return first[0], first[0] + 1, ... (counts[0] numbers), first[1], ..., all in one vector.
 
-    >>> ragged_ranges(np.array([5, 0]), np.array([2, 3])).tolist()
+    >>> concatenate_ranges(np.array([5, 0]), np.array([2, 3])).tolist()
     [5, 6, 0, 1, 2]
     """
     return np.arange(counts.sum()) + np.repeat(first - (np.cumsum(counts) - counts), counts)
 
 
-def ranks_of(block: Tensor, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+def count_ranks(block: Tensor, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Return the 1-based rank (H,) of entry (rows[h], columns[h]) in its row of ``block`` (b, G), ties in column order.
 
     An entry's rank in a stable sort is one more than the number of entries to its left that are not larger and to its
@@ -142,21 +142,21 @@ def _count_ahead(block: Tensor, rows: np.ndarray, columns: np.ndarray) -> np.nda
     return torch.cat(counts).cpu().numpy() if counts else np.empty(0, dtype=np.int64)
 
 
-def blocks_of(queries: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """Give ``queries`` in runs of ``size``."""
+def split_blocks(queries: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Yield ``queries`` in blocks of ``size``."""
     for start in range(0, len(queries), size):
         yield queries[start : start + size]
 
 
-def filtered_block(
+def filter_block(
     distances: DistanceBlocks, labels: Labels, queries: np.ndarray, *, camera_filter: bool
 ) -> tuple[Tensor, np.ndarray, np.ndarray]:
-    """Return the block of ``queries`` (b, G), infinite where an image is removed, and rows and columns of matches (H,).
+    """Return the distances (b, G) of ``queries``, infinite for removed images, and rows and columns of matches (H,).
 
-    Removed are junk and, with the camera filter, images of the query's person under the query's camera.
+    Junk is removed and, with the camera filter, images of the query's identity under the query's camera.
     """
     block = distances.block(queries)
-    rows, columns = labels.same_person(queries)
+    rows, columns = labels.match_identities(queries)
     if len(labels.junk):
         block[:, torch.as_tensor(labels.junk, device=block.device)] = torch.inf
     if camera_filter:
@@ -171,38 +171,38 @@ def rank_matches(
     distances: DistanceBlocks, labels: Labels, queries: np.ndarray, *, camera_filter: bool, query_block: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the query and rank, each (H,), of every match of ``queries`` among the images that are not removed."""
-    found = [(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))]
-    for chosen in blocks_of(queries, query_block):
-        block, rows, columns = filtered_block(distances, labels, chosen, camera_filter=camera_filter)
-        found.append((chosen[rows], ranks_of(block, rows, columns)))
-    query, rank = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    results = [(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))]
+    for selected in split_blocks(queries, query_block):
+        block, rows, columns = filter_block(distances, labels, selected, camera_filter=camera_filter)
+        results.append((selected[rows], count_ranks(block, rows, columns)))
+    query, rank = (np.concatenate(parts) for parts in zip(*results, strict=True))
     return query, rank
 
 
 def rank_single_shots(
     distances: DistanceBlocks, labels: Labels, queries: np.ndarray, *, repeats: int, seed: int, query_block: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the same for ``repeats`` galleries of one drawn image per person from cameras other than the query's.
+    """Rank matches in ``repeats`` galleries of one random image per identity from cameras other than the query's.
 
     All queries of a camera share a draw, as in the classic CUHK03 protocol (Li et al., CVPR 2014), where one view is
     probe and the other gallery. The first result holds query * repeats + repeat.
     """
-    found = [(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))]
+    results = [(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))]
     for camera in np.unique(labels.query_camids[queries]):
         draws = _draw_galleries(labels, int(camera), repeats, seed)
-        for chosen in blocks_of(queries[labels.query_camids[queries] == camera], query_block):
-            block = distances.block(chosen)
+        for selected in split_blocks(queries[labels.query_camids[queries] == camera], query_block):
+            block = distances.block(selected)
             for repeat, gallery in enumerate(draws):
-                same = labels.query_pids[chosen][:, None] == labels.gallery_pids[gallery]
+                same = labels.query_pids[selected][:, None] == labels.gallery_pids[gallery]
                 rows, columns = np.nonzero(same)
                 shot = block[:, torch.as_tensor(gallery, device=block.device)]
-                found.append((chosen[rows] * repeats + repeat, ranks_of(shot, rows, columns)))
-    query, rank = (np.concatenate(parts) for parts in zip(*found, strict=True))
+                results.append((selected[rows] * repeats + repeat, count_ranks(shot, rows, columns)))
+    query, rank = (np.concatenate(parts) for parts in zip(*results, strict=True))
     return query, rank
 
 
 def _draw_galleries(labels: Labels, camera: int, repeats: int, seed: int) -> list[np.ndarray]:
-    """Return ``repeats`` times one random image per person not seen by ``camera``, as sorted gallery indices."""
+    """Draw ``repeats`` galleries of one image per identity not taken by ``camera``; return sorted gallery indices."""
     generator = np.random.default_rng([seed, *np.atleast_1d(np.int64(camera)).view(np.uint32).tolist()])
     valid = np.flatnonzero((labels.gallery_camids != camera) & (labels.gallery_pids != JUNK))
     draws = []

@@ -17,11 +17,11 @@ from dcs_nas.evaluation.features import Array, Integers
 from dcs_nas.evaluation.matching import (
     AVERAGE_PRECISIONS,
     Labels,
-    blocks_of,
-    filtered_block,
+    filter_block,
     rank_matches,
     rank_single_shots,
     score_queries,
+    split_blocks,
 )
 from dcs_nas.evaluation.result import RankingProtocol, RankingResult
 
@@ -61,11 +61,11 @@ def rank(
 ) -> RankingResult:
     """Score features by a re-identification protocol.
 
-    Protocols: ``cross_camera`` removes, per query, gallery images of the same person from the same camera (Zheng et
-    al., ICCV 2015); ``single_gallery_shot`` draws one gallery image per person from other cameras, 10 seeded times
+    Protocols: ``cross_camera`` removes, per query, gallery images of the same identity from the same camera (Zheng et
+    al., ICCV 2015); ``single_gallery_shot`` draws one gallery image per identity from other cameras, 10 seeded times
     (classic CUHK03), where a query's AP and INP are the mean of 1/rank; ``no_camera_filter`` removes nothing. Gallery
-    images of person -1 are junk and dropped, with their count in the result; person 0 is an ordinary person whom no
-    query shows (a distractor). Equal distances keep the gallery's order.
+    images of identity -1 are junk and dropped, with their count in the result; identity 0 is an ordinary one, which
+    no query has (a distractor). Equal distances keep the gallery's order.
 
     Args:
         query_features: (Q, C).
@@ -76,7 +76,7 @@ def rank(
         average_precision: "hits" (precision at each hit) or "trapezoid" (MATLAB's area), see ``score_queries``.
         query_block: queries per matrix product; memory beyond the features is about 8 * query_block * G bytes.
         seed: of the draws of ``single_gallery_shot``.
-        device: where to compute; by default where the query features are.
+        device: the device to compute on; by default that of the query features.
 
     Raises:
         InputError: arrays that don't fit, NaN or infinite features, an unknown setting, or no query with a match.
@@ -108,7 +108,7 @@ def rank_distances(
     query_block: int = 512,
     seed: int = 0,
 ) -> RankingResult:
-    """Score a given distance matrix (Q, G), or re-ranked distances made block by block, as ``rank`` does features.
+    """Score a distance matrix (Q, G), or re-ranked distances computed by blocks, as ``rank`` does features.
 
     Raises:
         InputError: as ``rank``; also NaN or infinite distances.
@@ -116,9 +116,9 @@ def rank_distances(
     _check_settings(protocol, average_precision, max_rank, query_block)
     rules = _PROTOCOLS[protocol]
     source = _as_blocks(distances)
-    labels = Labels.checked(query_pids, gallery_pids, query_camids, gallery_camids, shape=source.shape)
-    skipped = labels.skipped(camera_filter=rules.removes_same_camera)
-    queries = _scorable(skipped, protocol)
+    labels = Labels.from_arrays(query_pids, gallery_pids, query_camids, gallery_camids, shape=source.shape)
+    skipped = labels.find_skip_causes(camera_filter=rules.removes_same_camera)
+    queries = _require_scorable(skipped, protocol)
     if rules.single_shot:
         query, ranks = rank_single_shots(
             source, labels, queries, repeats=rules.repeats, seed=seed, query_block=query_block
@@ -164,7 +164,7 @@ def top_k(
     protocol: str = "cross_camera",
     query_block: int = 512,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first ``k`` gallery images of the ranked lists of ``queries`` (n,), by default all, removals left out.
+    """Return the first ``k`` gallery images of the ranked lists of ``queries`` (n,), by default all.
 
     For features pass ``FeatureDistances(query_features, gallery_features, metric=...)``.
 
@@ -176,26 +176,28 @@ def top_k(
     """
     _check_settings(protocol, "hits", k, query_block)
     if _PROTOCOLS[protocol].single_shot:
-        raise InputError(f"{protocol} draws a gallery per repeat, so it has no one ranked list; use cross_camera")
+        raise InputError(f"{protocol} draws a gallery per repeat, so it has no single ranked list; use cross_camera")
     source = _as_blocks(distances)
-    labels = Labels.checked(query_pids, gallery_pids, query_camids, gallery_camids, shape=source.shape)
-    chosen = np.arange(source.shape[0]) if queries is None else np.asarray(queries, dtype=np.int64)
-    if len(chosen) and not 0 <= chosen.min() <= chosen.max() < source.shape[0]:
-        raise InputError(f"queries must lie within 0 and {source.shape[0] - 1}; found {chosen.min()} to {chosen.max()}")
-    indices, values = np.full((len(chosen), k), -1), np.full((len(chosen), k), np.inf)
+    labels = Labels.from_arrays(query_pids, gallery_pids, query_camids, gallery_camids, shape=source.shape)
+    selected = np.arange(source.shape[0]) if queries is None else np.asarray(queries, dtype=np.int64)
+    if len(selected) and not 0 <= selected.min() <= selected.max() < source.shape[0]:
+        raise InputError(
+            f"queries must lie within 0 and {source.shape[0] - 1}; found {selected.min()} to {selected.max()}"
+        )
+    indices, values = np.full((len(selected), k), -1), np.full((len(selected), k), np.inf)
     camera_filter = _PROTOCOLS[protocol].removes_same_camera
-    for place in blocks_of(np.arange(len(chosen)), query_block):
-        block, _, _ = filtered_block(source, labels, chosen[place], camera_filter=camera_filter)
-        columns = stable_top_k(block, min(k, block.shape[1]))
-        kept = block.gather(1, columns)
-        distance = source.to_distance(kept, chosen[place]).cpu().numpy()
-        valid = np.isfinite(kept.cpu().numpy())
+    for place in split_blocks(np.arange(len(selected)), query_block):
+        block, _, _ = filter_block(source, labels, selected[place], camera_filter=camera_filter)
+        columns = select_top_k(block, min(k, block.shape[1]))
+        smallest = block.gather(1, columns)
+        distance = source.to_distance(smallest, selected[place]).cpu().numpy()
+        valid = np.isfinite(smallest.cpu().numpy())
         indices[place, : columns.shape[1]] = np.where(valid, columns.cpu().numpy(), -1)
         values[place, : columns.shape[1]] = np.where(valid, distance, np.inf)
     return indices, values
 
 
-def stable_top_k(block: Tensor, k: int) -> Tensor:
+def select_top_k(block: Tensor, k: int) -> Tensor:
     """Return the columns (b, k) of the k smallest entries of every row, smallest first, ties in column order."""
     bound = block.topk(k, dim=1, largest=False).values[:, -1:]
     rows, columns = torch.nonzero(block <= bound, as_tuple=True)
@@ -211,15 +213,15 @@ def _as_blocks(distances: Array | DistanceBlocks) -> DistanceBlocks:
 
 
 _ADVICE = {
-    "only_same_camera": "their gallery images are by the query's own camera, which {} leaves out: rank with --protocol "
+    "only_same_camera": "their gallery images are from the query's own camera, which {} removes: rank with --protocol "
     "no_camera_filter (evaluate.protocol in a configuration)",
-    "no_match_in_gallery": "their person ids are not in the gallery: give an identity the same id in both",
-    "junk": "person -1 is junk: give the queries person ids",
+    "no_match_in_gallery": "their identities are not in the gallery: use the same number for an identity in both",
+    "junk": "identity -1 is junk: give the queries other identities",
 }
-"""How to fix each of ``SKIP_CAUSES``, where it leaves no query with a score."""
+"""How to fix each of ``SKIP_CAUSES`` when no query has a score."""
 
 
-def _scorable(skipped: np.ndarray, protocol: str) -> np.ndarray:
+def _require_scorable(skipped: np.ndarray, protocol: str) -> np.ndarray:
     queries = np.flatnonzero(skipped == "")
     if not len(queries):
         causes = [(cause, int((skipped == cause).sum())) for cause in _ADVICE]

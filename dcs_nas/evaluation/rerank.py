@@ -1,4 +1,4 @@
-"""Neighbourhoods used: average query expansion, and re-ranking with k-reciprocal encoding without a dense matrix.
+"""Average query expansion, and re-ranking with k-reciprocal encoding without a dense matrix.
 
 Shapes: Q queries, G gallery images, N = Q + G images, queries first, K neighbours, b queries of a block, nnz entries of
 the sparse encoding, C channels.
@@ -13,16 +13,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from dcs_nas.errors import InputError
-from dcs_nas.evaluation.distances import DistanceBlocks, FeatureDistances, JoinedMatrices, PairDistances, SparseColumns
-from dcs_nas.evaluation.features import Array, Integers, as_labels, as_matrix, same_width, squared_norms
-from dcs_nas.evaluation.matching import JUNK, ragged_ranges
+from dcs_nas.evaluation.distances import BlockMatrices, DistanceBlocks, FeatureDistances, PairDistances, SparseColumns
+from dcs_nas.evaluation.features import Array, Integers, as_labels, as_matrix, compute_squared_norms, require_same_width
+from dcs_nas.evaluation.matching import JUNK, concatenate_ranges
 
 _BLOCK = 512  # images whose distances to all others are held at a time
 _SMALLEST_SCALE = 1e-30  # where all images are the same point
 
 
 class RerankedDistances(DistanceBlocks):
-    """Re-ranked distances (1 - weight) d_J + weight d^2 / max d^2, made by blocks of queries from a sparse encoding.
+    """Re-ranked distances (1 - weight) d_J + weight d^2 / max d^2, by blocks of queries from a sparse encoding.
 
     Image i is encoded by weights V_ij over its expanded k1-reciprocal neighbours j, averaged over its k2 nearest (the
     paper's equations 4, 7 and 11), and d_J(q, g) = 1 - sum_j min(V_qj, V_gj) / sum_j max(V_qj, V_gj) (equation 10);
@@ -34,7 +34,7 @@ class RerankedDistances(DistanceBlocks):
         if k1 < 1 or k2 < 1 or not 0 <= weight <= 1:
             raise InputError(f"k1 and k2 must be at least 1, weight within 0 and 1; found {k1}, {k2} and {weight}")
         self._source, self._num_queries, self._weight = source, num_queries, weight
-        neighbours, self._scale = nearest_neighbours(source, max(k1 + 1, k2))
+        neighbours, self._scale = find_neighbours(source, max(k1 + 1, k2))
         encoding = encode(source, neighbours, self._scale, k1=k1, k2=k2)
         self._queries = encoding[:num_queries]
         self._holders = encoding[num_queries:].T.tocsr()
@@ -45,10 +45,10 @@ class RerankedDistances(DistanceBlocks):
     def block(self, queries: np.ndarray) -> Tensor:
         original = self._source.to_distance(self._source.block(queries)[:, self._num_queries :], queries).square()
         scale = torch.as_tensor(self._scale[queries], dtype=original.dtype, device=original.device)
-        jaccard = torch.from_numpy(self._jaccard(queries)).to(original)
+        jaccard = torch.from_numpy(self._compute_jaccard(queries)).to(original)
         return jaccard.mul_(1 - self._weight).add_(original.mul_(self._weight / scale[:, None]))
 
-    def _jaccard(self, queries: np.ndarray) -> np.ndarray:
+    def _compute_jaccard(self, queries: np.ndarray) -> np.ndarray:
         """Return d_J (b, G); a query's shared weight is gathered from the gallery images that hold its neighbours."""
         shared = np.empty((len(queries), self.shape[1]), dtype=np.float32)
         holders = self._holders
@@ -57,7 +57,7 @@ class RerankedDistances(DistanceBlocks):
             neighbours = self._queries.indices[span]
             first = holders.indptr[neighbours]
             counts = holders.indptr[neighbours + 1] - first
-            entries = ragged_ranges(first, counts)
+            entries = concatenate_ranges(first, counts)
             common = np.minimum(np.repeat(self._queries.data[span], counts), holders.data[entries])
             row[:] = np.bincount(holders.indices[entries], weights=common, minlength=len(row))
         return 1 - shared / (2 - shared)
@@ -79,25 +79,25 @@ def rerank(
     Args:
         query_features: (Q, C).
         gallery_features: (G, C).
-        k1: neighbours of an image that are looked at.
+        k1: number of neighbours considered for each image.
         k2: neighbours, the image itself included, over which encodings are averaged; 1 averages nothing.
         weight: of the original distance (lambda in the paper); 1 keeps the original order.
         metric: "euclidean" or "cosine".
-        gallery_pids: (G,), where the gallery holds junk (person -1): it is nobody's neighbour and infinitely far.
-        device: where distances are computed; by default where the query features are.
+        gallery_pids: (G,), if the gallery holds junk (identity -1), which is no image's neighbour and infinitely far.
+        device: the device to compute on; by default that of the query features.
 
     Raises:
         InputError: features as ``rank`` refuses them, or settings out of range.
     """
     query = as_matrix("query_features", query_features, device)
-    query, gallery = same_width(query, as_matrix("gallery_features", gallery_features, query.device))
+    query, gallery = require_same_width(query, as_matrix("gallery_features", gallery_features, query.device))
     for name, features in (("query_features", query), ("gallery_features", gallery)):
-        squared_norms(name, features)
-    kept = _without_junk(gallery_pids, len(gallery))
-    images = torch.cat([query, gallery if kept is None else gallery[torch.as_tensor(kept, device=gallery.device)]])
+        compute_squared_norms(name, features)
+    valid = _drop_junk(gallery_pids, len(gallery))
+    images = torch.cat([query, gallery if valid is None else gallery[torch.as_tensor(valid, device=gallery.device)]])
     source = FeatureDistances(images, images, metric=metric)
     reranked = RerankedDistances(source, len(query), k1=k1, k2=k2, weight=weight)
-    return reranked if kept is None else SparseColumns(reranked, kept, len(gallery))
+    return reranked if valid is None else SparseColumns(reranked, valid, len(gallery))
 
 
 def rerank_distances(
@@ -110,29 +110,31 @@ def rerank_distances(
     weight: float = 0.3,
     metric: str = "given",
 ) -> RerankedDistances:
-    """Return the same from distance matrices (Q, G), (Q, Q) and (G, G), not squared, of a gallery without junk.
+    """Return the re-ranked distances of matrices (Q, G), (Q, Q) and (G, G), not squared, of a gallery without junk.
 
-    ``metric`` is the name that results carry.
+    Results carry the name ``metric``.
 
     Raises:
         InputError: matrices that don't fit, NaN, infinite or negative distances, or settings out of range.
     """
-    source = JoinedMatrices(query_gallery, query_query, gallery_gallery, metric=metric)
+    source = BlockMatrices(query_gallery, query_query, gallery_gallery, metric=metric)
     return RerankedDistances(source, len(query_gallery), k1=k1, k2=k2, weight=weight)
 
 
-def _without_junk(gallery_pids: Integers | None, gallery_size: int) -> np.ndarray | None:
-    """Return the indices of the gallery images that are no junk, None where all are."""
+def _drop_junk(gallery_pids: Integers | None, gallery_size: int) -> np.ndarray | None:
+    """Return the indices of the gallery images that are not junk, or None if there is no junk."""
     if gallery_pids is None:
         return None
     pids = as_labels("gallery_pids", gallery_pids, gallery_size)
-    kept = np.flatnonzero(pids != JUNK)
-    if not len(kept):
-        raise InputError(f"all {len(pids)} gallery images are junk (person {JUNK}); nothing is left to rank")
-    return kept if len(kept) < len(pids) else None
+    valid = np.flatnonzero(pids != JUNK)
+    if not len(valid):
+        raise InputError(
+            f"all {len(pids)} gallery images are junk (identity {JUNK}); give a gallery with other identities"
+        )
+    return valid if len(valid) < len(pids) else None
 
 
-def nearest_neighbours(source: DistanceBlocks, count: int) -> tuple[np.ndarray, np.ndarray]:
+def find_neighbours(source: DistanceBlocks, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the ``count`` nearest images (N, K) of each image, itself first, and its largest squared distance (N,)."""
     total = source.shape[0]
     neighbours = np.empty((total, min(count, total)), dtype=np.int32)
@@ -149,7 +151,7 @@ def nearest_neighbours(source: DistanceBlocks, count: int) -> tuple[np.ndarray, 
 
 def encode(source: PairDistances, neighbours: np.ndarray, scale: np.ndarray, *, k1: int, k2: int) -> sparse.csr_array:
     """Return the encoding V (N, N), nnz about 100 per row: exp(-d^2 / scale) of expanded neighbours; rows sum to 1."""
-    members = expanded_neighbours(neighbours, k1)
+    members = expand_neighbours(neighbours, k1)
     image, other = members.nonzero()
     squared = source.pairs(image, other).square().cpu().numpy()
     closeness = np.exp(-squared / scale[image]).astype(np.float32)
@@ -158,19 +160,19 @@ def encode(source: PairDistances, neighbours: np.ndarray, scale: np.ndarray, *, 
     if k2 == 1:
         return encoding
     nearest = neighbours[:, :k2]
-    average = _membership(nearest, np.ones(nearest.shape, dtype=bool)).astype(np.float32) / nearest.shape[1]
+    average = _build_membership(nearest, np.ones(nearest.shape, dtype=bool)).astype(np.float32) / nearest.shape[1]
     return (average @ encoding).tocsr()
 
 
-def expanded_neighbours(neighbours: np.ndarray, k1: int) -> sparse.csr_array:
+def expand_neighbours(neighbours: np.ndarray, k1: int) -> sparse.csr_array:
     """Return R*(i, k1) of the paper's equation 4 as the non-zeros of row i, (N, N).
 
-    The k1-reciprocal neighbours R(i, k1), and for each candidate c of them also R(c, k1 / 2) where more than two
-    thirds (as in the published code; the paper has at least two thirds) of it lie in R(i, k1).
+    R*(i, k1) is R(i, k1), the k1-reciprocal neighbours, and R(c, k1 / 2) of each c of them of which more than two
+    thirds (as in the published code; the paper has at least two thirds) lie in R(i, k1).
     """
     near, nearer = neighbours[:, : k1 + 1], neighbours[:, : int(np.around(k1 / 2)) + 1]
-    reciprocal = _membership(near, _reciprocal(near))
-    candidates = _membership(nearer, _reciprocal(nearer))
+    reciprocal = _build_membership(near, _find_reciprocal(near))
+    candidates = _build_membership(nearer, _find_reciprocal(nearer))
     size = np.diff(candidates.indptr)
     overlap = (reciprocal @ candidates.T).multiply(reciprocal).tocoo()
     image, candidate = overlap.coords
@@ -181,20 +183,20 @@ def expanded_neighbours(neighbours: np.ndarray, k1: int) -> sparse.csr_array:
     return (reciprocal + expansion @ candidates).tocsr()
 
 
-def _reciprocal(neighbours: np.ndarray) -> np.ndarray:
+def _find_reciprocal(neighbours: np.ndarray) -> np.ndarray:
     """Return whether image i is among the neighbours of its neighbour, (N, K)."""
-    found = np.empty(neighbours.shape, dtype=bool)
+    mask = np.empty(neighbours.shape, dtype=bool)
     for start in range(0, len(neighbours), 4 * _BLOCK):
         rows = np.arange(start, min(start + 4 * _BLOCK, len(neighbours)))
-        found[rows] = (neighbours[neighbours[rows]] == rows[:, None, None]).any(axis=2)
-    return found
+        mask[rows] = (neighbours[neighbours[rows]] == rows[:, None, None]).any(axis=2)
+    return mask
 
 
-def _membership(neighbours: np.ndarray, kept: np.ndarray) -> sparse.csr_array:
-    """Return the kept ones of ``neighbours`` (N, K) as ones in an (N, N) matrix."""
+def _build_membership(neighbours: np.ndarray, mask: np.ndarray) -> sparse.csr_array:
+    """Return an (N, N) matrix with 1 where ``mask`` selects a neighbour of ``neighbours`` (N, K)."""
     total = len(neighbours)
-    ends = np.concatenate([[0], np.cumsum(kept.sum(axis=1))])
-    return sparse.csr_array((np.ones(ends[-1], dtype=np.int32), neighbours[kept], ends), shape=(total, total))
+    ends = np.concatenate([[0], np.cumsum(mask.sum(axis=1))])
+    return sparse.csr_array((np.ones(ends[-1], dtype=np.int32), neighbours[mask], ends), shape=(total, total))
 
 
 def average_query_expansion(
@@ -210,8 +212,8 @@ def average_query_expansion(
     """Return the expanded query features (Q, C) and gallery features (G, C), all L2-normalised.
 
     With unit vectors, q' = normalise(q + sum_j max(q.g_j, 0)^alpha g_j) over the ``neighbours`` gallery features g_j
-    most similar to q: alpha 0 is the plain average (Chum et al., ICCV 2007), larger values trust closer ones more
-    (Radenovic, Tolias, Chum, TPAMI 2019). Neither person nor camera is looked at.
+    most similar to q: alpha 0 is the plain average (Chum et al., ICCV 2007), larger values give closer ones more weight
+    (Radenovic, Tolias, Chum, TPAMI 2019). Identities and cameras are not used.
 
     Args:
         neighbours: gallery features averaged with each, at most G (without itself, for the gallery's own).
@@ -222,7 +224,7 @@ def average_query_expansion(
         InputError: features as ``rank`` refuses them, or settings out of range.
     """
     query = as_matrix("query_features", query_features, device)
-    query, gallery = same_width(query, as_matrix("gallery_features", gallery_features, query.device))
+    query, gallery = require_same_width(query, as_matrix("gallery_features", gallery_features, query.device))
     available = len(gallery) - expand_gallery
     if not 1 <= neighbours <= available or alpha < 0 or query_block < 1:
         raise InputError(
@@ -230,7 +232,7 @@ def average_query_expansion(
             f"found {neighbours}, {alpha} and {query_block}"
         )
     for name, features in (("query_features", query), ("gallery_features", gallery)):
-        squared_norms(name, features)
+        compute_squared_norms(name, features)
     query, gallery = functional.normalize(query), functional.normalize(gallery)
     expanded = torch.cat([_expand(rows, gallery, neighbours, alpha) for rows in query.split(query_block)])
     if not expand_gallery:
@@ -240,7 +242,7 @@ def average_query_expansion(
 
 
 def _expand(features: Tensor, gallery: Tensor, count: int, alpha: float, *, adds_itself: bool = True) -> Tensor:
-    """Average each with its neighbours; where ``features`` are the gallery's, each is its own nearest already."""
+    """Average each feature with its neighbours; a gallery feature is already its own nearest neighbour."""
     similarity, index = (features @ gallery.T).topk(count, dim=1)
     weight = similarity.clamp_min(0).pow(alpha)
     total = torch.einsum("qn,qnc->qc", weight, gallery[index])

@@ -1,4 +1,4 @@
-"""What a ranking yields: scores, the protocol they belong to, and a table of the queries.
+"""The result of a ranking: scores, their protocol, and a table of the queries.
 
 Shapes: Q queries, R repeats (1 except for single-gallery-shot), S bootstrap resamples.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,7 @@ _SCORES = ("mAP", "mINP", "cmc")
 
 @dataclass(frozen=True)
 class RankingProtocol:
-    """By which rules a result was made.
+    """The rules of a result.
 
     ``rerank`` and ``expansion`` hold the settings of re-ranking and query expansion, ``seed`` that of drawn galleries.
     """
@@ -71,7 +71,7 @@ class RankingResult:
     @cached_property
     def cmc(self) -> np.ndarray:
         """(max_rank,) share of queries whose first match is among the first 1, 2, ... gallery images."""
-        return _cmc(self.first_ranks[self.used], self.max_rank).mean(axis=0)
+        return _compute_cmc(self.first_ranks[self.used], self.max_rank).mean(axis=0)
 
     @cached_property
     def mAP(self) -> float:  # noqa: N802
@@ -105,7 +105,7 @@ class RankingResult:
     ) -> dict[str, tuple[float, float]]:
         """Return percentile bootstrap intervals (Efron, 1979) of mAP, mINP and rank-k, over scored queries.
 
-        They say how much the scores depend on which queries were asked, the gallery and network being as they are.
+        They show how much the scores depend on the choice of queries, for one gallery and network.
 
         Raises:
             InputError: a level outside (0, 1), no resamples, or a rank below 1.
@@ -117,7 +117,7 @@ class RankingResult:
         columns = {"mAP": self.average_precision[self.used], "mINP": self.inverse_negative_penalty[self.used]}
         first = self.first_ranks[self.used]
         columns |= {f"rank-{k}": (first <= k).mean(axis=1) for k in ranks}
-        means = _resampled_means(np.stack(list(columns.values()), axis=1), resamples, seed)
+        means = _resample_means(np.stack(list(columns.values()), axis=1), resamples, seed)
         tail = (1 - level) / 2
         low, high = np.quantile(means, [tail, 1 - tail], axis=0)
         return {name: (float(low[i]), float(high[i])) for i, name in enumerate(columns)}
@@ -125,15 +125,15 @@ class RankingResult:
     def confidence(self, *, resamples: int = 1000, level: float = 0.95, seed: int = 0) -> dict[str, Any]:
         """Return ``confidence_intervals`` of mAP, mINP and the whole CMC curve (max_rank pairs), ready for JSON."""
         ranks = range(1, self.max_rank + 1)
-        found = self.confidence_intervals(ranks=ranks, resamples=resamples, level=level, seed=seed)
+        intervals = self.confidence_intervals(ranks=ranks, resamples=resamples, level=level, seed=seed)
         return {
             "method": "percentile bootstrap over queries",
             "level": level,
             "resamples": resamples,
             "seed": seed,
-            "mAP": list(found["mAP"]),
-            "mINP": list(found["mINP"]),
-            "cmc": [list(found[f"rank-{k}"]) for k in ranks],
+            "mAP": list(intervals["mAP"]),
+            "mINP": list(intervals["mINP"]),
+            "cmc": [list(intervals[f"rank-{k}"]) for k in ranks],
         }
 
     def write_csv(self, path: Path | str, *, names: Sequence[str] | None = None) -> None:
@@ -148,12 +148,12 @@ class RankingResult:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["query", "name", "pid", "camid", "matches", "first_rank", "ap", "inp", "skipped"])
         for q, cause in enumerate(self.skipped.tolist()):
-            scores = ["", "", "", ""] if cause else self._row_scores(q)
+            scores = ["", "", "", ""] if cause else self._format_scores(q)
             name = names[q] if names is not None else ""
             writer.writerow([q, name, self.query_pids[q], self.query_camids[q], *scores, cause])
         write_text(Path(path), text.getvalue())
 
-    def _row_scores(self, query: int) -> list[str]:
+    def _format_scores(self, query: int) -> list[str]:
         return [
             str(self.matches[query]),
             f"{self.first_ranks[query].mean():g}",
@@ -162,7 +162,7 @@ class RankingResult:
         ]
 
 
-def _cmc(first_ranks: np.ndarray, max_rank: int) -> np.ndarray:
+def _compute_cmc(first_ranks: np.ndarray, max_rank: int) -> np.ndarray:
     """Return the share (Q, max_rank) of repeats whose first match is within the first 1, 2, ... images."""
     hits = np.zeros((len(first_ranks), max_rank))
     rows, repeats = np.nonzero(first_ranks <= max_rank)
@@ -170,7 +170,7 @@ def _cmc(first_ranks: np.ndarray, max_rank: int) -> np.ndarray:
     return hits.cumsum(axis=1)
 
 
-def _resampled_means(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+def _resample_means(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     """Return the means of ``values`` (Q, M) over Q queries drawn with replacement, (S, M)."""
     generator = np.random.default_rng(seed)
     total = len(values)
@@ -185,33 +185,30 @@ def average(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the mean and sample standard deviation (n - 1) of mAP, mINP and the CMC curve of n evaluations.
 
     Args:
-        reports: what ``RankingResult.to_dict`` gives, with the statistics of the data set under ``data``.
+        reports: of ``RankingResult.to_dict``, with the statistics of the data set under ``data``.
 
     Raises:
         InputError: fewer than two evaluations, or evaluations of different data sets, protocols or CMC lengths.
     """
     if len(reports) < 2:
-        raise InputError(f"{len(reports)} evaluations are given; a mean needs two or more")
-    for key, of in (("data set", _data_set), ("protocol", _protocol), ("length of the CMC curve", _length)):
-        found = {str(of(report)) for report in reports}
-        if len(found) > 1:
-            raise InputError(f"evaluations of more than one {key} have no mean; found {' and '.join(sorted(found))}")
+        raise InputError(f"found {len(reports)} evaluations; a mean needs two or more: name more runs")
+    properties: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+        "data set": _describe_data,
+        "protocol": lambda report: report["protocol"],
+        "length of the CMC curve": lambda report: len(report["cmc"]),
+    }
+    for key, get in properties.items():
+        values = {str(get(report)) for report in reports}
+        if len(values) > 1:
+            raise InputError(f"evaluations of more than one {key} have no mean; found {' and '.join(sorted(values))}")
     scores = {name: np.array([report[name] for report in reports]) for name in _SCORES}
     return {
-        **{name: values.mean(axis=0).tolist() for name, values in scores.items()},
-        "standard_deviation": {name: values.std(axis=0, ddof=1).tolist() for name, values in scores.items()},
+        **{name: score.mean(axis=0).tolist() for name, score in scores.items()},
+        "standard_deviation": {name: score.std(axis=0, ddof=1).tolist() for name, score in scores.items()},
         "protocol": reports[0]["protocol"],
         "evaluations": [dict(report) for report in reports],
     }
 
 
-def _data_set(report: Mapping[str, Any]) -> str:
+def _describe_data(report: Mapping[str, Any]) -> str:
     return ", fingerprint ".join([report["data"]["name"], *filter(None, [report["data"].get("fingerprint", "")[:8]])])
-
-
-def _protocol(report: Mapping[str, Any]) -> Mapping[str, Any]:
-    return report["protocol"]
-
-
-def _length(report: Mapping[str, Any]) -> int:
-    return len(report["cmc"])

@@ -1,4 +1,4 @@
-"""Features to scores as a section ``evaluate`` asks for them: expanded or not, re-ranked or not.
+"""Scores of features by the section ``evaluate``: with query expansion, re-ranking, or neither.
 
 Shapes: Q queries, G gallery images.
 """
@@ -29,8 +29,8 @@ _RERANKING = ("rerank_k1", "rerank_k2", "rerank_lambda")
 
 
 @dataclass(frozen=True, eq=False)
-class Scored:
-    """Scores, the distances that they come from, and the intervals of ``RankingResult.confidence`` if asked for."""
+class Scores:
+    """Scores, their distances, and the intervals of ``RankingResult.confidence`` if requested."""
 
     result: RankingResult
     distances: DistanceBlocks
@@ -41,7 +41,7 @@ class Scored:
         return {**self.result.to_dict(), "confidence": self.confidence}
 
 
-def changed(own: EvaluateConfig, changes: Mapping[str, Any]) -> EvaluateConfig:
+def apply_changes(own: EvaluateConfig, changes: Mapping[str, Any]) -> EvaluateConfig:
     """Return ``own`` with ``changes``.
 
     Raises:
@@ -56,27 +56,27 @@ def changed(own: EvaluateConfig, changes: Mapping[str, Any]) -> EvaluateConfig:
     return settings
 
 
-def settings_of(features: FeatureSet, *, metric: str) -> EvaluateConfig:
-    """Return the settings by which ``features`` were evaluated; without any, the defaults and ``metric``."""
+def get_settings(features: FeatureSet, *, metric: str) -> EvaluateConfig:
+    """Return the settings by which ``features`` were evaluated; if none are recorded, the defaults and ``metric``."""
     own = {"metric": metric} if features.evaluated is None else features.evaluated["settings"]
     return parse(EvaluateConfig, own, source="evaluation settings")
 
 
 def score(
     features: FeatureSet, settings: EvaluateConfig, *, protocol: str, device: torch.device | str | None = None
-) -> Scored:
-    """Return the CMC, mAP and mINP of ``features``; ``protocol`` counts where the settings name none.
+) -> Scores:
+    """Return the CMC, mAP and mINP of ``features``; ``protocol`` is used if the settings name none.
 
-    Query images that are gallery images too, and that the protocol leaves in, are logged.
+    A warning is logged if query images are in the gallery too and the protocol does not remove them.
     """
     protocol = settings.protocol or protocol
     if protocol == "no_camera_filter" and features.query_paths is not None and features.gallery_paths is not None:
         itself = int(np.isin(features.query_paths, features.gallery_paths).sum())
         if itself:
             log.warning(
-                "%d query images are gallery images too, and protocol %s lets each find itself", itself, protocol
+                "%d query images are gallery images too, and protocol %s does not remove them", itself, protocol
             )
-    distances = distances_of(features, settings, device=device)
+    distances = compute_distances(features, settings, device=device)
     result = rank_distances(
         distances,
         features.query_pids,
@@ -90,11 +90,11 @@ def score(
     if settings.expand:
         method = {"method": "average query expansion", "neighbours": settings.expand, "alpha": settings.expand_alpha}
         result = replace(result, protocol=replace(result.protocol, expansion=method))
-    return Scored(result, distances, result.confidence(resamples=settings.confidence) if settings.confidence else None)
+    return Scores(result, distances, result.confidence(resamples=settings.confidence) if settings.confidence else None)
 
 
-def score_matrix(matrix: np.ndarray, labels: Mapping[str, np.ndarray], settings: EvaluateConfig) -> Scored:
-    """Return the scores of given distances (Q, G); ``labels`` are the last four arguments of ``rank_distances``."""
+def score_matrix(matrix: np.ndarray, labels: Mapping[str, np.ndarray], settings: EvaluateConfig) -> Scores:
+    """Return the scores of distances (Q, G); ``labels`` are the last four arguments of ``rank_distances``."""
     distances = MatrixDistances(matrix)
     result = rank_distances(
         distances,
@@ -106,20 +106,20 @@ def score_matrix(matrix: np.ndarray, labels: Mapping[str, np.ndarray], settings:
         max_rank=settings.max_rank,
         average_precision=settings.average_precision,
     )
-    return Scored(result, distances, result.confidence(resamples=settings.confidence) if settings.confidence else None)
+    return Scores(result, distances, result.confidence(resamples=settings.confidence) if settings.confidence else None)
 
 
-def distances_of(
+def compute_distances(
     features: FeatureSet, settings: EvaluateConfig, *, device: torch.device | str | None = None
 ) -> DistanceBlocks:
-    """Return the distances (Q, G), made block by block: query features are expanded first, then all is re-ranked.
+    """Return the distances (Q, G), computed by blocks, after query expansion and re-ranking where they are set.
 
-    Junk (person -1) is no one's neighbour in either step. ``device`` is where to compute, the CPU by default.
+    Junk (identity -1) is no image's neighbour in either step. ``device`` is the CPU by default.
     """
     query = as_matrix("query_features", features.query_features, device)
     gallery = as_matrix("gallery_features", features.gallery_features, device)
     if settings.expand:
-        query, gallery = _expanded(query, gallery, features.gallery_pids, settings)
+        query, gallery = _expand(query, gallery, features.gallery_pids, settings)
     if not settings.rerank:
         return FeatureDistances(query, gallery, metric=settings.metric)
     return rerank(
@@ -133,13 +133,13 @@ def distances_of(
     )
 
 
-def _expanded(
+def _expand(
     query: Tensor, gallery: Tensor, gallery_pids: np.ndarray, settings: EvaluateConfig
 ) -> tuple[Tensor, Tensor]:
     """Expand both sides by ``average_query_expansion`` without junk, whose gallery features become 0."""
-    kept = torch.as_tensor(np.flatnonzero(gallery_pids != JUNK), device=gallery.device)
+    valid = torch.as_tensor(np.flatnonzero(gallery_pids != JUNK), device=gallery.device)
     options: Any = {"neighbours": settings.expand, "alpha": settings.expand_alpha}
-    if len(kept) == len(gallery):
+    if len(valid) == len(gallery):
         return average_query_expansion(query, gallery, **options)
-    expanded, normalised = average_query_expansion(query, gallery[kept], **options)
-    return expanded, normalised.new_zeros(len(gallery), gallery.shape[1]).index_copy_(0, kept, normalised)
+    expanded, normalised = average_query_expansion(query, gallery[valid], **options)
+    return expanded, normalised.new_zeros(len(gallery), gallery.shape[1]).index_copy_(0, valid, normalised)

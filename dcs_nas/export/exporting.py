@@ -1,6 +1,6 @@
 """From a trained run to files: ONNX, and torch.export's ``.pt2``. B images, H x W pixels, D features.
 
-A file takes its place only once it has been read back and gives the trained network's features, for random images and
+A file is kept only after it has been read back and computes the trained network's features, for random images and
 for images of the run's data, in batches of one and of several.
 """
 
@@ -21,7 +21,7 @@ from torch.export import Dim, ExportedProgram
 from dcs_nas.errors import InputError, choices
 from dcs_nas.export.extractor import Deployable, at_a_step, deployable
 from dcs_nas.export.metadata import ExportInfo
-from dcs_nas.export.onnx_model import OnnxModel, finished_model, require
+from dcs_nas.export.onnx_model import OnnxModel, build_model, require
 from dcs_nas.files import atomic_path
 
 FORMATS = ("onnx", "pt2")
@@ -58,7 +58,7 @@ def export_run(
     """
     _check(formats)
     source = deployable(folder, checkpoint=checkpoint)
-    program = traced(source)
+    program = trace(source)
     images = _images(source)
     steps = at_a_step(source.extractor, images)
     writers = {"onnx": _write_onnx, "pt2": _write_pt2}
@@ -76,7 +76,7 @@ def export_run(
     return files, source
 
 
-def traced(source: Deployable) -> ExportedProgram:
+def trace(source: Deployable) -> ExportedProgram:
     """Return the extractor as a graph for any number of images."""
     images = torch.zeros(2, 3, source.info.height, source.info.width, dtype=torch.uint8)
     with _quiet(), torch.no_grad():
@@ -91,9 +91,9 @@ def differences(run: Callable[[Tensor], Tensor], source: Deployable, images: Ten
     """Return how far ``run`` is from the extractor on each of images (B, 3, H, W), all at once and one alone: (B,)."""
     expected = source.extractor(images)
     scale = expected.abs().amax(1).clamp_min(1)
-    found = run(images)
+    features = run(images)
     alone = run(images[:1])
-    errors = (found - expected).abs().amax(1) / scale
+    errors = (features - expected).abs().amax(1) / scale
     errors[0] = errors[0].maximum((alone[0] - expected[0]).abs().max() / scale[0])
     return errors.nan_to_num(torch.inf)
 
@@ -127,7 +127,7 @@ def _write_onnx(program: ExportedProgram, info: ExportInfo, path: Path) -> Calla
             program, dynamo=True, verbose=False, input_names=["images"], output_names=["features"]
         )
     assert converted is not None
-    onnx.save_model(finished_model(converted.model_proto, info), path)
+    onnx.save_model(build_model(converted.model_proto, info), path)
     model = OnnxModel(path)
     return lambda images: torch.from_numpy(model.run(images.numpy()))
 

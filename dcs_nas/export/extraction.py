@@ -26,18 +26,18 @@ def list_image_files(images: str | Path | Sequence[str | Path]) -> list[Path]:
         InputError: no such file or folder, or a folder without images.
     """
     named = [images] if isinstance(images, (str, Path)) else list(images)
-    found: list[Path] = []
+    files: list[Path] = []
     for path in map(Path, named):
         if is_file(path):
-            found.append(path)
+            files.append(path)
             continue
         inside, _ = images_below(existing_folder(path))
         if not inside:
             raise InputError(f"{path} holds no images, found {listing_of(path)}; expected files such as .jpg or .png")
-        found += [path / name for name in inside]
-    if not found:
+        files += [path / name for name in inside]
+    if not files:
         raise InputError("no image is named; expected at least one file or folder of images")
-    return found
+    return files
 
 
 def extract(model: FeatureModel, paths: Sequence[Path], out: Path, *, progress: Progress | None = None) -> int:
@@ -62,7 +62,7 @@ def extract(model: FeatureModel, paths: Sequence[Path], out: Path, *, progress: 
             raise InputError(f"{several}{faults[0]}; then repeat the command, which keeps the others in {folder}")
         names = [path.as_posix() for path in paths]
         facts = model.info.model_dump(mode="json")
-        features = part.gathered(keys)
+        features = part.gather(keys)
         write_gallery(out, features, names, metric=model.info.metric, folder=Path.cwd(), model=facts)
         shutil.rmtree(folder)
     return before
@@ -74,7 +74,7 @@ def _compute(
     """Append the features of images to ``part``; return the faults of those that do not decode."""
     keys, faults = list(todo), []
     start = 0
-    for done, images in model.decoded(list(todo.values())):
+    for done, images in model.decode(list(todo.values())):
         whole = {key: image for key, image in zip(keys[start:done], images) if not isinstance(image, InputError)}
         faults += [image for image in images if isinstance(image, InputError)]
         if whole:
@@ -112,20 +112,20 @@ class _Part:
             file.writelines(f"{json.dumps(key)}\n" for key in keys)
         self.rows |= {key: len(self.rows) + i for i, key in enumerate(keys)}
 
-    def gathered(self, keys: Sequence[str]) -> np.ndarray:
+    def gather(self, keys: Sequence[str]) -> np.ndarray:
         """Return the features of the images in order (N, D), as a memory map."""
         rows = np.array([self.rows[key] for key in keys])
         source = np.memmap(self._features, dtype="<f4", mode="r", shape=(len(self.rows), self._width))
         if np.array_equal(rows, np.arange(len(source))):
             return source
         target = self._features.with_name("ordered.f32")
-        found = np.memmap(target, dtype="<f4", mode="w+", shape=(len(rows), self._width))
+        features = np.memmap(target, dtype="<f4", mode="w+", shape=(len(rows), self._width))
         for start in range(0, len(rows), _GATHERED):
-            found[start : start + _GATHERED] = source[rows[start : start + _GATHERED]]
-        return found
+            features[start : start + _GATHERED] = source[rows[start : start + _GATHERED]]
+        return features
 
 
 def _key(path: Path) -> str:
-    """Return what tells an image from another one, and from what the file held before it changed."""
+    """Return a key of an image file that changes with its path, size or modification time."""
     status = status_of(path)
     return f"{path.absolute().as_posix()} {status.st_size} {status.st_mtime_ns}"

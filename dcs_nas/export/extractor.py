@@ -43,11 +43,11 @@ def at_a_step(extractor: Extractor, images: Tensor) -> Tensor:
     There the mask 1[T > 0] may fall out differently under another runtime, as between any two devices: the network
     itself jumps, by one channel of one token.
     """
-    found = torch.zeros(len(images), dtype=torch.bool)
+    mask = torch.zeros(len(images), dtype=torch.bool)
 
     def look(_module: nn.Module, _inputs: object, logits: Tensor) -> None:
         sizes = logits.abs().flatten(1)
-        found.logical_or_(sizes.amin(1) <= _ROUNDING * sizes.amax(1))
+        mask.logical_or_(sizes.amin(1) <= _ROUNDING * sizes.amax(1))
 
     blocks = [module for module in extractor.modules() if isinstance(module, DCSAttention)]
     handles = [block.selector.register_forward_hook(look) for block in blocks]
@@ -56,7 +56,7 @@ def at_a_step(extractor: Extractor, images: Tensor) -> Tensor:
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,12 +81,12 @@ def deployable(folder: Path, *, checkpoint: str = "last", samples: int = 8) -> D
         notes.append("the network knows cameras; the file takes all cameras as unknown, as evaluation on new ones does")
     images, missing = _samples(config, samples)
     notes += [missing] if missing else []
-    info = info_of(config, network, folder, checkpoint)
+    info = describe_run(config, network, folder, checkpoint)
     extractor = Extractor(network, config.data.mean, config.data.std).eval()
     return Deployable(extractor, info, images, tuple(notes))
 
 
-def info_of(config: Config, network: ReidNetwork, folder: Path, checkpoint: str) -> ExportInfo:
+def describe_run(config: Config, network: ReidNetwork, folder: Path, checkpoint: str) -> ExportInfo:
     """Return what the trained network of a run says of itself."""
     data = config.data
     return ExportInfo(
@@ -98,7 +98,7 @@ def info_of(config: Config, network: ReidNetwork, folder: Path, checkpoint: str)
         features=network.test_features,
         cameras="unknown" if network.uses_cameras else "unused",
         network=_network_name(config, folder),
-        trained_on=_trained_on(config, folder),
+        trained_on=_describe_training_data(config, folder),
         run=folder.resolve().name,
         checkpoint=checkpoint,
         seed=config.seed,
@@ -128,7 +128,7 @@ def _network_name(config: Config, folder: Path) -> str:
     return str(config.section("retrain").backbone)
 
 
-def _trained_on(config: Config, folder: Path) -> str:
+def _describe_training_data(config: Config, folder: Path) -> str:
     """Return the version of the training data as the run noted it, or the name that its settings give."""
     path = RunFolder(folder).data_file
     if not path.is_file():

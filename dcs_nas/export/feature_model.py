@@ -19,7 +19,7 @@ Decoded = list[np.ndarray | InputError]
 
 
 class FeatureModel(ABC):
-    """Maps pixels to features; ``info`` tells the size of its images and the distance to compare its features by.
+    """A map from pixels to features; ``info`` holds its image size and the distance of its features.
 
     ``identity`` changes with the weights and with every setting that changes features.
     """
@@ -41,7 +41,7 @@ class FeatureModel(ABC):
         if not paths:
             raise InputError("there are no images to compute features of; expected at least one")
         rows = []
-        for done, pixels in self.decoded(paths):
+        for done, pixels in self.decode(paths):
             faults = [image for image in pixels if isinstance(image, InputError)]
             if faults:
                 raise faults[0]
@@ -56,12 +56,14 @@ class FeatureModel(ABC):
         Raises:
             InputError: features that are NaN or infinite.
         """
-        found = self.run(np.ascontiguousarray(np.stack(list(pixels)).transpose(0, 3, 1, 2)))
-        if not np.isfinite(found).all():
-            raise InputError(f"{self.info.run} gives features that are NaN or infinite: its weights are damaged")
-        return found.astype(np.float32, copy=False)
+        features = self.run(np.ascontiguousarray(np.stack(list(pixels)).transpose(0, 3, 1, 2)))
+        if not np.isfinite(features).all():
+            raise InputError(
+                f"the features of {self.info.run} are NaN or infinite: its weights are damaged; export it again"
+            )
+        return features.astype(np.float32, copy=False)
 
-    def decoded(self, paths: Sequence[Path]) -> Iterator[tuple[int, Decoded]]:
+    def decode(self, paths: Sequence[Path]) -> Iterator[tuple[int, Decoded]]:
         """Yield batches of images (H, W, 3), or the fault of each that does not decode, and how many are done with it.
 
         The next batch is decoded while one is computed with; no more than two are in memory.
@@ -83,7 +85,7 @@ class FeatureModel(ABC):
             return error
 
 
-def stamp_of(file: Path, *settings: object) -> str:
-    """Return what tells one file of weights, used by some settings, from another: path, size, time of change."""
+def describe_weights(file: Path, *settings: object) -> str:
+    """Return a key of a weights file and its settings: path, size, modification time."""
     status = file.stat()
     return " ".join(map(str, (file.resolve(), status.st_size, status.st_mtime_ns, *settings)))

@@ -11,8 +11,8 @@ import numpy as np
 from dcs_nas.data.images import Progress
 from dcs_nas.errors import InputError
 from dcs_nas.evaluation import FeatureDistances
-from dcs_nas.evaluation.gallery import Gallery, nearest
-from dcs_nas.evaluation.index import nearest_by_index, open_index
+from dcs_nas.evaluation.gallery import Gallery, find_nearest
+from dcs_nas.evaluation.index import open_index, search_index
 from dcs_nas.export.exporting import AT_A_STEP
 from dcs_nas.export.extraction import list_image_files
 from dcs_nas.export.feature_model import FeatureModel
@@ -21,7 +21,7 @@ Bars = Callable[[str], Progress]
 
 
 @dataclass(frozen=True)
-class Found:
+class Match:
     """A gallery image and its distance to the query, of the 1-based ``rank`` in the list."""
 
     rank: int
@@ -30,11 +30,11 @@ class Found:
 
 
 @dataclass(frozen=True)
-class FoundList:
+class MatchList:
     """The gallery images nearest to ``query``, of ``searched`` that were compared; ``notes`` say what was special."""
 
     query: Path
-    images: tuple[Found, ...]
+    images: tuple[Match, ...]
     searched: int
     metric: str
     notes: tuple[str, ...] = ()
@@ -49,7 +49,7 @@ def find(
     index: Path | None = None,
     approximate: bool = False,
     progress: Bars | None = None,
-) -> FoundList:
+) -> MatchList:
     """Return the ``top`` gallery images nearest to the image ``query``, which is left out itself.
 
     Args:
@@ -83,8 +83,8 @@ def find(
     kept = [(path, distance) for path, distance in ranked if not (path.exists() and path.samefile(query))][:top]
     if any(path.exists() and path.samefile(query) for path, _ in ranked):
         notes.append(f"{query} itself is in the gallery and left out of the list")
-    return FoundList(
-        query, tuple(Found(i, *one) for i, one in enumerate(kept, start=1)), searched, metric, tuple(notes)
+    return MatchList(
+        query, tuple(Match(i, *one) for i, one in enumerate(kept, start=1)), searched, metric, tuple(notes)
     )
 
 
@@ -96,11 +96,11 @@ def _of_file(
     if index is None:
         if approximate:
             raise InputError("approximate is a kind of index; name the index's file too")
-        indices, distances = nearest(of_query, gallery, k, progress=bars("comparing"))
+        indices, distances = find_nearest(of_query, gallery, k, progress=bars("comparing"))
     else:
-        made, is_new = open_index(index, gallery, approximate=approximate, progress=bars("index"))
+        faiss_index, is_new = open_index(index, gallery, approximate=approximate, progress=bars("index"))
         notes += [f"index: {index}, made of {gallery.file}"] if is_new else []
-        indices, distances = nearest_by_index(made, of_query, gallery, k)
+        indices, distances = search_index(faiss_index, of_query, gallery, k)
     pairs = zip(indices[0].tolist(), distances[0].tolist())
     return [(gallery.image(i), distance) for i, distance in pairs if i >= 0], notes
 
@@ -115,7 +115,7 @@ def _of_images(
 
 
 def _require_same_model(model: FeatureModel, gallery: Gallery) -> None:
-    """Raise ``InputError`` unless ``model`` gives the features of the gallery's first image once more."""
+    """Raise ``InputError`` unless ``model`` reproduces the features of the gallery's first image."""
     path = gallery.image(0)
     if not path.is_file():
         raise InputError(f"{gallery.file} lists {path}, which is not there; move it back, or extract again")

@@ -1,4 +1,4 @@
-"""What an exported file says of itself: how to feed it, how to compare what it gives, and where it came from."""
+"""The metadata of an exported file: its input, the distance of its features, and its origin."""
 
 from __future__ import annotations
 
@@ -55,21 +55,23 @@ class ExportInfo(Settings):
     version: str
 
     def to_properties(self) -> dict[str, str]:
-        """``dcs_nas.NAME`` to the value as JSON, for formats whose metadata are strings."""
+        """Return {``dcs_nas.NAME``: value as JSON}, for formats whose metadata are strings."""
         return {f"{PREFIX}{name}": json.dumps(value) for name, value in self.model_dump(mode="json").items()}
 
 
 def read_properties(properties: Mapping[str, str], *, source: str) -> ExportInfo:
-    """The inverse of ``to_properties``; other properties are left alone.
+    """Invert ``to_properties``; ignore other properties.
 
     Raises:
         InputError: none of ours, damaged ones, or those of a newer format.
     """
-    found = {name.removeprefix(PREFIX): value for name, value in properties.items() if name.startswith(PREFIX)}
-    if not found:
-        raise InputError(f"{source} was not written by dcs-nas export: it has no metadata '{PREFIX}height' and so on")
+    texts = {name.removeprefix(PREFIX): value for name, value in properties.items() if name.startswith(PREFIX)}
+    if not texts:
+        raise InputError(
+            f"{source} was not written by dcs-nas export: it lacks the metadata '{PREFIX}height'; export the run again"
+        )
     try:
-        values = {name: json.loads(value) for name, value in found.items()}
+        values = {name: json.loads(value) for name, value in texts.items()}
     except (ValueError, RecursionError):
         raise InputError(f"{source} has damaged metadata; export the run again") from None
     if isinstance(values.get("format"), int) and values["format"] > FORMAT:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dcs_nas.errors import InputError
-from dcs_nas.export.feature_model import FeatureModel, stamp_of
+from dcs_nas.export.feature_model import FeatureModel, describe_weights
 from dcs_nas.export.metadata import ExportInfo, read_properties
 
 _LARGEST = 2**31  # bytes, the format's own limit
@@ -29,7 +29,7 @@ def require(*packages: str, purpose: str) -> None:
         raise InputError(f"{purpose} needs {', '.join(missing)}, not installed here; pip install 'dcs-nas[export]'")
 
 
-def finished_model(model: Any, info: ExportInfo) -> Any:
+def build_model(model: Any, info: ExportInfo) -> Any:
     """Return an ``onnx.ModelProto`` with our metadata, batch size ``batch``, and without the paths of this machine."""
     import onnx
 
@@ -74,22 +74,24 @@ class OnnxModel(FeatureModel):
         except Exception as error:  # a damaged file can make its parser raise anything
             raise InputError(f"{path} is damaged or no ONNX file ({type(error).__name__})") from None
         self.info = read_properties(self._session.get_modelmeta().custom_metadata_map, source=str(path))
-        self.identity = stamp_of(path)
+        self.identity = describe_weights(path)
         names = [[value.name for value in side()] for side in (self._session.get_inputs, self._session.get_outputs)]
         if names != [["images"], ["features"]]:
             raise InputError(f"{path} maps {names[0]} to {names[1]}, expected images to features; export the run again")
 
     def run(self, images: np.ndarray) -> np.ndarray:
-        """Return features (B, D) of images (B, 3, H, W) uint8; ``InputError`` where the graph gives anything else."""
+        """Return features (B, D) of images (B, 3, H, W) uint8; raise ``InputError`` for another output."""
         try:
-            found = self._session.run(["features"], {"images": images})[0]
+            features = self._session.run(["features"], {"images": images})[0]
         except Exception as error:  # whatever a graph of others leads the runtime to
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"{self.path} does not run on images of its own size: {reason}") from None
-        if not isinstance(found, np.ndarray) or found.ndim != 2 or len(found) != len(images):
-            shape = getattr(found, "shape", type(found).__name__)
-            raise InputError(f"{self.path} gives {shape} for {len(images)} images, expected a row of features for each")
-        return found
+        if not isinstance(features, np.ndarray) or features.ndim != 2 or len(features) != len(images):
+            shape = getattr(features, "shape", type(features).__name__)
+            raise InputError(
+                f"{self.path} returned {shape} for {len(images)} images; expected one row of features per image"
+            )
+        return features
 
 
 def _complete(path: Path) -> bytes:

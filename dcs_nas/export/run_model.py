@@ -10,8 +10,8 @@ import torch
 
 from dcs_nas import __version__
 from dcs_nas.errors import InputError
-from dcs_nas.export.extractor import Extractor, info_of
-from dcs_nas.export.feature_model import FeatureModel, stamp_of
+from dcs_nas.export.extractor import Extractor, describe_run
+from dcs_nas.export.feature_model import FeatureModel, describe_weights
 from dcs_nas.export.onnx_model import OnnxModel
 from dcs_nas.runs import RunFolder
 from dcs_nas.training.checkpoints import whole_checkpoint
@@ -33,7 +33,7 @@ class RunModel(FeatureModel):
 
     def __init__(self, folder: Path, *, checkpoint: str = "last", overrides: Sequence[str] = ()) -> None:
         config, network = load_trained(folder, checkpoint=checkpoint, overrides=overrides, allowed=EXTRACTION)
-        self.info = info_of(config, network, folder, checkpoint)
+        self.info = describe_run(config, network, folder, checkpoint)
         self.batch = config.data.test_batch
         self._device = torch.device("cuda" if config.trainer.cuda else "cpu")
         self._flip = config.evaluate.flip
@@ -41,7 +41,7 @@ class RunModel(FeatureModel):
         weights = whole_checkpoint(RunFolder(folder).checkpoint(checkpoint), warn=False)
         data = config.data
         settings = (data.height, data.width, data.mean, data.std, network.test_neck, self._flip, __version__)
-        self.identity = stamp_of(weights, *settings)
+        self.identity = describe_weights(weights, *settings)
 
     @torch.inference_mode()
     def run(self, images: np.ndarray) -> np.ndarray:
@@ -64,6 +64,6 @@ def open_model(path: Path, *, checkpoint: str = "last", overrides: Sequence[str]
     if path.suffix.lower() != ".onnx":
         return RunModel(path, checkpoint=checkpoint, overrides=overrides)
     if overrides or checkpoint != "last":
-        given = f"-o {overrides[0]}" if overrides else f"--checkpoint {checkpoint}"
-        raise InputError(f"{given} goes with a run folder; {path} has its settings and weights within")
+        option = f"-o {overrides[0]}" if overrides else f"--checkpoint {checkpoint}"
+        raise InputError(f"{option} goes with a run folder; {path} has its settings and weights within")
     return OnnxModel(path)

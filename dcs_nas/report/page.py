@@ -25,7 +25,7 @@ from dcs_nas.report.metric_charts import Group, curve_groups
 from dcs_nas.report.palette import lines
 from dcs_nas.report.run_page import COST_COLUMNS, Cost, Summary, cost_table, run_page, summarize
 from dcs_nas.report.score_table import SCORE_COLUMNS, Score, cmc_figure, comparable, sound_rows
-from dcs_nas.runs import RunContents, RunFolder, flat
+from dcs_nas.runs import RunContents, RunFolder, flatten
 
 Bars = Callable[[str], Progress]
 _FACTS = ("what", "state", "data", "network", "seed")
@@ -196,7 +196,7 @@ def labels(runs: Sequence[RunContents]) -> list[str]:
 
 def differing_settings(configs: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
     """Return the settings that are not the same in all configurations, with the value of each; '–' where it is none."""
-    settings = [flat(config) for config in configs]
+    settings = [flatten(config) for config in configs]
     keys = dict.fromkeys(key for one in settings for key in one)
     rows = [(key, [str(one.get(key, "–")) for one in settings]) for key in keys]
     return [(key, values) for key, values in rows if len(set(values)) > 1]

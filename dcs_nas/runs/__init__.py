@@ -1,8 +1,8 @@
-"""Run folders: opened, written, listed and read."""
+"""Run folders: open, write, list and read them."""
 
-from dcs_nas.runs.contents import EpochRecord, Evaluation, RunContents, flat, read_metrics
+from dcs_nas.runs.contents import EpochRecord, Evaluation, RunContents, flatten, read_metrics
 from dcs_nas.runs.folder import RunFolder, find_runs, list_runs
-from dcs_nas.runs.log import early_log, logging_to
+from dcs_nas.runs.log import collect_early_log, log_to
 from dcs_nas.runs.opening import open_folder, require_same, resume_if_requeued
 
 __all__ = [
@@ -10,11 +10,11 @@ __all__ = [
     "Evaluation",
     "RunContents",
     "RunFolder",
-    "early_log",
+    "collect_early_log",
     "find_runs",
-    "flat",
+    "flatten",
     "list_runs",
-    "logging_to",
+    "log_to",
     "open_folder",
     "read_metrics",
     "require_same",

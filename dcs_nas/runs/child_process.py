@@ -1,4 +1,4 @@
-"""A process that a job starts and ends with all that it has started."""
+"""A process that a job starts, and stops together with its descendants."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _STOP_SECONDS = 10.0
 
 
 class ChildProcess:
-    """A command in a process group of its own that writes to the file ``log``, on GPU ``device`` where one is given."""
+    """A command in its own process group that writes to the file ``log``, on GPU ``device`` if one is set."""
 
     def __init__(self, command: Sequence[str], log: Path, *, device: int | None = None) -> None:
         self.device, self._log = device, log
@@ -36,12 +36,12 @@ class ChildProcess:
         """Wall time so far."""
         return time.monotonic() - self._began
 
-    def running(self) -> bool:
+    def is_running(self) -> bool:
         """Return whether the process runs."""
         return self._process.poll() is None
 
-    def failure(self) -> str:
-        """Return why the ended process failed, in one line; empty where it did not."""
+    def describe_failure(self) -> str:
+        """Return in one line why the process failed; empty if it succeeded."""
         code = self._process.returncode
         if code == 0:
             return ""
@@ -49,11 +49,11 @@ class ChildProcess:
         return f"{how}: {_last_line(self._log)}"
 
     def ask_to_stop(self) -> None:
-        """Send SIGTERM to the process and all that it started."""
+        """Send SIGTERM to the process group."""
         self._signal(signal.SIGTERM)
 
     def stop(self) -> None:
-        """End the process and all that it started: at first gently, after ten seconds by force."""
+        """Stop the process group: by SIGTERM, after ten seconds by SIGKILL."""
         self.ask_to_stop()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_STOP_SECONDS)
@@ -66,7 +66,7 @@ class ChildProcess:
 
 
 def _last_line(path: Path) -> str:
-    """Return the last line of a log that is not empty, at most 300 characters of it."""
+    """Return the last nonempty line of a log, at most 300 characters."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 4096))
         lines = file.read().decode("utf-8", errors="replace").splitlines()

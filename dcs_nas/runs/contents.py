@@ -1,4 +1,4 @@
-"""The contents of a run folder, as lists and reports read them: a damaged file is left out and noted, never fatal."""
+"""The contents of a run folder, for lists and reports: a damaged file is skipped with a note, and is never fatal."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Evaluation:
 
     @property
     def is_baseline(self) -> bool:
-        """Whether it is of other features than the trained network's."""
+        """Whether it scores other features than those of the trained network."""
         return self.report.get("features") not in (None, "network")
 
     @property
@@ -59,12 +59,12 @@ class Evaluation:
 
 
 class RunContents:
-    """Reads the parts of a run folder, each when it is first asked for.
+    """A reader of a run folder that reads each part on first access.
 
     Attributes:
         path: the folder.
-        files: the names of what is in it.
-        notes: what could not be read, a line for each file.
+        files: the paths of its files.
+        notes: one line for each file that could not be read.
     """
 
     def __init__(self, run: RunFolder) -> None:
@@ -74,7 +74,7 @@ class RunContents:
 
     @property
     def name(self) -> str:
-        """The folder's name, behind that of the folder around it."""
+        """The names of the parent folder and of the folder."""
         return f"{self.path.parent.name}/{self.path.name}" if self.path.parent.name else self.path.name
 
     @cached_property
@@ -94,7 +94,7 @@ class RunContents:
 
     @cached_property
     def weights(self) -> dict[str, Any]:
-        """What a weights file gave to the network that is trained."""
+        """What the trained network took from a weights file."""
         return self._read(self.files.weights_file, _read_json) or {}
 
     @cached_property
@@ -104,7 +104,7 @@ class RunContents:
 
     @cached_property
     def genotype(self) -> AnyGenotype | None:
-        """The genotype that was found or trained."""
+        """The genotype that was searched or trained."""
         return self._read(self.files.genotype_file, load_genotype)
 
     @cached_property
@@ -173,9 +173,9 @@ class RunContents:
 
     @property
     def progress(self) -> str:
-        """Epochs done of those wanted, such as ``3/10``."""
-        wanted = self.section(self.kind).get("epochs")
-        return f"{self.epochs_done}/{'?' if wanted is None else wanted}"
+        """Epochs done of the total, such as ``3/10``."""
+        total = self.section(self.kind).get("epochs")
+        return f"{self.epochs_done}/{'?' if total is None else total}"
 
     @property
     def plainest_evaluation(self) -> Evaluation | None:
@@ -186,22 +186,22 @@ class RunContents:
     @property
     def own_evaluation(self) -> Evaluation | None:
         """The plainest evaluation, if it is of the network itself."""
-        found = self.plainest_evaluation
-        return None if found is None or found.is_baseline else found
+        evaluation = self.plainest_evaluation
+        return None if evaluation is None or evaluation.is_baseline else evaluation
 
     @property
     def scores(self) -> dict[str, float]:
         """Every score: of the evaluations by file, and the last value of each column of the metrics."""
-        found = {f"{e.name} {name}": score for e in self.evaluations for name, score in e.scores.items()}
-        return found | (self.metrics[-1] if self.metrics else {})
+        scores = {f"{e.name} {name}": score for e in self.evaluations for name, score in e.scores.items()}
+        return scores | (self.metrics[-1] if self.metrics else {})
 
     def section(self, name: str) -> dict[str, Any]:
         """Return a section of the settings, empty where there is none."""
-        found = self.config.get(name)
-        return found if isinstance(found, dict) else {}
+        section = self.config.get(name)
+        return section if isinstance(section, dict) else {}
 
     def read_all(self) -> RunContents:
-        """Read every part, after which ``notes`` are complete."""
+        """Read every part, so that ``notes`` is complete."""
         for name in ("environment", "data", "weights", "metrics", "genotype", "epochs", "evaluations"):
             getattr(self, name)
         return self
@@ -217,24 +217,24 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [{**row, "epoch": int(row["epoch"])} for row in rows]
 
 
-def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested mappings as one, with keys such as ``data.height``.
 
-    >>> flat({"name": "a", "data": {"height": 64, "options": {}}})
+    >>> flatten({"name": "a", "data": {"height": 64, "options": {}}})
     {'name': 'a', 'data.height': 64, 'data.options': {}}
     """
-    found: dict[str, Any] = {}
+    items: dict[str, Any] = {}
     for key, value in data.items():
         nested = isinstance(value, dict) and value
-        found |= flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
-    return found
+        items |= flatten(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return items
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    found = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(found, dict):
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
         raise ValueError("it holds no JSON object")
-    return found
+    return content
 
 
 def _read_evaluation(path: Path) -> Evaluation:

@@ -1,4 +1,4 @@
-"""The folder of a run: every file in it is named, written and read here. Nothing is overwritten silently."""
+"""The folder of a run: this module names, writes and reads its files. Nothing is overwritten silently."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from dcs_nas.errors import InputError
 from dcs_nas.extensions import Extension, from_record, load_recorded, require_recorded, to_record
 from dcs_nas.files import write_json, write_text
 from dcs_nas.processes import is_first, signal_done, wait_for
-from dcs_nas.runs.contents import RunContents, flat, read_metrics
+from dcs_nas.runs.contents import RunContents, flatten, read_metrics
 from dcs_nas.runs.lock import require_free
-from dcs_nas.runs.log import logging_to
+from dcs_nas.runs.log import log_to
 from dcs_nas.runs.opening import CONFIG, ENVIRONMENT, LOG, open_folder, require_same
 from dcs_nas.settings import dump_yaml, make_paths_absolute, parse, read_yaml, to_yaml
 from dcs_nas.space import AnyGenotype, load_genotype
 
 log = logging.getLogger(__name__)
 _CHANGE_BITS = {"versions": ("torch", "numpy", "python"), "machine": ("processor", "threads")}
-_MAY_CHANGE: Any = {  # where data lie is checked by their fingerprint (dcs_nas.data.fingerprint), extensions by content
+_MAY_CHANGE: Any = {  # data are checked by fingerprint (dcs_nas.data.fingerprint), extensions by content
     "trainer": {"devices", "num_nodes", "timeout_minutes"},
     "search": {"trials": {"concurrency", "gpus"}},
     "data": {"root": True, "cache": True, "also": {"__all__": {"root"}}, "test": {"root"}},
     "results": True,
     "extensions": True,
 }
-_SHARED_SECONDS = 60  # a network file system may show what another machine has written as late as that
+_SHARED_SECONDS = 60  # a network file system may show files of another machine that late
 
 _INSIDE = frozenset({"architecture", "checkpoints", "export", "graphs", "ranked", "tensorboard"})
 _DEPTH = 5
@@ -56,8 +56,8 @@ class RunFolder:
         data_file: the images that it began with.
         metrics_file: a row of figures for each epoch.
         genotype_file: of a search, its result; of a retraining, the genotype that is trained.
-        weights_file: what a weights file gave to the network that is trained.
-        finished_file: written last by a pretraining or retraining: what it trained on, for how long.
+        weights_file: what the trained network took from a weights file.
+        finished_file: the last file of a pretraining or retraining: its data and duration.
         report_file: the page of ``dcs-nas report``.
         job_file: of a tuning, the settings that its trials begin with.
         trials_file: of a tuning, the table of its trials.
@@ -92,19 +92,19 @@ class RunFolder:
 
     @classmethod
     def default(cls, config: Config, kind: Literal["search", "pretrain", "retrain", "tune"]) -> RunFolder:
-        """Return the run folder of a job that is given no other, ``results/NAME/KIND``."""
+        """Return the default run folder of a job, ``results/NAME/KIND``."""
         return cls(config.results / config.name / kind)
 
     @classmethod
     @contextmanager
     def open(cls, path: Path, config: Config, *, resume: bool = False, overwrite: bool = False) -> Iterator[RunFolder]:
-        """Make, resume or replace a run folder, and hold its lock while the job works in it.
+        """Create, resume or replace a run folder, and hold its lock within the context.
 
-        Of several processes the first alone does all this.
+        Only the first process does this; the others wait for it.
 
         Raises:
             InputError: another process works in the folder, it holds another run and neither ``resume`` nor
-                ``overwrite`` is given, there is nothing to resume, or the settings are not those that it began with.
+                ``overwrite`` is set, there is nothing to resume, or the settings differ from those of the run.
         """
         run = cls(path)
         if not is_first():
@@ -127,13 +127,13 @@ class RunFolder:
 
     @classmethod
     def start(cls, path: Path, config: Config, *, resume: bool = False, overwrite: bool = False) -> RunFolder:
-        """Do as ``open`` without keeping the lock, for folders that no job works in."""
+        """Open the folder as ``open`` does and release its lock, for folders without a running job."""
         with cls.open(path, config, resume=resume, overwrite=overwrite) as run:
             return run
 
     @staticmethod
     def require_free(path: Path) -> None:
-        """Raise ``InputError`` where another process works in the folder; before long preparations for ``open``."""
+        """Raise ``InputError`` if another process works in the folder; call it before a long preparation."""
         if is_first():
             require_free(path)
 
@@ -145,7 +145,7 @@ class RunFolder:
         return self.checkpoints / f"{name}.ckpt"
 
     def evaluation_file(self, *variants: str) -> Path:
-        """Return the file of scores; ``variants`` set an evaluation apart from the plain one, such as ``rerank``."""
+        """Return the file of scores; ``variants`` are its options, such as ``rerank``."""
         return self.path / f"{re.sub(r'[^A-Za-z0-9_.+-]', '-', '_'.join(['evaluation', *variants]))}.json"
 
     def epoch_file(self, epoch: int) -> Path:
@@ -160,16 +160,16 @@ class RunFolder:
         """Return the resolved settings that the run began with; ``InputError`` where there is no run."""
         if not self.config_file.is_file():
             raise InputError(f"{self.path} is not a run folder: it has no config.yaml")
-        return parse(Config, _up_to_date(read_yaml(self.config_file)), source=str(self.config_file))
+        return parse(Config, _upgrade(read_yaml(self.config_file)), source=str(self.config_file))
 
     def require_settings(self, config: Config) -> None:
-        """Raise ``InputError`` where a setting is not the one that the run began with."""
-        require_same(self.path, _fixed(self.config()), _fixed(config))
+        """Raise ``InputError`` if a setting differs from the one that the run began with."""
+        require_same(self.path, _list_fixed(self.config()), _list_fixed(config))
 
     def extensions(self) -> list[Extension]:
         """Return the user-supplied files that the run began with; ``InputError`` where the record is damaged."""
         try:
-            return from_record(self._stamp().get("extensions", []))
+            return from_record(self._read_environment().get("extensions", []))
         except (ValueError, AttributeError, RecursionError) as error:
             raise InputError(
                 f"{self.environment_file} is damaged ({error}); restore it, or make the run again"
@@ -180,30 +180,30 @@ class RunFolder:
         load_recorded(self.extensions(), self.path)
 
     def genotype(self) -> AnyGenotype:
-        """Return the genotype that was found or trained; ``InputError`` where there is none yet."""
+        """Return the searched or trained genotype; raise ``InputError`` if there is none yet."""
         return load_genotype(self.genotype_file)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Return the figures of the epochs, those without a value left out of a row."""
+        """Return one row of figures per epoch, without empty cells."""
         return read_metrics(self.metrics_file)
 
     def contents(self) -> RunContents:
-        """Return a reader of all that is here: what is damaged or missing is left out, and noted."""
+        """Return a reader of the folder, which skips damaged and missing files with a note."""
         return RunContents(self)
 
     def read(self) -> RunContents:
-        """Return all that is here, read; ``InputError`` where ``config.yaml`` is missing or damaged."""
+        """Read the whole folder; raise ``InputError`` if ``config.yaml`` is missing or damaged."""
         read_yaml(self.config_file)
         return self.contents().read_all()
 
     def epoch_genotypes(self) -> list[tuple[int, AnyGenotype]]:
         """Return the genotypes that a search recorded, with their epochs from 1, in order."""
         numbered = [(path.stem.removeprefix("epoch_"), path) for path in self.architecture.glob("epoch_*.yaml")]
-        found = [(int(n) + 1, load_genotype(path)) for n, path in numbered if n.isdecimal()]
-        return sorted(found, key=lambda pair: pair[0])
+        genotypes = [(int(n) + 1, load_genotype(path)) for n, path in numbered if n.isdecimal()]
+        return sorted(genotypes, key=lambda pair: pair[0])
 
     def write_metrics(self, epoch: int, values: Mapping[str, float]) -> None:
-        """Write the row of an epoch; rows at or after it, from before an interruption, are dropped."""
+        """Write the row of an epoch, and drop rows at or after it from before an interruption."""
         if self._rows is None:
             self._rows = self.metrics() if self.metrics_file.is_file() else []
         self._rows = [*(row for row in self._rows if row["epoch"] < epoch), {"epoch": epoch, **values}]
@@ -241,20 +241,20 @@ class RunFolder:
         write_text(self.epoch_file(epoch), dump_yaml(content))
 
     def write_genotype(self, genotype: AnyGenotype) -> None:
-        """Write ``genotype.yaml``; of a search this is the last file, so it is finished then."""
+        """Write ``genotype.yaml``, the last file of a search: it marks the search as finished."""
         write_text(self.genotype_file, genotype.to_yaml())
 
     def write_finished(self, facts: Mapping[str, Any]) -> None:
         """Write ``finished.yaml``, the last file of a retraining."""
         write_text(self.finished_file, dump_yaml(dict(facts)))
 
-    def _stamp(self) -> dict[str, Any]:
+    def _read_environment(self) -> dict[str, Any]:
         file = self.environment_file
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
     def _warn_of_changes(self, now: Mapping[str, Any]) -> None:
-        """Warn of what keeps a resumed run from giving the bits of an uninterrupted one."""
-        began = self._stamp()
+        """Warn of changes that keep a resumed run from the bits of an uninterrupted one."""
+        began = self._read_environment()
         changes = []
         for part, names in _CHANGE_BITS.items():
             then = began.get(part)
@@ -262,14 +262,14 @@ class RunFolder:
                 pairs = [(name, then[name], now[part][name]) for name in names if name in then and name in now[part]]
                 changes += [f"{name} {old} then, {new} now" for name, old, new in pairs if old != new]
         if changes:
-            with logging_to(self.log_file):
+            with log_to(self.log_file):
                 log.warning(
-                    "%s goes on under other conditions, so results may differ in their last bits: %s",
+                    "%s resumes under other conditions, so results may differ in their last bits: %s",
                     self.path, "; ".join(changes),
                 )  # fmt: skip
 
     def _require_shared(self) -> None:
-        """Raise ``InputError`` where this process does not see the folder that the first has opened."""
+        """Raise ``InputError`` if this process does not see the folder that the first process has opened."""
         for _ in range(_SHARED_SECONDS):
             if self.config_file.is_file():
                 return
@@ -293,7 +293,7 @@ def find_runs(root: Path, depth: int = _DEPTH) -> Iterator[RunFolder]:
 
 
 def list_runs(root: Path) -> list[RunContents]:
-    """Return the runs in and below ``root``, the latest first; ``InputError`` where there are none."""
+    """Return the runs in and below ``root``, latest first; raise ``InputError`` if there are none."""
     if not root.is_dir():
         raise InputError(f"there is no folder {root}; name the one that holds your runs")
     runs = sorted((run.contents() for run in find_runs(root)), key=lambda run: run.changed, reverse=True)
@@ -302,8 +302,8 @@ def list_runs(root: Path) -> list[RunContents]:
     return runs
 
 
-def _up_to_date(data: dict[str, Any]) -> dict[str, Any]:
-    """Return recorded settings with the defaults of the version that did not record them, and today's names."""
+def _upgrade(data: dict[str, Any]) -> dict[str, Any]:
+    """Convert recorded settings: add defaults that older versions did not record, and rename keys."""
     data["dcs"] = {"tau_min": 0.0, "scale": "sqrt", **(data.get("dcs") or {})}
     trainer = data.get("trainer") or {}
     if trainer.get("precision") in PRECISION_NAMES:
@@ -319,9 +319,9 @@ def _up_to_date(data: dict[str, Any]) -> dict[str, Any]:
     return data
 
 
-def _fixed(config: Config) -> dict[str, Any]:
-    """Return the settings that a resumed run must have again."""
-    return flat(make_paths_absolute(config).model_dump(mode="json", exclude=_MAY_CHANGE))
+def _list_fixed(config: Config) -> dict[str, Any]:
+    """Return the settings that must not change on resume."""
+    return flatten(make_paths_absolute(config).model_dump(mode="json", exclude=_MAY_CHANGE))
 
 
 def _as_rows(values: Any) -> Any:

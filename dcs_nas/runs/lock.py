@@ -1,4 +1,4 @@
-"""One process at a time on a folder: a lock that names its owner and that the system frees however the owner ends."""
+"""A lock for one process per folder: it names its owner, and the system frees it however the owner ends."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pathlib import Path
 from dcs_nas.errors import InputError
 
 LOCK = ".lock"
-_ATTEMPTS, _PAUSE_SECONDS = 8, 0.05  # others hold the lock for an instant when they ask whether it is free
+_ATTEMPTS, _PAUSE_SECONDS = 8, 0.05  # another process holds the lock for an instant when it checks whether it is free
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -63,10 +63,10 @@ class Owner:
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[list[str]]:
-    """Within it, lock ``folder``, which is made where it is missing; gives notes for the log.
+    """Lock ``folder`` within the context, create it if it is missing, and yield notes for the log.
 
-    The lock of a process that died is taken over, with a note. Where the file system has no locks, a note says so; an
-    owner that is seen to run on this machine is respected all the same.
+    The lock of a dead process is taken over, with a note. A file system without locks leads to a note; an owner that
+    runs on this machine is still respected.
 
     Raises:
         InputError: another process holds the lock.
@@ -74,27 +74,27 @@ def lock_folder(folder: Path) -> Iterator[list[str]]:
     for attempt in range(_ATTEMPTS):
         time.sleep(_PAUSE_SECONDS * bool(attempt))
         folder.mkdir(parents=True, exist_ok=True)
-        with _opened(folder, os.O_RDWR | os.O_CREAT) as descriptor:
+        with _open_lock(folder, os.O_RDWR | os.O_CREAT) as descriptor:
             notes, owner = _try_lock(descriptor, folder, fcntl.LOCK_EX), _read(descriptor)
             if notes is None or not _is_file(descriptor, folder / LOCK):
                 continue
             if owner is not None:
                 notes.insert(0, f"{folder} is taken over from {owner}, which ended without releasing it")
-            _sign(descriptor, folder)
+            _write_owner(descriptor, folder)
             try:
                 yield notes
             finally:
                 with contextlib.suppress(OSError):  # the lock of a disk that failed is released all the same
                     os.ftruncate(descriptor, 0)
             return
-    raise _in_use(folder, owner)
+    raise _make_error(folder, owner)
 
 
 def require_free(folder: Path) -> None:
-    """Raise ``InputError`` where a process holds the lock of ``folder``; makes nothing and locks nothing."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError), _opened(folder, os.O_RDONLY) as descriptor:
+    """Raise ``InputError`` if a process holds the lock of ``folder``; write and lock nothing."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), _open_lock(folder, os.O_RDONLY) as descriptor:
         if _try_lock(descriptor, folder, fcntl.LOCK_SH) is None:
-            raise _in_use(folder, _read(descriptor))
+            raise _make_error(folder, _read(descriptor))
 
 
 def is_free(folder: Path) -> bool:
@@ -107,7 +107,7 @@ def is_free(folder: Path) -> bool:
 
 
 @contextmanager
-def _opened(folder: Path, flags: int) -> Iterator[int]:
+def _open_lock(folder: Path, flags: int) -> Iterator[int]:
     descriptor = os.open(folder / LOCK, flags | os.O_CLOEXEC, 0o666)
     try:
         yield descriptor
@@ -116,7 +116,7 @@ def _opened(folder: Path, flags: int) -> Iterator[int]:
 
 
 def _try_lock(descriptor: int, folder: Path, kind: int) -> list[str] | None:
-    """Lock without waiting; notes, or None where another process holds the lock."""
+    """Lock without waiting; return notes, or None if another process holds the lock."""
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -127,11 +127,13 @@ def _try_lock(descriptor: int, folder: Path, kind: int) -> list[str] | None:
         owner = _read(descriptor)
         if owner is not None and owner.is_alive and owner.pid != os.getpid():
             return None
-        return [f"the file system of {folder} has no locks ({error.strerror}): see that no other process works on it"]
+        return [
+            f"the file system of {folder} has no locks ({error.strerror}): make sure that no other process works on it"
+        ]
     return []
 
 
-def _sign(descriptor: int, folder: Path) -> None:
+def _write_owner(descriptor: int, folder: Path) -> None:
     content = json.dumps(asdict(Owner.of_this_process())).encode() + b"\n"
     try:
         os.pwrite(descriptor, content, 0)
@@ -142,21 +144,21 @@ def _sign(descriptor: int, folder: Path) -> None:
 
 def _read(descriptor: int) -> Owner | None:
     try:
-        found = json.loads(os.pread(descriptor, 65536, 0))
-        return Owner(int(found["pid"]), str(found["host"]), str(found["command"]), str(found["since"]))
+        record = json.loads(os.pread(descriptor, 65536, 0))
+        return Owner(int(record["pid"]), str(record["host"]), str(record["command"]), str(record["since"]))
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
 def _is_file(descriptor: int, path: Path) -> bool:
-    """Return whether ``path`` is still the open file: it may have been deleted since, with its folder."""
+    """Return whether ``path`` is still the open file, which may have been deleted with its folder."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
         return False
 
 
-def _in_use(folder: Path, owner: Owner | None) -> InputError:
+def _make_error(folder: Path, owner: Owner | None) -> InputError:
     if owner is not None and owner.is_here and not owner.is_alive:
-        return InputError(f"{folder} is in use by what {owner} has left running; end that first")
+        return InputError(f"{folder} is in use by child processes of {owner}, which has ended; end them first")
     return InputError(f"{folder} is in use by {owner or 'another process'}; wait for it or end it first")

@@ -1,4 +1,4 @@
-"""The log of a run: messages of dcs_nas go into a file while a job works."""
+"""The log of a run: messages of dcs_nas are written to a file while a job runs."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _early: list[MemoryHandler] = []
 
 
 @contextmanager
-def early_log() -> Iterator[None]:
-    """Keep what dcs_nas logs before ``logging_to`` opens the log of the run, which then begins with it."""
+def collect_early_log() -> Iterator[None]:
+    """Collect log records until ``log_to`` opens the log of the run, which then begins with them."""
     handler = MemoryHandler(_MOST_RECORDS, flushLevel=logging.CRITICAL + 1)
     _PACKAGE.addHandler(handler)
     _PACKAGE.setLevel(logging.INFO)
@@ -30,8 +30,8 @@ def early_log() -> Iterator[None]:
 
 
 @contextmanager
-def logging_to(path: Path) -> Iterator[None]:
-    """Append what dcs_nas logs to a file, with times; of several processes the first alone."""
+def log_to(path: Path) -> Iterator[None]:
+    """Append the log records of dcs_nas to a file, with times, in the first process only."""
     if not is_first():
         yield
         return
@@ -56,7 +56,7 @@ def logging_to(path: Path) -> Iterator[None]:
 
 
 class _LogFile(logging.FileHandler):
-    """A log that drops its lines where the disk is full: what has to be saved fails then, with its own name."""
+    """A log that drops lines when the disk is full: the write of a checkpoint then reports the error."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         """Do nothing: the line is lost."""

@@ -1,4 +1,4 @@
-"""Opening of the folder of a run or of a tuning: it is made, resumed or emptied, by one process alone."""
+"""The start of a run or tuning in its folder: one process creates, resumes or empties it."""
 
 from __future__ import annotations
 
@@ -13,23 +13,22 @@ from dcs_nas.errors import InputError
 from dcs_nas.files import LEFTOVER, remove_leftovers
 from dcs_nas.processes import is_requeued
 from dcs_nas.runs.lock import LOCK, lock_folder, require_free
-from dcs_nas.runs.log import logging_to
+from dcs_nas.runs.log import log_to
 
 log = logging.getLogger(__name__)
 CONFIG, ENVIRONMENT, LOG = "config.yaml", "environment.json", "log.txt"
-_STARTING = ".starting"  # from the emptying of a folder until a run has begun in it: it may be emptied again
+_STARTING = ".starting"  # marks a folder that was emptied and holds no run yet: it may be emptied again
 
 
 @contextmanager
 def open_folder(path: Path, *, what: str, resume: bool, overwrite: bool) -> Iterator[None]:
-    """Within it, hold the lock of a folder that is made, resumed or emptied; ``what`` it holds is a run or a tuning.
+    """Create, resume or empty a folder and hold its lock within the context; ``what`` names its content, run or tuning.
 
-    The caller writes ``config.yaml`` last of what a new one begins with: a start that was killed before is
-    repeated.
+    The caller writes ``config.yaml`` as the last of the initial files: a start that was killed before is repeated.
 
     Raises:
-        InputError: before anything is made or locked, for a folder in use, one that holds another run where neither
-            ``resume`` nor ``overwrite`` is given, one of other content, and one without anything to resume.
+        InputError: before any change, for a folder in use, a folder with another run if neither ``resume`` nor
+            ``overwrite`` is set, a folder of other content, and a folder with nothing to resume.
     """
     if resume and overwrite:
         raise InputError("--resume and --overwrite exclude each other; give one")
@@ -45,7 +44,7 @@ def open_folder(path: Path, *, what: str, resume: bool, overwrite: bool) -> Iter
             (path / _STARTING).touch()
             _empty(path)
         if notes:
-            with logging_to(path / LOG):
+            with log_to(path / LOG):
                 for note in notes:
                     log.warning("%s", note)
         try:
@@ -56,19 +55,16 @@ def open_folder(path: Path, *, what: str, resume: bool, overwrite: bool) -> Iter
 
 
 def resume_if_requeued(path: Path, *, resume: bool, overwrite: bool) -> tuple[bool, bool]:
-    """Return ``resume`` and ``overwrite`` as the user gave them, unless SLURM has started the job again.
-
-    Then the run that the folder holds is resumed, whatever was asked for the first time.
-    """
+    """Return ``resume`` and ``overwrite``, or (True, False) if SLURM has restarted a job that began its run."""
     return (True, False) if is_requeued() and (path / CONFIG).is_file() else (resume, overwrite)
 
 
-def require_same(path: Path, began: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+def require_same(path: Path, began: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise ``InputError`` naming the first setting that differs from what the run in ``path`` began with."""
-    for key in [*began, *(k for k in given if k not in began)]:
-        if began.get(key) != given.get(key):
+    for key in [*began, *(k for k in now if k not in began)]:
+        if began.get(key) != now.get(key):
             raise InputError(
-                f"{path} began with {key}={began.get(key)}, not {given.get(key)}; "
+                f"{path} began with {key}={began.get(key)}, not {now.get(key)}; "
                 "resume with the same settings, or use --overwrite"
             )
 
@@ -90,7 +86,7 @@ def _is_foreign(path: Path) -> bool:
 
 
 def _empty(path: Path) -> None:
-    """Remove all but the lock and the mark of a start, ``config.yaml`` first: without it nothing else is a run."""
+    """Remove everything except the lock and the start mark, ``config.yaml`` first: without it the folder is no run."""
     (path / CONFIG).unlink(missing_ok=True)
     for part in path.iterdir():
         if part.is_dir() and not part.is_symlink():

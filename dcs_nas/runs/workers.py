@@ -1,4 +1,4 @@
-"""Processes that share the trials of a folder through Optuna's storage, and what the dead among them have left."""
+"""Processes that share the trials of a folder through Optuna's storage, and the trials of dead processes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 class Worker:
     """One of the processes that work on the trials of a folder.
 
-    A trial belongs to the worker that began it, by name; a worker lives as long as its lock in ``workers/`` is held.
+    A trial records the name of the worker that began it. A worker is alive while its lock in ``workers/`` is held.
     """
 
     def __init__(self, folder: Path, study: optuna.Study, name: str) -> None:
@@ -36,24 +36,24 @@ class Worker:
         """All trials, of all workers."""
         return self.study.get_trials(deepcopy=False)
 
-    def in_state(self, state: TrialState) -> list[FrozenTrial]:
-        """Return the trials that wait, run or have ended."""
+    def list_in_state(self, state: TrialState) -> list[FrozenTrial]:
+        """Return the trials in a state."""
         return self.study.get_trials(deepcopy=False, states=(state,))
 
     def is_alive(self, trial: FrozenTrial) -> bool:
-        """Return whether the worker that began a trial lives, and has not given the trial up."""
+        """Return whether the worker that began a trial is alive and still runs it."""
         worker = trial.user_attrs.get("worker")
         if worker == self._name:
             return trial.number in self._own
         return worker is not None and not is_free(self.folder / "workers" / worker)
 
     def claim(self, trial: Trial) -> None:
-        """Make a trial this worker's."""
+        """Record this worker as the owner of a trial."""
         trial.set_user_attr("worker", self._name)
         self._own.add(trial.number)
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
+    def lock_trials(self) -> Iterator[None]:
         """Keep other workers from handing out trials within the context."""
         lock = JournalFileOpenLock(str(self.folder / "workers" / "next"))
         lock.acquire()
@@ -64,8 +64,8 @@ class Worker:
 
 
 @contextlib.contextmanager
-def living_worker(folder: Path) -> Iterator[str]:
-    """Give the name of a worker that is alive within the context."""
+def register_worker(folder: Path) -> Iterator[str]:
+    """Register a worker that is alive within the context, and yield its name."""
     place = folder / "workers" / f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
     try:
         with lock_folder(place):
@@ -75,7 +75,7 @@ def living_worker(folder: Path) -> Iterator[str]:
 
 
 def count_living(folder: Path) -> int:
-    """Return how many workers are alive."""
+    """Return the number of workers alive."""
     return sum(not is_free(place) for place in (folder / "workers").glob("*/"))
 
 

@@ -26,7 +26,7 @@ from dcs_nas.strategies.gradients import WeightStep, second_order
 from dcs_nas.strategies.monitor import EpochMonitor
 from dcs_nas.strategies.passes import Pass, SearchLoss
 from dcs_nas.strategies.record import ArchitectureRecord
-from dcs_nas.training.acceleration import eager, fused
+from dcs_nas.training.acceleration import choose_fused, eager
 from dcs_nas.training.joint_batch import sum_gradients, sum_over_processes
 from dcs_nas.training.loop import TrainingLoop
 from dcs_nas.training.memory import StepMemory, measure_step
@@ -93,8 +93,12 @@ class BilevelSearch(TrainingLoop):
     def configure_optimizers(self) -> tuple[list[Optimizer], list[Any]]:
         s = self.settings
         centers = list(self.objective.parameters())
-        weights = SGD(self.weights + centers, lr=s.lr, momentum=s.momentum, weight_decay=s.weight_decay, **fused(self))
-        alphas = Adam(self.alphas, lr=s.arch_lr, betas=s.arch_betas, weight_decay=s.arch_weight_decay, **fused(self))
+        weights = SGD(
+            self.weights + centers, lr=s.lr, momentum=s.momentum, weight_decay=s.weight_decay, **choose_fused(self)
+        )
+        alphas = Adam(
+            self.alphas, lr=s.arch_lr, betas=s.arch_betas, weight_decay=s.arch_weight_decay, **choose_fused(self)
+        )
         return [weights, alphas], [CosineAnnealingLR(weights, T_max=s.epochs, eta_min=s.lr_min)]
 
     def on_train_epoch_start(self) -> None:
@@ -219,7 +223,7 @@ def measure_search(network: ReidNetwork, config: Config, *, device: torch.device
         supernet = cast(Supernet, network.backbone)
         alphas = list(supernet.alphas().values())
 
-        def compute_loss() -> Tensor:
+        def draw_step() -> Tensor:
             with supernet.hold_draw():
                 return loss()
 
@@ -227,10 +231,10 @@ def measure_search(network: ReidNetwork, config: Config, *, device: torch.device
             upper = {id(alpha) for alpha in alphas}
             weights = [p for p in network.parameters() if p.requires_grad and id(p) not in upper]
             coming = WeightStep(settings.lr, settings.momentum, settings.weight_decay)
-            second_order(compute_loss, compute_loss, weights, alphas, coming, hessian=settings.hessian)
+            second_order(draw_step, draw_step, weights, alphas, coming, hessian=settings.hessian)
         else:
             with without_gradients(alphas):
-                compute_loss().backward()
+                draw_step().backward()
 
     return measure_step(network, config, states=1, step=step, device=device)
 

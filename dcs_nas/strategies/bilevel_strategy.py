@@ -49,7 +49,7 @@ class Bilevel(Strategy):
         network = memory_format(build_supernet(self.space, settings, config.data, data.num_people, config.dcs))
         self.network = network
         self.objective = build_objective(
-            config.loss, people=data.num_people, features=network.num_features, network=network
+            config.loss, num_identities=data.num_people, features=network.num_features, network=network
         )
         accelerate(network, config)
 

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 class SupernetScore:
     """The supernet as a judge: mAP of a genotype with inherited weights, among identities that a search has held out.
 
-    Running statistics are measured anew for every genotype (Guo et al., arXiv 1904.00420, section 3.2).
+    Running statistics are measured again for every genotype (Guo et al., arXiv 1904.00420, section 3.2).
 
     Args:
         network: the supernet with its heads.
@@ -67,7 +67,7 @@ class SupernetScore:
         average_buffers(self.network)
 
 
-def supernet_score(folder: Path, *, batches: int = 8) -> SupernetScore:
+def score_supernet(folder: Path, *, batches: int = 8) -> SupernetScore:
     """Return the judge that a finished bilevel search's last checkpoint is; ``InputError`` if it held nobody out."""
     config, _, network = load_supernet(folder)
     settings = config.section("search")
@@ -91,16 +91,16 @@ def derive_by_retrieval(score: SupernetScore, record: ArchitectureRecord, settin
     def genotype(weights: Mapping[str, Tensor]) -> AnyGenotype:
         return record.genotype(supernet, settings.epochs - 1, weights)
 
-    tried = likely(
+    candidates = likely(
         supernet.mixture_weights(), genotype, candidates=settings.retrieval.candidates, seed=score.config.seed
     )
-    scores = [_finite_score(score, one) for one in tried]
-    best = max(range(len(tried)), key=scores.__getitem__)
+    scores = [_finite_score(score, one) for one in candidates]
+    best = max(range(len(candidates)), key=scores.__getitem__)
     log.info(
-        "mAP among the people held out, with the supernet's weights: %.3f for the strongest, %.3f for the best of %d",
-        scores[0], scores[best], len(tried),
+        "mAP among held-out identities, with the supernet's weights: %.3f for the strongest, %.3f for the best of %d",
+        scores[0], scores[best], len(candidates),
     )  # fmt: skip
-    return tried[best]
+    return candidates[best]
 
 
 def _finite_score(score: SupernetScore, genotype: AnyGenotype) -> float:
@@ -122,12 +122,12 @@ def likely(
     """
     generator = torch.Generator().manual_seed(seed)
     rows = {name: table.detach().cpu().double().clamp_min(1e-30).log() for name, table in weights.items()}
-    found = [derive(weights)]
+    genotypes = [derive(weights)]
     for _ in range(20 * candidates):
-        if len(found) == candidates:
+        if len(genotypes) == candidates:
             break
         noise = {n: -torch.empty_like(r).exponential_(generator=generator).log() for n, r in rows.items()}
         drawn = derive({name: torch.softmax(row + noise[name], dim=1) for name, row in rows.items()})
-        if drawn not in found:
-            found.append(drawn)
-    return found
+        if drawn not in genotypes:
+            genotypes.append(drawn)
+    return genotypes

@@ -25,7 +25,7 @@ class Evidence:
 
     def __init__(self, strategy: TrialStrategy, names: Sequence[str]) -> None:
         self._strategy, self._names = strategy, names
-        self._found: dict[str, dict[str, float]] = {}
+        self._scores_by_identity: dict[str, dict[str, float]] = {}
         if names:
             assert strategy.data is not None
             config = strategy.config
@@ -38,10 +38,10 @@ class Evidence:
     def __call__(self, genotype: AnyGenotype) -> Mapping[str, float]:
         """Return the scores by name; one that is not finite is left out."""
         key = genotype.identity()
-        if key not in self._found:
+        if key not in self._scores_by_identity:
             scores = self._scores(genotype) if self._names else {}
-            self._found[key] = {name: score for name, score in scores.items() if math.isfinite(score)}
-        return self._found[key]
+            self._scores_by_identity[key] = {name: score for name, score in scores.items() if math.isfinite(score)}
+        return self._scores_by_identity[key]
 
     def _scores(self, genotype: AnyGenotype) -> dict[str, float]:
         strategy = self._strategy

@@ -18,11 +18,11 @@ class Evolution(TrialStrategy):
         settings = self.settings.trials
         population = self.observed[-settings.population :]
         if number < settings.population or not population:
-            return self.draw_genotype(number, pending)
-        random, known = self.random(number), self.known(pending)
+            return self.draw_new(number, pending)
+        random, known = self.random(number), self.list_known(pending)
         sample = [population[i] for i in random.integers(len(population), size=settings.sample)]
         parent = max(sample, key=lambda trial: trial.score)
         for child in self.neighborhood.random(parent.genotype, random):
             if child.identity() not in known:
                 return Proposal(genotype=child, parent=parent.number)
-        return self.draw_genotype(number, pending)
+        return self.draw_new(number, pending)

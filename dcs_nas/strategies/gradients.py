@@ -45,8 +45,8 @@ class WeightStep:
 
 def gradients(loss: Loss, parameters: Sequence[Tensor]) -> list[Tensor]:
     """Return the gradients of a loss; zeros where it does not depend on a parameter."""
-    found = torch.autograd.grad(loss(), list(parameters), allow_unused=True)
-    return [torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters)]
+    values = torch.autograd.grad(loss(), list(parameters), allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for g, p in zip(values, parameters)]
 
 
 def second_order(
@@ -72,8 +72,8 @@ def second_order(
         InputError: ``exact`` where an operation of the network has no second derivative.
     """
     weights, alphas = list(weights), list(alphas)
-    ahead = _ahead(weights, reduce(gradients(train_loss, weights)), step)
-    with _replaced(weights, ahead):
+    ahead = _step_ahead(weights, reduce(gradients(train_loss, weights)), step)
+    with _replace_values(weights, ahead):
         both = reduce(gradients(val_loss, [*alphas, *weights]))
     direct, v = list(both[: len(alphas)]), list(both[len(alphas) :])
     if hessian == "exact":
@@ -84,7 +84,7 @@ def second_order(
 
 
 def mixed_product(loss: Loss, weights: Sequence[Tensor], alphas: Sequence[Tensor], v: Sequence[Tensor]) -> list[Tensor]:
-    """(d2 L / dalpha dw) v, exactly: the gradient over alpha of <dL/dw, v>. With alphas for weights: H v.
+    """Return (d2 L / dalpha dw) v, exact: the gradient over alpha of <dL/dw, v>. With alphas for weights: H v.
 
     Fused attention kernels have no second derivative: here attention is computed by plain matrix products.
     """
@@ -99,8 +99,8 @@ def _along(
     """Return the gradient over alphas of <first, v>; ``keep`` the graph of ``first`` for another v."""
     along = [(g * direction).sum() for g, direction in zip(first, v) if g is not None and g.requires_grad]
     total = torch.stack(along).sum() if along else torch.zeros((), requires_grad=True)
-    found = torch.autograd.grad(total, list(alphas), allow_unused=True, retain_graph=keep)
-    return [torch.zeros_like(a) if g is None else g for g, a in zip(found, alphas)]
+    values = torch.autograd.grad(total, list(alphas), allow_unused=True, retain_graph=keep)
+    return [torch.zeros_like(a) if g is None else g for g, a in zip(values, alphas)]
 
 
 @contextmanager
@@ -143,10 +143,10 @@ def dominant_eigenvalue(loss: Loss, alphas: Sequence[Tensor], *, iterations: int
 
 
 @torch.no_grad()
-def _ahead(weights: Sequence[Tensor], found: Sequence[Tensor], step: WeightStep) -> list[Tensor]:
+def _step_ahead(weights: Sequence[Tensor], gradients: Sequence[Tensor], step: WeightStep) -> list[Tensor]:
     buffers = step.buffers or [None] * len(weights)
     moved = []
-    for w, g, buffer in zip(weights, found, buffers):
+    for w, g, buffer in zip(weights, gradients, buffers):
         direction = g + step.weight_decay * w
         moved.append(w - step.lr * (direction if buffer is None else direction + step.momentum * buffer))
     return moved
@@ -165,13 +165,13 @@ def _finite_difference(
     for sign in (1.0, -1.0):
         with torch.no_grad():
             moved = [w + sign * epsilon * d for w, d in zip(weights, v)]
-        with _replaced(weights, moved):
+        with _replace_values(weights, moved):
             sides.append(reduce(gradients(loss, alphas)))
     return [(plus - minus) / (2 * epsilon) for plus, minus in zip(*sides)]
 
 
 @contextmanager
-def _replaced(weights: Sequence[Tensor], values: Sequence[Tensor]) -> Iterator[None]:
+def _replace_values(weights: Sequence[Tensor], values: Sequence[Tensor]) -> Iterator[None]:
     before = [w.detach().clone() for w in weights]
     with torch.no_grad():
         for w, value in zip(weights, values):

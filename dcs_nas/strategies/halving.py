@@ -27,13 +27,13 @@ class Halving(TrialStrategy):
             promoted |= {p.continues for p in pending if p.share == next_share and p.continues is not None}
             for trial in ended[: len(ended) // halving.factor]:
                 if trial.first not in promoted and not trial.problem:
-                    return _promoted(trial, next_share)
+                    return _promote(trial, next_share)
         drawn = sum(each.continues is None for each in (*self.observed, *pending))
         if drawn == self.settings.trials.trials:
             return None
-        proposal = self.draw_genotype(number, pending)
+        proposal = self.draw_new(number, pending)
         return None if proposal is None else proposal.model_copy(update={"share": halving.share(0)})
 
 
-def _promoted(trial: Trial, share: float) -> Proposal:
+def _promote(trial: Trial, share: float) -> Proposal:
     return Proposal(genotype=trial.genotype, share=share, after=trial.share, continues=trial.first)

@@ -11,7 +11,7 @@ from dcs_nas.config import Config
 from dcs_nas.errors import InputError
 from dcs_nas.extensions import load_extensions
 from dcs_nas.processes import is_first
-from dcs_nas.runs import RunFolder, early_log
+from dcs_nas.runs import RunFolder, collect_early_log
 from dcs_nas.runs.lock import is_free
 from dcs_nas.space import AnyGenotype
 from dcs_nas.strategies.base import ReadProgress, Strategy
@@ -49,7 +49,7 @@ STRATEGIES: dict[str, Callable[[Config, ReadProgress], Strategy]] = {
 
 
 @in_process_group
-@early_log()
+@collect_early_log()
 def run_search(
     config: Config,
     folder: Path,

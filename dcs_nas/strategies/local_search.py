@@ -13,7 +13,7 @@ from dcs_nas.strategies.trials import Proposal, Trial
 
 
 class LocalSearch(TrialStrategy):
-    """Moves from the best of some random genotypes to better neighbours; from a local optimum it starts anew.
+    """A local search from the best of some random genotypes to better neighbours; it restarts from local optima.
 
     Attributes:
         center: the trial whose neighbours are tried.
@@ -24,13 +24,13 @@ class LocalSearch(TrialStrategy):
 
     def propose(self, number: int, pending: Sequence[Proposal]) -> Proposal | None:
         if self.center is not None and len(self.observed) >= self._start:
-            known = self.known(pending)
+            known = self.list_known(pending)
             for identity, genotype in self._neighbors.items():
                 if identity not in known:
                     return Proposal(genotype=genotype, parent=self.center.number)
             if pending:
                 return None
-        return self.draw_genotype(number, pending)
+        return self.draw_new(number, pending)
 
     def observe(self, trial: Trial) -> None:
         super().observe(trial)

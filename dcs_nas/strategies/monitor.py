@@ -114,7 +114,7 @@ class EpochMonitor:
         """Return the mAP of the mixture and of the derived network with the supernet's weights; the latter chooses."""
         figures = {"validation/mAP": self._validate()}
         if recent is not None:
-            run = partial(_averaged, recent, loss)
+            run = partial(_average_buffers, recent, loss)
             with loss.supernet.fix_to(genotype), recalibrate_statistics(loss.network, run):
                 figures["validation/mAP_derived"] = self._validate()
         score = figures.get("validation/mAP_derived", figures["validation/mAP"])
@@ -123,8 +123,8 @@ class EpochMonitor:
         return figures
 
 
-def _averaged(recent: Pass, loss: SearchLoss) -> None:
-    """A pass whose batch statistics are the mean over all processes."""
+def _average_buffers(recent: Pass, loss: SearchLoss) -> None:
+    """Run a pass, and average the batch statistics over all processes."""
     recent.loss()
     average_buffers(loss.network)
 

@@ -34,17 +34,17 @@ class Neighborhood:
         weights = {name: np.array(rows) for name, rows in genotype.one_hot().items()}
         changes = list(_changes(weights))
         for index in random.permutation(len(changes)):
-            neighbor = self._derived(weights, *changes[index])
+            neighbor = self._derive(weights, *changes[index])
             if neighbor is not None:
                 yield neighbor
 
-    def _derived(self, weights: Weights, name: str, row: int, column: int, to: tuple[int, int]) -> AnyGenotype | None:
+    def _derive(self, weights: Weights, name: str, row: int, column: int, to: tuple[int, int]) -> AnyGenotype | None:
         changed = {**weights, name: weights[name].copy()}
         changed[name][to], changed[name][row, column] = changed[name][row, column], 0
         tensors = {key: torch.tensor(rows) for key, rows in changed.items()}
-        found = self._kind.derive(tensors, self._space, self._network, origin=self._origin)
-        same = all(np.array_equal(rows, changed[key]) for key, rows in found.one_hot().items())
-        return found if same else None
+        genotype = self._kind.derive(tensors, self._space, self._network, origin=self._origin)
+        same = all(np.array_equal(rows, changed[key]) for key, rows in genotype.one_hot().items())
+        return genotype if same else None
 
 
 def _changes(weights: Weights) -> Iterator[tuple[str, int, int, tuple[int, int]]]:

@@ -73,7 +73,9 @@ class NniOneShot(Strategy):
             warmup_epochs=settings.warmup_epochs,
         )
         self.network = self.with_heads(self.nni.mutate_model(_nni_space(self)), data.num_people)
-        self.objective = build_objective(config.loss, people=data.num_people, features=self.network.num_features)
+        self.objective = build_objective(
+            config.loss, num_identities=data.num_people, features=self.network.num_features
+        )
 
     def search(self, run: RunFolder) -> AnyGenotype:
         assert self.data is not None
@@ -204,7 +206,7 @@ class NniTrials(TrialStrategy):
             trial = trials.write(number, proposal, self.evaluate(number, proposal, trials))
         elif trial.genotype != proposal.genotype:
             raise InputError(
-                f"{trials.folder(number).path} holds another genotype than its turn now gives; "
+                f"{trials.folder(number).path} holds another genotype than this trial now has; "
                 "was it begun with other versions? start again with --overwrite"
             )
         trials.end(trial)
@@ -219,7 +221,7 @@ class _TrialEvaluator(Evaluator):
         self._score = score
 
     def _execute(self, model: ExecutableModelSpace) -> None:
-        """NNI's place to evaluate without making its network, whose weights would come from an unknown seed."""
+        """Evaluate without building NNI's network, whose weights would have an unknown seed."""
         report_final_result(self._score(model))
 
 

@@ -1,4 +1,4 @@
-"""Trials of one search in several processes, on every machine that shares the run folder: Optuna's ask and tell.
+"""Trials of one search in several processes, on every machine that shares the run folder, by Optuna's storage.
 
 The process that holds the run folder proposes; workers train. A worker is the same command with ``--resume``: the first
 process starts ``search.trials.concurrency`` of them, others may join from elsewhere.
@@ -20,7 +20,7 @@ from dcs_nas.errors import InputError, TrainingError
 from dcs_nas.runs import RunFolder
 from dcs_nas.runs.child_process import ChildProcess
 from dcs_nas.runs.lock import is_free
-from dcs_nas.runs.workers import Worker, count_living, living_worker, open_journal
+from dcs_nas.runs.workers import Worker, count_living, open_journal, register_worker
 from dcs_nas.settings import parse
 from dcs_nas.strategies.trial_strategy import TrialStrategy
 from dcs_nas.strategies.trials import Proposal, TrialFolder
@@ -45,8 +45,8 @@ def search_in_parallel(strategy: TrialStrategy, trials: TrialFolder) -> None:
     try:
         while _advance(study, strategy, trials, workers=max(len(children), count_living(folder))):
             for child in children:
-                if not child.running():
-                    raise TrainingError(f"a worker of {folder} has ended, {child.failure() or 'before the search'}")
+                if not child.is_running():
+                    raise TrainingError(f"a worker of {folder} has ended: {child.describe_failure() or 'too early'}")
             time.sleep(POLL_SECONDS)
         study.set_user_attr(_ENDED, True)
     finally:
@@ -64,7 +64,7 @@ def work_on_trials(strategy: TrialStrategy, run: RunFolder) -> None:
     """
     study = _open_study(run.path)
     trials = TrialFolder(strategy.settings.trials, run, strategy.space, most=strategy.most)
-    with living_worker(run.path) as name:
+    with register_worker(run.path) as name:
         worker = Worker(run.path, study, name)
         while not study.user_attrs.get(_ENDED, False):
             trial = _next(worker)
@@ -110,7 +110,7 @@ def _advance(study: optuna.Study, strategy: TrialStrategy, trials: TrialFolder, 
         strategy.observe(trial)
     pending = [_proposal(each) for each in known if each.state in _OPEN]
     while len(pending) < workers and trials.may_begin(len(pending)):
-        proposal = strategy.timed_proposal(len(trials.done) + len(pending), pending)
+        proposal = strategy.time_proposal(len(trials.done) + len(pending), pending)
         if proposal is None:
             break
         study.enqueue_trial({}, user_attrs={_PROPOSAL: proposal.model_dump(mode="json", by_alias=True)})
@@ -120,9 +120,9 @@ def _advance(study: optuna.Study, strategy: TrialStrategy, trials: TrialFolder, 
 
 def _next(worker: Worker) -> OptunaTrial | None:
     """Return a trial that a dead worker has left, or one that waits; None where there is neither."""
-    with worker.alone():
-        left = next((each for each in worker.in_state(TrialState.RUNNING) if not worker.is_alive(each)), None)
-        if left is None and not worker.in_state(TrialState.WAITING):
+    with worker.lock_trials():
+        left = next((each for each in worker.list_in_state(TrialState.RUNNING) if not worker.is_alive(each)), None)
+        if left is None and not worker.list_in_state(TrialState.WAITING):
             return None
         trial = worker.study.ask() if left is None else OptunaTrial(worker.study, left._trial_id)
         worker.claim(trial)

@@ -35,7 +35,7 @@ def derive_by_perturbation(
     settings, supernet, wanted = module.settings, module.supernet, module.settings.perturbation
     module.train()
     batches = islice(loaders["architecture"], wanted.batches)
-    passes = [module.prepare("architecture", _moved(module, batch), i) for i, batch in enumerate(batches)]
+    passes = [module.prepare("architecture", _move_batch(module, batch), i) for i, batch in enumerate(batches)]
     tuner = _Tuner(module, loaders["weights"], lr=wanted.lr) if wanted.tune_steps else None
 
     def loss(weights: Mapping[str, Tensor]) -> float:
@@ -69,14 +69,14 @@ class _Tuner:
         for batch in islice(self._batches, count):
             self._optimizer.zero_grad(set_to_none=True)
             with without_gradients(module.alphas):
-                module.prepare("weights", _moved(module, batch), self._steps).loss().backward()
+                module.prepare("weights", _move_batch(module, batch), self._steps).loss().backward()
             sum_gradients(module.weights)
             nn.utils.clip_grad_norm_(module.weights, module.settings.grad_clip)
             self._optimizer.step()
             self._steps += 1
 
 
-def _moved(module: BilevelSearch, batch: Batch) -> Batch:
+def _move_batch(module: BilevelSearch, batch: Batch) -> Batch:
     return {name: value.to(module.device) for name, value in batch.items()}
 
 

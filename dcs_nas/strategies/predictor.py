@@ -10,7 +10,7 @@ from dcs_nas.seeds import mix_seed
 from dcs_nas.space import AnyGenotype
 from dcs_nas.strategies.evidence import Evidence
 from dcs_nas.strategies.neighbors import encode_choices
-from dcs_nas.strategies.surrogate import features_of, predict
+from dcs_nas.strategies.surrogate import encode_features, predict
 from dcs_nas.strategies.trial_strategy import TrialStrategy
 from dcs_nas.strategies.trials import Proposal
 
@@ -28,7 +28,7 @@ class PredictorSearch(TrialStrategy):
         return bool(self.settings.trials.evidence)
 
     def propose(self, number: int, pending: Sequence[Proposal]) -> Proposal | None:
-        known = self.known(pending)
+        known = self.list_known(pending)
         if number < self.settings.trials.predictor.start or not self.observed:
             return self.first(number, known)
         candidates = self.candidates(self.random(number), known)
@@ -41,34 +41,34 @@ class PredictorSearch(TrialStrategy):
 
     def candidates(self, random: np.random.Generator, known: set[str]) -> list[AnyGenotype]:
         """Return untried genotypes: neighbours of the best trials, each in turn, and random ones to fill up."""
-        settings, found = self.settings.trials.predictor, dict[str, AnyGenotype]()
+        settings, candidates = self.settings.trials.predictor, dict[str, AnyGenotype]()
         best = sorted(self.observed, key=lambda trial: (-trial.score, trial.number))[: settings.parents]
         neighbors = [self.neighborhood.random(trial.genotype, random) for trial in best]
-        while neighbors and len(found) < settings.candidates // 2:
+        while neighbors and len(candidates) < settings.candidates // 2:
             for iterator in list(neighbors):
-                new = next((each for each in iterator if each.identity() not in {*known, *found}), None)
+                new = next((each for each in iterator if each.identity() not in {*known, *candidates}), None)
                 if new is None:
                     neighbors.remove(iterator)
-                elif len(found) < settings.candidates // 2:
-                    found[new.identity()] = new
-        while len(found) < settings.candidates:
-            new = self.draw(random, {*known, *found})
+                elif len(candidates) < settings.candidates // 2:
+                    candidates[new.identity()] = new
+        while len(candidates) < settings.candidates:
+            new = self.draw(random, {*known, *candidates})
             if new is None:
                 break
-            found[new.identity()] = new
-        return list(found.values())
+            candidates[new.identity()] = new
+        return list(candidates.values())
 
     def promising(self, number: int, candidates: Sequence[AnyGenotype]) -> Proposal:
         """Return the candidate with the highest draw from the predicted distributions."""
         evidence = [self.evidence(genotype) for genotype in candidates]
         everything = [trial.genotype for trial in self.observed] + list(candidates)
-        features = features_of(
+        features = encode_features(
             [encode_choices(genotype) for genotype in everything],
             [*(trial.evidence for trial in self.observed), *evidence],
         )
-        scores, tried = np.array([trial.score for trial in self.observed]), len(self.observed)
+        scores, count = np.array([trial.score for trial in self.observed]), len(self.observed)
         settings, seed = self.settings.trials.predictor, mix_seed(self.config.seed, 12, number)
-        mean, deviation = predict(settings, features[:tried], scores, features[tried:], seed=seed)
+        mean, deviation = predict(settings, features[:count], scores, features[count:], seed=seed)
         drawn = mean + deviation * np.random.default_rng(seed).standard_normal(len(mean))
         return self.proposal(candidates[int(drawn.argmax())])
 

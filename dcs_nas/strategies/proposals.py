@@ -20,7 +20,7 @@ from dcs_nas.settings import Settings, parse, read_yaml, to_yaml
 from dcs_nas.space import AnyGenotype
 from dcs_nas.strategies.base import ReadProgress
 from dcs_nas.strategies.bilevel_strategy import Bilevel
-from dcs_nas.strategies.derive import SupernetScore, likely, supernet_score
+from dcs_nas.strategies.derive import SupernetScore, likely, score_supernet
 from dcs_nas.strategies.predictor import PredictorSearch
 from dcs_nas.strategies.trials import AnyKind, Proposal
 
@@ -57,7 +57,7 @@ class Proposals(PredictorSearch):
         if not file.is_file():
             began = self.clock()
             self._train_supernet()
-            candidates = self._ranked_candidates()
+            candidates = self._rank_candidates()
             write_text(file, to_yaml(_Pool(candidates=candidates, seconds=round(self.clock() - began, 3))))
         self._pool = parse(_Pool, read_yaml(file), source=str(file))
         self._scores = {each.genotype.identity(): each.evidence for each in self._pool.candidates}
@@ -69,11 +69,11 @@ class Proposals(PredictorSearch):
         return None if genotype is None else self.proposal(genotype)
 
     def candidates(self, random: np.random.Generator, known: set[str]) -> list[AnyGenotype]:
-        found = {each.genotype.identity(): each.genotype for each in self._pool.candidates}
+        candidates = {each.genotype.identity(): each.genotype for each in self._pool.candidates}
         best = max(self.observed, key=lambda trial: trial.score)
         for neighbor in self.neighborhood.random(best.genotype, random):
-            found.setdefault(neighbor.identity(), neighbor)
-        return [genotype for identity, genotype in found.items() if identity not in known]
+            candidates.setdefault(neighbor.identity(), neighbor)
+        return [genotype for identity, genotype in candidates.items() if identity not in known]
 
     def evidence(self, genotype: AnyGenotype) -> Mapping[str, float]:
         key = genotype.identity()
@@ -103,27 +103,29 @@ class Proposals(PredictorSearch):
 
     @cached_property
     def _supernet(self) -> SupernetScore:
-        score = supernet_score(self._run / "supernet")
+        score = score_supernet(self._run / "supernet")
         score.network.to("cuda" if self.config.trainer.cuda else "cpu")
         return score
 
     def _score(self, genotype: AnyGenotype) -> dict[str, float]:
-        found = dict(super().evidence(genotype))
+        scores = dict(super().evidence(genotype))
         with contextlib.suppress(TrainingError):  # its features are not finite: it ranks last
-            found["supernet"] = self._supernet(genotype)
-        return found
+            scores["supernet"] = self._supernet(genotype)
+        return scores
 
-    def _ranked_candidates(self) -> tuple[_Candidate, ...]:
-        found = [_Candidate(genotype=genotype, evidence=self._score(genotype)) for genotype in self._drawn()]
-        names = sorted({name for each in found for name in each.evidence})
-        columns = [[-each.evidence.get(name, -np.inf) for each in found] for name in names]
-        ranks = np.mean([rankdata(column) for column in columns], axis=0) if columns else np.zeros(len(found))
-        return tuple(found[i] for i in np.argsort(ranks, kind="stable"))
+    def _rank_candidates(self) -> tuple[_Candidate, ...]:
+        candidates = [
+            _Candidate(genotype=genotype, evidence=self._score(genotype)) for genotype in self._draw_candidates()
+        ]
+        names = sorted({name for each in candidates for name in each.evidence})
+        columns = [[-each.evidence.get(name, -np.inf) for each in candidates] for name in names]
+        ranks = np.mean([rankdata(column) for column in columns], axis=0) if columns else np.zeros(len(candidates))
+        return tuple(candidates[i] for i in np.argsort(ranks, kind="stable"))
 
-    def _drawn(self) -> Sequence[AnyGenotype]:
+    def _draw_candidates(self) -> Sequence[AnyGenotype]:
         settings = self.settings.trials.proposals
         if settings.draw == "uniform":
-            return self._drawn_uniformly(settings.candidates)
+            return self._draw_uniformly(settings.candidates)
         supernet = self._supernet.network.backbone
         assert isinstance(supernet, Supernet)
         derived = likely(
@@ -134,11 +136,11 @@ class Proposals(PredictorSearch):
         )
         return list({genotype.identity(): genotype for genotype in derived}.values())
 
-    def _drawn_uniformly(self, count: int) -> list[AnyGenotype]:
-        random, found = np.random.default_rng(mix_seed(self.config.seed, 13)), dict[str, AnyGenotype]()
-        while len(found) < count:
-            genotype = self.draw(random, set(found))
+    def _draw_uniformly(self, count: int) -> list[AnyGenotype]:
+        random, candidates = np.random.default_rng(mix_seed(self.config.seed, 13)), dict[str, AnyGenotype]()
+        while len(candidates) < count:
+            genotype = self.draw(random, set(candidates))
             if genotype is None:
                 break
-            found[genotype.identity()] = genotype
-        return list(found.values())
+            candidates[genotype.identity()] = genotype
+        return list(candidates.values())

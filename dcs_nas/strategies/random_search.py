@@ -19,7 +19,7 @@ class RandomSearch(TrialStrategy):
         return self.settings.trials.trials > 1
 
     def propose(self, number: int, pending: Sequence[Proposal]) -> Proposal | None:
-        return self.draw_genotype(number, pending)
+        return self.draw_new(number, pending)
 
     def search(self, run: RunFolder) -> AnyGenotype:
         if self.trains:

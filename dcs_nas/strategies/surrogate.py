@@ -63,7 +63,7 @@ def _forest(features: np.ndarray, scores: np.ndarray, candidates: np.ndarray, se
     return Prediction(trees.mean(0), trees.std(0))
 
 
-def features_of(encodings: Sequence[np.ndarray], evidence: Sequence[Mapping[str, float]]) -> np.ndarray:
+def encode_features(encodings: Sequence[np.ndarray], evidence: Sequence[Mapping[str, float]]) -> np.ndarray:
     """Return encodings (N, F) beside the ranks of N evidences (N, E), each of both blocks with a variance of 1.
 
     Ranks among all N, ties shared, so that neither scale nor outliers of a score count; a score that is missing, since
@@ -74,10 +74,10 @@ def features_of(encodings: Sequence[np.ndarray], evidence: Sequence[Mapping[str,
     if names:
         columns = [[one.get(name, -np.inf) for one in evidence] for name in names]
         blocks.append(np.array([rankdata(column) for column in columns]).T)
-    return np.concatenate([_scaled(block) for block in blocks], axis=1)
+    return np.concatenate([_scale(block) for block in blocks], axis=1)
 
 
-def _scaled(block: np.ndarray) -> np.ndarray:
+def _scale(block: np.ndarray) -> np.ndarray:
     centered = block - block.mean(0)
     variance = centered.var(0).sum()
     return centered / np.sqrt(variance) if variance else centered

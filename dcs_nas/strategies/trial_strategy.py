@@ -101,9 +101,9 @@ class TrialStrategy(Strategy):
 
             search_in_parallel(self, trials)
         else:
-            for trial in trials.recorded():
+            for trial in trials.iterate():
                 self.observe(trial)
-            while trials.may_begin() and (proposal := self.timed_proposal(len(trials.done), ())) is not None:
+            while trials.may_begin() and (proposal := self.time_proposal(len(trials.done), ())) is not None:
                 trial = trials.write(len(trials.done), proposal, self.evaluate(len(trials.done), proposal, trials))
                 trials.end(trial)
                 self.observe(trial)
@@ -113,7 +113,7 @@ class TrialStrategy(Strategy):
         trials.remove_checkpoints()
         return self.best().genotype
 
-    def timed_proposal(self, number: int, pending: Sequence[Proposal]) -> Proposal | None:
+    def time_proposal(self, number: int, pending: Sequence[Proposal]) -> Proposal | None:
         """Return ``propose(number, pending)`` with the seconds that it took, the first with those of ``begin``."""
         began = self.clock()
         proposal = self.propose(number, pending)
@@ -138,12 +138,12 @@ class TrialStrategy(Strategy):
         network = self.with_heads(
             self.kind.build_fixed_network(proposal.genotype), len(set(self.images.labels.tolist()))
         )
-        found: dict[str, Any] = {"parameters": count_parameters(network.backbone)}
+        result: dict[str, Any] = {"parameters": count_parameters(network.backbone)}
         try:
-            found["score"] = self._train(number, proposal, trials, network)
+            result["score"] = self._train(number, proposal, trials, network)
         except TrainingError as error:
-            found |= {"score": 0, "problem": str(error)}
-        return Outcome(**found, seconds=round(self.clock() - began, 3))
+            result |= {"score": 0, "problem": str(error)}
+        return Outcome(**result, seconds=round(self.clock() - began, 3))
 
     def _train(self, number: int, proposal: Proposal, trials: TrialFolder, network: Any) -> float:
         assert self.data is not None
@@ -158,7 +158,7 @@ class TrialStrategy(Strategy):
         """Return the generator that trial ``number`` draws from."""
         return np.random.default_rng(mix_seed(self.config.seed, 7, number))
 
-    def known(self, pending: Sequence[Proposal]) -> set[str]:
+    def list_known(self, pending: Sequence[Proposal]) -> set[str]:
         """Return the identities of all genotypes tried or being tried."""
         return {*self._identities, *(proposal.genotype.identity() for proposal in pending)}
 
@@ -170,9 +170,9 @@ class TrialStrategy(Strategy):
                 return genotype
         return None
 
-    def draw_genotype(self, number: int, pending: Sequence[Proposal]) -> Proposal | None:
+    def draw_new(self, number: int, pending: Sequence[Proposal]) -> Proposal | None:
         """Return the proposal of a new random genotype."""
-        genotype = self.draw(self.random(number), self.known(pending))
+        genotype = self.draw(self.random(number), self.list_known(pending))
         return None if genotype is None else Proposal(genotype=genotype)
 
 

@@ -35,7 +35,7 @@ class Proposal(Settings):
         genotype: what is trained.
         share: of the epochs of a trial, after which it is scored.
         after: share of the epochs that it was trained for before.
-        continues: number of the genotype's first trial, whose training goes on; None for a new one.
+        continues: number of the genotype's first trial, whose training continues; None for a new one.
         parent: number of the trial whose genotype this one was derived from.
         evidence: scores that it had without training.
         proposal_seconds: what they, and all else of the proposal, took.
@@ -94,7 +94,7 @@ class TrialFolder:
             raise InputError(f"{path} is of trial {trial.number}, expected {number}; start again with --overwrite")
         return trial
 
-    def recorded(self) -> Iterator[Trial]:
+    def iterate(self) -> Iterator[Trial]:
         """Yield the trials from the first that have ended, up to the first that has not."""
         while (trial := self.read(len(self.done))) is not None:
             self.end(trial)

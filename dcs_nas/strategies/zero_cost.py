@@ -44,7 +44,7 @@ def naswot(network: nn.Module, images: Tensor, loss: Loss) -> float:
     with _Codes() as codes:
         network(images)
     kernel = torch.zeros(len(images), len(images), dtype=torch.float64, device=images.device)
-    for code in codes.found:
+    for code in codes.activations:
         if len(code) == len(images):
             on = code.flatten(1).double()
             kernel += on @ on.T + (1 - on) @ (1 - on).T
@@ -112,11 +112,11 @@ class _Codes(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[Tensor] = []
+        self.activations: list[Tensor] = []
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function.overloadpacket in _RECTIFIERS:
-            self.found.append(args[0].detach() > 0)
+            self.activations.append(args[0].detach() > 0)
         return function(*args, **(kwargs or {}))
 
 
@@ -130,9 +130,9 @@ class _WithoutCeilings(TorchFunctionMode):
 
 
 def _outputs(network: nn.Module, images: Tensor) -> Tensor:
-    """Return what the network gives in training: of one with heads the features (B, D)."""
-    found: Any = network(images)
-    return found if isinstance(found, Tensor) else found.features
+    """Return the training output of the network; if it has heads, the features (B, D)."""
+    output: Any = network(images)
+    return output if isinstance(output, Tensor) else output.features
 
 
 def _weights(network: nn.Module) -> Iterator[Tensor]:

@@ -1,4 +1,4 @@
-"""Compilation, reduced-precision products and fused optimizers, as ``trainer`` asks for them."""
+"""Compilation, reduced-precision products and fused optimizers, by the section ``trainer``."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from dcs_nas.errors import InputError
 
 
 def accelerate(network: nn.Module, config: Config, *, backend: str = "inductor") -> None:
-    """Compile the network in place where ``trainer.compile`` says so.
+    """Compile the network in place if ``trainer.compile`` is set.
 
-    A compiled network gives the same values to rounding; blocks that draw random numbers draw others. Its first passes
+    A compiled network computes the same values to rounding; its blocks draw other random numbers. Its first passes
     compile for minutes: one graph for each of the weight and the architecture step, one for evaluation.
     """
     settings = config.trainer
@@ -26,13 +26,13 @@ def accelerate(network: nn.Module, config: Config, *, backend: str = "inductor")
 
 
 def set_precision(settings: TrainerConfig) -> None:
-    """Set how exact float32 products and convolutions are on a GPU, by ``trainer.matmul_precision``."""
+    """Set the precision of float32 products and convolutions on a GPU, by ``trainer.matmul_precision``."""
     torch.set_float32_matmul_precision(settings.matmul_precision)
     torch.backends.cudnn.allow_tf32 = settings.matmul_precision != "highest"
 
 
 def require_compilable(trainer: TrainerConfig, search: SearchConfig) -> None:
-    """Raise ``InputError`` for a search that a compiled network can't do."""
+    """Raise ``InputError`` for a search that cannot use a compiled network."""
     if trainer.compile == "off":
         return
     wrong = {
@@ -47,8 +47,8 @@ def require_compilable(trainer: TrainerConfig, search: SearchConfig) -> None:
             raise InputError(f"trainer.compile is not for search.{what}; or set trainer.compile=off")
 
 
-def fused(module: pl.LightningModule) -> dict[str, Any]:
-    """Return the options of an optimizer whose whole step is one kernel, where the module is on a GPU.
+def choose_fused(module: pl.LightningModule) -> dict[str, Any]:
+    """Return the options of an optimizer whose step is one kernel, if the module is on a GPU.
 
     Not with a scaler, which would leave the gradients scaled until that kernel, behind the back of clipping.
     """
@@ -56,10 +56,10 @@ def fused(module: pl.LightningModule) -> dict[str, Any]:
 
 
 def is_scaled(module: pl.LightningModule) -> bool:
-    """Return whether a scaler of half precision multiplies the loss, and leaves out steps whose gradients overflow."""
+    """Return whether a half-precision scaler multiplies the loss and skips steps whose gradients overflow."""
     return getattr(module.trainer.precision_plugin, "scaler", None) is not None
 
 
 def eager(settings: TrainerConfig) -> AbstractContextManager[Any]:
-    """Within it, a compiled network runs uncompiled: for passes that differ, or that are differentiated twice."""
+    """Run a compiled network uncompiled within the context: for passes that differ, or need second derivatives."""
     return nullcontext() if settings.compile == "off" else torch.compiler.set_stance("force_eager")

@@ -26,7 +26,7 @@ LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
 
 class EpochCheckpoint(Checkpoint):
-    """Saves everything a run needs to resume, after every epoch, never in part, and keeps the one before."""
+    """A callback that saves a run's whole state after every epoch, atomically, and keeps the previous checkpoint."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -36,7 +36,7 @@ class EpochCheckpoint(Checkpoint):
 
 
 def save_checkpoint(trainer: pl.Trainer, path: Path) -> None:
-    """Save Lightning's checkpoint atomically; every rank calls it, one writes.
+    """Save Lightning's checkpoint atomically; every rank calls this, and one writes.
 
     A ``last.ckpt`` that is there already becomes ``previous.ckpt``, unless it is damaged. Raises ``OSError`` naming
     the file where it cannot be written; then both are as they were.
@@ -53,7 +53,7 @@ def save_checkpoint(trainer: pl.Trainer, path: Path) -> None:
 
 
 def weights_file(path: Path) -> Path:
-    """Return the last checkpoint of a run folder, and what is no folder as it is.
+    """Return the last checkpoint of a run folder; return another path unchanged.
 
     Raises:
         InputError: a folder without a whole checkpoint.
@@ -63,10 +63,10 @@ def weights_file(path: Path) -> Path:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Return a checkpoint on the CPU, tensors and plain data alone; instead of a damaged ``last.ckpt``, the one before.
+    """Load a checkpoint on the CPU, only tensors and plain data; if ``last.ckpt`` is damaged, the previous one.
 
     Raises:
-        InputError: there is none, or it is damaged and so is the one before, or it is none of ours.
+        InputError: no checkpoint, it and the previous one are damaged, or it was not written by dcs-nas.
     """
     path = whole_checkpoint(path)
     checkpoint = _read(path)
@@ -76,15 +76,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def whole_checkpoint(path: Path, *, warn: bool = True) -> Path:
-    """Return ``path`` itself, or ``previous.ckpt`` with a warning where ``path`` is a ``last.ckpt`` that is damaged.
+    """Return ``path``, or ``previous.ckpt`` with a warning if ``path`` is a damaged ``last.ckpt``.
 
     Raises:
-        InputError: there is no checkpoint, or no whole one.
+        InputError: there is no checkpoint, or no undamaged one.
     """
     before = path.with_name(PREVIOUS)
     falls_back = path.name == LAST and before.is_file()
     if not path.is_file() and not falls_back:
-        raise InputError(f"there is no checkpoint {path}; has the run finished an epoch?")
+        raise InputError(f"there is no checkpoint {path}; the run must finish an epoch first")
     wrong = fault(path) if path.is_file() else "is missing"
     if wrong is None:
         return path
@@ -95,23 +95,23 @@ def whole_checkpoint(path: Path, *, warn: bool = True) -> Path:
     if wrong_before is not None:
         raise InputError(f"{path} {wrong}, and {before} {wrong_before}; train again with --overwrite")
     if warn and is_first():
-        log.warning("%s %s; going back to %s, of epoch %d", path, wrong, before.name, _read(before)["epoch"] + 1)
+        log.warning("%s %s; using %s of epoch %d instead", path, wrong, before.name, _read(before)["epoch"] + 1)
     return before
 
 
 def fault(path: Path) -> str | None:
-    """Return what is wrong with a checkpoint file, as the end of a sentence; None for a whole one."""
+    """Return what is wrong with a checkpoint file, as the end of a sentence; None if nothing is."""
     try:
         _read(path)
     except OSError as error:
         return f"cannot be read ({error.strerror})"
     except Exception as error:  # a damaged file can make its parser raise anything
-        return f"is damaged or no checkpoint of ours ({type(error).__name__})"
+        return f"is damaged or was not written by dcs-nas ({type(error).__name__})"
     return None
 
 
 def is_damaged(path: Path) -> bool:
-    """Return whether ``path`` is there and not whole."""
+    """Return whether ``path`` exists and is damaged."""
     return path.is_file() and fault(path) is not None
 
 
@@ -125,7 +125,7 @@ def _read(path: Path) -> Any:
 
 
 def _keep(path: Path, before: Path) -> None:
-    """Give the file a second name, so that at no moment there is none; where that cannot be, rename it."""
+    """Link the file to a second name, so that one always exists; rename it where links are not supported."""
     try:
         before.unlink(missing_ok=True)
         os.link(path, before)

@@ -1,4 +1,4 @@
-"""Devices and processes of a job: what its settings ask for, what the machine has and the launcher has started."""
+"""Devices and processes of a job: its settings, the devices of the machine and the processes of the launcher."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dcs_nas.training.loggers import require_loggers
 
 
 def require_consistent(config: Config, launched: Launch | None, *, training: bool = True) -> None:
-    """Raise ``InputError`` where settings, machine and launcher do not fit together.
+    """Raise ``InputError`` if settings, machine and launcher contradict each other.
 
     Args:
         config: of the job.
@@ -42,7 +42,7 @@ def require_consistent(config: Config, launched: Launch | None, *, training: boo
 
 
 def require_alone(what: str) -> None:
-    """Raise ``InputError`` where torchrun or srun has started several processes."""
+    """Raise ``InputError`` if torchrun or srun has started several processes."""
     launched = find_launch()
     if launched is not None and launched.world > 1:
         raise InputError(
@@ -52,7 +52,7 @@ def require_alone(what: str) -> None:
 
 
 def count_processes(settings: TrainerConfig) -> int:
-    """Return how many processes train: those the launcher has started, else those that the settings ask for."""
+    """Return the number of training processes: of the launcher if there is one, else of the settings."""
     if find_launch() is not None:
         return count_launched()
     if str(settings.devices).strip() == "-1":
@@ -63,7 +63,7 @@ def count_processes(settings: TrainerConfig) -> int:
 
 
 def devices_and_machines(settings: TrainerConfig) -> tuple[int | str, int]:
-    """Return Lightning's ``devices`` and ``num_nodes``; the launcher decides what the settings leave open."""
+    """Return Lightning's ``devices`` and ``num_nodes``; the launcher decides if the settings do not."""
     launched = find_launch()
     if launched is None:
         all_of_a_cpu = str(settings.devices).strip() == "-1" and not on_gpus(settings)
@@ -77,13 +77,13 @@ def on_gpus(settings: TrainerConfig) -> bool:
 
 
 def gpu_ids(settings: TrainerConfig) -> list[int]:
-    """Return the GPUs that are named one by one, as in ``0,2``; none otherwise."""
+    """Return the GPUs listed as in ``0,2``; an empty list otherwise."""
     text = str(settings.devices)
     return [int(d) for d in text.split(",") if d.strip().isdigit()] if "," in text else []
 
 
 def _require_devices(settings: TrainerConfig) -> None:
-    """Raise ``InputError`` where the settings ask for devices that this machine does not show."""
+    """Raise ``InputError`` if the settings request devices that this machine does not have."""
     cuda, mps = torch.cuda.device_count() if torch.cuda.is_available() else 0, torch.backends.mps.is_available()
     available = {"gpu": cuda > 0 or mps, "cuda": cuda > 0, "mps": mps}.get(settings.accelerator, True)
     if not available:
@@ -136,7 +136,7 @@ def _require_launcher(settings: TrainerConfig) -> None:
 
 
 def _number_of(devices: int | str) -> int | None:
-    """Return how many devices are asked for; None for all."""
+    """Return the number of requested devices; None for all."""
     text = str(devices).strip()
     if text in ("auto", "-1"):
         return None

@@ -27,7 +27,7 @@ from dcs_nas.data.images import Progress
 from dcs_nas.data.records import ReidDataset
 from dcs_nas.environment import describe_environment
 from dcs_nas.errors import InputError, choices, command
-from dcs_nas.evaluation import DistanceBlocks, FeatureSet, RankingResult, changed, score
+from dcs_nas.evaluation import DistanceBlocks, FeatureSet, RankingResult, apply_changes, score
 from dcs_nas.models.build import build_fixed
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.runs import RunFolder
@@ -35,7 +35,7 @@ from dcs_nas.seeds import seed_everything
 from dcs_nas.settings import make_absolute, read_yaml
 from dcs_nas.training.checkpoints import load_checkpoint, weights_file, whole_checkpoint
 from dcs_nas.training.error_messages import training_errors
-from dcs_nas.training.features import color_histograms, extract_features, labelled_features
+from dcs_nas.training.features import build_feature_set, compute_color_histograms, extract_features
 from dcs_nas.training.overrides import EVALUATION, split_overrides, with_overrides
 from dcs_nas.training.pretraining import as_retraining
 from dcs_nas.training.process_group import process_group
@@ -48,7 +48,7 @@ FEATURES = ("network", "color-histogram", "color-histogram-corrected")
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Scores and what they were measured on."""
+    """Scores, their data and their settings."""
 
     result: RankingResult
     dataset: ReidDataset
@@ -79,7 +79,7 @@ def evaluate_run(
     started share the images; each has all features and scores in the end.
 
     Raises:
-        InputError: a folder that holds no trained run, bad data or settings, or test images that were trained on.
+        InputError: a folder without a trained run, bad data or settings, or test images that were used in training.
     """
     if features not in FEATURES:
         raise InputError(f"unknown features '{features}'; {choices(features, FEATURES)}")
@@ -91,9 +91,9 @@ def evaluate_run(
     source = _source(config.data, data_name, root, dict(data_options or {}))
     with process_group(_for_any_processes(config), training=False), training_errors(config, "evaluate"):
         device = torch.device("cuda" if config.trainer.cuda else "cpu")
-        _require_folder(source, folder, given=root is not None or bool(overrides))
+        _require_folder(source, folder, named=root is not None or bool(overrides))
         data = ReidData(config.model_copy(update={"data": config.data.on(source)}), progress=progress)
-        dataset, images = _identified(data, folder, trained)
+        dataset, images = _identify_data(data, folder, trained)
         query, gallery = data.test()
         network.to(device)
         labelled = _features(features, network, data, query, gallery, flip=settings.flip, progress=progress)
@@ -108,7 +108,7 @@ def evaluate_run(
     }
     facts = {
         **scored_what,
-        "trained_on": "+".join(source.name for source in _trained_on(trained)),
+        "trained_on": "+".join(source.name for source in _list_training_data(trained)),
         "training_data": _training_data(folder),
         **describe_environment(),
     }
@@ -176,7 +176,9 @@ def evaluate_splits(folder: Path, *, splits: int, data_options: Mapping[str, Any
             and for a data set without numbered splits.
     """
     if "split" in data_options:
-        raise InputError(f"the data option split={data_options['split']} names one split, --splits {splits} several")
+        raise InputError(
+            f"the data option split={data_options['split']} names one split, --splits {splits} several; give one option"
+        )
     overrides, _ = split_overrides(options.get("overrides", ()))
     config, _ = load_trained(folder, checkpoint=options.get("checkpoint", "last"), overrides=overrides)
     trained_data = at_recorded_roots(RunFolder(folder).config(), folder).data
@@ -188,7 +190,7 @@ def evaluate_splits(folder: Path, *, splits: int, data_options: Mapping[str, Any
             f"--splits {splits} needs a data set with as many numbered splits, such as cuhk03 with protocol=classic "
             f"(20), found {source.name}: {error}; leave --splits out, or give several runs for their mean"
         ) from None
-    if any(_same(source, trained) for trained in _trained_on(trained_data)) or was_trained_on(
+    if any(_same(source, trained) for trained in _list_training_data(trained_data)) or was_trained_on(
         record_source(source, load_dataset(source.name, source.root or "", **{**source.options, "split": 0})), folder
     ):
         raise InputError(
@@ -211,7 +213,7 @@ def load_trained(
         torch.set_num_threads(config.trainer.threads)
     if config.retrain is None:
         raise InputError(
-            f"{folder} is no retraining run: its config.yaml has no section 'retrain'{_how_to_train(folder)}"
+            f"{folder} is no retraining run: its config.yaml has no section 'retrain'{_advise_training(folder)}"
         )
     run.load_extensions()
     path = _checkpoint(run, config.retrain, checkpoint)
@@ -220,7 +222,7 @@ def load_trained(
     state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     classifier = state.get("heads.0.classifier.weight")
     if classifier is None or any(".mixtures." in key for key in state):
-        raise InputError(f"{path} holds no trained network{_how_to_train(folder)}")
+        raise InputError(f"{path} holds no trained network{_advise_training(folder)}")
     genotype = run.genotype() if run.genotype_file.is_file() else None
     settings = config.retrain.model_copy(update={"weights": None})
     network = build_fixed(settings, config.data, len(classifier), genotype, config.dcs)
@@ -240,7 +242,7 @@ def _checkpoint(run: RunFolder, settings: RetrainConfig, name: str) -> Path:
     if name == "best" and not path.is_file():
         if not settings.validation:
             raise InputError(
-                f"{run.path} held nobody out (retrain.validation is 0), so it has no best checkpoint; use --checkpoint "
+                f"{run.path} held out no identities (retrain.validation is 0): no best checkpoint; use --checkpoint "
                 "last, or train with retrain.validation above 0, e.g. 0.1"
             )
         raise InputError(
@@ -250,8 +252,8 @@ def _checkpoint(run: RunFolder, settings: RetrainConfig, name: str) -> Path:
     return path
 
 
-def _how_to_train(folder: Path) -> str:
-    """Return the end of an error line: how to train what the search in ``folder`` has found, if it is finished."""
+def _advise_training(folder: Path) -> str:
+    """Return the end of an error line: how to train the genotype of the search in ``folder``, if it is finished."""
     genotype, config = RunFolder(folder).genotype_file, RunFolder(folder).config_file
     if not genotype.is_file():
         return ""
@@ -263,14 +265,14 @@ def _how_to_train(folder: Path) -> str:
 def _settings(own: EvaluateConfig, changes: Mapping[str, Any], features: str) -> EvaluateConfig:
     """Return the run's settings with ``changes``; baselines compare by Euclidean distance, without mirrored images."""
     baseline = {} if features == "network" else {"metric": "euclidean", "flip": False}
-    settings = changed(own.model_copy(update=baseline), changes)
+    settings = apply_changes(own.model_copy(update=baseline), changes)
     if settings.flip and features != "network":
         raise InputError(f"flip adds the network's features of mirrored images; {features} has none, leave it out")
     return settings
 
 
 def _source(data: DataConfig, name: str | None, root: Path | None, options: dict[str, Any]) -> DataSource:
-    """Return the data set to test on; one that the configuration knows by ``name`` lends its folder and options."""
+    """Return the data set to test on, with folder and options of the configuration if it lists ``name``."""
     own = data.test or data.own
     known = next((s for s in (own, data.own, *data.also) if name in (None, s.name)), None)
     if name is not None and root is None and (known is None or known.root is None):
@@ -279,17 +281,17 @@ def _source(data: DataConfig, name: str | None, root: Path | None, options: dict
     return DataSource(name=base.name, root=root or base.root, options={**base.options, **options})
 
 
-def _require_folder(source: DataSource, folder: Path, *, given: bool) -> None:
-    """Raise ``InputError`` where the folder that the run itself names is not there."""
-    if not given and source.root is not None and not make_absolute(source.root).exists():
+def _require_folder(source: DataSource, folder: Path, *, named: bool) -> None:
+    """Raise ``InputError`` if the folder recorded in the run does not exist."""
+    if not named and source.root is not None and not make_absolute(source.root).exists():
         raise InputError(
             f"there is no folder {source.root}, where {folder} has read {source.name}; give the folder where the "
             f"images lie now: {command('evaluate', folder)} --root DIR"
         )
 
 
-def _identified(data: ReidData, folder: Path, trained: DataConfig) -> tuple[ReidDataset, dict[str, Any]]:
-    """Return the data set to test on and the facts that tell its images from others.
+def _identify_data(data: ReidData, folder: Path, trained: DataConfig) -> tuple[ReidDataset, dict[str, Any]]:
+    """Return the data set to test on and the facts that identify its images.
 
     Where the run has recorded the data set of that name with other images, the version says so.
 
@@ -298,12 +300,14 @@ def _identified(data: ReidData, folder: Path, trained: DataConfig) -> tuple[Reid
     """
     ((source, dataset),) = data.sources
     now, recorded = record_source(source, dataset), read_sources(folder)
-    if trained.combine_all and (was_trained_on(now, folder) or any(_same(now, own) for own in _trained_on(trained))):
+    if trained.combine_all and (
+        was_trained_on(now, folder) or any(_same(now, own) for own in _list_training_data(trained))
+    ):
         raise InputError(
             f"the run was trained on the test images of {now.name} too (data.combine_all), so it cannot be tested "
             "on them; name another data set by data.test, or by --data and --root"
         )
-    for own in _trained_on(trained):
+    for own in _list_training_data(trained):
         if _same(now, own) and any(now.options.get(key) != own.options.get(key) for key in ("split", "seed")):
             raise InputError(
                 f"{folder} was trained on {now.name} divided with the options {dict(own.options)}, and with "
@@ -312,7 +316,9 @@ def _identified(data: ReidData, folder: Path, trained: DataConfig) -> tuple[Reid
     same_name = [r for r in recorded if (r.name, r.options) == (now.name, now.options)]
     facts = {"root": str(now.root), "fingerprint": now.fingerprint, "other_images": None}
     if not same_name:
-        if not recorded and source.name in {own.name for own in (*_trained_on(trained), trained.test or trained.own)}:
+        if not recorded and source.name in {
+            own.name for own in (*_list_training_data(trained), trained.test or trained.own)
+        }:
             log.info(
                 "%s keeps no fingerprint of its images, so they are not compared with those of %s", folder, now.root
             )
@@ -333,7 +339,7 @@ def _for_any_processes(config: Config) -> Config:
     return config.model_copy(update={"trainer": config.trainer.model_copy(update={"devices": "auto", "num_nodes": 1})})
 
 
-def _trained_on(data: DataConfig) -> tuple[DataSource, ...]:
+def _list_training_data(data: DataConfig) -> tuple[DataSource, ...]:
     return (data.own, *data.also)
 
 
@@ -359,12 +365,12 @@ def _features(
         )
     else:
         corrected = kind == "color-histogram-corrected"
-        of_query, of_gallery = (color_histograms(images, corrected=corrected) for images in (query, gallery))
-    return labelled_features(query, gallery, of_query, of_gallery)
+        of_query, of_gallery = (compute_color_histograms(images, corrected=corrected) for images in (query, gallery))
+    return build_feature_set(query, gallery, of_query, of_gallery)
 
 
 def _training_data(folder: Path) -> dict[str, Any] | None:
-    """Return the version and counts of what the run was trained on, as it noted them itself."""
+    """Return the version and counts of the training data, as recorded in the run."""
     path = RunFolder(folder).data_file
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

@@ -33,7 +33,7 @@ def extract_features(
     """Return features (N, D) float32 of a split, in its order; ``flip`` adds those of the mirrored image.
 
     Of W processes each computes every W-th batch, and all get all: to the bit what one process alone computes. The
-    network is left in the mode that it was in. Raises ``TrainingError`` naming images whose features are not finite.
+    network keeps its mode. Raises ``TrainingError`` naming images whose features are not finite.
     """
     parameter = next(network.parameters())
     device, normalize = parameter.device, Normalize(data.settings.mean, data.settings.std).to(parameter)
@@ -73,18 +73,18 @@ def _features(network: nn.Module, normalize: Normalize, loader: DataLoader, *, f
         yield features.float()
 
 
-def color_histograms(images: Images, *, corrected: bool = False) -> np.ndarray:
-    """The baseline that knows clothing colours alone: (N, 6 * 512) float32.
+def compute_color_histograms(images: Images, *, corrected: bool = False) -> np.ndarray:
+    """Return the features of the colour baseline, (N, 6 * 512) float32.
 
     Root histograms of 8 x 8 x 8 RGB bins in six horizontal stripes of the middle of the image (half its width, 8 to
     92 % of its height), so that Euclidean distance is Hellinger's. ``corrected`` first scales the channels of every
-    image to the same mean (grey world), which takes out a camera's colour cast.
+    image to the same mean (grey world), which removes a camera's colour cast.
     """
-    found = []
+    histograms = []
     for start in range(0, len(images), 256):
         pixels = np.asarray(images.pixels[np.arange(start, min(start + 256, len(images)))])
-        found.append(_root_histograms(_grey_world(pixels) if corrected else pixels))
-    return np.concatenate(found)
+        histograms.append(_root_histograms(_grey_world(pixels) if corrected else pixels))
+    return np.concatenate(histograms)
 
 
 def _root_histograms(pixels: np.ndarray) -> np.ndarray:
@@ -103,7 +103,7 @@ def _grey_world(pixels: np.ndarray) -> np.ndarray:
     return np.clip(scaled, 0, 255).astype(np.uint8)
 
 
-def labelled_features(query: Images, gallery: Images, of_query: np.ndarray, of_gallery: np.ndarray) -> FeatureSet:
+def build_feature_set(query: Images, gallery: Images, of_query: np.ndarray, of_gallery: np.ndarray) -> FeatureSet:
     """Return features with the identities, cameras and paths of their images, ready to be scored or saved."""
     return FeatureSet(
         query_features=of_query,
@@ -118,7 +118,7 @@ def labelled_features(query: Images, gallery: Images, of_query: np.ndarray, of_g
 
 
 def validate(network: nn.Module, data: ReidData, images: Images, *, metric: str) -> float:
-    """Return the mAP among identities held out of the training set; nothing is ever chosen on the test set.
+    """Return the mAP among identities held out of the training set; the test set is never used for selection.
 
     The first image of each identity and camera is a query, all images are the gallery. A query's own image is among
     those that the cross-camera protocol removes. Without a camera filter every image is a query, and its own image
@@ -128,6 +128,6 @@ def validate(network: nn.Module, data: ReidData, images: Images, *, metric: str)
     views = images.cameras if data.camera_filter else np.arange(len(images))
     queries = first_of_each_view(images.labels, views)
     query = images.subset(queries.tolist())
-    labelled = labelled_features(query, images, features[queries], features)
+    labelled = build_feature_set(query, images, features[queries], features)
     labelled = replace(labelled, query_camids=views[queries], gallery_camids=views)
     return score(labelled, EvaluateConfig(metric=metric), protocol="cross_camera").result.mAP

@@ -25,7 +25,7 @@ from dcs_nas.processes import get_rank, get_world_size
 
 
 class ReplicatedStrategy(DDPStrategy):
-    """A copy of the network in every process; the training step itself adds up gradients, by ``sum_gradients``."""
+    """A strategy with a copy of the network in every process; the training step sums gradients by ``sum_gradients``."""
 
     strategy_name = "replicated"
 
@@ -37,7 +37,7 @@ class ReplicatedStrategy(DDPStrategy):
 
 
 class EqualProcesses(Checkpoint):
-    """Ends the job after an epoch in which processes have come to other parameters or buffers; nothing is saved then.
+    """A callback that ends the job before saving, if parameters or buffers differ between processes after an epoch.
 
     Lightning runs callbacks of this base class last, when the epoch's statistics are joined.
     """
@@ -52,17 +52,16 @@ def require_equal(state: Mapping[str, Tensor], *, where: str) -> None:
         return
     device = next(iter(state.values())).device
     own = torch.tensor([_checksum(value) for value in state.values()], device=device)
-    found = [torch.empty_like(own) for _ in range(get_world_size())]
-    dist.all_gather(found, own)
-    differs = torch.stack([other != found[0] for other in found]).cpu()
+    checksums = [torch.empty_like(own) for _ in range(get_world_size())]
+    dist.all_gather(checksums, own)
+    differs = torch.stack([other != checksums[0] for other in checksums]).cpu()
     if not bool(differs.any()):
         return
     names = [name for name, wrong in zip(state, differs.any(0).tolist()) if wrong]
     other = int(differs.any(1).nonzero()[0])
     raise TrainingError(
-        f"{where}, processes 0 and {other} of {get_world_size()} differ in {len(names)} of {len(state)} tensors, "
-        f"such as {names[0]}; use machines of one kind and one version of torch, then continue with --resume from the "
-        "epoch before"
+        f"{where}, processes 0 and {other} of {get_world_size()} differ in {len(names)} of {len(state)} tensors, such "
+        f"as {names[0]}; use machines of one kind and one version of torch, then --resume from the epoch before"
     )
 
 
@@ -101,7 +100,7 @@ def gather_batches(own: Iterator[Tensor], *, count: int, size: int, device: torc
 
 
 def sum_over_processes(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Return the sums of these tensors over all processes, by one message."""
+    """Return the sums of these tensors over all processes, by one all-reduce."""
     if get_world_size() == 1 or not tensors:
         return list(tensors)
     flat = torch.cat([t.reshape(-1) for t in tensors])
@@ -132,7 +131,7 @@ def _checksum(tensor: Tensor) -> int:
 
 
 class _Gather(torch.autograd.Function):
-    """(B, ...) to (W B, ...): the adjoint of ``_SumSlice``, and that of this."""
+    """A map from (B, ...) to (W B, ...): the adjoint of ``_SumSlice``, whose adjoint it is."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
@@ -146,7 +145,7 @@ class _Gather(torch.autograd.Function):
 
 
 class _SumSlice(torch.autograd.Function):
-    """(W B, ...) summed over processes; of the sum this process's (B, ...)."""
+    """A map from (W B, ...), summed over processes, to the slice (B, ...) of this process."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:

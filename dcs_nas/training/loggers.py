@@ -54,7 +54,7 @@ def _wandb(config: Config, run: RunFolder) -> Logger:
 
 
 def _mlflow(config: Config, run: RunFolder) -> Logger:
-    """The server is that of MLflow's variable MLFLOW_TRACKING_URI; without one, ``mlflow.db`` in the run folder."""
+    """Log to the server of MLflow's variable MLFLOW_TRACKING_URI; without it, to ``mlflow.db`` in the run folder."""
     from pytorch_lightning.loggers import MLFlowLogger
 
     name, title, folder = config.name, _title(config, run), run.path.resolve()

@@ -78,7 +78,7 @@ class TrainingLoop(pl.LightningModule):
         raise NotImplementedError
 
     def step(self, batch: Any, batch_idx: int) -> None:
-        """One step of the optimizers."""
+        """Make one step of the optimizers."""
         raise NotImplementedError
 
     def after_epoch(self) -> dict[str, float]:
@@ -86,7 +86,7 @@ class TrainingLoop(pl.LightningModule):
         raise NotImplementedError
 
     def optimizer_list(self) -> list[Any]:
-        """The optimizers, wrapped by Lightning."""
+        """Return the optimizers, wrapped by Lightning."""
         optimizers = self.optimizers()
         return list(optimizers) if isinstance(optimizers, (list, tuple)) else [optimizers]
 

@@ -73,7 +73,7 @@ def measure_step(
     weights = sum(p.numel() * p.element_size() for p in network.parameters())
     with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []), as_on_gpu(device is None):
         low, high = (_alive(network, config, images, step or _backward, own) for images in (2, 4))
-    low, high = _aligned(low, high)
+    low, high = _align(low, high)
     per_image = (high - low) / 2
     return StepMemory(fixed=low - 2 * per_image + (1 + states) * weights, per_image=per_image)
 
@@ -107,7 +107,7 @@ def _alive(network: ReidNetwork, config: Config, images: int, step: Step, dtype:
     return np.array(live.course, dtype=np.float64)
 
 
-def _aligned(*courses: np.ndarray) -> list[np.ndarray]:
+def _align(*courses: np.ndarray) -> list[np.ndarray]:
     """Return courses of as many operations: a block that works in pieces takes more of them for more images."""
     places = np.linspace(0, 1, max(map(len, courses)))
     return [np.interp(places, np.linspace(0, 1, len(course)), course) for course in courses]
@@ -126,17 +126,17 @@ class _LiveBytes(TorchDispatchMode):
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        inputs = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
-                self._count(tensor.untyped_storage(), given)
+                self._count(tensor.untyped_storage(), inputs)
         self.course.append(self.alive)
         return result
 
-    def _count(self, storage: torch.UntypedStorage, given: set[int]) -> None:
+    def _count(self, storage: torch.UntypedStorage, inputs: set[int]) -> None:
         key, size = storage._cdata, storage.nbytes()
-        if key in self._known or key in given:
+        if key in self._known or key in inputs:
             return
         self._known.add(key)
         self.alive += size

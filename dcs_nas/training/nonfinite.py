@@ -44,8 +44,8 @@ def clip_gradients(
     norm = get_total_norm([p.grad for _, p in present if p.grad is not None])
     if not scaled and not bool(torch.isfinite(norm)):
         names = [n for n, p in present if p.grad is not None and not bool(torch.isfinite(p.grad).all())]
-        found = f"the gradient of '{names[0]}' is not finite" if names else "the norm of the gradients overflows"
-        raise NonFiniteError(_message(found, where, files))
+        problem = f"the gradient of '{names[0]}' is not finite" if names else "the norm of the gradients overflows"
+        raise NonFiniteError(_message(problem, where, files))
     if max_norm is not None:
         clip_grads_with_norm_([p for _, p in present], max_norm, norm)
 
@@ -82,14 +82,14 @@ class StepGuard:
                 parameter.grad = None
 
     def end_epoch(self) -> dict[str, float]:
-        """``skipped``: the steps of the epoch that were left out, where skipping is allowed; and a new start."""
+        """Return ``skipped``, the number of skipped steps of the epoch, if skipping is allowed; and reset it."""
         steps, left_out, self._steps, self._left_out = self._steps, self._left_out, 0, 0
         if steps and steps == left_out:
             raise TrainingError(f"all {steps} steps of the epoch were left out, the last since {self._last}")
         return {"skipped": float(left_out)} if self._skip else {}
 
 
-def _message(found: str, where: str, files: list[str], skippable: bool = True) -> str:
+def _message(problem: str, where: str, files: list[str], skippable: bool = True) -> str:
     named = f"{', '.join(files[:4])}{', ...' if len(files) > 4 else ''}"
     skip = ", or leave such steps out by trainer.nonfinite=skip" if skippable else ""
-    return f"{found} in {where}; lower the learning rate, or look at the batch{skip}: {named}"
+    return f"{problem} in {where}; lower the learning rate, or look at the batch{skip}: {named}"

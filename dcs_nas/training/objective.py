@@ -1,4 +1,4 @@
-"""The objective of a job and the loss of one batch. B images, D features, A people."""
+"""The objective of a job and the loss of one batch. B images, D features, A identities."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from dcs_nas.processes import get_rank, get_world_size
 
 
 def build_objective(
-    settings: LossConfig, *, people: int, features: int, network: ReidNetwork | None = None
+    settings: LossConfig, *, num_identities: int, features: int, network: ReidNetwork | None = None
 ) -> Objective:
     """Return the objective that the settings describe.
 
     Args:
         settings: of the loss.
-        people: A.
+        num_identities: A.
         features: D.
         network: what is trained, by a loop that learns statistics by ``update_objective`` and ``refresh_objective``;
             where the stem's output is IB's input, its embeddings hold that from now on.
@@ -47,7 +47,7 @@ def build_objective(
     widths = None if network is None else network.widths
     return Objective(
         settings,
-        num_classes=people,
+        num_classes=num_identities,
         feature_dim=features,
         widths=widths,
         input_channels=channels,
@@ -64,9 +64,9 @@ def _margin_softmax(head: HeadConfig) -> Callable[[Tensor, Tensor], Tensor] | No
 def ib_inputs(objective: Objective, embedding: Embedding, images: Tensor | None) -> Tensor | None:
     """Return the input of the information bottleneck: images (B, 3, H, W) or the stem's output; None without it.
 
-    Neither carries a gradient. The paper's X is given, and the bound IB <= IBB + H(B) leaves out H(B), which is
-    constant only if X is: a gradient of -H(phi(X)), the first term, would just teach the stem to tell no two people
-    apart.
+    Neither carries a gradient. X is the input of the paper, and the bound IB <= IBB + H(B) leaves out H(B), which is
+    constant only if X is: a gradient of -H(phi(X)), the first term, would train the stem to map all identities to one
+    feature.
     """
     if not objective.needs_inputs:
         return None
@@ -90,24 +90,24 @@ def update_objective(objective: Objective, embedding: Embedding, labels: Tensor,
 
 
 def refresh_objective(objective: Objective, network: ReidNetwork, parts: Sequence[Images], config: Config) -> None:
-    """At an epoch's end, put new class statistics in use; every process calls it.
+    """Update the class statistics at the end of an epoch; every process calls this.
 
     Streaming: those of the epoch's batches. Exact: those of the images of all ``parts``, each once, by an extra pass of
     the network in evaluation mode (running statistics, no noise) without augmentation and gradients; its features stay
-    in memory meanwhile. The network is left in the mode that it was in.
+    in memory meanwhile. The network keeps its mode.
     """
     if not objective.needs_inputs or objective.settings.ib_estimate == "streaming":
         objective.end_epoch()
         return
     was_training = network.training
     network.eval()
-    batches = [batch for images in parts for batch in _embedded(objective, network, images, config)]
+    batches = [batch for images in parts for batch in _embed_images(objective, network, images, config)]
     network.train(was_training)
     objective.estimate(lambda: batches)
 
 
 @torch.no_grad()
-def _embedded(
+def _embed_images(
     objective: Objective, network: ReidNetwork, images: Images, config: Config
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield features (n, D), inputs on their grid (n, C, h, w) and labels (n,) of this process's images."""

@@ -46,12 +46,12 @@ def split_overrides(overrides: Sequence[str]) -> tuple[list[str], dict[str, Any]
     >>> split_overrides(["data.test_batch=64", "evaluate.flip=true"])
     (['data.test_batch=64'], {'flip': True})
     """
-    others, own = [], {}
+    remaining, own = [], {}
     for item in overrides:
         key, equals, value = item.partition("=")
         section, _, name = key.strip().partition(".")
         if equals and section == "evaluate" and name in EvaluateConfig.model_fields:
             own[name] = parse_yaml(value, source=f"the value of override '{item}'")
         else:
-            others.append(item)
-    return others, own
+            remaining.append(item)
+    return remaining, own

@@ -139,5 +139,5 @@ def _loss(settings: TrainerConfig, error: Exception) -> str:
     see = f"see what {launched.launcher} says of it, then " if launched is not None else ""
     return (
         f"process {place} lost another one of its job, which was killed, or whose machine does not answer ({reason}); "
-        f"{see}go on with --resume"
+        f"{see}resume with --resume"
     )

@@ -17,7 +17,7 @@ from dcs_nas.extensions import load_extensions
 from dcs_nas.files import write_json
 from dcs_nas.models.build import build_fixed
 from dcs_nas.processes import is_first
-from dcs_nas.runs import RunFolder, early_log
+from dcs_nas.runs import RunFolder, collect_early_log
 from dcs_nas.seeds import seed_everything
 from dcs_nas.space import AnyGenotype, find_shipped_file, is_published, load_genotype, load_space
 from dcs_nas.training.acceleration import accelerate
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 @in_process_group
-@early_log()
+@collect_early_log()
 def run_retraining(
     config: Config,
     folder: Path,
@@ -53,7 +53,7 @@ def run_retraining(
 
 
 @in_process_group
-@early_log()
+@collect_early_log()
 def run_pretraining(
     config: Config,
     folder: Path,
@@ -84,8 +84,8 @@ def _train(
 ) -> None:
     load_extensions(config.extensions)
     architecture = _read_genotype(config, genotype)
-    others = ("pretrain",) if job == "retrain" else ("search", "retrain", "tune")
-    recorded = config.model_copy(update=dict.fromkeys(others))
+    unused = ("pretrain",) if job == "retrain" else ("search", "retrain", "tune")
+    recorded = config.model_copy(update=dict.fromkeys(unused))
     config = as_retraining(recorded)
     settings = config.section("retrain")
     _require_weights(settings.weights)
@@ -104,7 +104,7 @@ def _train(
             raise InputError("retrain.inherit is given without a genotype; give a named backbone retrain.weights")
         inherit(network, architecture, settings.inherit)
     network.test_neck = config.evaluate.neck
-    objective = build_objective(config.loss, people=identities, features=network.num_features, network=network)
+    objective = build_objective(config.loss, num_identities=identities, features=network.num_features, network=network)
     accelerate(network, config)
     if resume:
         _check_genotype(folder, architecture)

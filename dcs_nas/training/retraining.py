@@ -19,9 +19,9 @@ from dcs_nas.losses import Objective
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.processes import get_world_size
 from dcs_nas.runs import RunFolder, read_metrics
-from dcs_nas.training.acceleration import fused
+from dcs_nas.training.acceleration import choose_fused
 from dcs_nas.training.checkpoints import save_checkpoint
-from dcs_nas.training.features import extract_features, labelled_features
+from dcs_nas.training.features import build_feature_set, extract_features
 from dcs_nas.training.joint_batch import average_buffers, joint, joint_embedding, sum_gradients
 from dcs_nas.training.loop import TrainingLoop
 from dcs_nas.training.nonfinite import require_finite
@@ -78,7 +78,7 @@ class Retraining(TrainingLoop):
         return self.config.section("retrain")
 
     def configure_optimizers(self) -> list[Optimizer]:
-        network = build_optimizer(self.network, self.settings, **fused(self))
+        network = build_optimizer(self.network, self.settings, **choose_fused(self))
         self._rates = [group["lr"] for group in network.param_groups]
         centers = list(self.objective.parameters())
         return [network, *([SGD(centers, lr=self.settings.center_lr)] if centers else [])]
@@ -154,7 +154,7 @@ class Retraining(TrainingLoop):
         """Return the mAP on the test set as the section ``evaluate`` asks for it; nothing is chosen by it."""
         settings = self.config.evaluate.model_copy(update={"confidence": 0})
         features = [extract_features(self.evaluated, self._data, x, flip=settings.flip) for x in (query, gallery)]
-        labelled = labelled_features(query, gallery, *features)
+        labelled = build_feature_set(query, gallery, *features)
         return score(labelled, settings, protocol=self._data.test_dataset.protocol, device=self.device).result.mAP
 
     def _freeze_backbone(self, batch_idx: int) -> None:
@@ -242,4 +242,4 @@ def train_trial(
 def trial_objective(network: ReidNetwork, config: Config, images: Images) -> Objective:
     """Return the objective of a trial training on ``images``."""
     identities = len(set(images.labels.tolist()))
-    return build_objective(config.loss, people=identities, features=network.num_features, network=network)
+    return build_objective(config.loss, num_identities=identities, features=network.num_features, network=network)

@@ -57,4 +57,4 @@ def inherit(network: ReidNetwork, genotype: AnyGenotype, folder: Path) -> None:
             f"the supernet of {folder} has other sizes than the network to train ({detail}); "
             "train at the search's width, depth and image size, or without retrain.inherit"
         ) from None
-    log.info("%s: %d tensors inherited, %d start anew", folder, len(inherited), len(missing))
+    log.info("%s: %d tensors inherited, %d newly initialised", folder, len(inherited), len(missing))

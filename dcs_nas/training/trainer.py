@@ -19,7 +19,7 @@ from pytorch_lightning.utilities.types import TRAIN_DATALOADERS
 from dcs_nas.config import Config
 from dcs_nas.config.idle import DCS_BLOCKS, idle_settings
 from dcs_nas.models.blocks import read_kept_shares
-from dcs_nas.runs import RunFolder, logging_to
+from dcs_nas.runs import RunFolder, log_to
 from dcs_nas.threads import describe_waiting
 from dcs_nas.training.acceleration import set_precision
 from dcs_nas.training.checkpoints import EpochCheckpoint, load_checkpoint, whole_checkpoint
@@ -90,7 +90,7 @@ def training_job(
 
     ``facts`` are further ones for ``idle_settings``.
     """
-    with logging_to(run.log_file), without_known_warnings(), training_errors(config, job):
+    with log_to(run.log_file), without_known_warnings(), training_errors(config, job):
         log.info("threads: %d, %s", config.trainer.threads or torch.get_num_threads(), describe_waiting())
         blocks = {DCS_BLOCKS: len(read_kept_shares(network))} if network is not None else {}
         for remark in idle_settings(config, job, {**blocks, **(facts or {})}):

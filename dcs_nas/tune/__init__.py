@@ -1,1 +1,1 @@
-"""Settings tried by Optuna: their space, the study of the trials, the trials as processes."""
+"""Tuning by Optuna: the space of settings, the study of the trials, the trials as processes."""

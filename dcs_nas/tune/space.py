@@ -1,4 +1,4 @@
-"""The space of a tuning: settings, their distributions in NNI's search space format, and what Optuna draws for them."""
+"""The space of a tuning: settings, their distributions in NNI's search space format, and their values from Optuna."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dcs_nas.settings import parse
 if TYPE_CHECKING:
     from optuna.trial import Trial
 
-DISTRIBUTIONS: dict[str, tuple[str, ...]] = {  # and the numbers that each takes
+DISTRIBUTIONS: dict[str, tuple[str, ...]] = {  # and the numbers that each of them takes
     "choice": (),
     "randint": ("low", "high"),
     "uniform": ("low", "high"),
@@ -40,7 +40,7 @@ class Parameter:
     """A setting to try: one of ``DISTRIBUTIONS`` and its numbers, or its choices.
 
     Optuna draws on a plain scale of its own: choices as numbers and text, normal distributions by their quantile,
-    quantized ones unrounded. ``value`` turns what it drew into the setting's value.
+    quantized ones unrounded. ``value`` converts such a draw to the setting's value.
     """
 
     key: str
@@ -49,7 +49,7 @@ class Parameter:
 
     @property
     def _bounds(self) -> tuple[float, float]:
-        """The ends of what is drawn."""
+        """The bounds of a draw."""
         return (_TAIL, 1 - _TAIL) if "normal" in self.kind else (self.values[0], self.values[1])
 
     @property
@@ -57,7 +57,7 @@ class Parameter:
         return self.kind.endswith("loguniform")
 
     def draw(self, trial: Trial) -> Any:
-        """Return the setting's value for this trial, by what Optuna draws now or has drawn before."""
+        """Draw the setting's value for a trial, or return the value drawn before."""
         if self.kind == "choice":
             return self.value(trial.suggest_categorical(self.key, [_encode(value) for value in self.values]))
         if self.kind == "randint":
@@ -65,7 +65,7 @@ class Parameter:
         return self.value(trial.suggest_float(self.key, *self._bounds, log=self._log))
 
     def value(self, drawn: Any) -> Any:
-        """Return the setting's value for what Optuna drew."""
+        """Return the setting's value for a draw of Optuna."""
         if self.kind == "choice":
             return next(value for value in self.values if _encode(value) == drawn)
         if "normal" in self.kind:
@@ -77,7 +77,7 @@ class Parameter:
         return drawn
 
     def grid(self, points: int) -> list[Any]:
-        """Return draws that cover the setting: all where they are finite, else ``points``, evenly on their scale."""
+        """Return draws that cover the setting: all of a finite number, else ``points``, evenly on their scale."""
         if self.kind == "choice":
             return [_encode(value) for value in self.values]
         if self.kind == "randint":
@@ -88,7 +88,7 @@ class Parameter:
             return [min(max(i * q, low), high) for i in range(round(low / q), round(high / q) + 1)]
         if "normal" in self.kind:
             return [(i + 0.5) / points for i in range(points)]
-        return [self._between(i / max(points - 1, 1)) for i in range(points)]
+        return [self._interpolate(i / max(points - 1, 1)) for i in range(points)]
 
     def examples(self) -> list[Any]:
         """Return all choices; both ends of a range and a value between; the middle of a normal distribution."""
@@ -97,9 +97,9 @@ class Parameter:
         if self.kind == "randint":
             return sorted({self.values[0], self.values[1] - 1})
         shares = (0.5,) if "normal" in self.kind else (0, 0.381966, 1)
-        return [self.value(self._between(share)) for share in shares]
+        return [self.value(self._interpolate(share)) for share in shares]
 
-    def _between(self, share: float) -> float:
+    def _interpolate(self, share: float) -> float:
         low, high = self._bounds
         return min(low * (high / low) ** share if self._log else low + share * (high - low), high)
 
@@ -107,27 +107,28 @@ class Parameter:
 def read_space(config: Config) -> list[Parameter]:
     """Return the settings to try.
 
-    Raises ``InputError`` for a key, a distribution or a value that the configuration does not take.
+    Raises:
+        InputError: a key, a distribution or a value that the configuration does not accept.
     """
     tune: TuneConfig = config.section("tune")
-    found = [_parameter(key, given, tune.command) for key, given in tune.space.items()]
-    examples = {parameter.key: parameter.examples() for parameter in found}
+    parameters = [_parse_parameter(key, distribution, tune.command) for key, distribution in tune.space.items()]
+    examples = {parameter.key: parameter.examples() for parameter in parameters}
     for key, values in examples.items():
-        others = {k: v for k, v in examples.items() if k != key}
+        beside = {k: v for k, v in examples.items() if k != key}
         for value in values:
-            refusal = _refusal(config, key, value, others)
+            refusal = _find_refusal(config, key, value, beside)
             if refusal:
                 raise InputError(f"tune.space.{key}: the configuration refuses {value!r}: {refusal}")
-    return found
+    return parameters
 
 
-def overrides(values: Mapping[str, Any]) -> list[str]:
-    """Return the values as what follows ``-o`` on the command line; JSON is YAML."""
+def format_overrides(values: Mapping[str, Any]) -> list[str]:
+    """Return the values as arguments of ``-o``; JSON is YAML."""
     return [f"{key}={json.dumps(value)}" for key, value in values.items()]
 
 
-def with_values(config: Config, values: Mapping[str, Any]) -> Config:
-    """Return the configuration with these values; ``InputError`` where it refuses one."""
+def apply_values(config: Config, values: Mapping[str, Any]) -> Config:
+    """Return the configuration with these values; raise ``InputError`` if it refuses one."""
     data = config.model_dump(mode="json", by_alias=True)
     for key, value in values.items():
         *path, last = key.split(".")
@@ -142,16 +143,16 @@ def with_values(config: Config, values: Mapping[str, Any]) -> Config:
     return parse(Config, data, source=config.name)
 
 
-def _parameter(key: str, given: Mapping[str, list[Any]], command: str) -> Parameter:
+def _parse_parameter(key: str, distribution: Mapping[str, list[Any]], command: str) -> Parameter:
     section, place = key.split(".")[0], f"tune.space.{key}"
     if section in _NOT_TUNED:
         raise InputError(f"tune.space: '{key}' is not for tuning; tune what a trial trains by, e.g. {command}.lr")
     if section in ("search", "retrain") and section != command:
         raise InputError(f"tune.space: '{key}' has no effect, since tune.command is '{command}'")
-    if len(given) != 1:
-        found = ", ".join(given) or "nothing"
-        raise InputError(f"{place}: found {found}, expected one distribution, e.g. {{loguniform: [1e-5, 1e-2]}}")
-    kind, values = next(iter(given.items()))
+    if len(distribution) != 1:
+        names = ", ".join(distribution) or "nothing"
+        raise InputError(f"{place}: found {names}, expected one distribution, e.g. {{loguniform: [1e-5, 1e-2]}}")
+    kind, values = next(iter(distribution.items()))
     if kind not in DISTRIBUTIONS:
         raise InputError(f"{place}: unknown distribution '{kind}'; {choices(kind, DISTRIBUTIONS)}")
     if kind == "choice":
@@ -190,14 +191,14 @@ def _check_numbers(place: str, kind: str, values: Sequence[Any]) -> None:
             raise InputError(f"{place}: {kind} needs {name} > 0, found {list(values)}")
 
 
-def _refusal(config: Config, key: str, value: Any, others: Mapping[str, Sequence[Any]]) -> str | None:
-    """Return why the configuration refuses ``value`` beside all values drawn for the others; None where it does not."""
+def _find_refusal(config: Config, key: str, value: Any, beside: Mapping[str, Sequence[Any]]) -> str | None:
+    """Return why the configuration refuses ``value`` with all draws of the other settings; None if it accepts one."""
     generator = random.Random(0)
     first = None
-    drawn = ({k: generator.choice(v) for k, v in others.items()} for _ in range(_COMBINATIONS if others else 0))
-    for beside in itertools.chain([{}], drawn):
+    drawn = ({k: generator.choice(v) for k, v in beside.items()} for _ in range(_COMBINATIONS if beside else 0))
+    for settings in itertools.chain([{}], drawn):
         try:
-            with_values(config, {**beside, key: value})
+            apply_values(config, {**settings, key: value})
         except InputError as error:
             first = first or str(error).removeprefix(f"{config.name}: ")
         else:
@@ -206,5 +207,5 @@ def _refusal(config: Config, key: str, value: Any, others: Mapping[str, Sequence
 
 
 def _encode(value: Any) -> Any:
-    """Return a choice as Optuna takes it: numbers and text as they are, all else as JSON."""
+    """Encode a choice for Optuna: numbers and text unchanged, other values as JSON."""
     return value if type(value) in (int, float, str) else json.dumps(value)

@@ -21,10 +21,10 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from dcs_nas.config import Config, TuneConfig
 from dcs_nas.errors import InputError, choices
 from dcs_nas.runs.lock import is_free, require_free
-from dcs_nas.runs.workers import Worker, living_worker, open_journal
+from dcs_nas.runs.workers import Worker, open_journal, register_worker
 from dcs_nas.tune.space import Parameter, read_space
 
-TUNERS: dict[str, tuple[str, ...]] = {  # and the options that each takes
+TUNERS: dict[str, tuple[str, ...]] = {  # and the options that each of them takes
     "TPE": ("n_startup_trials", "n_ei_candidates", "multivariate", "constant_liar"),
     "Random": (),
     "Evolution": ("population_size", "mutation_prob", "crossover_prob", "swapping_prob"),
@@ -42,19 +42,19 @@ _POINTS = 5
 
 
 class _Grid(GridSampler):
-    """Optuna's grid without its end by ``study.stop``, which needs Optuna's own loop; ``Worker`` counts instead."""
+    """Optuna's grid without ``study.stop``, which requires Optuna's loop; ``TuneWorker`` counts trials instead."""
 
     def after_trial(self, *_: Any) -> None:
         """Do nothing."""
 
 
 class TuneWorker(Worker):
-    """One of the processes that work on a tuning's folder; it hands out trials and takes their results.
+    """One of the processes that work on a tuning's folder; it assigns trials and records their results.
 
-    What a dead worker left is handed out again, with the same values and the same run folder, before anything new.
+    Trials of a dead worker are assigned first, with the same values and run folder.
 
-    From one seed, a single worker hands out the same trials every time, interrupted or not: the sampler of every trial
-    is made anew from the seed and the trial's number, and looks at nothing but the trials before.
+    From one seed, a single worker assigns the same trials every time, interrupted or not: the sampler of each trial is
+    created from the seed and the trial's number, and uses only the earlier trials.
     """
 
     def __init__(self, config: Config, folder: Path, study: optuna.Study, name: str) -> None:
@@ -67,15 +67,15 @@ class TuneWorker(Worker):
 
     @classmethod
     @contextlib.contextmanager
-    def at_work(cls, config: Config, folder: Path, study: optuna.Study) -> Iterator[TuneWorker]:
-        """Give a worker that is alive within the context."""
-        with living_worker(folder) as name:
+    def start(cls, config: Config, folder: Path, study: optuna.Study) -> Iterator[TuneWorker]:
+        """Register and yield a worker that is alive within the context."""
+        with register_worker(folder) as name:
             yield cls(config, folder, study, name)
 
     def next(self) -> tuple[Trial, dict[str, Any]] | None:
-        """Return a trial to run and its values, or None where there are enough."""
-        with self.alone():
-            left = next(filter(self._is_left, self.in_state(TrialState.RUNNING)), None)
+        """Return a trial to run and its values, or None if there are enough."""
+        with self.lock_trials():
+            left = next(filter(self._is_left, self.list_in_state(TrialState.RUNNING)), None)
             if left is not None:
                 trial = Trial(self.study, left._trial_id)
             else:
@@ -91,7 +91,7 @@ class TuneWorker(Worker):
     def end(
         self, trial: Trial, value: float | None, *, seconds: float, message: str = "", pruned: bool = False
     ) -> FrozenTrial:
-        """Record a trial's result; without a finite ``value`` it failed, unless the pruner has stopped it."""
+        """Record a trial's result; without a finite ``value`` the trial failed, unless the pruner stopped it."""
         if value is not None and not math.isfinite(value):
             value, message = None, f"its metric is {value}"
         trial.set_user_attr("seconds", round(seconds, 3))
@@ -100,16 +100,16 @@ class TuneWorker(Worker):
         return self.study.tell(trial, value, without_value if value is None else TrialState.COMPLETE)
 
     def require_none_left(self) -> None:
-        """Raise ``InputError`` where a trial that outlived its worker still works in its run folder."""
-        for trial in self.in_state(TrialState.RUNNING):
+        """Raise ``InputError`` if a trial whose worker died still runs in its run folder."""
+        for trial in self.list_in_state(TrialState.RUNNING):
             if not self.is_alive(trial):
-                require_free(self.folder / label(trial))
+                require_free(self.folder / name_trial(trial))
 
     def values(self, trial: FrozenTrial) -> dict[str, Any]:
-        """Return the values of a trial; of one that was killed as it began, those that were drawn."""
+        """Return the values of a trial; of a trial killed at its start, only those that were drawn."""
         return {p.key: p.value(trial.params[p.key]) for p in self._space if p.key in trial.params}
 
-    def ranked(self) -> list[FrozenTrial]:
+    def rank_trials(self) -> list[FrozenTrial]:
         """Return the trials from the best to the worst, then those that did not finish, by number."""
         sign = -1 if self.tune.objective[1] == "maximize" else 1
         done = TrialState.COMPLETE
@@ -118,23 +118,24 @@ class TuneWorker(Worker):
         )
 
     def _is_left(self, trial: FrozenTrial) -> bool:
-        return not self.is_alive(trial) and is_free(self.folder / label(trial))
+        return not self.is_alive(trial) and is_free(self.folder / name_trial(trial))
 
 
-def label(trial: Trial | FrozenTrial) -> str:
+def name_trial(trial: Trial | FrozenTrial) -> str:
     """Return the name of a trial and of its run folder."""
     return f"trial_{trial.number:03d}"
 
 
-def state(trial: FrozenTrial) -> str:
+def get_state(trial: FrozenTrial) -> str:
     """Return running, finished, pruned or failed."""
     return _STATES[trial.state]
 
 
 def make_sampler(config: Config, space: Sequence[Parameter], number: int) -> BaseSampler:
-    """Return what proposes trial ``number``, by ``tune.tuner``.
+    """Return the sampler of trial ``number``, by ``tune.tuner``.
 
-    Raises ``InputError`` for an unknown tuner, and for options that it does not take.
+    Raises:
+        InputError: an unknown tuner, or options that it does not accept.
     """
     tune: TuneConfig = config.section("tune")
     if tune.tuner not in TUNERS:
@@ -156,7 +157,7 @@ def make_sampler(config: Config, space: Sequence[Parameter], number: int) -> Bas
 
 
 def make_pruner(config: Config) -> BasePruner:
-    """Return what stops trials that do badly, by ``tune.pruner``; ``InputError`` for options that it does not take."""
+    """Return the pruner, by ``tune.pruner``; raise ``InputError`` for options that it does not accept."""
     tune: TuneConfig = config.section("tune")
     kind, options = _PRUNERS[tune.pruner], dict(tune.pruner_options)
     known = inspect.signature(kind).parameters
@@ -183,7 +184,7 @@ def open_storage(tune: TuneConfig, folder: Path) -> BaseStorage:
 
 
 def require_new(storage: BaseStorage, name: str, *, overwrite: bool) -> None:
-    """Raise ``InputError`` where the storage holds a study of that name, unless it is to be replaced."""
+    """Raise ``InputError`` if the storage holds a study of that name and ``overwrite`` is not set."""
     if not overwrite and name in optuna.get_all_study_names(storage):
         raise InputError(
             f"tune.storage holds a study '{name}' already; continue it with --resume, replace it with --overwrite, or "
@@ -192,7 +193,7 @@ def require_new(storage: BaseStorage, name: str, *, overwrite: bool) -> None:
 
 
 def create_study(config: Config, storage: BaseStorage) -> None:
-    """Begin the study of the job's name; one that there is already is deleted."""
+    """Create the study of the job's name; delete an existing one."""
     direction = config.section("tune").objective[1]
     try:
         optuna.create_study(study_name=config.name, storage=storage, direction=direction)
@@ -202,12 +203,12 @@ def create_study(config: Config, storage: BaseStorage) -> None:
 
 
 def load_study(config: Config, storage: BaseStorage) -> optuna.Study:
-    """Return the study of the job's name; ``InputError`` where the storage has none."""
+    """Return the study of the job's name; raise ``InputError`` if the storage has none."""
     try:
         return optuna.load_study(study_name=config.name, storage=storage, pruner=make_pruner(config))
     except KeyError:
         raise InputError(
-            f"the record of this tuning has no study '{config.name}'; give tune.storage as it was, or start anew with "
+            f"the record of this tuning has no study '{config.name}'; give tune.storage as it was, or start again with "
             "--overwrite"
         ) from None
 

@@ -17,27 +17,27 @@ from dcs_nas.config import Config, TuneConfig
 from dcs_nas.environment import describe_environment
 from dcs_nas.errors import InputError, TrainingError
 from dcs_nas.files import write_json, write_text
-from dcs_nas.runs import RunFolder, logging_to, open_folder, require_same
+from dcs_nas.runs import RunFolder, log_to, open_folder, require_same
 from dcs_nas.runs.lock import require_free
 from dcs_nas.settings import make_paths_absolute, to_yaml
 from dcs_nas.space import load_genotype
-from dcs_nas.tune.space import read_space, with_values
+from dcs_nas.tune.space import apply_values, read_space
 from dcs_nas.tune.study import (
     TuneWorker,
     create_study,
-    label,
+    get_state,
     load_study,
     make_pruner,
     make_sampler,
+    name_trial,
     open_storage,
     require_new,
-    state,
 )
-from dcs_nas.tune.trials import TrialProcess, interruptions
+from dcs_nas.tune.trials import TrialProcess, catch_signals
 
 log = logging.getLogger(__name__)
 POLL_SECONDS = 0.2
-_WHERE_KEPT: Any = {"results": True, "data": {"cache"}}
+_LOCATIONS: Any = {"results": True, "data": {"cache"}}
 _MAY_CHANGE = ("trials", "concurrency", "hours", "gpus", "storage")
 
 
@@ -50,33 +50,37 @@ def run_tuning(
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[tuple[FrozenTrial, dict[str, Any]]]:
-    """Run the trials of the section ``tune``; gives all of them with their values, best first.
+    """Run the trials of the section ``tune``, and return them with their values, best first.
 
     ``folder`` then holds config.yaml, job.yaml and genotype.yaml (what trials train), journal.log (Optuna's record),
     trials.csv, best.yaml, log.txt, logs/ and a run folder per trial. Any number of processes, on any machine that
     shares the folder, may work on it with ``resume``.
 
-    Raises ``InputError`` for bad settings and folders, and where a finished trial has no metric; ``TrainingError``
-    where no trial gave a result; ``KeyboardInterrupt`` where a signal asks to stop. No process is left then.
+    No child process is left when it raises.
+
+    Raises:
+        InputError: bad settings or folders, or a finished trial without the metric.
+        TrainingError: no trial had a result.
+        KeyboardInterrupt: a signal has arrived.
     """
     genotype = _check(config, genotype)
     _open_folder(folder, config, genotype, resume=resume, overwrite=overwrite)
     study = load_study(config, open_storage(config.section("tune"), folder))
-    with TuneWorker.at_work(config, folder, study) as worker, logging_to(RunFolder(folder).log_file):
+    with TuneWorker.start(config, folder, study) as worker, log_to(RunFolder(folder).log_file):
         _run_trials(worker, progress or (lambda done, total: None))
         worker.require_none_left()
         trials = _write_results(worker)
-        running = sum(state(trial) == "running" for trial in trials)
+        running = sum(get_state(trial) == "running" for trial in trials)
         if running:
             log.info("%d trials still run in other processes", running)
-        elif not any(state(trial) == "finished" for trial in trials):
+        elif not any(get_state(trial) == "finished" for trial in trials):
             last = f"; the last: {trials[-1].user_attrs['message']}" if trials else ""
             raise TrainingError(f"none of {len(trials)} trials in {folder} gave a result{last}")
         return [(trial, worker.values(trial)) for trial in trials]
 
 
 def _check(config: Config, genotype: Path | None) -> Path | None:
-    """Refuse all that can be wrong before the first trial; gives the genotype that trials are to train."""
+    """Check the settings before the first trial, and return the genotype that the trials train."""
     tune: TuneConfig = config.section("tune")
     section = config.section(tune.command)
     make_sampler(config, read_space(config), 0)
@@ -96,16 +100,18 @@ def _check(config: Config, genotype: Path | None) -> Path | None:
 
 
 def _open_folder(path: Path, config: Config, genotype: Path | None, *, resume: bool, overwrite: bool) -> None:
-    """Make or replace a tuning's folder, or see that it is the one to resume.
+    """Create or replace a tuning's folder, or check that it can be resumed.
 
-    How much is run and where may change on resume; raises ``InputError`` for any other change, where the folder holds
-    another tuning, and where one is to be replaced that a process works on.
+    Only settings of ``_MAY_CHANGE`` may change on resume.
+
+    Raises:
+        InputError: another setting changed, the folder holds another tuning, or a process works on it.
     """
     if resume and not overwrite:
-        _require_begun(path, config, genotype)
+        _require_resumable(path, config, genotype)
         return
     tune: TuneConfig = config.section("tune")
-    found = None if genotype is None else load_genotype(genotype).to_yaml()
+    genotype_text = None if genotype is None else load_genotype(genotype).to_yaml()
     if tune.storage is not None:
         require_new(open_storage(tune, path), config.name, overwrite=overwrite)
     for worker in (path / "workers").glob("*/"):
@@ -116,32 +122,34 @@ def _open_folder(path: Path, config: Config, genotype: Path | None, *, resume: b
         create_study(config, open_storage(tune, path))
         write_json(run.environment_file, describe_environment())
         write_text(run.job_file, to_yaml(make_paths_absolute(config.model_copy(update={"tune": None}))))
-        if found is not None:
-            write_text(run.genotype_file, found)
-        kept = config.model_copy(update={"tune": tune.model_copy(update={"storage": None})})  # it may hold a password
-        write_text(run.config_file, to_yaml(make_paths_absolute(kept)))
+        if genotype_text is not None:
+            write_text(run.genotype_file, genotype_text)
+        recorded = config.model_copy(
+            update={"tune": tune.model_copy(update={"storage": None})}
+        )  # it may hold a password
+        write_text(run.config_file, to_yaml(make_paths_absolute(recorded)))
 
 
-def _require_begun(path: Path, config: Config, genotype: Path | None) -> None:
+def _require_resumable(path: Path, config: Config, genotype: Path | None) -> None:
     run = RunFolder(path)
     if not run.config_file.is_file():
         raise InputError(f"there is no tuning to resume in {path}; start it without --resume")
     if (path / "trials.json").is_file():
         raise InputError(
             f"{path} is a tuning by NNI's tuners, which this version does not continue; its trials.csv and best.yaml "
-            "are as they were; start anew with another --out, or with --overwrite"
+            "stay; start again with another --out, or with --overwrite"
         )
-    require_same(path, _fixed(run.config()), _fixed(config))
+    require_same(path, _list_fixed(run.config()), _list_fixed(config))
     if genotype is not None and genotype.is_file() and load_genotype(genotype) != run.genotype():
         raise InputError(
             f"{path} began with another genotype; resume with its own, {run.genotype_file}, or use --overwrite"
         )
 
 
-def _fixed(config: Config) -> dict[str, Any]:
-    """Return what has to be the same on resume: sections flat by one level, the space and free options as they are."""
+def _list_fixed(config: Config) -> dict[str, Any]:
+    """Return the settings that must not change on resume, sections flattened by one level."""
     flat = {}
-    for section, content in make_paths_absolute(config).model_dump(mode="json", exclude=_WHERE_KEPT).items():
+    for section, content in make_paths_absolute(config).model_dump(mode="json", exclude=_LOCATIONS).items():
         for key, value in content.items() if isinstance(content, dict) else [("", content)]:
             if section != "tune" or key not in _MAY_CHANGE:
                 flat[f"{section}.{key}".removesuffix(".")] = value
@@ -149,27 +157,27 @@ def _fixed(config: Config) -> dict[str, Any]:
 
 
 def _run_trials(worker: TuneWorker, progress: Callable[[int, int], None]) -> None:
-    """Run trials, ``tune.concurrency`` at a time, until there are enough or the hours are spent."""
+    """Run trials, ``tune.concurrency`` at a time, until there are enough or the time is over."""
     tune = worker.tune
     deadline = time.monotonic() + 3600 * tune.hours if tune.hours else math.inf
     devices: list[int | None] = list(tune.gpus) or [None] * tune.concurrency
     running: list[tuple[Trial, TrialProcess]] = []
-    with interruptions() as stopped:
+    with catch_signals() as stopped:
         try:
             while not stopped():
                 while len(running) < tune.concurrency and time.monotonic() < deadline and not stopped():
-                    begun = worker.next()
-                    if begun is None:
+                    assignment = worker.next()
+                    if assignment is None:
                         break
-                    trial, values = begun
+                    trial, values = assignment
                     seen = max(worker.trials[trial.number].intermediate_values, default=-1)
                     device = devices.pop(0)
-                    process = TrialProcess(worker.folder, label(trial), values, tune, device=device, seen=seen)
+                    process = TrialProcess(worker.folder, name_trial(trial), values, tune, device=device, seen=seen)
                     running.append((trial, process))
                 if not running:
                     return
                 for trial, process in list(running):
-                    ended = _look_after(worker, trial, process)
+                    ended = _poll_trial(worker, trial, process)
                     if ended is not None:
                         running.remove((trial, process))
                         devices.append(process.device)
@@ -183,17 +191,17 @@ def _run_trials(worker: TuneWorker, progress: Callable[[int, int], None]) -> Non
                 process.stop()
 
 
-def _look_after(worker: TuneWorker, trial: Trial, process: TrialProcess) -> FrozenTrial | None:
-    """Report what a trial's process has reached, and stop it where the pruner says so; gives a trial that ended."""
-    over, bad = not process.running(), False
-    for epoch, value in process.news():
-        log.info("%s, epoch %d: %s %.5g", label(trial), epoch + 1, worker.tune.objective[0], value)
+def _poll_trial(worker: TuneWorker, trial: Trial, process: TrialProcess) -> FrozenTrial | None:
+    """Report new epochs of a trial, stop it if the pruner decides so, and return the trial if it has ended."""
+    over, bad = not process.is_running(), False
+    for epoch, value in process.read_new_epochs():
+        log.info("%s, epoch %d: %s %.5g", name_trial(trial), epoch + 1, worker.tune.objective[0], value)
         if math.isfinite(value):
             trial.report(value, epoch)
             bad = bad or trial.should_prune()
     if over:
-        failure = process.failure()
-        result = None if failure else process.value()
+        failure = process.describe_failure()
+        result = None if failure else process.read_result()
         return worker.end(trial, result, seconds=process.seconds, message=failure)
     if bad:
         process.stop()
@@ -206,34 +214,36 @@ def _report_end(worker: TuneWorker, trial: FrozenTrial, progress: Callable[[int,
     _write_results(worker)
     done = sum(t.state.is_finished() for t in worker.trials)
     progress(done, worker.tune.trials)
-    ended = f"{done}/{worker.tune.trials}: {label(trial)} {state(trial)}"
+    ended = f"{done}/{worker.tune.trials}: {name_trial(trial)} {get_state(trial)}"
     if trial.value is None:
         log.warning("%s: %s", ended, trial.user_attrs["message"])
         return
-    values = ", ".join(f"{key}={short(value)}" for key, value in worker.values(trial).items())
+    values = ", ".join(f"{key}={format_value(value)}" for key, value in worker.values(trial).items())
     metric, seconds = worker.tune.objective[0], trial.user_attrs["seconds"]
     log.info("%s, %s %.5g, %.0f s: %s", ended, metric, trial.value, seconds, values)
 
 
-def short(value: Any) -> str:
-    """Return a value as a table shows it."""
+def format_value(value: Any) -> str:
+    """Format a value for a table."""
     return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
 def _write_results(worker: TuneWorker) -> list[FrozenTrial]:
-    """Write trials.csv and, where a trial has finished, best.yaml; gives the trials, best first."""
+    """Write trials.csv and, if a trial has finished, best.yaml; return the trials, best first."""
     run, space, metric = RunFolder(worker.folder), worker.tune.space, worker.tune.objective[0]
-    trials = worker.ranked()
+    trials = worker.rank_trials()
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["trial", "state", metric, *space, "seconds", "message"])
     for trial in trials:
         values, facts = worker.values(trial), trial.user_attrs
         cells = ["" if trial.value is None else repr(trial.value), *(values.get(key, "") for key in space)]
-        writer.writerow([label(trial), state(trial), *cells, facts.get("seconds", 0.0), facts.get("message", "")])
+        writer.writerow(
+            [name_trial(trial), get_state(trial), *cells, facts.get("seconds", 0.0), facts.get("message", "")]
+        )
     write_text(run.trials_file, text.getvalue())
-    if trials and state(trials[0]) == "finished":
-        best = with_values(worker.config.model_copy(update={"tune": None}), worker.values(trials[0]))
-        head = f"# {label(trials[0])}: {metric} {trials[0].value}"
+    if trials and get_state(trials[0]) == "finished":
+        best = apply_values(worker.config.model_copy(update={"tune": None}), worker.values(trials[0]))
+        head = f"# {name_trial(trials[0])}: {metric} {trials[0].value}"
         write_text(run.best_file, f"{head}\n{to_yaml(make_paths_absolute(best))}")
     return trials
