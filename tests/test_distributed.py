@@ -253,8 +253,8 @@ def test_processes_share_batches_without_overlap_and_order_is_that_of_one(monkey
     labels = np.repeat(np.arange(12), 5).tolist()
 
     def batches(rank: int, world: int, epoch: int) -> list[list[int]]:
-        monkeypatch.setattr("dcs_nas.data.samplers.world", lambda: world)
-        monkeypatch.setattr("dcs_nas.data.samplers.rank", lambda: rank)
+        monkeypatch.setattr("dcs_nas.data.samplers.get_world_size", lambda: world)
+        monkeypatch.setattr("dcs_nas.data.samplers.get_rank", lambda: rank)
         sampler = IdentitySampler(labels, people_per_batch=8, images_per_person=2, seed=0)
         sampler.set_epoch(epoch)
         return list(sampler)

@@ -383,8 +383,8 @@ class TwoProcesses:
 @pytest.fixture
 def processes(monkeypatch: pytest.MonkeyPatch) -> TwoProcesses:
     group = TwoProcesses()
-    monkeypatch.setattr("dcs_nas.training.objective.rank", group.rank)
-    monkeypatch.setattr("dcs_nas.training.objective.world", lambda: 2)
+    monkeypatch.setattr("dcs_nas.training.objective.get_rank", group.rank)
+    monkeypatch.setattr("dcs_nas.training.objective.get_world_size", lambda: 2)
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "all_reduce", group.all_reduce)
     return group

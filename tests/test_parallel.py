@@ -84,14 +84,14 @@ def test_processes_share_every_batch_without_overlap(monkeypatch: pytest.MonkeyP
     whole = list(IdentitySampler(labels, people_per_batch=4, images_per_person=2, seed=0))
     parts = []
     for rank in range(2):
-        monkeypatch.setattr("dcs_nas.data.samplers.world", lambda: 2)
-        monkeypatch.setattr("dcs_nas.data.samplers.rank", lambda r=rank: r)
+        monkeypatch.setattr("dcs_nas.data.samplers.get_world_size", lambda: 2)
+        monkeypatch.setattr("dcs_nas.data.samplers.get_rank", lambda r=rank: r)
         parts.append(list(IdentitySampler(labels, people_per_batch=4, images_per_person=2, seed=0)))
     assert [a + b for a, b in zip(*parts)] == whole
 
 
 def test_a_batch_that_does_not_divide_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dcs_nas.data.samplers.world", lambda: 3)
+    monkeypatch.setattr("dcs_nas.data.samplers.get_world_size", lambda: 3)
     sampler = IdentitySampler([0, 0, 1, 1, 2, 2, 3, 3], people_per_batch=4, images_per_person=2, seed=0)
     with pytest.raises(InputError, match="4 people does not divide among 3 processes; set data.people_per_batch"):
         next(iter(sampler))

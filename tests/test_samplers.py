@@ -192,13 +192,13 @@ def test_processes_share_each_batch_of_every_sampler(monkeypatch: pytest.MonkeyP
         return list(CameraBalancedSampler(_labels([8] * 6), [0, 1, 1, 2] * 12, **options))
 
     whole = draw()
-    monkeypatch.setattr(samplers, "world", lambda: 2)
+    monkeypatch.setattr(samplers, "get_world_size", lambda: 2)
     halves = []
     for rank in range(2):
-        monkeypatch.setattr(samplers, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(samplers, "get_rank", lambda rank=rank: rank)
         halves.append(draw())
     assert [a + b for a, b in zip(*halves)] == whole
-    monkeypatch.setattr(samplers, "world", lambda: 3)
+    monkeypatch.setattr(samplers, "get_world_size", lambda: 3)
     with pytest.raises(InputError, match="does not divide among 3 processes; set data.people_per_batch"):
         draw()
 
