@@ -27,7 +27,7 @@ def test_sections_of_the_check_measure_on_a_cpu(tmp_path: Path) -> None:
     assert set(rows) == {"ranking, small", "re-ranking, small"}
     for row in rows.values():
         assert row["mAP"] == row["mAP on the CPU"]
-        assert 0 < row["seconds"] < 60
+        assert row["seconds"] > 0
 
 
 def test_figures_of_a_cpu_stay_out_of_the_reference_results(tmp_path: Path) -> None:
