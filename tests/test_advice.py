@@ -56,7 +56,7 @@ SITUATIONS: list[list[str]] = [
 ]
 ELSEWHERE = {
     "data.root=/data/Market-1501-v15.09.15": "the root is that of the test",
-    "data.root=/data/people": "the root is that of the test",
+    "data.root=/data/market1501": "the root is that of the test",
     "data.cache=/local/disk/cache": "test_cache",
     **dict.fromkeys(
         ("data.root=/d", "data.root=DIR", "data.root=people", "data.root=/data/market", "data.root=/data/imagenet"),
@@ -73,6 +73,7 @@ ELSEWHERE = {
     "trainer.accelerator=cpu": "the trainer of most tests",
     "trainer.accelerator=auto": "the default",
     "trainer.compile=off": "the default",
+    "trainer.deterministic=false": "test_training_errors",
     "trainer.devices=1": "test_baselines",
     "trainer.num_nodes=1": "test_baselines",
     **dict.fromkeys(

@@ -64,7 +64,7 @@ def test_a_wrong_type_of_run_is_told_in_one_line(runs: tuple[Path, Path]) -> Non
     with pytest.raises(InputError, match="run is a dict, expected a trained run or its folder"):
         dcs_nas.evaluate({})
     with pytest.raises(
-        InputError, match=r"genotype is a SearchRun, expected a genotype or its file; give run\.genotype"
+        InputError, match=r"genotype is a SearchRun, expected a genotype or its file; pass run\.genotype"
     ):
         dcs_nas.retrain(retrain.config, genotype=search, out="nowhere")
     assert not hasattr(search, "typo")

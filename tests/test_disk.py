@@ -142,7 +142,7 @@ def test_without_locks_only_what_is_older_than_a_day_goes(tmp_path: Path, monkey
 @pytest.mark.parametrize(
     ("number", "words"),
     [
-        (errno.ENOSPC, "no space is left on the device; make room there or choose another folder; what was saved"),
+        (errno.ENOSPC, "no space is left on the device; make room there or choose another folder; files saved before"),
         (errno.EROFS, "the file system is read-only; choose another folder or make it writable"),
         (errno.EACCES, "permission is denied; allow it for this user or choose another place"),
         (errno.EFBIG, r"the file is larger than allowed; raise the limit \(ulimit -f\)"),

@@ -268,9 +268,7 @@ def test_the_command_writes_what_is_asked_for(capsys: pytest.CaptureFixture, run
     )
     assert "no format" in refused(capsys, "export", run, "--format", "")
     assert "is not a run folder" in refused(capsys, "export", tmp_path)
-    assert "so it has no best checkpoint; use --checkpoint last" in refused(
-        capsys, "export", run, "--checkpoint", "best"
-    )
+    assert "no best checkpoint; use --checkpoint last" in refused(capsys, "export", run, "--checkpoint", "best")
 
 
 def test_a_missing_package_is_named_with_what_to_install(

@@ -210,7 +210,7 @@ def test_without_its_file_an_own_operation_is_one_line_that_says_what_to_do(
 ) -> None:
     line = refused(capsys, "profile", job.parent / "own.yaml", "--rounds", 0)
     assert "unknown operation 'shuffle_conv'; " in line
-    assert "name it, by -o extensions=[FILE] to a configuration, by --extension FILE otherwise" in line
+    assert "name the file by -o extensions=[FILE] to a configuration, by --extension FILE otherwise" in line
     _runs_well("profile", job.parent / "own.yaml", "--rounds", 0, "--extension", job.parent / "my_ops.py")
 
 
@@ -358,7 +358,7 @@ def test_a_data_set_of_an_own_format_is_loaded_checked_and_lists_its_options(
 
 def test_damaged_records_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "environment.json").write_text('{"extensions": [{"path": 3, "sha256": "x"}]}')
-    with pytest.raises(InputError, match=r"environment.json is damaged \(its extensions are not lists"):
+    with pytest.raises(InputError, match=r"environment.json is damaged \(its extensions are not a list of"):
         RunFolder(tmp_path).load_extensions()
 
 

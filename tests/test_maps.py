@@ -102,7 +102,7 @@ def test_a_trained_run_gives_a_picture_for_each_image_and_block(people: Path, tm
     assert len(found.names) == len(found.images) == 3
     assert len(set(found.names)) == 3
     titles = [(block.block, block.title.partition(":")[0]) for block in found.blocks]
-    assert titles[0] == ("attention.0", "DCS")
+    assert titles[0] == ("attention after cell 1", "DCS")
     assert {kind for _, kind in titles} == {"DCS", "HA"}
     for block in found.blocks:
         assert [picture.size for picture in block.pictures] == [(96, 192)] * 3

@@ -33,6 +33,9 @@ from tests.test_jobs import JOB, SPACE
 
 IDENTITIES = 4
 BLOCKS = ("none", *ATTENTION)
+# Not the part-aware module: a batch norm ends it, which in so narrow a chain triples the roundings of second-order
+# gradients; the cells below hold it.
+SILENT_BLOCKS = tuple(name for name in BLOCKS if name != "part_aware")
 CELLS = SpaceSpec(
     name="all", cells=2, channels=4, nodes=2, reductions=(1,), stem="stride2",
     operations=tuple(OPERATIONS), attention=BLOCKS,
@@ -44,7 +47,7 @@ CHAIN = ChainSpec.model_validate(
         "stem_stride": 2,
         "features": 16,
         "stages": [
-            {"blocks": 1, "widths": [4, 8], "expansions": [1], "activation": "hswish", "attention": BLOCKS},
+            {"blocks": 1, "widths": [4, 8], "expansions": [1], "activation": "hswish", "attention": SILENT_BLOCKS},
             {"blocks": 2, "stride": 2, "widths": [8, 12], "kernels": [3, 5], "expansions": [1, 2], "skip": True,
              "squeeze_excite": [False, True], "attention": ["none", "dcs"]},
         ],

@@ -350,7 +350,7 @@ def test_workers_train_every_genotype_once_and_a_dead_ones_trial_is_handed_out_a
     started: list[Path] = []
 
     class Child:
-        def running(self) -> bool:
+        def is_running(self) -> bool:
             return True
 
         def ask_to_stop(self) -> None:
