@@ -306,7 +306,7 @@ def _configuration(bench: Bench, path: Path) -> Row:
         return {"refused": "it trains a genotype, which has to be searched first"}
     set_precision(config.trainer)
     batch = 4 if bench.tiny else config.data.batch_size
-    objective = build_objective(config.loss, people=IDENTITIES, features=network.num_features, network=network)
+    objective = build_objective(config.loss, num_identities=IDENTITIES, features=network.num_features, network=network)
     network, objective = memory_format(network).to(bench.device).train(), objective.to(bench.device)
     images = torch.randn(batch, 3, target.height, target.width, device=bench.device)
     images = images.contiguous(memory_format=torch.channels_last)
@@ -330,7 +330,7 @@ def _configuration(bench: Bench, path: Path) -> Row:
             if supernet is None:
                 loss().backward()
             else:
-                with supernet.drawn():
+                with supernet.hold_draw():
                     loss().backward()
         optimizer.step()
 

@@ -19,15 +19,18 @@ def _run(*words: str) -> subprocess.CompletedProcess[str]:
 
 def test_sections_of_the_check_measure_on_a_cpu(tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
-    run = _run("--tiny", "--device", "cpu", "--json", str(out), "--only", "ranking")
+    run = _run("--tiny", "--device", "cpu", "--json", str(out), "--only", "ranking", "configurations")
     assert run.returncode == 0, run.stderr
     result = json.loads(out.read_text())
     assert (result["device"], result["tiny"]) == ("CPU", True)
     rows = {row["name"]: row for row in result["rows"]}
-    assert set(rows) == {"ranking, small", "re-ranking, small"}
-    for row in rows.values():
-        assert row["mAP"] == row["mAP on the CPU"]
-        assert row["seconds"] > 0
+    assert set(rows) == {"ranking, small", "re-ranking, small", "demo", "osnet"}
+    for name in ("ranking, small", "re-ranking, small"):
+        assert rows[name]["mAP"] == rows[name]["mAP on the CPU"]
+        assert rows[name]["seconds"] > 0
+    for name in ("demo", "osnet"):
+        assert rows[name].get("error") is None
+        assert rows[name]["seconds a step"] > 0
 
 
 def test_figures_of_a_cpu_stay_out_of_the_reference_results(tmp_path: Path) -> None:
