@@ -14,7 +14,6 @@ their own, for ten trainings alone. Everything that they spend counts. Resumable
 from __future__ import annotations
 
 import argparse
-import csv
 import logging
 import random
 import statistics
@@ -25,12 +24,11 @@ from typing import Any
 
 import torch
 from bench_table import DATA
+from measure import append_row, begin_table, read_rows
 from scipy.stats import kendalltau
 
 from dcs_nas.config import Config, load_config
 from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
-from dcs_nas.environment import describe_environment
-from dcs_nas.files import write_text
 from dcs_nas.runs import read_metrics
 from dcs_nas.space import find_shipped_file
 from dcs_nas.space.table import TABLES, Table
@@ -68,7 +66,7 @@ def main() -> None:
     torch.set_num_threads(1)
     table = Table.read(arguments.table)
     if arguments.summary:
-        _summarize(_rows(arguments.out))
+        _summarize(read_rows(arguments.out))
         return
     if not table.whole:
         raise SystemExit(
@@ -89,7 +87,7 @@ def main() -> None:
                 cells_alone = strategy.startswith("nni.") and table.space.kind != "cells"
                 if not (cells_alone or _known(arguments.out, strategy, budget, seed)):
                     _try(strategy, [*overrides, f"data.root={data}"], budget, seconds, seed, table, arguments)
-    _summarize(_rows(arguments.out))
+    _summarize(read_rows(arguments.out))
 
 
 def _arguments() -> argparse.Namespace:
@@ -103,14 +101,12 @@ def _arguments() -> argparse.Namespace:
 
 
 def _begin(arguments: argparse.Namespace) -> None:
-    versions = ", ".join(f"{package} {version}" for package, version in describe_environment(1)["versions"].items())
     command = f"python benchmarks/bench_strategies.py --seeds {arguments.seeds} --table {arguments.table}"
-    head = [
-        f"# {command}; one thread; {versions}",
-        "# seconds: processor time; as_long_as: whose seconds trials had; mAP, regret: points; tau: Kendall's, of",
-        f"# the supernet's mAP of identities held out and the table's scores, {JUDGED} random architectures",
+    notes = [
+        "seconds: processor time; as_long_as: whose seconds trials had; mAP, regret: points; tau: Kendall's, of",
+        f"the supernet's mAP of identities held out and the table's scores, {JUDGED} random architectures",
     ]
-    write_text(arguments.out, "\n".join([*head, ",".join(COLUMNS)]) + "\n")
+    begin_table(arguments.out, command, notes, COLUMNS)
 
 
 def _search(name: str, seed: int, table: Table, data: Path, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -148,20 +144,14 @@ def _append(out: Path, table: Table, genotype: Any, **row: Any) -> dict[str, Any
     entry = table[genotype]
     scores = {"mAP": f"{entry.score:.3f}", "rank": entry.rank, "regret": f"{entry.regret:.3f}"}
     row |= {"architecture": entry.architecture, **scores, "attention": entry.architecture.rpartition("+")[2]}
-    with out.open("a", newline="", encoding="utf-8") as file:
-        csv.DictWriter(file, COLUMNS).writerow(row)
+    append_row(out, COLUMNS, row)
     print(row, flush=True)
     return row
 
 
-def _rows(out: Path) -> list[dict[str, str]]:
-    with out.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(line for line in file if not line.startswith("#")))
-
-
 def _known(out: Path, strategy: str, budget: str, seed: int) -> dict[str, Any] | None:
     wanted = (strategy, budget, str(seed))
-    return next((r for r in _rows(out) if (r["strategy"], r["as_long_as"], r["seed"]) == wanted), None)
+    return next((r for r in read_rows(out) if (r["strategy"], r["as_long_as"], r["seed"]) == wanted), None)
 
 
 def _summarize(rows: list[dict[str, str]]) -> None:

@@ -1,13 +1,14 @@
-"""What the benchmarks share: functions timed in turn, peak memory in a fresh process, results as JSON."""
+"""What the benchmarks share: functions timed in turn, peak memory in a fresh process, results as JSON or CSV."""
 
 from __future__ import annotations
 
+import csv
 import ctypes
 import gc
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,3 +96,22 @@ def _resident(field: str) -> float:
         if line.startswith(field):
             return float(line.split()[1]) * 1024
     raise AssertionError(f"no {field} in /proc/self/status")
+
+
+def begin_table(out: Path, command: str, notes: Sequence[str], columns: Sequence[str]) -> None:
+    """Write the head of a table whose rows are appended one by one: command, versions, notes, names of the columns."""
+    versions = ", ".join(f"{package} {version}" for package, version in describe_environment(1)["versions"].items())
+    head = [f"# {command}; one thread; {versions}", *(f"# {note}" for note in notes)]
+    files.write_text(out, "\n".join([*head, ",".join(columns)]) + "\n")
+
+
+def append_row(out: Path, columns: Sequence[str], row: Mapping[str, Any]) -> None:
+    """Append a row to a table that ``begin_table`` began."""
+    with out.open("a", newline="", encoding="utf-8") as file:
+        csv.DictWriter(file, columns).writerow(row)
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a table, without the lines of its head."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(line for line in file if not line.startswith("#")))

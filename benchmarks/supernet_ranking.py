@@ -1,4 +1,4 @@
-"""How well do scores without training, and with a supernet's parameters, rank the networks of a space?
+"""Rank the networks of a space by supernets and by scores without training, and compare with their trainings.
 
     python benchmarks/supernet_ranking.py --seeds 0 1 2
     python benchmarks/supernet_ranking.py --summary
@@ -14,7 +14,6 @@ Resumable: rows that --out holds are kept.
 from __future__ import annotations
 
 import argparse
-import csv
 import logging
 import statistics
 import tempfile
@@ -28,12 +27,11 @@ from unittest import mock
 import numpy as np
 import torch
 from bench_table import DATA
+from measure import append_row, begin_table, read_rows
 from scipy.stats import kendalltau, rankdata
 
 from dcs_nas.config import Config, load_config
 from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
-from dcs_nas.environment import describe_environment
-from dcs_nas.files import write_text
 from dcs_nas.models.relaxation import Gumbel, Sample
 from dcs_nas.models.space_kinds import kind_of
 from dcs_nas.space import Origin, find_shipped_file
@@ -124,7 +122,7 @@ def main() -> None:
     judged = [entry for entry in table if len(entry.trainings) >= SEEDS_OF_TRUTH]
     judged = sorted(judged, key=lambda entry: entry.architecture)[:MOST]
     if arguments.summary:
-        _summarize(_rows(arguments.out), judged)
+        _summarize(read_rows(arguments.out), judged)
         return
     data = arguments.work / "people"
     if not data.is_dir():
@@ -139,7 +137,7 @@ def main() -> None:
         for name in ZERO_COST:
             if not arguments.names and not _is_known(arguments.out, name, seed):
                 _append(arguments.out, judged, name, seed, *_without_training(name, seed, own, table, judged))
-    _summarize(_rows(arguments.out), judged)
+    _summarize(read_rows(arguments.out), judged)
 
 
 def _arguments() -> argparse.Namespace:
@@ -156,13 +154,11 @@ def _arguments() -> argparse.Namespace:
 
 
 def _begin(arguments: argparse.Namespace, count: int) -> None:
-    versions = ", ".join(f"{package} {version}" for package, version in describe_environment(1)["versions"].items())
-    head = [
-        f"# python benchmarks/supernet_ranking.py; one thread; {versions}",
-        f"# {count} architectures of bench_cells; seconds of processor time, score_seconds of all of them; scores in",
-        "# the order of the architectures' names: mAP in percent of 30 identities held out, or the zero-cost score",
+    notes = [
+        f"{count} architectures of bench_cells; seconds of processor time, score_seconds of all of them; scores in",
+        "the order of the architectures' names: mAP in percent of 30 identities held out, or the zero-cost score",
     ]
-    write_text(arguments.out, "\n".join([*head, ",".join(COLUMNS)]) + "\n")
+    begin_table(arguments.out, "python benchmarks/supernet_ranking.py", notes, COLUMNS)
 
 
 def _scored(
@@ -203,8 +199,7 @@ def _append(
         "tau": f"{_tau(scores, truth):.3f}", "tau_within": f"{statistics.mean(within):.3f}",
         "scores": ";".join(f"{score:.5g}" for score in scores),
     }  # fmt: skip
-    with out.open("a", newline="", encoding="utf-8") as file:
-        csv.DictWriter(file, COLUMNS).writerow(row)
+    append_row(out, COLUMNS, row)
     print({name: value for name, value in row.items() if name != "scores"}, flush=True)
 
 
@@ -216,13 +211,8 @@ def _tau(scores: Any, truth: Any) -> float:
     return float(kendalltau(scores, truth).statistic)
 
 
-def _rows(out: Path) -> list[dict[str, str]]:
-    with out.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(line for line in file if not line.startswith("#")))
-
-
 def _is_known(out: Path, name: str, seed: int) -> bool:
-    return any((row["score"], row["seed"]) == (name, str(seed)) for row in _rows(out))
+    return any((row["score"], row["seed"]) == (name, str(seed)) for row in read_rows(out))
 
 
 def _summarize(rows: list[dict[str, str]], judged: list[Entry]) -> None:

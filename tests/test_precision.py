@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,26 +34,25 @@ from tests.test_jobs import JOB, SPACE
 
 IDENTITIES = 4
 BLOCKS = ("none", *ATTENTION)
-# Not the part-aware module: a batch norm ends it, which in so narrow a chain triples the roundings of second-order
-# gradients; the cells below hold it.
-SILENT_BLOCKS = tuple(name for name in BLOCKS if name != "part_aware")
 CELLS = SpaceSpec(
     name="all", cells=2, channels=4, nodes=2, reductions=(1,), stem="stride2",
     operations=tuple(OPERATIONS), attention=BLOCKS,
 )  # fmt: skip
-CHAIN = ChainSpec.model_validate(
-    {
-        "name": "all",
-        "stem": 8,
-        "stem_stride": 2,
-        "features": 16,
-        "stages": [
-            {"blocks": 1, "widths": [4, 8], "expansions": [1], "activation": "hswish", "attention": SILENT_BLOCKS},
-            {"blocks": 2, "stride": 2, "widths": [8, 12], "kernels": [3, 5], "expansions": [1, 2], "skip": True,
-             "squeeze_excite": [False, True], "attention": ["none", "dcs"]},
-        ],
-    }
-)  # fmt: skip
+
+
+def _chain(attention: Sequence[str]) -> ChainSpec:
+    stages = [
+        {"blocks": 1, "widths": [4, 8], "expansions": [1], "activation": "hswish", "attention": attention},
+        {"blocks": 2, "stride": 2, "widths": [8, 12], "kernels": [3, 5], "expansions": [1, 2], "skip": True,
+         "squeeze_excite": [False, True], "attention": ["none", "dcs"]},
+    ]  # fmt: skip
+    return ChainSpec.model_validate({"name": "all", "stem": 8, "stem_stride": 2, "features": 16, "stages": stages})
+
+
+CHAIN = _chain(BLOCKS)
+# A batch norm ends the part-aware module, which in so narrow a chain triples the roundings of second-order gradients;
+# those of the cells hold it.
+SECOND_ORDER_CHAIN = _chain([name for name in BLOCKS if name != "part_aware"])
 RELAXATIONS: dict[str, dict[str, Any]] = {
     **{kind: {"kind": kind} for kind in ("softmax", "gumbel", "gumbel_softmax")},
     "dirichlet": {"kind": "dirichlet", "anchor": 0.01},
@@ -79,9 +79,11 @@ def _searching(space: str, relaxation: str, order: str) -> BilevelSearch:
     loss |= {"center_weight": 0.01, "ib_temperature": "auto"}
     config = Config.model_validate({"name": "a", "data": {"height": 16, "width": 8}, "search": search, "loss": loss})
     seed_everything(0)
-    cells = CELLS if order == "first" else CELLS.model_copy(update={"cells": 1, "reductions": (0,)})
+    first = order == "first"
+    cells = CELLS if first else CELLS.model_copy(update={"cells": 1, "reductions": (0,)})
+    chain = CHAIN if first else SECOND_ORDER_CHAIN
     network = memory_format(
-        build_supernet(cells if space == "cells" else CHAIN, config.section("search"), config.data, IDENTITIES)
+        build_supernet(cells if space == "cells" else chain, config.section("search"), config.data, IDENTITIES)
     )
     for norm in (m for m in network.modules() if isinstance(m, nn.BatchNorm2d) and m.weight is not None):
         nn.init.uniform_(norm.weight, 0.5, 1.5)  # no block starts as the identity

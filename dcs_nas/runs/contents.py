@@ -49,7 +49,7 @@ class Evaluation:
 
     @property
     def is_baseline(self) -> bool:
-        """Whether it scores other features than those of the trained network."""
+        """True where it scores other features than those of the trained network."""
         return self.report.get("features") not in (None, "network")
 
     @property
@@ -94,7 +94,7 @@ class RunContents:
 
     @cached_property
     def weights(self) -> dict[str, Any]:
-        """What the trained network took from a weights file."""
+        """The record of what a weights file gave to the trained network."""
         return self._read(self.files.weights_file, _read_json) or {}
 
     @cached_property
