@@ -51,7 +51,7 @@ VARIANTS: dict[str, list[str]] = {
 }
 
 
-HARD = SyntheticSettings(train_people=120, test_people=100, occlusion=60, misalignment=200)
+HARD = SyntheticSettings(train_identities=120, test_identities=100, occlusion=60, misalignment=200)
 HARD_OVERRIDES = ["data.height=128", "data.width=64", "retrain.validation=0.17", "retrain.epochs=32"]
 
 

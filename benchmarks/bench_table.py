@@ -42,7 +42,7 @@ from dcs_nas.training.evaluate import evaluate_run, load_trained
 from dcs_nas.training.retrain_job import run_retraining
 
 SEEDS, NOISE_SEEDS, SAMPLED = (0, 1), (0, 1, 2, 3, 4), 60
-DATA = {"train_people": 120, "test_people": 150}
+DATA = {"train_identities": 120, "test_identities": 150}
 COLUMNS = [
     *("architecture", "seed", "mAP", "rank1", "mINP", "validation_mAP", "half_mAP", "quarter_mAP"),
     *("parameters", "multiply_adds", "seconds"),

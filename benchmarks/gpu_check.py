@@ -59,7 +59,7 @@ class Bench:
         if not (path := self.folder / "people").is_dir():
             size = {"height": self.height, "width": self.width}
             settings = SyntheticSettings(
-                train_people=people[0], test_people=people[1], cameras=2, images_per_camera=images, **size
+                train_identities=people[0], test_identities=people[1], cameras=2, images_per_camera=images, **size
             )
             write_synthetic(path, settings=settings, workers=os.cpu_count() or 1)
         return path
@@ -236,7 +236,7 @@ def features(bench: Bench) -> Rows:
     data = ReidData(config)
     gallery = data.test()[1]
     images = gallery.subset([i % len(gallery) for i in range(32 if bench.tiny else 4096)])
-    network = build_fixed(config.section("retrain"), config.data, data.num_people, None)
+    network = build_fixed(config.section("retrain"), config.data, data.num_identities, None)
     network = network.to(bench.device, memory_format=torch.channels_last)
     seconds = bench.seconds(lambda: extract_features(network, data, images))
     count = min(len(images), config.data.test_batch)
@@ -310,7 +310,7 @@ def _configuration(bench: Bench, path: Path) -> Row:
     network, objective = memory_format(network).to(bench.device).train(), objective.to(bench.device)
     images = torch.randn(batch, 3, target.height, target.width, device=bench.device)
     images = images.contiguous(memory_format=torch.channels_last)
-    labels = torch.arange(batch, device=bench.device) // config.data.images_per_person
+    labels = torch.arange(batch, device=bench.device) // config.data.images_per_identity
     cameras = torch.zeros_like(labels)
     half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(config.trainer.precision)
     supernet = network.backbone if isinstance(network.backbone, Supernet) else None
@@ -388,8 +388,8 @@ def equal_bits(bench: Bench) -> Rows:
 def _options(bench: Bench, batch: int, *, section: str = "retrain") -> list[str]:
     """Return settings of a short job on the run's own data."""
     options = ["data.name=market1501", f"data.root={bench.data}", f"data.cache={bench.folder / 'cache'}"]
-    options += [f"data.people_per_batch={batch // 4 if batch > 8 else batch // 2}"]
-    options += [f"data.images_per_person={4 if batch > 8 else 2}"]
+    options += [f"data.identities_per_batch={batch // 4 if batch > 8 else batch // 2}"]
+    options += [f"data.images_per_identity={4 if batch > 8 else 2}"]
     options += [f"data.height={bench.height}", f"data.width={bench.width}", f"trainer.accelerator={bench.accelerator}"]
     options += ["trainer.loggers=[]"]
     return options + (["retrain.weights=null"] if section == "retrain" else [])

@@ -47,7 +47,7 @@ SPACE = {
 }
 JOB: dict[str, Any] = {
     "name": "kill",
-    "data": {"name": "synthetic", "height": 32, "width": 16, "people_per_batch": 8, "images_per_person": 2},
+    "data": {"name": "synthetic", "height": 32, "width": 16, "identities_per_batch": 8, "images_per_identity": 2},
     "augment": {"pad": 2},
     "loss": {"ib_kind": "ibb", "ib_weight": 0.1, "ib_temperature": "auto"},
     "search": {"epochs": 4, "order": 2, "validation": 0.2, "validate_every": 2},
@@ -55,16 +55,16 @@ JOB: dict[str, Any] = {
     "trainer": {"accelerator": "cpu", "threads": 1},
 }
 PEOPLE = SyntheticSettings(
-    train_people=16,
-    test_people=6,
-    distractor_people=0,
+    train_identities=16,
+    test_identities=6,
+    distractor_identities=0,
     junk_images=0,
     cameras=3,
     images_per_camera=3,
     height=64,
     width=32,
 )
-SYNTH = ["synth", "people", "--train-people", "16", "--test-people", "8", "--height", "64", "--width", "32"]
+SYNTH = ["synth", "people", "--train-identities", "16", "--test-identities", "8", "--height", "64", "--width", "32"]
 CACHE = """
 import sys
 from pathlib import Path

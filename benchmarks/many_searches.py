@@ -37,7 +37,7 @@ SPACE = {
 }
 JOB = {
     "name": "many",
-    "data": {"name": "synthetic", "height": 32, "width": 16, "people_per_batch": 8, "images_per_person": 2},
+    "data": {"name": "synthetic", "height": 32, "width": 16, "identities_per_batch": 8, "images_per_identity": 2},
     "augment": {"pad": 2},
     "loss": {"ib_kind": "ibb", "ib_weight": 0.1, "ib_temperature": "auto"},
     "trainer": {"accelerator": "cpu", "threads": 1},
@@ -125,7 +125,9 @@ def _show(searches: int, now: Held) -> None:
 
 
 def _job(folder: Path) -> Path:
-    people = SyntheticSettings(train_people=24, test_people=8, distractor_people=0, junk_images=0, height=64, width=32)
+    people = SyntheticSettings(
+        train_identities=24, test_identities=8, distractor_identities=0, junk_images=0, height=64, width=32
+    )
     write_synthetic(folder / "people", settings=people, workers=1)
     (folder / "space.yaml").write_text(yaml.safe_dump(SPACE))
     data = {**JOB["data"], "root": str(folder / "people"), "cache": str(folder / "cache")}  # type: ignore[dict-item]

@@ -46,7 +46,7 @@ def main() -> None:
     done = _read(arguments.out)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "people"
-        settings = SyntheticSettings(train_people=PEOPLE, test_people=2, cameras=2, images_per_camera=2)
+        settings = SyntheticSettings(train_identities=PEOPLE, test_identities=2, cameras=2, images_per_camera=2)
         write_synthetic(root, settings=settings, workers=1)
         for name in arguments.names or _trained():
             with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
@@ -108,8 +108,8 @@ def _small(config: Config, root: Path) -> list[str]:
         "data.options": "{}",
         "data.root": root,
         "data.cache": root.parent / "cache",
-        "data.people_per_batch": 2,
-        "data.images_per_person": 2,
+        "data.identities_per_batch": 2,
+        "data.images_per_identity": 2,
         "retrain.flat_epochs": 0,
         "retrain.freeze_epochs": 0,
         "retrain.freeze_steps": 0,
@@ -125,7 +125,7 @@ def _small(config: Config, root: Path) -> list[str]:
 def _images_per_epoch(config: Config) -> int:
     """Return how many images of Market-1501 an epoch shows, about."""
     if config.data.sampler == "identity_once":
-        return IDENTITIES // config.data.people_per_batch * config.data.batch_size
+        return IDENTITIES // config.data.identities_per_batch * config.data.batch_size
     return IMAGES
 
 

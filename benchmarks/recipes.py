@@ -39,9 +39,9 @@ from dcs_nas.training.retrain_job import run_retraining
 
 EPOCHS = 12
 SIZE = {"height": 128, "width": 64}
-PEOPLE = SyntheticSettings(train_people=80, test_people=100, **SIZE)
+PEOPLE = SyntheticSettings(train_identities=80, test_identities=100, **SIZE)
 BASE: dict[str, Any] = {
-    "data": {"name": "synthetic", **SIZE, "people_per_batch": 16, "images_per_person": 4},
+    "data": {"name": "synthetic", **SIZE, "identities_per_batch": 16, "images_per_identity": 4},
     "augment": {"flip": 0.5, "pad": 5, "erase": 0.5},
     "retrain": {"epochs": EPOCHS},
     "trainer": {"accelerator": "cpu", "threads": 1, "loggers": []},
@@ -70,7 +70,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     # fast-reid, SBS: 60 epochs, flat for 30, then a cosine to 7e-7; K 16, circle softmax, soft-margin hard triplet
     "sbs": {
-        "data": {"people_per_batch": 4, "images_per_person": 16},
+        "data": {"identities_per_batch": 4, "images_per_identity": 16},
         "augment": {"policy": "autoaugment", "policy_probability": 0.1},
         "retrain": {
             **ADAM,
@@ -192,8 +192,8 @@ def _table(rows: list[dict[str, Any]]) -> str:
     text = io.StringIO()
     versions = describe_environment()["versions"]
     text.write(
-        f"# synthetic people, 128 x 64, {PEOPLE.train_people} identities to train on, {PEOPLE.test_people} others to "
-        f"test on, {EPOCHS} epochs from scratch\n"
+        f"# synthetic people, 128 x 64, {PEOPLE.train_identities} identities to train on, {PEOPLE.test_identities} "
+        f"others to test on, {EPOCHS} epochs from scratch\n"
         "# python benchmarks/recipes.py --seeds 0 1 2; what is scaled: see its docstring\n"
         f"# torch {versions['torch']}, dcs_nas {versions['dcs_nas']}, one thread; mAP, rank1, mINP in percent, cosine "
         "distance; minutes of a resumed training are of its last part\n"

@@ -107,7 +107,7 @@ SUPERNETS: dict[str, tuple[list[str], Patch]] = {
     "paths, 240 epochs": (_epochs(240), _no_patch),
     "paths, 40 epochs, rate 0.02": (_epochs(40, "search.lr=0.02"), _no_patch),
     "paths, 40 epochs, rate 0.15": (_epochs(40, "search.lr=0.15"), _no_patch),
-    "paths, 80 epochs of twice the batch": (_epochs(80, "data.people_per_batch=32"), _no_patch),
+    "paths, 80 epochs of twice the batch": (_epochs(80, "data.identities_per_batch=32"), _no_patch),
     "fair paths, 40 epochs": (_epochs(40), _fair),
     "genotypes, 40 epochs": (_epochs(40), _genotypes(1)),
     "genotypes, 120 epochs": (_epochs(120), _genotypes(1)),

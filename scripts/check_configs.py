@@ -130,19 +130,19 @@ def write_people(root: Path, configs: Sequence[Config], *, height: int = 128, wi
     data = configs[0].data
     held = max(s.validation for c in configs for s in (c.search, c.retrain) if s is not None)
     settings = SyntheticSettings(
-        train_people=math.ceil(STEPS * data.people_per_batch / (1 - held)) + (held > 0),
-        test_people=4,
-        distractor_people=1,
+        train_identities=math.ceil(STEPS * data.identities_per_batch / (1 - held)) + (held > 0),
+        test_identities=4,
+        distractor_identities=1,
         junk_images=1,
         cameras=2,
-        images_per_camera=max(2, data.images_per_person // 2),
+        images_per_camera=max(2, data.images_per_identity // 2),
         height=height,
         width=width,
     )
     write_synthetic(root, settings=settings, workers=1)
     images = sorted((root / "bounding_box_train").iterdir())
     for _, of_one_camera in itertools.groupby(images, key=lambda path: path.name[:7]):
-        for path in list(of_one_camera)[data.images_per_person // 2 :]:
+        for path in list(of_one_camera)[data.images_per_identity // 2 :]:
             path.unlink()
 
 

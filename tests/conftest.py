@@ -61,7 +61,7 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     out = tmp_path_factory.mktemp("data") / "people"
     settings = SyntheticSettings(
-        train_people=8, test_people=6, distractor_people=1, junk_images=2, cameras=2, width=24, height=48
+        train_identities=8, test_identities=6, distractor_identities=1, junk_images=2, cameras=2, width=24, height=48
     )
     write_synthetic(out, settings=settings, workers=1)
     return out

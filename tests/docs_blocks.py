@@ -26,7 +26,7 @@ _FENCE = re.compile(
 
 # What makes a job of the documentation tiny, after its own settings were accepted as they are.
 _TINY = (
-    "data.height=32", "data.width=16", "data.people_per_batch=6", "data.images_per_person=2", "augment.pad=2",
+    "data.height=32", "data.width=16", "data.identities_per_batch=6", "data.images_per_identity=2", "augment.pad=2",
     "trainer.accelerator=cpu", "trainer.devices=1", "trainer.precision=32-true", "trainer.threads=1",
     "trainer.loggers=[]",
 )  # fmt: skip
@@ -46,7 +46,8 @@ attention: [none, dcs]
 # Options added to a command, so that it is over in a moment.
 _ADDED = {
     "export": "--format onnx",
-    "synth": "--train-people 8 --test-people 6 --distractor-people 1 --junk-images 2 --cameras 2 --height 48",
+    "synth": "--train-identities 8 --test-identities 6 --distractor-identities 1 --junk-images 2 --cameras 2 "
+    "--height 48",
     "profile": "-o data.height=32 -o data.width=16 --device cpu",
 }
 # Commands that are checked and not run, and why.

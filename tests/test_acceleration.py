@@ -117,7 +117,7 @@ def test_batches_for_a_gpu_come_in_pinned_memory(
     cuda: bool, accelerator: str, pinned: bool, people: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    size = {"height": 32, "width": 16, "people_per_batch": 2, "images_per_person": 2}
+    size = {"height": 32, "width": 16, "identities_per_batch": 2, "images_per_identity": 2}
     settings = {"name": "c", "data": {"root": people, **size}, "trainer": {"accelerator": accelerator}}
     data = ReidData(Config.model_validate(settings))
     query, gallery = data.test()

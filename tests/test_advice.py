@@ -102,11 +102,11 @@ def _advised() -> Iterator[str]:
 def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped market1501_search, shrunk and on synthetic people; two steps an epoch."""
     folder = tmp_path_factory.mktemp("advice")
-    settings = SyntheticSettings(train_people=12, test_people=2, cameras=2, width=16, height=32)
+    settings = SyntheticSettings(train_identities=12, test_identities=2, cameras=2, width=16, height=32)
     write_synthetic(folder / "people", settings=settings, workers=1)
     shrunk = f"""
 data: {{root: {folder / "people"}, cache: {folder / "cache"}, name: market1501, height: 32, width: 16,
-  people_per_batch: 4, images_per_person: 4}}
+  identities_per_batch: 4, images_per_identity: 4}}
 """
     text = find_shipped_file("configs", "market1501_search").read_text()
     text = re.sub(r"(?ms)^data:\n.*?(?=^augment)", shrunk.lstrip(), text)

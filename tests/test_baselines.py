@@ -40,7 +40,7 @@ attention: [none, harmonious]
 JOB = """
 name: tiny
 seed: 3
-data: {name: market1501, height: 24, width: 12, people_per_batch: 4, images_per_person: 4}
+data: {name: market1501, height: 24, width: 12, identities_per_batch: 4, images_per_identity: 4}
 augment: {pad: 2}
 search: {epochs: 2, arch_lr: 0.003, trials: {trials: 3, epochs: 1, population: 2, sample: 2, validation: 0.3}}
 trainer: {accelerator: cpu, threads: 1}
@@ -369,7 +369,7 @@ def test_what_a_baseline_cannot_run_with_is_said_before_anything_is_written(job:
     for strategy, override, said in (
         ("nni.darts", "trainer.devices=2", "search.strategy nni.darts runs on one device, but trainer.devices is 2"),
         ("nni.random", "search.trials.validation=0.9", "holding out 7 of 8 identities leaves too few to train on"),
-        ("random", "data.people_per_batch=7", "the training images show 6 people, a batch takes 7"),
+        ("random", "data.identities_per_batch=7", "the training images show 6 people, a batch takes 7"),
     ):
         with pytest.raises(InputError, match=said):
             run_search(job(override, strategy=strategy), tmp_path / "run")

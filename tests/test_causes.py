@@ -31,7 +31,7 @@ attention: [none]
 """
 JOB = """
 name: tiny
-data: {name: folder, height: 32, width: 16, people_per_batch: 2, images_per_person: 2}
+data: {name: folder, height: 32, width: 16, identities_per_batch: 2, images_per_identity: 2}
 augment: {pad: 2}
 search: {epochs: 1, guard: {eigenvalue_iterations: 0}, trials: {trials: 2, epochs: 1, validation: 0.4}}
 retrain: {epochs: 1, warmup_epochs: 0}
@@ -118,14 +118,14 @@ CASES = [
     Case("single images", "search", "search.validation=0.4 search.identity_overlap=0", "has a single image",
          DO_WITHOUT["search"]),
     Case("single images", "search", "", "6 of the 6 identities to search on have a single image", (APART,)),
-    Case("single images", "search", "data.people_per_batch=4", "leaves one half 0 identities, a batch takes 4",
-         (APART, "data.people_per_batch=3")),
+    Case("single images", "search", "data.identities_per_batch=4", "leaves one half 0 identities, a batch takes 4",
+         (APART, "data.identities_per_batch=3")),
     Case("single images", "search", "search.strategy=nni.darts", "have a single image",
          (APART, "search.strategy=bilevel")),
     Case("single images", "search", "search.strategy=random search.identity_overlap=0", "has a single image",
          ("search.strategy=bilevel",)),
-    Case("single images", "search", f"{APART} data.people_per_batch=4", "show 3 people, a batch takes 4",
-         ("data.people_per_batch=3",)),
+    Case("single images", "search", f"{APART} data.identities_per_batch=4", "show 3 people, a batch takes 4",
+         ("data.identities_per_batch=3",)),
     Case("some single", "search", "", "5 of the 6 identities to search on have a single image", (APART,)),
     Case("three people", "retrain", "retrain.validation=0.4", "holding out 2 of 3 identities", DO_WITHOUT["retrain"]),
     Case("three people", "search", "search.validation=0.4", "holding out 2 of 3 identities", DO_WITHOUT["search"]),
@@ -133,10 +133,10 @@ CASES = [
     Case("whole", "search", "search.validation=0.9", "holding out 5 of 6 identities", ("search.validation=0.66",)),
     Case("whole", "search", "search.strategy=random search.trials.validation=0.9", "holding out 5 of 6 identities",
          ("search.trials.validation=0.66",)),
-    Case("whole", "retrain", "data.people_per_batch=7", "show 6 people, a batch takes 7",
-         ("data.people_per_batch=6",)),
-    Case("whole", "search", "data.people_per_batch=7", "show 6 people, a batch takes 7",
-         ("data.people_per_batch=6",)),
+    Case("whole", "retrain", "data.identities_per_batch=7", "show 6 people, a batch takes 7",
+         ("data.identities_per_batch=6",)),
+    Case("whole", "search", "data.identities_per_batch=7", "show 6 people, a batch takes 7",
+         ("data.identities_per_batch=6",)),
     Case("nothing to train on", "retrain", "", "has no images to train on", ("data.root=", "data.test=")),
     Case("nothing to train on", "search", "", "has no images to train on", ("data.root=", "data.test=")),
     Case("nothing to test on", "evaluate", "", "has no queries or gallery to evaluate on", ("--root",)),

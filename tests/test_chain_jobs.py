@@ -29,7 +29,7 @@ DATA = DataConfig(height=32, width=16)
 
 
 def _config(people: Path) -> Config:
-    data = {"name": "market1501", "root": people, "height": 32, "width": 16, "people_per_batch": 4}
+    data = {"name": "market1501", "root": people, "height": 32, "width": 16, "identities_per_batch": 4}
     retrain = {"epochs": 1, "warmup_epochs": 0}
     trainer = {"accelerator": "cpu", "threads": 1}
     return Config.model_validate({"name": "chain", "data": data, "retrain": retrain, "trainer": trainer})

@@ -61,7 +61,7 @@ def test_the_data_make_two_steps_an_epoch_of_the_own_batch_composition(
 def test_a_stage_that_fails_is_named_and_fails_the_script(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    job = "name: bad\ndata: {height: 16, width: 8, people_per_batch: 2, images_per_person: 2}\n"
+    job = "name: bad\ndata: {height: 16, width: 8, identities_per_batch: 2, images_per_identity: 2}\n"
     (tmp_path / "bad.yaml").write_text(f"{job}retrain: {{backbone: resnet10_smal}}\n")
     monkeypatch.setattr(script, "CONFIGS", tmp_path)
     monkeypatch.setattr(sys, "argv", ["check_configs.py"])

@@ -101,7 +101,7 @@ def test_an_unknown_operation_lists_the_choices(capsys: pytest.CaptureFixture, p
         "-o",
         f"results={tmp_path}",
     ]
-    line = refused(capsys, "search", "demo", *options, "-o", "data.people_per_batch=4")
+    line = refused(capsys, "search", "demo", *options, "-o", "data.identities_per_batch=4")
     assert "unknown operation 'sep_conv_9x9'; did you mean sep_conv_" in line
     assert "dil_conv_5x5" in line
 
@@ -118,7 +118,12 @@ NAMES = [f"000{p}_c{c}s1_00000{i}_00.jpg" for p in (1, 2) for c in (1, 2) for i 
 
 
 def _search(root: Path, tmp_path: Path) -> list[str]:
-    small = ["data.people_per_batch=2", "data.name=market1501", f"data.root={root}", f"results={tmp_path / 'results'}"]
+    small = [
+        "data.identities_per_batch=2",
+        "data.name=market1501",
+        f"data.root={root}",
+        f"results={tmp_path / 'results'}",
+    ]
     return ["search", "demo", *(part for setting in small for part in ("-o", setting))]
 
 
@@ -204,7 +209,18 @@ def test_data_sets_are_listed_described_and_checked(
 
 
 def test_synthetic_people_are_drawn_by_the_command(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
-    few = ["--train-people", 2, "--test-people", 2, "--distractor-people", 0, "--junk-images", 0, "--cameras", 2]
+    few = [
+        "--train-identities",
+        2,
+        "--test-identities",
+        2,
+        "--distractor-identities",
+        0,
+        "--junk-images",
+        0,
+        "--cameras",
+        2,
+    ]
     out = tmp_path / "set"
     assert run_command(capsys, "synth", out, *few, "--width", 16, "--height", 32)[0] == 0
     assert sorted(p.name for p in out.iterdir()) == ["bounding_box_test", "bounding_box_train", "query"]

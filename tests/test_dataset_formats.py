@@ -103,12 +103,12 @@ def test_msmt17_keeps_training_and_test_people_apart_though_both_lists_count_fro
     assert [r.person for r in data.gallery] == [10_000, 10_001]
     assert data.version == "MSMT17_V1, train"
     assert "train images: 2 found, 30,248 published" in data.notes
-    assert combine([data], splits=("train", "query", "gallery")).num_train_people == 4
+    assert combine([data], splits=("train", "query", "gallery")).num_train_identities == 4
 
 
 def test_msmt17_adds_the_validation_images_on_request_and_says_so(tmp_path):
     data = load_dataset("msmt17", write_msmt17(tmp_path), version="V1", train="train+val")
-    assert (len(data.train), data.num_train_people, data.version) == (3, 2, "MSMT17_V1, train+val")
+    assert (len(data.train), data.num_train_identities, data.version) == (3, 2, "MSMT17_V1, train+val")
     assert "train images: 3 found, 32,621 published" in data.notes
 
 

@@ -39,7 +39,12 @@ def test_market1501_drops_junk_keeps_distractors_counts_cameras_from_0_and_sorts
     assert data.train[0].path == "bounding_box_train/0002_c1s1_000451_03.jpg"
     assert (data.root / data.train[0].path).is_file()
     assert [r.path for r in data.train] == sorted(r.path for r in data.train)
-    assert (data.version, data.protocol, data.num_train_people, data.cameras) == ("Market-1501", "cross_camera", 2, 5)
+    assert (data.version, data.protocol, data.num_train_identities, data.cameras) == (
+        "Market-1501",
+        "cross_camera",
+        2,
+        5,
+    )
 
 
 def test_statistics_count_distractors_apart_from_people(tmp_path):
@@ -233,7 +238,7 @@ def test_a_csv_file_may_be_the_root_may_use_semicolons_and_a_byte_order_mark(tmp
     file = tmp_path / "x.csv"
     file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
     assert load_dataset("csv", file) == load_dataset("csv", tmp_path, file="x.csv")
-    assert load_dataset("csv", file).num_train_people == 2
+    assert load_dataset("csv", file).num_train_identities == 2
 
 
 def test_a_csv_without_a_camera_column_has_no_camera_filter(tmp_path):
@@ -270,7 +275,7 @@ def test_faulty_csv_files_are_refused(tmp_path):
     (tmp_path / "a" / "2.jpg").unlink()
     assert "images.csv lists 1 image that is not in" in refusal("csv", tmp_path)
     (tmp_path / "images.csv").write_text("")
-    assert "is empty, expected a header line path,person,camera,split" in refusal("csv", tmp_path)
+    assert "is empty, expected a header line path,identity,camera,split" in refusal("csv", tmp_path)
     (tmp_path / "images.csv").write_text("photo,person,split\n")
     assert "has the columns photo, person, split: no column for the path, expected one, such as" in refusal(
         "csv", tmp_path
@@ -288,7 +293,7 @@ def test_combining_keeps_people_and_cameras_of_two_data_sets_apart_and_paths_res
     market = load_dataset("synthetic", write_market(tmp_path / "market"))
     duke = load_dataset("dukemtmc", write_duke(tmp_path / "deep" / "duke"))
     both = combine([market, duke])
-    assert both.num_train_people == market.num_train_people + duke.num_train_people == 3
+    assert both.num_train_identities == market.num_train_identities + duke.num_train_identities == 3
     assert len({r.camera for r in both.train}) == 3 + 2
     assert all((both.root / r.path).is_file() for r in both.train)
     assert (both.root, both.query, both.gallery) == (tmp_path, (), ())
@@ -299,7 +304,7 @@ def test_combining_keeps_people_and_cameras_of_two_data_sets_apart_and_paths_res
 def test_combine_all_trains_on_test_people_too_but_not_on_distractors(tmp_path):
     market = load_dataset("synthetic", write_market(tmp_path))
     every = combine([market], splits=("train", "query", "gallery"))
-    assert every.num_train_people == 2 + 2
+    assert every.num_train_identities == 2 + 2
     assert len(every.train) == 4 + 2 + 3
     assert every.root == tmp_path
     person = {r.path.rpartition("/")[2]: r.person for r in every.train}

@@ -38,7 +38,7 @@ attention: [none, dcs, harmonious]
 JOB = """
 name: same
 seed: 5
-data: {name: market1501, height: 32, width: 16, people_per_batch: 4, images_per_person: 2}
+data: {name: market1501, height: 32, width: 16, identities_per_batch: 4, images_per_identity: 2}
 augment: {pad: 2, color_jitter: 0.5}
 loss: {ib_kind: ibb, ib_weight: 0.1, ib_grid: [4, 2], ib_temperature: auto}
 search: {epochs: 2, arch_lr: 0.1, validation: 0.25}

@@ -55,7 +55,7 @@ operations: [none, skip_connect, sep_conv_3x3]
 JOB: dict[str, Any] = {
     "name": "tiny",
     "seed": 3,
-    "data": {"name": "market1501", "height": 32, "width": 16, "people_per_batch": 4, "images_per_person": 2},
+    "data": {"name": "market1501", "height": 32, "width": 16, "identities_per_batch": 4, "images_per_identity": 2},
     "augment": {"pad": 0, "flip": 0, "erase": 0},
     "loss": {"ib_kind": "ibb", "ib_weight": 0.05, "ib_grid": [4, 2]},
     "search": {"epochs": 3, "lr": 0.01, "arch_lr": 0.02},
@@ -197,7 +197,10 @@ def test_a_process_that_does_not_answer_is_given_up(job: Path) -> None:
     [
         (["search", "JOB", "--out", "ALONE"], r"dcs-nas: .*alone holds a run already; continue it with --resume"),
         (["search", "JOB", "-o", "seerch.epochs=1"], r"dcs-nas: .*seerch"),
-        (["search", "JOB", "-o", "data.people_per_batch=5"], r"=5 does not divide among 2 processes; set it to a mul"),
+        (
+            ["search", "JOB", "-o", "data.identities_per_batch=5"],
+            r"=5 does not divide among 2 processes; set it to a mul",
+        ),
         (["search", "JOB", "-o", "trainer.devices=3"], r"asks for 3 processes on a machine, but torchrun has started"),
         (["search", "JOB", "-o", "search.strategy=random"], r"strategy random runs as one process, but torchrun has"),
         (["report", "ALONE"], r"dcs-nas report runs as one process, but torchrun has started 2; start it without"),
@@ -255,7 +258,7 @@ def test_processes_share_batches_without_overlap_and_order_is_that_of_one(monkey
     def batches(rank: int, world: int, epoch: int) -> list[list[int]]:
         monkeypatch.setattr("dcs_nas.data.samplers.get_world_size", lambda: world)
         monkeypatch.setattr("dcs_nas.data.samplers.get_rank", lambda: rank)
-        sampler = IdentitySampler(labels, people_per_batch=8, images_per_person=2, seed=0)
+        sampler = IdentitySampler(labels, identities_per_batch=8, images_per_identity=2, seed=0)
         sampler.set_epoch(epoch)
         return list(sampler)
 
@@ -298,7 +301,7 @@ def test_the_launcher_decides_what_the_settings_leave_open(torchrun: Any) -> Non
         (2, 2, {"devices": 4}, "devices=4 asks for 4 processes on a machine, but torchrun has started 2; leave"),
         (2, 1, {"num_nodes": 3}, "num_nodes=3, but torchrun has started 2 processes, 1 on this machine"),
         (3, 2, {}, "has started 3 processes, 2 on this machine; leave trainer.num_nodes out, and start as many"),
-        (3, 3, {}, "people_per_batch=16 does not divide among 3 processes; set it to a multiple of 3"),
+        (3, 3, {}, "identities_per_batch=16 does not divide among 3 processes; set it to a multiple of 3"),
     ],
 )
 def test_settings_against_the_launcher_are_refused(

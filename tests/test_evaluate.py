@@ -26,7 +26,7 @@ from tests.make_datasets import write_cuhk03_mat, write_duke, write_msmt17
 JOB = """
 name: tiny
 seed: 3
-data: {name: market1501, height: 32, width: 16, people_per_batch: 4, images_per_person: 2}
+data: {name: market1501, height: 32, width: 16, identities_per_batch: 4, images_per_identity: 2}
 augment: {pad: 2, erase: 0}
 retrain: {backbone: resnet10_small, epochs: 1, warmup_epochs: 0}
 trainer: {accelerator: cpu, threads: 1}

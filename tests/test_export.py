@@ -46,7 +46,7 @@ from tests.command_line import refused, run_command
 JOB = """
 name: tiny
 seed: 3
-data: {name: synthetic, height: 32, width: 16, people_per_batch: 4, images_per_person: 2}
+data: {name: synthetic, height: 32, width: 16, identities_per_batch: 4, images_per_identity: 2}
 augment: {pad: 2, erase: 0}
 retrain: {backbone: resnet10_small, backbone_options: {base: 4}, epochs: 1, warmup_epochs: 0}
 trainer: {accelerator: cpu, threads: 1, loggers: []}

@@ -40,7 +40,7 @@ attention: [none]
 """
 JOB = """
 name: own
-data: {name: synthetic, height: 32, width: 16, people_per_batch: 4, images_per_person: 2}
+data: {name: synthetic, height: 32, width: 16, identities_per_batch: 4, images_per_identity: 2}
 augment: {pad: 2, erase: 0}
 search: {epochs: 1}
 retrain: {epochs: 1, warmup_epochs: 0}

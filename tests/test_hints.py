@@ -16,7 +16,7 @@ from dcs_nas.runs import RunFolder
 from tests.command_line import refused, run_command
 
 CELLS = "cells: 2\nchannels: 4\nnodes: 1\nreductions: [1]\nstem: stride2\noperations: [skip_connect, avg_pool_3x3]\n"
-DATA = {"name": "market1501", "height": 32, "width": 16, "people_per_batch": 4, "images_per_person": 2}
+DATA = {"name": "market1501", "height": 32, "width": 16, "identities_per_batch": 4, "images_per_identity": 2}
 SEARCH = {"space": "cells.yaml", "epochs": 1, "guard": {"eigenvalue_iterations": 0}}
 RETRAIN = {"epochs": 1, "warmup_epochs": 0}
 JOB = {"name": "a", "data": DATA, "trainer": {"accelerator": "cpu", "threads": 1}}
@@ -25,7 +25,7 @@ WAYS: dict[str, tuple[dict[str, object], list[str]]] = {
     "an own folder": ({"job": {"search": SEARCH, "retrain": RETRAIN}}, ["--out", "my runs/the search"]),
     "a folder named retrain": ({"job": {"search": SEARCH, "retrain": RETRAIN}}, ["--out", "my runs/retrain"]),
     "the section in another file": ({"job": {"search": SEARCH}, "job then": {"retrain": RETRAIN}}, []),
-    "the section nowhere": ({"job": {"search": SEARCH}}, ["-o", "data.people_per_batch=2"]),
+    "the section nowhere": ({"job": {"search": SEARCH}}, ["-o", "data.identities_per_batch=2"]),
     "the section by an override": ({"job": {"search": SEARCH}}, ["-o", "retrain={epochs: 1, warmup_epochs: 0}"]),
     "the other section by overrides": (
         {"job": {}, "then": {"retrain": RETRAIN}},

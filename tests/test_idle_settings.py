@@ -22,7 +22,7 @@ SEARCH = "search: {space: SPACE, epochs: 1, guard: {gap: false, eigenvalue_itera
 SPACE = "cells: 2\nchannels: 4\nnodes: 1\nreductions: [1]\nstem: stride2\noperations: [skip_connect, avg_pool_3x3]\n"
 JOB = """
 name: tiny
-data: {name: market1501, root: PEOPLE, height: 32, width: 16, people_per_batch: 4, images_per_person: 2}
+data: {name: market1501, root: PEOPLE, height: 32, width: 16, identities_per_batch: 4, images_per_identity: 2}
 trainer: {accelerator: cpu, threads: 1}
 """
 # Of each row of the table: a value other than the default, and what else is set so that it has no effect.

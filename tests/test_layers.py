@@ -10,8 +10,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "dcs_nas"
 LAYERS = {
-    "errors": 0, "registry": 0, "files": 0, "settings": 0, "processes": 0, "extensions": 0, "seeds": 0,
-    "environment": 0, "threads": 0, "config": 0,
+    "errors": 0, "registry": 0, "files": 0, "settings": 0, "former_keys": 0, "processes": 0, "extensions": 0,
+    "seeds": 0, "environment": 0, "threads": 0, "config": 0,
     "space": 1, "data": 1, "losses": 1, "evaluation": 1,
     "runs": 2, "models": 2,
     "training": 3,

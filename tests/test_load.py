@@ -70,12 +70,12 @@ def test_searches_in_a_row_leave_nothing_behind_and_neither_do_those_that_fail(p
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(SPACE))
     job = {
         "name": "row",
-        "data": {"name": "market1501", "root": str(people), "height": 32, "width": 16, "people_per_batch": 4},
+        "data": {"name": "market1501", "root": str(people), "height": 32, "width": 16, "identities_per_batch": 4},
         "loss": {"ib_kind": "ibb", "ib_weight": 0.1, "ib_temperature": "auto"},
         "search": {"space": str(tmp_path / "space.yaml"), "epochs": 1},
         "trainer": {"accelerator": "cpu", "threads": 1},
     }
-    job["data"] |= {"images_per_person": 2, "cache": str(tmp_path / "cache")}  # type: ignore[operator]
+    job["data"] |= {"images_per_identity": 2, "cache": str(tmp_path / "cache")}  # type: ignore[operator]
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
     before, after = _held(), []
     for seed in range(SEARCHES):

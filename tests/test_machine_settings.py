@@ -15,7 +15,7 @@ from dcs_nas.training.retrain_job import run_retraining
 
 JOB = """
 name: tiny
-data: {name: market1501, height: 32, width: 16, people_per_batch: 4, images_per_person: 2}
+data: {name: market1501, height: 32, width: 16, identities_per_batch: 4, images_per_identity: 2}
 retrain: {backbone: resnet10_small, epochs: 1, warmup_epochs: 0}
 trainer: {threads: 1}
 """
@@ -84,7 +84,7 @@ def test_devices_are_named_by_number_or_one_by_one(job: Path, devices: str) -> N
         (2, {"devices": "0,2"}, "devices is 0,2, but this machine shows 2 GPUs, numbered from 0; set .*devices=2"),
         (2, {"devices": 4}, "devices is 4, but this machine shows 2 GPUs"),
         (2, {"num_nodes": 2}, "num_nodes=2 needs a launcher"),
-        (0, {"devices": 3}, "people_per_batch=16 does not divide among 3 processes"),
+        (0, {"devices": 3}, "identities_per_batch=16 does not divide among 3 processes"),
     ],
 )
 def test_what_the_machine_does_not_have_is_refused_at_start(

@@ -116,10 +116,10 @@ def test_profile_says_what_a_step_keeps_and_what_fits(capsys: pytest.CaptureFixt
     job = ["demo", "--rounds", 0, "-o", f"search.space={space}", "-o", "data.height=32", "-o", "data.width=16"]
     assert "in 32-true keeps about" in (text := run_command(capsys, "profile", *job, "--memory", 24)[2])
     assert "fits on 24 GiB" in text
-    text = run_command(capsys, "profile", *job, "-o", "data.people_per_batch=4000", "--memory", 0.5)[2]
+    text = run_command(capsys, "profile", *job, "-o", "data.identities_per_batch=4000", "--memory", 0.5)[2]
     text = text.replace("\n", " ")
     assert "does not fit on 0.5 GiB" in text
-    batch = int(text.split("data.people_per_batch=")[1].split()[0]) * config().data.images_per_person
+    batch = int(text.split("data.identities_per_batch=")[1].split()[0]) * config().data.images_per_identity
     found = measure_search(supernet(space, config()), config())
     assert found.peak(batch) < 0.5 * GIB < 1.2 * found.peak(batch)
 

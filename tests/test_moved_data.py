@@ -22,7 +22,7 @@ from tests.command_line import refused, run_command
 
 JOB = """
 name: tiny
-data: {name: market1501, root: base, height: 32, width: 16, people_per_batch: 4, images_per_person: 2}
+data: {name: market1501, root: base, height: 32, width: 16, identities_per_batch: 4, images_per_identity: 2}
 augment: {pad: 2}
 retrain: {backbone: resnet10_small, epochs: 1, warmup_epochs: 0}
 trainer: {accelerator: cpu, threads: 1}
@@ -145,7 +145,7 @@ def test_two_sets_of_one_name_are_told_apart(place: Path, capsys: pytest.Capture
 
 
 def test_images_that_were_trained_on_are_refused_wherever_they_lie(place: Path, capsys: pytest.CaptureFixture) -> None:
-    given = ["-o", "data.combine_all=true", "-o", "data.people_per_batch=2"]
+    given = ["-o", "data.combine_all=true", "-o", "data.identities_per_batch=2"]
     assert run_command(capsys, "retrain", "job.yaml", "--out", "run", *given)[0] == 0
     (place / "base").rename(place / "moved")
     line = refused(capsys, "evaluate", "run", "--root", "moved")

@@ -288,7 +288,7 @@ def test_settings_and_strategies_of_cells_are_refused_in_one_line(
         assert "is for spaces of cells, and this one is of kind msi" in said
     for strategy in ("nni.random", "nni.evolution"):
         options = ["-o", f"search.strategy={strategy}", "-o", "search.cost={kind: none}"]
-        options += ["-o", "data.people_per_batch=2"]
+        options += ["-o", "data.identities_per_batch=2"]
         said = refused(capsys, "search", "demo_chain", "--out", tmp_path / "run", *words, *options)
         assert f"strategy {strategy} is for spaces of cells, and this one is of kind msi" in said
 
@@ -308,7 +308,7 @@ def test_an_msi_space_is_searched_trained_scored_drawn_and_exported(
     job.write_text(
         "name: msi\n"
         f"data: {{name: market1501, root: {people}, height: 32, width: 16,\n"
-        "  people_per_batch: 3, images_per_person: 2}\n"
+        "  identities_per_batch: 3, images_per_identity: 2}\n"
         "trainer: {accelerator: cpu, threads: 1}\n"
         f"search: {{space: {tmp_path / 'tiny.yaml'}, epochs: 1, identity_overlap: 0.4,\n"
         "  memory: {levels: both, update: each}, cost: {kind: flops, target: 1e5},\n"

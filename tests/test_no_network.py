@@ -47,7 +47,8 @@ from dcs_nas.cli import _run
 
 out, job, code = Path(sys.argv[1]), sys.argv[2], 0
 cell = str(out / "search" / "genotype.yaml")
-small = "--train-people 8 --test-people 6 --distractor-people 0 --junk-images 0 --cameras 2 --images-per-camera 2"
+small = "--train-identities 8 --test-identities 6 --distractor-identities 0 --junk-images 0 --cameras 2"
+small += " --images-per-camera 2"
 for command in (
     ["synth", str(out / "people"), *small.split()],
     ["search", job, "--out", str(out / "search")],
@@ -88,7 +89,7 @@ def _job(tmp_path: Path) -> Path:
         "retrain": {"epochs": 1, "warmup_epochs": 0},
         "trainer": {"accelerator": "cpu", "threads": 1},
     }
-    job["data"] |= {"people_per_batch": 4, "images_per_person": 2, "cache": str(tmp_path / "cache")}  # type: ignore[operator]
+    job["data"] |= {"identities_per_batch": 4, "images_per_identity": 2, "cache": str(tmp_path / "cache")}  # type: ignore[operator]
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
     return tmp_path / "job.yaml"
 

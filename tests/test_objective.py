@@ -304,7 +304,7 @@ def test_without_ib_a_refresh_does_nothing() -> None:
 
 JOB = """
 seed: 3
-data: {name: market1501, height: 32, width: 16, people_per_batch: 4, images_per_person: 2}
+data: {name: market1501, height: 32, width: 16, identities_per_batch: 4, images_per_identity: 2}
 augment: {pad: 2}
 loss: {ib_kind: ibb, ib_weight: 0.1, ib_grid: [4, 2], ib_temperature: auto, ib_input: stem, ib_estimate: exact}
 retrain: {epochs: 2, lr: 0.005, warmup_epochs: 1, backbone: resnet10_small, backbone_options: {base: 4}}

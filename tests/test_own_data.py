@@ -70,9 +70,9 @@ def test_any_columns_can_be_named_on_the_command_line(tmp_path: Path, capsys: py
     write_csv(tmp_path, ROWS)
     plain = load_dataset("csv", tmp_path)
     (tmp_path / "images.csv").write_text("\n".join(["photo,Who is it,place,fold", *ROWS]))
-    named = "columns={path: photo, person: Who is it, camera: place, split: fold}"
+    named = "columns={path: photo, identity: Who is it, camera: place, split: fold}"
     assert run_command(capsys, "datasets", "csv", "--root", tmp_path, "-o", named)[0] == 0
-    columns = {"path": "photo", "person": "Who is it", "camera": "place", "split": "fold"}
+    columns = {"path": "photo", "identity": "Who is it", "camera": "place", "split": "fold"}
     assert load_dataset("csv", tmp_path, columns=columns) == plain
 
 
@@ -80,7 +80,7 @@ def test_any_columns_can_be_named_on_the_command_line(tmp_path: Path, capsys: py
     ("header", "said", "columns"),
     [
         ("photo,person,camera,split", "no column for the path", {"path": "photo"}),
-        ("id,path,pid,split", "2 columns for the person", {"person": "id"}),
+        ("id,path,pid,split", "2 columns for the identity", {"identity": "id"}),
         ("path,person,cam,camid", "2 columns for the camera", {"camera": "cam", "split": "camid"}),
         ("path,person,camera,fold", "no column split", {"split": "fold"}),
     ],
@@ -100,7 +100,7 @@ def test_columns_that_are_unknown_or_several_are_named_by_the_option(
 
 def test_an_unknown_column_of_the_option_is_refused(tmp_path: Path) -> None:
     write_csv(tmp_path, ROWS)
-    assert "columns: unknown 'persn'; did you mean person?" in _refusal("csv", tmp_path, columns={"persn": "x"})
+    assert "columns: unknown 'identty'; did you mean identity?" in _refusal("csv", tmp_path, columns={"identty": "x"})
     assert "no column for the camera" in _refusal("csv", tmp_path, columns={"camera": "x"})
 
 

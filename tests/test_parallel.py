@@ -81,17 +81,17 @@ def test_without_batch_norm_two_processes_find_the_alphas_of_one(job: Path, tmp_
 
 def test_processes_share_every_batch_without_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
     labels = [person for person in range(12) for _ in range(4)]
-    whole = list(IdentitySampler(labels, people_per_batch=4, images_per_person=2, seed=0))
+    whole = list(IdentitySampler(labels, identities_per_batch=4, images_per_identity=2, seed=0))
     parts = []
     for rank in range(2):
         monkeypatch.setattr("dcs_nas.data.samplers.get_world_size", lambda: 2)
         monkeypatch.setattr("dcs_nas.data.samplers.get_rank", lambda r=rank: r)
-        parts.append(list(IdentitySampler(labels, people_per_batch=4, images_per_person=2, seed=0)))
+        parts.append(list(IdentitySampler(labels, identities_per_batch=4, images_per_identity=2, seed=0)))
     assert [a + b for a, b in zip(*parts)] == whole
 
 
 def test_a_batch_that_does_not_divide_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dcs_nas.data.samplers.get_world_size", lambda: 3)
-    sampler = IdentitySampler([0, 0, 1, 1, 2, 2, 3, 3], people_per_batch=4, images_per_person=2, seed=0)
-    with pytest.raises(InputError, match="4 people does not divide among 3 processes; set data.people_per_batch"):
+    sampler = IdentitySampler([0, 0, 1, 1, 2, 2, 3, 3], identities_per_batch=4, images_per_identity=2, seed=0)
+    with pytest.raises(InputError, match="4 people does not divide among 3 processes; set data.identities_per_batch"):
         next(iter(sampler))

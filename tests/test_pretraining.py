@@ -33,12 +33,12 @@ from tests.run_folders import genotypes
 CLASSES = ("ant", "bee", "cat", "dog", "elk", "fox")
 JOB = """
 name: tiny
-data: {name: class_folders, height: 32, width: 16, people_per_batch: 8, images_per_person: 1}
+data: {name: class_folders, height: 32, width: 16, identities_per_batch: 8, images_per_identity: 1}
 augment: {resized_crop: 0.5, pad: 0, erase: 0}
 pretrain: {backbone: resnet10_small, backbone_options: {base: 4}, epochs: 2, warmup_epochs: 0, lr: 0.01}
 trainer: {accelerator: cpu, threads: 1, loggers: []}
 """
-PEOPLE = {"name": "market1501", "people_per_batch": 4, "images_per_person": 2}
+PEOPLE = {"name": "market1501", "identities_per_batch": 4, "images_per_identity": 2}
 
 
 @pytest.fixture(scope="module")
@@ -266,7 +266,7 @@ def test_the_command_pretrains_and_says_how_to_go_on(
         (["pretrain.backbone=null"], "neither a genotype nor pretrain.backbone is given"),
         (["pretrain.weights=nowhere.pth"], "nowhere.pth"),
         (["pretrain.validation=0.5"], "pretrain.validation is 0.5, but class_folders in"),
-        (["data.people_per_batch=400"], "lower data.people_per_batch"),
+        (["data.identities_per_batch=400"], "lower data.identities_per_batch"),
         (["pretrain.head.pool=gemm"], "gemm"),
         (["pretrain.weights=FOLDER"], "there is no checkpoint"),
     ],
@@ -307,7 +307,7 @@ def test_classes_of_one_image_cannot_be_held_out(job: Any, classes: Path, tmp_pa
     for name in CLASSES:
         (tmp_path / "one" / "train" / name).mkdir(parents=True)
         shutil.copy(classes / "train" / name / "0.png", tmp_path / "one" / "train" / name)
-    config = job(f"data.root={tmp_path / 'one'}", "data.people_per_batch=2", "pretrain.validation=0.5")
+    config = job(f"data.root={tmp_path / 'one'}", "data.identities_per_batch=2", "pretrain.validation=0.5")
     with pytest.raises(InputError, match="each of the 6 classes to train on has a single image, so none can be held"):
         run_pretraining(config, tmp_path / "run")
 
@@ -326,7 +326,7 @@ def test_the_shipped_configuration_has_the_published_values_and_trains(classes: 
         0,
     )
     changes = ["pretrain.epochs=1", "pretrain.backbone=resnet10_small", f"data.root={classes}", "data.height=32"]
-    changes += ["data.width=32", "data.people_per_batch=16", f"results={tmp_path}", "trainer.accelerator=cpu"]
+    changes += ["data.width=32", "data.identities_per_batch=16", f"results={tmp_path}", "trainer.accelerator=cpu"]
     run = dcs_nas.pretrain("pretrain_imagenet", changes)
     assert run.folder == tmp_path / "imagenet" / "pretrain"
     assert "validation/top-1" in run.metrics[0]

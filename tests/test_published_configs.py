@@ -38,7 +38,7 @@ class Published(NamedTuple):
 
 IMAGENET = {"data.mean": (0.485, 0.456, 0.406), "data.std": (0.229, 0.224, 0.225)}
 HALF = {"data.mean": (0.5, 0.5, 0.5), "data.std": (0.5, 0.5, 0.5)}
-P16K4 = {"data.people_per_batch": 16, "data.images_per_person": 4}
+P16K4 = {"data.identities_per_batch": 16, "data.images_per_identity": 4}
 PLAIN = {"retrain.groups": {}, "retrain.freeze_steps": 0, "retrain.freeze_epochs": 0, "retrain.ema_decay": None}
 SOFT_MARGIN = {"loss.triplet_margin": None}
 
@@ -164,8 +164,8 @@ PUBLISHED = {
         | {
             "data.height": 384,
             "data.width": 128,
-            "data.people_per_batch": 4,
-            "data.images_per_person": 16,
+            "data.identities_per_batch": 4,
+            "data.images_per_identity": 16,
             "augment.policy": "autoaugment",
             "augment.policy_probability": 0.1,
             "loss.triplet_mining": "hard",
@@ -236,8 +236,8 @@ PUBLISHED = {
         | {
             "data.height": 160,
             "data.width": 64,
-            "data.people_per_batch": 8,  # batch_size 32
-            "data.images_per_person": 4,
+            "data.identities_per_batch": 8,  # batch_size 32
+            "data.images_per_identity": 4,
             "augment.translate": 0.5,  # random_crop
             "retrain.weights": None,
             "retrain.backbone": "hacnn",
@@ -474,9 +474,9 @@ def four_identities(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four training identities, two images each by two cameras: two batches of two times two."""
     root = tmp_path_factory.mktemp("four") / "people"
     settings = SyntheticSettings(
-        train_people=4,
-        test_people=2,
-        distractor_people=0,
+        train_identities=4,
+        test_identities=2,
+        distractor_identities=0,
         junk_images=0,
         cameras=2,
         images_per_camera=2,
@@ -500,7 +500,7 @@ def test_a_configuration_trains_two_steps_at_its_own_size(
     """With its own network, losses, optimizer, schedule and augmentation; weights are not there, batches are small."""
     overrides = {
         "data.name": "market1501", "data.options": "{}", "data.root": four_identities,
-        "data.cache": four_identities.parent / "cache", "data.people_per_batch": 2, "data.images_per_person": 2,
+        "data.cache": four_identities.parent / "cache", "data.identities_per_batch": 2, "data.images_per_identity": 2,
         "retrain.weights": "null", "trainer.accelerator": "cpu", "trainer.threads": 1, "trainer.loggers": "[]",
     }  # fmt: skip
     config = load_config(CONFIGS / f"{name}.yaml", [f"{key}={value}" for key, value in overrides.items()])

@@ -185,8 +185,8 @@ def test_a_published_genotype_is_trained(
 ) -> None:
     config = {
         "name": "tiny",
-        "data": {"name": "market1501", "root": str(people), "height": 64, "width": 32, "people_per_batch": 4,
-                 "images_per_person": 2, "cache": str(tmp_path / "cache")},
+        "data": {"name": "market1501", "root": str(people), "height": 64, "width": 32, "identities_per_batch": 4,
+                 "images_per_identity": 2, "cache": str(tmp_path / "cache")},
         "retrain": {"epochs": 1, "warmup_epochs": 0, "channels": 4, "cells": 3},
         "trainer": {"accelerator": "cpu", "threads": 1},
     }  # fmt: skip

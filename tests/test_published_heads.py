@@ -390,7 +390,7 @@ def test_a_single_stripe_is_refused() -> None:
 def test_a_published_head_trains_and_is_evaluated(head: dict, loss: dict, people: Path, tmp_path: Path) -> None:
     retrain = {"backbone": "resnet10_small", "head": head, "epochs": 1, "warmup_epochs": 0}
     job = config(people, retrain=retrain, loss=loss, evaluate=EvaluateConfig(neck="before"))
-    job = job.model_copy(update={"data": job.data.model_copy(update={"people_per_batch": 8})})
+    job = job.model_copy(update={"data": job.data.model_copy(update={"identities_per_batch": 8})})
     run_retraining(job, tmp_path / "run")
     before, after = (evaluate_run(tmp_path / "run", **changes) for changes in ({}, {"neck": "after"}))
     assert 0 < before.result.mAP <= 1

@@ -46,7 +46,7 @@ def train(people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trai
 
     def run(name: str = "run", *, resume: bool = False, sections: Any = None, **settings: Any) -> list[Step]:
         steps.clear()
-        data = {"people_per_batch": 4, "images_per_person": 2}
+        data = {"identities_per_batch": 4, "images_per_identity": 2}
         retrain = {"backbone": "resnet10_small", "epochs": 2, "warmup_epochs": 0, "lr": 0.01, **settings}
         job = config(people, retrain=retrain, **(sections or {}))
         job = job.model_copy(update={"data": job.data.model_copy(update=data)})

@@ -47,7 +47,7 @@ def _most_batches_by_trial(groups: list[int], people: int) -> int:
 @given(counts=COUNTS, k=st.integers(1, 5), epoch=st.integers(0, 3))
 def test_every_batch_has_p_people_with_k_images_and_the_length_is_exact(counts: list[int], k: int, epoch: int) -> None:
     labels = _labels(counts)
-    sampler = IdentitySampler(labels, people_per_batch=3, images_per_person=k, seed=7)
+    sampler = IdentitySampler(labels, identities_per_batch=3, images_per_identity=k, seed=7)
     sampler.set_epoch(epoch)
     batches = list(sampler)
     assert len(batches) == len(sampler) == _most_batches_by_trial([max(1, n // k) for n in counts], 3)
@@ -57,7 +57,7 @@ def test_every_batch_has_p_people_with_k_images_and_the_length_is_exact(counts: 
 
 @given(counts=st.lists(st.integers(4, 20), min_size=3, max_size=12))
 def test_no_image_comes_twice_in_an_epoch_where_all_have_k_images(counts: list[int]) -> None:
-    sampler = IdentitySampler(_labels(counts), people_per_batch=3, images_per_person=4, seed=0)
+    sampler = IdentitySampler(_labels(counts), identities_per_batch=3, images_per_identity=4, seed=0)
     drawn = [i for batch in sampler for i in batch]
     assert len(set(drawn)) == len(drawn)
 
@@ -65,7 +65,7 @@ def test_no_image_comes_twice_in_an_epoch_where_all_have_k_images(counts: list[i
 @given(counts=COUNTS, k=st.integers(1, 5))
 def test_an_epoch_of_identities_shows_each_of_them_once(counts: list[int], k: int) -> None:
     labels = _labels(counts)
-    sampler = IdentityOnceSampler(labels, people_per_batch=3, images_per_person=k, seed=7)
+    sampler = IdentityOnceSampler(labels, identities_per_batch=3, images_per_identity=k, seed=7)
     drawn = [Counter(labels[i] for i in batch) for batch in sampler]
     assert len(drawn) == len(sampler) == len(counts) // 3
     assert all(sorted(batch.values()) == [k] * 3 for batch in drawn)
@@ -75,7 +75,7 @@ def test_an_epoch_of_identities_shows_each_of_them_once(counts: list[int], k: in
 
 def test_epochs_and_seeds_differ_and_repeat() -> None:
     def draw(seed: int, epoch: int) -> list[list[int]]:
-        sampler = IdentitySampler(_labels([8] * 6), people_per_batch=3, images_per_person=2, seed=seed)
+        sampler = IdentitySampler(_labels([8] * 6), identities_per_batch=3, images_per_identity=2, seed=seed)
         sampler.set_epoch(epoch)
         return list(sampler)
 
@@ -85,8 +85,8 @@ def test_epochs_and_seeds_differ_and_repeat() -> None:
 
 
 def test_too_few_people_for_a_batch_are_refused() -> None:
-    with pytest.raises(InputError, match="show 2 people, a batch takes 3; lower data.people_per_batch"):
-        IdentitySampler(_labels([5, 5]), people_per_batch=3, images_per_person=2, seed=0)
+    with pytest.raises(InputError, match="show 2 people, a batch takes 3; lower data.identities_per_batch"):
+        IdentitySampler(_labels([5, 5]), identities_per_batch=3, images_per_identity=2, seed=0)
 
 
 @given(counts=COUNTS, share=st.floats(0.2, 0.8))
@@ -128,10 +128,10 @@ CAMERAS = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=14), min_siz
 def test_an_identity_shows_as_many_cameras_as_it_can(cameras: list[list[int]], k: int, epoch: int) -> None:
     """Of G groups of K images, a camera with n images can be in min(n, G), and K cameras in each."""
     labels, seen_by = _labels([len(own) for own in cameras]), [camera for own in cameras for camera in own]
-    sampler = CameraBalancedSampler(labels, seen_by, people_per_batch=3, images_per_person=k, seed=7)
+    sampler = CameraBalancedSampler(labels, seen_by, identities_per_batch=3, images_per_identity=k, seed=7)
     sampler.set_epoch(epoch)
     batches = list(sampler)
-    assert len(batches) == len(IdentitySampler(labels, people_per_batch=3, images_per_person=k, seed=7))
+    assert len(batches) == len(IdentitySampler(labels, identities_per_batch=3, images_per_identity=k, seed=7))
     for batch in batches:
         assert sorted(Counter(labels[i] for i in batch).values()) == [k] * 3
         for person, own in enumerate(cameras):
@@ -145,7 +145,7 @@ def test_an_identity_shows_as_many_cameras_as_it_can(cameras: list[list[int]], k
 def test_all_groups_of_an_identity_together_show_its_cameras_as_often_as_they_can() -> None:
     """Six images by camera 0 and one each by 1 and 2: two groups of four, each with a second camera."""
     cameras = [0, 0, 0, 1, 2, 0, 0, 0] * 3
-    sampler = CameraBalancedSampler(_labels([8] * 3), cameras, people_per_batch=3, images_per_person=4, seed=0)
+    sampler = CameraBalancedSampler(_labels([8] * 3), cameras, identities_per_batch=3, images_per_identity=4, seed=0)
     for batch in sampler:
         assert [sorted(cameras[i] for i in batch[n : n + 4]).count(0) for n in (0, 4, 8)] == [3, 3, 3]
 
@@ -166,7 +166,7 @@ def test_epochs_and_seeds_of_every_sampler_differ_and_repeat(kind: str) -> None:
     def draw(seed: int, epoch: int) -> list[list[int]]:
         sampler: CameraBalancedSampler | ShuffledBatches = ShuffledBatches(48, size=6, seed=seed)
         if kind == "camera_balanced":
-            options = {"people_per_batch": 3, "images_per_person": 2, "seed": seed}
+            options = {"identities_per_batch": 3, "images_per_identity": 2, "seed": seed}
             sampler = CameraBalancedSampler(_labels([8] * 6), [0, 1, 1, 2] * 12, **options)
         sampler.set_epoch(epoch)
         return list(sampler)
@@ -177,7 +177,9 @@ def test_epochs_and_seeds_of_every_sampler_differ_and_repeat(kind: str) -> None:
 
 
 def test_fewer_images_than_a_shuffled_batch_takes_are_refused() -> None:
-    with pytest.raises(InputError, match="there are 5 training images, a batch takes 6; lower data.people_per_batch"):
+    with pytest.raises(
+        InputError, match="there are 5 training images, a batch takes 6; lower data.identities_per_batch"
+    ):
         ShuffledBatches(5, size=6, seed=0)
 
 
@@ -186,7 +188,7 @@ def test_processes_share_each_batch_of_every_sampler(monkeypatch: pytest.MonkeyP
     def draw() -> list[list[int]]:
         if sampler == "shuffle":
             return list(ShuffledBatches(48, size=8, seed=1))
-        options: Any = {"people_per_batch": 4, "images_per_person": 2, "seed": 1}
+        options: Any = {"identities_per_batch": 4, "images_per_identity": 2, "seed": 1}
         if sampler == "identity":
             return list(IdentitySampler(_labels([8] * 6), **options))
         return list(CameraBalancedSampler(_labels([8] * 6), [0, 1, 1, 2] * 12, **options))
@@ -199,7 +201,7 @@ def test_processes_share_each_batch_of_every_sampler(monkeypatch: pytest.MonkeyP
         halves.append(draw())
     assert [a + b for a, b in zip(*halves)] == whole
     monkeypatch.setattr(samplers, "get_world_size", lambda: 3)
-    with pytest.raises(InputError, match="does not divide among 3 processes; set data.people_per_batch"):
+    with pytest.raises(InputError, match="does not divide among 3 processes; set data.identities_per_batch"):
         draw()
 
 
@@ -207,7 +209,9 @@ def test_the_sampler_of_the_settings_draws_the_batches(people: Path, tmp_path: P
     drawn = {}
     for name in ("identity", "camera_balanced", "shuffle"):
         data = {"name": "market1501", "root": people, "height": 32, "width": 16, "cache": tmp_path, "sampler": name}
-        config = Config.model_validate({"name": "job", "data": data | {"people_per_batch": 4, "images_per_person": 2}})
+        config = Config.model_validate(
+            {"name": "job", "data": data | {"identities_per_batch": 4, "images_per_identity": 2}}
+        )
         reid = ReidData(config)
         images = reid.train()
         drawn[name] = [batch["indices"].tolist() for batch in reid.identity_loader(images, stream=8)]

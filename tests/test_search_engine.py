@@ -232,7 +232,7 @@ def test_people_held_out_of_the_search_are_in_neither_half(job: Path) -> None:
     assert held is not None
     searched = set(halves["weights"].labels) | set(halves["architecture"].labels)
     assert not searched & set(held.labels)
-    assert len(searched) + len(set(held.labels)) == data.num_people
+    assert len(searched) + len(set(held.labels)) == data.num_identities
 
 
 def test_prototypes_equal_a_loop() -> None:

@@ -38,7 +38,7 @@ stages:
 }
 JOB = """
 name: tiny
-data: {name: market1501, height: 16, width: 8, people_per_batch: 4, images_per_person: 4}
+data: {name: market1501, height: 16, width: 8, identities_per_batch: 4, images_per_identity: 4}
 augment: {pad: 2}
 loss: {ib_grid: [4, 2]}
 search:
@@ -151,7 +151,7 @@ ROWS, IMPOSSIBLE = covering_array(FACTORS, lambda pair: not _is_refused(pair) an
 def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A configuration file beside both spaces and the data."""
     folder = tmp_path_factory.mktemp("pairs")
-    settings = SyntheticSettings(train_people=12, test_people=2, cameras=2, width=16, height=32)
+    settings = SyntheticSettings(train_identities=12, test_identities=2, cameras=2, width=16, height=32)
     write_synthetic(folder / "people", settings=settings, workers=1)
     for name, text in SPACES.items():
         (folder / f"{name}.yaml").write_text(text)

@@ -23,7 +23,7 @@ PARTS = ("bounding_box_train", "bounding_box_test", "query")
 Written = tuple[Path, dict[str, int]]
 NAME = re.compile(r"(-1|\d{4})_c(\d)s(\d)_(\d{6})_(\d{2})\.jpg")
 SMALL = SyntheticSettings(
-    train_people=4, test_people=3, distractor_people=1, junk_images=8, cameras=3, images_per_camera=2,
+    train_identities=4, test_identities=3, distractor_identities=1, junk_images=8, cameras=3, images_per_camera=2,
     width=32, height=64, seed=5,
 )  # fmt: skip
 
@@ -183,8 +183,8 @@ def test_a_folder_in_use_a_file_and_no_workers_are_refused(tmp_path: Path) -> No
     ("setting", "value", "message"),
     [
         ("cameras", 1, "cameras is 1: expected a whole number from 2 to 9"),
-        ("train_people", 1, "train_people is 1: expected a whole number from 2 to"),
-        ("test_people", 0, "test_people is 0: expected a whole number from 2 to"),
+        ("train_identities", 1, "train_identities is 1: expected a whole number from 2 to"),
+        ("test_identities", 0, "test_identities is 0: expected a whole number from 2 to"),
         ("images_per_camera", 1, "images_per_camera is 1: expected a whole number from 2 to"),
         ("junk_images", -1, "junk_images is -1: expected a whole number from 0 to"),
         ("height", 64.5, "height is 64.5: expected a whole number from 32 to"),

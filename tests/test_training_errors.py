@@ -158,8 +158,8 @@ def test_leaving_out_is_refused_where_nni_makes_the_steps(job: Path) -> None:
 @pytest.mark.parametrize(
     ("job", "said"),
     [
-        ("search", r"lower data.people_per_batch \(now 16\).*search.checkpoint_activations=true"),
-        ("retrain", r"lower data.people_per_batch \(now 16\) or data.images_per_person \(4\), data.height"),
+        ("search", r"lower data.identities_per_batch \(now 16\).*search.checkpoint_activations=true"),
+        ("retrain", r"lower data.identities_per_batch \(now 16\) or data.images_per_identity \(4\), data.height"),
         ("evaluate", r"lower data.test_batch \(now 256\)$"),
     ],
 )

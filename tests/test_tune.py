@@ -136,7 +136,7 @@ def test_values_reach_the_configuration_as_they_were_drawn(tmp_path: Path) -> No
     [
         ({"retrain.lrr": {"uniform": [0, 1]}}, "did you mean lr?"),
         ({"retrian.lr": {"uniform": [0, 1]}}, "did you mean retrain?"),
-        ({"retrain.lr.max": {"uniform": [0, 1]}}, "retrain.lr is a value, not a section"),
+        ({"retrain.lr.max": {"uniform": [0, 1]}}, "'retrain.lr' is a value, not a section"),
         ({"retrain": {"choice": [1]}}, "tune.space.retrain: the configuration refuses 1"),
         ({"results": {"choice": ["a"]}}, "'results' is not for tuning"),
         ({"search.lr": {"uniform": [0, 1]}}, "'search.lr' has no effect, since tune.command is 'retrain'"),
@@ -586,10 +586,10 @@ def test_the_retraining_of_a_chain_is_tuned(tmp_path: Path, people: Path, capsys
     stages = [{"blocks": 1, "stride": 2, "widths": [4, 8], "kernels": [3], "attention": ["none", "dcs"]}]
     genotype = tmp_path / "found.yaml"
     genotype.write_text(random_chain(chain_space(stages), 0).to_yaml())
-    data = {"name": "market1501", "root": str(people), "height": 32, "width": 16, "people_per_batch": 4}
+    data = {"name": "market1501", "root": str(people), "height": 32, "width": 16, "identities_per_batch": 4}
     job = {
         "results": str(tmp_path / "results"),
-        "data": {**data, "images_per_person": 2},
+        "data": {**data, "images_per_identity": 2},
         "retrain": {"epochs": 1, "warmup_epochs": 0, "validation": 0.4, "validate_every": 1},
         "trainer": {"accelerator": "cpu", "threads": 1},
         "tune": {"space": {"retrain.lr": {"loguniform": [1e-4, 1e-2]}}, "trials": 1},

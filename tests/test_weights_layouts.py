@@ -380,7 +380,7 @@ def test_a_training_tells_what_it_began_with_in_its_log_folder_and_report(tmp_pa
     path, *_ = write("luperson", tmp_path)
     settings = f"""
 name: tiny
-data: {{name: market1501, root: {people}, height: 32, width: 16, people_per_batch: 4, images_per_person: 2}}
+data: {{name: market1501, root: {people}, height: 32, width: 16, identities_per_batch: 4, images_per_identity: 2}}
 retrain: {{backbone: resnet10_small, weights: {path}, epochs: 1, warmup_epochs: 0}}
 trainer: {{accelerator: cpu, threads: 1, loggers: []}}
 """

@@ -54,8 +54,7 @@ BANNED_TEXT = re.compile(
 )
 """What docstrings and other strings say in other words, see the module's docstring."""
 KEYS = {
-    "people_per_batch", "images_per_person",
-    "train-people", "test-people", "distractor-people", "people, or tiles",
+    "columns.person", "--train-people", "--test-people", "--distractor-people", "people, or tiles",
     "synth people", "root=people", "root people", "people/bounding_box_test",
     "images of the query's person from the query's camera are removed",
 }  # fmt: skip
@@ -159,7 +158,7 @@ def test_a_fault_is_noticed(source: str, fault: str) -> None:
         'def f():\n    """Return the weights."""',
         'class A:\n    @property\n    def shape(self):\n        """The shape."""',
         'raise ValueError("found 1, expected 2")',
-        'x = "person re-identification, data.people_per_batch"',
+        'x = "person re-identification, data.identities_per_batch"',
     ],
 )
 def test_plain_words_pass(source: str) -> None:

@@ -29,6 +29,7 @@ from dcs_nas.cli.examples import epilog
 from dcs_nas.cli.interruption import end_by_signals
 from dcs_nas.errors import InputError, TrainingError
 from dcs_nas.files import describe_os_error
+from dcs_nas.former_keys import current_key
 from dcs_nas.processes import find_launch, is_first_to_fail
 from dcs_nas.threads import limit_spinning
 
@@ -98,10 +99,16 @@ def main(arguments: list[str] | None = None) -> None:
     verbose = any(a in ("-v", "--verbose") for a in words)
     code = None
     with contextlib.suppress(KeyboardInterrupt), end_by_signals():
-        code = _run([a for a in words if a not in ("-v", "--verbose")], verbose)
+        code = _run([_rename_option(a) for a in words if a not in ("-v", "--verbose")], verbose)
     if code is None:
         _fail("interrupted; what was saved stays: search, pretrain, retrain and tune resume with --resume", False)
     sys.exit(2 if code is None else code)
+
+
+def _rename_option(word: str) -> str:
+    """Return a word of the command line with the present name of an option."""
+    option, equals, value = word.partition("=")
+    return f"{current_key(option, source='the command line')}{equals}{value}" if word.startswith("--") else word
 
 
 def _run(arguments: list[str], verbose: bool) -> int | None:

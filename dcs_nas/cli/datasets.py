@@ -13,11 +13,9 @@ from dcs_nas.cli.options import Extension, load_extension_files, parse_options
 
 def synth(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to create.")],
-    train_identities: Annotated[int, typer.Option("--train-people", help="Identities to train on.")] = 100,
-    test_identities: Annotated[int, typer.Option("--test-people", help="Other identities, to test on.")] = 60,
-    distractor_identities: Annotated[
-        int, typer.Option("--distractor-people", help="Identities only in the gallery.")
-    ] = 12,
+    train_identities: Annotated[int, typer.Option(help="Identities to train on.")] = 100,
+    test_identities: Annotated[int, typer.Option(help="Other identities, to test on.")] = 60,
+    distractor_identities: Annotated[int, typer.Option(help="Identities only in the gallery.")] = 12,
     junk_images: Annotated[int, typer.Option(help="Gallery images of partial or no bodies.")] = 60,
     cameras: Annotated[int, typer.Option(help="Cameras.")] = 5,
     images_per_camera: Annotated[int, typer.Option(help="Images of an identity in each camera.")] = 4,
@@ -32,9 +30,9 @@ def synth(
     from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
 
     settings = SyntheticSettings(
-        train_people=train_identities,
-        test_people=test_identities,
-        distractor_people=distractor_identities,
+        train_identities=train_identities,
+        test_identities=test_identities,
+        distractor_identities=distractor_identities,
         junk_images=junk_images,
         cameras=cameras,
         images_per_camera=images_per_camera,

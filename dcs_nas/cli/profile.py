@@ -116,14 +116,14 @@ def _show_memory(config: Config, needed: StepMemory, card: float | None) -> int:
     say(f"a training step of {images} images{each} in {config.trainer.precision} keeps about {peak / GIB:.2f} GiB")
     if card is None:
         return peak
-    largest = needed.largest_batch(int(SHARE * card * GIB), multiple=data.images_per_person)
-    identities = largest // data.images_per_person
+    largest = needed.largest_batch(int(SHARE * card * GIB), multiple=data.images_per_identity)
+    identities = largest // data.images_per_identity
     if images <= largest:
         say(f"fits on {card:g} GiB, of which {1 - SHARE:.0%} stay free; largest batch {largest}")
     elif identities > 1:
         say(
             f"does not fit on {card:g} GiB, of which {1 - SHARE:.0%} stay free; largest batch {largest}: "
-            f"-o data.people_per_batch={identities * processes}"
+            f"-o data.identities_per_batch={identities * processes}"
         )
     else:
         say(f"does not fit on {card:g} GiB with any batch; take smaller images or a smaller network")

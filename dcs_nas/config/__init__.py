@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ from dcs_nas.config.search import (
 from dcs_nas.config.training import DcsConfig, HeadConfig, LossConfig, PretrainConfig, RetrainConfig, TrainerConfig
 from dcs_nas.config.tune import TuneConfig
 from dcs_nas.errors import InputError
+from dcs_nas.former_keys import current_key, rename_former_keys
 from dcs_nas.settings import Settings, parse, parse_yaml, read_yaml
 
 __all__ = [
@@ -56,6 +57,8 @@ __all__ = [
     "TuneConfig",
     "load_config",
     "make_config",
+    "rename_config_keys",
+    "set_value",
 ]
 
 
@@ -148,9 +151,32 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 def make_config(data: dict[str, Any], overrides: Sequence[str] = (), *, source: str) -> Config:
     """Return the settings ``data``, changed by overrides; errors name ``source``. Raises as ``load_config``."""
+    data = rename_config_keys(data, source)
     for override in overrides:
         _apply(data, override)
-    return parse(Config, data, source=source)
+    return parse(Config, rename_config_keys(data, source), source=source)
+
+
+def rename_config_keys(data: Mapping[str, Any], source: str | None = None) -> dict[str, Any]:
+    """Return the settings under their present names, with a remark on each former one where ``source`` is given."""
+    sections = {key: rename_former_keys(key, value, source) for key, value in data.items() if isinstance(value, dict)}
+    return {**data, **sections}
+
+
+def set_value(data: dict[str, Any], key: str, value: Any) -> None:
+    """Set one setting, such as ``search.guard.ratio``, in nested settings; add the sections that are missing.
+
+    Raises:
+        InputError: a part of the key names a value, not a section.
+    """
+    *path, last = current_key(key).split(".")
+    for depth, part in enumerate(path, start=1):
+        if data.get(part) is None:
+            data[part] = {}
+        data = data[part]
+        if not isinstance(data, dict):
+            raise InputError(f"'{'.'.join(path[:depth])}' is a value, not a section")
+    data[last] = value
 
 
 def _resolve_beside(file: Path, path: Any) -> Any:
@@ -161,12 +187,8 @@ def _apply(data: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key.strip():
         raise InputError(f"override '{override}' is not of the form key=value, e.g. -o search.epochs=20")
-    *path, last = key.strip().split(".")
-    place = data
-    for part in path:
-        if place.get(part) is None:
-            place[part] = {}
-        if not isinstance(place[part], dict):
-            raise InputError(f"override '{override}': '{part}' is a value, not a section")
-        place = place[part]
-    place[last] = parse_yaml(value, source=f"the value of override '{override}'")
+    parsed = parse_yaml(value, source=f"the value of override '{override}'")
+    try:
+        set_value(data, current_key(key.strip(), source="-o"), parsed)
+    except InputError as error:
+        raise InputError(f"override '{override}': {error}") from None

@@ -25,7 +25,7 @@ class DataConfig(Settings):
     """Images, their size and batches.
 
     A batch of ``shuffle`` has few identities with a pair for a loss of pairs. An epoch shows every image about once, or
-    with ``identity_once`` ``images_per_person`` images of every identity.
+    with ``identity_once`` ``images_per_identity`` images of every identity.
     """
 
     name: str = "market1501"
@@ -41,21 +41,21 @@ class DataConfig(Settings):
     test: DataSource | None = None
     """Another data set to test on (cross-domain); by default the first one."""
     height: int = Field(default=256, ge=8, le=4096)
-    """Height of the images in pixels, to which all are resized; 256 is usual for persons."""
+    """Height of the images in pixels, to which all are resized; 256 is usual for person re-identification."""
     width: int = Field(default=128, ge=8, le=4096)
-    """Width of the images in pixels; half the height is usual for persons."""
+    """Width of the images in pixels; half the height is usual for person re-identification."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Mean of each colour channel, of values from 0 to 1, which is subtracted; that of ImageNet. Change it only for
     weights that were trained with another."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     """Standard deviation of each colour channel, by which it is divided; that of ImageNet."""
     sampler: Literal["identity", "identity_once", "camera_balanced", "shuffle"] = "identity"
-    """Sampler of training batches: `people_per_batch` identities of `images_per_person` images each (identity), each
-    identity once an epoch (identity_once), from as many cameras as possible (camera_balanced), or all images shuffled
-    (shuffle)."""
-    people_per_batch: int = Field(default=16, ge=1, le=4096)
+    """Sampler of training batches: `identities_per_batch` identities of `images_per_identity` images each (identity),
+    each identity once an epoch (identity_once), from as many cameras as possible (camera_balanced), or all images
+    shuffled (shuffle)."""
+    identities_per_batch: int = Field(default=16, ge=1, le=4096)
     """Identities in a training batch. Lower it where memory runs out; the triplet loss wants many."""
-    images_per_person: int = Field(default=4, ge=1, le=256)
+    images_per_identity: int = Field(default=4, ge=1, le=256)
     """Images of each identity in a training batch; at least 2 for losses of pairs."""
     test_batch: int = Field(default=256, ge=1, le=65536)
     """Images at a time when features are computed; it changes speed and memory, not results."""
@@ -64,7 +64,7 @@ class DataConfig(Settings):
 
     @property
     def batch_size(self) -> int:
-        return self.people_per_batch * self.images_per_person
+        return self.identities_per_batch * self.images_per_identity
 
     @property
     def own(self) -> DataSource:

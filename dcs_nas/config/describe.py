@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 
 from dcs_nas.config import Config
 from dcs_nas.errors import InputError, choices
+from dcs_nas.former_keys import current_key
 from dcs_nas.settings import Settings, dump_flow_yaml
 
 _BOUNDS = {"ge": "at least {}", "gt": "above {}", "le": "at most {}", "lt": "below {}"}
@@ -45,7 +46,7 @@ def keys(kind: type[BaseModel] = Config, prefix: str = "") -> Iterator[Key]:
 
 def find_key(name: str) -> Key:
     """Return a setting; ``InputError`` for an unknown one."""
-    known = {key.name: key for key in keys()}
+    known, name = {key.name: key for key in keys()}, current_key(name, source="dcs-nas config")
     if name not in known:
         raise InputError(f"unknown setting '{name}'; {choices(name, _nearby(name, list(known)))}")
     return known[name]

@@ -57,7 +57,7 @@ class LossConfig(Settings):
     circle_margin: float = Field(default=0.25, gt=0, lt=1)
     """Margin m of the circle loss; 0.25 as published."""
     circle_scale: float = Field(default=128.0, gt=0)
-    """Scale gamma of the circle loss; 128 as published for persons."""
+    """Scale gamma of the circle loss; 128 as published for person re-identification."""
     ib_kind: Literal["none", "ibb", "ibb_tight", "plugin"] = "none"
     """Information-bottleneck term: the published bound (ibb), a tighter one (ibb_tight), the estimate itself
     (plugin), or none."""

@@ -113,7 +113,7 @@ class ReidData:
             write_json(folder / "labels.json", known)
 
     @property
-    def num_people(self) -> int:
+    def num_identities(self) -> int:
         return len(self.people)
 
     def train(self) -> Images:
@@ -206,8 +206,8 @@ class ReidData:
         kept, held = split_within_people(images.labels.tolist(), share=1 - share, seed=self.config.seed)
         if not held:
             raise InputError(
-                f"each of the {self.num_people:,} classes to train on has a single image, so none can be held out; set "
-                "pretrain.validation=0 to do without validation"
+                f"each of the {self.num_identities:,} classes to train on has a single image, so none can be held out; "
+                "set pretrain.validation=0 to do without validation"
             )
         return images.subset(kept), images.subset(held)
 
@@ -222,12 +222,12 @@ class ReidData:
         identities, images = np.unique(labels, return_counts=True)
         single, fewest = int((images == 1).sum()), min(len(set(half.labels.tolist())) for half in halves.values())
         apart = min(max(1, round(share * len(identities))), len(identities) - 1)
-        batch, most = self.settings.people_per_batch, min(apart, len(identities) - apart)
+        batch, most = self.settings.identities_per_batch, min(apart, len(identities) - apart)
         if not single or fewest >= min(batch, most):
             return
         changes = ["search.identity_overlap=0"]
         changes += ["search.strategy=bilevel"] if self.config.section("search").strategy != "bilevel" else []
-        changes += [f"data.people_per_batch={most}"] if most < batch else []
+        changes += [f"data.identities_per_batch={most}"] if most < batch else []
         raise InputError(
             f"{single} of the {len(identities)} identities to search on have a single image, which leaves one half "
             f"{fewest} identities, a batch takes {batch}; set {' and '.join(changes)}, so that each half has its own"
@@ -239,8 +239,8 @@ class ReidData:
         if settings.sampler == "shuffle":
             return self._loader(images, ShuffledBatches(len(images), size=settings.batch_size, seed=seed, what=what))
         options: Any = {
-            "people_per_batch": settings.people_per_batch,
-            "images_per_person": settings.images_per_person,
+            "identities_per_batch": settings.identities_per_batch,
+            "images_per_identity": settings.images_per_identity,
             "seed": seed,
             "what": what,
         }

@@ -61,7 +61,7 @@ class ReidDataset:
         assert self.protocol in PROTOCOLS, self.protocol
 
     @property
-    def num_train_people(self) -> int:
+    def num_train_identities(self) -> int:
         """How many different people the training images show: the classes of an identity classifier."""
         return len({r.person for r in self.train})
 

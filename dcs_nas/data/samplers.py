@@ -17,7 +17,7 @@ from dcs_nas.seeds import mix_seed
 
 
 class IdentitySampler:
-    """Batches of ``people_per_batch`` (P) people with ``images_per_person`` (K) images each, in an exact number.
+    """Batches of ``identities_per_batch`` (P) people with ``images_per_identity`` (K) images each, in an exact number.
 
     Every person's images are shuffled and cut into groups of K; someone with fewer than K gets one group, filled up by
     repetition. A batch holds groups of P different people. Their number is the largest B with
@@ -31,13 +31,19 @@ class IdentitySampler:
     most_groups: int | None = None  # of an identity in an epoch
 
     def __init__(
-        self, labels: Sequence[int], *, people_per_batch: int, images_per_person: int, seed: int, what: str = "training"
+        self,
+        labels: Sequence[int],
+        *,
+        identities_per_batch: int,
+        images_per_identity: int,
+        seed: int,
+        what: str = "training",
     ) -> None:
-        self.P, self.K, self.seed, self.epoch = people_per_batch, images_per_person, seed, 0
+        self.P, self.K, self.seed, self.epoch = identities_per_batch, images_per_identity, seed, 0
         self._images = _by_label(labels)
         if len(self._images) < self.P:
             count = len(self._images)
-            advice = f"lower data.people_per_batch to {count}" if count > 1 else "add images of others"
+            advice = f"lower data.identities_per_batch to {count}" if count > 1 else "add images of others"
             raise InputError(f"the {what} images show {count} people, a batch takes {self.P}; {advice}")
         groups = {label: max(1, len(images) // self.K) for label, images in self._images.items()}
         self._groups = {label: min(count, self.most_groups or count) for label, count in groups.items()}
@@ -51,7 +57,7 @@ class IdentitySampler:
         return self._length
 
     def __iter__(self) -> Iterator[list[int]]:
-        first, last = _own_share(self.P, "people", "data.people_per_batch")
+        first, last = _own_share(self.P, "people", "data.identities_per_batch")
         random = np.random.default_rng(mix_seed(self.seed, self.epoch))
         groups = [g for label in random.permutation(list(self._images)) for g in self._cut(int(label), random)]
         surplus = len(groups) - self.P * len(self)
@@ -107,8 +113,8 @@ class ShuffledBatches:
     def __init__(self, length: int, *, size: int, seed: int, what: str = "training") -> None:
         if length < size:
             raise InputError(
-                f"there are {length} {what} images, a batch takes {size}; lower data.people_per_batch or "
-                "data.images_per_person, whose product it is"
+                f"there are {length} {what} images, a batch takes {size}; lower data.identities_per_batch or "
+                "data.images_per_identity, whose product it is"
             )
         self.length, self.size, self.seed, self.epoch = length, size, seed, 0
 
@@ -120,7 +126,7 @@ class ShuffledBatches:
         return self.length // self.size
 
     def __iter__(self) -> Iterator[list[int]]:
-        first, last = _own_share(self.size, "images", "data.people_per_batch x data.images_per_person")
+        first, last = _own_share(self.size, "images", "data.identities_per_batch x data.images_per_identity")
         order = np.random.default_rng(mix_seed(self.seed, self.epoch)).permutation(self.length)
         for batch in range(len(self)):
             yield order[batch * self.size : (batch + 1) * self.size][first:last].tolist()

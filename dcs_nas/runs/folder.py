@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from dcs_nas.config import Config
+from dcs_nas.config import Config, rename_config_keys
 from dcs_nas.config.training import PRECISION_NAMES
 from dcs_nas.data.fingerprint import DATA_FILE
 from dcs_nas.environment import describe_environment
@@ -304,6 +304,7 @@ def list_runs(root: Path) -> list[RunContents]:
 
 def _upgrade(data: dict[str, Any]) -> dict[str, Any]:
     """Convert recorded settings: add defaults that older versions did not record, and rename keys."""
+    data = rename_config_keys(data)
     data["dcs"] = {"tau_min": 0.0, "scale": "sqrt", **(data.get("dcs") or {})}
     trainer = data.get("trainer") or {}
     if trainer.get("precision") in PRECISION_NAMES:

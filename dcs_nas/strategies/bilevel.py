@@ -69,9 +69,9 @@ class BilevelSearch(TrainingLoop):
         self.memory: PrototypeMemory | None = None
         self.weight_memory: PrototypeMemory | None = None
         if self.settings.has_memory:
-            self.memory = _memory(self.settings, data.num_people, network)
+            self.memory = _memory(self.settings, data.num_identities, network)
         if self.settings.memory.levels == "both":
-            self.weight_memory = _memory(self.settings, data.num_people, network)
+            self.weight_memory = _memory(self.settings, data.num_identities, network)
         memories = {"architecture": self.memory, "weights": self.weight_memory}
         self.loss = SearchLoss(network, objective, memories, config, halves=halves)
         self.monitor = EpochMonitor(self.settings, record, self.validate)

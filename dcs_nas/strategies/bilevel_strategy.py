@@ -46,10 +46,10 @@ class Bilevel(Strategy):
             for i, (half, images) in enumerate(self.halves.items())
         }
         seed_everything(config.seed)
-        network = memory_format(build_supernet(self.space, settings, config.data, data.num_people, config.dcs))
+        network = memory_format(build_supernet(self.space, settings, config.data, data.num_identities, config.dcs))
         self.network = network
         self.objective = build_objective(
-            config.loss, num_identities=data.num_people, features=network.num_features, network=network
+            config.loss, num_identities=data.num_identities, features=network.num_features, network=network
         )
         accelerate(network, config)
 

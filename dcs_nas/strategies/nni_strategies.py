@@ -72,9 +72,9 @@ class NniOneShot(Strategy):
             gradient_clip_val=settings.grad_clip,
             warmup_epochs=settings.warmup_epochs,
         )
-        self.network = self.with_heads(self.nni.mutate_model(_nni_space(self)), data.num_people)
+        self.network = self.with_heads(self.nni.mutate_model(_nni_space(self)), data.num_identities)
         self.objective = build_objective(
-            config.loss, num_identities=data.num_people, features=self.network.num_features
+            config.loss, num_identities=data.num_identities, features=self.network.num_features
         )
 
     def search(self, run: RunFolder) -> AnyGenotype:

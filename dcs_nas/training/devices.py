@@ -28,10 +28,10 @@ def require_consistent(config: Config, launched: Launch | None, *, training: boo
         _require_launcher(settings)
     else:
         _require_agreement(settings, launched)
-    processes, identities = count_processes(settings), config.data.people_per_batch
+    processes, identities = count_processes(settings), config.data.identities_per_batch
     if training and identities % processes:
         raise InputError(
-            f"data.people_per_batch={identities} does not divide among {processes} processes; "
+            f"data.identities_per_batch={identities} does not divide among {processes} processes; "
             f"set it to a multiple of {processes}"
         )
     if training and settings.precision == "16-mixed" and settings.on_cpu:

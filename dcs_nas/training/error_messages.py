@@ -58,7 +58,10 @@ def _out_of_memory(config: Config, job: str) -> str:
     data = config.data
     if job == "evaluate":
         return f"out of memory; lower data.test_batch (now {data.test_batch})"
-    batch = f"data.people_per_batch (now {data.people_per_batch}) or data.images_per_person ({data.images_per_person})"
+    batch = (
+        f"data.identities_per_batch (now {data.identities_per_batch}) or "
+        f"data.images_per_identity ({data.images_per_identity})"
+    )
     further = [f"data.height and width ({data.height} x {data.width})"]
     if config.trainer.precision == "32-true" and config.trainer.cuda:
         further.append("or set trainer.precision=bf16-mixed")

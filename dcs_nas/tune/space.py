@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
-from dcs_nas.config import Config, TuneConfig
+from dcs_nas.config import Config, TuneConfig, set_value
 from dcs_nas.errors import InputError, choices
+from dcs_nas.former_keys import current_key
 from dcs_nas.settings import parse
 
 if TYPE_CHECKING:
@@ -131,20 +132,12 @@ def apply_values(config: Config, values: Mapping[str, Any]) -> Config:
     """Return the configuration with these values; raise ``InputError`` if it refuses one."""
     data = config.model_dump(mode="json", by_alias=True)
     for key, value in values.items():
-        *path, last = key.split(".")
-        place = data
-        for depth, part in enumerate(path):
-            if place.get(part) is None:
-                place[part] = {}
-            place = place[part]
-            if not isinstance(place, dict):
-                raise InputError(f"{'.'.join(path[: depth + 1])} is a value, not a section")
-        place[last] = value
+        set_value(data, key, value)
     return parse(Config, data, source=config.name)
 
 
 def _parse_parameter(key: str, distribution: Mapping[str, list[Any]], command: str) -> Parameter:
-    section, place = key.split(".")[0], f"tune.space.{key}"
+    section, place = current_key(key, source="tune.space").split(".")[0], f"tune.space.{key}"
     if section in _NOT_TUNED:
         raise InputError(f"tune.space: '{key}' is not for tuning; tune what a trial trains by, e.g. {command}.lr")
     if section in ("search", "retrain") and section != command:

@@ -18,11 +18,11 @@ are cut down to a few minutes' work; what comes out is a look at the functions, 
     """>import dcs_nas
 from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
 
-people = SyntheticSettings(train_people=24, test_people=12, cameras=3, height=64, width=32)
+people = SyntheticSettings(train_identities=24, test_identities=12, cameras=3, height=64, width=32)
 write_synthetic("people", settings=people)""",
     """`"demo"` is the configuration `configs/demo.yaml`; a path of your own does as well. The strings replace
 settings, as `-o` does on the command line.""",
-    """>settings = ["name=notebook", "data.root=people", "data.people_per_batch=12", "search.epochs=3"]
+    """>settings = ["name=notebook", "data.root=people", "data.identities_per_batch=12", "search.epochs=3"]
 run = dcs_nas.search("demo", settings)
 run.folder""",
     "The run folder holds all that happened. One row per epoch:",

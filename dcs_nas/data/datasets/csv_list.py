@@ -1,4 +1,4 @@
-"""People's own images, listed in a CSV file."""
+"""User-supplied images, listed in a CSV file."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from dcs_nas.data.datasets.listing import (
 from dcs_nas.data.datasets.loaders import DATASETS, report
 from dcs_nas.data.records import SPLITS, ReidDataset
 from dcs_nas.errors import InputError, choices
+from dcs_nas.former_keys import rename_former_keys
 
 _COLUMNS = {
     "path": "file filename filepath image imagename imagepath imagefile img imgname imgpath",
-    "person": "personid pid id identity identityid label subject subjectid vehicle vehicleid",
+    "identity": "person personid pid id identityid label subject subjectid vehicle vehicleid",
     "camera": "cameraid cam camid",
     "split": "set subset part partition",
 }
@@ -45,21 +46,21 @@ def csv_list(
     """Your own images, listed in one CSV file with a header line.
 
     ROOT (the folder, or the CSV file itself):
-        images.csv       path,person,camera,split
+        images.csv       path,identity,camera,split
                          a/0001.jpg,anna,door,train
                          b/0002.jpg,ben,hall,query
         a/0001.jpg ...   the images, anywhere in the folder
     Paths are relative to ROOT, or to the CSV file's folder where ROOT is the file; they may begin with the name of that
-    folder, or be absolute, but not lead out of it. split is train, query or gallery. person and camera are any names,
-    numbered in sorted order, and the numbers are kept with the run; a person named -1 is junk and left out. Without a
-    column camera, ranking has no camera filter. Other usual names of columns are known, such as filename, pid, camid
-    and subset. Further columns are passed over; fields may be separated by commas, semicolons or tabs.
+    folder, or be absolute, but not lead out of it. split is train, query or gallery. identity and camera are any names,
+    numbered in sorted order, and the numbers are kept with the run; an identity named -1 is junk and left out. Without
+    a column camera, ranking has no camera filter. Other usual names of columns are known, such as filename, pid, camid
+    and subset. Further columns are ignored; fields may be separated by commas, semicolons or tabs.
 
     Options:
         file (default images.csv): the CSV file in ROOT
-        columns (no default): your names of columns, such as {path: photo, person: who, camera: place, split: fold}
-        split (0 to 1, no default): where there is no column split, the share of the people to train on; of each of the
-                                    others the first image by every camera is a query, the rest the gallery
+        columns (no default): your names of columns, such as {path: photo, identity: who, camera: place, split: fold}
+        split (0 to 1, no default): where there is no column split, the share of the identities to train on; of each
+                                    other identity the first image by every camera is a query, the rest the gallery
         seed (default 0): another one divides otherwise
     """
     if is_file(root):
@@ -94,17 +95,19 @@ def _read(path: Path) -> tuple[list[str], list[_Row]]:
 
 def _places(header: list[str], columns: Mapping[str, str], path: Path) -> dict[str, int]:
     """Return the place of each column in a row: by the option ``columns``, by its own name, or by a usual one."""
+    columns = rename_former_keys("columns", columns, "options of data set 'csv'")
     for column in columns:
         if column not in _COLUMNS:
             raise InputError(f"options of data set 'csv': columns: unknown '{column}'; {choices(column, _COLUMNS)}")
     places = {}
     for column, usual in _COLUMNS.items():
         names = [columns[column].lower()] if column in columns else [column, *usual.split()]
-        exact = [i for i, name in enumerate(header) if name == names[0]]
+        own = ("identity", "person") if names[0] == "identity" else names[:1]
+        exact = [i for i, name in enumerate(header) if name in own]
         fitting = exact or [i for i, name in enumerate(header) if _plain(name) in names]
         if len(fitting) == 1:
             places[column] = fitting[0]
-        elif fitting or column in ("path", "person") or column in columns:
+        elif fitting or column in ("path", "identity") or column in columns:
             what, example = (f"{len(fitting)} columns", header[fitting[0]]) if fitting else ("no column", "NAME")
             raise InputError(
                 f"{path} has the columns {', '.join(header)}: {what} for the {column}, expected one, such as "
@@ -164,8 +167,8 @@ def _image(
     if "split" in row and split not in SPLITS:
         report("bad list entry", f"{source}: unknown split '{row['split']}'; {choices(row['split'], SPLITS)}")
         return None
-    for column in ("person", "camera"):
+    for column in ("identity", "camera"):
         if row.get(column) == "":
             report("bad list entry", f"{source}: the field {column} is empty; every image needs one")
             return None
-    return LabelledImage(path, row["person"], row.get("camera", "all"), split)
+    return LabelledImage(path, row["identity"], row.get("camera", "all"), split)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from dcs_nas.data.synthetic.pose import sample_pose
 from dcs_nas.data.synthetic.scene import HEIGHTS, draw_occluder, make_scene
 from dcs_nas.data.synthetic.tiles import Panel, draw_panel, sample_panel
 from dcs_nas.errors import InputError, choices
+from dcs_nas.former_keys import read_former_keys
 
 SUBJECTS = ("people", "tiles")
 # What a random stream is for: the first number after the seed, so that no two uses share a stream.
@@ -30,15 +31,16 @@ def _bounded(default: int, lowest: int, highest: int) -> Any:
     return field(default=default, metadata={"lowest": lowest, "highest": highest})
 
 
+@partial(read_former_keys, "synth")
 @dataclass(frozen=True, kw_only=True)
 class SyntheticSettings:
     """Size and seed of a synthetic data set; the same settings give the same bytes.
 
     Attributes:
-        train_people: identities in ``bounding_box_train``.
-        test_people: identities in ``query`` and ``bounding_box_test``, none of them a training identity.
-        distractor_people: people in the gallery only, all under the person id 0.
-        junk_images: gallery images of partial or missing bodies, under the person id -1.
+        train_identities: identities in ``bounding_box_train``.
+        test_identities: identities in ``query`` and ``bounding_box_test``, none of them a training identity.
+        distractor_identities: identities in the gallery only, all under the number 0.
+        junk_images: gallery images of partial or missing bodies, under the number -1.
         cameras: a person passes at least 2 of them, and most of them if there are more.
         images_per_camera: images of a person in each camera passed; for test people the first is the query.
         width, height: of every image, in pixels.
@@ -51,9 +53,9 @@ class SyntheticSettings:
         InputError: a setting that is not a whole number within its bounds, or an unknown subject.
     """
 
-    train_people: int = _bounded(100, 2, 4000)
-    test_people: int = _bounded(60, 2, 4000)
-    distractor_people: int = _bounded(12, 0, 4000)
+    train_identities: int = _bounded(100, 2, 4000)
+    test_identities: int = _bounded(60, 2, 4000)
+    distractor_identities: int = _bounded(12, 0, 4000)
     junk_images: int = _bounded(60, 0, 100_000)
     cameras: int = _bounded(5, 2, 9)
     images_per_camera: int = _bounded(4, 2, 50)

@@ -79,18 +79,18 @@ def _check(out: Path, workers: int | None) -> int:
 
 def _entries(settings: SyntheticSettings) -> Iterator[_Entry]:
     """Yield all images. Person ids of training and test people are interleaved, as in Market-1501."""
-    people = settings.train_people + settings.test_people
+    people = settings.train_identities + settings.test_identities
     order = settings.rng(CAST).permutation(people)
-    in_training = {int(person) + 1 for person in order[: settings.train_people]}
+    in_training = {int(person) + 1 for person in order[: settings.train_identities]}
     for person in range(1, people + 1):
         for shot in _shots(person, settings):
             part = TRAIN if person in in_training else QUERY if shot.take == 0 else GALLERY
             yield _entry(part, person, shot, settings)
-    for person in range(people + 1, people + settings.distractor_people + 1):
+    for person in range(people + 1, people + settings.distractor_identities + 1):
         for shot in _shots(person, settings):
             yield _entry(GALLERY, _DISTRACTOR, shot, settings)
     for number in range(settings.junk_images):
-        person = people + settings.distractor_people + 1 + number
+        person = people + settings.distractor_identities + 1 + number
         yield _entry(GALLERY, _JUNK, Shot(person, 1 + number % settings.cameras, 0, junk=True), settings)
 
 
