@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -98,40 +96,3 @@ def test_the_longest_genotypes_end_after_ten_lines() -> None:
     lines = str(GenotypeView(long)).splitlines()
     assert len(lines) == 10
     assert lines[-1] == "..., see .tables()"
-
-
-SNIPPET = """
-import numpy as np
-import dcs_nas
-
-run = dcs_nas.search("demo", ["search.epochs=1"])
-trained = dcs_nas.retrain("demo", genotype=run.genotype)
-reveal_type(trained.evaluate(flip=True).mAP)
-reveal_type(trained.features("people"))
-reveal_type(dcs_nas.load("run").features("people"))
-reveal_type(dcs_nas.distances(np.zeros((1, 2)), np.zeros((1, 2)), "cosine"))
-reveal_type(run.genotype.save("a.yaml"))
-dcs_nas.search("demo", epochs=3)
-dcs_nas.distances(1, 2, metric="manhattan")
-run.genotpye
-"""
-
-
-def test_mypy_sees_the_signatures(tmp_path: Path) -> None:
-    pytest.importorskip("mypy", reason="the extra 'dev' is not installed")
-    (tmp_path / "snippet.py").write_text(SNIPPET)
-    words = ["--config-file=", "--ignore-missing-imports", "--follow-imports=silent", "--no-error-summary"]
-    cache = f"--cache-dir={tmp_path / 'cache'}"
-    done = subprocess.run(
-        [sys.executable, "-m", "mypy", *words, cache, str(tmp_path / "snippet.py")],
-        capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1],
-    )  # fmt: skip
-    found = [line.split(": ", 2)[1:] for line in done.stdout.splitlines()]
-    revealed = [text for kind, text in found if kind == "note" and "Revealed type" in text]
-    assert [re_type.split('"')[1].split("[")[0].removeprefix("builtins.") for re_type in revealed] == [
-        "float", "numpy.ndarray", "numpy.ndarray", "numpy.ndarray", "pathlib.Path",
-    ]  # fmt: skip
-    errors = " ".join(text for kind, text in found if kind == "error")
-    assert 'Unexpected keyword argument "epochs" for "search"' in errors
-    assert 'expected "Literal[' in errors
-    assert '"SearchRun" has no attribute "genotpye"' in errors

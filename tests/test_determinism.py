@@ -29,7 +29,7 @@ from dcs_nas.training.trainer import make_trainer
 SPACE = """
 cells: 2
 channels: 4
-nodes: 2
+nodes: 1
 reductions: [1]
 stem: stride2
 operations: [none, skip_connect, max_pool_3x3, sep_conv_3x3, dcs]
@@ -38,7 +38,7 @@ attention: [none, dcs, harmonious]
 JOB = """
 name: same
 seed: 5
-data: {name: market1501, height: 32, width: 16, identities_per_batch: 4, images_per_identity: 2}
+data: {name: market1501, height: 32, width: 16, identities_per_batch: 4, images_per_identity: 4}
 augment: {pad: 2, color_jitter: 0.5}
 loss: {ib_kind: ibb, ib_weight: 0.1, ib_grid: [4, 2], ib_temperature: auto}
 search: {epochs: 2, arch_lr: 0.1, validation: 0.25}

@@ -16,7 +16,7 @@ from dcs_nas.runs import RunFolder
 from tests.command_line import refused, run_command
 
 CELLS = "cells: 2\nchannels: 4\nnodes: 1\nreductions: [1]\nstem: stride2\noperations: [skip_connect, avg_pool_3x3]\n"
-DATA = {"name": "market1501", "height": 32, "width": 16, "identities_per_batch": 4, "images_per_identity": 2}
+DATA = {"name": "market1501", "height": 32, "width": 16, "identities_per_batch": 4, "images_per_identity": 4}
 SEARCH = {"space": "cells.yaml", "epochs": 1, "guard": {"eigenvalue_iterations": 0}}
 RETRAIN = {"epochs": 1, "warmup_epochs": 0}
 JOB = {"name": "a", "data": DATA, "trainer": {"accelerator": "cpu", "threads": 1}}
@@ -157,22 +157,12 @@ def test_the_best_of_a_tuning_can_be_pasted(capsys: pytest.CaptureFixture, place
     _write({"job": {"retrain": {**RETRAIN, "backbone": "resnet10_small"}, "tune": tune}})
     code, _, err = run_command(capsys, "tune", "job.yaml", "-o", "data.root=my people", "--out", "my runs/tuning")
     assert code == 0, err
-    for _ in range(2):
-        (words,) = _commands(err)
-        (evaluate,) = _commands(_paste(capsys, words))
-        _paste(capsys, evaluate)
-        err = run_command(
-            capsys, "tune", "job.yaml", "-o", "data.root=my people", "--out", "my runs/tuning", "--resume"
-        )[2]
-
-
-def test_the_demo_names_its_folder_as_a_shell_reads_it(capsys: pytest.CaptureFixture, place: Path) -> None:
-    _write({"job": {"search": SEARCH, "retrain": RETRAIN}})
-    shutil.copytree("my people", "my demo/data")
-    code, out, err = run_command(capsys, "demo", "--config", "job.yaml", "--out", "my demo")
-    assert code == 0, err
-    (line,) = (line for line in out.splitlines() if "tensorboard --logdir" in line)
-    assert shlex.split(line) == ["tensorboard", "--logdir", "my demo"]
+    (words,) = _commands(err)
+    (evaluate,) = _commands(_paste(capsys, words))
+    _paste(capsys, evaluate)
+    again = ["tune", "job.yaml", "-o", "data.root=my people", "--out", "my runs/tuning", "--resume"]
+    (resumed,) = _commands(run_command(capsys, *again)[2])
+    assert resumed[-1] == f"{words[-1]}-2"
 
 
 def test_a_free_folder_is_the_first_that_does_not_exist(tmp_path: Path) -> None:

@@ -1,17 +1,16 @@
-"""Configurations of published recipes: each has the published values, and runs two steps at its own image size."""
+"""Configurations of published recipes: each has the published values, and runs a step at its own image size."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 from pydantic import BaseModel
-from torch import Tensor
+from torch import nn
 
 from dcs_nas.config import load_config
 from dcs_nas.config.idle import idle_settings
@@ -470,11 +469,11 @@ def test_weights_that_a_configuration_names_are_asked_for_and_described(
 
 
 @pytest.fixture(scope="module")
-def four_identities(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four training identities, two images each by two cameras: two batches of two times two."""
-    root = tmp_path_factory.mktemp("four") / "people"
+def two_identities(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two training identities, two images each by two cameras: one batch of two times two."""
+    root = tmp_path_factory.mktemp("two") / "people"
     settings = SyntheticSettings(
-        train_identities=4,
+        train_identities=2,
         test_identities=2,
         distractor_identities=0,
         junk_images=0,
@@ -494,41 +493,37 @@ def four_identities(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_a_configuration_trains_two_steps_at_its_own_size(
-    name: str, four_identities: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_configuration_trains_a_step_at_its_own_size(
+    name: str, two_identities: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With its own network, losses, optimizer, schedule and augmentation; weights are not there, batches are small."""
     overrides = {
-        "data.name": "market1501", "data.options": "{}", "data.root": four_identities,
-        "data.cache": four_identities.parent / "cache", "data.identities_per_batch": 2, "data.images_per_identity": 2,
+        "data.name": "market1501", "data.options": "{}", "data.root": two_identities,
+        "data.cache": two_identities.parent / "cache", "data.identities_per_batch": 2, "data.images_per_identity": 2,
         "retrain.weights": "null", "trainer.accelerator": "cpu", "trainer.threads": 1, "trainer.loggers": "[]",
     }  # fmt: skip
     config = load_config(CONFIGS / f"{name}.yaml", [f"{key}={value}" for key, value in overrides.items()])
-    states: list[dict[str, Tensor]] = []
+    steps: list[bool] = []
     step = Retraining.step
 
-    def recorded(self: Retraining, batch: Any, batch_idx: int) -> None:
+    def watched_step(self: Retraining, batch: Any, batch_idx: int) -> None:
         assert tuple(batch["images"].shape) == (4, 3, config.data.height, config.data.width)
-        states.extend([] if states else [watched(self)])
-        step(self, batch, batch_idx)
-        states.append(watched(self))
-
-    def watched(module: Retraining) -> dict[str, Tensor]:
-        """The first parameter of the backbone and a classifier."""
-        parameters = dict(module.network.named_parameters())
+        parameters = dict(self.network.named_parameters())
         first = next(n for n in parameters if n.startswith("backbone."))
-        return {n: parameters[n].detach().clone() for n in (first, "heads.0.classifier.weight")}
+        watched = [parameters[name] for name in (first, "heads.0.classifier.weight")]
+        before = [parameter.detach().clone() for parameter in watched]
+        step(self, batch, batch_idx)
+        assert all(parameter.isfinite().all() for parameter in watched)
+        changed = [not torch.equal(parameter, old) for parameter, old in zip(watched, before)]
+        steps.append(changed == [not config.section("retrain").freezes, True])
 
-    monkeypatch.setattr(Retraining, "step", recorded)
+    monkeypatch.setattr(Retraining, "step", watched_step)
     monkeypatch.setattr(retrain_job, "make_trainer", lambda job, run, *, epochs: make_trainer(job, run, epochs=1))
     monkeypatch.setattr(checkpoints, "save_checkpoint", lambda trainer, path: None)  # up to a gigabyte
+    # First values of 86 million parameters: as far from 0, in a tenth of the time.
+    monkeypatch.setattr(nn.init, "trunc_normal_", lambda tensor, std: nn.init.uniform_(tensor, -std, std))
     run_retraining(config, tmp_path / "run")
-    assert len(states) == 3
-    frozen, classifier = states[0]
-    for before, after in pairwise(states):
-        assert all(value.isfinite().all() for value in after.values())
-        assert not torch.equal(before[classifier], after[classifier])
-        assert torch.equal(before[frozen], after[frozen]) == config.section("retrain").freezes
+    assert steps == [True]
 
 
 def test_every_configuration_of_a_published_recipe_is_in_the_table() -> None:

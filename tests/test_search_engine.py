@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +24,6 @@ from dcs_nas.models.supernet import frozen_statistics, recalibrate_statistics
 from dcs_nas.runs import read_metrics
 from dcs_nas.space import (
     CellStructure,
-    ChainGenotype,
     NetworkSpec,
     Origin,
     SpaceReference,
@@ -36,16 +37,26 @@ from dcs_nas.strategies.monitor import CollapseGuard
 from dcs_nas.strategies.perturbation import by_perturbation
 from dcs_nas.strategies.record import ArchitectureRecord
 from dcs_nas.training.checkpoints import load_checkpoint
-from tests.test_jobs import JOB, SPACE
+from tests.test_jobs import JOB
+
+SPACE = """
+cells: 2
+channels: 4
+nodes: 1
+reductions: [1]
+stem: stride2
+operations: [none, skip_connect, sep_conv_3x3, dcs]
+attention: [none, dcs]
+"""
 
 
 @pytest.fixture(scope="module")
 def job(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A configuration file beside its space."""
+    """A configuration file beside its space, two steps an epoch."""
     folder = tmp_path_factory.mktemp("engine")
     (folder / "space.yaml").write_text(SPACE)
     data = yaml.safe_load(JOB)
-    data["data"] |= {"root": str(people), "cache": str(folder / "cache")}
+    data["data"] |= {"root": str(people), "cache": str(folder / "cache"), "images_per_identity": 4}
     data["search"] |= {"space": str(folder / "space.yaml"), "epochs": 2}
     data["search"]["guard"] = {"eigenvalue_iterations": 0, "gap": False}
     (folder / "job.yaml").write_text(yaml.safe_dump(data))
@@ -56,9 +67,9 @@ def _config(job: Path, *overrides: str) -> Config:
     return load_config(job, [f"search.{o}" for o in overrides])
 
 
-def _alphas(folder: Path) -> dict[str, Tensor]:
+def _alphas(folder: Path) -> Tensor:
     state = load_checkpoint(folder / "checkpoints" / "last.ckpt")["state_dict"]
-    return {name: value for name, value in state.items() if "mixtures" in name}
+    return torch.cat([value.flatten() for name, value in state.items() if "mixtures" in name])
 
 
 OPTIONS = {
@@ -74,44 +85,48 @@ OPTIONS = {
 }
 
 
+@pytest.fixture(scope="module")
+def plain(job: Path) -> Path:
+    """The run folder of a search without options."""
+    run_search(_config(job), job.parent / "plain")
+    return job.parent / "plain"
+
+
 @pytest.mark.device
-@pytest.mark.parametrize("name", list(OPTIONS))
-def test_every_option_searches_and_the_same_seed_gives_the_same_alphas(name: str, job: Path, tmp_path: Path) -> None:
-    config = load_config(job, [*(f"search.{o}" for o in OPTIONS[name]), "trainer.deterministic=true"])
+def test_every_option_searches_and_leads_to_other_alphas(job: Path, plain: Path, tmp_path: Path) -> None:
+    """No option can be accepted and ignored. Checkpointing alone changes nothing."""
+    metrics: dict[str, Any] = {}
+    alphas = {"plain": _alphas(plain)}
+    for name, options in OPTIONS.items():
+        run_search(_config(job, *options), tmp_path / name)
+        metrics[name] = rows = read_metrics(tmp_path / name / "metrics.csv")
+        alphas[name] = _alphas(tmp_path / name)
+        assert len(rows) == 2, name
+        assert all(np.isfinite(value) for row in rows for value in row.values()), name
+    same = [
+        {a, b}
+        for a, b in combinations(alphas, 2)
+        if alphas[a].shape == alphas[b].shape and torch.equal(alphas[a], alphas[b])
+    ]
+    assert same == [{"plain", "checkpointed"}]
+    assert [row["relaxation_temperature"] for row in metrics["gumbel"]] == [5.0, 1.0]
+    assert metrics["overlap"][1]["architecture/prototype"] > 0
+    assert "architecture/identity" not in metrics["overlap"][1]
+    twins = metrics["twins"][1]
+    assert min(twins["weights/prototype"], twins["architecture/prototype"]) > 0
+    assert not {"weights/identity", "architecture/identity"} & set(twins)
+    assert metrics["cost"][1]["architecture/cost"] > 0
+    assert "architecture/penalty" in metrics["dirichlet"][0]
+
+
+@pytest.mark.device
+@pytest.mark.parametrize("kind", ["gumbel, temperature: 5", "dirichlet, anchor: 0.01"])
+def test_draws_at_random_are_the_same_for_the_same_seed(kind: str, job: Path, tmp_path: Path) -> None:
+    overrides = [f"search.relaxation={{kind: {kind}, partial_channels: 2}}", "search.order=2", "search.epochs=1"]
+    config = load_config(job, [*overrides, "search.identity_overlap=0.5", "trainer.deterministic=true"])
     first, second = (run_search(config, tmp_path / n) for n in "ab")
     assert first == second
-    a, b = _alphas(tmp_path / "a"), _alphas(tmp_path / "b")
-    assert all(torch.equal(value, b[key]) for key, value in a.items())
-    rows = read_metrics(tmp_path / "a" / "metrics.csv")
-    assert len(rows) == 2
-    assert all(np.isfinite(value) for row in rows for value in row.values())
-    if name == "gumbel":
-        assert [row["relaxation_temperature"] for row in rows] == [5.0, 1.0]
-    if name == "overlap":
-        assert rows[1]["architecture/prototype"] > 0
-        assert "architecture/identity" not in rows[1]
-    if name == "twins":
-        assert min(rows[1]["weights/prototype"], rows[1]["architecture/prototype"]) > 0
-        assert not {"weights/identity", "architecture/identity"} & set(rows[1])
-    if name == "cost":
-        assert rows[1]["architecture/cost"] > 0
-    if name == "dirichlet":
-        assert "architecture/penalty" in rows[0]
-
-
-def test_options_lead_to_other_alphas(job: Path, tmp_path: Path) -> None:
-    """No option can be accepted and ignored. Checkpointing alone changes nothing."""
-    found = {}
-    for name in ("first", *OPTIONS):
-        run_search(_config(job, "epochs=1", *OPTIONS.get(name, [])), tmp_path / name)
-        found[name] = torch.cat([v.flatten() for v in _alphas(tmp_path / name).values()])
-    same = [
-        (a, b)
-        for a in found
-        for b in found
-        if a < b and found[a].shape == found[b].shape and torch.equal(found[a], found[b])
-    ]
-    assert same == [("checkpointed", "first")]
+    assert torch.equal(_alphas(tmp_path / "a"), _alphas(tmp_path / "b"))
 
 
 def test_a_cheaper_network_is_found_when_cost_weighs_more(job: Path, tmp_path: Path) -> None:
@@ -123,13 +138,9 @@ def test_a_cheaper_network_is_found_when_cost_weighs_more(job: Path, tmp_path: P
     assert costs[1] < costs[0]
 
 
-def test_the_guard_logs_skips_gap_and_the_eigenvalue_of_every_epoch(job: Path, tmp_path: Path) -> None:
-    run_search(_config(job, "guard={eigenvalue_iterations: 2, eigenvalue_images: 4}"), tmp_path / "run")
-    for row in read_metrics(tmp_path / "run" / "metrics.csv"):
-        assert {"guard/eigenvalue", "guard/gap", "skips/normal", "skips/reduce", "entropy/normal"} <= set(row)
-
-
-def test_looking_at_the_search_does_not_change_it(job: Path, tmp_path: Path) -> None:
+def test_the_guard_and_validation_of_every_epoch_are_logged_and_do_not_change_the_search(
+    job: Path, tmp_path: Path
+) -> None:
     watched = ["guard={eigenvalue_iterations: 2, eigenvalue_images: 4, gap: true}"]
     run_search(_config(job, "validation=0.3", "validate_every=2"), tmp_path / "blind")
     run_search(_config(job, "validation=0.3", "validate_every=1", *watched), tmp_path / "watched")
@@ -138,6 +149,8 @@ def test_looking_at_the_search_does_not_change_it(job: Path, tmp_path: Path) -> 
     )
     changed = [k for k, v in blind.items() if not torch.equal(v, seen[k]) and "batches_tracked" not in k]
     assert [k for k in changed if not k.endswith("kept")] == []
+    for row in read_metrics(tmp_path / "watched" / "metrics.csv"):
+        assert {"guard/eigenvalue", "guard/gap", "skips/normal", "skips/reduce", "entropy/normal"} <= set(row)
 
 
 def test_a_collapsed_search_stops_and_keeps_its_last_good_genotype(job: Path, tmp_path: Path) -> None:
@@ -160,14 +173,6 @@ def test_retrieval_among_people_held_out_chooses_the_genotype(job: Path, tmp_pat
     scores = [row["validation/mAP_derived"] for row in rows]
     assert found.origin.epoch == scores.index(max(scores))
     assert all(0 < row["validation/mAP"] <= 1 for row in rows)
-
-
-def test_derivation_by_perturbation_ends_in_a_genotype_of_the_space(job: Path, tmp_path: Path) -> None:
-    config = _config(job, "epochs=1", "derivation=perturbation", "perturbation={batches: 1, tune_steps: 1}")
-    first = run_search(config, tmp_path / "a")
-    assert first == run_search(config, tmp_path / "b")
-    assert "perturbation" in str(first.origin.method)
-    assert load_genotype(tmp_path / "a" / "genotype.yaml") == first
 
 
 def test_perturbation_keeps_what_is_missed_most() -> None:
@@ -331,47 +336,43 @@ def test_settings_that_make_no_sense_are_refused(override: str, message: str, jo
         _config(job, override)
 
 
-def test_a_supernet_scores_genotypes_on_the_people_held_out(job: Path, tmp_path: Path) -> None:
-    found = run_search(_config(job, "validation=0.3", "epochs=1"), tmp_path / "run")
-    score = score_supernet(tmp_path / "run", batches=2)
-    first = score(found)
-    assert 0 < first <= 1
-    assert score(found) == first
-    run_search(_config(job, "epochs=1"), tmp_path / "blind")
-    with pytest.raises(InputError, match="held no identities out; search with search.validation above 0"):
-        score_supernet(tmp_path / "blind")
-
-
 @pytest.mark.parametrize("space", ["cells", "chain"])
 def test_derivation_by_retrieval_keeps_the_likely_genotype_that_finds_people_best(
     space: str, job: Path, tmp_path: Path
 ) -> None:
+    file = find_shipped_file("search_spaces", "demo_chain") if space == "chain" else job.parent / "space.yaml"
     options = ["validation=0.3", "epochs=1", "derivation=retrieval", "retrieval={candidates: 4, batches: 2}"]
-    options += [f"space={find_shipped_file('search_spaces', 'demo_chain')}"] if space == "chain" else []
-    found = run_search(_config(job, *options), tmp_path / "run")
+    config = _config(job, *options, f"space={file}", "cost={kind: flops, form: multiplicative}")
+    found = run_search(config, tmp_path / "run")
+    assert found.kind == space
     assert found.origin.method.endswith("derived by retrieval")
     assert "the best of 4" in (tmp_path / "run" / "log.txt").read_text()
     assert load_genotype(tmp_path / "run" / "genotype.yaml") == found
+    (row,) = read_metrics(tmp_path / "run" / "metrics.csv")
+    names = {"entropy/kernel", "skips/blocks"} if space == "chain" else {"entropy/normal", "skips/normal"}
+    assert {*names, "architecture/cost", "validation/mAP_derived"} <= set(row)
     score = score_supernet(tmp_path / "run", batches=2)
     weights = score.supernet.mixture_weights()
-    file = find_shipped_file("search_spaces", "demo_chain") if space == "chain" else job.parent / "space.yaml"
     record = ArchitectureRecord(tmp_path, load_space(file), data="", seed=3, method="")
     drawn = likely(weights, lambda w: record.genotype(score.supernet, 0, w), candidates=4, seed=3)
-    assert score(found) == max(score(one) for one in drawn)
-
-
-@pytest.mark.parametrize("derivation", ["strongest", "retrieval", "perturbation"])
-def test_a_search_interrupted_after_its_last_epoch_derives_the_same(derivation: str, job: Path, tmp_path: Path) -> None:
-    config = _config(
-        job,
-        "validation=0.3",
-        f"derivation={derivation}",
-        "retrieval={candidates: 3, batches: 1}",
-        "relaxation={temperature: 5, temperature_end: 0.1}",
-    )
-    found = run_search(config, tmp_path / "run")
+    assert 0 < score(found) == max(score(one) for one in drawn) <= 1
     (tmp_path / "run" / "genotype.yaml").unlink()
     assert run_search(config, tmp_path / "run", resume=True) == found
+
+
+def test_only_a_search_that_held_people_out_scores_genotypes(plain: Path) -> None:
+    with pytest.raises(InputError, match="held no identities out; search with search.validation above 0"):
+        score_supernet(plain)
+
+
+@pytest.mark.parametrize("derivation", ["strongest", "perturbation"])
+def test_a_search_interrupted_after_its_last_epoch_derives_the_same(derivation: str, job: Path, tmp_path: Path) -> None:
+    derive = [f"derivation={derivation}", "perturbation={batches: 1, tune_steps: 1}"]
+    config = _config(job, "validation=0.3", *derive, "relaxation={temperature: 5, temperature_end: 0.1}")
+    found = run_search(config, tmp_path / "run")
+    assert derivation == "strongest" or derivation in found.origin.method
+    (tmp_path / "run" / "genotype.yaml").unlink()
+    assert run_search(config, tmp_path / "run", resume=True) == found == load_genotype(tmp_path / "run/genotype.yaml")
 
 
 def test_what_chooses_at_the_end_and_what_stops_before_it_exclude_each_other(job: Path) -> None:
@@ -395,13 +396,7 @@ def test_sharp_weights_give_fewer_genotypes_than_were_asked_for() -> None:
     assert likely(weights, lambda w: int(w["normal"][0].argmax()), candidates=5, seed=0) == [0]  # type: ignore[arg-type,return-value,comparison-overlap]
 
 
-def test_a_chain_is_searched_like_cells(job: Path, tmp_path: Path) -> None:
-    chain = find_shipped_file("search_spaces", "demo_chain")
-    config = _config(job, f"space={chain}", "epochs=1", "cost={kind: flops, form: multiplicative}", "validation=0.3")
-    found = run_search(config, tmp_path / "run")
-    assert isinstance(found, ChainGenotype)
-    assert load_genotype(tmp_path / "run" / "genotype.yaml") == found
-    (row,) = read_metrics(tmp_path / "run" / "metrics.csv")
-    assert {"entropy/kernel", "skips/blocks", "architecture/cost", "validation/mAP_derived"} <= set(row)
+def test_a_chain_has_no_skips_of_cells_to_cap(job: Path, tmp_path: Path) -> None:
+    config = _config(job, "space=demo_chain", "guard={action: cap, max_skips: 1}")
     with pytest.raises(InputError, match="guard.max_skips is for spaces of cells"):
-        run_search(_config(job, f"space={chain}", "guard={action: cap, max_skips: 1}"), tmp_path / "x")
+        run_search(config, tmp_path / "x")
