@@ -1,9 +1,9 @@
 """Spatial RGA: our factored relations against the published formula with its N x N relation map.
 
 Both run the same weights, and each as it is and compiled by torch.compile, as ``trainer.compile`` does. The direct form
-is equations 3 to 8 of Zhang et al., CVPR 2020, step by step: R = theta^T phi, every node's row and column of R stacked
-into 2N channels, embedded by a 1x1 convolution. Every timed call follows an untimed one of the same form; a speed-up is
-the median of the ratios of calls side by side.
+(_plain_blocks.py) is equations 3 to 8 of Zhang et al., CVPR 2020, step by step: R = theta^T phi, every node's row and
+column of R stacked into 2N channels, embedded by a 1x1 convolution. Every timed call follows an untimed one of the same
+form; a speed-up is the median of the ratios of calls side by side.
 Gradients are compared in float64: in float32 a ReLU input within rounding of 0 may fall on either side.
 Extra memory is the peak of forward + backward beyond inputs, output and gradients, which both forms have alike.
 
@@ -19,43 +19,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
+from _plain_blocks import rga as direct
 from measure import MIB, in_turn, peak_memory, ratio, write_json
 from torch import Tensor
 
 from dcs_nas.models.blocks.rga import RGA
 
 Size = tuple[int, int, int, int]
-
-
-def direct(block: RGA, x: Tensor) -> Tensor:
-    """The published computation, layer by layer, with the weights of ``block``: (B, C, H, W) to (B, C, H, W)."""
-    gate = block.spatial
-    assert gate is not None
-    batch, _, height, width = x.shape
-    nodes = height * width
-    vectors = zip(*(t.chunk(3) for t in (gate.features.weight, gate.features.norm.weight, gate.features.norm.bias)))
-    g, theta, phi = (F.relu(normalised(convolved(x, weight), gain, bias)) for weight, gain, bias in vectors)
-    relations = theta.flatten(2).transpose(1, 2) @ phi.flatten(2)
-    incoming = relations.transpose(1, 2).reshape(batch, nodes, height, width)
-    outgoing = relations.reshape(batch, nodes, height, width)
-    w_out, w_in = gate.relations.weight
-    embedded = convolved(torch.cat([incoming, outgoing], 1), torch.cat([w_in, w_out], 1))
-    embedded = F.relu(normalised(embedded, gate.relations.norm.weight, gate.relations.norm.bias))
-    hidden = convolved(torch.cat([g.mean(1, keepdim=True), embedded], 1), gate.hidden.weight)
-    hidden = F.relu(normalised(hidden, gate.hidden.norm.weight, gate.hidden.norm.bias))
-    logits = normalised(convolved(hidden, gate.logit.weight), gate.logit.norm.weight, gate.logit.norm.bias)
-    return torch.sigmoid(logits.expand_as(x)) * x
-
-
-def convolved(x: Tensor, weight: Tensor) -> Tensor:
-    """1x1 convolution of a map with a matrix."""
-    return F.conv2d(x, weight[:, :, None, None])
-
-
-def normalised(x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
-    """BatchNorm of a map with the batch's statistics."""
-    return F.batch_norm(x, None, None, gain, bias, training=True)
 
 
 def factored(block: RGA, x: Tensor) -> Tensor:

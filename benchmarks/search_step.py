@@ -7,6 +7,8 @@ SGD for the weights on another. NNI's network is its own hub space (which leaves
 
     python benchmarks/search_step.py --json results/reference/search_step.json
     python benchmarks/search_step.py --attention --json results/reference/search_step_attention.json
+    python benchmarks/search_step.py --attention --plain-blocks --batch 4 \
+        --json results/reference/search_step_plain_blocks.json
     python benchmarks/search_step.py --outside --json results/reference/search_step_outside.json
     python benchmarks/search_step.py --growth results/reference/search_step_growth \
         --json results/reference/search_step_growth.json
@@ -14,11 +16,12 @@ SGD for the weights on another. NNI's network is its own hub space (which leaves
         --json results/reference/search_step_attention_growth.json
 
 ``--attention``: three attention blocks on the edges and six candidates on the outputs; NNI's DARTS makes its own
-supernet of our space, the plain formulation computes every edge for itself. ``--growth``: how a step's cost grows with
-each size, as numbers, fitted exponents and a plot; with ``--attention``, of a smaller network, with the number of
-candidates too. ``--outside``: the share of a real run of configs/demo.yaml that is not the network's
-(first epoch and ends of epochs left out). ``--clock cpu --threads 1`` on a machine with other work: seconds of this
-process alone.
+supernet of our space, the plain formulation computes every edge for itself, both with our blocks. ``--plain-blocks``
+adds the plain formulation with the blocks as their papers write them (_plain_blocks.py), 300 MiB an image.
+``--growth``: how a step's cost grows with each size, as numbers, fitted exponents and a plot; with ``--attention``, of
+a smaller network, with the number of candidates too. ``--outside``: the share of a real run of configs/demo.yaml that
+is not the network's (first epoch and ends of epochs left out). ``--clock cpu --threads 1`` on a machine with other
+work: seconds of this process alone.
 """
 
 from __future__ import annotations
@@ -29,11 +32,13 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from _plain_blocks import write_out
 from _plain_darts import OPERATIONS, PlainNetwork
 from _timed_run import StepTimer, timed_by
 from measure import CLOCKS, MIB, in_turn, peak_memory, ratio, write_json
@@ -165,6 +170,13 @@ class _Pooled(nn.Module):
         return self.linear(self.space(images).mean(dim=(2, 3)))
 
 
+def plain_blocks(sizes: dict[str, int], attention: bool = True) -> Search:
+    """The plain formulation, and the blocks by theirs."""
+    search = published(sizes, attention)
+    write_out(search.network)
+    return search
+
+
 PEERS: dict[str, Callable[..., Search]] = {"ours": ours, "nni": nni, "published": published}
 
 
@@ -172,7 +184,7 @@ def main() -> None:
     arguments = _arguments()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    facts = {"sizes": SIZES, "threads": torch.get_num_threads(), "clock": arguments.clock}
+    facts = {"sizes": SIZES | {"batch": arguments.batch}, "threads": torch.get_num_threads(), "clock": arguments.clock}
     if arguments.growth:
         found = _growth(arguments)
     elif arguments.outside:
@@ -185,14 +197,17 @@ def main() -> None:
 def _compare(arguments: argparse.Namespace) -> dict[str, Any]:
     """Medians of the times, of the ratios of steps that stood side by side, and memory."""
     torch.manual_seed(0)
-    steps = {name: make(SIZES, arguments.attention).step for name, make in PEERS.items()}
+    peers = PEERS | ({"plain blocks": plain_blocks} if arguments.plain_blocks else {})
+    sizes = SIZES | {"batch": arguments.batch}
+    build = {name: partial(_step, make, sizes, arguments.attention) for name, make in peers.items()}
+    memory = {name: peak_memory(_one_thread, step, repeats=1) / MIB for name, step in build.items()}
+    steps = {name: step() for name, step in build.items()}
     times = in_turn(steps, arguments.repeats, CLOCKS[arguments.clock])
     ratios = {name: ratio(found, to=times["ours"]) for name, found in times.items()}
     seconds = {name: statistics.median(found) for name, found in times.items()}
-    memory = {name: peak_memory(_step, name, arguments.attention, repeats=1) / MIB for name in PEERS}
-    for name in PEERS:
+    for name in peers:
         print(
-            f"{name:10} {seconds[name]:.3f} s, {ratios[name]:.2f} times ours, "
+            f"{name:12} {seconds[name]:.3f} s, {ratios[name]:.2f} times ours, "
             f"{memory[name]:.0f} MiB beyond what lives on, {memory[name] / memory['ours']:.2f} times ours"
         )
     return {
@@ -203,10 +218,14 @@ def _compare(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _step(name: str, attention: bool) -> Callable[[], None]:
+def _step(make: Callable[..., Search], sizes: dict[str, int], attention: bool) -> Callable[[], None]:
+    return make(sizes, attention).step
+
+
+def _one_thread(build: Callable[[], Callable[[], None]]) -> Callable[[], None]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    return PEERS[name](SIZES, attention).step
+    return build()
 
 
 def _outside(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -342,13 +361,20 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--attention", action="store_true", help="the space with attention on edges and outputs")
+    parser.add_argument(
+        "--plain-blocks", action="store_true", help="with --attention: the plain formulation of blocks too"
+    )
+    parser.add_argument("--batch", type=int, default=SIZES["batch"], help="images of a compared step")
     parser.add_argument("--growth", type=Path, metavar="STEM", help="how cost grows with each size: STEM.svg, STEM.png")
     parser.add_argument("--outside", action="store_true", help="the share of a real search that is not the network's")
     parser.add_argument("--epochs", type=int, default=3, help="of the real search; the first one is not counted")
     parser.add_argument("--data", type=Path, help="synthetic people for the real search; drawn anew without it")
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall")
     parser.add_argument("--json", type=Path)
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.plain_blocks and not arguments.attention:
+        parser.error("--plain-blocks got no attention; expected --attention --plain-blocks: add --attention")
+    return arguments
 
 
 if __name__ == "__main__":
