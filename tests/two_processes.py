@@ -5,7 +5,8 @@ alone; ``ALPHAS`` names a file that gets each process's alphas, ``.rank`` behind
 is ``RANK:EPOCH:HOW``, where a process kills itself (``kill``), raises (``raise``), sleeps (``hang``) or drifts away
 from the others by one parameter (``drift``) at the start of an epoch.
 
-``run_together`` starts processes as torchrun does, but from a server that has imported everything once.
+``start`` runs a command in a process of its own, from a server that has imported everything once; ``run_together``
+starts processes in that way as torchrun does.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,25 @@ class Ended:
         return [line for line in lines if line.startswith("dcs-nas") and ": " in line]
 
 
+def start(arguments: Sequence[str], output: Path, **variables: str) -> BaseProcess:
+    """Start ``dcs-nas ARGUMENTS``, whose standard output and standard error go to a file."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.two_processes", "dcs_nas.training.evaluate"])
+    process = context.Process(target=_one, args=(list(arguments), {"OMP_NUM_THREADS": "1", **variables}, output))
+    process.start()
+    return process
+
+
+def wait_for(path: Path, process: BaseProcess, seconds: float = 120) -> None:
+    """Wait until a running process has written a file."""
+    for _ in range(int(seconds / 0.02)):
+        if path.exists():
+            return
+        assert process.is_alive(), process.exitcode
+        time.sleep(0.02)
+    raise AssertionError(f"{path} did not appear")
+
+
 def run_together(
     arguments: Sequence[str],
     folder: Path,
@@ -69,14 +90,9 @@ def run_together(
     if launcher == "srun":
         store = None
         places = [_of_srun(i, processes) for i in range(processes)]
-    began, running, outputs = time.monotonic(), [], []
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.two_processes", "dcs_nas.training.evaluate"])
-    for i in range(processes):
-        outputs.append(folder / f"rank{i}.txt")
-        environment = {"OMP_NUM_THREADS": "1", **places[i], **variables}
-        running.append(context.Process(target=_one, args=(list(arguments), environment, outputs[-1])))
-        running[-1].start()
+    began = time.monotonic()
+    outputs = [folder / f"rank{i}.txt" for i in range(processes)]
+    running = [start(arguments, output, **place, **variables) for output, place in zip(outputs, places)]
     end = began + seconds
     while any(p.is_alive() for p in running) and time.monotonic() < end:
         time.sleep(0.05)
