@@ -56,7 +56,7 @@ def _input(config: Config, arguments: argparse.Namespace) -> dict[str, float]:
     """Images a second of each stage of the input; the median of the epochs."""
     data, augment = ReidData(config), build_augment(config)
     images = data.train()
-    loader = data.identity_loader(images, stream=0)
+    loader = data.make_identity_loader(images, stream=0)
     batch = config.data.identities_per_batch * config.data.images_per_identity
     random = np.random.default_rng(0)
     rows = [np.sort(random.choice(len(images), batch, replace=False)) for _ in range(len(loader))]

@@ -68,10 +68,10 @@ SYNTH = ["synth", "people", "--train-identities", "16", "--test-identities", "8"
 CACHE = """
 import sys
 from pathlib import Path
-from dcs_nas.data.images import image_cache
+from dcs_nas.data.images import open_image_cache
 root = Path(sys.argv[1])
 names = sorted(p.relative_to(root).as_posix() for p in root.rglob("*.jpg"))
-image_cache(root, names * 8, height=384, width=192, folder=Path("cache"))
+open_image_cache(root, names * 8, height=384, width=192, folder=Path("cache"))
 """
 _UNTIMED = (".lock", "log.txt")
 _TIME = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d(:\d\d)?( UTC)?")

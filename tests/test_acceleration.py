@@ -121,5 +121,9 @@ def test_batches_for_a_gpu_come_in_pinned_memory(
     settings = {"name": "c", "data": {"root": people, **size}, "trainer": {"accelerator": accelerator}}
     data = ReidData(Config.model_validate(settings))
     query, gallery = data.test()
-    loaders = [data.identity_loader(data.train(), stream=0), data.test_loader(query), data.test_loader(gallery)]
+    loaders = [
+        data.make_identity_loader(data.train(), stream=0),
+        data.make_test_loader(query),
+        data.make_test_loader(gallery),
+    ]
     assert [loader.pin_memory for loader in loaders] == [pinned] * 3

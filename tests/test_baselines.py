@@ -368,8 +368,12 @@ def test_a_supernet_is_validated_on_people_held_out_of_both_halves(job: Job, tmp
 def test_what_a_baseline_cannot_run_with_is_said_before_anything_is_written(job: Job, tmp_path: Path) -> None:
     for strategy, override, said in (
         ("nni.darts", "trainer.devices=2", "search.strategy nni.darts runs on one device, but trainer.devices is 2"),
-        ("nni.random", "search.trials.validation=0.9", "holding out 7 of 8 identities leaves too few to train on"),
-        ("random", "data.identities_per_batch=7", "the training images show 6 people, a batch takes 7"),
+        ("nni.random", "search.trials.validation=0.9", "holding out 7 of 8 identities leaves too few, expected at least two"),
+        (
+            "random",
+            "data.identities_per_batch=7",
+            "the training images show 6 identities, expected at least 7 for a batch",
+        ),
     ):
         with pytest.raises(InputError, match=said):
             run_search(job(override, strategy=strategy), tmp_path / "run")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dcs_nas.data.images import image_cache, read_image
+from dcs_nas.data.images import open_image_cache, read_image
 from dcs_nas.errors import InputError
 
 
@@ -21,7 +21,7 @@ def _image(path: Path, mode: str = "RGB", size: tuple[int, int] = (20, 40), **op
 
 
 def _cache(root: Path, names: list[str], folder: Path, **changes: int) -> np.ndarray:
-    return image_cache(root, names, **{"height": 16, "width": 8, **changes}, folder=folder)
+    return open_image_cache(root, names, **{"height": 16, "width": 8, **changes}, folder=folder)
 
 
 def test_the_cache_holds_the_images_as_they_are_read_one_by_one(tmp_path: Path) -> None:
@@ -37,7 +37,9 @@ def test_a_second_call_decodes_nothing(tmp_path: Path) -> None:
     names = [_image(tmp_path / "a.png").name]
     calls: list[tuple[int, int]] = []
     for _ in range(2):
-        image_cache(tmp_path, names, height=16, width=8, folder=tmp_path / "cache", progress=lambda *c: calls.append(c))
+        open_image_cache(
+            tmp_path, names, height=16, width=8, folder=tmp_path / "cache", progress=lambda *c: calls.append(c)
+        )
     assert calls == [(1, 1)]
     assert len(list((tmp_path / "cache").iterdir())) == 1
 

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from dcs_nas.data.datasets import load_dataset
-from dcs_nas.data.samplers import hold_out_people, require_queries
+from dcs_nas.data.samplers import hold_out_identities, require_queries
 from dcs_nas.errors import InputError
 from dcs_nas.evaluation import FeatureSet, rank, save_features
 from dcs_nas.runs import read_metrics
@@ -52,7 +52,7 @@ def _tree(cameras: Callable[[int], Iterable[str]], *, images: int = 2, people: i
 
 def _seen_twice() -> int:
     """Who is not among the third of six people that seed 0 holds out, but among the half."""
-    third, half = (set(hold_out_people(range(6), share=share, seed=0)[1]) for share in (0.34, 0.5))
+    third, half = (set(hold_out_identities(range(6), share=share, seed=0)[1]) for share in (0.34, 0.5))
     (person,) = half - third
     return person
 
@@ -118,13 +118,13 @@ CASES = [
     Case("single images", "search", "search.validation=0.4 search.identity_overlap=0", "has a single image",
          DO_WITHOUT["search"]),
     Case("single images", "search", "", "6 of the 6 identities to search on have a single image", (APART,)),
-    Case("single images", "search", "data.identities_per_batch=4", "leaves one half 0 identities, a batch takes 4",
+    Case("single images", "search", "data.identities_per_batch=4", "one half has 0 identities, expected at least 4 for a batch",
          (APART, "data.identities_per_batch=3")),
     Case("single images", "search", "search.strategy=nni.darts", "have a single image",
          (APART, "search.strategy=bilevel")),
     Case("single images", "search", "search.strategy=random search.identity_overlap=0", "has a single image",
          ("search.strategy=bilevel",)),
-    Case("single images", "search", f"{APART} data.identities_per_batch=4", "show 3 people, a batch takes 4",
+    Case("single images", "search", f"{APART} data.identities_per_batch=4", "show 3 identities, expected at least 4 for a batch",
          ("data.identities_per_batch=3",)),
     Case("some single", "search", "", "5 of the 6 identities to search on have a single image", (APART,)),
     Case("three people", "retrain", "retrain.validation=0.4", "holding out 2 of 3 identities", DO_WITHOUT["retrain"]),
@@ -133,9 +133,9 @@ CASES = [
     Case("whole", "search", "search.validation=0.9", "holding out 5 of 6 identities", ("search.validation=0.66",)),
     Case("whole", "search", "search.strategy=random search.trials.validation=0.9", "holding out 5 of 6 identities",
          ("search.trials.validation=0.66",)),
-    Case("whole", "retrain", "data.identities_per_batch=7", "show 6 people, a batch takes 7",
+    Case("whole", "retrain", "data.identities_per_batch=7", "show 6 identities, expected at least 7 for a batch",
          ("data.identities_per_batch=6",)),
-    Case("whole", "search", "data.identities_per_batch=7", "show 6 people, a batch takes 7",
+    Case("whole", "search", "data.identities_per_batch=7", "show 6 identities, expected at least 7 for a batch",
          ("data.identities_per_batch=6",)),
     Case("nothing to train on", "retrain", "", "has no images to train on", ("data.root=", "data.test=")),
     Case("nothing to train on", "search", "", "has no images to train on", ("data.root=", "data.test=")),
@@ -182,7 +182,7 @@ def _features(root: Path, file: Path) -> Path:
     data = load_dataset("folder", root)
     parts = {"query": data.query, "gallery": data.gallery}
     arrays = {f"{p}_features": np.random.default_rng(0).random((len(records), 4)) for p, records in parts.items()}
-    arrays |= {f"{p}_pids": np.array([r.person for r in records]) for p, records in parts.items()}
+    arrays |= {f"{p}_pids": np.array([r.identity for r in records]) for p, records in parts.items()}
     arrays |= {f"{p}_camids": np.array([r.camera for r in records]) for p, records in parts.items()}
     save_features(file, FeatureSet(**arrays))
     return file
@@ -246,7 +246,7 @@ def test_queries_whose_identities_are_not_in_the_gallery_are_told_so(
 ) -> None:
     code, out, err = run_command(capsys, *_arguments(command, job, roots["strangers"], tmp_path))
     text = out if command == "datasets" else err.strip().splitlines()[-1]
-    said = {"datasets": "the person has no image in the gallery: give an identity the same name"}
+    said = {"datasets": "the identity has no image in the gallery: give an identity the same name"}
     assert code == 1
     assert said.get(command, "no_match_in_gallery 2: their identities are not in the gallery") in text
     assert "camera" not in text.partition("no query has a match")[2].splitlines()[0]
@@ -273,7 +273,7 @@ def test_a_query_finds_its_own_image_in_no_validation(
     root = write_folder(tmp_path / "data", {f"train/p{i}": [f"{k}.jpg" for k in range(4)] for i in range(6)})
     config = load_config(job / "train.yaml", [f"data.root={root}", "data.options.camera=none"])
     data = ReidData(config)
-    _, held = data.training_and_validation(share=0.4)
+    _, held = data.load_training_and_validation(share=0.4)
     assert held is not None
     features = np.random.default_rng(0).random((len(held), 3)).astype(np.float32)
     monkeypatch.setattr(retrieval, "extract_features", lambda *_: features)
@@ -323,7 +323,7 @@ def test_one_person_to_train_on_is_too_few(
     monkeypatch.chdir(job)
     for command in ("search", "retrain"):
         said = refused(capsys, *_arguments(command, job, roots["one person"], tmp_path))
-        assert "show 1 people, a batch takes 2; add images of others" in said
+        assert "show 1 identities, expected at least 2 for a batch; add images of further identities" in said
 
 
 def test_query_images_that_find_themselves_are_logged(

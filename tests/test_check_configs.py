@@ -51,11 +51,11 @@ def test_the_data_make_two_steps_an_epoch_of_the_own_batch_composition(
     config = load_config(path, [*own[1::2], "data.height=16", "data.width=8"])
     data = ReidData(config.model_copy(update={"results": tmp_path}))
     if config.search is not None:
-        halves, _ = data.search_halves(share=config.search.weight_share, validation=config.search.validation)
-        assert [len(data.identity_loader(images, stream=0)) for images in halves.values()] == [2, 2]
+        halves, _ = data.load_search_halves(share=config.search.weight_share, validation=config.search.validation)
+        assert [len(data.make_identity_loader(images, stream=0)) for images in halves.values()] == [2, 2]
     if config.retrain is not None:
-        images, _ = data.training_and_validation(share=config.retrain.validation)
-        assert len(data.identity_loader(images, stream=0)) == 2
+        images, _ = data.load_training_and_validation(share=config.retrain.validation)
+        assert len(data.make_identity_loader(images, stream=0)) == 2
 
 
 def test_a_stage_that_fails_is_named_and_fails_the_script(

@@ -50,7 +50,7 @@ def refusal(name: str, root: Path, **options) -> str:
 def test_duke_names_are_read(tmp_path, name, title):
     data = load_dataset(name, write_duke(tmp_path))
     assert data.train[0] == Record("bounding_box_train/0001_c2_f0046182.jpg", 1, 1)
-    assert (data.query[0].person, data.gallery[0].camera, data.version) == (5, 7, title)
+    assert (data.query[0].identity, data.gallery[0].camera, data.version) == (5, 7, title)
     assert "cameras: 3 found, 8 published" in data.notes
     write_image(tmp_path / "query" / "five.jpg")
     assert "query/five.jpg does not parse" in refusal(name, tmp_path)
@@ -59,7 +59,7 @@ def test_duke_names_are_read(tmp_path, name, title):
 def test_occluded_reid_takes_occluded_images_as_queries_and_whole_ones_as_the_gallery(tmp_path):
     data = load_dataset("occluded_reid", write_occluded_reid(tmp_path / "Occluded_REID"))
     assert data.query[0] == Record("occluded_body_images/001/001_01.tif", 1, 0)
-    assert {(r.person, r.camera) for r in data.gallery} == {(1, 1), (2, 1)}
+    assert {(r.identity, r.camera) for r in data.gallery} == {(1, 1), (2, 1)}
     assert data.train == ()
     assert check_dataset("occluded_reid", tmp_path, images=True).ok
 
@@ -100,7 +100,7 @@ def test_msmt17_keeps_training_and_test_people_apart_though_both_lists_count_fro
         Record("train/0001/0001_000_02_0303morning_0015_1.jpg", 1, 1),
     )
     assert data.query == (Record("test/0000/0000_002_01_0303morning_0016_1.jpg", 10_000, 0),)
-    assert [r.person for r in data.gallery] == [10_000, 10_001]
+    assert [r.identity for r in data.gallery] == [10_000, 10_001]
     assert data.version == "MSMT17_V1, train"
     assert "train images: 2 found, 30,248 published" in data.notes
     assert combine([data], splits=("train", "query", "gallery")).num_train_identities == 4
@@ -125,8 +125,8 @@ def test_msmt17_never_guesses_its_version(tmp_path):
     ("line", "message"),
     [
         ("0000/0000_045.jpg 0", "list_query.txt, line 2: '0000/0000_045.jpg 0' does not parse"),
-        ("0000/0000_002_01_0303morning_0016_1.jpg", "does not parse; expected PATH PERSON"),
-        ("0000/0000_002_01_0303morning_0016_1.jpg x", "does not parse; expected PATH PERSON"),
+        ("0000/0000_002_01_0303morning_0016_1.jpg", "does not parse; expected PATH IDENTITY"),
+        ("0000/0000_002_01_0303morning_0016_1.jpg x", "does not parse; expected PATH IDENTITY"),
         ("0000/0000_002_00_0303morning_0016_1.jpg 0", "does not parse"),
         ("../0000/0000_002_01_0303morning_0016_1.jpg 0", "leads out of the data set"),
         ("0000/0000_003_01_0303morning_0016_1.jpg 0", "list_query.txt lists 1 image that is not in"),
@@ -213,8 +213,8 @@ def test_cuhk03_needs_no_mat_file_where_the_images_are_there(tmp_path):
 
 def test_cuhk03_classic_splits_hold_the_test_people_of_the_mat_file(cuhk03_root):
     first = load_dataset("cuhk03", cuhk03_root, protocol="classic")
-    assert {r.person for r in first.query} == {1001}
-    assert {r.person for r in first.train} == {1002, 1003, 2001, 2002}
+    assert {r.identity for r in first.query} == {1001}
+    assert {r.identity for r in first.train} == {1002, 1003, 2001, 2002}
     assert first.query == first.gallery
     assert {r.camera for r in first.query} == {0, 1}
     assert (first.protocol, first.version) == (
@@ -222,12 +222,12 @@ def test_cuhk03_classic_splits_hold_the_test_people_of_the_mat_file(cuhk03_root)
         "CUHK03 detected, classic protocol, split 0 of 20",
     )
     other = load_dataset("cuhk03", cuhk03_root, protocol="classic", split=19, labels="labeled")
-    assert {r.person for r in other.query} == {1002}
+    assert {r.identity for r in other.query} == {1002}
     assert len(read_test_sets(cuhk03_root / "cuhk03_release" / "cuhk-03.mat")) == 20
 
 
 def test_cuhk03_options_that_do_not_fit_are_refused(cuhk03_root):
-    assert "goes with protocol=classic" in refusal("cuhk03", cuhk03_root, split=3)
+    assert "is for protocol=classic" in refusal("cuhk03", cuhk03_root, split=3)
     assert "split" in refusal("cuhk03", cuhk03_root, protocol="classic", split=20)
     assert "labels: Input should be 'detected' or 'labeled'" in refusal("cuhk03", cuhk03_root, labels="labelled")
 
@@ -257,7 +257,7 @@ def test_another_hdf5_file_is_not_taken_for_cuhk03(cuhk03_root):
     assert "holds features, expected 'testsets'" in refusal("cuhk03", cuhk03_root, protocol="classic")
     with h5py.File(mat, "w") as file:
         file["testsets"] = np.zeros(3)
-    assert "'testsets' is no cell array" in refusal("cuhk03", cuhk03_root, protocol="classic")
+    assert "'testsets' is not a cell array" in refusal("cuhk03", cuhk03_root, protocol="classic")
 
 
 @pytest.mark.parametrize("length", [0, 10, 200, 400, 700])
@@ -272,7 +272,7 @@ def test_a_damaged_cuhk03_protocol_file_is_named(cuhk03_root, length):
     [
         ({"query_idx": None}, "expected filelist, labels, camId, train_idx, query_idx, gallery_idx"),
         ({"query_idx": np.array([[99]])}, "query_idx of"),
-        ({"camId": np.full((48, 1), 2)}, "lists '1_001_1_01.png', expected PAIR_PERSON_VIEW_IMAGE.png of view 2"),
+        ({"camId": np.full((48, 1), 2)}, "lists '1_001_1_01.png', expected PAIR_IDENTITY_VIEW_IMAGE.png of view 2"),
         ({"labels": np.ones((3, 1))}, "holds 48 names, 3 labels and 48 cameras"),
     ],
 )

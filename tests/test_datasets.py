@@ -17,7 +17,7 @@ from tests.make_datasets import write_csv, write_duke, write_folder, write_image
 
 
 def triples(records):
-    return [(r.path.rpartition("/")[2], r.person, r.camera) for r in records]
+    return [(r.path.rpartition("/")[2], r.identity, r.camera) for r in records]
 
 
 def refusal(name: str, root: Path, **options) -> str:
@@ -34,7 +34,7 @@ def test_market1501_drops_junk_keeps_distractors_counts_cameras_from_0_and_sorts
     data = load_dataset("market1501", write_market(tmp_path))
     assert triples(data.train)[0] == ("0002_c1s1_000451_03.jpg", 2, 0)
     assert triples(data.query) == [("0001_c1s1_001051_00.jpg", 1, 0), ("0003_c2s1_000151_00.jpg", 3, 1)]
-    assert [r.person for r in data.gallery] == [0, 0, 1, 1, 3]
+    assert [r.identity for r in data.gallery] == [0, 0, 1, 1, 3]
     assert [r.camera for r in data.gallery] == [2, 3, 0, 1, 5]
     assert data.train[0].path == "bounding_box_train/0002_c1s1_000451_03.jpg"
     assert (data.root / data.train[0].path).is_file()
@@ -57,7 +57,7 @@ def test_statistics_count_distractors_apart_from_people(tmp_path):
 def test_deviations_from_the_published_facts_become_notes_but_a_synthetic_set_has_none(tmp_path):
     write_market(tmp_path)
     notes = load_dataset("market1501", tmp_path).notes
-    assert "train people: 2 found, 751 published" in notes
+    assert "train identities: 2 found, 751 published" in notes
     assert "gallery images: 5 found, 15,913 published" in notes
     assert load_dataset("synthetic", tmp_path).notes == ()
 
@@ -86,7 +86,7 @@ def test_an_image_name_that_does_not_parse_is_named_with_the_expected_pattern(tm
     write_image(tmp_path / "bounding_box_train" / name)
     message = refusal("market1501", tmp_path)
     assert f"bounding_box_train/{name} does not parse" in message
-    assert "PERSON_cCAMERA" in message
+    assert "IDENTITY_cCAMERA" in message
     assert "0002_c1s1_000451_03.jpg" in message
 
 
@@ -212,11 +212,11 @@ def test_faulty_folder_data_sets_are_refused(tmp_path):
     flat = write_folder(tmp_path / "c", {"train/p": ["1.jpg"]})
     assert "holds 1.jpg, expected a folder for each camera" in refusal("folder", flat)
     assert "has 0 groups" in refusal("folder", flat, camera="c1")
-    assert "is no regular expression" in refusal("folder", flat, camera="(")
+    assert "is not a regular expression" in refusal("folder", flat, camera="(")
     (tmp_path / "d" / "train" / "p").mkdir(parents=True)
     assert "holds nothing, expected a folder for each camera" in refusal("folder", tmp_path / "d")
     (tmp_path / "d" / "train" / "p").rmdir()
-    assert "holds no folders; expected one for each person" in refusal("folder", tmp_path / "d")
+    assert "holds no folders; expected one for each identity" in refusal("folder", tmp_path / "d")
 
 
 # CSV
@@ -257,7 +257,7 @@ def test_a_csv_path_that_leads_out_of_the_folder_is_refused(tmp_path, path):
     ("row", "message"),
     [
         ("a/9.jpg,dan,door,tran", "line 6: unknown split 'tran'; did you mean train?"),
-        ("a/9.jpg,,door,train", "line 6: the field person is empty"),
+        ("a/9.jpg,,door,train", "line 6: the field identity is empty"),
         ("a/9.jpg,dan,,train", "line 6: the field camera is empty"),
         ("a/9.jpg,dan,door", "line 6 has 3 fields, expected 4"),
         ("a/9.txt,dan,door,train", "line 6: a/9.txt is not the name of an image"),
@@ -283,7 +283,7 @@ def test_faulty_csv_files_are_refused(tmp_path):
     (tmp_path / "images.csv").write_bytes(b"path,person,split\n\xff")
     assert "is not UTF-8 text" in refusal("csv", tmp_path)
     (tmp_path / "images.csv").write_text("path,person,split\n")
-    assert "holds no images of people" in refusal("csv", tmp_path)
+    assert "holds no images with an identity" in refusal("csv", tmp_path)
 
 
 # Combining
@@ -298,7 +298,7 @@ def test_combining_keeps_people_and_cameras_of_two_data_sets_apart_and_paths_res
     assert all((both.root / r.path).is_file() for r in both.train)
     assert (both.root, both.query, both.gallery) == (tmp_path, (), ())
     assert (both.name, both.version) == ("synthetic+dukemtmc", "synthetic + DukeMTMC-reID (train)")
-    assert any(note.startswith("dukemtmc: train people") for note in both.notes)
+    assert any(note.startswith("dukemtmc: train identities") for note in both.notes)
 
 
 def test_combine_all_trains_on_test_people_too_but_not_on_distractors(tmp_path):
@@ -307,7 +307,7 @@ def test_combine_all_trains_on_test_people_too_but_not_on_distractors(tmp_path):
     assert every.num_train_identities == 2 + 2
     assert len(every.train) == 4 + 2 + 3
     assert every.root == tmp_path
-    person = {r.path.rpartition("/")[2]: r.person for r in every.train}
+    person = {r.path.rpartition("/")[2]: r.identity for r in every.train}
     assert person["0001_c1s1_001051_00.jpg"] == person["0001_c2s1_001053_00.jpg"] != person["0003_c2s1_000151_00.jpg"]
 
 
@@ -329,7 +329,7 @@ def test_impossible_combinations_are_refused(tmp_path):
     market = load_dataset("synthetic", write_market(tmp_path))
     with pytest.raises(InputError, match="no data set to combine"):
         combine([])
-    with pytest.raises(InputError, match="stands twice"):
+    with pytest.raises(InputError, match="is listed twice"):
         combine([market, market])
     with pytest.raises(InputError, match="unknown split 'test'"):
         combine([market], splits=("test",))
@@ -394,13 +394,13 @@ def test_a_check_counts_queries_without_a_match_by_cause(tmp_path):
         write_image(tmp_path / "query" / name)
     write_image(tmp_path / "bounding_box_test" / "0010_c1s1_000009_00.jpg")
     report = check_dataset("synthetic", tmp_path)
-    assert {u.cause: [q.person for q in u.queries] for u in report.unmatched} == {
-        "the query is a distractor (person 0)": [0],
-        "the person has no image in the gallery": [9],
-        "the person's gallery images all come from the query's own camera": [10],
+    assert {u.cause: [q.identity for q in u.queries] for u in report.unmatched} == {
+        "the query is a distractor (identity 0)": [0],
+        "the identity has no image in the gallery": [9],
+        "the identity's gallery images all come from the query's own camera": [10],
     }
     assert report.ok
-    assert report.to_dict()["queries_without_match"]["the person has no image in the gallery"] == [
+    assert report.to_dict()["queries_without_match"]["the identity has no image in the gallery"] == [
         "query/0009_c1s1_000001_00.jpg"
     ]
 
@@ -414,9 +414,9 @@ def test_a_check_remarks_on_people_of_one_camera_single_images_and_overlap(tmp_p
     folders = ("train/a/c1", "train/a/c2", "train/b/c1", "query/b/c1", "gallery/b/c2")
     tree = {folder: ["1.jpg"] for folder in folders}
     assert check_dataset("folder", write_folder(tmp_path, tree)).remarks == (
-        "1 person in training and test images alike: scores will be too good",
-        "1 person of the 2 to train on seen by one camera only: no match across cameras",
-        "1 person of the 2 to train on with a single image: no positive pair",
+        "1 identity in both training and test images: scores will be too good",
+        "1 identity of the 2 to train on seen by one camera only: they have no match across cameras",
+        "1 identity of the 2 to train on with a single image: they have no positive pair",
     )
 
 
@@ -424,7 +424,7 @@ def test_distractors_among_the_training_images_are_remarked(tmp_path):
     write_market(tmp_path)
     write_image(tmp_path / "bounding_box_train" / "0000_c1s1_000001_00.jpg")
     remarks = check_dataset("synthetic", tmp_path).remarks
-    assert "1 training images of person 0, who is a distractor in the gallery, will be one class" in remarks
+    assert "1 training images of identity 0, a distractor in the gallery, will be one class" in remarks
 
 
 def test_a_query_image_that_finds_itself_is_remarked(tmp_path):
@@ -437,6 +437,6 @@ def test_a_report_of_a_whole_data_set_prints_its_counts(tmp_path):
     lines = check_dataset("veri776", write_veri(tmp_path), images=True).lines()
     assert lines[0] == "veri776: VeRi-776"
     assert lines[2] == "  protocol: cross_camera, 4 cameras"
-    assert "train         1 people         2 images    2 cameras" in lines[3]
-    assert any("train people: 1 found, 575 or 576 published" in line for line in lines)
+    assert "train         1 identities         2 images    2 cameras" in lines[3]
+    assert any("train identities: 1 found, 575 or 576 published" in line for line in lines)
     assert lines[-1] == "  complete; 0 unreadable images"

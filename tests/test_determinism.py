@@ -98,7 +98,7 @@ def test_another_process_with_another_hash_seed_gives_the_same_bits(job: Path, t
 def test_batches_and_their_augmentation_do_not_depend_on_the_number_of_loader_workers(job: Path) -> None:
     config = load_config(job)
     data = ReidData(config)
-    loader = data.identity_loader(data.train(), stream=0)
+    loader = data.make_identity_loader(data.train(), stream=0)
     expected = list(_augmented(loader, config))
     assert len(expected) > 1
     for workers in (1, 2):

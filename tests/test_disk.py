@@ -24,7 +24,7 @@ from PIL import Image
 from dcs_nas import files
 from dcs_nas.cli import main
 from dcs_nas.config import load_config
-from dcs_nas.data.images import image_cache
+from dcs_nas.data.images import open_image_cache
 from dcs_nas.errors import InputError
 from dcs_nas.files import LEFTOVER, atomic_folder, describe_os_error, remove_leftovers, write_json, write_text
 from dcs_nas.report.page import write_report
@@ -188,11 +188,11 @@ def test_a_cache_that_is_cut_off_is_made_again(tmp_path: Path, caplog: pytest.Lo
     Image.new("RGB", (8, 16), "red").save(tmp_path / "a.png")
     (tmp_path / "cache").mkdir()
     for _ in range(2):
-        images = image_cache(tmp_path, ["a.png"], height=16, width=8, folder=tmp_path / "cache")
+        images = open_image_cache(tmp_path, ["a.png"], height=16, width=8, folder=tmp_path / "cache")
         assert images.mean() == 85
         (file,) = (tmp_path / "cache").iterdir()
         os.truncate(file, 100)
-    assert "is cut off: decoding its images again" in caplog.text
+    assert "is truncated; decoding its images again" in caplog.text
 
 
 def test_a_killed_synth_leaves_no_process_and_the_next_clears_up(tmp_path: Path) -> None:

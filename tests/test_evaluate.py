@@ -73,9 +73,9 @@ def test_two_data_sets_are_trained_on_together_and_the_result_says_so(trained: P
     assert report["trained_on"] == "market1501+dukemtmc"
     assert report["training_data"]["version"] == "Market-1501 + DukeMTMC-reID (train)"
     assert report["training_data"]["train"]["people"] == 8 + 1
-    assert any(note.startswith("dukemtmc: train people: 1 found") for note in report["training_data"]["deviations"])
+    assert any(note.startswith("dukemtmc: train identities: 1 found") for note in report["training_data"]["deviations"])
     assert report["data"]["version"] == "Market-1501"
-    assert "query people: 6 found, 750 published" in report["data"]["deviations"]
+    assert "query identities: 6 found, 750 published" in report["data"]["deviations"]
 
 
 def test_combine_all_trains_on_test_people_too_and_is_never_tested_on_them(job: Path, people: Path) -> None:

@@ -160,7 +160,7 @@ def test_a_run_goes_on_with_images_that_were_moved_and_remembers_where(
     _interrupted(run)
     line = refused(capsys, "retrain", "job.yaml", "--out", "run", "--resume", "-o", "data.root=other")
     assert "run began with other images of market1501 (" in line
-    assert "another division into training and test; resume with the same, or use --overwrite" in line
+    assert "or divides them otherwise; resume with the same images, or use --overwrite" in line
     code, _, _ = run_command(capsys, "retrain", "job.yaml", "--out", "run", "--resume", "-o", "data.root=moved")
     assert code == 0
     assert run_command(capsys, "evaluate", "run")[0] == 0

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dcs_nas.data.check import check_dataset, unmatched_queries
+from dcs_nas.data.check import check_dataset, find_unmatched_queries
 from dcs_nas.data.datasets import DATASETS, load_dataset
 from dcs_nas.data.datasets.listing import IMAGE_SUFFIXES
 from dcs_nas.data.images import read_image
@@ -174,7 +174,7 @@ def test_images_that_are_not_there_are_told_from_paths_that_do_not_fit(tmp_path:
     (tmp_path / kept.gallery[0].path).unlink()
     some = _refusal(name, tmp_path, **options)
     if len(kept.gallery) > 1 or name == "csv":
-        assert "unpack the images again, or take them out of the list" in some
+        assert "unpack the images again, or remove them from the list" in some
     write(tmp_path, lambda folder, path: f"elsewhere/{path}")
     message = _refusal(name, tmp_path, **options)
     assert "expected paths relative to that folder, which holds" in message
@@ -206,15 +206,15 @@ def test_undivided_data_are_divided_by_identity(
         rows = [f"{p}_{c}_{i}.jpg{camera.format(c)}{p}" for p, c, i in files]
         write_csv(tmp_path, rows, header="path,camera,person" if "{}" in camera else "path,person")
     data = load_dataset(name, tmp_path, **options)
-    people = {part: {r.person for r in data.split(part)} for part in ("train", "query", "gallery")}
+    people = {part: {r.identity for r in data.split(part)} for part in ("train", "query", "gallery")}
     assert len(people["train"]) == round(10 * share)
     assert not people["train"] & (people["query"] | people["gallery"])
     assert people["query"] == people["gallery"]
     assert len(people["train"] | people["gallery"]) == 10
     assert sorted(Counter(_paths(data)).values()) == [1] * 40
-    assert unmatched_queries(data) == ()
+    assert find_unmatched_queries(data) == ()
     per_person = 1 if "no cameras" in kind or "without" in kind else 2
-    assert set(Counter(r.person for r in data.query).values()) == {per_person}
+    assert set(Counter(r.identity for r in data.query).values()) == {per_person}
     assert f"split {share:g}, seed 0" in data.version
     assert load_dataset(name, tmp_path, **options) == data
     seeds = {tuple(load_dataset(name, tmp_path, **options, seed=seed).train) for seed in range(5)}
@@ -227,12 +227,14 @@ def test_a_division_depends_on_the_names_of_identities_alone(tmp_path: Path) -> 
     _undivided(tmp_path)
     before = load_dataset("folder", tmp_path, split=0.5)
     assert before.label_map is not None
-    train = {name for name, number in before.label_map.items() if number in {r.person for r in before.train}}
+    train = {name for name, number in before.label_map.items() if number in {r.identity for r in before.train}}
     shutil.rmtree(tmp_path / sorted(train)[0])
     shutil.rmtree(tmp_path / sorted(set(before.label_map) - train)[0])
     after = load_dataset("folder", tmp_path, split=0.5)
     assert after.label_map is not None
-    assert {n for n, i in after.label_map.items() if i in {r.person for r in after.train}} == train - {sorted(train)[0]}
+    assert {n for n, i in after.label_map.items() if i in {r.identity for r in after.train}} == train - {
+        sorted(train)[0]
+    }
 
 
 def test_the_only_image_by_a_camera_stays_in_the_gallery(tmp_path: Path) -> None:
@@ -241,7 +243,7 @@ def test_the_only_image_by_a_camera_stays_in_the_gallery(tmp_path: Path) -> None
     sides = {}
     for seed in range(12):
         data = load_dataset("csv", tmp_path, split=0.3, seed=seed)
-        sides[data.train[0].person] = ([r.path for r in data.query], [r.path for r in data.gallery])
+        sides[data.train[0].identity] = ([r.path for r in data.query], [r.path for r in data.gallery])
     assert sides[3] == (["1.jpg", "4.jpg"], ["2.jpg", "3.jpg", "5.jpg"])
     assert sides[2] == (["1.jpg"], ["2.jpg", "3.jpg", "6.jpg"])
 
@@ -252,7 +254,7 @@ def test_data_that_are_divided_already_or_cannot_be_are_refused_with_advice_that
         assert "leave the option split out" in _refusal(name, root, split=0.5)
         load_dataset(name, root)
     plain = write_folder(tmp_path / "plain", {"anna": ["1.jpg", "2.jpg"], "ben": ["1.jpg", "2.jpg"]})
-    assert "for a folder of each person instead, give the option split=0.5" in _refusal("folder", plain)
+    assert "for one folder for each identity, give the option split=0.5" in _refusal("folder", plain)
     load_dataset("folder", plain, split=0.5)
     write_csv(tmp_path / "list", ["1.jpg,a", "2.jpg,a", "3.jpg,b", "4.jpg,b"], header="path,person")
     assert "divide by identity with the option split=0.5" in _refusal("csv", tmp_path / "list")
@@ -260,9 +262,9 @@ def test_data_that_are_divided_already_or_cannot_be_are_refused_with_advice_that
     assert f"give {folder}" in _refusal("folder", write_folder(tmp_path / "above", {"x": []}).parent)
     (plain / "ben" / "2.jpg").unlink()
     (plain / "anna" / "2.jpg").unlink()
-    assert "add images, since nobody has two" in _refusal("folder", plain, split=0.5)
+    assert "add images, since no identity has two" in _refusal("folder", plain, split=0.5)
     shutil.rmtree(plain / "ben")
-    assert "show 1 identities, expected two at least" in _refusal("folder", plain, split=0.5)
+    assert "show 1 identities, expected at least two" in _refusal("folder", plain, split=0.5)
 
 
 def test_a_test_half_of_single_images_is_told_to_lower_the_split(tmp_path: Path) -> None:
@@ -350,7 +352,7 @@ def test_what_a_loader_passes_over_is_counted_and_named(
     deeper = f"passed over 1 images in deeper folders: {folder}/deep/0001_c1_1.jpg"
     read = set(_paths(report.dataset)) - set(_paths(whole.dataset))
     assert (deeper in report.remarks) != (read == {f"{folder}/deep/0001_c1_1.jpg"})
-    assert "  complete but for what was passed over; images not read" in report.lines()
+    assert "  complete except for the files passed over; images not read" in report.lines()
     words = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
     assert others in run_command(capsys, "datasets", name, "--root", tmp_path, *words)[1]
 
@@ -386,7 +388,7 @@ def test_a_folder_data_set_reads_deeper_folders_and_counts_what_lies_beside(tmp_
     assert report.dataset.passed_over == (
         "passed over 3 folders beside train, query and gallery: __MACOSX/ (0 images), docs/ (1 images), "
         "train_all/ (2 images)",
-        "passed over 1 files beside the folders of people: train/loose.jpg",
+        "passed over 1 files beside the folders of identities: train/loose.jpg",
         "passed over 1 files beside the folders of cameras: train/anna/beside.jpg",
     )
     assert load_dataset("folder", tmp_path, camera="none").passed_over == report.dataset.passed_over[:2]
@@ -400,7 +402,7 @@ def test_an_undivided_folder_passes_over_what_is_no_person(tmp_path: Path) -> No
     assert data.label_map == {"anna": 1, "ben": 2}
     assert data.protocol == "no_camera_filter"
     assert data.passed_over == (
-        "passed over 1 files beside the folders of people: loose.jpg",
+        "passed over 1 files beside the folders of identities: loose.jpg",
         "passed over 2 folders without images: __MACOSX/, docs/",
     )
 
@@ -408,7 +410,7 @@ def test_an_undivided_folder_passes_over_what_is_no_person(tmp_path: Path) -> No
 def test_a_data_set_of_numbered_folders_counts_the_files_beside_them(tmp_path: Path) -> None:
     write_image(write_occluded_reid(tmp_path) / "whole_body_images" / "001_09.tif")
     passed_over = load_dataset("occluded_reid", tmp_path).passed_over
-    assert passed_over == ("passed over 1 files beside the folders of people: whole_body_images/001_09.tif",)
+    assert passed_over == ("passed over 1 files beside the folders of identities: whole_body_images/001_09.tif",)
 
 
 def test_images_that_a_list_of_veri776_leaves_out_are_counted(tmp_path: Path) -> None:

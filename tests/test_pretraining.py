@@ -132,7 +132,7 @@ def test_accuracy_equals_a_count(job: Any) -> None:
     data = ReidData(job("data.mean=[0,0,0]", "data.std=[0.003921569,1,1]", "data.test_batch=5"))
     pixels = np.zeros((16, 32, 16, 3), dtype=np.uint8)
     pixels[:, 0, 0, 0] = np.arange(16) % 8
-    images, _ = data.classes_and_validation(share=0)
+    images, _ = data.load_classes_and_validation(share=0)
     images = images.subset(range(16))
     images.pixels = pixels
     images.labels = np.array([0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 6, 7, 7, 7, 7, 4])
@@ -213,7 +213,7 @@ def test_identities_are_classes_of_which_a_share_of_the_images_is_held_out(
 ) -> None:
     place = [f"data.root={people}", "data.name=market1501"]
     config = job(*place, "pretrain.validation=0.25", "pretrain.epochs=1")
-    images, held = ReidData(config).classes_and_validation(share=0.25)
+    images, held = ReidData(config).load_classes_and_validation(share=0.25)
     assert held is not None
     assert set(images.labels) == set(held.labels) == set(range(8))
     paths = [{record.path for record in part.records} for part in (images, held)]

@@ -20,8 +20,8 @@ from dcs_nas.data.samplers import (
     IdentitySampler,
     SequentialBatches,
     ShuffledBatches,
-    hold_out_people,
-    split_within_people,
+    hold_out_identities,
+    split_within_identities,
 )
 from dcs_nas.errors import InputError
 
@@ -85,7 +85,9 @@ def test_epochs_and_seeds_differ_and_repeat() -> None:
 
 
 def test_too_few_people_for_a_batch_are_refused() -> None:
-    with pytest.raises(InputError, match="show 2 people, a batch takes 3; lower data.identities_per_batch"):
+    with pytest.raises(
+        InputError, match="show 2 identities, expected at least 3 for a batch; lower data.identities_per_batch"
+    ):
         IdentitySampler(_labels([5, 5]), identities_per_batch=3, images_per_identity=2, seed=0)
 
 
@@ -94,7 +96,7 @@ def test_halves_are_disjoint_cover_everything_and_share_all_people_with_two_imag
     counts: list[int], share: float
 ) -> None:
     labels = _labels(counts)
-    first, second = split_within_people(labels, share=share, seed=1)
+    first, second = split_within_identities(labels, share=share, seed=1)
     assert sorted(first + second) == list(range(len(labels)))
     both = {labels[i] for i in first} & {labels[i] for i in second}
     assert both == {p for p, n in enumerate(counts) if n > 1}
@@ -102,17 +104,17 @@ def test_halves_are_disjoint_cover_everything_and_share_all_people_with_two_imag
 
 def test_held_out_people_are_whole_and_as_many_as_asked() -> None:
     labels = _labels([3] * 20)
-    kept, held = hold_out_people(labels, share=0.2, seed=0)
+    kept, held = hold_out_identities(labels, share=0.2, seed=0)
     people_kept, people_held = {labels[i] for i in kept}, {labels[i] for i in held}
     assert len(people_held) == 4
     assert not people_kept & people_held
     assert len(kept) + len(held) == 60
-    assert hold_out_people(labels, share=0, seed=0) == (list(range(60)), [])
+    assert hold_out_identities(labels, share=0, seed=0) == (list(range(60)), [])
 
 
 def test_holding_out_nearly_everyone_is_refused() -> None:
-    with pytest.raises(InputError, match="leaves too few to train on"):
-        hold_out_people(_labels([2, 2, 2]), share=0.9, seed=0)
+    with pytest.raises(InputError, match="leaves too few, expected at least two on each side"):
+        hold_out_identities(_labels([2, 2, 2]), share=0.9, seed=0)
 
 
 def test_sequential_batches_cover_all_in_order() -> None:
@@ -178,7 +180,8 @@ def test_epochs_and_seeds_of_every_sampler_differ_and_repeat(kind: str) -> None:
 
 def test_fewer_images_than_a_shuffled_batch_takes_are_refused() -> None:
     with pytest.raises(
-        InputError, match="there are 5 training images, a batch takes 6; lower data.identities_per_batch"
+        InputError,
+        match="there are 5 training images, expected at least 6 for a batch; lower data.identities_per_batch",
     ):
         ShuffledBatches(5, size=6, seed=0)
 
@@ -214,7 +217,7 @@ def test_the_sampler_of_the_settings_draws_the_batches(people: Path, tmp_path: P
         )
         reid = ReidData(config)
         images = reid.train()
-        drawn[name] = [batch["indices"].tolist() for batch in reid.identity_loader(images, stream=8)]
+        drawn[name] = [batch["indices"].tolist() for batch in reid.make_identity_loader(images, stream=8)]
         cameras = images.cameras
         if name == "camera_balanced":
             assert all(cameras[a] != cameras[b] for batch in drawn[name] for a, b in zip(batch[::2], batch[1::2]))

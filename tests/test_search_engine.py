@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dcs_nas.config import Config, GuardConfig, load_config
 from dcs_nas.data.datamodule import ReidData
-from dcs_nas.data.samplers import split_people
+from dcs_nas.data.samplers import split_identities
 from dcs_nas.errors import InputError
 from dcs_nas.losses import PrototypeMemory
 from dcs_nas.models.cell_kind import CellKind
@@ -224,7 +224,7 @@ def test_the_guard_follows_the_published_rules() -> None:
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5, 1.0])
 def test_halves_share_as_many_people_as_asked_and_no_image(overlap: float) -> None:
     labels = [person for person in range(40) for _ in range(4)]
-    first, second = split_people(labels, share=0.5, overlap=overlap, seed=0)
+    first, second = split_identities(labels, share=0.5, overlap=overlap, seed=0)
     assert sorted(first + second) == list(range(160))
     people = [{labels[i] for i in half} for half in (first, second)]
     assert len(people[0] & people[1]) == round(overlap * 40)
@@ -233,7 +233,7 @@ def test_halves_share_as_many_people_as_asked_and_no_image(overlap: float) -> No
 
 def test_people_held_out_of_the_search_are_in_neither_half(job: Path) -> None:
     data = ReidData(_config(job))
-    halves, held = data.search_halves(share=0.5, overlap=0.5, validation=0.3)
+    halves, held = data.load_search_halves(share=0.5, overlap=0.5, validation=0.3)
     assert held is not None
     searched = set(halves["weights"].labels) | set(halves["architecture"].labels)
     assert not searched & set(held.labels)

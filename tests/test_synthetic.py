@@ -124,7 +124,7 @@ def test_the_same_settings_give_the_same_bytes_with_any_number_of_workers(writte
 
 
 def test_another_seed_gives_other_pictures(written: Written) -> None:
-    shot = Shot(person=1, camera=1, take=0)
+    shot = Shot(identity=1, camera=1, take=0)
     other = SyntheticSettings(width=32, height=64, seed=6)
     same = SyntheticSettings(width=32, height=64, seed=5)
     first, again, changed = (np.asarray(take_picture(shot, s)) for s in (SMALL, same, other))
@@ -173,7 +173,7 @@ def test_a_folder_in_use_a_file_and_no_workers_are_refused(tmp_path: Path) -> No
         write_synthetic(tmp_path, settings=SMALL)
     with pytest.raises(InputError, match=r"note\.txt is a file: expected a new or empty folder"):
         write_synthetic(tmp_path / "note.txt", settings=SMALL)
-    with pytest.raises(InputError, match=r"cannot be made .*: expected a place to write to"):
+    with pytest.raises(InputError, match=r"cannot be created .*; give a folder that you may write to"):
         write_synthetic(tmp_path / "note.txt" / "set", settings=SMALL)
     with pytest.raises(InputError, match="workers is 0: expected 1 or more"):
         write_synthetic(tmp_path / "set", settings=SMALL, workers=0)

@@ -205,7 +205,7 @@ def _vectors(query: Path, gallery: Path | None, asked: Sequence[str]) -> _Ranked
     """Return the features of two folders of .npy files, whose names say who and by which camera."""
     import numpy as np
 
-    from dcs_nas.data.datasets.market1501 import named_records
+    from dcs_nas.data.datasets.market1501 import parse_image_names
     from dcs_nas.evaluation import FeatureSet
     from dcs_nas.evaluation.foreign import read_vectors
 
@@ -214,10 +214,10 @@ def _vectors(query: Path, gallery: Path | None, asked: Sequence[str]) -> _Ranked
     arrays: dict[str, Any] = {}
     for part, folder in (("query", query), ("gallery", gallery)):
         names, vectors = read_vectors(folder)
-        records = named_records(names, example=_EXAMPLE.replace(".jpg", ".npy"))
+        records = parse_image_names(names, example=_EXAMPLE.replace(".jpg", ".npy"))
         kept = {record.path for record in records}  # junk is left out
         arrays[f"{part}_features"] = vectors[[name in kept for name in names]]
-        arrays[f"{part}_pids"] = np.array([record.person for record in records], dtype=np.int64)
+        arrays[f"{part}_pids"] = np.array([record.identity for record in records], dtype=np.int64)
         arrays[f"{part}_camids"] = np.array([record.camera for record in records], dtype=np.int64)
         arrays[f"{part}_paths"] = np.array([record.path for record in records])
     return _Ranked(FeatureSet(**arrays), "cosine")  # demo.py normalises them
@@ -309,7 +309,7 @@ def _extract(model: OnnxModel, queries: _Images, gallery: _Images, protocol: str
     for part, images in (("query", queries), ("gallery", gallery)):
         paths = [Path(image.path) for image in images]
         arrays[f"{part}_features"] = model.features(paths, progress=progress(f"features of {part} images"))
-        arrays[f"{part}_pids"] = np.array([image.person for image in images], dtype=np.int64)
+        arrays[f"{part}_pids"] = np.array([image.identity for image in images], dtype=np.int64)
         arrays[f"{part}_camids"] = np.array([image.camera for image in images], dtype=np.int64)
         arrays[f"{part}_paths"] = np.array([path.as_posix() for path in paths])
     return _Ranked(FeatureSet(**arrays), model.info.metric, protocol)
@@ -326,8 +326,8 @@ def _list_images(folder: Path, *, labelled: bool) -> _Images:
 
     The numbers of images without labels are zeros.
     """
-    from dcs_nas.data.datasets.listing import existing_folder, is_file, list_images
-    from dcs_nas.data.datasets.market1501 import named_records
+    from dcs_nas.data.datasets.listing import is_file, list_images, require_folder
+    from dcs_nas.data.datasets.market1501 import parse_image_names
     from dcs_nas.data.records import Record
 
     if _is_image(folder):
@@ -338,11 +338,11 @@ def _list_images(folder: Path, *, labelled: bool) -> _Images:
                 f"{folder} is a single image, and scores need a folder; give --top K for the nearest images"
             )
         return [Record(str(folder), 0, 0)]
-    names = [path.rpartition("/")[2] for path in list_images(existing_folder(folder), ".")]
+    names = [path.rpartition("/")[2] for path in list_images(require_folder(folder), ".")]
     if not labelled:
         return [Record(str(folder / name), 0, 0) for name in names]
     try:
-        records = named_records(names, example=_EXAMPLE)
+        records = parse_image_names(names, example=_EXAMPLE)
     except InputError as error:
         raise InputError(f"{folder}: {error}; or give --top K for lists of the nearest images without scores") from None
     if not records:

@@ -45,12 +45,12 @@ _POLICIES: dict[str, Callable[[int], nn.Module | None]] = {
 class Augment(nn.Module):
     """Flip, crops, translation, random patches, a policy, colour jitter, local grayscale, normalisation, erasing.
 
-    Each image by its own draw, from torch's global generator. A resized crop has ``resized_crop`` to all of the area
+    Each image has its own draw, from torch's global generator. A resized crop has ``resized_crop`` to all of the area
     and an aspect of 3/4 to 4/3 (torchvision's ``RandomResizedCrop``). Translation: resized to 9/8 of height and width,
     then cropped at random to its size (RGA's code, torchreid's ``Random2DTranslation``). Erasing (arXiv 1708.04896:
     2 to 40 % of the area, aspect 0.3 to 3.33; timm and torchvision: to a third) comes after normalisation and fills
     with 0, which is the normalised mean, or with normal noise, pixel by pixel (timm). Local grayscale (Gong et al.,
-    arXiv 2101.08783) takes the colours from a rectangle of 2 to 40 % of the area, which is ours: its erasing's.
+    arXiv 2101.08783) removes the colours from a rectangle of 2 to 40 % of the area; the range is ours.
     """
 
     def __init__(
@@ -89,34 +89,34 @@ class Augment(nn.Module):
         x = images.float() / 255
         for step in (self.mirror, self.zoom, self.crop):
             x = step(x) if step is not None else x
-        x = self._translated(x) if self.translate else x
+        x = self._translate_images(x) if self.translate else x
         x = self.patch(x) if self.patch is not None else x
-        x = self._by_policy(x) if self.policy is not None else x
+        x = self._apply_policy(x) if self.policy is not None else x
         x = self.jitter(x) if self.jitter is not None else x
-        x = self._gray_in_places(x) if self.gray is not None else x
+        x = self._gray_rectangles(x) if self.gray is not None else x
         x = self.normalize(x * 255)
-        x = self._erased(x) if self.erase is not None else x
+        x = self._erase_images(x) if self.erase is not None else x
         return x.contiguous(memory_format=torch.channels_last)
 
-    def _translated(self, x: Tensor) -> Tensor:
+    def _translate_images(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]
         larger = F.interpolate(x, size=(round(height * 9 / 8), round(width * 9 / 8)), mode="bilinear")
         cropped = augmentation.RandomCrop((height, width))(larger)
         chosen = torch.rand(len(x), device=x.device) < self.translate
         return torch.where(chosen[:, None, None, None], cropped, x)
 
-    def _by_policy(self, x: Tensor) -> Tensor:
-        """Apply the policy to some images, one by one: for a batch it would draw its operations once."""
+    def _apply_policy(self, x: Tensor) -> Tensor:
+        """Apply the policy to some images one by one, since it draws its operations once per call."""
         assert self.policy is not None
         chosen = (torch.rand(len(x)) < self.policy_share).tolist()
         return torch.cat([self.policy(image).clamp(0, 1) if use else image for image, use in zip(x.split(1), chosen)])
 
-    def _gray_in_places(self, x: Tensor) -> Tensor:
+    def _gray_rectangles(self, x: Tensor) -> Tensor:
         assert self.gray is not None
         colored = self.gray(torch.ones_like(x[:, :1]))
         return torch.where(colored == 0, rgb_to_grayscale(x), x)
 
-    def _erased(self, x: Tensor) -> Tensor:
+    def _erase_images(self, x: Tensor) -> Tensor:
         assert self.erase is not None
         if not self.noise:
             return self.erase(x)
@@ -131,7 +131,7 @@ class RandomPatch(nn.Module):
     is mirrored with probability 1/2, turned by -10 to 10 whole degrees, black beyond its corners, with probability 1/2,
     and pasted at a random place. Source: torchreid, data/transforms.py at f8cd150, ``RandomPatch`` (Zhou et al., ICCV
     2019 and TPAMI 2021), whose pool is the last 50,000 patches that a worker has seen. Here the pool is one patch of
-    each image of the batch, as it is before any is pasted: then a step depends on nothing but its seed and its images.
+    each image of the batch, before any is pasted, so that a step depends only on its seed and its images.
     """
 
     def __init__(self, probability: float) -> None:
@@ -142,25 +142,25 @@ class RandomPatch(nn.Module):
         height, width = x.shape[2:]
         pasted = x.clone()
         for i in (torch.rand(len(x)) < self.probability).nonzero().flatten().tolist():
-            size = _patch_size(height, width)
+            size = _draw_patch_size(height, width)
             if size is None:
                 continue
             rows, columns = size
             source = int(torch.randint(len(x), ()))
-            top, left = _place(height - rows), _place(width - columns)
+            top, left = _draw_place(height - rows), _draw_place(width - columns)
             patch = x[source : source + 1, :, top : top + rows, left : left + columns]
             mirrored, turned, angle = torch.rand(3).tolist()
             if mirrored < 0.5:
                 patch = patch.flip(3)
             if turned < 0.5:
                 patch = rotate(patch, torch.full((1,), float(math.floor(21 * angle) - 10), device=x.device))
-            top, left = _place(height - rows), _place(width - columns)
+            top, left = _draw_place(height - rows), _draw_place(width - columns)
             pasted[i, :, top : top + rows, left : left + columns] = patch[0]
         return pasted
 
 
-def _patch_size(height: int, width: int) -> tuple[int, int] | None:
-    """Draw the rows and columns of a patch, fewer than the image's and at least 1; None after 100 that are not."""
+def _draw_patch_size(height: int, width: int) -> tuple[int, int] | None:
+    """Draw the rows and columns of a patch, at least 1 and fewer than the image's; None after 100 failed draws."""
     for _ in range(_TRIES):
         area, aspect = torch.rand(2).tolist()
         area, aspect = (0.01 + 0.49 * area) * height * width, 0.1 + 9.9 * aspect
@@ -170,7 +170,7 @@ def _patch_size(height: int, width: int) -> tuple[int, int] | None:
     return None
 
 
-def _place(room: int) -> int:
+def _draw_place(room: int) -> int:
     return int(torch.randint(room + 1, ()))
 
 

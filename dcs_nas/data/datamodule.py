@@ -1,7 +1,7 @@
 """From a data set on disk to batches: ``ReidData`` lists, caches, relabels, splits and loads.
 
-A batch is a dict: ``images`` (B, 3, H, W) uint8 channels_last, ``labels`` (B,) class of the person in training or the
-person's number in tests, ``cameras`` (B,), ``indices`` (B,) into the split.
+A batch is a dict: ``images`` (B, 3, H, W) uint8 channels_last, ``labels`` (B,) class of the identity in training, its
+number in tests, ``cameras`` (B,), ``indices`` (B,) into the split.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from dcs_nas.config import Config, DataConfig, DataSource
 from dcs_nas.data.datasets import load_dataset
 from dcs_nas.data.fingerprint import DATA_FILE, record_source, require_same_images
-from dcs_nas.data.images import Progress, image_cache
+from dcs_nas.data.images import Progress, open_image_cache
 from dcs_nas.data.records import SPLITS, Record, ReidDataset, combine
 from dcs_nas.data.samplers import (
     CameraBalancedSampler,
@@ -27,10 +27,10 @@ from dcs_nas.data.samplers import (
     IdentitySampler,
     SequentialBatches,
     ShuffledBatches,
-    hold_out_people,
+    hold_out_identities,
     require_queries,
-    split_people,
-    split_within_people,
+    split_identities,
+    split_within_identities,
 )
 from dcs_nas.errors import InputError
 from dcs_nas.files import write_json
@@ -39,7 +39,7 @@ from dcs_nas.processes import get_rank, get_world_size, in_turn, is_first
 log = logging.getLogger(__name__)
 Batch = dict[str, Tensor]
 HALVES = ("weights", "architecture")
-"""What a bilevel search moves, each on images of its own."""
+"""What a bilevel search optimizes, each on its own half of the images."""
 
 
 class Pixels(Protocol):
@@ -76,25 +76,24 @@ class Images(Dataset):
 
 
 class ReidData:
-    """Data as configured: training images with classes from 0, queries and gallery with the people's numbers.
+    """Data as configured: training images with classes from 0, queries and gallery with the identities' numbers.
 
-    ``dataset`` is what is trained on, one data set or several combined, ``test_dataset`` what is tested on.
+    ``dataset`` is trained on, one data set or several combined; ``test_dataset`` is tested on.
     """
 
     def __init__(self, config: Config, *, progress: Callable[[str], Progress] | None = None) -> None:
         self.config, self.settings = config, config.data
         self.dataset, self.test_dataset, self.sources = load_both(config.data)
         self._progress = progress
-        self.people = sorted({r.person for r in self.dataset.train})
+        self.identities = sorted({r.identity for r in self.dataset.train})
         parts = (self.dataset.train, self.test_dataset.query, self.test_dataset.gallery)
         self.num_cameras = 1 + max((r.camera for part in parts for r in part), default=0)
 
     def save_labels(self, folder: Path) -> None:
-        """Keep what was trained on in a run's folder.
+        """Record the training data in a run's folder; of several processes only the first writes.
 
         ``data.json`` holds version, counts, deviations from the published facts and the ``SourceRecord`` of every data
-        set; ``labels.json`` which of the user's names of people and cameras became which number, where a data set has
-        names. Of several processes the first alone writes.
+        set; ``labels.json`` the numbers of the user's names of identities and cameras, where a data set has names.
 
         Raises:
             InputError: the folder's run began with other images.
@@ -114,67 +113,72 @@ class ReidData:
 
     @property
     def num_identities(self) -> int:
-        return len(self.people)
+        return len(self.identities)
 
     def train(self) -> Images:
-        """Return all training images; label = class of the person, in the people's order."""
-        if not self.people:
+        """Return all training images; label = class of the identity, from 0 in the order of the numbers."""
+        if not self.identities:
             name, root = self.dataset.name, self.dataset.root
             raise InputError(
-                f"{name} in {root} has no images to train on; name a data set that has some by data.name and "
-                "data.root, and this one by data.test"
+                f"{name} in {root} has no images to train on; set data.name and data.root to a data set that "
+                "has some, and data.test to this one"
             )
-        classes = {person: i for i, person in enumerate(self.people)}
-        return self._images("train", self.dataset, self.dataset.train, [classes[r.person] for r in self.dataset.train])
+        classes = {identity: i for i, identity in enumerate(self.identities)}
+        return self._images(
+            "train", self.dataset, self.dataset.train, [classes[r.identity] for r in self.dataset.train]
+        )
 
     def test(self) -> tuple[Images, Images]:
-        """Return queries and gallery; label = the person's number in the data set."""
+        """Return queries and gallery; label = the identity's number in the data set."""
         dataset = self.test_dataset
         if self.settings.combine_all and self.settings.test is None:
             raise InputError(
                 f"data.combine_all trains on the test images of {dataset.name}, so it cannot be tested on them; "
-                "name another data set by data.test, or by --data and --root"
+                "set data.test to another data set, or give --data and --root"
             )
         if not dataset.query or not dataset.gallery:
             raise InputError(
-                f"{dataset.name} in {dataset.root} has no queries or gallery to evaluate on; name a data set that has "
-                "both by data.test, or by --data and --root"
+                f"{dataset.name} in {dataset.root} has no queries or gallery to evaluate on; set data.test to one "
+                "that has both, or give --data and --root"
             )
         return (
-            self._images("query", dataset, dataset.query, [r.person for r in dataset.query]),
-            self._images("gallery", dataset, dataset.gallery, [r.person for r in dataset.gallery]),
+            self._images("query", dataset, dataset.query, [r.identity for r in dataset.query]),
+            self._images("gallery", dataset, dataset.gallery, [r.identity for r in dataset.gallery]),
         )
 
     @property
     def camera_filter(self) -> bool:
-        """Report whether validation leaves out all by the query's own camera, not the query's own image alone."""
+        """Whether validation leaves out all images by the query's camera, not only the query's own image."""
         return (self.config.evaluate.protocol or self.dataset.protocol) != "no_camera_filter"
 
-    def search_halves(
+    def load_search_halves(
         self, *, share: float, overlap: float = 1.0, validation: float = 0.0
     ) -> tuple[dict[str, Images], Images | None]:
-        """Return training images of the two ``HALVES``, and those of people held out of both.
+        """Return the training images of the two ``HALVES``, and the images of identities held out of both.
 
-        Split within every person (DARTS) where ``overlap`` is 1; below, only that share of the people is in both.
+        The images of every identity are split (DARTS) where ``overlap`` is 1; below 1, only that share of the
+        identities is in both halves.
 
         Raises:
-            InputError: nobody to train on, halves of too few people, or nobody held out whom a query could find.
+            InputError: no training images, halves of too few identities, or no identity held out that has a match.
         """
         images = self.train()
         kept, held = self._hold_out(images, validation, "search.validation")
         labels = images.labels[kept].tolist()
-        halves = split_people(labels, share=share, overlap=overlap, seed=self.config.seed)
+        halves = split_identities(labels, share=share, overlap=overlap, seed=self.config.seed)
         named = {name: images.subset([kept[i] for i in half]) for name, half in zip(HALVES, halves)}
         self._require_shared(labels, named, share)
         return named, images.subset(held) if held else None
 
-    def training_and_validation(
+    def load_training_and_validation(
         self, *, share: float, setting: str = "retrain.validation"
     ) -> tuple[Images, Images | None]:
-        """Images to train on, and those of the people held out (none where ``share`` is 0), classes from 0 in each.
+        """Return images to train on, and images of the identities held out (None where ``share`` is 0).
+
+        Classes count from 0 in each. ``setting`` is named in errors.
 
         Raises:
-            InputError: nobody to train on, or nobody held out, as ``setting`` asks, whom a query could find.
+            InputError: no training images, or no identity held out that has a match.
         """
         images = self.train()
         kept, held = self._hold_out(images, share, setting)
@@ -184,41 +188,41 @@ class ReidData:
         training.labels = np.unique(training.labels, return_inverse=True)[1]
         return training, images.subset(held)
 
-    def classes_and_validation(self, *, share: float) -> tuple[Images, Images | None]:
-        """Images to learn the classes of, and images of the same classes to validate on.
+    def load_classes_and_validation(self, *, share: float) -> tuple[Images, Images | None]:
+        """Return images to learn the classes of, and images of the same classes to validate on.
 
-        Those are the data set's own, or the ``share`` of every class's images; None without either.
+        The latter are the data set's own, or a ``share`` of every class's images; None without either.
 
         Raises:
-            InputError: nothing to train on, both are asked for, or no class has two images.
+            InputError: no training images, both kinds of validation, or no class with two images.
         """
         images, val = self.train(), self.dataset.val
         if val:
             if share:
                 raise InputError(
-                    f"pretrain.validation is {share:g}, but {self.dataset.name} in {self.dataset.root} has its own "
-                    f"{len(val):,} images to validate on (val); leave it out"
+                    f"pretrain.validation is {share:g}, but {self.dataset.name} in {self.dataset.root} has "
+                    f"{len(val):,} images to validate on (val) already; leave pretrain.validation out"
                 )
-            numbers = {person: i for i, person in enumerate(self.people)}
-            return images, self._images("val", self.dataset, val, [numbers[r.person] for r in val])
+            numbers = {identity: i for i, identity in enumerate(self.identities)}
+            return images, self._images("val", self.dataset, val, [numbers[r.identity] for r in val])
         if not share:
             return images, None
-        kept, held = split_within_people(images.labels.tolist(), share=1 - share, seed=self.config.seed)
+        kept, held = split_within_identities(images.labels.tolist(), share=1 - share, seed=self.config.seed)
         if not held:
             raise InputError(
                 f"each of the {self.num_identities:,} classes to train on has a single image, so none can be held out; "
-                "set pretrain.validation=0 to do without validation"
+                "set pretrain.validation=0 to train without validation"
             )
         return images.subset(kept), images.subset(held)
 
     def _hold_out(self, images: Images, share: float, setting: str) -> tuple[list[int], list[int]]:
-        kept, held = hold_out_people(images.labels.tolist(), share=share, seed=self.config.seed, setting=setting)
+        kept, held = hold_out_identities(images.labels.tolist(), share=share, seed=self.config.seed, setting=setting)
         if held:
             require_queries(images.labels, images.cameras, held, camera_filter=self.camera_filter, setting=setting)
         return kept, held
 
     def _require_shared(self, labels: Sequence[int], halves: dict[str, Images], share: float) -> None:
-        """Raise ``InputError`` where a half lacks identities because their single images are in the other one."""
+        """Raise ``InputError`` where a half lacks identities because their single images are in the other half."""
         identities, images = np.unique(labels, return_counts=True)
         single, fewest = int((images == 1).sum()), min(len(set(half.labels.tolist())) for half in halves.values())
         apart = min(max(1, round(share * len(identities))), len(identities) - 1)
@@ -229,12 +233,13 @@ class ReidData:
         changes += ["search.strategy=bilevel"] if self.config.section("search").strategy != "bilevel" else []
         changes += [f"data.identities_per_batch={most}"] if most < batch else []
         raise InputError(
-            f"{single} of the {len(identities)} identities to search on have a single image, which leaves one half "
-            f"{fewest} identities, a batch takes {batch}; set {' and '.join(changes)}, so that each half has its own"
+            f"{single} of the {len(identities)} identities to search on have a single image, so one half has "
+            f"{fewest} identities, expected at least {batch} for a batch; set {' and '.join(changes)}, "
+            "so that each half has its own"
         )
 
-    def identity_loader(self, images: Images, *, stream: int, what: str = "training") -> DataLoader:
-        """Batches as ``data.sampler`` asks for them; ``stream`` sets loaders of one run apart in their draws."""
+    def make_identity_loader(self, images: Images, *, stream: int, what: str = "training") -> DataLoader:
+        """Return a loader of batches by ``data.sampler``; loaders of another ``stream`` draw other batches."""
         settings, labels, seed = self.settings, images.labels.tolist(), self.config.seed * 16 + stream
         if settings.sampler == "shuffle":
             return self._loader(images, ShuffledBatches(len(images), size=settings.batch_size, seed=seed, what=what))
@@ -249,19 +254,19 @@ class ReidData:
         sampler = IdentityOnceSampler if settings.sampler == "identity_once" else IdentitySampler
         return self._loader(images, sampler(labels, **options))
 
-    def test_loader(self, images: Images) -> DataLoader:
-        """Images in order, in batches of ``data.test_batch``: all, or of W processes every W-th batch for each."""
+    def make_test_loader(self, images: Images) -> DataLoader:
+        """Return a loader of all images in order, in batches of ``data.test_batch``; for W processes every W-th."""
         batches = SequentialBatches(len(images), size=self.settings.test_batch, shard=(get_rank(), get_world_size()))
         return self._loader(images, batches)
 
     def _loader(self, images: Images, batches: Iterable[list[int]]) -> DataLoader:
-        """For a GPU in pinned memory, from which a batch is copied while the one before is computed with."""
+        """Return a loader; for a GPU in pinned memory, so that copies overlap with computation."""
         return DataLoader(images, sampler=batches, batch_size=None, pin_memory=self.config.trainer.cuda)
 
     def _images(self, part: str, dataset: ReidDataset, records: Sequence[Record], labels: Sequence[int]) -> Images:
         folder = self.settings.cache or self.config.results / ".cache"
         with in_turn(folder / ".lock"):
-            pixels = image_cache(
+            pixels = open_image_cache(
                 dataset.root,
                 [r.path for r in records],
                 height=self.settings.height,
@@ -273,21 +278,21 @@ class ReidData:
 
 
 def load_both(settings: DataConfig) -> tuple[ReidDataset, ReidDataset, list[tuple[DataSource, ReidDataset]]]:
-    """Return what the settings train on, what they test on, and every data set of them; each is listed once.
+    """Return the training set, the test set, and every data set of the settings with its source, each listed once.
 
     Raises:
-        InputError: no folder is given, or a fault of one.
+        InputError: a data set without a folder, or a fault of a folder.
     """
     own = _load(settings.own, "data")
-    others = [_load(source, f"data.also[{i}]") for i, source in enumerate(settings.also)]
-    sources = list(zip((settings.own, *settings.also), (own, *others)))
+    further = [_load(source, f"data.also[{i}]") for i, source in enumerate(settings.also)]
+    sources = list(zip((settings.own, *settings.also), (own, *further)))
     training = own
-    if others or settings.combine_all:
-        training = combine([own, *others], splits=SPLITS if settings.combine_all else ("train",))
+    if further or settings.combine_all:
+        training = combine([own, *further], splits=SPLITS if settings.combine_all else ("train",))
     if settings.test is None:
         return training, own, sources
     test = _load(settings.test, "data.test")
-    if settings.combine_all and any((d.name, d.root) == (test.name, test.root) for d in (own, *others)):
+    if settings.combine_all and any((d.name, d.root) == (test.name, test.root) for d in (own, *further)):
         raise InputError(
             f"data.combine_all trains on the test images of {test.name} in {test.root}, which data.test names; "
             "test on another data set"
@@ -313,7 +318,7 @@ def file_names(images: Images, indices: Iterable[int]) -> list[str]:
 
 
 class _Rows:
-    """Rows of an array by way of another index, read when asked for."""
+    """Some rows of an array, read on access."""
 
     def __init__(self, pixels: Pixels, rows: Sequence[int]) -> None:
         self.pixels, self.rows = pixels, np.asarray(rows, dtype=np.int64)

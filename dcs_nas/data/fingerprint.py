@@ -1,4 +1,4 @@
-"""Which images a run began with: a fingerprint of the file list in ``data.json``, whatever folder the images lie in."""
+"""The images that a run began with, as a fingerprint of the file list in ``data.json``, in whatever folder they lie."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dcs_nas.config import Config, DataConfig, DataSource
-from dcs_nas.data.datasets.listing import status_of
+from dcs_nas.data.datasets.listing import get_status
 from dcs_nas.data.records import ReidDataset
 from dcs_nas.errors import InputError
 from dcs_nas.settings import Settings, make_absolute, parse
@@ -19,7 +19,7 @@ _SHOWN = 8  # characters
 
 
 class SourceRecord(Settings):
-    """A data set as a run has read it: where it lay, the number and fingerprint of its images and of the division.
+    """A data set as a run has read it: its folder, the number and fingerprint of its images, and its division.
 
     ``division`` is empty in the record of an older version.
     """
@@ -37,7 +37,7 @@ class SourceRecord(Settings):
         return self.fingerprint[:_SHOWN]
 
     def is_same(self, other: SourceRecord) -> bool:
-        """Return whether the images are the same, and as far as is recorded those to train on."""
+        """Return whether the images are the same, and the images to train on as far as they are recorded."""
         divided = not (self.division and other.division) or self.division == other.division
         return divided and self.fingerprint == other.fingerprint
 
@@ -46,16 +46,18 @@ class SourceRecord(Settings):
 
 
 def record_source(source: DataSource, dataset: ReidDataset, *, trained: bool = True) -> SourceRecord:
-    """Return the record of ``source``, read as ``dataset``; ``trained`` on, or only tested on.
+    """Return the record of ``source``, loaded as ``dataset``; ``trained`` if it is trained on, not only tested on.
 
     The fingerprint is the SHA-256 of paths below the root, labels and sizes in bytes of all images, in order of the
-    paths: the same wherever the folder lies and in whatever order it is listed. No image is opened. The division is
-    that of the paths of the images to train on.
+    paths: it does not depend on the folder's place or the order of its listing. No image is opened. The division is the
+    SHA-256 of the paths of the images to train on.
 
     Raises:
-        InputError: an image that is listed and is not there.
+        InputError: a listed image is absent.
     """
-    lines = {f"{r.path}\0{r.person}\0{r.camera}\0{status_of(dataset.root / r.path).st_size}\n" for r in dataset.records}
+    lines = {
+        f"{r.path}\0{r.identity}\0{r.camera}\0{get_status(dataset.root / r.path).st_size}\n" for r in dataset.records
+    }
     return SourceRecord(
         name=source.name,
         root=make_absolute(source.root or dataset.root),
@@ -68,7 +70,7 @@ def record_source(source: DataSource, dataset: ReidDataset, *, trained: bool = T
 
 
 def read_sources(folder: Path) -> list[SourceRecord]:
-    """Return what the run in ``folder`` has recorded; nothing for a run of an older version."""
+    """Return the records of the run in ``folder``; an empty list for a run of an older version."""
     path = folder / DATA_FILE
     try:
         data = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -79,22 +81,22 @@ def read_sources(folder: Path) -> list[SourceRecord]:
 
 def require_same_images(folder: Path, now: Sequence[SourceRecord]) -> None:
     """Raise ``InputError`` where a run that is resumed began with other images."""
-    for then, found in zip(read_sources(folder), now):
-        if not then.is_same(found):
+    for then, current in zip(read_sources(folder), now):
+        if not then.is_same(current):
             raise InputError(
-                f"{folder} began with other images of {then.name} ({then}, in {then.root}) than {found.root} holds "
-                f"({found}), or with another division into training and test; resume with the same, or use --overwrite"
+                f"{folder} began with other images of {then.name} ({then}, in {then.root}) than {current.root} holds "
+                f"({current}), or divides them otherwise; resume with the same images, or use --overwrite"
             )
 
 
 def was_trained_on(now: SourceRecord, folder: Path) -> bool:
-    """Return whether the run in ``folder`` has recorded these images as its training data, in whatever folder."""
+    """Return whether the run in ``folder`` has recorded these images as training data, in whatever folder they lie."""
     trained = {(record.name, record.fingerprint) for record in read_sources(folder) if record.trained}
     return (now.name, now.fingerprint) in trained
 
 
 def at_recorded_roots(config: Config, folder: Path) -> Config:
-    """Return the settings of the run in ``folder``, with the folders where it read data last that are not in theirs."""
+    """Return the settings of the run in ``folder``; data folders that are absent are replaced by the recorded ones."""
     data, records = config.data, read_sources(folder)
     named: list[DataConfig | DataSource] = [data, *data.also, *([data.test] if data.test is not None else [])]
     if len(records) != len(named):

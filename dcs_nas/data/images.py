@@ -1,8 +1,8 @@
-"""Image files of any source, judged by content and decoded once.
+"""Image files of any source, checked by content and decoded once.
 
-Images are refused from the header, and read as upright 8-bit RGB pixels. The decoded images of a split are a
+Bad files are refused by their header; images are read as upright 8-bit RGB pixels. The decoded images of a split are a
 memory-mapped uint8 array (N, H, W, 3), keyed by the listing: N images, H height, W width in pixels. The channels come
-last, so that a batch is a channels_last tensor as it is.
+last, so that a batch is a channels_last tensor without a copy.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from dcs_nas.data.datasets.listing import status_of
+from dcs_nas.data.datasets.listing import get_status
 from dcs_nas.errors import InputError
 from dcs_nas.files import atomic_path
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "PPM", "WEBP", "GIF", "JPEG2000", "AVIF")
-"""What is decoded, whatever the name ends in; none of them runs another program, as PostScript does.
+"""Formats that are decoded, whatever the file's suffix; none of them runs another program, as PostScript does.
 
-A Pillow that was built without a format's decoder says so."""
+A Pillow built without the decoder of a format raises an error."""
 
 _ORIENTATION = 0x0112
 _QUARTER_TURNS = (5, 6, 7, 8)
 _SIXTEEN_BITS = {"I;16", "I;16L", "I;16B", "I;16N"}
 
-# Images of more than Pillow's limit are refused here; its warning besides would be a second line.
+# Images above Pillow's limit are refused here; its warning would be a second line.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
-    """Open an image, of which only the header is read so far.
+def open_image(path: Path) -> Iterator[Image.Image]:
+    """Open an image and read its header.
 
-    Raises ``InputError`` naming the file: one that is missing, no plain file (a pipe is never waited for), no image, of
-    more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``, or one that fails to decode within the block.
+    Raises ``InputError`` that names a file that is missing, no regular file (such as a pipe), no image, of more pixels
+    than ``PIL.Image.MAX_IMAGE_PIXELS``, or fails to decode within the block.
     """
     _require_content(path)
     try:
@@ -63,18 +63,18 @@ def opened(path: Path) -> Iterator[Image.Image]:
 def read_image(path: Path, *, height: int, width: int) -> np.ndarray:
     """Return one image as (H, W, 3) uint8, upright, RGB, resized bilinearly; ``InputError`` where it does not decode.
 
-    Grey, palette and CMYK images are converted, 16 bits rounded to 8, alpha laid over white, the EXIF orientation
-    applied; of several frames the first is taken.
+    Grey, palette and CMYK images are converted, 16 bits are rounded to 8, alpha is laid over white, and the EXIF
+    orientation is applied; of several frames the first is read.
     """
-    with opened(path) as image:
+    with open_image(path) as image:
         turned = image.getexif().get(_ORIENTATION) in _QUARTER_TURNS
         image.draft("RGB", (2 * height, 2 * width) if turned else (2 * width, 2 * height))
-        upright = _rgb(ImageOps.exif_transpose(image), image.format)
+        upright = _convert_to_rgb(ImageOps.exif_transpose(image), image.format)
         return np.asarray(upright.resize((width, height), Image.Resampling.BILINEAR))
 
 
-def image_fault(path: Path) -> str | None:
-    """Return why ``read_image`` would refuse a file, or None; JPEG files are decoded at a lower scale, to their end."""
+def find_image_fault(path: Path) -> str | None:
+    """Return the reason why ``read_image`` refuses a file, or None; JPEG files are decoded fully, at a lower scale."""
     try:
         read_image(path, height=32, width=32)
     except InputError as error:
@@ -83,7 +83,7 @@ def image_fault(path: Path) -> str | None:
 
 
 def _require_content(path: Path) -> None:
-    status = status_of(path)
+    status = get_status(path)
     if not stat.S_ISREG(status.st_mode):
         what = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
         raise InputError(f"{path} is {what}, expected an image file; remove it")
@@ -91,25 +91,25 @@ def _require_content(path: Path) -> None:
         raise InputError(f"{path} does not decode as an image (it has 0 bytes); replace or remove it")
 
 
-def _rgb(image: Image.Image, format: str | None) -> Image.Image:
+def _convert_to_rgb(image: Image.Image, format: str | None) -> Image.Image:
     if image.mode in _SIXTEEN_BITS or (image.mode == "I" and format in ("PNG", "PPM")):
         values = np.asarray(image).astype(np.int64)
         image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
     elif image.mode in ("I", "F"):
-        raise ValueError("32 bits a pixel, in a range that the file does not tell; save it with 8 or 16")
+        raise ValueError("32 bits a pixel, in an unknown range; save it with 8 or 16")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return image.convert("RGB")
 
 
-__all__ = ["Progress", "image_cache", "read_image"]
+__all__ = ["Progress", "open_image_cache", "read_image"]
 
 log = logging.getLogger(__name__)
 LAYOUT = 2
 Progress = Callable[[int, int], None]
 
 
-def image_cache(
+def open_image_cache(
     root: Path,
     paths: Sequence[str],
     *,
@@ -121,31 +121,31 @@ def image_cache(
     """Return the images ``root / path`` resized to ``height`` x ``width``, as a read-only memory map (N, H, W, 3).
 
     The first call decodes them into a file of ``folder``, whose name holds a hash of the listing (paths, sizes, times
-    of change) and of the size; later calls open it. An interrupted call leaves nothing that counts.
+    of change) and of the size; later calls open that file. An interrupted call leaves no valid file.
 
-    Raises ``InputError`` naming the file for an image that is missing or does not decode.
+    Raises ``InputError`` that names an image that is missing or does not decode.
     """
     shape = (len(paths), height, width, 3)
-    file = folder / f"{_key(root, paths, shape)}.uint8"
+    file = folder / f"{_make_key(root, paths, shape)}.uint8"
     size = int(np.prod(shape))
     if not file.is_file() or file.stat().st_size != size:
         if file.is_file():
-            log.warning("%s is cut off: decoding its images again", file)
+            log.warning("%s is truncated; decoding its images again", file)
         folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder).free
         if size > free:
             raise InputError(
-                f"the decoded images need {size / 2**20:,.0f} MiB in {folder}, {free / 2**20:,.0f} are free; "
-                "set data.cache to a folder with room, or lower data.height and data.width"
+                f"the decoded images need {size / 2**20:,.0f} MiB in {folder}, only {free / 2**20:,.0f} MiB are free; "
+                "set data.cache to a folder on a disk with room, or lower data.height and data.width"
             )
         _decode_all(root, paths, shape, file, progress)
     return np.memmap(file, dtype=np.uint8, mode="r", shape=shape)
 
 
-def _key(root: Path, paths: Sequence[str], shape: tuple[int, ...]) -> str:
+def _make_key(root: Path, paths: Sequence[str], shape: tuple[int, ...]) -> str:
     digest = hashlib.sha256(json.dumps([LAYOUT, shape]).encode())
     for path in paths:
-        status = status_of(root / path)
+        status = get_status(root / path)
         digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:24]
 

@@ -1,4 +1,4 @@
-"""What a Re-ID data set is: three lists of labelled images, and how it is to be ranked."""
+"""A Re-ID data set: three lists of labelled images and a ranking protocol."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ SPLITS: tuple[Split, ...] = ("train", "query", "gallery")
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One image of one person (or vehicle) by one camera.
+    """One image of one identity by one camera.
 
-    ``path`` is relative to the data set's root, with forward slashes. ``person`` is the number of the label; junk (-1)
-    never appears, and 0 among the test images is a distractor: an image of nobody who is asked for. ``camera`` counts
-    from 0.
+    ``path`` is relative to the data set's root, with forward slashes. ``identity`` is the number of the label; junk
+    (-1) never appears, and 0 among the test images is a distractor: an identity without queries. ``camera`` counts from
+    0.
     """
 
     path: str
-    person: int
+    identity: int
     camera: int
 
 
@@ -37,11 +37,11 @@ class Record:
 class ReidDataset:
     """A data set as its loader found it on disk; images are listed, not opened.
 
-    A person's number means the same person in all three splits. ``version`` says exactly which data these are and goes
-    into every result; ``protocol`` names the ranking protocol (one of `PROTOCOLS`); ``notes`` are the deviations from
-    the published facts. ``label_map`` and ``camera_map`` hold the user's own names of people and cameras, where the
-    data set has names and not numbers. ``passed_over`` counts and names the files that were left out, a line for each
-    kind. ``val`` are images of the people, or classes, of ``train`` to validate a classification on (ImageNet's).
+    A number means the same identity in all three splits. ``version`` names the data exactly and is written into every
+    result; ``protocol`` names the ranking protocol (one of `PROTOCOLS`); ``notes`` are the deviations from the
+    published facts. ``label_map`` and ``camera_map`` map the user's names of identities and cameras to numbers, where
+    the data set has names. ``passed_over`` has a line for each kind of file that was left out. ``val`` are images of
+    the classes of ``train``, to validate a classification on (ImageNet's).
     """
 
     name: str
@@ -62,12 +62,12 @@ class ReidDataset:
 
     @property
     def num_train_identities(self) -> int:
-        """How many different people the training images show: the classes of an identity classifier."""
-        return len({r.person for r in self.train})
+        """The number of identities in the training images: the classes of an identity classifier."""
+        return len({r.identity for r in self.train})
 
     @property
     def cameras(self) -> int:
-        """How many different cameras all images come from."""
+        """The number of cameras of all images."""
         return len({r.camera for r in self.records})
 
     @property
@@ -82,7 +82,7 @@ class ReidDataset:
         return {"train": self.train, "query": self.query, "gallery": self.gallery}[name]
 
     def statistics(self) -> dict[str, Any]:
-        """Counts as plain data: people, images and cameras of each split (distractors apart), and cameras in all."""
+        """Return counts as plain data: identities, images, cameras and distractors of each split, and all cameras."""
         splits: dict[str, Any] = {split: _count(self.split(split), split) for split in SPLITS}
         if self.val:
             splits["val"] = _count(self.val, "train")
@@ -96,12 +96,12 @@ class ReidDataset:
 
 
 def combine(datasets: Sequence[ReidDataset], *, splits: Sequence[Split] = ("train",)) -> ReidDataset:
-    """Return one training set out of the training images of one or several data sets.
+    """Return one training set of the training images of one or several data sets.
 
     ``splits=("train", "query", "gallery")`` is the *combine-all* setting, in which test images are trained on too.
-    People and cameras of different data sets get different numbers; within one data set a person stays one person.
-    Distractors are left out, since they are no one person. The result has no query and no gallery: test on another set.
-    Its protocol filters cameras unless that of none does: people of a set without cameras then match nobody.
+    Identities and cameras of different data sets get different numbers. Distractors are left out, since they are of
+    several identities. The result has no query and no gallery: test on another set. Its protocol filters cameras if the
+    protocol of any set does; identities of a set without cameras then have no match.
 
     Raises:
         InputError: no data set, the same data set twice, or an unknown split.
@@ -111,19 +111,19 @@ def combine(datasets: Sequence[ReidDataset], *, splits: Sequence[Split] = ("trai
     places = [(d.name, os.path.abspath(d.root)) for d in datasets]
     for name, place in places:
         if places.count((name, place)) > 1:
-            raise InputError(f"data set '{name}' in {place} stands twice in the combination; name it once")
+            raise InputError(f"data set '{name}' in {place} is listed twice; list it once")
     root = Path(os.path.commonpath([place for _, place in places]))
     train: list[Record] = []
-    people: dict[str, int] = {}
+    identities: dict[str, int] = {}
     cameras: dict[str, int] = {}
     for dataset in datasets:
-        records = _chosen(dataset, splits)
+        records = _select_records(dataset, splits)
         folder = Path(os.path.abspath(dataset.root)).relative_to(root)
-        person = numbered((r.person for r in records), first=max((r.person for r in train), default=0) + 1)
-        camera = numbered((r.camera for r in records), first=max((r.camera for r in train), default=-1) + 1)
-        people |= _names_renumbered(folder, dataset.label_map, person)
-        cameras |= _names_renumbered(folder, dataset.camera_map, camera)
-        train += [Record((folder / r.path).as_posix(), person[r.person], camera[r.camera]) for r in records]
+        identity = assign_numbers((r.identity for r in records), first=max((r.identity for r in train), default=0) + 1)
+        camera = assign_numbers((r.camera for r in records), first=max((r.camera for r in train), default=-1) + 1)
+        identities |= _renumber_names(folder, dataset.label_map, identity)
+        cameras |= _renumber_names(folder, dataset.camera_map, camera)
+        train += [Record((folder / r.path).as_posix(), identity[r.identity], camera[r.camera]) for r in records]
     unfiltered = all(d.protocol == "no_camera_filter" for d in datasets)
     return ReidDataset(
         name="+".join(d.name for d in datasets),
@@ -134,32 +134,32 @@ def combine(datasets: Sequence[ReidDataset], *, splits: Sequence[Split] = ("trai
         version=" + ".join(d.version for d in datasets) + f" ({' + '.join(splits)})",
         protocol="no_camera_filter" if unfiltered else "cross_camera",
         notes=tuple(f"{d.name}: {note}" for d in datasets for note in d.notes),
-        label_map=people or None,
+        label_map=identities or None,
         camera_map=cameras or None,
     )
 
 
-def _chosen(dataset: ReidDataset, splits: Sequence[str]) -> list[Record]:
-    """The records of some splits without distractors; an image in two of them (query and gallery) counts once."""
-    kept = (r for split in splits for r in dataset.split(split) if split == "train" or r.person != DISTRACTOR)
+def _select_records(dataset: ReidDataset, splits: Sequence[str]) -> list[Record]:
+    """Return the records of some splits without distractors; an image in both query and gallery counts once."""
+    kept = (r for split in splits for r in dataset.split(split) if split == "train" or r.identity != DISTRACTOR)
     return list({r.path: r for r in kept}.values())
 
 
-def numbered(values: Iterable[V], *, first: int) -> dict[V, int]:
-    """Return numbers of the different values, counting up from ``first`` in sorted order."""
+def assign_numbers(values: Iterable[V], *, first: int) -> dict[V, int]:
+    """Return a number for each different value, counted from ``first`` in sorted order."""
     return {value: number for number, value in enumerate(sorted(set(values)), start=first)}
 
 
-def _names_renumbered(folder: Path, names: dict[str, int] | None, numbers: dict[int, int]) -> dict[str, int]:
+def _renumber_names(folder: Path, names: dict[str, int] | None, numbers: dict[int, int]) -> dict[str, int]:
     """Return the names that are in use, as FOLDER/NAME, with their new numbers."""
     return {(folder / name).as_posix(): numbers[n] for name, n in (names or {}).items() if n in numbers}
 
 
 def _count(records: Sequence[Record], split: str) -> dict[str, int]:
-    people = {r.person for r in records}
-    counts = {"people": len(people), "images": len(records), "cameras": len({r.camera for r in records})}
+    identities = {r.identity for r in records}
+    counts = {"people": len(identities), "images": len(records), "cameras": len({r.camera for r in records})}
     if split == "train":
         return counts
-    counts["people"] -= DISTRACTOR in people
-    counts["distractors"] = sum(r.person == DISTRACTOR for r in records)
+    counts["people"] -= DISTRACTOR in identities
+    counts["distractors"] = sum(r.identity == DISTRACTOR for r in records)
     return counts

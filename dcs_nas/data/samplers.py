@@ -17,15 +17,15 @@ from dcs_nas.seeds import mix_seed
 
 
 class IdentitySampler:
-    """Batches of ``identities_per_batch`` (P) people with ``images_per_identity`` (K) images each, in an exact number.
+    """Batches of ``identities_per_batch`` (P) identities with ``images_per_identity`` (K) images each.
 
-    Every person's images are shuffled and cut into groups of K; someone with fewer than K gets one group, filled up by
-    repetition. A batch holds groups of P different people. Their number is the largest B with
-    sum_p min(groups_p, B) >= P * B, which is reached by dealing the groups out in turn: a person's groups follow each
-    other and are at most B, so no two fall into one batch.
+    The images of every identity are shuffled and cut into groups of K; an identity with fewer than K images has one
+    group, filled up by repetition. A batch holds groups of P different identities. The number of batches is the largest
+    B with sum_p min(groups_p, B) >= P * B. It is reached by dealing the groups to the batches in turn: the groups of an
+    identity follow each other and are at most B, so no two are in one batch.
 
-    The batches of an epoch depend on ``seed`` and the epoch alone. Where W processes train together each gives its own
-    P / W people of every batch.
+    The batches of an epoch depend only on ``seed`` and the epoch. Each of W processes yields its P / W identities of
+    every batch.
     """
 
     most_groups: int | None = None  # of an identity in an epoch
@@ -40,24 +40,26 @@ class IdentitySampler:
         what: str = "training",
     ) -> None:
         self.P, self.K, self.seed, self.epoch = identities_per_batch, images_per_identity, seed, 0
-        self._images = _by_label(labels)
+        self._images = _group_by_label(labels)
         if len(self._images) < self.P:
             count = len(self._images)
-            advice = f"lower data.identities_per_batch to {count}" if count > 1 else "add images of others"
-            raise InputError(f"the {what} images show {count} people, a batch takes {self.P}; {advice}")
+            advice = f"lower data.identities_per_batch to {count}" if count > 1 else "add images of further identities"
+            raise InputError(
+                f"the {what} images show {count} identities, expected at least {self.P} for a batch; {advice}"
+            )
         groups = {label: max(1, len(images) // self.K) for label, images in self._images.items()}
         self._groups = {label: min(count, self.most_groups or count) for label, count in groups.items()}
-        self._length = _most_batches(list(self._groups.values()), self.P)
+        self._length = _count_batches(list(self._groups.values()), self.P)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose batches the next iteration gives."""
+        """Choose the epoch whose batches the next iteration yields."""
         self.epoch = epoch
 
     def __len__(self) -> int:
         return self._length
 
     def __iter__(self) -> Iterator[list[int]]:
-        first, last = _own_share(self.P, "people", "data.identities_per_batch")
+        first, last = _get_own_share(self.P, "people", "data.identities_per_batch")
         random = np.random.default_rng(mix_seed(self.seed, self.epoch))
         groups = [g for label in random.permutation(list(self._images)) for g in self._cut(int(label), random)]
         surplus = len(groups) - self.P * len(self)
@@ -75,7 +77,7 @@ class IdentitySampler:
 
 
 class IdentityOnceSampler(IdentitySampler):
-    """P x K batches of an epoch that shows every identity once, as RGA's ``RandomIdentitySampler``."""
+    """P x K batches of an epoch in which every identity appears once, as in RGA's ``RandomIdentitySampler``."""
 
     most_groups = 1
 
@@ -83,8 +85,8 @@ class IdentityOnceSampler(IdentitySampler):
 class CameraBalancedSampler(IdentitySampler):
     """P x K batches in which the K images of an identity are from as many cameras as it has, if they are at most K.
 
-    So where each of its cameras has an image for every group; all in all, an identity's groups show as many cameras as
-    they can without an image twice. Images that are left over are those of the most frequent cameras.
+    This holds where each of its cameras has an image for every group. In general, the groups of an identity show as
+    many cameras as possible without repeating an image. The images left out are of the most frequent cameras.
     """
 
     def __init__(self, labels: Sequence[int], cameras: Sequence[int], **options: Any) -> None:
@@ -104,29 +106,28 @@ class CameraBalancedSampler(IdentitySampler):
 
 
 class ShuffledBatches:
-    """All images in a new order every epoch, in batches of ``size``; what is left at its end is left out.
+    """All images in a new order every epoch, in batches of ``size``; an incomplete last batch is left out.
 
-    The batches of an epoch depend on ``seed`` and the epoch alone. Where W processes train together each gives its own
-    part of every batch.
+    The batches of an epoch depend only on ``seed`` and the epoch. Each of W processes yields its part of every batch.
     """
 
     def __init__(self, length: int, *, size: int, seed: int, what: str = "training") -> None:
         if length < size:
             raise InputError(
-                f"there are {length} {what} images, a batch takes {size}; lower data.identities_per_batch or "
-                "data.images_per_identity, whose product it is"
+                f"there are {length} {what} images, expected at least {size} for a batch; lower "
+                "data.identities_per_batch or data.images_per_identity"
             )
         self.length, self.size, self.seed, self.epoch = length, size, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose batches the next iteration gives."""
+        """Choose the epoch whose batches the next iteration yields."""
         self.epoch = epoch
 
     def __len__(self) -> int:
         return self.length // self.size
 
     def __iter__(self) -> Iterator[list[int]]:
-        first, last = _own_share(self.size, "images", "data.identities_per_batch x data.images_per_identity")
+        first, last = _get_own_share(self.size, "images", "data.identities_per_batch x data.images_per_identity")
         order = np.random.default_rng(mix_seed(self.seed, self.epoch)).permutation(self.length)
         for batch in range(len(self)):
             yield order[batch * self.size : (batch + 1) * self.size][first:last].tolist()
@@ -135,7 +136,7 @@ class ShuffledBatches:
 class SequentialBatches:
     """All indices in order, in batches of ``size``; the last may be smaller.
 
-    ``shard`` (i, n) gives the batches i, i + n, ... alone: those of all i are all batches, each once.
+    With ``shard`` (i, n) only the batches i, i + n, ... are yielded; the n shards together have every batch once.
     """
 
     def __init__(self, length: int, *, size: int, shard: tuple[int, int] = (0, 1)) -> None:
@@ -150,8 +151,8 @@ class SequentialBatches:
             yield list(range(start, min(start + self.size, self.length)))
 
 
-def _own_share(count: int, what: str, setting: str) -> tuple[int, int]:
-    """Return where this process's part of a batch of ``count`` begins and ends."""
+def _get_own_share(count: int, what: str, setting: str) -> tuple[int, int]:
+    """Return the start and end of this process's part of a batch of ``count``."""
     if count % get_world_size():
         raise InputError(
             f"a batch of {count} {what} does not divide among {get_world_size()} processes; "
@@ -161,15 +162,15 @@ def _own_share(count: int, what: str, setting: str) -> tuple[int, int]:
     return get_rank() * share, (get_rank() + 1) * share
 
 
-def split_within_people(labels: Sequence[int], *, share: float, seed: int) -> tuple[list[int], list[int]]:
-    """Two disjoint sets of indices: of every person's images about ``share`` in the first, the rest in the second.
+def split_within_identities(labels: Sequence[int], *, share: float, seed: int) -> tuple[list[int], list[int]]:
+    """Return two disjoint sets of indices: about ``share`` of each identity's images, and the rest.
 
-    Both hold someone of two images or more; a single image goes to the first. Indices are sorted.
+    An identity of two or more images is in both sets, a single image in the first. Indices are sorted.
     """
     random = np.random.default_rng(mix_seed(seed, 1))
     first: list[int] = []
     second: list[int] = []
-    for _, images in sorted(_by_label(labels).items()):
+    for _, images in sorted(_group_by_label(labels).items()):
         shuffled = random.permutation(images).tolist()
         cut = min(max(1, round(share * len(images))), max(1, len(images) - 1))
         first += shuffled[:cut]
@@ -177,36 +178,37 @@ def split_within_people(labels: Sequence[int], *, share: float, seed: int) -> tu
     return sorted(first), sorted(second)
 
 
-def split_people(labels: Sequence[int], *, share: float, overlap: float, seed: int) -> tuple[list[int], list[int]]:
-    """Return two disjoint sets of indices: ``overlap`` of the people are in both, split as by ``split_within_people``.
+def split_identities(labels: Sequence[int], *, share: float, overlap: float, seed: int) -> tuple[list[int], list[int]]:
+    """Return two disjoint sets of indices; a share ``overlap`` of the identities is in both.
 
-    Of the other people about ``share`` are in the first set alone, the rest in the second alone. Indices are sorted.
+    Those identities are split by ``split_within_identities``. Of the others about ``share`` are only in the first set,
+    the rest only in the second. Indices are sorted.
     """
     if overlap == 1:
-        return split_within_people(labels, share=share, seed=seed)
-    by_label = _by_label(labels)
-    people = np.random.default_rng(mix_seed(seed, 3)).permutation(sorted(by_label)).tolist()
-    both = round(overlap * len(people))
-    cut = both + min(max(1, round(share * (len(people) - both))), max(1, len(people) - both - 1))
-    shared = [i for person in people[:both] for i in by_label[person]]
-    first, second = split_within_people([labels[i] for i in shared], share=share, seed=seed)
+        return split_within_identities(labels, share=share, seed=seed)
+    by_label = _group_by_label(labels)
+    identities = np.random.default_rng(mix_seed(seed, 3)).permutation(sorted(by_label)).tolist()
+    both = round(overlap * len(identities))
+    cut = both + min(max(1, round(share * (len(identities) - both))), max(1, len(identities) - both - 1))
+    shared = [i for identity in identities[:both] for i in by_label[identity]]
+    first, second = split_within_identities([labels[i] for i in shared], share=share, seed=seed)
     return (
-        sorted([shared[i] for i in first] + [i for person in people[both:cut] for i in by_label[person]]),
-        sorted([shared[i] for i in second] + [i for person in people[cut:] for i in by_label[person]]),
+        sorted([shared[i] for i in first] + [i for identity in identities[both:cut] for i in by_label[identity]]),
+        sorted([shared[i] for i in second] + [i for identity in identities[cut:] for i in by_label[identity]]),
     )
 
 
-def _by_label(labels: Sequence[int]) -> dict[int, list[int]]:
-    found: dict[int, list[int]] = defaultdict(list)
+def _group_by_label(labels: Sequence[int]) -> dict[int, list[int]]:
+    groups: dict[int, list[int]] = defaultdict(list)
     for index, label in enumerate(labels):
-        found[int(label)].append(index)
-    return found
+        groups[int(label)].append(index)
+    return groups
 
 
-def _most_batches(groups: list[int], people: int) -> int:
+def _count_batches(groups: list[int], identities: int) -> int:
     counts = np.asarray(groups)
-    batches = int(counts.sum()) // people
-    while int(np.minimum(counts, batches).sum()) < people * batches:
+    batches = int(counts.sum()) // identities
+    while int(np.minimum(counts, batches).sum()) < identities * batches:
         batches -= 1
     return batches
 
@@ -216,60 +218,64 @@ _WITHOUT = {
     "search.validation": "search.validation=0, search.derivation=strongest and search.choose=last",
     "search.trials.validation": "search.strategy=bilevel",
 }
-"""How to do without validation, by the setting that asks for it."""
+"""Overrides that turn validation off, by the setting that turns it on."""
 
 
-def hold_out_people(
+def hold_out_identities(
     labels: Sequence[int], *, share: float, seed: int, setting: str = "retrain.validation"
 ) -> tuple[list[int], list[int]]:
-    """Return indices of the people kept and of about ``share`` of them held out, at least two where it is above 0."""
-    people = sorted(set(labels))
+    """Return indices of images to train on, and of about ``share`` of the identities, which are held out.
+
+    At least two identities are held out where ``share`` is above 0.
+    """
+    identities = sorted(set(labels))
     if not share:
         return list(range(len(labels))), []
-    count = max(2, round(share * len(people)))
-    if count > len(people) - 2:
-        most = (len(people) - 2) / max(1, len(people))
-        advice = f"lower {setting} to {int(100 * most) / 100:g}" if most * len(people) >= 2 else _without(setting)
+    count = max(2, round(share * len(identities)))
+    if count > len(identities) - 2:
+        most = (len(identities) - 2) / max(1, len(identities))
+        enough = most * len(identities) >= 2
+        advice = f"lower {setting} to {int(100 * most) / 100:g}" if enough else _advise_without(setting)
         raise InputError(
-            f"holding out {count} of {len(people)} identities leaves too few to train on, expected two at least on "
-            f"either side; {advice}"
+            f"holding out {count} of {len(identities)} identities leaves too few, expected at least two on each side; "
+            f"{advice}"
         )
-    held = set(np.random.default_rng(mix_seed(seed, 2)).permutation(people)[:count].tolist())
+    held = set(np.random.default_rng(mix_seed(seed, 2)).permutation(identities)[:count].tolist())
     return [i for i, p in enumerate(labels) if p not in held], [i for i, p in enumerate(labels) if p in held]
 
 
-def first_of_each_view(people: np.ndarray, views: np.ndarray) -> np.ndarray:
+def find_first_of_each_view(identities: np.ndarray, views: np.ndarray) -> np.ndarray:
     """Return sorted indices of the first image of every (identity, view), of identities with two views or more."""
-    pairs, first = np.unique(np.stack([people, views]), axis=1, return_index=True)
+    pairs, first = np.unique(np.stack([identities, views]), axis=1, return_index=True)
     identity, count = np.unique(pairs[0], return_counts=True)
     return np.sort(first[np.isin(pairs[0], identity[count > 1])])
 
 
 def require_queries(
-    people: np.ndarray, cameras: np.ndarray, held: Sequence[int], *, camera_filter: bool, setting: str
+    identities: np.ndarray, cameras: np.ndarray, held: Sequence[int], *, camera_filter: bool, setting: str
 ) -> None:
-    """Raise ``InputError`` naming the cause where no identity held out has two views.
+    """Raise ``InputError`` that names the cause where no identity held out has two views.
 
     Args:
-        people: (N,) of all training images, as ``cameras``.
+        identities: (N,) of all training images, as ``cameras``.
         held: indices of the images held out.
-        camera_filter: a view is a camera; without the filter each image is one.
-        setting: what asks for the validation.
+        camera_filter: a view is a camera; without the filter, an image.
+        setting: turns the validation on; named in errors.
     """
-    views = cameras if camera_filter else np.arange(len(people))
-    if len(first_of_each_view(people[held], views[held])):
+    views = cameras if camera_filter else np.arange(len(identities))
+    if len(find_first_of_each_view(identities[held], views[held])):
         return
     lacks = "is seen by two cameras" if camera_filter else "has two images"
-    able = len(np.unique(people[first_of_each_view(people, views)]))
-    total, out = len(np.unique(people)), len(np.unique(people[held]))
+    able = len(np.unique(identities[find_first_of_each_view(identities, views)]))
+    total, out = len(np.unique(identities)), len(np.unique(identities[held]))
     unfiltered = "evaluate.protocol=no_camera_filter"
     if able:
-        others = f"none of the {out} identities held out {lacks}, of all {total} to train on {able}; raise {setting}"
-        raise InputError(others + (f" or set {unfiltered}" if camera_filter else ""))
-    if total == len(people):
+        share = f"none of the {out} identities held out {lacks}, but {able} of all {total} do; raise {setting}"
+        raise InputError(share + (f" or set {unfiltered}" if camera_filter else ""))
+    if total == len(identities):
         raise InputError(
             f"each of the {total} identities to train on has a single image, so none held out has a match; "
-            f"{_without(setting)}, or add images"
+            f"{_advise_without(setting)}, or add images"
         )
     count = len(np.unique(cameras))
     seen = "all come from one camera" if count == 1 else f"come from {count} cameras"
@@ -279,5 +285,5 @@ def require_queries(
     )
 
 
-def _without(setting: str) -> str:
-    return f"set {_WITHOUT[setting]} to do without validation"
+def _advise_without(setting: str) -> str:
+    return f"set {_WITHOUT[setting]} to train without validation"

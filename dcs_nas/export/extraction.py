@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dcs_nas.data.datasets.listing import existing_folder, images_below, is_file, listing_of, status_of
+from dcs_nas.data.datasets.listing import describe_content, get_status, is_file, list_images_below, require_folder
 from dcs_nas.data.images import Progress
 from dcs_nas.errors import InputError
 from dcs_nas.evaluation.gallery import require_npz, write_gallery
@@ -31,9 +31,11 @@ def list_image_files(images: str | Path | Sequence[str | Path]) -> list[Path]:
         if is_file(path):
             files.append(path)
             continue
-        inside, _ = images_below(existing_folder(path))
+        inside, _ = list_images_below(require_folder(path))
         if not inside:
-            raise InputError(f"{path} holds no images, found {listing_of(path)}; expected files such as .jpg or .png")
+            raise InputError(
+                f"{path} holds no images, found {describe_content(path)}; expected files such as .jpg or .png"
+            )
         files += [path / name for name in inside]
     if not files:
         raise InputError("no image is named; expected at least one file or folder of images")
@@ -127,5 +129,5 @@ class _Part:
 
 def _key(path: Path) -> str:
     """Return a key of an image file that changes with its path, size or modification time."""
-    status = status_of(path)
+    status = get_status(path)
     return f"{path.absolute().as_posix()} {status.st_size} {status.st_mtime_ns}"

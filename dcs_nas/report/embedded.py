@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from dcs_nas.data.images import opened
+from dcs_nas.data.images import open_image
 
 _LARGEST_SIDE = 16_000  # pixels, just under WebP's own limit
 
@@ -48,5 +48,5 @@ def read_uri(path: Path) -> str:
     """Return a picture file as it is in the page: PNG as WebP, SVG unchanged."""
     if path.suffix == ".svg" and path.is_file():
         return svg_uri(path.read_bytes())
-    with opened(path) as picture:
+    with open_image(path) as picture:
         return picture_uri(picture)

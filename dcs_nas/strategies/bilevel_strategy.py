@@ -38,11 +38,11 @@ class Bilevel(Strategy):
                 "it, e.g. to 1, or leave search.memory out"
             )
         self.data = data = ReidData(config, progress=progress)
-        self.halves, self.held = data.search_halves(
+        self.halves, self.held = data.load_search_halves(
             share=settings.weight_share, overlap=settings.identity_overlap, validation=settings.validation
         )
         self.loaders = {
-            half: data.identity_loader(images, stream=i, what=half)
+            half: data.make_identity_loader(images, stream=i, what=half)
             for i, (half, images) in enumerate(self.halves.items())
         }
         seed_everything(config.seed)

@@ -74,13 +74,15 @@ def score_supernet(folder: Path, *, batches: int = 8) -> SupernetScore:
     if not settings.validation:
         raise InputError(f"{folder} held no identities out; search with search.validation above 0, e.g. 0.2")
     data = ReidData(config)
-    halves, held = data.search_halves(
+    halves, held = data.load_search_halves(
         share=settings.weight_share, overlap=settings.identity_overlap, validation=settings.validation
     )
     assert held is not None
     seed_everything(config.seed)
     augment = build_augment(config)
-    images = [augment(batch["images"]) for batch in islice(data.identity_loader(halves["weights"], stream=0), batches)]
+    images = [
+        augment(batch["images"]) for batch in islice(data.make_identity_loader(halves["weights"], stream=0), batches)
+    ]
     return SupernetScore(memory_format(network).eval(), data, held, images, config)
 
 

@@ -30,7 +30,7 @@ class Evidence:
             assert strategy.data is not None
             config = strategy.config
             device = torch.device("cuda" if config.trainer.cuda else "cpu")
-            batch = next(iter(strategy.data.identity_loader(strategy.images, stream=9)))
+            batch = next(iter(strategy.data.make_identity_loader(strategy.images, stream=9)))
             seed_everything(config.seed)
             self._images = build_augment(config)(batch["images"].to(device))
             self._labels, self._cameras = batch["labels"].to(device), batch["cameras"].to(device)

@@ -61,9 +61,9 @@ class NniOneShot(Strategy):
         _require_cells(self)
         settings = self.settings
         self.data = data = ReidData(self.config, progress=progress)
-        self.halves, self.held = data.search_halves(share=settings.weight_share, validation=settings.validation)
+        self.halves, self.held = data.load_search_halves(share=settings.weight_share, validation=settings.validation)
         self.loaders = {
-            name: data.identity_loader(self.halves[half], stream=i, what=half)
+            name: data.make_identity_loader(self.halves[half], stream=i, what=half)
             for i, (name, half) in enumerate(zip(("train", "val"), HALVES))
         }
         seed_everything(config.seed)

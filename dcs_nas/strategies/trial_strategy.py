@@ -48,10 +48,10 @@ class TrialStrategy(Strategy):
             self.data = ReidData(self.config, progress=progress)
         if self.data is not None and (self.trains or self.needs_images):
             own, trials = self.settings.validation, self.settings.trials
-            self.images, self.held = self.data.training_and_validation(
+            self.images, self.held = self.data.load_training_and_validation(
                 share=own or trials.validation, setting="search.validation" if own else "search.trials.validation"
             )
-            self.data.identity_loader(self.images, stream=9)  # raises where a batch takes too many identities
+            self.data.make_identity_loader(self.images, stream=9)  # raises where a batch takes too many identities
         trials = self.settings.trials
         scored = f"of table {trials.table}" if trials.table else f"of {trials.epochs} epochs"
         self.trial_origin: Origin = self.origin(f"best of {trials.trials} trials {scored}")

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from dcs_nas.config import EvaluateConfig
 from dcs_nas.data.augment import Normalize
 from dcs_nas.data.datamodule import Images, ReidData, file_names
-from dcs_nas.data.samplers import first_of_each_view
+from dcs_nas.data.samplers import find_first_of_each_view
 from dcs_nas.errors import TrainingError
 from dcs_nas.evaluation import FeatureSet, score
 from dcs_nas.training.joint_batch import gather_batches
@@ -40,7 +40,7 @@ def extract_features(
     was_training = network.training
     network.eval()
     batches: list[np.ndarray] = []
-    own = _features(network, normalize, data.test_loader(images), flip=flip)
+    own = _features(network, normalize, data.make_test_loader(images), flip=flip)
     for features in gather_batches(own, count=len(images), size=data.settings.test_batch, device=device):
         batches.append(features.cpu().numpy())
         if progress:
@@ -126,7 +126,7 @@ def validate(network: nn.Module, data: ReidData, images: Images, *, metric: str)
     """
     features = extract_features(network, data, images)
     views = images.cameras if data.camera_filter else np.arange(len(images))
-    queries = first_of_each_view(images.labels, views)
+    queries = find_first_of_each_view(images.labels, views)
     query = images.subset(queries.tolist())
     labelled = build_feature_set(query, images, features[queries], features)
     labelled = replace(labelled, query_camids=views[queries], gallery_camids=views)

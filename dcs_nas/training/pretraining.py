@@ -49,7 +49,7 @@ def accuracy(network: ReidNetwork, data: ReidData, images: Images) -> tuple[floa
     normalize = Normalize(data.settings.mean, data.settings.std).to(parameter)
     was_training = network.training
     network.eval()
-    own = _hits(network, normalize, data.test_loader(images))
+    own = _hits(network, normalize, data.make_test_loader(images))
     batches = gather_batches(own, count=len(images), size=data.settings.test_batch, device=parameter.device)
     hits = torch.cat(list(batches)).double().mean(0)
     network.train(was_training)

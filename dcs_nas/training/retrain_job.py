@@ -91,10 +91,10 @@ def _train(
     _require_weights(settings.weights)
     RunFolder.require_free(folder)
     data = ReidData(config, progress=progress)
-    divided = data.training_and_validation if job == "retrain" else data.classes_and_validation
+    divided = data.load_training_and_validation if job == "retrain" else data.load_classes_and_validation
     images, held = divided(share=settings.validation)
     identities = len(set(images.labels.tolist()))
-    loader = data.identity_loader(images, stream=8)
+    loader = data.make_identity_loader(images, stream=8)
     seed_everything(config.seed)
     weights = None if settings.weights is None else weights_file(settings.weights)
     loaded = settings.model_copy(update={"weights": weights})

@@ -233,7 +233,7 @@ def train_trial(
     config = trial_settings(config)
     module = Retraining(network, trial_objective(network, config, images), config, run=run, data=data, images=images,
                         held=held)  # fmt: skip
-    loader = data.identity_loader(images, stream=9)
+    loader = data.make_identity_loader(images, stream=9)
     with without_known_warnings():
         fit(make_trainer(config, run, epochs=epochs or module.settings.epochs), module, loader, run)
     return float(torch.tensor(read_metrics(run.metrics_file)[-1]["validation/mAP"]))

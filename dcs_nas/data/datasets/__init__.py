@@ -1,4 +1,4 @@
-"""Loaders of data sets: one file per format of a benchmark, two for people's own images, one for classes of images.
+"""Loaders of data sets: one file per format of a benchmark, two for user-supplied images, one for classes of images.
 
 To add one, write a function that takes the root folder and keyword options and returns a `ReidDataset`, register it in
 `DATASETS`, and import its module here.

@@ -1,19 +1,19 @@
-"""Images sorted into folders of classes, as ImageNet is, to pretrain on."""
+"""Images sorted into folders of classes, as ImageNet has them, to pretrain on."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from dcs_nas.data.datasets.listing import (
-    existing_folder,
-    images_below,
+    describe_content,
     list_folders,
     list_images,
-    listing_of,
+    list_images_below,
     pass_over_files,
+    require_folder,
 )
 from dcs_nas.data.datasets.loaders import DATASETS, pass_over, report
-from dcs_nas.data.records import Record, ReidDataset, numbered
+from dcs_nas.data.records import Record, ReidDataset, assign_numbers
 from dcs_nas.errors import InputError
 
 _PARTS = ("train", "val")
@@ -21,7 +21,7 @@ _PARTS = ("train", "val")
 
 @DATASETS.register("class_folders")
 def class_folders(root: Path) -> ReidDataset:
-    """Images of any classes, one folder for each class, as ImageNet is: to pretrain on by `dcs-nas pretrain`.
+    """Images of any classes, one folder for each class, as in ImageNet, to pretrain on by `dcs-nas pretrain`.
 
     ROOT:
         train/CLASS/*.jpg    images to learn the classes of
@@ -32,18 +32,18 @@ def class_folders(root: Path) -> ReidDataset:
 
     Options: none
     """
-    root = existing_folder(root)
+    root = require_folder(root)
     folders = list_folders(root)
     if "train" not in folders:
         inner = next((name for name in folders if "train" in list_folders(root / name)), None)
         advice = f"give {root / inner}" if inner else "sort the images into train/CLASS/ and val/CLASS/"
-        raise InputError(f"{root} holds {listing_of(root)}, expected the folders train and val; {advice}")
-    others = [(name, len(images_below(root / name)[0])) for name in folders if name not in _PARTS]
-    pass_over("folders beside train and val", (f"{name}/ ({count:,} images)" for name, count in others))
-    classes = numbered(_classes(root, "train"), first=1)
+        raise InputError(f"{root} holds {describe_content(root)}, expected the folders train and val; {advice}")
+    beside = [(name, len(list_images_below(root / name)[0])) for name in folders if name not in _PARTS]
+    pass_over("folders beside train and val", (f"{name}/ ({count:,} images)" for name, count in beside))
+    classes = assign_numbers(_classes(root, "train"), first=1)
     if len(classes) < 2:
         raise InputError(
-            f"{root / 'train'} holds {len(classes)} folders of classes, expected two or more to tell apart"
+            f"{root / 'train'} holds {len(classes)} folders of classes, expected at least two; add another class"
         )
     return ReidDataset(
         name="class_folders",
@@ -61,9 +61,10 @@ def class_folders(root: Path) -> ReidDataset:
 def _classes(root: Path, part: str) -> list[str]:
     names = list_folders(root / part)
     if not names:
-        found = listing_of(root / part, 3)
+        content = describe_content(root / part, 3)
         report(
-            "missing part", f"{root / part} holds {found}, expected a folder for each class: sort the images into them"
+            "missing part",
+            f"{root / part} holds {content}, expected a folder for each class: sort the images into them",
         )
     pass_over_files(root, part, "files beside the folders of classes")
     return names

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from dcs_nas.data.datasets.labels import LabelledImage, Seed, Share, from_labels
 from dcs_nas.data.datasets.listing import (
-    existing_folder,
-    inner_path,
+    describe_content,
     is_file,
     is_image_name,
-    listing_of,
     locate,
     read_text,
+    require_folder,
+    resolve_inner_path,
 )
 from dcs_nas.data.datasets.loaders import DATASETS, report
 from dcs_nas.data.records import SPLITS, ReidDataset
@@ -65,9 +65,9 @@ def csv_list(
     """
     if is_file(root):
         root, file = Path(root).expanduser().parent, Path(root).name
-    root = existing_folder(root)
-    if inner_path(file, source="the option file", root=root) is None or not is_file(root / file):
-        raise InputError(f"no file {file} in {root}; found {listing_of(root)}; name yours with the option file")
+    root = require_folder(root)
+    if resolve_inner_path(file, source="the option file", root=root) is None or not is_file(root / file):
+        raise InputError(f"no file {file} in {root}; found {describe_content(root)}; name yours with the option file")
     header, rows = _read(root / file)
     places = _places(header, columns or {}, root / file)
     _check_split(places, split, root / file)
@@ -157,7 +157,7 @@ def _image(
         report("bad list entry", f"{source} has {len(cells)} fields, expected {len(header)}: {', '.join(header)}")
         return None
     row = {column: cells[i] for column, i in places.items()}
-    path = inner_path(row["path"], source=source, root=root)
+    path = resolve_inner_path(row["path"], source=source, root=root)
     if path is None:
         return None
     if not is_image_name(path.rpartition("/")[2]):

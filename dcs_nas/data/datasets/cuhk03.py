@@ -1,6 +1,6 @@
 """CUHK03, detected or hand-labelled boxes, by its new and its classic protocol.
 
-Its images are distributed in one HDF5 file, cuhk-03.mat, out of which they are written once.
+Its images come in one HDF5 file, cuhk-03.mat, and are extracted from it once.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from dcs_nas.data.datasets.listing import absent_images, find_root, list_images, listing_of, report_absent
-from dcs_nas.data.datasets.loaders import DATASETS, Facts, report, with_deviations
+from dcs_nas.data.datasets.listing import describe_content, find_absent_images, find_root, list_images, report_absent
+from dcs_nas.data.datasets.loaders import DATASETS, Facts, add_deviations, report
 from dcs_nas.data.records import Record, ReidDataset
 from dcs_nas.errors import InputError
 from dcs_nas.files import atomic_path, sync_below
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 _MAT = "cuhk-03.mat"
 _RELEASE = "cuhk03_release"
-_IMAGES_PER_PERSON = 10  # cells of a row: five of the pair's first camera, five of its second
+_IMAGES_PER_IDENTITY = 10  # cells of a row: five of the pair's first camera, five of its second
 _COUNT_FILE = ".extracted"
-_NAME = re.compile(r"(?P<pair>\d)_(?P<person>\d{3})_(?P<view>[12])_(\d{2})\.png")
+_NAME = re.compile(r"(?P<pair>\d)_(?P<identity>\d{3})_(?P<view>[12])_(\d{2})\.png")
 _NEW_FACTS = {
     "detected": Facts((767, 7_365), (700, 1_400), (700, 5_332), distractors=0, cameras=2),
     "labeled": Facts((767, 7_368), (700, 1_400), (700, 5_328), distractors=0, cameras=2),
@@ -37,7 +37,7 @@ _NEW_FACTS = {
 _CLASSIC_FACTS = Facts((1_367, None), (100, None), (100, None), distractors=0, cameras=2)
 _PROTOCOL = ("filelist", "labels", "camId", "train_idx", "query_idx", "gallery_idx")
 Progress = Callable[[int, int], None]
-"""Called with what is done and what there is in all."""
+"""Called with the number of images written and their total number."""
 
 
 @DATASETS.register("cuhk03")
@@ -48,74 +48,74 @@ def cuhk03(
     protocol: Literal["new", "classic"] = "new",
     split: Annotated[int, Field(ge=0, le=19)] | None = None,
 ) -> ReidDataset:
-    """CUHK03: 1,467 people by five pairs of cameras, each person by one pair.
+    """CUHK03: 1,467 identities by five pairs of cameras, each identity by one pair.
 
     Li, Zhao, Xiao, Wang: DeepReID: Deep Filter Pairing Neural Network for Person Re-identification, CVPR 2014. The new
     protocol: Zhong, Zheng, Cao, Li: Re-ranking Person Re-identification with k-reciprocal Encoding, CVPR 2017.
 
     ROOT, or a folder cuhk03* below it:
         cuhk03_release/cuhk-03.mat                      the images (HDF5), here or directly in ROOT
-        cuhk03_new_protocol_config_detected.mat         what the new protocol trains and tests on
+        cuhk03_new_protocol_config_detected.mat         the split of the new protocol
         cuhk03_new_protocol_config_labeled.mat
-        images_detected/, images_labeled/               1_001_1_01.png ...: written here once out of cuhk-03.mat, or
-                                                        brought along; the new protocol then needs no cuhk-03.mat
+        images_detected/, images_labeled/               1_001_1_01.png ...: extracted here once from cuhk-03.mat; where
+                                                        they are present, the new protocol needs no cuhk-03.mat
     Cameras are the two views of a pair, as in the protocol's files.
 
     Options:
         labels (detected or labeled, default detected): boxes of a detector or drawn by hand
         protocol (new or classic, default new)
-            new        767 people to train on, 700 to test on, ranked across cameras
-            classic    1,367 and 100 people, ranked with one gallery image of each person (single-gallery-shot)
+            new        767 identities to train on, 700 to test on, ranked across cameras
+            classic    1,367 and 100 identities, ranked with one gallery image of each identity (single-gallery-shot)
         split (0 to 19, default 0): which of the classic protocol's 20 splits; results are averages over them
     """
     if protocol == "new" and split is not None:
         raise InputError(
-            f"cuhk03: the option split={split} goes with protocol=classic, found protocol=new; leave split out"
+            f"cuhk03: the option split={split} is for protocol=classic, found protocol=new; leave split out"
         )
     folder = f"images_{labels}"
-    root = find_root(root, parts=(folder, _MAT, _RELEASE, _config_name(labels)), title="CUHK03", aliases=("cuhk03",))
+    root = find_root(root, parts=(folder, _MAT, _RELEASE, _name_config(labels)), title="CUHK03", aliases=("cuhk03",))
     if protocol == "new":
         return _new_protocol(root, folder, labels)
     return _classic_protocol(root, folder, labels, split or 0)
 
 
 def _new_protocol(root: Path, folder: str, labels: str) -> ReidDataset:
-    config = _found(root, _config_name(labels))
+    config = _find_file(root, _name_config(labels))
     if config is None:
-        expected = f"{_config_name(labels)} in {root}"
-        raise InputError(f"the new protocol of CUHK03 needs {expected}; found {listing_of(root)}")
+        expected = f"{_name_config(labels)} in {root}"
+        raise InputError(f"the new protocol of CUHK03 needs {expected}; found {describe_content(root)}")
     splits = read_protocol(config, folder)
     names = [r.path for records in splits for r in records]
-    mat = _found(root, _MAT)
+    mat = _find_file(root, _MAT)
     if mat is None and not (root / folder).is_dir():
         raise InputError(
             f"no images of CUHK03 in {root}: expected {folder}/, or {_MAT} here or in {_RELEASE}/ to extract them "
-            f"from; found {listing_of(root)}"
+            f"from; found {describe_content(root)}"
         )
-    if mat is not None and absent_images(root, names):
+    if mat is not None and find_absent_images(root, names):
         _extract(mat, labels, root / folder)
     absent = report_absent(root, names, source=config.name)
     train, query, gallery = (tuple(r for r in records if r.path not in absent) for records in splits)
     version = f"CUHK03 {labels}, new protocol (767/700)"
-    return with_deviations(ReidDataset("cuhk03", root, train, query, gallery, version), _NEW_FACTS[labels])
+    return add_deviations(ReidDataset("cuhk03", root, train, query, gallery, version), _NEW_FACTS[labels])
 
 
 def _classic_protocol(root: Path, folder: str, labels: str, split: int) -> ReidDataset:
-    mat = _found(root, _MAT)
+    mat = _find_file(root, _MAT)
     if mat is None:
         raise InputError(
             f"the classic protocol of CUHK03 needs {_MAT} (its 20 splits are in it) in {root} or {root / _RELEASE}; "
-            f"found {listing_of(root)}"
+            f"found {describe_content(root)}"
         )
     test_sets = read_test_sets(mat)
     if split >= len(test_sets):
         raise InputError(f"{mat} holds {len(test_sets)} test sets, expected at least {split + 1} for split={split}")
     if not is_extracted(root / folder):
         _extract(mat, labels, root / folder)
-    train, test = _by_test_set(list_images(root, folder), test_sets[split])
+    train, test = _split_by_test_set(list_images(root, folder), test_sets[split])
     version = f"CUHK03 {labels}, classic protocol, split {split} of 20"
     dataset = ReidDataset("cuhk03", root, train, test, test, version, protocol="single_gallery_shot")
-    return with_deviations(dataset, _CLASSIC_FACTS)
+    return add_deviations(dataset, _CLASSIC_FACTS)
 
 
 def read_protocol(config: Path, folder: str) -> tuple[tuple[Record, ...], tuple[Record, ...], tuple[Record, ...]]:
@@ -127,20 +127,24 @@ def read_protocol(config: Path, folder: str) -> tuple[tuple[Record, ...], tuple[
     content = _load_mat(config)
     try:
         names = [str(cell.item()) for cell in content["filelist"]]
-        people, cameras, *indices = (content[key].astype("int64") for key in _PROTOCOL[1:])
+        identities, cameras, *indices = (content[key].astype("int64") for key in _PROTOCOL[1:])
     except (ValueError, TypeError, AttributeError, OverflowError) as error:
-        raise InputError(f"{config} holds other values than names and numbers ({error}); fetch it again") from None
-    if not len(names) == len(people) == len(cameras):
-        sizes = f"{len(names)} names, {len(people)} labels and {len(cameras)} cameras"
-        raise InputError(f"{config} holds {sizes}, expected as many of each; fetch the file again")
+        raise InputError(
+            f"{config} holds values that are neither names nor numbers ({error}); download it again"
+        ) from None
+    if not len(names) == len(identities) == len(cameras):
+        sizes = f"{len(names)} names, {len(identities)} labels and {len(cameras)} cameras"
+        raise InputError(f"{config} holds {sizes}, expected the same number of each; download it again")
     records = []
-    for name, person, camera in zip(names, people, cameras):
+    for name, identity, camera in zip(names, identities, cameras):
         match = _NAME.fullmatch(name)
         if match is None or int(match["view"]) != camera:
-            expected = f"expected PAIR_PERSON_VIEW_IMAGE.png of view {camera}, such as 1_001_1_01.png"
-            raise InputError(f"{config} lists {name!r}, {expected}; fetch the file again")
-        records.append(Record(f"{folder}/{name}", int(person), int(camera) - 1))
-    train, query, gallery = (_chosen(records, i, f"{key} of {config}") for key, i in zip(_PROTOCOL[3:], indices))
+            expected = f"expected PAIR_IDENTITY_VIEW_IMAGE.png of view {camera}, such as 1_001_1_01.png"
+            raise InputError(f"{config} lists {name!r}, {expected}; download the file again")
+        records.append(Record(f"{folder}/{name}", int(identity), int(camera) - 1))
+    train, query, gallery = (
+        _select_records(records, i, f"{key} of {config}") for key, i in zip(_PROTOCOL[3:], indices)
+    )
     return train, query, gallery
 
 
@@ -149,36 +153,36 @@ def _load_mat(config: Path) -> dict[str, Any]:
 
     try:
         content = loadmat(config)
-    except Exception as error:  # the parser raises whatever a damaged file leads it to
-        raise InputError(f"{config} is no readable MATLAB file ({error}); fetch it again") from None
+    except Exception as error:  # the parser raises exceptions of any kind on a damaged file
+        raise InputError(f"{config} is not a readable MATLAB file ({error}); download it again") from None
     for key in _PROTOCOL:
         if key not in content:
-            found = ", ".join(name for name in content if not name.startswith("__"))
-            raise InputError(f"{config} holds {found or 'nothing'}, expected {', '.join(_PROTOCOL)}; fetch it again")
+            names = ", ".join(name for name in content if not name.startswith("__"))
+            raise InputError(f"{config} holds {names or 'nothing'}, expected {', '.join(_PROTOCOL)}; download it again")
     return {key: content[key].ravel() for key in _PROTOCOL}
 
 
-def _chosen(records: Sequence[Record], indices: Sequence[int], source: str) -> tuple[Record, ...]:
+def _select_records(records: Sequence[Record], indices: Sequence[int], source: str) -> tuple[Record, ...]:
     if any(not 1 <= index <= len(records) for index in indices):
-        raise InputError(f"{source} holds an index outside 1 to {len(records)}; fetch the file again")
+        raise InputError(f"{source} holds an index outside 1 to {len(records)}; download the file again")
     return tuple(sorted((records[int(index) - 1] for index in indices), key=lambda r: r.path))
 
 
-def _by_test_set(
+def _split_by_test_set(
     paths: Sequence[str], test_set: frozenset[tuple[int, int]]
 ) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
-    """Return training and test records; person 2017 is person 17 of camera pair 2."""
+    """Return training and test records; identity 2017 is identity 17 of camera pair 2."""
     train: list[Record] = []
     test: list[Record] = []
     for path in paths:
         match = _NAME.fullmatch(path.rpartition("/")[2])
         if match is None:
-            expected = "expected PAIR_PERSON_VIEW_IMAGE.png, such as 1_001_1_01.png"
+            expected = "expected PAIR_IDENTITY_VIEW_IMAGE.png, such as 1_001_1_01.png"
             report("unparsable name", f"the image name {path} does not parse; {expected}: rename or remove it")
             continue
-        person = int(match["pair"]), int(match["person"])
-        record = Record(path, 1_000 * person[0] + person[1], int(match["view"]) - 1)
-        (test if person in test_set else train).append(record)
+        identity = int(match["pair"]), int(match["identity"])
+        record = Record(path, 1_000 * identity[0] + identity[1], int(match["view"]) - 1)
+        (test if identity in test_set else train).append(record)
     return tuple(train), tuple(test)
 
 
@@ -191,38 +195,38 @@ def _extract(mat: Path, labels: str, folder: Path) -> None:
         extract_images(mat, labels, folder, progress=lambda done, all_: bar.update(task, completed=done, total=all_))
 
 
-def _found(root: Path, name: str) -> Path | None:
+def _find_file(root: Path, name: str) -> Path | None:
     return next((path for path in (root / name, root / _RELEASE / name) if path.is_file()), None)
 
 
-def _config_name(labels: str) -> str:
+def _name_config(labels: str) -> str:
     return f"cuhk03_new_protocol_config_{labels}.mat"
 
 
 def extract_images(mat: Path, labels: str, folder: Path, *, progress: Progress | None = None) -> int:
     """Write the ``detected`` or ``labeled`` images of cuhk-03.mat as PNG files into ``folder``; return their number.
 
-    Names are those of the protocol files: PAIR_PERSON_VIEW_IMAGE.png. A file that is there is left as it is, so that an
-    interrupted extraction goes on where it stopped; files appear under their name only when they are complete.
+    Names are as in the protocol files: PAIR_IDENTITY_VIEW_IMAGE.png. Existing files are kept, so that an interrupted
+    extraction resumes; a file appears under its name only when it is complete.
 
     Raises:
         InputError: the file is truncated or is not cuhk-03.mat, or the folder cannot be written.
     """
-    with _opened(mat) as file:
-        cells = list(_cells(file, labels, mat))
+    with _open_mat(mat) as file:
+        cells = list(_list_cells(file, labels, mat))
         count = 0
         for done, (name, reference) in enumerate(cells, start=1):
             count += _extract_one(file[reference], folder / name, mat)
             if progress is not None:
                 progress(done, len(cells))
-    with _writing(folder / _COUNT_FILE, sync=True) as marker:
+    with _write_atomically(folder / _COUNT_FILE, sync=True) as marker:
         sync_below(folder)
         marker.write_text(f"{count}\n")
     return count
 
 
 def is_extracted(folder: Path) -> bool:
-    """Return whether an extraction into ``folder`` ran to its end and its images are still there."""
+    """Return whether an extraction into ``folder`` has finished and its images are still there."""
     marker = folder / _COUNT_FILE
     if not marker.is_file():
         return False
@@ -230,14 +234,14 @@ def is_extracted(folder: Path) -> bool:
 
 
 def read_test_sets(mat: Path) -> list[frozenset[tuple[int, int]]]:
-    """Return the classic protocol's 20 sets of 100 test people, each as (camera pair, person in it), both from 1."""
-    with _opened(mat) as file:
-        sets = [file[reference][()] for reference in _references(file, "testsets", mat)]
-        return [frozenset((int(pair), int(person)) for pair, person in people.T) for people in sets]
+    """Return the classic protocol's 20 sets of 100 test identities, as (camera pair, identity in it), both from 1."""
+    with _open_mat(mat) as file:
+        sets = [file[reference][()] for reference in _read_references(file, "testsets", mat)]
+        return [frozenset((int(pair), int(identity)) for pair, identity in identities.T) for identities in sets]
 
 
 @contextmanager
-def _opened(mat: Path) -> Iterator[h5py.File]:
+def _open_mat(mat: Path) -> Iterator[h5py.File]:
     import h5py
 
     try:
@@ -247,43 +251,45 @@ def _opened(mat: Path) -> Iterator[h5py.File]:
         raise
     except (OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, MemoryError) as error:
         raise InputError(
-            f"{mat} cannot be read ({error}); it may be cut off: unpack cuhk03_release.zip again"
+            f"{mat} cannot be read ({error}); it may be truncated: unpack cuhk03_release.zip again"
         ) from None
 
 
 @contextmanager
-def _writing(path: Path, *, sync: bool) -> Iterator[Path]:
+def _write_atomically(path: Path, *, sync: bool) -> Iterator[Path]:
     try:
         with atomic_path(path, sync=sync) as part:
             yield part
     except OSError as error:
         place = path.parent
-        raise InputError(f"cannot write images into {place}: {error.strerror}; make room or allow writing") from None
+        raise InputError(
+            f"cannot write images into {place}: {error.strerror}; free some space or permit writing"
+        ) from None
 
 
-def _references(file: h5py.File, name: str, mat: Path) -> np.ndarray:
+def _read_references(file: h5py.File, name: str, mat: Path) -> np.ndarray:
     """Return the object references of a MATLAB cell array, as a vector."""
     import h5py
 
     if name not in file:
-        found = ", ".join(file) or "nothing"
-        raise InputError(f"{mat} holds {found}, expected '{name}'; is it the cuhk-03.mat of CUHK03?")
+        names = ", ".join(file) or "nothing"
+        raise InputError(f"{mat} holds {names}, expected '{name}'; is it the cuhk-03.mat of CUHK03?")
     if h5py.check_ref_dtype(file[name].dtype) is None:
-        raise InputError(f"{mat}: '{name}' is no cell array; is it the cuhk-03.mat of CUHK03?")
+        raise InputError(f"{mat}: '{name}' is not a cell array; is it the cuhk-03.mat of CUHK03?")
     return file[name][()].ravel()
 
 
-def _cells(file: h5py.File, labels: str, mat: Path) -> Iterator[tuple[str, h5py.Reference]]:
+def _list_cells(file: h5py.File, labels: str, mat: Path) -> Iterator[tuple[str, h5py.Reference]]:
     """Yield file name and reference of every image cell; MATLAB's axes come out of HDF5 in reverse order."""
-    for pair, pair_reference in enumerate(_references(file, labels, mat), start=1):
-        people = file[pair_reference][()].T
-        if people.ndim != 2 or people.shape[1] != _IMAGES_PER_PERSON:
-            expected = f"expected people x {_IMAGES_PER_PERSON}"
-            raise InputError(f"{mat}: camera pair {pair} of '{labels}' has the shape {people.shape}, {expected}")
-        for person, row in enumerate(people, start=1):
+    for pair, pair_reference in enumerate(_read_references(file, labels, mat), start=1):
+        identities = file[pair_reference][()].T
+        if identities.ndim != 2 or identities.shape[1] != _IMAGES_PER_IDENTITY:
+            expected = f"expected identities x {_IMAGES_PER_IDENTITY}"
+            raise InputError(f"{mat}: camera pair {pair} of '{labels}' has the shape {identities.shape}, {expected}")
+        for identity, row in enumerate(identities, start=1):
             for image, reference in enumerate(row, start=1):
-                view = 1 if image <= _IMAGES_PER_PERSON // 2 else 2
-                yield f"{pair:01d}_{person:03d}_{view:01d}_{image:02d}.png", reference
+                view = 1 if image <= _IMAGES_PER_IDENTITY // 2 else 2
+                yield f"{pair:01d}_{identity:03d}_{view:01d}_{image:02d}.png", reference
 
 
 def _extract_one(cell: h5py.Dataset, path: Path, mat: Path) -> bool:
@@ -297,7 +303,10 @@ def _extract_one(cell: h5py.Dataset, path: Path, mat: Path) -> bool:
         return True
     pixels = cell[()].T
     if pixels.dtype.name != "uint8" or pixels.shape[2] != 3 or 0 in pixels.shape:
-        raise InputError(f"{mat}: the cell of {path.name} holds {pixels.dtype} {pixels.shape}, expected an image")
-    with _writing(path, sync=False) as part:
+        raise InputError(
+            f"{mat}: the cell of {path.name} holds {pixels.dtype} {pixels.shape}, expected an image; is it the "
+            "cuhk-03.mat of CUHK03?"
+        )
+    with _write_atomically(path, sync=False) as part:
         Image.fromarray(np.ascontiguousarray(pixels)).save(part, format="PNG")
     return True

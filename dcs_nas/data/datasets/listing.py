@@ -1,4 +1,4 @@
-"""Finding a data set's folder and listing what is in it; nothing here opens an image."""
+"""Find a data set's folder and list its files; no image is opened here."""
 
 from __future__ import annotations
 
@@ -16,63 +16,64 @@ IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".avif"}
     | {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx"}
 )
-_OF_SYSTEMS = ("thumbs.db", "desktop.ini")  # which some systems put into every folder, and hide
+_OF_SYSTEMS = ("thumbs.db", "desktop.ini")  # hidden files of Windows
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\u0080-\u009f\ud800-\udfff]")
 _SEARCH_DEPTH = 2  # data/ and data/market1501/ both lead to data/market1501/Market-1501-v15.09.15/
 
 
-def existing_folder(root: Path) -> Path:
-    """``root`` with ``~`` expanded; ``InputError`` where there is no such folder or nothing in it."""
+def require_folder(root: Path) -> Path:
+    """Return ``root`` with ``~`` expanded; raise ``InputError`` if it is absent, empty or no folder."""
     try:
         root = Path(root).expanduser()
         if not root.exists():
             raise InputError(f"there is no folder {root}; give the folder that holds the data set")
         if not root.is_dir():
             raise InputError(f"{root} is a file, expected the folder that holds the data set")
-        if not visible(root):
+        if not list_visible(root):
             raise InputError(f"{root} is empty, expected the folder that holds the data set")
     except (OSError, RuntimeError) as error:  # a name too long, a folder that may not be read, ~ of nobody
-        raise InputError(f"the folder {root} cannot be read ({reason_of(error)}); check the path") from None
+        raise InputError(f"the folder {root} cannot be read ({get_reason(error)}); check the path") from None
     return root
 
 
 def find_root(root: Path, *, parts: Sequence[str], title: str, aliases: Sequence[str]) -> Path:
     """Return the folder that holds ``parts``: ``root`` itself, or a folder below it whose name starts with an alias.
 
-    Names are compared without case and punctuation. A folder with some of the parts is taken too: what is missing in it
-    is for the caller to say.
+    Names are compared without case and punctuation. A folder with some of the parts is returned too; the caller reports
+    the missing ones.
 
     Raises:
-        InputError: no such folder, an empty one, none of the parts, or several folders that would do.
+        InputError: no such folder, an empty one, none of the parts, or several folders that fit.
     """
-    root = existing_folder(root)
-    found = _folders_with(root, parts, [_plain(a) for a in aliases], _SEARCH_DEPTH)
-    if len(found) == 1:
-        return found[0]
-    if found:
-        listing = ", ".join(f.relative_to(root).as_posix() for f in found)
+    root = require_folder(root)
+    fitting = _find_folders(root, parts, [_simplify(a) for a in aliases], _SEARCH_DEPTH)
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        listing = ", ".join(f.relative_to(root).as_posix() for f in fitting)
         raise InputError(f"{root} holds {title} several times ({listing}); give one of these folders")
     raise InputError(
-        f"{root} is not the folder of {title} or its parent: found {listing_of(root)}, expected {', '.join(parts)}"
+        f"{root} is not the folder of {title} or its parent: found {describe_content(root)}, expected "
+        f"{', '.join(parts)}; give another folder"
     )
 
 
 def list_images(root: Path, folder: str, *, deeper: bool = False) -> list[str]:
-    """Sorted paths, relative to ``root``, of the images in one folder, ``deeper`` also of those in folders inside it.
+    """List the images in one folder, with ``deeper`` also in the folders inside it, as sorted paths below ``root``.
 
-    An absent or empty folder is reported. Hidden files are left out; counted as passed over are files without an
-    image's suffix (readme.txt) and, but with ``deeper``, images in folders inside. Reported are names with
-    control characters or not in UTF-8, and what has an image's name and is none: a folder, a pipe, a link to nowhere.
+    An absent or empty folder is reported. Hidden files are left out. Files without an image's suffix (readme.txt) and,
+    without ``deeper``, images in folders inside are counted as passed over. Names with control characters or not in
+    UTF-8 are reported, and so is anything else with an image's name: a folder, a pipe, a broken link.
     """
     path = root / folder
     if not path.is_dir():
-        report("missing part", f"no folder {folder} in {root}; found {listing_of(root)}")
+        report("missing part", f"no folder {folder} in {root}; found {describe_content(root)}")
         return []
-    images, foreign = images_below(path)
+    images, foreign = list_images_below(path)
     inside = [p for p in images if "/" in p and not deeper]
     kept = [p for p in images if deeper or "/" not in p]
     if not kept:
-        report("missing part", f"{path} holds no images; {_instead_of_images(folder, inside, foreign)}")
+        report("missing part", f"{path} holds no images; {_describe_missing_images(folder, inside, foreign)}")
     pass_over("images in deeper folders", (f"{folder}/{p}" for p in inside))
     pass_over("files without the ending of an image", (f"{folder}/{p}" for p in foreign))
     return [f"{folder}/{p}" for p in kept if _is_plain(p, path)]
@@ -82,27 +83,27 @@ def pass_over_files(root: Path, folder: str, what: str) -> None:
     """Count the files that lie in ``folder`` itself as passed over."""
     path = root / folder
     pass_over(
-        what, ((path / name).relative_to(root).as_posix() for name in visible(path) if not (path / name).is_dir())
+        what, ((path / name).relative_to(root).as_posix() for name in list_visible(path) if not (path / name).is_dir())
     )
 
 
-def images_below(path: Path, above: tuple[str, ...] = ()) -> tuple[list[str], list[str]]:
-    """Return paths relative to ``path``, at any depth, of what has an image's name, and of other visible files.
+def list_images_below(path: Path, above: tuple[str, ...] = ()) -> tuple[list[str], list[str]]:
+    """Return the paths relative to ``path``, at any depth, of files with an image's name, and of other visible files.
 
-    Sorted within each folder, whose own files come first. A link to a folder that it lies in is not followed.
+    Each folder is sorted and comes before the folders inside it. A link to a folder above it is not followed.
     """
     real = os.path.realpath(path)
     images: list[str] = []
     foreign: list[str] = []
     folders: list[str] = []
-    for name in visible(path):
+    for name in list_visible(path):
         kind = images if is_image_name(name) else folders if os.path.isdir(path / name) else foreign
         kind.append(name)
     for name in folders:
         if os.path.realpath(path / name) in (real, *above):
             continue
         try:
-            inner = images_below(path / name, (real, *above))
+            inner = list_images_below(path / name, (real, *above))
         except (OSError, RecursionError):  # a folder that may not be read
             foreign.append(f"{name}/")
             continue
@@ -112,19 +113,19 @@ def images_below(path: Path, above: tuple[str, ...] = ()) -> tuple[list[str], li
 
 
 def read_lines(root: Path, name: str) -> list[tuple[int, str]]:
-    """Return the lines of a text file that are not blank, with their numbers from 1; reports an absent file."""
+    """Return the lines of a text file that are not blank, with their numbers from 1; report an absent file."""
     path = root / name
     if not path.is_file():
-        report("missing part", f"no file {name} in {root}; found {listing_of(root)}")
+        report("missing part", f"no file {name} in {root}; found {describe_content(root)}")
         return []
     lines = enumerate(read_text(path).splitlines(), start=1)
     return [(number, line.strip()) for number, line in lines if line.strip()]
 
 
 def list_folders(path: Path) -> list[str]:
-    """Sorted names of the folders in ``path``, hidden ones left out; a name that cannot be printed is reported."""
-    found = sorted(name for name in visible(path) if (path / name).is_dir())
-    return [name for name in found if is_printable(name, path)]
+    """List the folders in ``path``, sorted, without hidden ones; a name that cannot be printed is reported."""
+    names = sorted(name for name in list_visible(path) if (path / name).is_dir())
+    return [name for name in names if is_printable(name, path)]
 
 
 def is_image_name(name: str) -> bool:
@@ -133,7 +134,7 @@ def is_image_name(name: str) -> bool:
 
 
 def is_file(path: Path) -> bool:
-    """Return whether there is such a file; ``~`` is expanded, and what the system cannot look up is none."""
+    """Return whether there is such a file; ``~`` is expanded, and a path that cannot be looked up is no file."""
     try:
         return Path(path).expanduser().is_file()
     except (OSError, RuntimeError):  # a name too long, ~ of nobody
@@ -141,7 +142,7 @@ def is_file(path: Path) -> bool:
 
 
 def is_printable(name: str, folder: Path) -> bool:
-    """Return whether a name holds neither control characters nor bytes that are not UTF-8; reported where it does."""
+    """Return whether a name is UTF-8 without control characters; report it if not."""
     if _CONTROL.search(name) is None:
         return True
     expected = "expected UTF-8 without control characters: rename it"
@@ -160,26 +161,26 @@ def read_text(path: Path) -> str:
         raise InputError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
 
 
-def status_of(path: Path) -> os.stat_result:
+def get_status(path: Path) -> os.stat_result:
     """Return the status of a listed file; raise ``InputError`` where it is absent or cannot be looked up."""
     try:
         return path.stat()
     except FileNotFoundError:
         raise InputError(f"{path} is listed, but there is no such file; list the folder again") from None
     except OSError as error:  # links in a circle, no permission
-        raise InputError(f"{path} cannot be read ({reason_of(error)}); replace or remove it") from None
+        raise InputError(f"{path} cannot be read ({get_reason(error)}); replace or remove it") from None
 
 
-def reason_of(error: BaseException) -> str:
-    """Return what the system says of a file that it does not open, such as "Permission denied"."""
+def get_reason(error: BaseException) -> str:
+    """Return the system's reason why a file does not open, such as "Permission denied"."""
     return getattr(error, "strerror", None) or str(error)
 
 
-def inner_path(text: str, *, source: str, root: Path) -> str | None:
-    """Return a path out of a list file, relative to ``root``, or None (reported) where it leads out of that folder.
+def resolve_inner_path(text: str, *, source: str, root: Path) -> str | None:
+    """Return a path from a list file, relative to ``root``, or None (reported) where it leads out of that folder.
 
-    An absolute path has to lie inside; other ones, drive letters and ``..`` are refused. Links inside the folder are
-    followed: who owns the folder made them, whereas a list file may come from anywhere.
+    Absolute paths out of the folder, drive letters and ``..`` are refused. Links inside the folder are followed: the
+    owner of the folder made them, whereas a list file may come from anywhere.
     """
     path = PurePosixPath(text.replace("\\", "/"))
     if _CONTROL.search(text):
@@ -198,81 +199,81 @@ def inner_path(text: str, *, source: str, root: Path) -> str | None:
     return path.as_posix()
 
 
-def absent_images(root: Path, paths: Iterable[str]) -> list[str]:
-    """Return those of ``paths`` that are no files below ``root``, in the order given; each folder is listed once."""
+def find_absent_images(root: Path, paths: Iterable[str]) -> list[str]:
+    """Return the ``paths`` that are no files below ``root``, in their order; each folder is listed once."""
     files: dict[str, set[str]] = {}
     absent = []
     for path in paths:
         folder, _, name = path.rpartition("/")
         if folder not in files:
-            files[folder] = _files_in(root / folder)
+            files[folder] = _list_files(root / folder)
         if name not in files[folder]:
             absent.append(path)
     return absent
 
 
 def report_absent(root: Path, paths: Iterable[str], *, source: str) -> set[str]:
-    """Return the listed images that are not there, reported in one line with the first of them."""
+    """Return the listed images that are absent; report their number and the first one."""
     paths = list(paths)
-    absent = absent_images(root, paths)
+    absent = find_absent_images(root, paths)
     if absent:
         count = "1 image that is" if len(absent) == 1 else f"{len(absent):,} images that are"
-        advice = "unpack the images again, or take them out of the list"
+        advice = "unpack the images again, or remove them from the list"
         if len(absent) == len(paths):
-            advice = f"expected paths relative to that folder, which holds {listing_of(root, 3)}"
+            advice = f"expected paths relative to that folder, which holds {describe_content(root, 3)}"
         report("missing image", f"{source} lists {count} not in {root}, first {absent[0]}; {advice}")
     return set(absent)
 
 
 def locate(root: Path, paths: Iterable[str], *, source: str) -> dict[str, str]:
-    """Return the path below ``root`` of each listed one; what is not there is reported and left out.
+    """Return the path below ``root`` of each listed path; absent files are reported and left out.
 
-    A path may repeat the last folders of ``root`` itself, as lists written from above it do.
+    A path may begin with the last folders of ``root``, as in a list that was written above it.
     """
     where = {path: path for path in paths}
-    for path in absent_images(root, where):
-        where[path] = _without_folder(root, path)
+    for path in find_absent_images(root, where):
+        where[path] = _strip_folder(root, path)
     absent = report_absent(root, where.values(), source=source)
     return {path: place for path, place in where.items() if place not in absent}
 
 
-def visible(path: Path) -> list[str]:
+def list_visible(path: Path) -> list[str]:
     """Return sorted names in a folder, hidden ones left out."""
     return sorted(name for name in os.listdir(path) if not _is_hidden(name))
 
 
-def listing_of(path: Path, limit: int = 8) -> str:
+def describe_content(path: Path, limit: int = 8) -> str:
     """Return the names in a folder, for an error line: folders first, cut after ``limit``."""
     if not path.is_dir():
         return "no folder"
-    names = visible(path)
+    names = list_visible(path)
     names = [n + "/" for n in names if (path / n).is_dir()] + [n for n in names if not (path / n).is_dir()]
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return (", ".join(names[:limit]) or "nothing") + more
 
 
-def _folders_with(root: Path, parts: Sequence[str], aliases: Sequence[str], depth: int) -> list[Path]:
+def _find_folders(root: Path, parts: Sequence[str], aliases: Sequence[str], depth: int) -> list[Path]:
     if any((root / part).exists() for part in parts):
         return [root]
     if depth == 0:
         return []
-    children = [root / name for name in list_folders(root) if any(_plain(name).startswith(a) for a in aliases)]
-    return [found for child in children for found in _folders_with(child, parts, aliases, depth - 1)]
+    children = [root / name for name in list_folders(root) if any(_simplify(name).startswith(a) for a in aliases)]
+    return [folder for child in children for folder in _find_folders(child, parts, aliases, depth - 1)]
 
 
-def _without_folder(root: Path, path: str) -> str:
+def _strip_folder(root: Path, path: str) -> str:
     """Return ``path`` without the longest start that repeats the end of ``root``."""
     parts, folder = path.split("/"), os.path.abspath(root).split(os.sep)
     repeated = next((n for n in range(len(parts) - 1, 0, -1) if parts[:n] == folder[-n:]), 0)
     return "/".join(parts[repeated:])
 
 
-def _instead_of_images(folder: str, inside: Sequence[str], foreign: Sequence[str]) -> str:
-    """Describe what a folder without images holds, and how to fix that."""
+def _describe_missing_images(folder: str, inside: Sequence[str], foreign: Sequence[str]) -> str:
+    """Describe the content of a folder without images, and how to fix it."""
     if inside:
         return f"{len(inside):,} lie in folders inside it, first {folder}/{inside[0]}: move them up"
     if foreign:
-        return f"found {foreign[0]}, expected files such as .jpg or .png in it: convert or unpack what is there"
+        return f"found {foreign[0]}, expected files such as .jpg or .png in it: convert or unpack the files"
     return "expected files such as .jpg or .png in it"
 
 
@@ -286,8 +287,8 @@ def _is_plain(name: str, folder: Path) -> bool:
             return True
         what = "a folder" if stat.S_ISDIR(kind) else "a pipe, socket or device"
     except OSError as error:
-        what = f"a link that leads nowhere ({reason_of(error)})" if os.path.islink(path) else reason_of(error)
-    report("unparsable name", f"{path} has the name of an image and is {what}; remove it")
+        what = f"a broken link ({get_reason(error)})" if os.path.islink(path) else get_reason(error)
+    report("unparsable name", f"{path} has the name of an image but is {what}; remove it")
     return False
 
 
@@ -295,7 +296,7 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in _OF_SYSTEMS
 
 
-def _files_in(folder: Path) -> set[str]:
+def _list_files(folder: Path) -> set[str]:
     """Return the names of the files in a folder, none where it cannot be read."""
     try:
         with os.scandir(folder) as entries:
@@ -311,5 +312,5 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _plain(name: str) -> str:
+def _simplify(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())

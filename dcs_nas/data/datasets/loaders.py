@@ -1,7 +1,7 @@
-"""What all loaders share: the registry, the published facts, and how faults of a folder are reported.
+"""The registry of loaders, published facts of data sets, and reports of faults.
 
-Faults: the first one raises while loading, all are collected while checking. Files that are passed over are no faults:
-they are counted, and the data set names them.
+While loading, the first fault raises; while checking, all faults are collected. Files that are passed over are not
+faults: they are counted and named in the data set.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _collection: ContextVar[list[Problem] | None] = ContextVar("problems", default=N
 
 
 def report(kind: Kind, message: str) -> None:
-    """Raise ``InputError(message)``; inside `collected` note it instead, and the loader goes on without the part."""
+    """Raise ``InputError(message)``; within `collect_problems` record it instead, and let the loader continue."""
     message = to_one_line(message)
     problems = _collection.get()
     if problems is None:
@@ -50,15 +50,15 @@ _NAMED = 3
 
 
 def pass_over(what: str, names: Iterable[str]) -> None:
-    """Count ``names`` as passed over, ``what`` saying what they are, for the data set that is being loaded."""
+    """Count ``names``, described by ``what``, as passed over by the data set that is being loaded."""
     counted = _passed_over.get()
     if counted is not None and (names := list(names)):
         counted.setdefault(what, []).extend(names)
 
 
 @contextmanager
-def passed_over() -> Iterator[list[str]]:
-    """Collect what loaders pass over in this block; the list is filled at its end, a line for each kind."""
+def collect_passed_over() -> Iterator[list[str]]:
+    """Collect the files that loaders pass over in this block; at its end the list has a line for each kind."""
     lines: list[str] = []
     counted: dict[str, list[str]] = {}
     token = _passed_over.set(counted)
@@ -72,8 +72,8 @@ def passed_over() -> Iterator[list[str]]:
 
 
 @contextmanager
-def collected() -> Iterator[list[Problem]]:
-    """Collect what loaders report in this block into the list it gives."""
+def collect_problems() -> Iterator[list[Problem]]:
+    """Collect the problems that loaders report in this block; yield their list."""
     problems: list[Problem] = []
     token = _collection.set(problems)
     try:
@@ -87,10 +87,10 @@ Count = int | tuple[int, ...] | None
 
 @dataclass(frozen=True)
 class Facts:
-    """Published counts: (people, images) of each split, distractors and cameras; None is not known or not checked.
+    """Published counts: (identities, images) of each split, distractors and cameras; None if unknown or not checked.
 
-    Distractors are counted among the gallery's images but not among its people. Where publications disagree, a count
-    is the tuple of what they say.
+    Distractors count among the gallery's images but not among its identities. Where publications disagree, a count is
+    the tuple of their numbers.
     """
 
     train: tuple[Count, Count] = (None, None)
@@ -101,14 +101,14 @@ class Facts:
 
     def deviations(self, dataset: ReidDataset) -> tuple[str, ...]:
         """Return a line for every count that differs from the published one."""
-        found, lines = dataset.statistics(), []
+        counts, lines = dataset.statistics(), []
         rows = [
-            (f"{split} {what}", found[split][what], fact)
+            (f"{split} {label}", counts[split][key], fact)
             for split in SPLITS
-            for what, fact in zip(("people", "images"), getattr(self, split))
+            for key, label, fact in zip(("people", "images"), ("identities", "images"), getattr(self, split))
         ]
-        rows.append(("gallery distractors", found["gallery"]["distractors"], self.distractors))
-        rows.append(("cameras", found["cameras"], self.cameras))
+        rows.append(("gallery distractors", counts["gallery"]["distractors"], self.distractors))
+        rows.append(("cameras", counts["cameras"], self.cameras))
         for what, count, fact in rows:
             published = fact if isinstance(fact, tuple) else () if fact is None else (fact,)
             if published and count not in published:
@@ -116,7 +116,7 @@ class Facts:
         return tuple(lines)
 
 
-def with_deviations(dataset: ReidDataset, facts: Facts) -> ReidDataset:
+def add_deviations(dataset: ReidDataset, facts: Facts) -> ReidDataset:
     """Return the data set with its deviations from the published facts among its notes."""
     return replace(dataset, notes=dataset.notes + facts.deviations(dataset))
 
@@ -131,39 +131,42 @@ def load_dataset(name: str, root: Path | str, **options: Any) -> ReidDataset:
     ``options`` are the keyword arguments of the loader (`describe` prints them).
 
     Raises:
-        InputError: unknown name or option, a value that is none of the option's, or a fault of the folder.
+        InputError: an unknown name or option, a value of the wrong type, or a fault of the folder.
     """
     loader = DATASETS[name]
     checked = check_options(name, options)
-    with passed_over() as lines:
+    with collect_passed_over() as lines:
         dataset = loader(Path(root), **checked)
     if not isinstance(dataset, ReidDataset):
-        found = type(dataset).__name__
-        raise InputError(f"the loader of data set '{name}' ({DATASETS.owner(name)}) gave {found}, expected ReidDataset")
+        kind = type(dataset).__name__
+        raise InputError(
+            f"the loader of data set '{name}' ({DATASETS.owner(name)}) returns {kind}, expected ReidDataset; change it"
+        )
     return replace(dataset, passed_over=tuple(lines))
 
 
 def check_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options of a data set with their types checked; ``InputError`` lists what it takes."""
-    kind = _options_of(DATASETS[name])
+    """Return the options of a data set with their types checked; raise ``InputError`` that lists the known ones."""
+    kind = _make_options(DATASETS[name])
     for key, field in kind.model_fields.items():
         if field.is_required() and key not in options:
             raise InputError(
-                f"data set '{name}' needs the option '{key}' ({_values(field.annotation)}); there is no default"
+                f"data set '{name}' needs the option '{key}' ({_describe_values(field.annotation)}), which has no "
+                f"default; give it, e.g. -o {key}={_describe_values(field.annotation).split()[0]}"
             )
     if options and not kind.model_fields:
-        raise InputError(f"data set '{name}' takes no options, found {', '.join(options)}")
+        raise InputError(f"data set '{name}' takes no options, found {', '.join(options)}; leave them out")
     settings = parse(kind, options, source=f"options of data set '{name}'")
     return {key: getattr(settings, key) for key in kind.model_fields}
 
 
 def describe(name: str) -> str:
-    """Return what a data set is, the folder it expects and its options: the loader's docstring."""
+    """Return the description of a data set, its folder and its options: the loader's docstring."""
     return inspect.getdoc(DATASETS[name]) or ""
 
 
 @cache
-def _options_of(loader: Loader) -> type[Settings]:
+def _make_options(loader: Loader) -> type[Settings]:
     hints = get_type_hints(loader, include_extras=True)
     parameters = [p for p in inspect.signature(loader).parameters.values() if p.kind is p.KEYWORD_ONLY]
     fields: dict[str, Any] = {
@@ -172,5 +175,5 @@ def _options_of(loader: Loader) -> type[Settings]:
     return create_model(f"{loader.__name__}_options", __base__=Settings, **fields)
 
 
-def _values(annotation: Any) -> str:
+def _describe_values(annotation: Any) -> str:
     return " or ".join(str(a) for a in getattr(annotation, "__args__", ())) or getattr(annotation, "__name__", "")

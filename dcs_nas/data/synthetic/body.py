@@ -1,4 +1,4 @@
-"""A dressed, walking person: parts are laid out in space, projected, and painted from far to near.
+"""A dressed, walking pedestrian: parts are placed in space, projected, and painted from far to near.
 
 Depths are body heights towards the viewer, plus an offset per body part: legs lie below the torso's clothes, and the
 head above them.
@@ -10,13 +10,15 @@ from collections.abc import Iterator
 from itertools import chain
 
 from dcs_nas.data.synthetic.canvas import Canvas, Frame, darker, ellipse
-from dcs_nas.data.synthetic.clothes import bag, hat, make_cloth
+from dcs_nas.data.synthetic.clothes import make_bag, make_cloth, make_hat
 from dcs_nas.data.synthetic.identity import Looks
 from dcs_nas.data.synthetic.pose import Figure, Limb, Part, Point, Pose, Ring, View, make_skeleton
 
 
-def draw_person(canvas: Canvas, looks: Looks, pose: Pose, pitch: float, frame: Frame, *, person: bool = True) -> None:
-    """Paint a person on the canvas.
+def draw_pedestrian(
+    canvas: Canvas, looks: Looks, pose: Pose, pitch: float, frame: Frame, *, subject: bool = True
+) -> None:
+    """Paint a pedestrian on the canvas.
 
     Args:
         canvas: what to paint on.
@@ -24,11 +26,11 @@ def draw_person(canvas: Canvas, looks: Looks, pose: Pose, pitch: float, frame: F
         pose: the moment of the walk and the facing.
         pitch: of the camera, see ``View``.
         frame: the place of the top of the head of an upright body, and canvas pixels per body height.
-        person: whether this is whom the picture is of, see ``Canvas.polygon``.
+        subject: whether this is the subject of the picture, see ``Canvas.polygon``.
     """
     figure = _dress(canvas.image.size, looks, pose, View(pose.yaw, pitch, pose.lean), frame)
     for part in sorted(_parts(figure), key=lambda part: part.depth):
-        canvas.polygon(frame.place(part.outline), part.fill, edge=0.006 * frame.scale, person=person)
+        canvas.polygon(frame.place(part.outline), part.fill, edge=0.006 * frame.scale, subject=subject)
 
 
 def _dress(size: tuple[int, int], looks: Looks, pose: Pose, view: View, frame: Frame) -> Figure:
@@ -41,15 +43,17 @@ def _dress(size: tuple[int, int], looks: Looks, pose: Pose, view: View, frame: F
 
 
 def _parts(figure: Figure) -> Iterator[Part]:
-    return chain(legs(figure), torso(figure), arms(figure), head(figure), hat(figure), bag(figure))
+    return chain(
+        make_legs(figure), make_torso(figure), make_arms(figure), make_head(figure), make_hat(figure), make_bag(figure)
+    )
 
 
 _LEGS, _LOWER, _BEHIND_NECK, _TORSO, _ON_TORSO, _ARMS, _HEAD = -0.5, -0.1, -0.01, 0.0, 0.004, 0.03, 0.12
 _LONG_SLEEVED = ("long sleeve", "jacket", "coat")
 
 
-def legs(figure: Figure) -> Iterator[Part]:
-    """Both legs in skin, then trousers or shorts over them; the skin of the far leg is a little darker."""
+def make_legs(figure: Figure) -> Iterator[Part]:
+    """Yield both legs, skin below trousers or shorts; the skin of the far leg is a little darker."""
     for limb in figure.skeleton.legs.values():
         depth = _LEGS + figure.view.depth(limb.middle)
         dim = 0.82 if figure.view.depth(limb.middle) < -0.02 else 1.0
@@ -85,7 +89,7 @@ def _leg_clothes(figure: Figure, limb: Limb, depth: float) -> Iterator[Part]:
 
 
 def _side_stripe(figure: Figure, limb: Limb, depth: float) -> Iterator[Part]:
-    """A band along the outside of the leg."""
+    """Yield a band along the outside of the leg."""
     out = (1 if limb.top[0] > 0 else -1) * 0.5 * figure.looks.build.girth
     points = [(x + out, y, z) for x, y, z in (limb.top, limb.middle, limb.end)]
     if figure.view.depth(points[1]) > figure.view.depth(limb.middle) - 0.012:
@@ -93,8 +97,8 @@ def _side_stripe(figure: Figure, limb: Limb, depth: float) -> Iterator[Part]:
             yield figure.limb(a, 0.009, b, 0.008, figure.looks.lower.pattern_colour, depth)
 
 
-def torso(figure: Figure) -> Iterator[Part]:
-    """Upper garment, skirt below it, and what is seen only from the front: an open jacket, a logo."""
+def make_torso(figure: Figure) -> Iterator[Part]:
+    """Yield the upper garment, the skirt below it, and from the front an open jacket or a logo."""
     looks, skeleton, build = figure.looks, figure.skeleton, figure.looks.build
     loose = 1.1 if looks.upper.kind in ("jacket", "coat") else 1.0
     top, hip = skeleton.shoulder, skeleton.hip
@@ -113,7 +117,7 @@ def torso(figure: Figure) -> Iterator[Part]:
 
 
 def _tail(figure: Figure) -> list[Ring]:
-    """How a coat or a dress goes on below the hips."""
+    """Return the rings of a coat or a dress below the hips."""
     upper, build, hip = figure.looks.upper, figure.looks.build, figure.skeleton.hip
     if upper.kind == "coat":
         return [(hip + 0.1 + 0.14 * upper.length, 1.2 * build.hips, build.girth * 1.15)]
@@ -154,8 +158,8 @@ def _logo(kind: str, centre: tuple[float, float], front: float) -> list[tuple[fl
     return [(u - w, v - half_height), (u + w, v - half_height), (u + w, v + half_height), (u - w, v + half_height)]
 
 
-def arms(figure: Figure) -> Iterator[Part]:
-    """Skin below, sleeves over it; the far arm is hidden by the torso where the person is seen from the side."""
+def make_arms(figure: Figure) -> Iterator[Part]:
+    """Yield both arms, skin below sleeves; from the side the torso hides the far arm."""
     for limb in figure.skeleton.arms.values():
         depth = _ARMS + figure.view.depth(limb.top)
         yield from _bare_arm(figure, limb, depth)
@@ -181,8 +185,8 @@ def _sleeve(figure: Figure, limb: Limb, depth: float) -> Iterator[Part]:
         yield figure.sleeve(limb.top, thick * girth, hem, 1.05 * thick * girth, cloth, depth + 0.003)
 
 
-def head(figure: Figure) -> Iterator[Part]:
-    """Neck, face and hair: the face lies to the front of the skull and the hair to its back, so the turn hides one."""
+def make_head(figure: Figure) -> Iterator[Part]:
+    """Yield neck, face and hair; the face lies at the front of the skull and the hair at its back."""
     looks, skeleton, front = figure.looks, figure.skeleton, figure.view.front
     half, middle = looks.build.head / 2, skeleton.chin - looks.build.head / 2
     neck = (0.0, skeleton.shoulder - 0.01, 0.0)

@@ -1,4 +1,4 @@
-"""An enlarged canvas: shapes are drawn on it without anti-aliasing, which shrinking it afterwards brings.
+"""An enlarged canvas: shapes are drawn without anti-aliasing, and shrinking the canvas smooths them.
 
 Positions are in units of the caller's choice (body heights for a figure), mapped by ``Frame`` to canvas pixels.
 """
@@ -35,7 +35,7 @@ class Frame:
 
 
 class Canvas:
-    """A picture under construction and the mask of the person in it, both ``SUPERSAMPLING`` times enlarged."""
+    """A picture under construction and the mask of its subject, both ``SUPERSAMPLING`` times enlarged."""
 
     def __init__(self, background: Image.Image) -> None:
         self.image = background
@@ -43,14 +43,14 @@ class Canvas:
         self._draw = ImageDraw.Draw(self.image)
         self._draw_mask = ImageDraw.Draw(self.mask)
 
-    def polygon(self, points: Sequence[Position], fill: Fill, *, edge: float = 0.0, person: bool = False) -> None:
+    def polygon(self, points: Sequence[Position], fill: Fill, *, edge: float = 0.0, subject: bool = False) -> None:
         """Fill a polygon, given in canvas pixels.
 
         Args:
             points: the corners.
-            fill: a colour, or a texture of the canvas's size of which the same place is taken.
+            fill: a colour, or a texture of the canvas's size, which is copied at the same place.
             edge: width of a shadow around the polygon, in canvas pixels.
-            person: whether it belongs to the person whom the picture is of, or hides it.
+            subject: whether it belongs to the subject of the picture, or hides it.
         """
         if edge > 0:
             shadow = _SHADOW if isinstance(fill, Image.Image) else darker(fill, 0.72)
@@ -59,7 +59,7 @@ class Canvas:
             self._paste(points, fill)
         else:
             self._draw.polygon(points, fill=fill)
-        self._draw_mask.polygon(points, fill=255 if person else 0)
+        self._draw_mask.polygon(points, fill=255 if subject else 0)
 
     def _paste(self, points: Sequence[Position], texture: Image.Image) -> None:
         left, top = (max(0, math.floor(min(p[axis] for p in points))) for axis in (0, 1))
@@ -112,6 +112,6 @@ def box(centre: Position, half_width: float, half_height: float) -> list[Positio
 
 
 def darker(colour: Colour, factor: float) -> Colour:
-    """Return the colour in a light weaker by this factor."""
+    """Return the colour times this factor."""
     red, green, blue = (min(255, int(c * factor)) for c in colour)
     return red, green, blue

@@ -1,6 +1,6 @@
 """Patterned cloth, hats and bags.
 
-Cloth is a canvas-sized image to be cut out in a garment's shape. A backpack is seen from behind, and by its straps from
+Cloth is a canvas-sized image, which is cut out in a garment's shape. A backpack is visible from behind, its straps from
 the front.
 """
 
@@ -42,7 +42,7 @@ def make_cloth(
     """Return the garment's colour if it is plain, otherwise its pattern.
 
     Args:
-        garment: what is worn.
+        garment: its kind, colours and pattern.
         size: of the canvas, in pixels.
         fixed: the middle of the garment, in canvas pixels; colour blocks change there.
         scale: canvas pixels per body height.
@@ -74,7 +74,7 @@ def _vertical(cloth: _Cloth) -> None:
 
 
 def _checks(cloth: _Cloth) -> None:
-    """Every second square; the parity counts from the fixed point, so that it moves with the figure."""
+    """Paint every second square, counted from the fixed point, so that the pattern moves with the figure."""
     for y in cloth.rows():
         for x in cloth.columns():
             if (round((y - cloth.y) / cloth.y_period) + round((x - cloth.x) / cloth.x_period)) % 2:
@@ -104,8 +104,8 @@ _PAINTERS: dict[str, Callable[[_Cloth], None]] = {
 _ON_HEAD, _ON_TORSO, _OVER_ARMS = 0.16, 0.006, 0.08
 
 
-def hat(figure: Figure) -> Iterator[Part]:
-    """A dome on the crown, with a peak to the front (cap) or a brim all around (brim hat)."""
+def make_hat(figure: Figure) -> Iterator[Part]:
+    """Yield a dome on the crown, with a peak at the front (cap) or a brim all around (brim hat)."""
     worn, half = figure.looks.hat, figure.looks.build.head / 2
     if worn.kind == "none":
         return
@@ -126,8 +126,8 @@ def hat(figure: Figure) -> Iterator[Part]:
         )
 
 
-def bag(figure: Figure) -> Iterator[Part]:
-    """The person's bag, if any."""
+def make_bag(figure: Figure) -> Iterator[Part]:
+    """Yield the identity's bag, if any."""
     carried = {"backpack": _backpack, "shoulder bag": _shoulder_bag, "hand bag": _hand_bag}
     draw = carried.get(figure.looks.bag.kind)
     if draw is not None:
@@ -159,7 +159,7 @@ def _backpack_strap(figure: Figure, side: int) -> Iterator[Part]:
 
 
 def _shoulder_bag(figure: Figure) -> Iterator[Part]:
-    """A bag at one hip, its strap over the other shoulder, seen on the chest or on the back."""
+    """Yield a bag at one hip and its strap over the other shoulder, across the chest or the back."""
     worn, view, build = figure.looks.bag, figure.view, figure.looks.build
     top, hip, side = figure.skeleton.shoulder, figure.skeleton.hip, figure.looks.bag.side
     surface = math.copysign(0.7 * build.girth, view.front)

@@ -1,4 +1,4 @@
-"""A person's looks: everything that stays the same from camera to camera."""
+"""The looks of an identity: everything that is the same in all cameras."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Accessory:
 
 @dataclass(frozen=True)
 class Looks:
-    """All that belongs to an identity."""
+    """Body, clothes and accessories of an identity."""
 
     build: Build
     skin: Colour
@@ -94,17 +94,17 @@ class Looks:
 
 
 def sample_looks(rng: np.random.Generator) -> Looks:
-    """Draw one person; common kinds and colours are drawn more often, so that people share them."""
+    """Draw one identity; common kinds and colours have higher weights, so that identities share them."""
     return Looks(
         build=_sample_build(rng),
         skin=_SKINS[rng.integers(len(_SKINS))],
-        hair=_weighted(rng, _HAIR_STYLES),
+        hair=_draw_weighted(rng, _HAIR_STYLES),
         hair_colour=_HAIRS[rng.integers(len(_HAIRS))],
         upper=_sample_garment(rng, _UPPER_KINDS, _UPPER_COLOURS, _PATTERNS),
-        inner=COLOURS[_weighted(rng, _ACCENT_COLOURS)],
-        logo=_weighted(rng, _LOGOS),
+        inner=COLOURS[_draw_weighted(rng, _ACCENT_COLOURS)],
+        logo=_draw_weighted(rng, _LOGOS),
         lower=_sample_garment(rng, _LOWER_KINDS, _LOWER_COLOURS, _LOWER_PATTERNS),
-        shoes=COLOURS[_weighted(rng, _SHOE_COLOURS)],
+        shoes=COLOURS[_draw_weighted(rng, _SHOE_COLOURS)],
         boots=bool(rng.random() < 0.25),
         bag=_sample_accessory(rng, _BAGS),
         hat=_sample_accessory(rng, _HATS),
@@ -124,13 +124,13 @@ def _sample_build(rng: np.random.Generator) -> Build:
 def _sample_garment(
     rng: np.random.Generator, kinds: Mapping[str, int], colours: Mapping[str, int], patterns: Mapping[str, int]
 ) -> Garment:
-    colour = _weighted(rng, colours)
-    others = {name: weight for name, weight in _ACCENT_COLOURS.items() if name != colour}
+    colour = _draw_weighted(rng, colours)
+    accents = {name: weight for name, weight in _ACCENT_COLOURS.items() if name != colour}
     return Garment(
-        kind=_weighted(rng, kinds),
+        kind=_draw_weighted(rng, kinds),
         colour=COLOURS[colour],
-        pattern=_weighted(rng, patterns),
-        pattern_colour=COLOURS[_weighted(rng, others)],
+        pattern=_draw_weighted(rng, patterns),
+        pattern_colour=COLOURS[_draw_weighted(rng, accents)],
         period=rng.uniform(0.055, 0.100),
         length=rng.uniform(0.0, 1.0),
     )
@@ -138,14 +138,14 @@ def _sample_garment(
 
 def _sample_accessory(rng: np.random.Generator, kinds: Mapping[str, int]) -> Accessory:
     return Accessory(
-        kind=_weighted(rng, kinds),
-        colour=COLOURS[_weighted(rng, _BAG_COLOURS)],
+        kind=_draw_weighted(rng, kinds),
+        colour=COLOURS[_draw_weighted(rng, _BAG_COLOURS)],
         size=rng.uniform(0.8, 1.25),
         side=int(rng.choice((-1, 1))),
     )
 
 
-def _weighted(rng: np.random.Generator, weights: Mapping[T, int]) -> T:
+def _draw_weighted(rng: np.random.Generator, weights: Mapping[T, int]) -> T:
     pick = rng.integers(sum(weights.values()))
     for item, weight in weights.items():
         pick -= weight

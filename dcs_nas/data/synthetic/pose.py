@@ -1,7 +1,7 @@
-"""The walking skeleton, its projection to the picture plane, and the pieces that a figure is painted from.
+"""The walking skeleton, its projection to the picture plane, and the parts from which a figure is painted.
 
-Body axes: x to the person's left, y down from the top of the head, z to the front; the unit is the body height, so
-that the ground is at y = 1. Seen from the front, the picture's u axis runs along x; v runs down.
+Body axes: x to the body's left, y down from the top of the head, z to the front; the unit is the body height, so that
+the ground is at y = 1. Seen from the front, the picture's u axis runs along x; v runs down.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Limb:
 
 @dataclass(frozen=True)
 class Skeleton:
-    """Heights of head, shoulders and hips, and the limbs by side: -1 is the person's right, 1 the left."""
+    """Heights of head, shoulders and hips, and the limbs by side: -1 is the body's right, 1 the left."""
 
     chin: float
     shoulder: float
@@ -65,15 +65,15 @@ class View:
 
     @property
     def side(self) -> float:
-        """1 where the person walks towards the right of the picture, -1 towards the left."""
+        """1 where the body walks towards the right of the picture, -1 towards the left."""
         return math.sin(self.yaw)
 
     def depth(self, point: Point) -> float:
-        """Return how far the point lies towards the viewer."""
+        """Return the distance of the point towards the viewer."""
         return point[2] * self.front - point[0] * self.side
 
     def project(self, point: Point) -> tuple[float, float]:
-        """(u, v) of the point in body heights; u is 0 at the body's axis."""
+        """Return (u, v) of the point in body heights; u is 0 at the body's axis."""
         u = point[0] * self.front + point[2] * self.side + self.lean * (1 - point[1])
         return u, point[1] + self.pitch * self.depth(point)
 
@@ -107,7 +107,7 @@ def make_skeleton(build: Build, pose: Pose) -> Skeleton:
 
 
 def _leg(build: Build, hip: float, side: int, angle: float, forward: float) -> Limb:
-    """The knee bends while the leg swings forward."""
+    """Return the joints of a leg, whose knee bends while it swings forward."""
     length = build.legs - 0.02
     top = (side * build.hips * 0.52, hip, 0.0)
     knee = _reach(top, 0.51 * length, angle)
@@ -121,7 +121,7 @@ def _arm(build: Build, pose: Pose, shoulder: float, side: int, angle: float) -> 
 
 
 def _reach(start: Point, length: float, angle: float, outward: float = 0.0) -> Point:
-    """The other end of a bone that hangs from ``start``, swung forward by ``angle`` and sideways by ``outward``."""
+    """Return the other end of a bone that hangs from ``start``, turned forward by ``angle`` and out by ``outward``."""
     x, y, z = start
     down = math.cos(angle) * math.cos(outward)
     return x + length * math.sin(outward), y + length * down, z + length * math.sin(angle)
@@ -145,7 +145,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Figure:
-    """A person at one moment, seen by a camera; ``cloth`` fills the upper and ``lower_cloth`` the lower garment."""
+    """A pedestrian at one moment, seen by a camera; ``cloth`` fills the upper and ``lower_cloth`` the lower garment."""
 
     looks: Looks
     skeleton: Skeleton

@@ -1,6 +1,6 @@
-"""What surrounds a person: a background for every camera, and things that stand in front.
+"""The surroundings of a pedestrian: a background for every camera, and occluders.
 
-Every camera looks at a place of its own, a wide picture of which each image shows a piece.
+Every camera has its own scene, a wide picture of which each image shows a part.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from dcs_nas.data.synthetic.body import draw_person
+from dcs_nas.data.synthetic.body import draw_pedestrian
 from dcs_nas.data.synthetic.canvas import SUPERSAMPLING, Canvas, Frame, Position, box, ellipse
 from dcs_nas.data.synthetic.identity import Colour, sample_looks
 from dcs_nas.data.synthetic.pose import sample_pose
@@ -50,8 +50,8 @@ def make_scene(kind: int, horizon: float, width: int, height: int, rng: np.rando
     """Return a panorama for pictures of ``width`` x ``height``, enlarged by ``SUPERSAMPLING``.
 
     Args:
-        kind: which kind of place; any number, kinds repeat.
-        horizon: where the ground starts, in picture heights from the top of the panorama.
+        kind: the kind of place, any number; kinds repeat.
+        horizon: the start of the ground, in picture heights from the top of the panorama.
         width: of the pictures taken of it, in pixels.
         height: of the pictures taken of it, in pixels.
         rng: draws all details.
@@ -66,7 +66,7 @@ def make_scene(kind: int, horizon: float, width: int, height: int, rng: np.rando
 
 
 def _weather(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Uneven light and fine grain over the whole place."""
+    """Return the image with uneven light and fine grain."""
     pixels = np.asarray(image, dtype=np.float32)
     light = 1 + 0.7 * (_clouds(rng, image.size, 12) - 0.5) + 0.2 * (_clouds(rng, image.size, 200) - 0.5)
     return Image.fromarray(np.clip(pixels * light[:, :, None], 0, 255).astype(np.uint8))
@@ -112,7 +112,7 @@ def _bricks(sketch: _Sketch) -> None:
 
 
 def _facade(sketch: _Sketch) -> None:
-    """A building of glass: panes between mullions, some lit."""
+    """Paint a building of glass: panes between mullions, some lit."""
     wide, high = sketch.rng.uniform(0.1, 0.16), sketch.rng.uniform(0.14, 0.24)
     for x in np.arange(0, sketch.width, wide):
         for y in np.arange(0, sketch.horizon, high):
@@ -121,7 +121,7 @@ def _facade(sketch: _Sketch) -> None:
 
 
 def _fence(sketch: _Sketch) -> None:
-    """A hedge behind a railing, with parked cars."""
+    """Paint a hedge behind a railing, with parked cars."""
     rng = sketch.rng
     for _ in range(120):
         x, y = rng.uniform(0, sketch.width), rng.uniform(0.3, 0.9) * sketch.horizon
@@ -136,7 +136,7 @@ def _fence(sketch: _Sketch) -> None:
 
 
 def _tiles(sketch: _Sketch) -> None:
-    """Joints that run to a vanishing point above the horizon."""
+    """Paint joints that run to a vanishing point above the horizon."""
     middle, joint = sketch.width / 2, sketch.pick(((110, 106, 100), (150, 146, 140)))
     for x in np.arange(-sketch.width, 2 * sketch.width, 0.22):
         near = middle + 2.2 * (x - middle)
@@ -148,14 +148,14 @@ def _tiles(sketch: _Sketch) -> None:
 
 
 def _kerb(sketch: _Sketch) -> None:
-    """Grass, a kerb and the road."""
+    """Paint grass, a kerb and the road."""
     top = sketch.horizon + 0.2 * (sketch.height - sketch.horizon)
     sketch.rectangle(0, sketch.horizon, sketch.width, top, sketch.pick(_LEAVES))
     sketch.rectangle(0, top, sketch.width, top + 0.025, (186, 182, 174))
 
 
 def _markings(sketch: _Sketch) -> None:
-    """White bands of a crossing."""
+    """Paint the white bands of a crossing."""
     for x in np.arange(sketch.rng.uniform(0, 0.3), sketch.width, 0.42):
         low, high = sketch.horizon + 0.1, sketch.height
         corners = [(x, low), (x + 0.1, low), (x + 0.02, high), (x - 0.14, high)]
@@ -163,7 +163,7 @@ def _markings(sketch: _Sketch) -> None:
 
 
 def _plain(sketch: _Sketch) -> None:
-    """Asphalt with stains."""
+    """Paint asphalt with stains."""
     for _ in range(40):
         x, y = sketch.rng.uniform(0, sketch.width), sketch.rng.uniform(sketch.horizon, sketch.height)
         shade = int(sketch.rng.integers(80, 130))
@@ -178,7 +178,7 @@ _PAINTS: tuple[Colour, ...] = ((58, 60, 62), (120, 122, 124), (40, 76, 58), (150
 
 
 def draw_occluder(canvas: Canvas, rng: np.random.Generator) -> None:
-    """Paint a pole, a bin, a bicycle or part of another person over the picture."""
+    """Paint a pole, a bin, a bicycle or part of another pedestrian over the picture."""
     _OCCLUDERS[rng.integers(len(_OCCLUDERS))](canvas, rng)
 
 
@@ -209,7 +209,7 @@ def _bicycle(canvas: Canvas, rng: np.random.Generator) -> None:
 
 
 def _stroke(canvas: Canvas, points: list[Position], width: float, colour: Colour) -> None:
-    """A broad line as a chain of quadrilaterals."""
+    """Paint a broad line as a chain of quadrilaterals."""
     for (x0, y0), (x1, y1) in pairwise(points):
         length = max(1e-6, float(np.hypot(x1 - x0, y1 - y0)))
         dx, dy = 0.5 * width * (y1 - y0) / length, 0.5 * width * (x0 - x1) / length
@@ -217,10 +217,10 @@ def _stroke(canvas: Canvas, points: list[Position], width: float, colour: Colour
 
 
 def _passer_by(canvas: Canvas, rng: np.random.Generator) -> None:
-    """Another person, mostly beyond the edge of the picture."""
+    """Paint another pedestrian, mostly beyond the edge of the picture."""
     width, height = canvas.image.size
     frame = Frame(width * float(rng.choice((0.02, 0.98))), 0.1 * height, rng.uniform(0.85, 1.1) * height)
-    draw_person(canvas, sample_looks(rng), sample_pose(rng, rng.uniform(-3.1, 3.1)), 0.1, frame, person=False)
+    draw_pedestrian(canvas, sample_looks(rng), sample_pose(rng, rng.uniform(-3.1, 3.1)), 0.1, frame, subject=False)
 
 
 def _paint(rng: np.random.Generator) -> Colour:

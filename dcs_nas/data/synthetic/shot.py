@@ -1,6 +1,6 @@
-"""One image: who, where and when it is, how it is put together, and what the camera makes of it.
+"""One image: its identity, camera and pose, its composition, and the effect of the camera.
 
-A camera has its own scene, colours and sharpness, and a side from which it usually sees people.
+A camera has its own scene, colours and sharpness, and a side from which it usually sees pedestrians.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFilter
 
-from dcs_nas.data.synthetic.body import draw_person
+from dcs_nas.data.synthetic.body import draw_pedestrian
 from dcs_nas.data.synthetic.canvas import SUPERSAMPLING, Canvas, Frame
 from dcs_nas.data.synthetic.identity import Looks, sample_looks
 from dcs_nas.data.synthetic.pose import sample_pose
@@ -23,47 +23,47 @@ from dcs_nas.errors import InputError, choices
 from dcs_nas.former_keys import read_former_keys
 
 SUBJECTS = ("people", "tiles")
-# What a random stream is for: the first number after the seed, so that no two uses share a stream.
+# Uses of random streams: the first number after the seed, so that no two uses share a stream.
 LOOKS, TRACK, IMAGE, CAMERA, CAST, SCENE = range(6)
 
 
-def _bounded(default: int, lowest: int, highest: int) -> Any:
+def _make_field(default: int, lowest: int, highest: int) -> Any:
     return field(default=default, metadata={"lowest": lowest, "highest": highest})
 
 
 @partial(read_former_keys, "synth")
 @dataclass(frozen=True, kw_only=True)
 class SyntheticSettings:
-    """Size and seed of a synthetic data set; the same settings give the same bytes.
+    """Size and seed of a synthetic data set; the same settings write the same bytes.
 
     Attributes:
         train_identities: identities in ``bounding_box_train``.
         test_identities: identities in ``query`` and ``bounding_box_test``, none of them a training identity.
         distractor_identities: identities in the gallery only, all under the number 0.
         junk_images: gallery images of partial or missing bodies, under the number -1.
-        cameras: a person passes at least 2 of them, and most of them if there are more.
-        images_per_camera: images of a person in each camera passed; for test people the first is the query.
+        cameras: an identity is seen by at least 2 of them, and by most of them if there are more.
+        images_per_camera: images of an identity in each of its cameras; of a test identity the first is the query.
         width, height: of every image, in pixels.
-        occlusion: percent of the images in which something stands before the subject.
-        misalignment: by how much boxes miss the body, in percent of what a detector's do here.
+        occlusion: percent of the images with an occluder before the subject.
+        misalignment: error of the boxes, in percent of the usual.
         subject: ``people``, or ``tiles``: panels of coloured tiles, seen by the same cameras.
-        seed: of everything that is random.
+        seed: of all random draws.
 
     Raises:
         InputError: a setting that is not a whole number within its bounds, or an unknown subject.
     """
 
-    train_identities: int = _bounded(100, 2, 4000)
-    test_identities: int = _bounded(60, 2, 4000)
-    distractor_identities: int = _bounded(12, 0, 4000)
-    junk_images: int = _bounded(60, 0, 100_000)
-    cameras: int = _bounded(5, 2, 9)
-    images_per_camera: int = _bounded(4, 2, 50)
-    width: int = _bounded(64, 16, 512)
-    height: int = _bounded(128, 32, 1024)
-    occlusion: int = _bounded(22, 0, 100)
-    misalignment: int = _bounded(100, 0, 500)
-    seed: int = _bounded(0, 0, 2**63 - 1)
+    train_identities: int = _make_field(100, 2, 4000)
+    test_identities: int = _make_field(60, 2, 4000)
+    distractor_identities: int = _make_field(12, 0, 4000)
+    junk_images: int = _make_field(60, 0, 100_000)
+    cameras: int = _make_field(5, 2, 9)
+    images_per_camera: int = _make_field(4, 2, 50)
+    width: int = _make_field(64, 16, 512)
+    height: int = _make_field(128, 32, 1024)
+    occlusion: int = _make_field(22, 0, 100)
+    misalignment: int = _make_field(100, 0, 500)
+    seed: int = _make_field(0, 0, 2**63 - 1)
     subject: str = "people"
 
     def __post_init__(self) -> None:
@@ -75,7 +75,7 @@ class SyntheticSettings:
                 raise InputError(f"{setting.name} is {value!r}: expected a whole number from {lowest} to {highest}")
 
     def rng(self, stream: int, *key: int) -> np.random.Generator:
-        """Return a random generator of its own for this stream and key, whatever was drawn elsewhere."""
+        """Return a random generator for this stream and key, independent of all other draws."""
         return np.random.default_rng([self.seed, stream, *key])
 
 
@@ -84,8 +84,9 @@ _USUAL_YAWS = (0.0, math.pi, math.pi / 2, -math.pi / 2, 0.6, math.pi - 0.6)
 
 @dataclass(frozen=True)
 class Camera:
-    """``gains`` are red, green and blue; ``blur`` and ``noise`` in pixels and grey levels; ``detail`` is the share
-    of the resolution that is left; ``usual_yaw`` is the facing most seen.
+    """A camera: ``gains`` of red, green and blue, ``blur`` in pixels, ``noise`` in grey levels.
+
+    ``detail`` is the share of the resolution that is left; ``usual_yaw`` is the most frequent facing.
     """
 
     scene: Image.Image
@@ -129,11 +130,11 @@ def sample_yaw(camera: Camera, rng: np.random.Generator) -> float:
 
 
 def photograph(image: Image.Image, camera: Camera, exposure: np.ndarray, rng: np.random.Generator) -> Image.Image:
-    """Return what the camera makes of the anti-aliased picture: resolution loss, blur, colours, noise.
+    """Return the anti-aliased picture as the camera shows it: with resolution loss, blur, colours and noise.
 
     Args:
         image: the picture.
-        camera: which takes it.
+        camera: takes the picture.
         exposure: brightness of red, green and blue in the light of the moment, around 1.
         rng: draws the noise.
     """
@@ -157,9 +158,9 @@ def _tone_curves(camera: Camera, exposure: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Shot:
-    """What is in an image: ``person`` numbers all bodies of the data set, ``take`` counts within the camera."""
+    """The content of an image: ``identity`` numbers all subjects of the data set, ``take`` counts within the camera."""
 
-    person: int
+    identity: int
     camera: int
     take: int
     junk: bool = False
@@ -167,7 +168,7 @@ class Shot:
 
 @dataclass(frozen=True)
 class _Track:
-    """What the images of one walk past a camera share: facing, place in the scene and light."""
+    """Common properties of the images of one walk past a camera: facing, place in the scene and light."""
 
     yaw: float
     place: tuple[float, float]
@@ -175,25 +176,25 @@ class _Track:
 
 
 def take_picture(shot: Shot, settings: SyntheticSettings) -> Image.Image:
-    """Draw one image of ``settings.width`` x ``settings.height`` pixels; the same shot gives the same pixels."""
+    """Draw one image of ``settings.width`` x ``settings.height`` pixels; the same shot has the same pixels."""
     camera = make_camera(shot.camera, settings)
-    track = _sample_track(camera, settings.rng(TRACK, shot.person, shot.camera))
-    rng = settings.rng(IMAGE, shot.person, shot.camera, shot.take)
+    track = _sample_track(camera, settings.rng(TRACK, shot.identity, shot.camera))
+    rng = settings.rng(IMAGE, shot.identity, shot.camera, shot.take)
     canvas = Canvas(_background(camera, track, settings, rng))
     height = settings.height * SUPERSAMPLING
     frame = _junk_frame(canvas, height, rng) if shot.junk else _box_frame(canvas, height, settings.misalignment, rng)
     if frame is not None and settings.subject == "tiles":
-        draw_panel(canvas, _panel(shot.person, settings), track.yaw + rng.normal(0.0, 0.1), frame)
+        draw_panel(canvas, _panel(shot.identity, settings), track.yaw + rng.normal(0.0, 0.1), frame)
     elif frame is not None:
-        draw_person(canvas, _looks(shot.person, settings), sample_pose(rng, track.yaw), camera.pitch, frame)
+        draw_pedestrian(canvas, _looks(shot.identity, settings), sample_pose(rng, track.yaw), camera.pitch, frame)
     if rng.random() < settings.occlusion / 100:
         draw_occluder(canvas, rng)
     return photograph(_light(canvas, rng), camera, track.exposure * rng.uniform(0.93, 1.07), rng)
 
 
 @lru_cache(maxsize=512)
-def _looks(person: int, settings: SyntheticSettings) -> Looks:
-    return sample_looks(settings.rng(LOOKS, person))
+def _looks(identity: int, settings: SyntheticSettings) -> Looks:
+    return sample_looks(settings.rng(LOOKS, identity))
 
 
 @lru_cache(maxsize=512)
@@ -215,7 +216,7 @@ def _background(camera: Camera, track: _Track, settings: SyntheticSettings, rng:
 
 
 def _box_frame(canvas: Canvas, height: float, misalignment: int, rng: np.random.Generator) -> Frame:
-    """Return where a detector's box, a little too large, too small or shifted, shows the body."""
+    """Return the place of the body in a detector's box, which is a little too large, too small or shifted."""
     error = misalignment / 100
     scale = height * rng.uniform(0.8, 1.04) ** error
     left = canvas.image.size[0] / 2 + height * rng.normal(0.0, 0.02 * error)
@@ -223,7 +224,7 @@ def _box_frame(canvas: Canvas, height: float, misalignment: int, rng: np.random.
 
 
 def _junk_frame(canvas: Canvas, height: float, rng: np.random.Generator) -> Frame | None:
-    """Return half a body, a body much too small or large, or none at all."""
+    """Return the place of half a body, of a body much too small or large, or None for no body."""
     kind = rng.integers(4)
     if kind == 0:
         return None
@@ -237,7 +238,7 @@ def _junk_frame(canvas: Canvas, height: float, rng: np.random.Generator) -> Fram
 
 
 def _light(canvas: Canvas, rng: np.random.Generator) -> Image.Image:
-    """Shrinks the canvas, rounds the body by darkening it towards its edges, and lays uneven light over all."""
+    """Return the shrunk canvas, with the body darkened towards its edges and uneven light over all."""
     image, mask = canvas.shrink()
     radius = 0.03 * image.size[1]
     body = np.asarray(mask, dtype=np.float32)[:, :, None] / 255

@@ -1,4 +1,4 @@
-"""A second kind of subject: upright panels of coloured tiles, told apart by colours, motifs and their arrangement."""
+"""A second kind of subject: upright panels of coloured tiles, which differ in colours, motifs and arrangement."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Panel:
 
 
 def sample_panel(rng: np.random.Generator) -> Panel:
-    """Draw an identity: few colours, which other panels have too, on a grid of 4 to 6 rows and 2 or 3 columns."""
+    """Draw an identity: few colours, which other panels share, on a grid of 4 to 6 rows and 2 or 3 columns."""
     palette = [_COLOURS[i] for i in rng.permutation(len(_COLOURS))[: rng.integers(3, 5)]]
     rows, columns = int(rng.integers(4, 7)), int(rng.integers(2, 4))
 
@@ -52,7 +52,7 @@ def draw_panel(canvas: Canvas, panel: Panel, yaw: float, frame: Frame) -> None:
         for j, (ground, motif, colour) in enumerate(row):
             for fill, outline in ((ground, _SQUARE), *((colour, part) for part in _motif(motif))):
                 points = [place(2 * (j + u) / columns - 1, (i + v) / rows) for u, v in outline]
-                canvas.polygon(frame.place(points), fill, edge=0.004 * frame.scale, person=True)
+                canvas.polygon(frame.place(points), fill, edge=0.004 * frame.scale, subject=True)
 
 
 _SQUARE: list[Position] = [(0, 0), (1, 0), (1, 1), (0, 1)]

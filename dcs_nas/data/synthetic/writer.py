@@ -1,4 +1,4 @@
-"""Writes a synthetic data set as a Market-1501 folder."""
+"""Write a synthetic data set as a Market-1501 folder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CHUNK = 32  # images that a worker draws before it reports
 
 @dataclass(frozen=True)
 class _Entry:
-    """An image of the data set: the folder it belongs to, its Market-1501 name and what it shows."""
+    """An image of the data set: the folder it belongs to, its Market-1501 name and its content."""
 
     part: str
     name: str
@@ -43,15 +43,15 @@ def write_synthetic(
 
     Args:
         out: the folder to make; it may exist if it is empty.
-        settings: size and seed; the same settings give the same bytes.
+        settings: size and seed; the same settings write the same bytes.
         progress: called with images done and images in all.
-        workers: processes to draw in, by default one for every processor; no influence on the bytes.
+        workers: number of processes, by default one for every processor; it does not change the bytes.
 
     Returns:
         The number of images in each of ``bounding_box_train``, ``bounding_box_test`` and ``query``.
 
     Raises:
-        InputError: ``out`` is a file, a folder that is not empty or cannot be made, or ``workers`` is below 1.
+        InputError: ``out`` is a file, is not empty or cannot be created, or ``workers`` is below 1.
     """
     out = Path(out).resolve()
     workers = _check(out, workers)
@@ -59,7 +59,7 @@ def write_synthetic(
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{out} cannot be made ({error.strerror}): expected a place to write to") from error
+        raise InputError(f"{out} cannot be created ({error.strerror}); give a folder that you may write to") from error
     with atomic_folder(out) as whole:
         for part in (TRAIN, GALLERY, QUERY):
             (whole / part).mkdir()
@@ -71,45 +71,45 @@ def _check(out: Path, workers: int | None) -> int:
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file: expected a new or empty folder for the data set; name another one")
     if out.is_dir() and any(out.iterdir()):
-        raise InputError(f"{out} is not empty: expected a new or empty folder; name another one or remove this one")
+        raise InputError(f"{out} is not empty: expected a new or empty folder; name another one, or remove this one")
     if workers is not None and workers < 1:
-        raise InputError(f"workers is {workers}: expected 1 or more, or nothing for one for every processor")
+        raise InputError(f"workers is {workers}: expected 1 or more, or leave it out for one for every processor")
     return workers or os.cpu_count() or 1
 
 
 def _entries(settings: SyntheticSettings) -> Iterator[_Entry]:
-    """Yield all images. Person ids of training and test people are interleaved, as in Market-1501."""
-    people = settings.train_identities + settings.test_identities
-    order = settings.rng(CAST).permutation(people)
-    in_training = {int(person) + 1 for person in order[: settings.train_identities]}
-    for person in range(1, people + 1):
-        for shot in _shots(person, settings):
-            part = TRAIN if person in in_training else QUERY if shot.take == 0 else GALLERY
-            yield _entry(part, person, shot, settings)
-    for person in range(people + 1, people + settings.distractor_identities + 1):
-        for shot in _shots(person, settings):
+    """Yield all images. Numbers of training and test identities are interleaved, as in Market-1501."""
+    identities = settings.train_identities + settings.test_identities
+    order = settings.rng(CAST).permutation(identities)
+    in_training = {int(identity) + 1 for identity in order[: settings.train_identities]}
+    for identity in range(1, identities + 1):
+        for shot in _shots(identity, settings):
+            part = TRAIN if identity in in_training else QUERY if shot.take == 0 else GALLERY
+            yield _entry(part, identity, shot, settings)
+    for identity in range(identities + 1, identities + settings.distractor_identities + 1):
+        for shot in _shots(identity, settings):
             yield _entry(GALLERY, _DISTRACTOR, shot, settings)
     for number in range(settings.junk_images):
-        person = people + settings.distractor_identities + 1 + number
-        yield _entry(GALLERY, _JUNK, Shot(person, 1 + number % settings.cameras, 0, junk=True), settings)
+        identity = identities + settings.distractor_identities + 1 + number
+        yield _entry(GALLERY, _JUNK, Shot(identity, 1 + number % settings.cameras, 0, junk=True), settings)
 
 
-def _shots(person: int, settings: SyntheticSettings) -> Iterator[Shot]:
-    """A person passes all cameras but up to two, and never fewer than two."""
-    rng = settings.rng(TRACK, person)
+def _shots(identity: int, settings: SyntheticSettings) -> Iterator[Shot]:
+    """Yield the images of an identity in all cameras except up to two, and in at least two."""
+    rng = settings.rng(TRACK, identity)
     passed = rng.integers(max(2, settings.cameras - 2), settings.cameras, endpoint=True)
     for camera in sorted(rng.permutation(settings.cameras)[:passed]):
         for take in range(settings.images_per_camera):
-            yield Shot(person, int(camera) + 1, take)
+            yield Shot(identity, int(camera) + 1, take)
 
 
 def _entry(part: str, pid: int, shot: Shot, settings: SyntheticSettings) -> _Entry:
-    """Frames count on with the person and the take, so that no two images of a camera share one."""
-    rng = settings.rng(TRACK, shot.person, shot.camera, shot.take)
-    sequence, box = 1 + shot.person % 6, int(rng.integers(1, 5))
-    frame = 10 * (shot.person * settings.images_per_camera + shot.take) + int(rng.integers(10))
-    person = "-1" if pid == _JUNK else f"{pid:04d}"
-    return _Entry(part, f"{person}_c{shot.camera}s{sequence}_{frame:06d}_{box:02d}.jpg", shot)
+    """Return the entry of an image; no two images of a camera have the same frame number."""
+    rng = settings.rng(TRACK, shot.identity, shot.camera, shot.take)
+    sequence, box = 1 + shot.identity % 6, int(rng.integers(1, 5))
+    frame = 10 * (shot.identity * settings.images_per_camera + shot.take) + int(rng.integers(10))
+    identity = "-1" if pid == _JUNK else f"{pid:04d}"
+    return _Entry(part, f"{identity}_c{shot.camera}s{sequence}_{frame:06d}_{box:02d}.jpg", shot)
 
 
 def _draw_all(
