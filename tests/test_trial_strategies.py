@@ -25,6 +25,7 @@ from dcs_nas.space.table import SIZE, TABLES
 from dcs_nas.strategies import parallel
 from dcs_nas.strategies.job import STRATEGIES, run_search
 from dcs_nas.strategies.neighbors import Neighborhood, encode_choices
+from dcs_nas.strategies.proposals import Proposals
 from dcs_nas.strategies.surrogate import encode_features, predict
 from dcs_nas.strategies.trial_strategy import TrialStrategy
 from dcs_nas.strategies.trials import Proposal, TrialFolder
@@ -306,10 +307,38 @@ def test_a_proposal_by_the_supernet_goes_by_the_mean_rank_of_all_evidence(job: J
     assert (tmp_path / "run/supernet/genotype.yaml").is_file()
 
 
+@pytest.mark.parametrize("supernet", ["paths", "bilevel"])
+def test_the_supernet_of_proposals_trains_paths_drawn_alike_or_as_a_bilevel_search(
+    supernet: str, job: Job, tmp_path: Path
+) -> None:
+    few = ["search.epochs=2", "search.trials.epochs=1", "search.trials.trials=1", "search.arch_lr=0.1"]
+    run_search(job("proposals", *few, f"search.trials.proposals.supernet={supernet}"), tmp_path / "run")
+    settings = RunFolder(tmp_path / "run/supernet").config().section("search")
+    assert settings.relaxation.kind == ("gumbel" if supernet == "paths" else "softmax")
+    rows = read_metrics(tmp_path / "run/supernet/metrics.csv")
+    assert ("architecture/loss" in rows[0]) == (supernet == "bilevel")  # the alphas rest
+
+
+@pytest.mark.parametrize(("weight", "best"), [(0, 1), (1, 0)])
+def test_the_best_of_proposals_counts_the_supernets_score_too(
+    weight: float, best: int, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Supernet 0.3 and trial 0.5 against 0.1 and 0.6."""
+    monkeypatch.setattr(Proposals, "_score", lambda self, genotype: {"supernet": next(scores)})
+    monkeypatch.setattr(Proposals, "_train", lambda self, number, *_: (0.5, 0.6)[number])
+    scores = iter([0.3, 0.1, 0.0, 0.0, 0.0])
+    few = ["search.epochs=1", "search.trials.trials=2", f"search.trials.proposals.weight={weight}"]
+    found = run_search(job("proposals", *few), tmp_path / "run")
+    assert found == load_genotype(tmp_path / f"run/trials/00{best}/trial.yaml")
+    last = read_metrics(tmp_path / "run" / "metrics.csv")[-1]
+    assert last["best/mAP"] == (0.5, 0.6)[best]
+
+
 def test_proposals_are_interrupted_and_resumed_to_the_same_trials(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = job("proposals", "search.trials.epochs=1", "search.epochs=2", "search.trials.proposals.draw=alphas")
+    own = ["search.trials.proposals.supernet=bilevel", "search.trials.proposals.draw=alphas"]
+    config = job("proposals", "search.trials.epochs=1", "search.epochs=2", *own)
     whole = run_search(config, tmp_path / "whole")
     for call in (1, 3):  # in the supernet, in a trial
         with monkeypatch.context() as patch:

@@ -12,8 +12,8 @@ from dcs_nas.config.search import OWN_TRIALS, TRIAL_STRATEGIES
 
 DCS_BLOCKS = "the number of DCS-Attention blocks"
 JOB = "the job"
-_SUPERNET = ("bilevel", "proposals")
-_ONE_SHOT = (*_SUPERNET, "nni.darts", "nni.gumbel")
+_SUPERNET = "search.strategy search.trials.proposals.supernet"
+_NNI = ("nni.darts", "nni.gumbel")
 
 
 class Effect(NamedTuple):
@@ -73,21 +73,19 @@ EFFECTS = (
     Effect("search.trials.proposals", "search.strategy", ("proposals",)),
     Effect("search.trials.predictor search.trials.evidence", "search.strategy", ("predictor", "proposals")),
     Effect(
-        "search.order search.hessian search.relaxation search.identity_overlap search.checkpoint_activations "
-        "search.arch_betas search.arch_weight_decay search.memory",
-        "search.strategy",
+        "search.order search.hessian search.relaxation search.identity_overlap search.arch_betas "
+        "search.arch_weight_decay search.memory",
         _SUPERNET,
+        ("bilevel",),
     ),
+    Effect("search.checkpoint_activations", "search.strategy", ("bilevel", "proposals")),
     Effect(
         "search.choose search.derivation search.perturbation search.retrieval search.guard",
         "search.strategy",
         ("bilevel",),
     ),
-    Effect(
-        "search.epochs search.warmup_epochs search.weight_share search.validate_every search.arch_lr",
-        "search.strategy",
-        _ONE_SHOT,
-    ),
+    Effect("search.warmup_epochs search.weight_share search.arch_lr", _SUPERNET, ("bilevel", *_NNI)),
+    Effect("search.epochs search.validate_every", "search.strategy", ("bilevel", "proposals", *_NNI)),
 )
 _JOBS = {
     "search": ("search", "augment", "loss", "dcs"),

@@ -204,14 +204,31 @@ class HalvingConfig(Settings):
 class ProposalsConfig(Settings):
     """Genotypes proposed by a supernet, decided by short trainings.
 
-    A bilevel search trains the supernet, which scores the candidates with its own parameters. The first
-    ``search.trials.predictor.start`` trials follow its order, the next that of the predictor.
+    The supernet scores the candidates with its own parameters. With ``supernet: paths`` its weights train along paths
+    drawn uniformly, on nine tenths of the images (Guo et al., "Single Path One-Shot NAS", arXiv 1904.00420);
+    ``bilevel`` trains it by the bilevel search of the configuration. The first ``search.trials.predictor.start`` trials
+    follow the order of the scores, the next that of the predictor.
     """
 
+    supernet: Literal["paths", "bilevel"] = "paths"
+    """Training of the supernet: along paths drawn uniformly, or by a bilevel search with the settings of search."""
     candidates: int = Field(default=60, ge=1, le=100_000)
     """Genotypes that the supernet scores."""
     draw: Literal["uniform", "alphas"] = "uniform"
-    """Distribution of the candidates: uniform, or by the supernet's mixture weights."""
+    """Distribution of the candidates: uniform, or by the mixture weights of a supernet of kind bilevel."""
+    batches: int = Field(default=2, ge=1, le=1000)
+    """Batches to measure the running statistics of each candidate."""
+    weight: float = Field(default=0.5, ge=0, le=100)
+    """Weight of the supernet's mAP beside the mAP of a trial when the best trial is chosen; 0 for the trial alone."""
+
+    @model_validator(mode="after")
+    def _check(self) -> ProposalsConfig:
+        if self.draw == "alphas" and self.supernet == "paths":
+            raise ValueError(
+                "draw is 'alphas', but supernet is 'paths', whose alphas do not learn; set supernet to bilevel, "
+                "or draw to uniform"
+            )
+        return self
 
 
 Evidence = Literal["parameters", "naswot", "synflow", "jacobian", "gradient_norm"]

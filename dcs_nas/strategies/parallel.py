@@ -63,7 +63,7 @@ def work_on_trials(strategy: TrialStrategy, run: RunFolder) -> None:
         InputError: the first process has ended before the search.
     """
     study = _open_study(run.path)
-    trials = TrialFolder(strategy.settings.trials, run, strategy.space, most=strategy.most)
+    trials = TrialFolder(strategy.settings.trials, run, strategy.space, most=strategy.most, rate=strategy.rate)
     with register_worker(run.path) as name:
         worker = Worker(run.path, study, name)
         while not study.user_attrs.get(_ENDED, False):

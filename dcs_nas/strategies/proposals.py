@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from pydantic import Field
 from scipy.stats import rankdata
 
-from dcs_nas.config import Config, GuardConfig, TrialsConfig
+from dcs_nas.config import Config, GuardConfig, MemoryConfig, RelaxationConfig, TrialsConfig
 from dcs_nas.errors import TrainingError
 from dcs_nas.files import write_text
 from dcs_nas.models.supernet import Supernet
@@ -22,7 +23,7 @@ from dcs_nas.strategies.base import ReadProgress
 from dcs_nas.strategies.bilevel_strategy import Bilevel
 from dcs_nas.strategies.derive import SupernetScore, likely, score_supernet
 from dcs_nas.strategies.predictor import PredictorSearch
-from dcs_nas.strategies.trials import AnyKind, Proposal
+from dcs_nas.strategies.trials import AnyKind, Proposal, Trial
 
 
 class _Candidate(Settings):
@@ -38,7 +39,7 @@ class _Pool(Settings):
 
 
 class Proposals(PredictorSearch):
-    """Trains a supernet by a bilevel search and ranks candidates by it, and by the other evidence where there is any.
+    """Trains a supernet and ranks candidates by it, and by the other evidence where there is any.
 
     The first trials are the candidates of the best mean rank. Then the predictor, whose features hold the supernet's
     score too, chooses among the candidates and the neighbours of the best trials.
@@ -46,7 +47,9 @@ class Proposals(PredictorSearch):
 
     def __init__(self, config: Config, progress: ReadProgress) -> None:
         super().__init__(config, progress)
-        self._bilevel = Bilevel(self._bilevel_config(), progress)  # its settings are checked before anything is written
+        self._bilevel = Bilevel(
+            self._supernet_config(), progress
+        )  # its settings are checked before anything is written
 
     @property
     def needs_images(self) -> bool:
@@ -81,9 +84,16 @@ class Proposals(PredictorSearch):
             self._scores[key] = self._score(genotype)
         return self._scores[key]
 
-    def _bilevel_config(self) -> Config:
+    def rate(self, trial: Trial) -> tuple[float, float]:
+        """Rank by mAP + ``weight`` times the mAP of the genotype in the supernet.
+
+        A single training is noisy; the supernet's score, of the same identities, is a second measurement.
+        """
+        return trial.share, trial.score + self.settings.trials.proposals.weight * trial.evidence.get("supernet", 0.0)
+
+    def _supernet_config(self) -> Config:
         """Return the settings of the search that trains the supernet, on the images that trials train on."""
-        changes = {
+        changes: dict[str, Any] = {
             "strategy": "bilevel",
             "trials": TrialsConfig(),
             "validation": self.settings.validation or self.settings.trials.validation,
@@ -92,6 +102,15 @@ class Proposals(PredictorSearch):
             "choose": "last",
             "guard": GuardConfig(eigenvalue_iterations=0, gap=False),
         }
+        if self.settings.trials.proposals.supernet == "paths":
+            changes |= {
+                "relaxation": RelaxationConfig(kind="gumbel"),
+                "warmup_epochs": self.settings.epochs - 1,  # the alphas rest, so that paths are drawn uniformly
+                "weight_share": 0.9,
+                "order": 1,
+                "identity_overlap": 1.0,
+                "memory": MemoryConfig(),
+            }
         return self.config.model_copy(update={"search": self.settings.model_copy(update=changes)})
 
     def _train_supernet(self) -> None:
@@ -103,7 +122,7 @@ class Proposals(PredictorSearch):
 
     @cached_property
     def _supernet(self) -> SupernetScore:
-        score = score_supernet(self._run / "supernet")
+        score = score_supernet(self._run / "supernet", batches=self.settings.trials.proposals.batches)
         score.network.to("cuda" if self.config.trainer.cuda else "cpu")
         return score
 

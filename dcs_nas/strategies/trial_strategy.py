@@ -19,7 +19,7 @@ from dcs_nas.space import AnyGenotype, Origin
 from dcs_nas.space.table import Table
 from dcs_nas.strategies.base import ReadProgress, Strategy, on_one_device
 from dcs_nas.strategies.neighbors import Neighborhood
-from dcs_nas.strategies.trials import Outcome, Proposal, Trial, TrialFolder, best_of
+from dcs_nas.strategies.trials import Outcome, Proposal, Trial, TrialFolder, best_of, rate_by_score
 from dcs_nas.training.retraining import train_trial
 
 log = logging.getLogger(__name__)
@@ -91,10 +91,14 @@ class TrialStrategy(Strategy):
 
     def best(self) -> Trial:
         """Return the trial whose genotype the search has found."""
-        return best_of(self.observed)
+        return best_of(self.observed, self.rate)
+
+    def rate(self, trial: Trial) -> tuple[float, float]:
+        """Return what ranks a trial among all."""
+        return rate_by_score(trial)
 
     def search(self, run: RunFolder) -> AnyGenotype:
-        trials = TrialFolder(self.settings.trials, run, self.space, most=self.most)
+        trials = TrialFolder(self.settings.trials, run, self.space, most=self.most, rate=self.rate)
         self.begin(run)
         if self.settings.trials.in_parallel or (run / JOURNAL).is_file():
             from dcs_nas.strategies.parallel import search_in_parallel

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, SerializeAsAny
@@ -73,11 +73,27 @@ class Trial(Proposal, Outcome):
         return self.number if self.continues is None else self.continues
 
 
+Rate = Callable[[Trial], tuple[float, float]]
+
+
+def rate_by_score(trial: Trial) -> tuple[float, float]:
+    """Return what ranks a trial: first the share of the epochs, then the score."""
+    return trial.share, trial.score
+
+
 class TrialFolder:
     """The trials of a search: ``trials/NNN/trial.yaml`` each, a row of metrics.csv and a record for each that ends."""
 
-    def __init__(self, settings: TrialsConfig, run: RunFolder, space: Space, *, most: int) -> None:
-        self.settings, self.run, self._space, self._most = settings, run, space, most
+    def __init__(
+        self,
+        settings: TrialsConfig,
+        run: RunFolder,
+        space: Space,
+        *,
+        most: int,
+        rate: Rate = rate_by_score,
+    ) -> None:
+        self.settings, self.run, self._space, self._most, self._rate = settings, run, space, most, rate
         self.done: list[Trial] = []
 
     def folder(self, number: int) -> RunFolder:
@@ -111,7 +127,7 @@ class TrialFolder:
     def end(self, trial: Trial) -> None:
         """Count a trial that has ended, and report it."""
         self.done.append(trial)
-        row, best = len(self.done) - 1, max(self.done, key=_standing)
+        row, best = len(self.done) - 1, max(self.done, key=self._rate)
         values = {"validation/mAP": trial.score, "best/mAP": best.score, "parameters": trial.parameters}
         self.run.write_metrics(row, {**values, "seconds": trial.seconds, "spent": round(self.spent(), 3)})
         write_trial_record(self.run, row, best.genotype, self._space)
@@ -136,16 +152,12 @@ class TrialFolder:
             shutil.rmtree(RunFolder(folder).checkpoints, ignore_errors=True)
 
 
-def best_of(trials: Sequence[Trial]) -> Trial:
-    """Return the best trial of those trained longest, the first of equal ones.
+def best_of(trials: Sequence[Trial], rate: Rate = rate_by_score) -> Trial:
+    """Return the trial with the highest rate, the first of equal ones.
 
     Raises:
         TrainingError: none was trained.
     """
     if all(trial.problem for trial in trials):
         raise TrainingError(f"none of {len(trials)} trials could be trained: {trials[-1].problem}")
-    return max((trial for trial in trials if not trial.problem), key=_standing)
-
-
-def _standing(trial: Trial) -> tuple[float, float]:
-    return trial.share, trial.score
+    return max((trial for trial in trials if not trial.problem), key=rate)
