@@ -45,6 +45,7 @@ SEARCHES: dict[str, list[str]] = {
 }
 FEW = "search.trials.predictor.start=4"  # of ten trainings
 ZERO_COST = "search.trials.evidence=[parameters,naswot,synflow,jacobian,gradient_norm]"
+PROPOSALS = ["search.strategy=proposals", "search.epochs=120", "search.trials.proposals.candidates=100"]
 TRIALS: dict[str, list[str]] = {
     "random": ["search.strategy=random"],
     "evolution": ["search.strategy=evolution", "search.trials.population=5", "search.trials.sample=3"],
@@ -55,8 +56,9 @@ TRIALS: dict[str, list[str]] = {
 }
 WITH_IMAGES: dict[str, list[str]] = {
     "predictor, zero-cost": ["search.strategy=predictor", FEW, ZERO_COST],
-    "proposals": ["search.strategy=proposals", FEW, *SAMPLED],
-    "proposals, zero-cost": ["search.strategy=proposals", FEW, ZERO_COST, *SAMPLED],
+    "proposals": PROPOSALS,
+    "proposals, zero-cost": [*PROPOSALS, ZERO_COST],
+    "proposals, bilevel": ["search.strategy=proposals", FEW, *SAMPLED, "search.trials.proposals.supernet=bilevel"],
 }
 COLUMNS = ["strategy", "as_long_as", "seed", "seconds", "architecture", "mAP", "rank", "regret", "attention", "tau"]
 

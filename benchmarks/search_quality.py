@@ -48,7 +48,7 @@ DATA: dict[str, SyntheticSettings] = {
     "people": SyntheticSettings(),
     "occluded": SyntheticSettings(seed=1, occlusion=60, misalignment=250),
     "few": SyntheticSettings(seed=2, train_identities=40, images_per_camera=8),
-    "tiles": SyntheticSettings(seed=3, subject="tiles"),
+    "tiles": SyntheticSettings(seed=3, subject="tiles", occlusion=80, misalignment=400),
 }
 IB = ["loss.ib_kind=ibb", "loss.ib_weight=0.1"]
 BILEVEL = [

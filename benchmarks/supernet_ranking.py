@@ -7,7 +7,8 @@ Each row is one supernet, trained on the synthetic identities of the table bench
 scores the architectures that the table holds with at least three seeds, at most 60; Kendall's tau is between these
 scores and the mean test mAP of the table. ``tau_within`` is the mean over the kinds of attention, each alone. The last
 column keeps the scores, so that --summary can join them: mean ranks of several supernets, of a supernet and a zero-cost
-score, and of both with the validation mAP of a training of a quarter of the epochs, which the table holds.
+score, and of both with the validation mAP of a training of a quarter of the epochs, which the table holds; and the
+regret of choices simulated with these scores and the table's trainings.
 Resumable: rows that --out holds are kept.
 """
 
@@ -109,6 +110,7 @@ SUPERNETS: dict[str, tuple[list[str], Patch]] = {
     "paths, 40 epochs, rate 0.15": (_epochs(40, "search.lr=0.15"), _no_patch),
     "paths, 80 epochs of twice the batch": (_epochs(80, "data.identities_per_batch=32"), _no_patch),
     "fair paths, 40 epochs": (_epochs(40), _fair),
+    "fair paths, 120 epochs": (_epochs(120), _fair),
     "genotypes, 40 epochs": (_epochs(40), _genotypes(1)),
     "genotypes, 120 epochs": (_epochs(120), _genotypes(1)),
     "four genotypes a step, 40 epochs": (_epochs(40), _genotypes(4)),
@@ -239,6 +241,42 @@ def _summarize(rows: list[dict[str, str]], judged: list[Entry]) -> None:
             joined = sum(ranks) / len(ranks) + norms[0]
             line += f"; with gradient_norm {_tau(joined, truth):.2f}, and a quarter {_tau(joined + quarter, truth):.2f}"
         print(line)
+    _simulate(rows, judged)
+
+
+def _simulate(rows: list[dict[str, str]], judged: list[Entry], *, pool: int = 40, draws: int = 3000) -> None:
+    """Print the mean regret of choices among ``pool`` random architectures, below the best of all, and their cost."""
+    truth, random = _truth(judged), np.random.default_rng(0)
+    seeds = sorted(set.intersection(*(set(entry.trainings) for entry in judged)))
+    columns = {
+        name: {seed: np.array([getattr(entry.trainings[seed], name) for entry in judged]) for seed in seeds}
+        for name in ("validation_mAP", "half_mAP", "quarter_mAP")
+    }
+    supernets = [
+        np.array([float(score) for score in row["scores"].split(";")])
+        for row in rows
+        if row["score"] == "paths, 120 epochs"
+    ]
+
+    def best(of: np.ndarray, by: np.ndarray, count: int) -> np.ndarray:
+        return of[np.argsort(-by[of], kind="stable")[:count]]
+
+    regrets: dict[str, list[float]] = {"ten random": [], "halving of 28, 6, 3": []}
+    for draw in range(draws):
+        seed, supernet = seeds[draw % len(seeds)], supernets[draw // len(seeds) % len(supernets)]
+        full, half, quarter = (columns[name][seed] for name in columns)
+        order = random.permutation(len(truth))
+        choices = {"ten random": best(order[:10], full, 1)[0]}
+        choices["halving of 28, 6, 3"] = best(best(best(order[:28], quarter, 6), half, 3), full, 1)[0]
+        for count in (1, 3, 4, 6, 10):
+            first = best(order[:pool], supernet, count)
+            choices[f"supernet of {pool}, {count} trained"] = best(first, full, 1)[0]
+            weighed = best(first, full + 0.5 * supernet, 1)[0]
+            choices[f"supernet of {pool}, {count} trained, and half of the supernet's mAP"] = weighed
+        for name, choice in choices.items():
+            regrets.setdefault(name, []).append(truth.max() - truth[choice])
+    for name, values in regrets.items():
+        print(f"{name}: regret {statistics.mean(values):.2f}")
 
 
 if __name__ == "__main__":
