@@ -43,16 +43,15 @@ _SPDX = {
     "python software foundation license": "PSF-2.0",
     "the unlicense (unlicense)": "Unlicense",
 }
-_HEAD = """# Licences of what is installed
+_HEAD = """# Licences of installed packages
 
-dcs-nas is under the MIT licence. It needs these packages at run time, the extra `export` included, each with the
-licence that its metadata state (as installed with Python {python}). `python scripts/licences.py` writes this list; a
-test refuses a licence that is unknown or not allowed. What a wheel carries inside is named in that wheel's own licence
-files. torch's CUDA build brings NVIDIA's libraries (`nvidia-*`, `cuda-*`) beside it, which are under NVIDIA's own
-licence.
+dcs-nas is under the MIT licence. It needs these packages at run time, the extra `export` included, with the licences
+that their metadata state (as installed with Python {python}). A test refuses a licence that is unknown or not allowed.
+Contents of wheels are named in the wheels' own licence files. torch's CUDA build adds NVIDIA's libraries (`nvidia-*`,
+`cuda-*`), under NVIDIA's own licence. `python scripts/licences.py` writes this page.
 
-| package | version | licence |
-|---|---|---|
+| licence | packages |
+|---|---|
 """
 _LONG = 60  # characters, beyond which a License field is the licence's text
 
@@ -135,9 +134,12 @@ def is_allowed(expression: str) -> bool:
 
 
 def as_page(found: list[Licence]) -> str:
-    """The list as Markdown."""
+    """Return the page: one row for each licence, with its packages and their versions."""
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    rows = [f"| {x.package} | {x.version} | {x.stated[0] if x.stated else 'not stated'} |" for x in found]
+    by_licence: dict[str, list[str]] = {}
+    for one in found:
+        by_licence.setdefault(one.stated[0] if one.stated else "not stated", []).append(f"{one.package} {one.version}")
+    rows = [f"| {licence} | {', '.join(packages)} |" for licence, packages in sorted(by_licence.items())]
     return _HEAD.format(python=python) + "\n".join(rows) + "\n"
 
 

@@ -32,6 +32,7 @@ from tests.docs_blocks import (
     parse,
     reason_not_to_run,
 )
+from tests.docs_folders import sorted_images, weights_and_classes
 from tests.own_code import new_process
 from tests.run_folders import searched, trained
 
@@ -39,8 +40,10 @@ SITE = pytest.mark.skipif(
     any(importlib.util.find_spec(p) is None for p in ("mkdocs", "material", "mkdocstrings")),
     reason="the extra 'docs' is not installed; make test installs it",
 )
-# Run folders that a page takes for granted, made in an instant: page to {folder: how}.
+# Folders that a page expects, made in an instant: page to {folder: how}.
 PREPARED = {
+    "docs/own_data.md": {".": sorted_images},
+    "docs/weights.md": {".": weights_and_classes},
     "docs/formats.md": {"results/first/retrain": trained},
     "docs/find.md": {"results/first/retrain": trained},
     "docs/machines.md": {"results/market1501/search": searched},

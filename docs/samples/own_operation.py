@@ -1,4 +1,4 @@
-"""An operation of one's own: a channel shuffle after a grouped convolution, for edges of a cell."""
+"""An operation of your own: a channel shuffle after a grouped convolution, for edges of a cell."""
 
 from torch import nn
 
@@ -7,7 +7,7 @@ from dcs_nas.models.operations import OPERATIONS
 
 @OPERATIONS.register("shuffle_conv")
 def shuffle_conv(channels, stride, *, height, width, affine):
-    """Maps (B, channels, H, W) to (B, channels, height, width), H = height * stride."""
+    """Map (B, channels, H, W) to (B, channels, height, width), H = height * stride."""
     groups = 2 if channels % 2 == 0 else 1
     return nn.Sequential(
         nn.ReLU(),

@@ -22,7 +22,7 @@ def names_page() -> str:
 def _operations() -> Iterator[str]:
     from dcs_nas.models.operations import OPERATIONS
 
-    yield "## Operations\n\n`operations` of a [cells space](../formats.md#search-space): candidates on an edge.\n"
+    yield "## Operations\n\n`operations` of a [space of cells](../own_space.md#cells): candidates on an edge.\n"
     yield ", ".join(f"`{name}`" for name in OPERATIONS) + "\n"
 
 

@@ -13,35 +13,35 @@ TARGET = Path(__file__).parents[2] / "docs" / "first_search_notebook.ipynb"
 CELLS = [
     """# First search, in Python
 
-Search, retrain and evaluate on synthetic people: drawn figures, so the scores say nothing about real ones. The settings
-are cut down to a few minutes' work; what comes out is a look at the functions, not a good network.""",
+Search, retrain and evaluate on synthetic images; the scores say nothing about real ones. The settings are reduced to a
+few minutes: this shows the functions, not a good network.""",
     """>import dcs_nas
 from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
 
 people = SyntheticSettings(train_identities=24, test_identities=12, cameras=3, height=64, width=32)
 write_synthetic("people", settings=people)""",
-    """`"demo"` is the configuration `configs/demo.yaml`; a path of your own does as well. The strings replace
-settings, as `-o` does on the command line.""",
+    """`"demo"` is the configuration `configs/demo.yaml`; a path works too. The strings replace settings, as
+`-o` does on the command line.""",
     """>settings = ["name=notebook", "data.root=people", "data.identities_per_batch=12", "search.epochs=3"]
 run = dcs_nas.search("demo", settings)
 run.folder""",
-    "The run folder holds all that happened. One row per epoch:",
+    "The run folder holds the metrics, one row per epoch:",
     """>for row in run.metrics:
     print({name: round(row[name], 3) for name in ("epoch", "weights/loss", "architecture/loss", "entropy/normal")})""",
-    "The genotype shows itself: the cells, and how they are stacked.",
+    "The genotype: the cells, and their stack.",
     ">run.genotype",
-    "A cell is a networkx graph, to be counted, compared and searched like any other.",
+    "A cell is a networkx graph.",
     """>graph = run.genotype.graph("normal")
 graph""",
     """>[(source, target, edge["op"]) for source, target, edge in graph.edges(data=True) if edge["op"]]""",
-    "The weights of the search are thrown away; the network of the genotype is trained from scratch.",
+    "The network of the genotype is trained from scratch, without the weights of the search.",
     """>trained = dcs_nas.retrain("demo", [*settings, "retrain.epochs=40"], genotype=run.genotype)
 [round(row["train/loss"], 2) for row in trained.metrics][::5]""",
-    "Scores across cameras: a query's own camera does not count. `flip` adds the features of the mirrored images.",
+    "Scores across cameras, without images of a query's own camera. `flip` adds the features of the mirrored images.",
     ">trained.evaluate(flip=True)",
-    "The baseline that knows clothing colours alone:",
+    "The baseline of clothing colours alone:",
     """>trained.evaluate(features="color-histogram")""",
-    "The network itself, for images of your own: normalised (B, 3, H, W) to features.",
+    "The network maps normalised images (B, 3, H, W) to features.",
     """>import torch
 
 sum(p.numel() for p in trained.network.backbone.parameters()), trained.network(torch.rand(2, 3, 64, 32)).shape""",
