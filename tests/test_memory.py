@@ -112,6 +112,23 @@ def test_settings_that_spare_memory_need_less_an_image(space: Path, less: list[s
     assert each[0] < 0.9 * each[1]
 
 
+def test_profile_reads_the_supernet_of_proposals_as_it_trains(capsys: pytest.CaptureFixture, space: Path) -> None:
+    size = ["data.height=32", "data.width=16", "data.identities_per_batch=500"]
+    job = [
+        "demo",
+        "--rounds",
+        0,
+        "-o",
+        f"search.space={space}",
+        *(word for setting in size for word in ("-o", setting)),
+    ]
+    kept = []
+    for strategy in ("search.strategy=proposals", "search.relaxation.kind=gumbel", "search.relaxation.kind=softmax"):
+        text = run_command(capsys, "profile", *job, "-o", strategy)[2].replace("\n", " ")
+        kept.append(float(text.split("keeps about ")[1].split()[0]))
+    assert kept[0] == kept[1] < kept[2]
+
+
 def test_profile_says_what_a_step_keeps_and_what_fits(capsys: pytest.CaptureFixture, space: Path) -> None:
     job = ["demo", "--rounds", 0, "-o", f"search.space={space}", "-o", "data.height=32", "-o", "data.width=16"]
     assert "in 32-true keeps about" in (text := run_command(capsys, "profile", *job, "--memory", 24)[2])

@@ -29,6 +29,7 @@ from dcs_nas.space import (
     load_space,
 )
 from dcs_nas.strategies.bilevel import measure_search
+from dcs_nas.strategies.proposals import supernet_settings
 from dcs_nas.training.memory import StepMemory, measure_retraining
 
 IDENTITIES = 1000  # of the classifier, about as many as benchmarks have
@@ -146,6 +147,8 @@ def _read_config(config: Config, sizes: Sizes, source: str) -> Target:
         _refuse_widths(sizes, f"a {space.kind} space")
     changes = {name: value for name in ("channels", "cells") if (value := getattr(sizes, name)) is not None}
     settings = config.search.model_copy(update=changes)
+    if settings.strategy == "proposals":
+        settings = supernet_settings(settings)
     network = build_supernet(space, settings, data, IDENTITIES, config.dcs)
     supernet = cast(Supernet, network.backbone)
     return Target(

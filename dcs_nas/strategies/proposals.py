@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field
 from scipy.stats import rankdata
 
-from dcs_nas.config import Config, GuardConfig, MemoryConfig, RelaxationConfig, TrialsConfig
+from dcs_nas.config import Config, GuardConfig, MemoryConfig, RelaxationConfig, SearchConfig, TrialsConfig
 from dcs_nas.errors import TrainingError
 from dcs_nas.files import write_text
 from dcs_nas.models.supernet import Supernet
@@ -38,6 +38,29 @@ class _Pool(Settings):
     seconds: float = Field(ge=0)
 
 
+def supernet_settings(settings: SearchConfig) -> SearchConfig:
+    """Return the settings of the search that trains the supernet, on the images that trials train on."""
+    changes: dict[str, Any] = {
+        "strategy": "bilevel",
+        "trials": TrialsConfig(),
+        "validation": settings.validation or settings.trials.validation,
+        "validate_every": settings.epochs,
+        "derivation": "strongest",
+        "choose": "last",
+        "guard": GuardConfig(eigenvalue_iterations=0, gap=False),
+    }
+    if settings.trials.proposals.supernet == "paths":
+        changes |= {
+            "relaxation": RelaxationConfig(kind="gumbel"),
+            "warmup_epochs": settings.epochs - 1,  # the alphas rest, so that paths are drawn uniformly
+            "weight_share": 0.9,
+            "order": 1,
+            "identity_overlap": 1.0,
+            "memory": MemoryConfig(),
+        }
+    return settings.model_copy(update=changes)
+
+
 class Proposals(PredictorSearch):
     """Trains a supernet and ranks candidates by it, and by the other evidence where there is any.
 
@@ -47,9 +70,8 @@ class Proposals(PredictorSearch):
 
     def __init__(self, config: Config, progress: ReadProgress) -> None:
         super().__init__(config, progress)
-        self._bilevel = Bilevel(
-            self._supernet_config(), progress
-        )  # its settings are checked before anything is written
+        own = self.config.model_copy(update={"search": supernet_settings(self.settings)})
+        self._bilevel = Bilevel(own, progress)  # its settings are checked before anything is written
 
     @property
     def needs_images(self) -> bool:
@@ -90,28 +112,6 @@ class Proposals(PredictorSearch):
         A single training is noisy; the supernet's score, of the same identities, is a second measurement.
         """
         return trial.share, trial.score + self.settings.trials.proposals.weight * trial.evidence.get("supernet", 0.0)
-
-    def _supernet_config(self) -> Config:
-        """Return the settings of the search that trains the supernet, on the images that trials train on."""
-        changes: dict[str, Any] = {
-            "strategy": "bilevel",
-            "trials": TrialsConfig(),
-            "validation": self.settings.validation or self.settings.trials.validation,
-            "validate_every": self.settings.epochs,
-            "derivation": "strongest",
-            "choose": "last",
-            "guard": GuardConfig(eigenvalue_iterations=0, gap=False),
-        }
-        if self.settings.trials.proposals.supernet == "paths":
-            changes |= {
-                "relaxation": RelaxationConfig(kind="gumbel"),
-                "warmup_epochs": self.settings.epochs - 1,  # the alphas rest, so that paths are drawn uniformly
-                "weight_share": 0.9,
-                "order": 1,
-                "identity_overlap": 1.0,
-                "memory": MemoryConfig(),
-            }
-        return self.config.model_copy(update={"search": self.settings.model_copy(update=changes)})
 
     def _train_supernet(self) -> None:
         folder, config = self._run / "supernet", self._bilevel.config
