@@ -26,7 +26,7 @@ _FENCE = re.compile(
 
 # What makes a job of the documentation tiny, after its own settings were accepted as they are.
 _TINY = (
-    "data.height=32", "data.width=16", "data.identities_per_batch=6", "data.images_per_identity=2", "augment.pad=2",
+    "data.height=32", "data.width=16", "data.identities_per_batch=6", "data.images_per_identity=4", "augment.pad=2",
     "trainer.accelerator=cpu", "trainer.devices=1", "trainer.precision=32-true", "trainer.threads=1",
     "trainer.loggers=[]",
 )  # fmt: skip
@@ -37,7 +37,7 @@ _TINY_GENOTYPE = ("retrain.channels=4", "retrain.cells=2")
 TINY_SPACE = """
 cells: 2
 channels: 4
-nodes: 2
+nodes: 1
 reductions: [1]
 stem: stride4
 operations: [none, skip_connect, max_pool_3x3, sep_conv_3x3]

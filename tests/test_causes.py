@@ -23,7 +23,7 @@ from tests.run_folders import genotypes, trained
 SPACE = """
 cells: 2
 channels: 4
-nodes: 2
+nodes: 1
 reductions: [1]
 stem: stride2
 operations: [none, skip_connect, sep_conv_3x3]
@@ -107,7 +107,8 @@ CASES = [
     Case("a camera each", "evaluate", "", "only_same_camera 2: ", ("--protocol no_camera_filter",)),
     Case("a camera each", "rank", "", "only_same_camera 2: ", ("--protocol no_camera_filter",)),
     *(Case("one camera", c, a, "(their images all come from one camera)", (NO_FILTER,)) for c, a in VALIDATED.items()),
-    *(Case("a camera each", c, a, "(their images come from 6 cameras)", (NO_FILTER,)) for c, a in VALIDATED.items()),
+    Case("a camera each", "retrain", VALIDATED["retrain"], "(their images come from 6 cameras)", (NO_FILTER,)),
+    Case("a camera each", "search", VALIDATED["search"], "(their images come from 6 cameras)", (NO_FILTER,)),
     *(
         Case("few by two", c, f"{c}.validation=0.34", "of the 2 identities held out is seen by two cameras", advice)
         for c in DO_WITHOUT

@@ -55,10 +55,10 @@ operations: [none, skip_connect, sep_conv_3x3]
 JOB: dict[str, Any] = {
     "name": "tiny",
     "seed": 3,
-    "data": {"name": "market1501", "height": 32, "width": 16, "identities_per_batch": 4, "images_per_identity": 2},
+    "data": {"name": "market1501", "height": 32, "width": 16, "identities_per_batch": 4, "images_per_identity": 4},
     "augment": {"pad": 0, "flip": 0, "erase": 0},
     "loss": {"ib_kind": "ibb", "ib_weight": 0.05, "ib_grid": [4, 2]},
-    "search": {"epochs": 3, "lr": 0.01, "arch_lr": 0.02},
+    "search": {"epochs": 2, "lr": 0.01, "arch_lr": 0.02},
     "retrain": {"epochs": 2, "lr": 0.005, "warmup_epochs": 1, "validation": 0.3, "validate_every": 1},
     "trainer": {"accelerator": "cpu", "threads": 1},
 }
@@ -137,9 +137,9 @@ def test_two_processes_search_as_one_and_write_every_file_once(job: Path, alone:
     first, second = (yaml.safe_load((f / "genotype.yaml").read_text())["cells"] for f in (folder, alone))
     assert first == second
     log = (folder / "log.txt").read_text()
-    assert [log.count(f"epoch {epoch}/3") for epoch in (1, 2, 3)] == [1, 1, 1]
+    assert [log.count(f"epoch {epoch}/2") for epoch in (1, 2)] == [1, 1]
     assert len(list((folder / "tensorboard").glob("events*"))) == 1
-    assert [row["epoch"] for row in read_metrics(folder / "metrics.csv")] == [0, 1, 2]
+    assert [row["epoch"] for row in read_metrics(folder / "metrics.csv")] == [0, 1]
     assert "genotype:" in ended.said[0]
     assert ended.said[1] == ""
 
@@ -152,13 +152,13 @@ def test_tasks_of_srun_search_as_one_process(job: Path, alone: Path) -> None:
 
 
 def test_a_killed_process_ends_the_others_and_one_goes_on_from_where_two_were(job: Path, alone: Path) -> None:
-    ended = _fail(job, "killed", "1:2:kill")
+    ended = _fail(job, "killed", "1:1:kill")
     assert ended.codes == [1, -9]
     (error,) = ended.errors
     assert re.search(r"process 0 of 2 lost another one of its job, .* \(connection .*resume with --resume", error)
     _search(job, "killed", processes=1, resume=True)
     _same_to_noise(job.parent / "killed", alone)
-    assert [row["epoch"] for row in read_metrics(job.parent / "killed" / "metrics.csv")] == [0, 1, 2]
+    assert [row["epoch"] for row in read_metrics(job.parent / "killed" / "metrics.csv")] == [0, 1]
 
 
 def test_two_processes_go_on_from_where_one_was(job: Path, alone: Path) -> None:
@@ -227,9 +227,9 @@ def test_two_processes_retrain_and_validate_as_one(job: Path, alone: Path, train
     assert (trained / "finished.yaml").read_bytes() == (one / "finished.yaml").read_bytes()
 
 
-def test_two_processes_evaluate_every_image_once_and_as_one(trained: Path) -> None:
+def test_several_processes_evaluate_every_image_once_and_as_one(trained: Path) -> None:
     found = {}
-    for processes in (1, 2, 3):
+    for processes in (1, 3):
         features, report = trained.parent / f"f{processes}.npz", trained.parent / f"e{processes}.json"
         arguments = ["evaluate", str(trained), "--flip", "--json", str(report), "--save-features", str(features)]
         ended = _done(run_together(arguments, trained.parent, processes=processes))
@@ -237,11 +237,11 @@ def test_two_processes_evaluate_every_image_once_and_as_one(trained: Path) -> No
         found[processes] = (load_features(features), json.loads(report.read_text()))
     one, facts = found[1]
     assert facts["queries"]["used"] == len(one.query_features) == 12
-    for other, report in (found[2], found[3]):
-        assert {k: v for k, v in report.items() if k != "command"} == {k: v for k, v in facts.items() if k != "command"}
-        np.testing.assert_array_equal(other.query_features, one.query_features)
-        np.testing.assert_array_equal(other.gallery_features, one.gallery_features)
-        assert list(other.gallery_paths) == list(one.gallery_paths)
+    other, report = found[3]
+    assert {k: v for k, v in report.items() if k != "command"} == {k: v for k, v in facts.items() if k != "command"}
+    np.testing.assert_array_equal(other.query_features, one.query_features)
+    np.testing.assert_array_equal(other.gallery_features, one.gallery_features)
+    assert list(other.gallery_paths) == list(one.gallery_paths)
 
 
 @pytest.mark.parametrize(("count", "world"), [(0, 2), (1, 2), (9, 2), (10, 2), (64, 3), (7, 4)])

@@ -23,12 +23,12 @@ from dcs_nas.strategies.job import run_search
 SPACE = {
     "cells": 2,
     "channels": 4,
-    "nodes": 2,
+    "nodes": 1,
     "reductions": [1],
     "operations": ["none", "skip_connect", "sep_conv_3x3", "dcs"],
     "attention": ["none", "dcs"],
 }
-SEARCHES, WARM = 5, 2
+SEARCHES, WARM = 4, 1
 _PROC = Path("/proc/self")
 
 
@@ -75,7 +75,7 @@ def test_searches_in_a_row_leave_nothing_behind_and_neither_do_those_that_fail(p
         "search": {"space": str(tmp_path / "space.yaml"), "epochs": 1},
         "trainer": {"accelerator": "cpu", "threads": 1},
     }
-    job["data"] |= {"images_per_identity": 2, "cache": str(tmp_path / "cache")}  # type: ignore[operator]
+    job["data"] |= {"images_per_identity": 4, "cache": str(tmp_path / "cache")}  # type: ignore[operator]
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
     before, after = _held(), []
     for seed in range(SEARCHES):

@@ -19,7 +19,7 @@ from tests.two_processes import run_together
 SPACE = """
 cells: 2
 channels: 4
-nodes: 2
+nodes: 1
 reductions: [1]
 operations: [none, skip_connect, max_pool_3x3, sep_conv_3x3]
 """
@@ -31,7 +31,7 @@ def job(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("parallel")
     (folder / "space.yaml").write_text(SPACE)
     data = yaml.safe_load(JOB)
-    data["data"] |= {"root": str(people), "cache": str(folder / "cache")}
+    data["data"] |= {"root": str(people), "cache": str(folder / "cache"), "images_per_identity": 4}
     data["augment"] = {"pad": 0, "flip": 0, "erase": 0}
     data["loss"] |= {"ib_weight": 0.05, "center_weight": 0.001}
     data["search"] |= {"space": str(folder / "space.yaml"), "epochs": 2, "lr": 0.01, "arch_lr": 0.02}
@@ -55,6 +55,7 @@ def _together(job: Path, folder: Path, *, processes: int) -> list[dict[str, torc
 
 def test_lightnings_two_processes_have_the_same_alphas(job: Path, tmp_path: Path) -> None:
     arguments = ["search", str(job), "--out", str(tmp_path / "run"), "-o", "trainer.devices=2"]
+    arguments += ["-o", "search.epochs=1"]
     unset = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     environment = {k: v for k, v in os.environ.items() if k not in unset}
     done = subprocess.run(
