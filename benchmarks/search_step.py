@@ -17,11 +17,11 @@ SGD for the weights on another. NNI's network is its own hub space (which leaves
 
 ``--attention``: three attention blocks on the edges and six candidates on the outputs; NNI's DARTS makes its own
 supernet of our space, the plain formulation computes every edge for itself, both with our blocks. ``--plain-blocks``
-adds the plain formulation with the blocks as their papers write them (_plain_blocks.py), 300 MiB an image.
-``--growth``: how a step's cost grows with each size, as numbers, fitted exponents and a plot; with ``--attention``, of
-a smaller network, with the number of candidates too. ``--outside``: the share of a real run of configs/demo.yaml that
-is not the network's (first epoch and ends of epochs left out). ``--clock cpu --threads 1`` on a machine with other
-work: seconds of this process alone.
+adds the plain formulation with the blocks as their papers write them (_plain_blocks.py), for a small ``--batch``, of
+two images or more: their N x N matrices fill the memory. ``--growth``: how a step's cost grows with each size, as
+numbers, fitted exponents and a plot; with ``--attention``, of a smaller network, with the number of candidates too.
+``--outside``: the share of a real run of configs/demo.yaml that is not the network's (first epoch and ends of epochs
+left out). ``--clock cpu --threads 1`` on a machine with other work: seconds of this process alone.
 """
 
 from __future__ import annotations
