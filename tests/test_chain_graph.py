@@ -11,7 +11,7 @@ import pytest
 
 from dcs_nas.errors import InputError
 from dcs_nas.models.chain_kind import ChainKind
-from dcs_nas.report.drawn_graph import difference_graph, drawn_graph, stages_of
+from dcs_nas.report.drawn_graph import list_stages, make_difference_graph, make_drawing_graph
 from dcs_nas.report.graphs import FORMATS, draw, draw_difference, draw_strip
 from dcs_nas.space import ChainGenotype, Origin
 from tests.chains import chain_space, random_chain
@@ -38,9 +38,9 @@ def _genotype(**changes: Any) -> ChainGenotype:
 
 
 def test_blocks_say_what_was_chosen_and_stages_the_size_of_their_maps() -> None:
-    graph = drawn_graph(_genotype().graph())
+    graph = make_drawing_graph(_genotype().graph())
     words = {key: data["text"] for key, data in graph.nodes(data=True)}
-    assert stages_of(graph) == {1: "stage 1\n16×8", 2: "stage 2\n8×4"}
+    assert list_stages(graph) == {1: "stage 1\n16×8", 2: "stage 2\n8×4"}
     assert words["image"] == "image\n32×16"
     assert words["2.1"] == "5×5, e6\nwidth 12\nSE"
     assert words["2.2"] == "skipped"
@@ -51,7 +51,7 @@ def test_blocks_say_what_was_chosen_and_stages_the_size_of_their_maps() -> None:
 def test_a_difference_says_from_what_to_what() -> None:
     changes = {"stage2_block1_kernel": 7, "stage2_block1_width": 8, "stage2_block1_squeeze_excite": False}
     other = _genotype(**changes, stage2_block2_depth="keep", stage2_block2_kernel=3, stage2_attention="rga")
-    nodes = dict(difference_graph(_genotype().graph(), other.graph()).nodes(data=True))
+    nodes = dict(make_difference_graph(_genotype().graph(), other.graph()).nodes(data=True))
     assert nodes["2.1"]["text"] == "5×5 → 7×7, e6\nwidth 12 → 8\n− SE"
     assert nodes["2.2"]["text"].startswith("skipped\n→\n3×3, e")
     assert nodes["2.attention_dcs"]["text"] == "− DCS\nattention"
@@ -96,7 +96,7 @@ def test_differences_are_drawn_and_those_of_other_spaces_refused(tmp_path: Path)
     assert "filled: changed from the first to the second" in (tmp_path / "difference_chain.svg").read_text()
     graph = networkx.read_graphml(tmp_path / "difference_chain.graphml")
     assert graph.nodes["2.1"]["change"] == "changed"
-    with pytest.raises(InputError, match="a strip shows cells, and these genotypes are chains"):
+    with pytest.raises(InputError, match="these genotypes are chains, expected cells for a strip"):
         draw_strip([("epoch 1", _genotype())], tmp_path)
     with pytest.raises(InputError, match="the second belongs to space 'tiny' .*, not to 'tiny'"):
         draw_difference(_genotype(), random_chain(chain_space(), 0), tmp_path)

@@ -21,7 +21,7 @@ from PIL import Image, ImageFont
 from dcs_nas.errors import InputError
 from dcs_nas.report import dot, graphs, palette
 from dcs_nas.report.dot import to_dot
-from dcs_nas.report.drawn_graph import difference_graph, drawn_graph
+from dcs_nas.report.drawn_graph import make_difference_graph, make_drawing_graph
 from dcs_nas.report.plain import draw_plain
 from dcs_nas.space import CellGenotype, CellStructure, Edge, Genotype, NetworkSpec, SpaceReference, read_space
 
@@ -128,7 +128,7 @@ def test_families_and_changes_look_different_to_everyone(name: str, vision: str)
 def test_every_operation_is_a_box_between_its_source_and_its_node(seed: int) -> None:
     rng = random.Random(seed)
     cell = genotype(random_nodes(rng.choice((1, 3, 4, 7)), rng), rng.choice(ATTENTION))
-    graph = drawn_graph(cell.graph("normal"))
+    graph = make_drawing_graph(cell.graph("normal"))
     states = ["c_{k-2}", "c_{k-1}", *(str(i) for i in range(len(cell.cells["normal"].nodes)))]
     found = [
         (source, data["label"], head)
@@ -158,7 +158,7 @@ def test_every_format_is_written_whole_and_can_be_read(tmp_path: Path) -> None:
     }
     names.add("best_genotype.txt")
     assert {path.name for path in tmp_path.iterdir()} == names == {path.name for path in drawing.files}
-    assert drawing.note.startswith("best_genotype.txt does not hold the attention")
+    assert drawing.note.startswith("best_genotype.txt omits the attention")
     svg = ElementTree.parse(tmp_path / "best_normal.svg").getroot()
     words = {"sep conv", "3×3", "RGA", "attention", "concat"}
     assert words <= {"".join(t.itertext()) for t in svg.iter() if "text" in t.tag}
@@ -184,7 +184,7 @@ def test_without_graphviz_matplotlib_draws_and_says_so(tmp_path: Path, monkeypat
     monkeypatch.setattr(dot.shutil, "which", lambda name: None)
     drawing = graphs.draw(genotype(SOME, "dcs"), tmp_path, formats=["svg", "png", "dot"], theme="dark")
     assert drawing.note == (
-        "plain drawings by matplotlib, since Graphviz' dot is not on this machine (apt install graphviz)"
+        "the drawings are plain ones by matplotlib, because Graphviz' dot is not installed (apt install graphviz)"
     )
     assert "skip" in (tmp_path / "normal.svg").read_text()
     with Image.open(tmp_path / "normal.png") as image:
@@ -193,7 +193,7 @@ def test_without_graphviz_matplotlib_draws_and_says_so(tmp_path: Path, monkeypat
 
 @pytest.mark.parametrize("form", ["svg", "png", "pdf"])
 def test_matplotlib_writes_the_same_bytes_each_time(form: str) -> None:
-    panels = [("epoch 1", drawn_graph(genotype(SOME).graph("normal")))]
+    panels = [("epoch 1", make_drawing_graph(genotype(SOME).graph("normal")))]
     once, again = (draw_plain(panels, palette.theme("light"), form, columns=1) for _ in range(2))
     assert once == again
 
@@ -243,7 +243,8 @@ def test_a_broken_dot_is_named_and_replaced(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(dot.shutil, "which", lambda name: "/usr/bin/dot")
     monkeypatch.setattr("graphviz.Digraph.pipe", broken)
     drawing = graphs.draw(genotype(SOME), tmp_path, formats=["svg"])
-    assert drawing.note == 'plain drawings by matplotlib, since dot failed: There is no layout engine support for "dot"'
+    assert drawing.note.startswith("the drawings are plain ones by matplotlib, because dot failed: ")
+    assert drawing.note.endswith('There is no layout engine support for "dot"')
     assert len(drawing.files) == 3
 
 
@@ -253,9 +254,9 @@ def test_markup_in_a_name_is_text_and_nothing_else(tmp_path: Path) -> None:
     own.add_node("a", role="node", label=name)
     own.add_node("b", role="node", label="0")
     own.add_edge("a", "b", op="")
-    drawn = [draw_plain([(name, drawn_graph(own))], palette.theme("light"), "svg", columns=1)]
+    drawn = [draw_plain([(name, make_drawing_graph(own))], palette.theme("light"), "svg", columns=1)]
     if shutil.which("dot"):
-        drawn.append(to_dot(drawn_graph(own), palette.theme("light")).pipe(format="svg"))
+        drawn.append(to_dot(make_drawing_graph(own), palette.theme("light")).pipe(format="svg"))
     for content in drawn:
         root = ElementTree.fromstring(content)
         assert not [element for element in root.iter() if element.tag.endswith("script")]
@@ -274,7 +275,7 @@ def test_importing_it_loads_neither_torch_nor_a_plotting_library() -> None:
             {"formats": ["jpg"]},
             "unknown format 'jpg' of a drawing; did you mean png? known: svg, png, pdf, dot, graphml",
         ),
-        ({"formats": []}, "no format to draw in; known: svg, png, pdf, dot, graphml"),
+        ({"formats": []}, "no format to draw in, expected at least one; known: svg, png, pdf, dot, graphml"),
         ({"theme": "drak"}, "unknown theme 'drak'; did you mean dark? known: light, dark"),
     ],
 )
@@ -286,7 +287,7 @@ def test_what_does_not_exist_is_refused_by_name(tmp_path: Path, settings: dict[s
 
 
 def test_the_network_is_drawn_as_runs_of_equal_cells() -> None:
-    rows = [data["text"] for _, data in drawn_graph(genotype(SOME, "rga_channel").overview()).nodes(data=True)]
+    rows = [data["text"] for _, data in make_drawing_graph(genotype(SOME, "rga_channel").overview()).nodes(data=True)]
     assert rows[:4] == [
         "image\n64×32",
         "stem\nstride2",
@@ -301,7 +302,7 @@ def test_the_network_is_drawn_as_runs_of_equal_cells() -> None:
 
 def test_a_difference_marks_what_came_what_went_and_what_stayed() -> None:
     a, b = genotype(SOME, "dcs"), genotype(OTHER, "rga")
-    graph = difference_graph(a.graph("normal"), b.graph("normal"))
+    graph = make_difference_graph(a.graph("normal"), b.graph("normal"))
     nodes = dict(graph.nodes(data=True))
     changes = {(data["label"], data["change"]) for data in nodes.values() if data["role"] in ("op", "attention")}
     assert changes == {
@@ -358,7 +359,7 @@ def test_epochs_without_a_change_share_a_panel_of_the_strip(tmp_path: Path) -> N
 
 
 def test_a_strip_of_nothing_or_as_text_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="at least one genotype"):
+    with pytest.raises(InputError, match="has no genotype, expected at least one"):
         graphs.draw_strip([], tmp_path)
-    with pytest.raises(InputError, match="cannot be written as graphml; use svg, png, pdf"):
+    with pytest.raises(InputError, match="found the format graphml, but a strip is a figure; use svg, png, pdf"):
         graphs.draw_strip([("epoch 1", genotype(SOME))], tmp_path, formats=["graphml"])

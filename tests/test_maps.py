@@ -13,7 +13,7 @@ from torch import nn
 from dcs_nas.errors import InputError
 from dcs_nas.models.backbones import BACKBONES
 from dcs_nas.models.blocks import RGA, DCSAttention, build_attention
-from dcs_nas.report.maps import _REGION_COLOURS, attention_maps, has_attention, heat_colours, watched
+from dcs_nas.report.maps import _REGION_COLOURS, collect_maps, draw_attention_maps, has_attention, map_to_colours
 from dcs_nas.training.evaluate import load_trained
 from tests.run_folders import trained
 
@@ -26,7 +26,7 @@ def test_dcs_is_noted_as_the_share_of_channels_that_each_token_keeps() -> None:
     block = DCSAttention(8)
     network = _after(block)
     images = torch.randn(2, 3, 6, 4)
-    with watched(network) as seen:
+    with collect_maps(network) as seen:
         network(images)
     (noted,) = seen
     assert (noted.block, noted.kind) == ("1", "dcs")
@@ -40,7 +40,7 @@ def test_harmonious_attention_is_noted_as_soft_mask_and_regions() -> None:
     block = build_attention("harmonious", 8, 8, 4)
     network = _after(block)
     images = torch.randn(2, 3, 8, 4)
-    with watched(network) as seen:
+    with collect_maps(network) as seen:
         network(images)
     found = {noted.kind: noted for noted in seen}
     assert set(found) == {"soft", "regions"}
@@ -55,7 +55,7 @@ def test_rga_is_noted_as_weights_of_positions_and_channels(max_nodes: int | None
     block = RGA(8, 6, 4, max_nodes=max_nodes)
     network = _after(block)
     images = torch.randn(2, 3, 6, 4)
-    with watched(network) as seen:
+    with collect_maps(network) as seen:
         network(images)
     positions, channels = seen
     assert (positions.kind, channels.kind) == ("rga", "channels")
@@ -72,7 +72,7 @@ def test_rga_is_noted_as_weights_of_positions_and_channels(max_nodes: int | None
 
 def test_nothing_is_noted_after_the_watch_has_ended() -> None:
     network = _after(DCSAttention(8))
-    with watched(network) as seen:
+    with collect_maps(network) as seen:
         pass
     network(torch.randn(1, 3, 4, 4))
     assert seen == []
@@ -80,7 +80,7 @@ def test_nothing_is_noted_after_the_watch_has_ended() -> None:
 
 def test_every_level_of_hacnn_is_noted() -> None:
     network = BACKBONES["hacnn"](height=64, width=32).eval()
-    with watched(network) as seen:
+    with collect_maps(network) as seen:
         network(torch.randn(1, 3, 64, 32))
     assert [noted.kind for noted in seen] == ["soft", "regions"] * 3
 
@@ -91,13 +91,13 @@ def test_networks_without_attention_are_told_apart() -> None:
 
 
 def test_heat_goes_from_dark_to_bright() -> None:
-    colours = heat_colours(np.linspace(0, 1, 33)).astype(float) @ [0.2126, 0.7152, 0.0722]
+    colours = map_to_colours(np.linspace(0, 1, 33)).astype(float) @ [0.2126, 0.7152, 0.0722]
     assert (np.diff(colours) > 0).all()
 
 
 def test_a_trained_run_gives_a_picture_for_each_image_and_block(people: Path, tmp_path: Path) -> None:
     folder = trained(tmp_path / "retrain", people)
-    found = attention_maps(folder, count=3)
+    found = draw_attention_maps(folder, count=3)
     assert found is not None
     assert len(found.names) == len(found.images) == 3
     assert len(set(found.names)) == 3
@@ -113,7 +113,7 @@ def test_a_trained_run_gives_a_picture_for_each_image_and_block(people: Path, tm
 
 def test_regions_are_drawn_where_the_network_looks(people: Path, tmp_path: Path) -> None:
     """A fresh block's centres are tanh((2t + 1) / T - 1): each box is found by the one colour that it alone has."""
-    found = attention_maps(trained(tmp_path / "retrain", people), count=1)
+    found = draw_attention_maps(trained(tmp_path / "retrain", people), count=1)
     assert found is not None
     pixels = np.asarray(next(block for block in found.blocks if block.span is None).pictures[0])
     _, network = load_trained(tmp_path / "retrain")
@@ -130,9 +130,9 @@ def test_regions_are_drawn_where_the_network_looks(people: Path, tmp_path: Path)
 
 
 def test_without_attention_there_are_no_maps(people: Path, tmp_path: Path) -> None:
-    assert attention_maps(trained(tmp_path / "plain", people, attention=("none", "none")), count=1) is None
+    assert draw_attention_maps(trained(tmp_path / "plain", people, attention=("none", "none")), count=1) is None
 
 
 def test_maps_of_no_image_are_refused(people: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="0 images are asked for; expected at least 1"):
-        attention_maps(trained(tmp_path / "run", people), count=0)
+    with pytest.raises(InputError, match="found 0 images for attention maps, expected at least 1"):
+        draw_attention_maps(trained(tmp_path / "run", people), count=0)

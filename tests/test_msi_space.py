@@ -20,7 +20,7 @@ from dcs_nas.models.flops import count
 from dcs_nas.models.msi_kind import MixedInteraction, MsiKind, MsiSupernet
 from dcs_nas.models.relaxation import RELAXATIONS, Sample
 from dcs_nas.models.supernet import one_hot
-from dcs_nas.report.drawn_graph import difference_graph, drawn_graph
+from dcs_nas.report.drawn_graph import make_difference_graph, make_drawing_graph
 from dcs_nas.report.graphs import draw
 from dcs_nas.space import MsiGenotype, MsiSpec, Origin, find_shipped_file, load_genotype, load_space
 from dcs_nas.space.msi import LABELS
@@ -253,7 +253,7 @@ def test_the_graph_has_both_branches_of_every_cell() -> None:
     assert tuple(labels) == MSMT_GENOTYPE
     assert list(graph.predecessors("1.sum")) == ["1.end", "stem"]
     assert graph.number_of_edges("1.end", "1.sum") == 2
-    assert {d["branch"] for _, d in drawn_graph(graph).nodes(data=True)} == {"a", "b", ""}
+    assert {d["branch"] for _, d in make_drawing_graph(graph).nodes(data=True)} == {"a", "b", ""}
     with pytest.raises(InputError, match="no part 'chain'; it has msi"):
         genotype.graph("chain")
 
@@ -261,7 +261,7 @@ def test_the_graph_has_both_branches_of_every_cell() -> None:
 def test_a_difference_shows_the_interactions_that_changed() -> None:
     a = genotype_of(["ag"] * 12)
     b = genotype_of(["ag", "exc", *["ag"] * 10])
-    nodes = dict(difference_graph(a.graph(), b.graph()).nodes(data=True))
+    nodes = dict(make_difference_graph(a.graph(), b.graph()).nodes(data=True))
     assert nodes["1.end"]["text"] == "channel gate → exchange"
     assert {key for key, data in nodes.items() if data["change"] == "changed"} == {"1.end"}
 

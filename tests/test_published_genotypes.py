@@ -232,8 +232,8 @@ def test_what_the_text_cannot_hold_is_said_or_refused(tmp_path: Path) -> None:
     cells = {kind: cell.model_copy(update={"attention": "dcs"}) for kind, cell in attended.cells.items()}
     drawing = draw(attended.model_copy(update={"cells": cells}), tmp_path, formats=["darts"])
     assert [file.name for file in drawing.files] == ["genotype.txt"]
-    assert drawing.note == "genotype.txt does not hold the attention of the cells (normal: dcs, reduce: dcs)"
-    with pytest.raises(InputError, match="a difference has no text of DARTS"):
+    assert drawing.note == "genotype.txt omits the attention of the cells (normal: dcs, reduce: dcs)"
+    with pytest.raises(InputError, match="but a difference has no text of DARTS"):
         draw_difference(attended, attended, tmp_path, formats=["darts"])
     flat = attended.model_copy(update={"cells": {"normal": attended.cells["normal"]}})
     with pytest.raises(InputError, match="this genotype has no reduce"):

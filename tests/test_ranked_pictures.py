@@ -15,7 +15,7 @@ from dcs_nas.evaluation import FeatureDistances, FeatureSet, rank
 from dcs_nas.report.charts import CmcCurve, draw_cmc
 from dcs_nas.report.palette import theme
 from dcs_nas.report.ranked_pictures import Cell, RankedPictures, Row, draw_sheet
-from dcs_nas.report.retrieval import RankedList, hardest_lists
+from dcs_nas.report.retrieval import RankedList, find_hardest_lists
 from tests.make_datasets import write_images
 
 QUERIES = [("q/a.jpg", 1, 0), ("q/b.jpg", 2, 0)]
@@ -39,7 +39,7 @@ def _features(places: list[float]) -> FeatureSet:
 
 def _lists(features: FeatureSet, top: int, protocol: str = "cross_camera") -> list[RankedList]:
     result = rank(**features.arrays(), protocol=protocol)
-    return hardest_lists(
+    return find_hardest_lists(
         result, FeatureDistances(features.query_features, features.gallery_features), features, count=9, top=top
     )
 
@@ -88,7 +88,7 @@ def test_pictures_are_named_by_difficulty_and_precision_and_old_ones_go(dataset:
     for file in files:
         with Image.open(file) as picture:
             assert min(picture.size) > 150
-    with pytest.raises(InputError, match="no query has a ranked list to draw"):
+    with pytest.raises(InputError, match="there is no ranked list to draw"):
         pictures.write([], folder)
 
 
@@ -111,8 +111,8 @@ def test_cameras_carry_their_own_names_and_long_ones_are_cut(dataset: ReidDatase
     features = _features([5, 1, 4, 2, 3])
     named = replace(dataset, camera_map={"door": 0, "a hall with a very long name" * 9: 1})
     pictures = RankedPictures(named, features)
-    assert pictures._camera(0) == "camera door"
-    assert RankedPictures(dataset, features)._camera(3) == "camera 4"
+    assert pictures._name_camera(0) == "camera door"
+    assert RankedPictures(dataset, features)._name_camera(3) == "camera 4"
     ranked = _lists(features, top=3)[0]
     assert pictures.picture(ranked).size == RankedPictures(dataset, features).picture(ranked).size
 

@@ -24,7 +24,7 @@ from dcs_nas.models.osnet_kind import OSNetKind, OSNetSupernet
 from dcs_nas.models.relaxation import Gumbel, GumbelSoftmax, Softmax
 from dcs_nas.models.space_kinds import kind_of
 from dcs_nas.models.supernet import Supernet, one_hot
-from dcs_nas.report.drawn_graph import drawn_graph
+from dcs_nas.report.drawn_graph import make_drawing_graph
 from dcs_nas.report.graphs import draw, draw_difference
 from dcs_nas.space import (
     AnyGenotype,
@@ -301,10 +301,10 @@ def test_searches_build_the_supernets_and_bad_osnet_spaces_are_one_clear_line(tm
 
 
 def test_the_pictures_say_where_windows_and_instance_norms_are(tmp_path: Path) -> None:
-    words = {k: d["text"] for k, d in drawn_graph(load_genotype(Path("dcs_dnas_3x")).graph()).nodes(data=True)}
+    words = {k: d["text"] for k, d in make_drawing_graph(load_genotype(Path("dcs_dnas_3x")).graph()).nodes(data=True)}
     assert words["2.attention_dcs_window"] == "DCS\nwindow\nattention\nfrom 2.5, 18.2 long"
     published = load_genotype(Path("osnet_ain"))
-    graph = drawn_graph(published.graph())
+    graph = make_drawing_graph(published.graph())
     assert [d["text"] for _, d in graph.nodes(data=True)][2:4] == ["OSNet block\nIN inside"] * 2
     assert graph.nodes["3.1"]["size"] == "16×8"
     other = published.model_copy(update={"placements": ("after", *published.placements[1:])})

@@ -21,14 +21,14 @@ from dcs_nas.errors import Attempts, InputError
 from dcs_nas.evaluation import DistanceBlocks, FeatureSet, RankingResult
 from dcs_nas.models.build import build_fixed
 from dcs_nas.models.flops import count
-from dcs_nas.report.architecture import heat_maps
-from dcs_nas.report.charts import CmcCurve, Series, draw_cmc, line_chart
+from dcs_nas.report.architecture import read_heat_maps
+from dcs_nas.report.charts import CmcCurve, Series, draw_cmc, draw_line_chart
 from dcs_nas.report.graphs import draw_animation, draw_history, read_epochs
-from dcs_nas.report.metric_charts import curve_groups
-from dcs_nas.report.page import Options, differing_settings, find_shown, write_report
-from dcs_nas.report.retrieval import easiest_lists, hardest_lists
-from dcs_nas.report.run_page import cost_table, run_page
-from dcs_nas.report.score_table import Score, comparable, named_evaluations, sound_rows
+from dcs_nas.report.metric_charts import draw_curves
+from dcs_nas.report.page import Options, find_shown, list_differing_settings, write_report
+from dcs_nas.report.retrieval import find_easiest_lists, find_hardest_lists
+from dcs_nas.report.run_page import make_cost_table, make_run_page
+from dcs_nas.report.score_table import Score, are_comparable, make_rows, name_evaluations
 from dcs_nas.runs import Evaluation, RunFolder, read_metrics
 from dcs_nas.space import Genotype
 from dcs_nas.training.evaluate import evaluate_run
@@ -131,7 +131,7 @@ def test_each_cell_is_drawn_once_outside_what_changed(page: Path) -> None:
 
 
 def test_a_search_alone_says_that_it_has_no_scores_yet(root: Path, tmp_path: Path) -> None:
-    assert run_page(RunFolder(root / "search").read(), "r0", maps=0, ranked=0).answers[:2] == [
+    assert make_run_page(RunFolder(root / "search").read(), "r0", maps=0, ranked=0).answers[:2] == [
         ("mAP", "–", "not trained yet"),
         ("rank-1", "–", "not trained yet"),
     ]
@@ -267,7 +267,7 @@ def test_names_with_scripts_are_text(hostile: Path) -> None:
 
 
 def test_heat_maps_hold_the_recorded_weights_and_mark_what_was_kept(root: Path) -> None:
-    found = heat_maps(RunFolder(root / "search").read())
+    found = read_heat_maps(RunFolder(root / "search").read())
     assert found is not None
     assert found.epochs == [1, 2, 3]
     tables = {table.key: table for table in found.tables}
@@ -292,7 +292,7 @@ def test_choices_of_a_chain_are_one_table(people: Path, tmp_path: Path) -> None:
         names = {choice.label: list(choice.options) for choice in choices}
         RunFolder(folder).write_epoch(epoch, chain, names=names, weights=mixture)
     (folder / "genotype.yaml").write_text(chains[-1].to_yaml())
-    found = heat_maps(RunFolder(folder).read())
+    found = read_heat_maps(RunFolder(folder).read())
     assert found is not None
     (table,) = found.tables
     assert table.options[0] == [str(option) for option in choices[0].options]
@@ -306,7 +306,7 @@ def test_choices_of_a_chain_are_one_table(people: Path, tmp_path: Path) -> None:
 
 
 def test_every_column_has_one_place(root: Path) -> None:
-    groups = curve_groups([RunFolder(root / "search").read()])
+    groups = draw_curves([RunFolder(root / "search").read()])
     assert [group.key for group in groups] == ["losses", "ib", "validation", "schedule", "collapse", "other"]
     titles = {group.key: [chart.title for chart in group.charts] for group in groups}
     assert titles["collapse"] == ["entropy", "guard/eigenvalue", "guard/gap", "skips"]
@@ -314,7 +314,9 @@ def test_every_column_has_one_place(root: Path) -> None:
 
 
 def test_a_line_chart_has_the_places_of_its_values_and_stops_at_gaps() -> None:
-    chart = line_chart("loss", [Series("empty", [1], [None]), Series("a", [1, 2, 3, 4, 5], [0.0, 1.0, None, 4.0, 2.0])])
+    chart = draw_line_chart(
+        "loss", [Series("empty", [1], [None]), Series("a", [1, 2, 3, 4, 5], [0.0, 1.0, None, 4.0, 2.0])]
+    )
     assert chart is not None
     assert chart.facts["lines"] == [{"name": "a", "values": [0.0, 1.0, None, 4.0, 2.0]}]
     np.testing.assert_allclose(np.diff(chart.facts["places"], 2), 0, atol=2e-4)
@@ -325,18 +327,18 @@ def test_a_line_chart_has_the_places_of_its_values_and_stops_at_gaps() -> None:
     xs = [float(x) / width for x in re.findall(r"[ML] ([\d.]+)", line)]
     np.testing.assert_allclose(xs, [chart.facts["places"][i] for i in (0, 1, 3, 4)], atol=1e-3)
     assert chart.picture.light != chart.picture.dark
-    assert line_chart("none", [Series("empty", [1], [None])]) is None
+    assert draw_line_chart("none", [Series("empty", [1], [None])]) is None
 
 
 def test_settings_that_differ_are_found_at_any_depth() -> None:
     a = {"seed": 1, "search": {"lr": 0.1, "space": "x"}, "name": "n"}
     b = {"seed": 1, "search": {"lr": 0.2, "space": "x"}, "retrain": {"epochs": 3}, "name": "n"}
-    assert differing_settings([a, b]) == [("search.lr", ["0.1", "0.2"]), ("retrain.epochs", ["–", "3"])]
+    assert list_differing_settings([a, b]) == [("search.lr", ["0.1", "0.2"]), ("retrain.epochs", ["–", "3"])]
 
 
 def _rows(named: list[tuple[str, Evaluation]]) -> list[Score]:
     notes: list[str] = []
-    rows, _ = sound_rows(named, Attempts(notes))
+    rows, _ = make_rows(named, Attempts(notes))
     assert notes == []
     return rows
 
@@ -353,20 +355,20 @@ def test_scores_name_their_rules_and_leave_out_what_was_not_measured() -> None:
     assert one.rules == "cross camera, euclidean distance, re-ranked k1 20, k2 6, lambda 0.3"
     assert two.intervals[:2] == ["± 1.0", "± 2.0"]
     assert two.counts == "mean of 2 evaluations, each 12 queries, gallery 40"
-    assert not comparable([one, two])
-    assert comparable(_rows([("a", Evaluation("a", evaluation(0.5))), ("b", Evaluation("b", evaluation(0.4)))]))
+    assert not are_comparable([one, two])
+    assert are_comparable(_rows([("a", Evaluation("a", evaluation(0.5))), ("b", Evaluation("b", evaluation(0.4)))]))
 
 
 def test_evaluations_of_one_run_have_names_of_their_own() -> None:
     twice = [Evaluation("evaluation", evaluation(0.5)), Evaluation("evaluation_b", evaluation(0.5))]
-    assert [n for n, _ in named_evaluations(twice)] == ["network, evaluation", "network, evaluation_b"]
+    assert [n for n, _ in name_evaluations(twice)] == ["network, evaluation", "network, evaluation_b"]
     other = [twice[0], Evaluation("evaluation_duke", evaluation(0.5, data={"version": "duke"}))]
-    assert [n for n, _ in named_evaluations(other)] == ["network on synthetic", "network on duke"]
+    assert [n for n, _ in name_evaluations(other)] == ["network on synthetic", "network on duke"]
 
 
 def test_costs_are_those_of_the_network_that_was_trained(root: Path) -> None:
     run = RunFolder(root / "retrain").read()
-    found = cost_table(run)
+    found = make_cost_table(run)
     assert found is not None
     from tests.run_folders import config
 
@@ -384,7 +386,7 @@ def test_the_easiest_queries_are_the_hardest_in_reverse(root: Path) -> None:
     found = evaluate_run(root / "retrain")
     given: tuple[RankingResult, DistanceBlocks, FeatureSet] = (found.result, found.distances, found.features)
     total = len(found.result.used)
-    hard, easy = hardest_lists(*given, count=total), easiest_lists(*given, count=total)
+    hard, easy = find_hardest_lists(*given, count=total), find_easiest_lists(*given, count=total)
     assert [r.query for r in easy] == [r.query for r in hard][::-1]
     assert [r.difficulty for r in easy] == list(range(1, total + 1))
     assert all(r.easy for r in easy)
@@ -482,7 +484,7 @@ def test_the_slider_goes_through_the_epochs(tab: browser.Tab, page: Path, root: 
         "return {epoch: document.querySelector('.slider output').textContent, values: cells.map(c => c.innerText),"
         "kept: cells.map(c => c.classList.contains('kept')), frames: frames.map(f => f.checkVisibility())}})()"
     )
-    found = heat_maps(RunFolder(root / "search").read())
+    found = read_heat_maps(RunFolder(root / "search").read())
     assert found is not None
     table = found.tables[0]
     assert tab.run("document.querySelector('.slider input').max") == "2"

@@ -220,7 +220,7 @@ def test_the_command_tells_of_genotypes_runs_and_texts_and_draws_them(shipped, c
     ("arguments", "problem"),
     [
         (["--out", "x.png"], "name at least one genotype"),
-        (["skip_connect~1|skip_connect~2+rga", "--out", "x.bmp"], "expected a picture: .png, .svg, .pdf"),
+        (["skip_connect~1|skip_connect~2+rga", "--out", "x.bmp"], "expected .png, .svg, .pdf"),
         (["nothing.yaml"], "nothing.yaml"),
         (["skip_connect~1|skip_connect~2+rga"] * 9, "expected at most 8 at a time"),
     ],

@@ -11,7 +11,7 @@ import networkx
 import pytest
 
 from dcs_nas.report import graphs
-from dcs_nas.report.drawn_graph import drawn_graph
+from dcs_nas.report.drawn_graph import make_drawing_graph
 from dcs_nas.report.palette import theme
 from dcs_nas.report.tikz import tikz_document
 from tests.chains import chain_space, random_chain
@@ -25,7 +25,7 @@ def _graph(kind: str) -> networkx.MultiDiGraph:
     genotype = random_chain(chain_space(), 0) if kind == "chain" else genotypes(1)[0]
     graph = genotype.overview() if kind == "network" else genotype.graph(kind)
     assert graph is not None
-    return drawn_graph(graph)
+    return make_drawing_graph(graph)
 
 
 @pytest.mark.parametrize("with_dot", [True, False])

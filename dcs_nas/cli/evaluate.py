@@ -209,17 +209,17 @@ def _write_report(report: Mapping[str, Any], targets: Sequence[Path | None], wha
 
 def _draw(run: Path, result: Evaluation, name: str, count: int, top: int) -> None:
     """Draw the CMC curve and the ranked lists of the ``count`` hardest queries in ``RUN/ranked/NAME``."""
-    from dcs_nas.report.charts import cmc_curve, draw_cmc
+    from dcs_nas.report.charts import draw_cmc, read_cmc_curve
     from dcs_nas.report.ranked_pictures import RankedPictures
-    from dcs_nas.report.retrieval import hardest_lists
+    from dcs_nas.report.retrieval import find_hardest_lists
 
     folder = RunFolder(run).ranked / name
     report, version = result.report, result.dataset.version
-    for file in draw_cmc([cmc_curve(report, run.name)], folder, title=f"{version}, {report['protocol']['name']}"):
+    for file in draw_cmc([read_cmc_curve(report, run.name)], folder, title=f"{version}, {report['protocol']['name']}"):
         print(file)
     if not count:
         return
-    lists = hardest_lists(result.result, result.distances, result.features, count=count, top=top)
+    lists = find_hardest_lists(result.result, result.distances, result.features, count=count, top=top)
     height, width = result.query.pixels[[0]].shape[1:3]
     protocol = result.result.protocol
     steps = ["expanded queries"] * bool(protocol.expansion) + ["re-ranked"] * bool(protocol.rerank)

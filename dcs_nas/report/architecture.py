@@ -1,4 +1,4 @@
-"""The architecture over the epochs: pictures of what was found and of what changed, and the mixture weights."""
+"""The architecture over the epochs: pictures of the result and of changes, and the mixture weights."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 import networkx
 
 from dcs_nas.report.dot import paint_graph, paint_panels
-from dcs_nas.report.drawn_graph import difference_graph, drawn_graph
-from dcs_nas.report.embedded import Picture, in_both_themes
-from dcs_nas.report.graphs import epoch_graph, is_strip, strip_panels, title_of
+from dcs_nas.report.drawn_graph import make_difference_graph, make_drawing_graph
+from dcs_nas.report.embedded import Picture, paint_both_themes
+from dcs_nas.report.graphs import is_strip, make_epoch_graph, make_strip_panels, make_title
 from dcs_nas.report.palette import theme
 from dcs_nas.runs import EpochRecord, RunContents
 from dcs_nas.space import AnyGenotype
@@ -23,7 +23,7 @@ _INPUTS = ("c(k-2)", "c(k-1)")
 
 @dataclass(frozen=True)
 class Film:
-    """One kind of cell over the epochs: pictures that differ, and for every epoch (from 1) which of them it has."""
+    """One kind of cell over the epochs: different pictures, and for every epoch (from 1) the index of its picture."""
 
     title: str
     pictures: list[Picture]
@@ -32,7 +32,7 @@ class Film:
 
 @dataclass
 class Architecture:
-    """Pictures of a run's architecture; what a run does not have is empty."""
+    """Pictures of a run's architecture; empty where the run lacks them."""
 
     final: list[Picture] = field(default_factory=list)
     overview: Picture | None = None
@@ -41,36 +41,36 @@ class Architecture:
     differences: list[Picture] = field(default_factory=list)
 
 
-def architecture_pictures(run: RunContents, *, films: bool = True) -> Architecture | None:
-    """Return the pictures of a run; without ``films`` those of the final architecture alone. None where it has none."""
+def draw_architecture(run: RunContents, *, films: bool = True) -> Architecture | None:
+    """Return the pictures of a run; without ``films`` only of the final architecture; None without any."""
     recorded = [(e.number + 1, e.genotype) for e in run.epochs if e.genotype is not None]
     final = run.genotype or (recorded[-1][1] if recorded else None)
     if final is None:
         return None
-    found = Architecture(*_final(_as_trained(run, final)))
+    shown = Architecture(*_draw_final(_resize_as_trained(run, final)))
     same = [(epoch, g) for epoch, g in recorded if type(g) is type(final) and g.space.hash == final.space.hash]
     if not films or not same:
-        return found
-    found.films = [_film(part, same) for part in final.parts]
+        return shown
+    shown.films = [_draw_film(part, same) for part in final.parts]
     if is_strip(final):
         titled = [(f"epoch {epoch}", genotype) for epoch, genotype in same]
         if sum(_differs(a, b) for (_, a), (_, b) in pairwise(same)) >= _MOST_PANELS:
             titled = [*titled[: _MOST_PANELS // 2], *titled[-_MOST_PANELS // 2 :]]  # the first and the last epochs
-        found.strips = [_strip(part, titled) for part in final.parts]
+        shown.strips = [_draw_strip(part, titled) for part in final.parts]
     (first, a), (last, b) = same[0], same[-1]
     for part in (part for part in final.parts if a.part(part) != b.part(part)):
-        title, graph = title_of(final, part), difference_graph(a.graph(part), b.graph(part))
+        title, graph = make_title(final, part), make_difference_graph(a.graph(part), b.graph(part))
         words = f"{title}: from epoch {first} to epoch {last}"
-        found.differences.append(_painted(graph, f"what changed in the {title}", words))
-    return found
+        shown.differences.append(_paint(graph, f"changes of the {title}", words))
+    return shown
 
 
 def _differs(a: AnyGenotype, b: AnyGenotype) -> bool:
     return any(a.part(part) != b.part(part) for part in a.parts)
 
 
-def _as_trained(run: RunContents, genotype: AnyGenotype) -> AnyGenotype:
-    """The genotype at the width, depth and image size of a training."""
+def _resize_as_trained(run: RunContents, genotype: AnyGenotype) -> AnyGenotype:
+    """Return the genotype at the width, depth and image size of a training."""
     if not run.trained:
         return genotype
     config = run.files.config()
@@ -80,37 +80,37 @@ def _as_trained(run: RunContents, genotype: AnyGenotype) -> AnyGenotype:
     return genotype.resize(data.height, data.width, channels=settings.channels, cells=settings.cells)
 
 
-def _final(genotype: AnyGenotype) -> tuple[list[Picture], Picture | None]:
-    """The parts, and the network that they form where that is a picture of its own."""
-    titles = {part: title_of(genotype, part) for part in genotype.parts}
-    pictures = [_painted(epoch_graph(genotype, part, None), f"the {title}", title) for part, title in titles.items()]
+def _draw_final(genotype: AnyGenotype) -> tuple[list[Picture], Picture | None]:
+    """Return the pictures of the parts, and of the network that they form where it has a picture."""
+    titles = {part: make_title(genotype, part) for part in genotype.parts}
+    pictures = [_paint(make_epoch_graph(genotype, part, None), f"the {title}", title) for part, title in titles.items()]
     overview = genotype.overview()
     if overview is None:
         return pictures, None
-    return pictures, _painted(drawn_graph(overview), "the whole network", "network")
+    return pictures, _paint(make_drawing_graph(overview), "the whole network", "network")
 
 
-def _painted(graph: networkx.MultiDiGraph, alt: str, caption: str = "") -> Picture:
-    return in_both_themes(lambda name: paint_graph(graph, theme(name), "svg")[0], alt, caption)
+def _paint(graph: networkx.MultiDiGraph, alt: str, caption: str = "") -> Picture:
+    return paint_both_themes(lambda name: paint_graph(graph, theme(name), "svg")[0], alt, caption)
 
 
-def _film(part: str, genotypes: Sequence[tuple[int, AnyGenotype]]) -> Film:
-    """The pictures of a part: after a change, what is new is marked."""
-    title = title_of(genotypes[0][1], part)
+def _draw_film(part: str, genotypes: Sequence[tuple[int, AnyGenotype]]) -> Film:
+    """Return the pictures of a part over the epochs; new operations are marked."""
+    title = make_title(genotypes[0][1], part)
     pictures: list[Picture] = []
     frames: dict[int, int] = {}
     before: AnyGenotype | None = None
     for epoch, genotype in genotypes:
         if before is None or before.part(part) != genotype.part(part):
-            pictures.append(_painted(epoch_graph(genotype, part, before), f"the {title}"))
+            pictures.append(_paint(make_epoch_graph(genotype, part, before), f"the {title}"))
             before = genotype
         frames[epoch] = len(pictures) - 1
     return Film(title, pictures, frames)
 
 
-def _strip(part: str, genotypes: Sequence[tuple[str, AnyGenotype]]) -> Picture:
-    panels, title = strip_panels(genotypes, part), title_of(genotypes[0][1], part)
-    return in_both_themes(
+def _draw_strip(part: str, genotypes: Sequence[tuple[str, AnyGenotype]]) -> Picture:
+    panels, title = make_strip_panels(genotypes, part), make_title(genotypes[0][1], part)
+    return paint_both_themes(
         lambda name: paint_panels(panels, theme(name), "svg")[0], f"the {title} over the epochs", title
     )
 
@@ -121,9 +121,9 @@ class Heat:
 
     Attributes:
         key: the mixture's name.
-        rows: what each row is called.
-        columns: what the columns are called; [] where rows have options of their own.
-        options: of every row, what its cells are called.
+        rows: the names of the rows.
+        columns: the names of the columns; [] where each row has its own options.
+        options: of every row, the names of its cells.
         values: by epoch, row and cell.
         kept: by epoch, the [row, cell] pairs that the derived genotype keeps.
         largest: of all values, for the scale.
@@ -147,34 +147,34 @@ class Heats:
     tables: list[Heat]
 
     def facts(self) -> dict[str, Any]:
-        """What the slider's script reads."""
+        """Return the data that the slider's script reads."""
         tables = [{"values": t.values, "kept": t.kept, "largest": t.largest} for t in self.tables]
         return {"epochs": self.epochs, "tables": tables}
 
 
-def heat_maps(run: RunContents) -> Heats | None:
-    """Return the mixture weights of all epochs that have the shape of the last; None where the run recorded none."""
+def read_heat_maps(run: RunContents) -> Heats | None:
+    """Return the mixture weights of all epochs that have the shape of the last; None where none is recorded."""
     if not run.epochs or not run.epochs[-1].weights:
         return None
     epochs = [e for e in run.epochs if _shape(e) == _shape(run.epochs[-1])]
     weights = run.epochs[-1].weights
     if any(len(rows) > 1 for rows in weights.values()):  # mixtures of cells, edges before attention
         names = sorted(weights, key=lambda name: (name.removesuffix("_attention"), name))
-        tables = [_mixture(epochs, name) for name in names]
+        tables = [_make_mixture_table(epochs, name) for name in names]
     else:
-        tables = [_choices(epochs, list(weights))]
+        tables = [_make_choice_table(epochs, list(weights))]
     return Heats([e.number + 1 for e in epochs], [t for t in tables if t.rows])
 
 
-def _mixture(epochs: Sequence[EpochRecord], name: str) -> Heat:
-    """A table of edges or of the output, whose rows have the same candidates."""
+def _make_mixture_table(epochs: Sequence[EpochRecord], name: str) -> Heat:
+    """Return the table of a cell's edges or of its output, whose rows have the same candidates."""
     last, attention = epochs[-1], name.endswith("_attention")
     columns = _options(
         last.names.get(name) or last.names.get("attention" if attention else "operations") or [],
         max((len(row) for row in last.weights[name]), default=0),
     )
     kind = name.removesuffix("_attention")
-    rows = ["output"] if attention else _edges(len(last.weights[name]))
+    rows = ["output"] if attention else _name_edges(len(last.weights[name]))
     return Heat(
         key=name,
         title=f"{kind} cell: attention on its output" if attention else f"{kind} cell: operations on its edges",
@@ -182,13 +182,13 @@ def _mixture(epochs: Sequence[EpochRecord], name: str) -> Heat:
         columns=columns,
         options=[columns for _ in rows],
         values=[e.weights[name] for e in epochs],
-        kept=[_kept(e, [name]) for e in epochs],
+        kept=[_find_kept(e, [name]) for e in epochs],
         largest=_largest(epochs, [name]),
     )
 
 
-def _choices(epochs: Sequence[EpochRecord], names: Sequence[str]) -> Heat:
-    """A table of choices with candidates of their own, a row each, such as those of a chain."""
+def _make_choice_table(epochs: Sequence[EpochRecord], names: Sequence[str]) -> Heat:
+    """Return the table of choices with different candidates, a row each, as in a chain."""
     last = epochs[-1]
     return Heat(
         key="chain",
@@ -197,13 +197,13 @@ def _choices(epochs: Sequence[EpochRecord], names: Sequence[str]) -> Heat:
         columns=[],
         options=[_options(last.names.get(name, []), len(last.weights[name][0])) for name in names],
         values=[[e.weights[name][0] for name in names] for e in epochs],
-        kept=[_kept(e, names) for e in epochs],
+        kept=[_find_kept(e, names) for e in epochs],
         largest=_largest(epochs, names),
     )
 
 
-def _kept(epoch: EpochRecord, names: Sequence[str]) -> list[list[int]]:
-    """The (row, column) pairs that the epoch's genotype keeps, of the rows of these mixtures one below the other."""
+def _find_kept(epoch: EpochRecord, names: Sequence[str]) -> list[list[int]]:
+    """Return the (row, column) pairs that the epoch's genotype keeps, in the rows of all these mixtures together."""
     if epoch.genotype is None:
         return []
     weights = epoch.genotype.one_hot()
@@ -211,15 +211,15 @@ def _kept(epoch: EpochRecord, names: Sequence[str]) -> list[list[int]]:
     return [[r, c] for r, row in enumerate(rows) for c, value in enumerate(row) if value]
 
 
-def _edges(count: int) -> list[str]:
-    """The edges of a cell in the order of its rows: node by node, each from all states before it."""
-    found: list[str] = []
+def _name_edges(count: int) -> list[str]:
+    """Return the names of a cell's edges in the order of its rows: node by node, from all states before it."""
+    edges: list[str] = []
     node = 0
-    while len(found) < count:
+    while len(edges) < count:
         sources = [*_INPUTS, *map(str, range(node))]
-        found += [f"{source} → {node}" for source in sources]
+        edges += [f"{source} → {node}" for source in sources]
         node += 1
-    return found[:count]
+    return edges[:count]
 
 
 def _options(names: Sequence[str], count: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""Every chart by matplotlib, in one style: lines over the epochs, CMC curves, the standing in a tabular benchmark."""
+"""Charts by matplotlib in one style: lines over the epochs, CMC curves, architectures of a tabular benchmark."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, PercentF
 
 from dcs_nas.errors import InputError
 from dcs_nas.files import atomic_path
-from dcs_nas.report.embedded import Picture, svg_uri
+from dcs_nas.report.embedded import Picture, encode_svg
 from dcs_nas.report.palette import Theme, theme
 
 if TYPE_CHECKING:
     from dcs_nas.space.table import Entry, Table
 
-_HUES = ("separable", "pooling", "dilated", "attention")  # four line colours told apart with any colour vision
+_HUES = ("separable", "pooling", "dilated", "attention")  # four line colours, distinct in any colour vision
 _DASHES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "s", "^", "D", "v")
 _STARS = ("*", "D", "P", "X", "^", "v", "s", "h")
@@ -69,7 +69,7 @@ def save_figure(figure: Figure, form: str, *, dpi: float = 160) -> bytes:
 
 
 def _line_style(index: int, colours: Theme) -> dict[str, Any]:
-    """Colour and dashes of the line with this number, and a marker that tells it apart as well."""
+    """Return colour, dashes and marker of the line with this number."""
     return {
         "color": colours.families[_HUES[index % len(_HUES)]].line,
         "linestyle": _DASHES[(index + index // len(_HUES)) % len(_DASHES)],
@@ -79,7 +79,7 @@ def _line_style(index: int, colours: Theme) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Series:
-    """A line by name: a value or None for each x of its own."""
+    """A named line: a value or None for each x."""
 
     name: str
     xs: Sequence[float]
@@ -88,7 +88,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Chart:
-    """A line chart; ``facts`` is what the page's script needs to show values: places are shares of the width."""
+    """A line chart; ``facts`` is the data from which the page's script shows values; places are shares of the width."""
 
     title: str
     note: str
@@ -96,8 +96,8 @@ class Chart:
     facts: dict[str, Any]
 
 
-def line_chart(title: str, series: Sequence[Series], *, label: str = "epoch", note: str = "") -> Chart | None:
-    """Return a chart of all series that have a number, styled by their place among all; None where none has one."""
+def draw_line_chart(title: str, series: Sequence[Series], *, label: str = "epoch", note: str = "") -> Chart | None:
+    """Return a chart of all series that have a number, styled by their index among all; None without any."""
     styled = [(s, i) for i, s in enumerate(series) if any(y is not None for y in s.ys)]
     if not styled:
         return None
@@ -125,15 +125,15 @@ def line_chart(title: str, series: Sequence[Series], *, label: str = "epoch", no
     places = [round(_LEFT + (x - low) / (high - low) * (_RIGHT - _LEFT), 4) for x in xs]
     lines = [{"name": s.name, "values": [dict(zip(s.xs, s.ys)).get(x) for x in xs]} for s, _ in styled]
     facts = {"xs": xs, "places": places, "label": label, "lines": lines}
-    return Chart(title, note, chart_picture(svg, f"{title} over {label}s"), facts)
+    return Chart(title, note, embed_chart(svg, f"{title} over {label}s"), facts)
 
 
-def chart_picture(light: bytes, alt: str) -> Picture:
+def embed_chart(light: bytes, alt: str) -> Picture:
     """Return a chart drawn in the light theme as a picture for light and for dark pages."""
     dark = light.decode()
     for a, b in zip(_colours_of("light"), _colours_of("dark")):
         dark = dark.replace(a, b)
-    return Picture(svg_uri(light), alt, svg_uri(dark.encode()))
+    return Picture(encode_svg(light), alt, encode_svg(dark.encode()))
 
 
 def _colours_of(name: str) -> list[str]:
@@ -145,7 +145,7 @@ def _colours_of(name: str) -> list[str]:
 class CmcCurve:
     """One curve: ``cmc`` (R,) shares at rank 1 to R, and the bounds of its confidence interval (R, 2) if it has one.
 
-    ``style`` counts colours and dashes from 0; without one it is the curve's place among all.
+    ``style`` counts colours and dashes from 0; without one it is the curve's index.
     """
 
     name: str
@@ -155,7 +155,7 @@ class CmcCurve:
     style: int | None = None
 
 
-def cmc_curve(report: Mapping[str, Any], name: str, *, style: int | None = None) -> CmcCurve:
+def read_cmc_curve(report: Mapping[str, Any], name: str, *, style: int | None = None) -> CmcCurve:
     """Return the curve of an evaluation's report (``evaluation.json``)."""
     confidence = report.get("confidence")
     return CmcCurve(name, report["cmc"], report["mAP"], confidence["cmc"] if confidence else None, style)
@@ -170,9 +170,9 @@ def draw_cmc(
     formats: Sequence[str] = ("png", "svg"),
     appearance: str = "light",
 ) -> list[Path]:
-    """Draw curves on one axes into ``folder / name.FORMAT``; colour, dashes and marker all tell them apart."""
+    """Draw curves on one axes into ``folder / name.FORMAT``; they differ in colour, dashes and marker."""
     if not curves:
-        raise InputError("there is no curve to draw; name at least one evaluation")
+        raise InputError("there is no curve to draw, expected at least one; name an evaluation")
     files = [folder / f"{name}.{form}" for form in formats]
     for file, form in zip(files, formats):
         with atomic_path(file) as temporary:
@@ -181,7 +181,7 @@ def draw_cmc(
 
 
 def paint_cmc(curves: Sequence[CmcCurve], form: str, appearance: str, *, title: str = "") -> bytes:
-    """Return what ``draw_cmc`` draws as svg, png or pdf."""
+    """Return the figure of ``draw_cmc`` as svg, png or pdf."""
     colours = theme(appearance)
     with matplotlib.rc_context({**settings(colours), "font.size": 11.0}):
         figure = Figure(figsize=(6.4, 4.4 + 0.26 * len(curves)), layout="constrained")
@@ -216,16 +216,16 @@ def draw_standing(table: Table, named: Mapping[str, Entry], out: Path) -> None:
     """Draw all entries of ``table`` as points, its Pareto front as a line and the ``named`` ones as labelled stars.
 
     Raises:
-        InputError: a file name that ends in none of png, svg and pdf.
+        InputError: a file name that does not end in png, svg or pdf.
     """
     form = out.suffix.lstrip(".").lower()
     if form not in FORMATS:
-        raise InputError(f"{out} ends in '{out.suffix}'; expected a picture: .{', .'.join(FORMATS)}")
+        raise InputError(f"{out} ends in '{out.suffix}', expected .{', .'.join(FORMATS)}")
     colours = theme("light")
     with matplotlib.rc_context({**settings(colours), "font.size": 10.0}):
         figure = Figure(figsize=(7.2, 4.6), layout="constrained")
         axes = figure.add_subplot(xlabel="multiply-adds of an image (millions)", ylabel="mAP on unseen identities (%)")
-        axes.set_title(f"{table.name}, synthetic people", fontsize=10)
+        axes.set_title(f"{table.name}, synthetic pedestrians", fontsize=10)
         everything = [(entry.multiply_adds / 1e6, entry.score) for entry in table]
         axes.plot(*zip(*everything), ".", color=colours.wire, alpha=0.55, label=f"all {len(table)} architectures")
         front = [(entry.multiply_adds / 1e6, entry.score) for entry in table.front]
@@ -249,5 +249,5 @@ def draw_standing(table: Table, named: Mapping[str, Entry], out: Path) -> None:
 
 
 def _cut(name: str) -> str:
-    """The end of a name that is too long for a legend."""
+    """Return a name, or the end of one that is too long for a legend."""
     return name if len(name) <= _LONGEST_NAME else f"...{name[3 - _LONGEST_NAME :]}"

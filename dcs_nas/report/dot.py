@@ -1,4 +1,4 @@
-"""Drawings by Graphviz: its program ``dot`` lays out and paints what ``drawn_graph`` describes."""
+"""Drawings by Graphviz: its program ``dot`` lays out and paints what ``make_drawing_graph`` describes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from html import escape
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from dcs_nas.report.drawn_graph import is_branched, stages_of
+from dcs_nas.report.drawn_graph import is_branched, list_stages
 from dcs_nas.report.palette import CHANGES, FAMILIES, Theme, paint
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import networkx
 
 Panels = Sequence[tuple[str, "networkx.MultiDiGraph"]]
-"""Graphs as ``drawn_graph`` gives them, with titles."""
-# DejaVu is what dot can measure on every machine that scripts/setup.sh prepared; Verdana is as wide.
+"""Results of ``make_drawing_graph`` with titles."""
+# dot can measure DejaVu on every machine that scripts/setup.sh prepared; Verdana has the same widths.
 _FONT = "DejaVu Sans,Verdana,sans-serif"
 _SIZE, _LEGEND_SIZE = "13", "11"
 _DPI = 192
@@ -30,8 +30,8 @@ CHAIN_WORDS = (
 )
 
 
-def stage_words(graph: networkx.MultiDiGraph) -> tuple[str, ...]:
-    """Return the lines under a picture with stages: those of the graph's kind, or of chains."""
+def get_stage_words(graph: networkx.MultiDiGraph) -> tuple[str, ...]:
+    """Return the lines under a picture with stages: of the graph's kind, by default of chains."""
     return tuple(graph.graph.get("words", "").splitlines()) or CHAIN_WORDS
 
 
@@ -41,13 +41,13 @@ def paint_graph(graph: networkx.MultiDiGraph, theme: Theme, form: str) -> tuple[
 
 
 def paint_panels(panels: Panels, theme: Theme, form: str, *, columns: int | None = None) -> tuple[bytes, str]:
-    """Return several cells (title, graph) side by side as ``paint_graph`` does one."""
+    """Return several cells (title, graph) side by side as ``paint_graph`` returns one."""
     columns = columns or (1 if len(panels) < 3 else 2 if len(panels) < 9 else 3)
-    return _paint(strip_dot(panels, theme, columns=columns), panels, theme, form, columns=columns)
+    return _paint(make_strip_dot(panels, theme, columns=columns), panels, theme, form, columns=columns)
 
 
 def _paint(dot: graphviz.Digraph, panels: Panels, theme: Theme, form: str, *, columns: int) -> tuple[bytes, str]:
-    problem = "Graphviz' dot is not on this machine (apt install graphviz)"
+    problem = "Graphviz' dot is not installed (apt install graphviz)"
     if shutil.which("dot") is not None:
         try:
             dot.attr("graph", **({"dpi": str(_DPI)} if form == "png" else {}))
@@ -56,17 +56,19 @@ def _paint(dot: graphviz.Digraph, panels: Panels, theme: Theme, form: str, *, co
             problem = f"dot failed: {(error.stderr or b'').decode(errors='replace').strip().partition(chr(10))[0]}"
     from dcs_nas.report.plain import draw_plain
 
-    return draw_plain(panels, theme, form, columns=columns), f"plain drawings by matplotlib, since {problem}"
+    return draw_plain(
+        panels, theme, form, columns=columns
+    ), f"the drawings are plain ones by matplotlib, because {problem}"
 
 
 def to_dot(graph: networkx.MultiDiGraph, theme: Theme) -> graphviz.Digraph:
     """Return one graph as a Graphviz graph; render it with ``.pipe(format=...)``."""
     dot = _start(graph.name, theme)
-    if stages := stages_of(graph):
+    if stages := list_stages(graph):
         add = _add_branches if is_branched(graph) else _add_chain
         add(dot, graph, stages, theme)
         changed = any(data["change"] == "changed" for _, data in graph.nodes(data=True))
-        words = [*stage_words(graph), *(["filled: changed from the first to the second"] if changed else [])]
+        words = [*get_stage_words(graph), *(["filled: changed from the first to the second"] if changed else [])]
         dot.attr("graph", label="".join(f"{row}\\l" for row in words), labeljust="l")
     else:
         with dot.subgraph(name="cluster_cell") as part:
@@ -76,7 +78,7 @@ def to_dot(graph: networkx.MultiDiGraph, theme: Theme) -> graphviz.Digraph:
     return dot
 
 
-def strip_dot(panels: Panels, theme: Theme, *, columns: int) -> graphviz.Digraph:
+def make_strip_dot(panels: Panels, theme: Theme, *, columns: int) -> graphviz.Digraph:
     """Return several cells (title, graph) side by side, row by row in ``columns``, under one legend."""
     dot = _start("strip", theme)
     # dot packs before it turns the picture by a quarter: columns of the packing (c), the last first, end as rows.
@@ -97,14 +99,14 @@ def strip_dot(panels: Panels, theme: Theme, *, columns: int) -> graphviz.Digraph
 
 
 def legend_of(graphs: Iterable[networkx.MultiDiGraph]) -> list[tuple[str, str, str]]:
-    """Return what the colours mean, as (family, change, words): changes where there are any, else three families."""
+    """Return the legend of the colours as (family, change, words): changes, or else at least three families."""
     nodes = [data for graph in graphs for _, data in graph.nodes(data=True)]
     changes = {data["change"] for data in nodes}
     if changes & set(CHANGES):
         return [("", name, words) for name, words in CHANGES.items() if name in changes]
     families = {data["family"] for data in nodes}
-    found = [(name, "", words) for name, words in FAMILIES.items() if name in families]
-    return found if len(found) > 2 else []
+    shown = [(name, "", words) for name, words in FAMILIES.items() if name in families]
+    return shown if len(shown) > 2 else []
 
 
 def _start(name: str, theme: Theme) -> graphviz.Digraph:

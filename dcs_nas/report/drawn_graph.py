@@ -1,4 +1,4 @@
-"""What a drawing shows: the graphs of genotypes with their operations as nodes, alone or two of them as one.
+"""Graphs for drawings: of one genotype or of the difference of two, with operations as nodes.
 
 Works for every kind of space whose ``graph`` has the roles that ``text_of`` knows. Nodes of the result carry ``role``,
 ``label``, ``text`` (the lines in the box), ``family``, ``change`` (kept, removed, added, new, changed or nothing),
@@ -17,29 +17,29 @@ if TYPE_CHECKING:
     import networkx
 
 _SIGNS = {"added": "+ ", "new": "+ ", "removed": "− "}
-# Roles of nodes that a drawing of changes tells apart; operations are edges.
+# Roles of nodes that a drawing of changes marks; operations are edges.
 _CHOSEN = ("block", "skipped", "attention", "branch", "interaction")
 
 
-def drawn_graph(graph: networkx.MultiDiGraph) -> networkx.MultiDiGraph:
-    """Return the drawing's graph of a part of a genotype, as ``AnyGenotype.graph`` gives it."""
-    return _merged(graph, graph, both="", one="", other="")
+def make_drawing_graph(graph: networkx.MultiDiGraph) -> networkx.MultiDiGraph:
+    """Return the drawing's graph of a part of a genotype, made from ``AnyGenotype.graph``."""
+    return _merge(graph, graph, both="", one="", other="")
 
 
-def graph_since(graph: networkx.MultiDiGraph, old: networkx.MultiDiGraph) -> networkx.MultiDiGraph:
-    """Return ``graph`` with what ``old`` does not have marked ``new``, and ``changed`` blocks with both values."""
-    return _merged(old, graph, both="", one="left out", other="new")
+def mark_new(graph: networkx.MultiDiGraph, old: networkx.MultiDiGraph) -> networkx.MultiDiGraph:
+    """Return ``graph`` with everything that ``old`` lacks marked ``new``, and ``changed`` blocks with both values."""
+    return _merge(old, graph, both="", one="left out", other="new")
 
 
-def difference_graph(a: networkx.MultiDiGraph, b: networkx.MultiDiGraph) -> networkx.MultiDiGraph:
-    """Return two graphs as one: what is kept, what only ``a`` has, what only ``b`` has, and changed blocks."""
-    return _merged(a, b, both="kept", one="removed", other="added")
+def make_difference_graph(a: networkx.MultiDiGraph, b: networkx.MultiDiGraph) -> networkx.MultiDiGraph:
+    """Return two graphs as one, with parts marked kept, removed (only in ``a``), added (only in ``b``) or changed."""
+    return _merge(a, b, both="kept", one="removed", other="added")
 
 
-def stages_of(graph: networkx.MultiDiGraph) -> dict[int, str]:
+def list_stages(graph: networkx.MultiDiGraph) -> dict[int, str]:
     """Return the title of every stage by its number; none where the graph has no stages."""
-    found = {d["stage"]: f"stage {d['stage']}\n{d['size']}" for _, d in graph.nodes(data=True) if d["size"]}
-    return {number: title for number, title in sorted(found.items()) if number}
+    titles = {d["stage"]: f"stage {d['stage']}\n{d['size']}" for _, d in graph.nodes(data=True) if d["size"]}
+    return {number: title for number, title in sorted(titles.items()) if number}
 
 
 def is_branched(graph: networkx.MultiDiGraph) -> bool:
@@ -73,25 +73,28 @@ def text_of(data: Mapping[str, Any]) -> list[list[str]]:
     return [[row] for row in (*rows, f"+ {' '.join(lines(held))}" if held != "none" else "") if row]
 
 
-def _merged(
+def _merge(
     old: networkx.MultiDiGraph, new: networkx.MultiDiGraph, *, both: str, one: str, other: str
 ) -> networkx.MultiDiGraph:
-    """Two graphs as one, with words for what is in both, only in the first and only in the second."""
+    """Return two graphs as one, with marks for parts in both, only in the first and only in the second."""
     import networkx
 
-    old, new = _renamed(old), _renamed(new)
+    old, new = _rename_attention(old), _rename_attention(new)
     name = new.name + (" difference" if one == "removed" else "")
     graph: networkx.MultiDiGraph = networkx.MultiDiGraph(name=name, words=new.graph.get("words", ""))
     for key in [*new, *(key for key in old if key not in new)]:
-        found: list[dict[str, Any]] = [g.nodes[key] for g in (old, new) if key in g]
-        rows, data = text_of(found[-1]), found[-1]
-        change = (one if key in old else other) if len(found) == 1 else both if data["role"] in _CHOSEN else ""
-        if text_of(found[0]) != rows:
-            change, rows = "changed", _both_values(text_of(found[0]), rows, skipped="skipped" in map(_role, found))
+        versions: list[dict[str, Any]] = [g.nodes[key] for g in (old, new) if key in g]
+        rows, data = text_of(versions[-1]), versions[-1]
+        change = (one if key in old else other) if len(versions) == 1 else both if data["role"] in _CHOSEN else ""
+        if text_of(versions[0]) != rows:
+            change, rows = (
+                "changed",
+                _join_values(text_of(versions[0]), rows, skipped="skipped" in map(_role, versions)),
+            )
         if change != "left out":
             _add_node(graph, key, data, ["\n".join(", ".join(row) for row in rows)], _family_of(data), change)
     place = {key: i for i, key in enumerate(graph)}
-    edges = [edge for edge in _edges(old, new, both, one, other) if edge[3] != "left out"]
+    edges = [edge for edge in _list_edges(old, new, both, one, other) if edge[3] != "left out"]
     for i, (tail, head, op, change) in enumerate(sorted(edges, key=lambda edge: (place[edge[1]], place[edge[0]]))):
         if op:
             kind = family(op)
@@ -109,18 +112,18 @@ def _role(data: Mapping[str, Any]) -> str:
     return str(data["role"])
 
 
-def _renamed(graph: networkx.MultiDiGraph) -> networkx.MultiDiGraph:
-    """Attention under its own name, so that another one is another node."""
+def _rename_attention(graph: networkx.MultiDiGraph) -> networkx.MultiDiGraph:
+    """Return the graph with each attention node renamed after its block, so that another block is another node."""
     import networkx
 
     keys = {key: f"{key}_{data['label']}" for key, data in graph.nodes(data=True) if data["role"] == "attention"}
     return networkx.relabel_nodes(graph, keys)
 
 
-def _edges(
+def _list_edges(
     old: networkx.MultiDiGraph, new: networkx.MultiDiGraph, both: str, one: str, other: str
 ) -> Iterator[tuple[str, str, str, str]]:
-    """Edges as (tail, head, operation, change); doubles count."""
+    """Yield edges as (tail, head, operation, change); repeated edges are kept."""
     a, b = (Counter((u, v, data["op"]) for u, v, data in graph.edges(data=True)) for graph in (old, new))
     for edge in (a & b).elements():
         yield (*edge, both if edge[2] else "")
@@ -146,19 +149,19 @@ def _family_of(data: Mapping[str, Any]) -> str:
     return fixed.get(data["role"], "attention" if held else "")
 
 
-def _both_values(old: list[list[str]], new: list[list[str]], *, skipped: bool) -> list[list[str]]:
-    """The words of a block that changed: those that did with both values."""
+def _join_values(old: list[list[str]], new: list[list[str]], *, skipped: bool) -> list[list[str]]:
+    """Return the words of a changed block; changed words show both values."""
     if skipped:
         return [*old, ["→"], *new]
-    rows = [list(map(_arrow, a, b)) for a, b in zip(old[:2], new[:2])]
+    rows = [list(map(_join_words, a, b)) for a, b in zip(old[:2], new[:2])]
     sign = "" if len(old) == len(new) else "+ " if len(new) > len(old) else "− "
     return [*rows, *([sign + row[0]] for row in (old[2:] or new[2:]))]
 
 
-def _arrow(old: str, new: str) -> str:
-    """Both values, the words in front of them once.
+def _join_words(old: str, new: str) -> str:
+    """Return both values behind their common word.
 
-    >>> _arrow("width 12", "width 16")
+    >>> _join_words("width 12", "width 16")
     'width 12 → 16'
     """
     if old == new:

@@ -17,7 +17,7 @@ _LARGEST_SIDE = 16_000  # pixels, just under WebP's own limit
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture for a light page and, where there is one, another for a dark page; ``alt`` says what it shows."""
+    """A picture for a light page and, where there is one, another for a dark page; ``alt`` describes it."""
 
     light: str
     alt: str
@@ -25,12 +25,12 @@ class Picture:
     caption: str = ""
 
 
-def svg_uri(content: bytes) -> str:
+def encode_svg(content: bytes) -> str:
     """Return an SVG; as an image it neither runs scripts nor loads anything."""
     return "data:image/svg+xml;base64," + base64.b64encode(content).decode("ascii")
 
 
-def picture_uri(picture: Image.Image) -> str:
+def encode_picture(picture: Image.Image) -> str:
     """Return pixels as WebP, the smallest that every browser reads."""
     stream = io.BytesIO()
     if max(picture.size) > _LARGEST_SIDE:
@@ -39,14 +39,14 @@ def picture_uri(picture: Image.Image) -> str:
     return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
 
 
-def in_both_themes(paint: Callable[[str], bytes], alt: str, caption: str = "") -> Picture:
+def paint_both_themes(paint: Callable[[str], bytes], alt: str, caption: str = "") -> Picture:
     """Return the SVG that ``paint`` makes for the theme ``light`` and for ``dark``."""
-    return Picture(svg_uri(paint("light")), alt, svg_uri(paint("dark")), caption)
+    return Picture(encode_svg(paint("light")), alt, encode_svg(paint("dark")), caption)
 
 
-def read_uri(path: Path) -> str:
+def read_picture(path: Path) -> str:
     """Return a picture file as it is in the page: PNG as WebP, SVG unchanged."""
     if path.suffix == ".svg" and path.is_file():
-        return svg_uri(path.read_bytes())
+        return encode_svg(path.read_bytes())
     with open_image(path) as picture:
-        return picture_uri(picture)
+        return encode_picture(picture)

@@ -1,4 +1,4 @@
-"""Attention over images: test images of a trained run, and over them what each attention block makes of them."""
+"""Attention maps of a trained run over test images, for each attention block."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dcs_nas.data.datamodule import Images, ReidData
 from dcs_nas.data.images import Progress
 from dcs_nas.errors import InputError
 from dcs_nas.models.blocks import RGA, DCSAttention, HardAttention, SoftAttention
-from dcs_nas.report.place_names import place_in_words
+from dcs_nas.report.place_names import describe_place
 from dcs_nas.training.evaluate import load_trained
 
 KINDS = {
@@ -30,15 +30,15 @@ KINDS = {
 }
 _MOST_BLOCKS = 12
 _HEIGHT = 192  # pixels of a picture
-_COVER = 0.62  # of the heat over the image
+_COVER = 0.62  # opacity of the heat over the image
 _REGION_COLOURS = ("#e69f00", "#56b4e9", "#f0e442", "#cc79a7", "#009e73", "#d55e00")
-# Cividis (Nunez, Anderton, Renslow, PLOS ONE 13(7), 2018) at five of its points: alike to all colour vision.
+# Cividis (Nunez, Anderton, Renslow, PLOS ONE 13(7), 2018) at five of its points: the same in all colour vision.
 _HEAT = np.array([(0, 32, 77), (65, 77, 107), (124, 123, 120), (188, 175, 111), (255, 233, 69)], dtype=np.float64)
 
 
 @dataclass(frozen=True)
 class BlockMaps:
-    """One attention block: a picture for each image, and what its colours span (None for regions)."""
+    """One attention block: a picture for each image, and the range of its colours (None for regions)."""
 
     block: str
     title: str
@@ -56,16 +56,16 @@ class AttentionMaps:
     left_out: int
 
 
-def attention_maps(
+def draw_attention_maps(
     folder: Path, *, count: int, progress: Callable[[str], Progress] | None = None
 ) -> AttentionMaps | None:
-    """Return maps of the trained run in ``folder`` over ``count`` queries of its list; None without attention.
+    """Return maps of the trained run in ``folder`` over ``count`` of its queries; None without attention.
 
     Raises:
-        InputError: no trained run, data that are not there, or a count below 1.
+        InputError: no trained run, absent data, or a count below 1.
     """
     if count < 1:
-        raise InputError(f"{count} images are asked for; expected at least 1")
+        raise InputError(f"found {count} images for attention maps, expected at least 1; raise --maps")
     config, network = load_trained(folder)
     if not has_attention(network):
         return None
@@ -77,12 +77,12 @@ def attention_maps(
 
 
 def draw_maps(network: nn.Module, config: Config, images: Images) -> AttentionMaps:
-    """Return pictures of what the attention blocks of ``network`` make of ``images``, on the device that it is on."""
+    """Return the maps of the attention blocks of ``network`` over ``images``, computed on the network's device."""
     batch = images[list(range(len(images)))]
     device = next(network.parameters()).device
     normalize = Normalize(config.data.mean, config.data.std).to(device)
     was_training = network.training
-    with torch.inference_mode(), watched(network.eval()) as seen:
+    with torch.inference_mode(), collect_maps(network.eval()) as seen:
         network(normalize(batch["images"].to(device)), batch["cameras"].to(device))
     network.train(was_training)
     pixels = batch["images"].permute(0, 2, 3, 1).numpy()
@@ -90,16 +90,16 @@ def draw_maps(network: nn.Module, config: Config, images: Images) -> AttentionMa
     after = "stage" if any(name.endswith("stages") for name, _ in network.named_modules()) else "cell"
     return AttentionMaps(
         names=[record.path for record in images.records],
-        images=[_enlarged(image) for image in pixels],
+        images=[_enlarge(image) for image in pixels],
         blocks=[_block(block, pixels, after) for block in shown],
         left_out=len(seen) - len(shown),
     )
 
 
-def heat_colours(values: np.ndarray) -> np.ndarray:
+def map_to_colours(values: np.ndarray) -> np.ndarray:
     """Return colours (..., 3) uint8 of values from 0, dark blue, to 1, yellow.
 
-    >>> heat_colours(np.array([0.0, 1.0])).tolist()
+    >>> map_to_colours(np.array([0.0, 1.0])).tolist()
     [[0, 32, 77], [255, 233, 69]]
     """
     steps = np.linspace(0, 1, len(_HEAT))
@@ -108,30 +108,30 @@ def heat_colours(values: np.ndarray) -> np.ndarray:
 
 
 def _block(seen: Seen, pixels: np.ndarray, after: str) -> BlockMaps:
-    title, place = KINDS[seen.kind], place_in_words(seen.block.removeprefix("backbone."), after=after) or "network"
+    title, place = KINDS[seen.kind], describe_place(seen.block.removeprefix("backbone."), after=after) or "network"
     if seen.kind == "regions":
-        return BlockMaps(place, title, None, [_regions(p, v) for p, v in zip(pixels, seen.values)])
+        return BlockMaps(place, title, None, [_draw_regions(p, v) for p, v in zip(pixels, seen.values)])
     values = seen.values.numpy()
     low, high = float(values.min()), float(values.max())
     scaled = (values - low) / max(high - low, 1e-12)
     if seen.kind == "channels":
-        pictures = [_bars(row, pixels.shape[1:3]) for row in np.sort(scaled, axis=1)]
+        pictures = [_draw_bars(row, pixels.shape[1:3]) for row in np.sort(scaled, axis=1)]
     else:
-        pictures = [_covered(image, heat) for image, heat in zip(pixels, scaled)]
+        pictures = [_overlay(image, heat) for image, heat in zip(pixels, scaled)]
     return BlockMaps(place, title, (low, high), pictures)
 
 
-def _covered(image: np.ndarray, heat: np.ndarray) -> Image.Image:
-    """An image (h, w, 3) under the colours of a map (H, W), whose places stay visible as squares."""
-    below = _enlarged(image)
-    above = Image.fromarray(heat_colours(heat)).resize(below.size, Image.Resampling.NEAREST)
+def _overlay(image: np.ndarray, heat: np.ndarray) -> Image.Image:
+    """Return an image (h, w, 3) under the colours of a map (H, W), each place a square."""
+    below = _enlarge(image)
+    above = Image.fromarray(map_to_colours(heat)).resize(below.size, Image.Resampling.NEAREST)
     grey = below.convert("L").convert("RGB")
     return Image.blend(grey, above, _COVER)
 
 
-def _regions(image: np.ndarray, centres: Tensor) -> Image.Image:
-    """An image with T boxes of full width and 1 / T of the height, of which parts may lie outside."""
-    picture = _enlarged(image)
+def _draw_regions(image: np.ndarray, centres: Tensor) -> Image.Image:
+    """Return an image with T boxes of full width and 1 / T of the height, which may lie partly outside."""
+    picture = _enlarge(image)
     width, height = picture.size
     draw = ImageDraw.Draw(picture)
     count = len(centres)
@@ -148,24 +148,24 @@ def _regions(image: np.ndarray, centres: Tensor) -> Image.Image:
     return picture
 
 
-def _bars(values: np.ndarray, size: Sequence[int]) -> Image.Image:
-    """Sorted values (C,) from 0 to 1 as a field of colours from top to bottom, of an image's proportions."""
-    width, height = _size(size)
-    return Image.fromarray(heat_colours(values[:, None])).resize((width, height), Image.Resampling.NEAREST)
+def _draw_bars(values: np.ndarray, size: Sequence[int]) -> Image.Image:
+    """Return sorted values (C,) from 0 to 1 as colours from top to bottom, in an image's proportions."""
+    width, height = _scale_size(size)
+    return Image.fromarray(map_to_colours(values[:, None])).resize((width, height), Image.Resampling.NEAREST)
 
 
-def _enlarged(image: np.ndarray) -> Image.Image:
-    return Image.fromarray(image).resize(_size(image.shape[:2]), Image.Resampling.BICUBIC)
+def _enlarge(image: np.ndarray) -> Image.Image:
+    return Image.fromarray(image).resize(_scale_size(image.shape[:2]), Image.Resampling.BICUBIC)
 
 
-def _size(size: Sequence[int]) -> tuple[int, int]:
-    """Width and height of a picture of an image of (h, w) pixels."""
+def _scale_size(size: Sequence[int]) -> tuple[int, int]:
+    """Return width and height of the picture of an image of (h, w) pixels."""
     return max(1, round(_HEIGHT * size[1] / size[0])), _HEIGHT
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What one block did with a batch.
+    """The values of one block for a batch.
 
     Attributes:
         block: its place in the network.
@@ -181,25 +181,29 @@ class Seen:
 
 
 @contextmanager
-def watched(network: nn.Module) -> Iterator[list[Seen]]:
+def collect_maps(network: nn.Module) -> Iterator[list[Seen]]:
     """Collect in a list, pass by pass and in order of computation, the values of the attention blocks of ``network``.
 
-    A block is noted under the name of the module that holds all of it.
+    A block is recorded under the name of the module that holds all of it.
     """
     seen: list[Seen] = []
     handles = []
     for name, module in network.named_modules():
         if isinstance(module, DCSAttention):
-            handles.append(module.register_forward_pre_hook(_dcs(seen, name)))
+            handles.append(module.register_forward_pre_hook(_record_dcs(seen, name)))
         elif isinstance(module, SoftAttention):
-            handles.append(module.register_forward_hook(_output(seen, _holder(name), "soft", lambda y: y.mean(1))))
+            handles.append(
+                module.register_forward_hook(_record_output(seen, _name_holder(name), "soft", lambda y: y.mean(1)))
+            )
         elif isinstance(module, HardAttention):
-            handles.append(module.register_forward_hook(_output(seen, _holder(name), "regions", lambda y: y)))
+            handles.append(
+                module.register_forward_hook(_record_output(seen, _name_holder(name), "regions", lambda y: y))
+            )
         elif isinstance(module, RGA):
             if module.spatial is not None:
-                handles.append(module.spatial.register_forward_hook(_positions(seen, name, module)))
+                handles.append(module.spatial.register_forward_hook(_record_positions(seen, name, module)))
             if module.channel is not None:
-                gate = _output(seen, name, "channels", lambda y: torch.sigmoid(y[:, 0]))
+                gate = _record_output(seen, name, "channels", lambda y: torch.sigmoid(y[:, 0]))
                 handles.append(module.channel.register_forward_hook(gate))
     try:
         yield seen
@@ -213,7 +217,7 @@ def has_attention(network: nn.Module) -> bool:
     return any(isinstance(m, (DCSAttention, SoftAttention, HardAttention, RGA)) for m in network.modules())
 
 
-def _dcs(seen: list[Seen], name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+def _record_dcs(seen: list[Seen], name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
     def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert isinstance(module, DCSAttention)
         seen.append(Seen(name, "dcs", module.mask(inputs[0]).float().mean(1).cpu()))
@@ -221,7 +225,7 @@ def _dcs(seen: list[Seen], name: str) -> Callable[[nn.Module, tuple[Tensor, ...]
     return note
 
 
-def _output(
+def _record_output(
     seen: list[Seen], name: str, kind: str, reduce: Callable[[Tensor], Tensor]
 ) -> Callable[[nn.Module, object, Tensor], None]:
     def note(_module: nn.Module, _inputs: object, output: Tensor) -> None:
@@ -230,15 +234,16 @@ def _output(
     return note
 
 
-def _positions(seen: list[Seen], name: str, block: RGA) -> Callable[[nn.Module, object, Tensor], None]:
-    """RGA's logits (B, 1, M) of the positions, pooled where the block pools, as sigmoid maps."""
+def _record_positions(seen: list[Seen], name: str, block: RGA) -> Callable[[nn.Module, object, Tensor], None]:
+    """Return a hook that records RGA's logits (B, 1, M) of positions as sigmoid maps, pooled as the block pools."""
     size = (-(-block.height // block.stride), -(-block.width // block.stride))
-    return _output(seen, name, "rga", lambda y: torch.sigmoid(y[:, 0]).unflatten(1, size))
+    return _record_output(seen, name, "rga", lambda y: torch.sigmoid(y[:, 0]).unflatten(1, size))
 
 
-def _holder(name: str) -> str:
-    """
-    >>> _holder("attention.1.soft_attn"), _holder("soft_attn")
+def _name_holder(name: str) -> str:
+    """Return the name of the module that holds the named one.
+
+    >>> _name_holder("attention.1.soft_attn"), _name_holder("soft_attn")
     ('attention.1', '')
     """
     return name.rpartition(".")[0]

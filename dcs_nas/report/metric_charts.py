@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from dcs_nas.report.charts import Chart, Series, line_chart
+from dcs_nas.report.charts import Chart, Series, draw_line_chart
 from dcs_nas.runs import RunContents
 
 _EXPLAINED = {
     "loss": "the sum that is minimized",
     "ib": "information-bottleneck term",
-    "ib_compression": "what the features keep of the input",
-    "ib_relevance": "what the features tell about people",
+    "ib_compression": "information of the features about the input",
+    "ib_relevance": "information of the features about identities",
     "entropy": "of the mixture weights: 1 undecided, 0 decided",
     "skips": "skip connections in the derived cells",
     "guard/eigenvalue": "dominant one of the architecture loss's Hessian; sharp growth announces collapse",
@@ -23,8 +23,8 @@ _EXPLAINED = {
     "tau": "temperature of DCS-Attention's channel selection",
     "relaxation_temperature": "of the mixture",
     "dcs_kept": "share of channels that DCS-Attention keeps",
-    "validation": "by retrieval among people held out",
-    "test": "by retrieval on the test set, for this curve alone: nothing is chosen by it",
+    "validation": "by retrieval among identities held out",
+    "test": "by retrieval on the test set, only for this curve: nothing is chosen by it",
 }
 GROUPS = {
     "losses": "Losses",
@@ -46,8 +46,8 @@ class Group:
     charts: list[Chart] = field(default_factory=list)
 
 
-def curve_groups(runs: Sequence[RunContents], names: Sequence[str] = ()) -> list[Group]:
-    """Return all columns of the runs' metrics, each in one chart, by groups that have one.
+def draw_curves(runs: Sequence[RunContents], names: Sequence[str] = ()) -> list[Group]:
+    """Return charts of all columns of the runs' metrics, in groups.
 
     Of one run, columns of one kind share a chart (the losses of both halves, the entropies of all cells). Of several
     runs, ``names`` name their lines and every column has a chart of its own.
@@ -55,22 +55,22 @@ def curve_groups(runs: Sequence[RunContents], names: Sequence[str] = ()) -> list
     columns = sorted({key for run in runs for row in run.metrics for key in row if key != "epoch"}, key=_order)
     single = len(runs) == 1
     groups: dict[str, Group] = {}
-    for (group, chart), members in groupby(columns, key=lambda c: _place(c) if single else (_place(c)[0], c)):
-        found = list(members)
+    for (group, chart), members in groupby(columns, key=lambda c: _find_place(c) if single else (_find_place(c)[0], c)):
+        same = list(members)
         if single:
-            series = [_series(runs[0], column, _short(column, chart)) for column in found]
+            series = [_series(runs[0], column, _shorten(column, chart)) for column in same]
         else:
-            series = [_series(run, found[0], name) for run, name in zip(runs, names, strict=True)]
-        drawn = line_chart(chart, series, note=_EXPLAINED.get(chart, _EXPLAINED.get(_place(found[0])[1], "")))
+            series = [_series(run, same[0], name) for run, name in zip(runs, names, strict=True)]
+        drawn = draw_line_chart(chart, series, note=_EXPLAINED.get(chart, _EXPLAINED.get(_find_place(same[0])[1], "")))
         if drawn is not None:
             groups.setdefault(group, Group(group, GROUPS[group])).charts.append(drawn)
     return [groups[key] for key in GROUPS if key in groups]
 
 
-def _place(column: str) -> tuple[str, str]:
-    """The group of a column, and the chart that it belongs to.
+def _find_place(column: str) -> tuple[str, str]:
+    """Return the group and the chart of a column.
 
-    >>> _place("weights/triplet"), _place("guard/gap"), _place("entropy/normal")
+    >>> _find_place("weights/triplet"), _find_place("guard/gap"), _find_place("entropy/normal")
     (('losses', 'triplet'), ('collapse', 'guard/gap'), ('collapse', 'entropy'))
     """
     head, _, tail = column.rpartition("/")
@@ -90,12 +90,12 @@ def _place(column: str) -> tuple[str, str]:
 
 
 def _order(column: str) -> tuple[int, bool, str, str]:
-    group, chart = _place(column)
+    group, chart = _find_place(column)
     return list(GROUPS).index(group), chart != "loss", chart, column
 
 
-def _short(column: str, chart: str) -> str:
-    """The part of a column's name that its chart's title does not say."""
+def _shorten(column: str, chart: str) -> str:
+    """Return the part of a column's name that its chart's title omits."""
     head, _, tail = column.rpartition("/")
     if column == chart:
         return tail

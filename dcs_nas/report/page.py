@@ -19,12 +19,12 @@ from dcs_nas import __version__
 from dcs_nas.data.images import Progress
 from dcs_nas.errors import Attempts, InputError
 from dcs_nas.files import write_text
-from dcs_nas.report.architecture import architecture_pictures
-from dcs_nas.report.embedded import Picture, picture_uri
-from dcs_nas.report.metric_charts import Group, curve_groups
+from dcs_nas.report.architecture import draw_architecture
+from dcs_nas.report.embedded import Picture, encode_picture
+from dcs_nas.report.metric_charts import Group, draw_curves
 from dcs_nas.report.palette import lines
-from dcs_nas.report.run_page import COST_COLUMNS, Cost, Summary, cost_table, run_page, summarize
-from dcs_nas.report.score_table import SCORE_COLUMNS, Score, cmc_figure, comparable, sound_rows
+from dcs_nas.report.run_page import COST_COLUMNS, Cost, Summary, make_cost_table, make_run_page, summarize
+from dcs_nas.report.score_table import SCORE_COLUMNS, Score, are_comparable, draw_cmc_figure, make_rows
 from dcs_nas.runs import RunContents, RunFolder, flatten
 
 Bars = Callable[[str], Progress]
@@ -34,7 +34,7 @@ _MOST_CELLS = 8
 
 @dataclass(frozen=True)
 class Options:
-    """What a page shows beyond what is saved: attention maps over images, best and worst queries ranked again."""
+    """Parts of a page that are computed: numbers of images with attention maps and of best and worst queries."""
 
     maps: int = 0
     ranked: int = 0
@@ -42,7 +42,7 @@ class Options:
 
 @dataclass
 class Page:
-    """The file written, the runs on it, and what had to be left out."""
+    """The file written, its runs, and notes on parts that were left out."""
 
     file: Path
     runs: list[Path]
@@ -52,10 +52,10 @@ class Page:
 def write_report(
     folders: Sequence[Path], out: Path | None = None, *, options: Options | None = None, progress: Bars | None = None
 ) -> Page:
-    """Write the page of one run, of a search and what was trained from it, or of several runs side by side.
+    """Write the page of one run, of a search and its training, or of several runs side by side.
 
-    A folder is a run's, or holds runs. ``out`` is ``report.html`` in the folder given, or ``comparison.html`` in the
-    folder that holds all of several.
+    A folder is a run's, or holds runs. ``out`` is by default ``report.html`` in the folder, or ``comparison.html`` in
+    the folder that holds all runs.
 
     Raises:
         InputError: a folder without a run, or one whose ``config.yaml`` is damaged.
@@ -66,7 +66,7 @@ def write_report(
     if _is_one(runs):
         asked = options or Options()
         pages = [
-            run_page(run, f"r{i}", maps=asked.maps, ranked=asked.ranked, progress=progress)
+            make_run_page(run, f"r{i}", maps=asked.maps, ranked=asked.ranked, progress=progress)
             for i, run in enumerate(runs)
         ]
         file = out or RunFolder(within).report_file
@@ -79,28 +79,28 @@ def write_report(
             f"{len(runs)} runs are compared, and --maps and --ranked are for one; leave them out, or name one run"
         )
     file = out or within / "comparison.html"
-    found = compare(runs)
-    write_text(file, _render("comparison.html.j2", f"{len(runs)} runs", "comparison", **vars(found)))
-    return Page(file, paths, found.notes)
+    comparison = compare(runs)
+    write_text(file, _render("comparison.html.j2", f"{len(runs)} runs", "comparison", **vars(comparison)))
+    return Page(file, paths, comparison.notes)
 
 
 def find_shown(path: Path) -> list[RunFolder]:
-    """Return the run folders that ``path`` stands for: itself, or those in it, searches first.
+    """Return the run folder ``path``, or the run folders in it, searches first.
 
     Raises:
-        InputError: there is no such folder, or no run in it.
+        InputError: the folder is absent or holds no run.
     """
     if not path.is_dir():
         raise InputError(f"there is no folder {path}; name the folder of a run, such as results/NAME/search")
     if RunFolder(path).config_file.is_file():
         return [RunFolder(path)]
-    found = [run for p in path.iterdir() if (run := RunFolder(p)).config_file.is_file()]
-    if not found:
+    inner = [run for p in path.iterdir() if (run := RunFolder(p)).config_file.is_file()]
+    if not inner:
         raise InputError(
             f"{path} holds no run: neither it nor a folder in it has a config.yaml; name results/NAME, "
             "or the folder that dcs-nas search or retrain wrote"
         )
-    return sorted(found, key=lambda run: (not run.contents().searched, run.path.name))
+    return sorted(inner, key=lambda run: (not run.contents().searched, run.path.name))
 
 
 def _is_one(runs: Sequence[RunContents]) -> bool:
@@ -113,7 +113,7 @@ def _is_one(runs: Sequence[RunContents]) -> bool:
 
 
 def _render(template: str, title: str, heading: str, **values: Any) -> str:
-    environment = _environment()
+    environment = _make_environment()
     script = _source(environment, "page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     common = {
@@ -130,8 +130,8 @@ def _render(template: str, title: str, heading: str, **values: Any) -> str:
     return environment.get_template(template).render({**common, **values})
 
 
-def _environment() -> jinja2.Environment:
-    """Everything that a template puts into the page is escaped, whatever it is."""
+def _make_environment() -> jinja2.Environment:
+    """Return the environment of the templates, which escapes every inserted text."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("dcs_nas.report", "templates"),
         autoescape=True,
@@ -141,7 +141,7 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters["pretty"] = lambda op: " ".join(lines(str(op)))
     environment.filters["shell"] = lambda path: shlex.quote(str(path))
-    environment.filters["embedded"] = picture_uri
+    environment.filters["embedded"] = encode_picture
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "allow_nan": False, "separators": (",", ":")}
     return environment
 
@@ -153,7 +153,7 @@ def _source(environment: jinja2.Environment, name: str) -> str:
 
 @dataclass
 class Comparison:
-    """What the page of several runs shows, in the order of ``names``."""
+    """The content of the page of several runs, in the order of ``names``."""
 
     names: list[str]
     overview_columns: list[str]
@@ -168,25 +168,25 @@ class Comparison:
 
 
 def compare(runs: Sequence[RunContents]) -> Comparison:
-    """Return all that the runs have in common and what sets them apart."""
-    names = labels(runs)
+    """Return the comparison of several runs."""
+    names = make_labels(runs)
     notes = [f"{name}: {note}" for name, run in zip(names, runs) for note in run.notes]
     attempt = Attempts(notes)
     overview = [(name, _overview(name, run, attempt)) for name, run in zip(names, runs)]
-    found = Comparison(names, ["parameters", "multiply-adds", *_FACTS], overview, notes)
+    page = Comparison(names, ["parameters", "multiply-adds", *_FACTS], overview, notes)
     own = [(name, run.own_evaluation) for name, run in zip(names, runs)]
-    found.scores, named = sound_rows([(name, one) for name, one in own if one is not None], attempt)
+    page.scores, named = make_rows([(name, one) for name, one in own if one is not None], attempt)
     evaluated = [names.index(name) for name, _ in named]
-    found.comparable = comparable(found.scores)
-    found.cmc = attempt("CMC", lambda: cmc_figure(named, evaluated), None)
-    found.groups = attempt("curves", lambda: curve_groups(runs, names), [])
-    found.differing = differing_settings([run.config for run in runs])
-    found.cells = attempt("architectures", lambda: _cells(names, runs), [])
-    return found
+    page.comparable = are_comparable(page.scores)
+    page.cmc = attempt("CMC", lambda: draw_cmc_figure(named, evaluated), None)
+    page.groups = attempt("curves", lambda: draw_curves(runs, names), [])
+    page.differing = list_differing_settings([run.config for run in runs])
+    page.cells = attempt("architectures", lambda: _draw_cells(names, runs), [])
+    return page
 
 
-def labels(runs: Sequence[RunContents]) -> list[str]:
-    """Return a name for each run, different for each: the folder's, behind as many folders as that takes."""
+def make_labels(runs: Sequence[RunContents]) -> list[str]:
+    """Return a different name for each run: its folder's, with as many parents as necessary."""
     for depth in range(2, 12):
         names = ["/".join(run.path.parts[-depth:]) for run in runs]
         if len(set(names)) == len(names):
@@ -194,8 +194,8 @@ def labels(runs: Sequence[RunContents]) -> list[str]:
     return [str(run.path) for run in runs]
 
 
-def differing_settings(configs: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
-    """Return the settings that are not the same in all configurations, with the value of each; '–' where it is none."""
+def list_differing_settings(configs: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
+    """Return the settings that differ between configurations, with all values; '–' for an absent one."""
     settings = [flatten(config) for config in configs]
     keys = dict.fromkeys(key for one in settings for key in one)
     rows = [(key, [str(one.get(key, "–")) for one in settings]) for key in keys]
@@ -204,13 +204,13 @@ def differing_settings(configs: Sequence[dict[str, Any]]) -> list[tuple[str, lis
 
 def _overview(name: str, run: RunContents, attempt: Attempts) -> list[str]:
     facts = dict(attempt(f"{name}: summary", lambda: summarize(run), Summary([], [], "")).facts)
-    cost: Cost | None = attempt(f"{name}: cost", lambda: cost_table(run), None)
+    cost: Cost | None = attempt(f"{name}: cost", lambda: make_cost_table(run), None)
     size = [f"{cost.parameters:,}", f"{cost.macs / 1e6:,.2f} M"] if cost else ["–", "–"]
     return [*size, *(facts.get(fact, "–") for fact in _FACTS)]
 
 
-def _cells(names: Sequence[str], runs: Sequence[RunContents]) -> list[tuple[str, list[Picture]]]:
-    """The final architectures, equal ones once, the first few."""
+def _draw_cells(names: Sequence[str], runs: Sequence[RunContents]) -> list[tuple[str, list[Picture]]]:
+    """Return pictures of the first few final architectures, equal ones once."""
     groups: list[tuple[Any, list[str], RunContents]] = []
     for name, run in zip(names, runs):
         if run.genotype is None:
@@ -221,7 +221,5 @@ def _cells(names: Sequence[str], runs: Sequence[RunContents]) -> list[tuple[str,
             same.append(name)
         else:
             groups.append((content, [name], run))
-    pictures = [
-        (", ".join(members), architecture_pictures(run, films=False)) for _, members, run in groups[:_MOST_CELLS]
-    ]
-    return [(title, [*found.final, *filter(None, [found.overview])]) for title, found in pictures if found is not None]
+    pictures = [(", ".join(members), draw_architecture(run, films=False)) for _, members, run in groups[:_MOST_CELLS]]
+    return [(title, [*drawn.final, *filter(None, [drawn.overview])]) for title, drawn in pictures if drawn is not None]

@@ -1,4 +1,4 @@
-"""Families of operations and their colours, told apart with any kind of colour vision, on light and on dark."""
+"""Families of operations and their colours, distinct in any kind of colour vision, on light and on dark."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ CHANGES = {"kept": "in both", "removed": "removed", "added": "added"}
 
 
 def family(op: str) -> str:
-    """Return the family of an operation, a key of ``FAMILIES``; ``custom`` for whatever is a user's own."""
+    """Return the family of an operation, a key of ``FAMILIES``; ``custom`` for a custom operation."""
     return next((name for name, pattern in _PATTERNS.items() if re.fullmatch(pattern, op)), "custom")
 
 
 def lines(op: str) -> tuple[str, ...]:
-    """Return what stands in an operation's box, one or two lines; a custom name stands as its author wrote it.
+    """Return the text of an operation's box, one or two lines; a custom name is unchanged.
 
     >>> lines("sep_conv_3x3")
     ('sep conv', '3×3')
@@ -56,15 +56,15 @@ def lines(op: str) -> tuple[str, ...]:
     if op in _PRETTY:
         return tuple(_PRETTY[op].split())
     if family(op) == "custom":
-        return _broken(op)
+        return _break_name(op)
     name, size = op.rsplit("_", 1) if "_" in op else (op, "")
     return tuple(part for part in (name.replace("_", " "), size.replace("x", "×")) if part)
 
 
-def _broken(name: str, width: int = 12) -> tuple[str, ...]:
-    """A long name in lines of about ``width`` characters, broken after a separator where there is one.
+def _break_name(name: str, width: int = 12) -> tuple[str, ...]:
+    """Return a long name in lines of about ``width`` characters, broken after separators.
 
-    >>> _broken("squeeze_excite_conv")
+    >>> _break_name("squeeze_excite_conv")
     ('squeeze_', 'excite_conv')
     """
     rows = [""]
@@ -77,7 +77,7 @@ def _broken(name: str, width: int = 12) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Paint:
-    """How a box is filled, outlined and written on (``#rrggbb``)."""
+    """The colours of a box: of its fill, its outline and its text (``#rrggbb``)."""
 
     fill: str
     line: str
@@ -148,7 +148,7 @@ def theme(name: str) -> Theme:
 
 
 def paint(theme: Theme, role: str, family: str, change: str) -> Paint:
-    """Return the colours of a box: by what changed, else by family, else those of a state."""
+    """Return the colours of a box: by its change, else by its family, else as a state."""
     if change in theme.changes or change == "changed":
         return theme.changes["added" if change == "changed" else change]
     if not family:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dcs_nas.report.charts import save_figure, settings
-from dcs_nas.report.dot import Panels, in_one_line, is_heavy, legend_of, stage_words
-from dcs_nas.report.drawn_graph import is_branched, stages_of
+from dcs_nas.report.dot import Panels, get_stage_words, in_one_line, is_heavy, legend_of
+from dcs_nas.report.drawn_graph import is_branched, list_stages
 from dcs_nas.report.palette import Theme, paint
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def draw_plain(panels: Panels, theme: Theme, form: str, *, columns: int) -> byte
 
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
-    places = [places_of(graph) for _, graph in panels]
+    places = [place_nodes(graph) for _, graph in panels]
     wide = _PER_COLUMN * (1 + max(x for place in places for x, _ in place.values()))
     high = _PER_ROW * (2 + max(2 * abs(y) for place in places for _, y in place.values()))
     with matplotlib.rc_context(settings(theme)):
@@ -35,8 +35,8 @@ def draw_plain(panels: Panels, theme: Theme, form: str, *, columns: int) -> byte
             axes.set_axis_off()
             axes.set_title(title, loc="left", fontsize=10)
             _draw(axes, graph, place, theme)
-        if stages_of(panels[0][1]):
-            figure.supxlabel("\n".join(stage_words(panels[0][1])), fontsize=8)
+        if list_stages(panels[0][1]):
+            figure.supxlabel("\n".join(get_stage_words(panels[0][1])), fontsize=8)
         else:
             swatches = [
                 Patch(facecolor=colours.fill, edgecolor=colours.line, label=words)
@@ -47,13 +47,13 @@ def draw_plain(panels: Panels, theme: Theme, form: str, *, columns: int) -> byte
         return save_figure(figure, form)
 
 
-def places_of(graph: networkx.MultiDiGraph) -> dict[str, tuple[float, float]]:
+def place_nodes(graph: networkx.MultiDiGraph) -> dict[str, tuple[float, float]]:
     """Return the (x, y) of every node: a column for each stage, else columns by the longest way from an input."""
     import networkx
 
     if is_branched(graph):
-        return _branch_places(graph)
-    if stages := stages_of(graph):
+        return _place_branches(graph)
+    if stages := list_stages(graph):
         last = len(stages) + 1
         layers = {key: last if data["role"] == "output" else data["stage"] for key, data in graph.nodes(data=True)}
     else:
@@ -65,8 +65,8 @@ def places_of(graph: networkx.MultiDiGraph) -> dict[str, tuple[float, float]]:
     return {key: (x, (len(keys) - 1) / 2 - i) for x, keys in columns.items() for i, key in enumerate(keys)}
 
 
-def _branch_places(graph: networkx.MultiDiGraph) -> dict[str, tuple[float, float]]:
-    """The (x, y) of cells of two branches: a column for each stage, a row for each step, branches left and right."""
+def _place_branches(graph: networkx.MultiDiGraph) -> dict[str, tuple[float, float]]:
+    """Return (x, y) of cells of two branches: a column for each stage, a row for each step, branches left and right."""
     import networkx
 
     rows = {key: row for row, keys in enumerate(networkx.topological_generations(graph)) for key in keys}

@@ -37,8 +37,8 @@ _MARGIN, _DPI = 24, 100
 _HEIGHT, _OVERVIEW_HEIGHT, _OVERVIEW_ROWS = 192, 96, 30
 _LETTER = 0.68  # width of a letter of DejaVu Sans over its size, at most on average
 _MARKS = {"right": "✓", "wrong": "✗"}
-_LEGEND = "✓ solid: the query's person    ✗ dashed: someone else    below each: rank, distance, camera"
-_FILTERED = "; left out: the same person by the query's own camera"
+_LEGEND = "✓ solid: the query's identity    ✗ dashed: another identity    below each: rank, distance, camera"
+_FILTERED = "; left out: the same identity by the query's own camera"
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ class Row:
 class RankedPictures:
     """Draws ranked lists of one data set.
 
-    ``subtitle`` says what was ranked and how; ``aspect`` is an image's width over its height; ``camera_filter`` says
-    whether the lists leave the same person by the query's own camera out.
+    ``subtitle`` names data and distance; ``aspect`` is an image's width over its height; with ``camera_filter`` the
+    lists leave out images of the query's identity by the query's camera.
     """
 
     dataset: ReidDataset
@@ -86,32 +86,32 @@ class RankedPictures:
     def write(
         self, lists: Sequence[RankedList], folder: Path, *, progress: Callable[[int, int], None] | None = None
     ) -> list[Path]:
-        """Write one picture for each list (``RANK_ap_AP.png``), an overview, and ``ranked.json``; older ones go.
+        """Write one picture for each list (``RANK_ap_AP.png``), an overview, and ``ranked.json``; remove older ones.
 
         Raises:
             InputError: no list, or an image file that does not decode.
         """
         if not lists:
-            raise InputError("no query has a ranked list to draw; ask for at least one picture")
+            raise InputError("there is no ranked list to draw, expected at least one; raise the number of pictures")
         for old in folder.glob("*.png"):
             if _OURS.fullmatch(old.name):
                 old.unlink()
         digits = max(3, len(str(len(lists))))
         files = [f"{ranked.difficulty:0{digits}d}_ap_{ranked.average_precision:.3f}.png" for ranked in lists]
         for done, (ranked, file) in enumerate(zip(lists, files), start=1):
-            _save(self.picture(ranked), folder / file)
+            _save_picture(self.picture(ranked), folder / file)
             if progress:
                 progress(done, len(lists))
-        _save(self.overview(lists), folder / OVERVIEW)
+        _save_picture(self.overview(lists), folder / OVERVIEW)
         write_json(folder / INDEX, as_plain(lists, files, self.features))
         return [folder / file for file in (*files, OVERVIEW)]
 
     def picture(self, ranked: RankedList) -> Image.Image:
         """Return one list: the query, then rows of ten images."""
-        place = "" if ranked.difficulty == 1 else f"{_ordinal(ranked.difficulty)} "
+        place = "" if ranked.difficulty == 1 else f"{_format_ordinal(ranked.difficulty)} "
         title = (
             f"The {place}{'easiest' if ranked.easy else 'hardest'} query: AP {100 * ranked.average_precision:.1f} %, "
-            f"{_matches(ranked.matches)}, the first at rank {ranked.first_match.place:,}"
+            f"{_count_matches(ranked.matches)}, the first at rank {ranked.first_match.place:,}"
         )
         whole = self._row(ranked, (), _HEIGHT)
         rows = [
@@ -129,7 +129,7 @@ class RankedPictures:
         rows = [
             self._row(
                 ranked,
-                (f"{ranked.difficulty}", f"AP {100 * ranked.average_precision:.1f} %", _matches(ranked.matches)),
+                (f"{ranked.difficulty}", f"AP {100 * ranked.average_precision:.1f} %", _count_matches(ranked.matches)),
                 _OVERVIEW_HEIGHT,
             )
             for ranked in shown
@@ -142,15 +142,15 @@ class RankedPictures:
             return read_image(self.dataset.root / path, height=height, width=width)
 
         def cell(image: Retrieved) -> Cell:
-            captions = (f"{image.place:,}: {image.distance:.3f}", self._camera(image.camera))
+            captions = (f"{image.place:,}: {image.distance:.3f}", self._name_camera(image.camera))
             return Cell(read(self.dataset.gallery[image.index].path), "right" if image.match else "wrong", captions)
 
-        query = Cell(read(self.dataset.query[ranked.query].path), "query", ("query", self._camera(ranked.camera)))
+        query = Cell(read(self.dataset.query[ranked.query].path), "query", ("query", self._name_camera(ranked.camera)))
         late = [ranked.first_match] if ranked.first_match.place > len(ranked.images) else []
         return Row(labels, query, [cell(image) for image in ranked.images], [cell(image) for image in late])
 
-    def _camera(self, number: int) -> str:
-        """A camera by the user's own name, or counted from 1, as the files' names count."""
+    def _name_camera(self, number: int) -> str:
+        """Return the name of a camera: the user's, or its number from 1, as in file names."""
         return f"camera {self._cameras.get(number, number + 1)}"
 
 
@@ -181,7 +181,7 @@ def draw_sheet(lines: Sequence[str], rows: Sequence[Row], legend: str, colours: 
             cells += [(gallery + len(row.images) * step + gap, cell) for cell in row.late]
             for left, cell in cells:
                 sheet[top : top + height, left : left + wide] = cell.pixels
-                _frame(axes, cell.kind, (left, top, wide, height), colours)
+                _draw_frame(axes, cell.kind, (left, top, wide, height), colours)
                 words = "\n".join(_cut(caption, round(step / (_LETTER * size))) for caption in cell.captions)
                 axes.text(left, top + height + 6, words, va="top")
         figure.figimage(sheet, origin="upper", zorder=-1)
@@ -190,8 +190,8 @@ def draw_sheet(lines: Sequence[str], rows: Sequence[Row], legend: str, colours: 
         return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
 
 
-def _frame(axes: Axes, kind: str, box: tuple[int, int, int, int], colours: Theme) -> None:
-    """A frame around (left, top, width, height) and a mark: bluish green, vermilion (Okabe and Ito, 2008), or plain."""
+def _draw_frame(axes: Axes, kind: str, box: tuple[int, int, int, int], colours: Theme) -> None:
+    """Draw a frame around (left, top, width, height) and a mark: bluish green or vermilion (Okabe and Ito, 2008)."""
     left, top, width, height = box
     right, wrong = colours.families["dilated"].line, colours.changes["removed"].line
     colour = {"right": right, "wrong": wrong}.get(kind, colours.text)
@@ -207,19 +207,20 @@ def _cut(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def _matches(count: int) -> str:
+def _count_matches(count: int) -> str:
     return "1 match" if count == 1 else f"{count:,} matches"
 
 
-def _ordinal(number: int) -> str:
-    """
-    >>> [_ordinal(n) for n in (2, 3, 4, 11, 22)]
+def _format_ordinal(number: int) -> str:
+    """Return an ordinal number.
+
+    >>> [_format_ordinal(n) for n in (2, 3, 4, 11, 22)]
     ['2nd', '3rd', '4th', '11th', '22nd']
     """
     ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
     return f"{number}{ending}"
 
 
-def _save(picture: Image.Image, path: Path) -> None:
+def _save_picture(picture: Image.Image, path: Path) -> None:
     with atomic_path(path) as temporary:
         picture.save(temporary, optimize=True)

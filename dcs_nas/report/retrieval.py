@@ -1,4 +1,4 @@
-"""Ranked lists: which queries are hardest, and what the network puts in front of their matches.
+"""Ranked lists of the hardest and easiest queries.
 
 Shapes: Q queries, G gallery images, n lists, k images of a list.
 """
@@ -16,7 +16,7 @@ from PIL import Image
 
 from dcs_nas.data.images import Progress
 from dcs_nas.evaluation import DistanceBlocks, FeatureSet, RankingResult, top_k
-from dcs_nas.report.embedded import Picture, picture_uri, read_uri
+from dcs_nas.report.embedded import Picture, encode_picture, read_picture
 from dcs_nas.runs import RunContents
 
 _QUERIES_AT_ONCE = 32
@@ -38,9 +38,9 @@ class Retrieved:
 class RankedList:
     """A query and the gallery images closest to it.
 
-    ``difficulty`` is 1 for the query of lowest average precision, or of highest where the list is an ``easy`` one.
-    ``images`` are the first of the list; images that the protocol removes (same person, same camera) are not in it.
-    ``first_match`` is the first right one, wherever it is.
+    ``difficulty`` is 1 for the query of lowest average precision, or of highest in an ``easy`` list. ``images`` are the
+    first of the list, without images that the protocol removes (same identity, same camera). ``first_match`` may come
+    after them.
     """
 
     query: int
@@ -53,20 +53,20 @@ class RankedList:
     easy: bool = False
 
 
-def hardest_lists(
+def find_hardest_lists(
     result: RankingResult, distances: DistanceBlocks, features: FeatureSet, *, count: int, top: int = 10
 ) -> list[RankedList]:
     """Return the ranked lists, ``top`` images each, of the ``count`` queries of lowest precision, hardest first.
 
-    Where the protocol draws its gallery (single-gallery-shot) the lists are those of the whole gallery, across cameras.
+    Where the protocol draws its gallery (single-gallery-shot) the lists are of the whole gallery, across cameras.
     """
     return _lists(result, distances, features, result.hardest(count), top)
 
 
-def easiest_lists(
+def find_easiest_lists(
     result: RankingResult, distances: DistanceBlocks, features: FeatureSet, *, count: int, top: int = 10
 ) -> list[RankedList]:
-    """Return, as ``hardest_lists``, of the ``count`` queries of highest average precision, easiest first."""
+    """Return, as ``find_hardest_lists``, of the ``count`` queries of highest average precision, easiest first."""
     queries = result.hardest()[::-1][:count]
     return [replace(ranked, easy=True) for ranked in _lists(result, distances, features, queries, top)]
 
@@ -80,7 +80,7 @@ def _lists(
     for start in range(0, len(queries), _QUERIES_AT_ONCE):
         chosen = queries[start : start + _QUERIES_AT_ONCE]
         deepest = int(result.first_ranks[chosen].max()) if once else distances.shape[1]
-        found, values = top_k(
+        nearest, values = top_k(
             distances,
             features.query_pids,
             features.gallery_pids,
@@ -90,12 +90,12 @@ def _lists(
             queries=chosen,
             protocol=protocol,
         )
-        for query, indices, row in zip(chosen.tolist(), found, values):
-            lists.append(_ranked_list(result, features, query, len(lists) + 1, indices, row, top))
+        for query, indices, row in zip(chosen.tolist(), nearest, values):
+            lists.append(_make_ranked_list(result, features, query, len(lists) + 1, indices, row, top))
     return lists
 
 
-def _ranked_list(
+def _make_ranked_list(
     result: RankingResult,
     features: FeatureSet,
     query: int,
@@ -151,60 +151,60 @@ def as_plain(lists: Sequence[RankedList], files: Sequence[str], features: Featur
 
 @dataclass(frozen=True)
 class Lists:
-    """Pictures under one heading; ``note`` says what is not shown."""
+    """Pictures under one heading; ``note`` names the rest."""
 
     title: str
     figures: list[Picture]
     note: str = ""
 
 
-def saved_lists(run: RunContents) -> list[Lists]:
+def read_saved_lists(run: RunContents) -> list[Lists]:
     """Return the lists in ``RUN/ranked/*/ranked.json``, hardest first, at most a dozen of each folder."""
-    found = []
+    lists = []
     for index in sorted(run.files.ranked.glob("*/ranked.json")):
         entries = json.loads(index.read_text(encoding="utf-8"))
         shown = [
-            Picture(read_uri(index.parent / Path(str(entry["file"])).name), _words(entry), caption=_words(entry))
+            Picture(read_picture(index.parent / Path(str(entry["file"])).name), _words(entry), caption=_words(entry))
             for entry in entries[:_MOST_SAVED]
         ]
         more = f"{len(entries) - len(shown)} more are in {index.parent}" if len(entries) > len(shown) else ""
-        found.append(Lists(f"Hardest queries of {index.parent.name}", shown, more))
-    return found
+        lists.append(Lists(f"Hardest queries of {index.parent.name}", shown, more))
+    return lists
 
 
-def drawn_lists(run: RunContents, *, count: int, progress: Callable[[str], Progress] | None = None) -> list[Lists]:
+def draw_lists(run: RunContents, *, count: int, progress: Callable[[str], Progress] | None = None) -> list[Lists]:
     """Return the ``count`` queries of lowest and of highest average precision, by evaluating the trained network again.
 
     Raises:
-        InputError: the run holds no trained network, or its data are not there.
+        InputError: the run holds no trained network, or its data are absent.
     """
     from dcs_nas.report.ranked_pictures import RankedPictures
     from dcs_nas.training.evaluate import evaluate_run
 
-    found = evaluate_run(run.path, progress=progress)
-    height, width = found.query.pixels[[0]].shape[1:3]
-    protocol = found.result.protocol
+    evaluation = evaluate_run(run.path, progress=progress)
+    height, width = evaluation.query.pixels[[0]].shape[1:3]
+    protocol = evaluation.result.protocol
     facts: dict[str, Any] = {
         "aspect": width / height,
-        "subtitle": f"{found.dataset.version}, {protocol.metric} distance",
+        "subtitle": f"{evaluation.dataset.version}, {protocol.metric} distance",
         "camera_filter": protocol.name != "no_camera_filter",
     }
     light, dark = (
-        RankedPictures(found.dataset, found.features, appearance=name, **facts) for name in ("light", "dark")
+        RankedPictures(evaluation.dataset, evaluation.features, appearance=name, **facts) for name in ("light", "dark")
     )
-    given = found.result, found.distances, found.features
+    scored = evaluation.result, evaluation.distances, evaluation.features
     return [
         Lists(title, [_in_both_themes(light.picture(ranked), dark.picture(ranked), ranked) for ranked in lists])
         for title, lists in (
-            ("Worst queries, hardest first", hardest_lists(*given, count=count)),
-            ("Best queries, easiest first", easiest_lists(*given, count=count)),
+            ("Worst queries, hardest first", find_hardest_lists(*scored, count=count)),
+            ("Best queries, easiest first", find_easiest_lists(*scored, count=count)),
         )
     ]
 
 
 def _in_both_themes(light: Image.Image, dark: Image.Image, ranked: RankedList) -> Picture:
     words = f"ranked list of a query, average precision {100 * ranked.average_precision:.1f} %"
-    return Picture(picture_uri(light), words, picture_uri(dark))
+    return Picture(encode_picture(light), words, encode_picture(dark))
 
 
 def _words(entry: dict) -> str:

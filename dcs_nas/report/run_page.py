@@ -1,4 +1,4 @@
-"""All that the page of one run shows; a part that cannot be made is left out with a word."""
+"""The content of the page of one run; a part that fails is left out with a note."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from dcs_nas.data.images import Progress
 from dcs_nas.errors import Attempts, InputError, command
-from dcs_nas.report.architecture import Architecture, Heats, architecture_pictures, heat_maps
+from dcs_nas.report.architecture import Architecture, Heats, draw_architecture, read_heat_maps
 from dcs_nas.report.embedded import Picture
-from dcs_nas.report.metric_charts import Group, curve_groups
-from dcs_nas.report.place_names import place_in_words
-from dcs_nas.report.retrieval import Lists, drawn_lists, saved_lists
-from dcs_nas.report.score_table import Score, cmc_figure, named_evaluations, sound_rows
+from dcs_nas.report.metric_charts import Group, draw_curves
+from dcs_nas.report.place_names import describe_place
+from dcs_nas.report.retrieval import Lists, draw_lists, read_saved_lists
+from dcs_nas.report.score_table import Score, draw_cmc_figure, make_rows, name_evaluations
 from dcs_nas.runs import Evaluation, RunContents
 from dcs_nas.settings import dump_yaml
 
@@ -50,7 +50,7 @@ class RunPage:
 
     @property
     def epochs(self) -> list[int]:
-        """The epochs, from 1, that the slider goes through."""
+        """The epochs of the slider, from 1."""
         of_films = {e for film in (self.architecture.films if self.architecture else []) for e in film.frames}
         return sorted(of_films | set(self.heats.epochs if self.heats else []))
 
@@ -65,8 +65,8 @@ class RunPage:
         size = f"one image of {cost.size} pixels"
         return [
             *scores,
-            ("parameters", _short(cost.parameters), "without the head"),
-            ("multiply-adds", _short(cost.macs), size),
+            ("parameters", _shorten(cost.parameters), "without the head"),
+            ("multiply-adds", _shorten(cost.macs), size),
         ]
 
     @property
@@ -85,7 +85,7 @@ class RunPage:
         return [(anchor, words) for anchor, words, present in there if present]
 
 
-def run_page(
+def make_run_page(
     run: RunContents, id: str, *, maps: int, ranked: int, progress: Callable[[str], Progress] | None = None
 ) -> RunPage:
     """Return the page of ``run``, with attention maps over ``maps`` images and ``ranked`` best and worst queries."""
@@ -93,27 +93,29 @@ def run_page(
     attempt = Attempts(notes)
     page = RunPage(id, run.name, run.path, run.searched, run.trained, Summary([], [], ""), notes)
     page.summary = attempt("summary", lambda: summarize(run), page.summary)
-    page.loaded = attempt("weights.json", lambda: loaded_weights(run), None)
-    named: list[tuple[str, Evaluation]] = attempt("scores", lambda: named_evaluations(run.evaluations), [])
-    page.scores, named = sound_rows(named, attempt)
+    page.loaded = attempt("weights.json", lambda: describe_loaded_weights(run), None)
+    named: list[tuple[str, Evaluation]] = attempt("scores", lambda: name_evaluations(run.evaluations), [])
+    page.scores, named = make_rows(named, attempt)
     page.score = next((row for row, (_, one) in zip(page.scores, named) if one == run.own_evaluation), None)
-    page.intervals = attempt("intervals", lambda: _explained_intervals(run), "")
-    page.cmc = attempt("CMC", lambda: cmc_figure(named), None)
-    page.groups = attempt("curves", lambda: curve_groups([run]), [])
-    page.heats = attempt("weights over the epochs", lambda: heat_maps(run), None)
-    page.architecture = attempt("architecture", lambda: architecture_pictures(run), None)
-    page.cost = attempt("cost", lambda: cost_table(run), None)
+    page.intervals = attempt("intervals", lambda: _explain_intervals(run), "")
+    page.cmc = attempt("CMC", lambda: draw_cmc_figure(named), None)
+    page.groups = attempt("curves", lambda: draw_curves([run]), [])
+    page.heats = attempt("weights over the epochs", lambda: read_heat_maps(run), None)
+    page.architecture = attempt("architecture", lambda: draw_architecture(run), None)
+    page.cost = attempt("cost", lambda: make_cost_table(run), None)
     if not run.trained:
         return page
     if ranked:
-        page.ranked = attempt("ranked lists", lambda: drawn_lists(run, count=ranked, progress=progress), [])
-    page.ranked = page.ranked or attempt("ranked lists", lambda: saved_lists(run), [])
+        page.ranked = attempt("ranked lists", lambda: draw_lists(run, count=ranked, progress=progress), [])
+    page.ranked = page.ranked or attempt("ranked lists", lambda: read_saved_lists(run), [])
     page.no_maps = f"Not drawn: {command('report', run.path, '--maps', 6)} draws them."
     if maps:
         page.no_maps = "The network has no attention block with a map to show."
-        from dcs_nas.report.maps import attention_maps
+        from dcs_nas.report.maps import draw_attention_maps
 
-        page.maps = attempt("attention maps", lambda: attention_maps(run.path, count=maps, progress=progress), None)
+        page.maps = attempt(
+            "attention maps", lambda: draw_attention_maps(run.path, count=maps, progress=progress), None
+        )
         if page.maps is None and notes and notes[-1].startswith("attention maps"):
             page.no_maps = f"Not drawn: {notes[-1].partition('. ')[2]}"
     return page
@@ -121,41 +123,41 @@ def run_page(
 
 @dataclass(frozen=True)
 class Loaded:
-    """The weights file that a training began with: a sentence, and rows of what fitted, how many, examples."""
+    """The weights file of a training: a sentence, and rows of (kind of fit, number, examples)."""
 
     sentence: str
     rows: list[tuple[str, str, str]]
 
 
-def loaded_weights(run: RunContents) -> Loaded | None:
-    """Return what ``weights.json`` tells; None where there is none."""
-    found = run.weights
-    if not found:
+def describe_loaded_weights(run: RunContents) -> Loaded | None:
+    """Return the content of ``weights.json`` in words; None without one."""
+    record = run.weights
+    if not record:
         return None
-    below = f", its part {found['prefix']!r}" if found["prefix"] else ""
-    sentence = f"{found['file']}{below}: {found['supplied']:,} of the backbone's {found['numbers']:,} numbers."
-    return Loaded(sentence, [(str(what), f"{count:,}", str(names)) for what, count, names in found["rows"]])
+    below = f", its part {record['prefix']!r}" if record["prefix"] else ""
+    sentence = f"{record['file']}{below}: {record['supplied']:,} of the backbone's {record['numbers']:,} numbers."
+    return Loaded(sentence, [(str(what), f"{count:,}", str(names)) for what, count, names in record["rows"]])
 
 
-def _explained_intervals(run: RunContents) -> str:
-    found = [e.report["confidence"] for e in run.evaluations if e.report.get("confidence")]
-    if not found:
+def _explain_intervals(run: RunContents) -> str:
+    intervals = [e.report["confidence"] for e in run.evaluations if e.report.get("confidence")]
+    if not intervals:
         return ""
-    level = 100 * float(found[0].get("level", 0.95))
-    return f"Small figures: {level:g} % intervals over which queries were asked (bootstrap)."
+    level = 100 * float(intervals[0].get("level", 0.95))
+    return f"Small figures: {level:g} % intervals of the choice of queries (bootstrap)."
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Facts as (name, value) pairs, those of how it was made apart, and the whole configuration as YAML."""
+    """Facts of the run and of its origin as (name, value) pairs, and the whole configuration as YAML."""
 
     facts: list[tuple[str, str]]
-    made: list[tuple[str, str]]
+    origin: list[tuple[str, str]]
     config: str
 
 
 def summarize(run: RunContents) -> Summary:
-    """Return what a reader wants to know first; facts that the folder does not hold are left out."""
+    """Return the first facts for a reader; facts that the folder lacks are left out."""
     section, data = run.section(run.kind if run.searched or run.trained else "retrain"), run.section("data")
     epochs, wanted, environment = len(run.metrics), section.get("epochs"), run.environment
     done = f"{epochs} of {wanted} epochs" if wanted and epochs else f"{epochs} epochs" if epochs else ""
@@ -171,14 +173,14 @@ def summarize(run: RunContents) -> Summary:
         "seed": run.config.get("seed", 0),
     }
     command = environment.get("command")
-    made = {
+    origin = {
         "command": " ".join(map(str, command)) if isinstance(command, list) else "",
         "software": _pairs(environment.get("versions")),
         "machine": _pairs(environment.get("machine")),
         "source": environment.get("git"),
         "folder": run.path,
     }
-    return Summary(_present(facts), _present(made), dump_yaml(run.config))
+    return Summary(_present(facts), _present(origin), dump_yaml(run.config))
 
 
 def _present(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -205,8 +207,8 @@ def _origin(run: RunContents) -> str:
     return ", ".join(filter(None, words))
 
 
-def _pairs(found: Any) -> str:
-    return ", ".join(f"{k} {v}" for k, v in found.items()) if isinstance(found, Mapping) else ""
+def _pairs(values: Any) -> str:
+    return ", ".join(f"{k} {v}" for k, v in values.items()) if isinstance(values, Mapping) else ""
 
 
 @dataclass(frozen=True)
@@ -220,8 +222,8 @@ class Cost:
     size: str
 
 
-def cost_table(run: RunContents) -> Cost | None:
-    """Return the costs of the network that the run found or trained; None where it has none.
+def make_cost_table(run: RunContents) -> Cost | None:
+    """Return the costs of the network that the run searched or trained; None without one.
 
     Raises:
         InputError: settings or a genotype that no longer build a network.
@@ -245,31 +247,31 @@ def cost_table(run: RunContents) -> Cost | None:
         backbone = build_fixed(settings, config.data, 1, genotype).backbone
         if not isinstance(backbone, nn.Module):
             raise InputError("the network has no backbone to measure")
-        found = profile(backbone, height, width, device=torch.device("cpu"), depth=2, rounds=0)
-    most = max(found.macs, 1)
-    after = "stage" if any(layer.name.startswith("stages.") for layer in found.layers) else "cell"
+        costs = profile(backbone, height, width, device=torch.device("cpu"), depth=2, rounds=0)
+    most = max(costs.macs, 1)
+    after = "stage" if any(layer.name.startswith("stages.") for layer in costs.layers) else "cell"
     rows = [
         (
             [
-                place_in_words(layer.name, after=after) or "(itself)",
+                describe_place(layer.name, after=after) or "(itself)",
                 layer.kind,
                 " × ".join(map(str, layer.output)),
                 f"{layer.parameters:,}",
-                _short(layer.macs),
+                _shorten(layer.macs),
                 f"{layer.activation_bytes / 1024:,.1f} KiB",
             ],
             layer.macs / most,
         )
-        for layer in found.layers
+        for layer in costs.layers
         if layer.parameters or layer.macs or layer.activation_bytes
     ]
-    return Cost(rows, found.parameters, found.macs, found.activation_bytes, f"{height} × {width}")
+    return Cost(rows, costs.parameters, costs.macs, costs.activation_bytes, f"{height} × {width}")
 
 
-def _short(count: int) -> str:
-    """Millions where there is one, else thousands.
+def _shorten(count: int) -> str:
+    """Return a count in millions, or thousands below one million.
 
-    >>> _short(12_345_678), _short(4_500), _short(0)
+    >>> _shorten(12_345_678), _shorten(4_500), _shorten(0)
     ('12.35 M', '4.5 k', '0')
     """
     return f"{count / 1e6:,.2f} M" if count >= 1e6 else f"{count / 1e3:,.1f} k" if count else "0"

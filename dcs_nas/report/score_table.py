@@ -1,4 +1,4 @@
-"""Scores with the rules that they belong to, and the CMC curve."""
+"""Scores with the rules by which they were measured, and the CMC curve."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from dcs_nas.errors import Attempts
-from dcs_nas.report.charts import chart_picture, cmc_curve, paint_cmc
+from dcs_nas.report.charts import embed_chart, paint_cmc, read_cmc_curve
 from dcs_nas.report.embedded import Picture
 from dcs_nas.runs import Evaluation
 
@@ -18,7 +18,7 @@ SCORE_COLUMNS = ["mAP", "mINP", *(f"rank-{k}" for k in RANKS)]
 
 @dataclass(frozen=True)
 class Score:
-    """One row: percentages as text, mAP as a fraction, and by which rules they were measured."""
+    """One row: percentages as text, mAP as a fraction, and the rules by which they were measured."""
 
     name: str
     cells: list[str]
@@ -33,33 +33,33 @@ class Score:
         return self.intervals[column] if self.intervals else ""
 
 
-def sound_rows(
+def make_rows(
     named: Sequence[tuple[str, Evaluation]], attempt: Attempts
 ) -> tuple[list[Score], list[tuple[str, Evaluation]]]:
-    """Return the rows of the evaluations that hold all a row needs, and these evaluations; the others are noted."""
+    """Return the rows of all complete evaluations, and these evaluations; the others become notes."""
     pairs = [
         (attempt(f"{name}, {one.name}.json", partial(_row, name, one.report), None), (name, one)) for name, one in named
     ]
     return [row for row, _ in pairs if row is not None], [pair for row, pair in pairs if row is not None]
 
 
-def comparable(rows: Sequence[Score]) -> bool:
+def are_comparable(rows: Sequence[Score]) -> bool:
     """Return whether all rows were measured on the same data by the same rules."""
     return len({(row.data, row.counts, row.rules) for row in rows}) <= 1
 
 
-def named_evaluations(found: Sequence[Evaluation]) -> list[tuple[str, Evaluation]]:
-    """Return each evaluation behind words of its own: with its data, or its file, where others have the same."""
+def name_evaluations(evaluations: Sequence[Evaluation]) -> list[tuple[str, Evaluation]]:
+    """Return each evaluation with a different name: its words, and its data or file where words repeat."""
     for name in (_words, lambda e: f"{_words(e)} on {_data(e.report)}"):
-        names = [name(one) for one in found]
+        names = [name(one) for one in evaluations]
         if len(set(names)) == len(names):
-            return list(zip(names, found))
-    return [(f"{_words(one)}, {one.name}", one) for one in found]
+            return list(zip(names, evaluations))
+    return [(f"{_words(one)}, {one.name}", one) for one in evaluations]
 
 
-def _words(found: Evaluation) -> str:
-    """An evaluation in words: which features, checkpoint and switches."""
-    report = found.report
+def _words(evaluation: Evaluation) -> str:
+    """Return an evaluation in words: features, checkpoint and switches."""
+    report = evaluation.report
     words = [str(report.get("features", "network")).replace("-", " ")]
     if report.get("checkpoint") not in (None, "last"):
         words.append(f"checkpoint {report['checkpoint']}")
@@ -68,21 +68,21 @@ def _words(found: Evaluation) -> str:
     return ", ".join(words)
 
 
-def cmc_figure(named: Sequence[tuple[str, Evaluation]], styles: Sequence[int] | None = None) -> Picture | None:
+def draw_cmc_figure(named: Sequence[tuple[str, Evaluation]], styles: Sequence[int] | None = None) -> Picture | None:
     """Return the CMC curves of all evaluations on one pair of axes, in the ``styles`` given; None without any."""
     if not named:
         return None
     numbers = range(len(named)) if styles is None else styles
-    curves = [cmc_curve(found.report, name, style=i) for (name, found), i in zip(named, numbers, strict=True)]
-    return chart_picture(paint_cmc(curves, "svg", "light"), "cumulative matching characteristic")
+    curves = [read_cmc_curve(one.report, name, style=i) for (name, one), i in zip(named, numbers, strict=True)]
+    return embed_chart(paint_cmc(curves, "svg", "light"), "cumulative matching characteristic")
 
 
 def _row(name: str, report: Mapping[str, Any]) -> Score:
-    values = [report["mAP"], report["mINP"], *_at_ranks(report["cmc"])]
+    values = [report["mAP"], report["mINP"], *_select_ranks(report["cmc"])]
     return Score(
         name=name,
         cells=["–" if v is None else f"{100 * v:.1f} %" for v in values],
-        intervals=_intervals(report),
+        intervals=_format_intervals(report),
         data=_data(report),
         counts=_counts(report),
         rules=_rules(_protocol(report)),
@@ -90,29 +90,29 @@ def _row(name: str, report: Mapping[str, Any]) -> Score:
     )
 
 
-def _intervals(report: Mapping[str, Any]) -> list[str]:
-    """95 % intervals, or the standard deviation of a mean; [] where there is neither."""
+def _format_intervals(report: Mapping[str, Any]) -> list[str]:
+    """Return 95 % intervals, or the standard deviation of a mean; [] without either."""
     if confidence := report.get("confidence"):
-        bounds = [confidence["mAP"], confidence["mINP"], *_at_ranks(confidence["cmc"])]
+        bounds = [confidence["mAP"], confidence["mINP"], *_select_ranks(confidence["cmc"])]
         return ["" if b is None else f"{100 * b[0]:.1f}–{100 * b[1]:.1f}" for b in bounds]
     if spread := report.get("standard_deviation"):
-        found = [spread["mAP"], spread["mINP"], *_at_ranks(spread["cmc"])]
-        return ["" if v is None else f"± {100 * v:.1f}" for v in found]
+        deviations = [spread["mAP"], spread["mINP"], *_select_ranks(spread["cmc"])]
+        return ["" if v is None else f"± {100 * v:.1f}" for v in deviations]
     return []
 
 
-def _at_ranks(curve: Sequence[Any]) -> list[Any]:
-    """The curve's values at ``RANKS``, None where it ends before."""
+def _select_ranks(curve: Sequence[Any]) -> list[Any]:
+    """Return the curve's values at ``RANKS``, None beyond its end."""
     return [curve[k - 1] if k <= len(curve) else None for k in RANKS]
 
 
 def _protocol(report: Mapping[str, Any]) -> Mapping[str, Any]:
-    found = report.get("protocol")
-    return found if isinstance(found, Mapping) else {}
+    protocol = report.get("protocol")
+    return protocol if isinstance(protocol, Mapping) else {}
 
 
 def _first(report: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A report itself, or of a mean the first of its parts, which holds what the mean does not."""
+    """Return a report, or the first part of a mean, which holds the facts that the mean lacks."""
     parts = report.get("evaluations")
     return parts[0] if parts else report
 

@@ -1,4 +1,4 @@
-"""Drawings as LaTeX: a document of its own that needs TikZ alone, whose picture can be copied into a paper."""
+"""Drawings as LaTeX: a document that needs only TikZ, and whose picture can be copied into a paper."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dcs_nas.report.dot import is_heavy, to_dot
-from dcs_nas.report.drawn_graph import stages_of
+from dcs_nas.report.drawn_graph import list_stages
 from dcs_nas.report.palette import Paint, Theme, paint
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _SUBSCRIPT = re.compile(r"([A-Za-z]+)_\{([A-Za-z0-9+-]+)\}")
 
 
 def tikz_document(graph: networkx.MultiDiGraph, theme: Theme) -> str:
-    """Return one graph of ``drawn_graph`` as a LaTeX document; boxes lie where dot puts them, if it is there."""
+    """Return one graph of ``make_drawing_graph`` as a LaTeX document; dot places the boxes if it is installed."""
     colours: dict[str, str] = {}
     centres, ways = _layout(graph, theme)
     body = [
@@ -59,14 +59,14 @@ def tikz_document(graph: networkx.MultiDiGraph, theme: Theme) -> str:
 
 def _layout(graph: networkx.MultiDiGraph, theme: Theme) -> tuple[dict[str, Point], dict[tuple[str, str], list[Any]]]:
     """Return the centre of every box, and the Bezier points of the wires between two boxes; inches."""
-    from dcs_nas.report.plain import places_of  # with matplotlib
+    from dcs_nas.report.plain import place_nodes  # with matplotlib
 
-    if shutil.which("dot") is None or stages_of(graph):
-        return {key: (_STEP_X * x, _STEP_Y * y) for key, (x, y) in places_of(graph).items()}, {}
+    if shutil.which("dot") is None or list_stages(graph):
+        return {key: (_STEP_X * x, _STEP_Y * y) for key, (x, y) in place_nodes(graph).items()}, {}
     try:
         text = to_dot(graph, theme).pipe(format="plain", quiet=True).decode()
     except subprocess.CalledProcessError:
-        return {key: (_STEP_X * x, _STEP_Y * y) for key, (x, y) in places_of(graph).items()}, {}
+        return {key: (_STEP_X * x, _STEP_Y * y) for key, (x, y) in place_nodes(graph).items()}, {}
     centres: dict[str, Point] = {}
     ways = defaultdict(list)
     for line in text.replace("\\\n", "").splitlines():
@@ -84,7 +84,7 @@ def _stages(
 ) -> list[str]:
     """Return a filled box behind the blocks of every stage, with its title above."""
     lines = []
-    for number, title in stages_of(graph).items():
+    for number, title in list_stages(graph).items():
         inside = [centres[key] for key, data in graph.nodes(data=True) if data["stage"] == number]
         xs, ys = zip(*inside)
         corners = f"{_point((min(xs) - 0.6, min(ys) - 0.45))} rectangle {_point((max(xs) + 0.6, max(ys) + 0.45))}"
@@ -116,8 +116,8 @@ def _wires(
         style = ["->"] if graph.nodes[head]["role"] != "op" else []
         style += [f"draw={_colour(line, colours)}"]
         style += ["dashed"] if data["change"] == "removed" or data["family"] == "none" else []
-        found = ways.get((tail, head), [])
-        bends = found[min(used[tail, head], len(found) - 1)] if found else None
+        curves = ways.get((tail, head), [])
+        bends = curves[min(used[tail, head], len(curves) - 1)] if curves else None
         used[tail, head] += 1
         middle = "--" if bends is None else _curve(bends)
         lines.append(rf"\draw[{', '.join(style)}] ({_name(tail)}) {middle} ({_name(head)});")
@@ -143,13 +143,13 @@ def tex(text: str) -> str:
 
 
 def _row(text: str) -> str:
-    if found := _SUBSCRIPT.fullmatch(text):
-        return f"${found[1]}_{{{found[2]}}}$"
+    if match := _SUBSCRIPT.fullmatch(text):
+        return f"${match[1]}_{{{match[2]}}}$"
     return "".join(_SPECIAL.get(character, character) for character in text)
 
 
 def _colour(value: str, colours: dict[str, str]) -> str:
-    """Return the name of a colour ``#rrggbb``, which is entered where it is new; names hold letters alone."""
+    """Return the name of a colour ``#rrggbb``, and enter it if it is new; names are letters only."""
     number = len(colours)
     return colours.setdefault(value.lstrip("#").upper(), f"nas{chr(97 + number // 26)}{chr(97 + number % 26)}")
 
@@ -159,5 +159,5 @@ def _point(point: Point) -> str:
 
 
 def _name(key: str) -> str:
-    """Return a key as TikZ takes a name: without its punctuation."""
-    return re.sub(r"[^A-Za-z0-9 ]", lambda found: f" {ord(found[0]):x} ", key)
+    """Return a key as a name of TikZ, without punctuation."""
+    return re.sub(r"[^A-Za-z0-9 ]", lambda match: f" {ord(match[0]):x} ", key)

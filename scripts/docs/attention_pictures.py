@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from dcs_nas.files import atomic_path
-from dcs_nas.report.maps import attention_maps
+from dcs_nas.report.maps import draw_attention_maps
 
 GAP = 6
 TITLE = 24
@@ -16,7 +16,7 @@ TITLE = 24
 
 def sheet(run: Path, *, count: int, most: int) -> Image.Image:
     """Test images of a trained run in the first row, and below one row for each of its attention blocks."""
-    maps = attention_maps(run, count=count)
+    maps = draw_attention_maps(run, count=count)
     if maps is None:
         raise SystemExit(f"{run} has no attention block with a map to show")
     blocks = maps.blocks[-most:]
