@@ -146,9 +146,15 @@ def _search(name: str, data: str, seed: int, arguments: argparse.Namespace) -> P
         if name in AS_LONG:
             _search("proposals", data, seed, arguments)
             overrides.append(f"search.trials.minutes={_minutes('proposals', data, seed, arguments):.3f}")
-        began = time.perf_counter()
-        run_search(_config(data, seed, overrides, arguments), folder, resume=(folder / "config.yaml").is_file())
-        write_json(folder / "minutes.json", {"minutes": (time.perf_counter() - began) / 60})
+        began, spent = time.perf_counter(), folder / "spent.json"  # also that of runs that were interrupted
+        before = json.loads(spent.read_text())["minutes"] if spent.is_file() else 0.0
+        try:
+            run_search(_config(data, seed, overrides, arguments), folder, resume=(folder / "config.yaml").is_file())
+        finally:
+            minutes = {"minutes": before + (time.perf_counter() - began) / 60}
+            if folder.is_dir():
+                write_json(spent, minutes)
+        write_json(folder / "minutes.json", minutes)
     return folder / "genotype.yaml"
 
 

@@ -258,6 +258,9 @@ def _simulate(rows: list[dict[str, str]], judged: list[Entry], *, pool: int = 40
         if row["score"] == "paths, 120 epochs"
     ]
 
+    if not (supernets and seeds):
+        return
+
     def best(of: np.ndarray, by: np.ndarray, count: int) -> np.ndarray:
         return of[np.argsort(-by[of], kind="stable")[:count]]
 

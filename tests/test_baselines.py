@@ -351,7 +351,7 @@ def test_settings_that_have_no_effect_under_a_strategy_are_named(
     monkeypatch.setattr(nni_strategies, "fit", lambda *_: None)
     for strategy, unused in (
         ("nni.darts", "search.order, search.arch_weight_decay"),
-        ("nni.random", "search.order, search.arch_weight_decay, search.epochs, search.arch_lr"),
+        ("nni.random", "search.order, search.arch_weight_decay, search.arch_lr, search.epochs"),
     ):
         changes = [f"search.strategy={strategy}", "search.order=2", "search.arch_weight_decay=0"]
         run_search(job(*changes, strategy=strategy), tmp_path / strategy)

@@ -351,7 +351,7 @@ def test_a_data_set_of_an_own_format_is_loaded_checked_and_lists_its_options(
         "from dcs_nas.data.datasets import DATASETS\n@DATASETS.register('nothing')\ndef f(root): pass\n"
     )
     load_extensions([tmp_path / "bad.py"])
-    with pytest.raises(InputError, match=r"'nothing' \(.*bad.py\) gave NoneType, expected ReidDataset"):
+    with pytest.raises(InputError, match=r"'nothing' \(.*bad.py\) returns NoneType, expected ReidDataset"):
         load_dataset("nothing", tmp_path)
     assert DATASETS.owner("market1501") == "dcs_nas.data.datasets.market1501"
 

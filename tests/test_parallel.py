@@ -94,5 +94,7 @@ def test_processes_share_every_batch_without_overlap(monkeypatch: pytest.MonkeyP
 def test_a_batch_that_does_not_divide_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dcs_nas.data.samplers.get_world_size", lambda: 3)
     sampler = IdentitySampler([0, 0, 1, 1, 2, 2, 3, 3], identities_per_batch=4, images_per_identity=2, seed=0)
-    with pytest.raises(InputError, match="4 people does not divide among 3 processes; set data.identities_per_batch"):
+    with pytest.raises(
+        InputError, match="4 identities does not divide among 3 processes; set data.identities_per_batch"
+    ):
         next(iter(sampler))

@@ -287,7 +287,7 @@ def test_bad_settings_are_one_line_that_names_the_section(
         ({"cat": ["1.jpg"], "dog": ["1.jpg"]}, "expected the folders train and val; sort the images into"),
         ({"imagenet/train/cat": ["1.jpg"], "imagenet/val/cat": ["1.jpg"]}, "expected the folders train and val; give"),
         ({"train": ["1.jpg", "2.jpg"]}, "expected a folder for each class: sort the images into them"),
-        ({"train/cat": ["1.jpg"]}, "holds 1 folders of classes, expected two or more"),
+        ({"train/cat": ["1.jpg"]}, "holds 1 folders of classes, expected at least two"),
         ({"train/cat": ["1.jpg"], "train/dog": ["1.jpg"], "val": ["1.jpg"]}, "val holds 1.jpg, expected a folder for"),
         (
             {"train/cat": ["1.jpg"], "train/dog": ["1.jpg"], "val/cow": ["1.jpg"], "val/dog": ["1.jpg"]},

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from dcs_nas.config import Config, PredictorConfig, load_config
-from dcs_nas.errors import InputError
+from dcs_nas.errors import InputError, TrainingError
 from dcs_nas.models.space_kinds import kind_of
 from dcs_nas.runs import RunFolder, read_metrics
 from dcs_nas.runs.workers import Worker, open_journal, register_worker
@@ -29,6 +29,7 @@ from dcs_nas.strategies.surrogate import encode_features, predict
 from dcs_nas.strategies.trial_strategy import TrialStrategy
 from dcs_nas.strategies.trials import Proposal, TrialFolder
 from dcs_nas.training import loop
+from dcs_nas.training.checkpoints import load_checkpoint
 from tests.test_baselines import JOB, _interrupted_at
 from tests.test_search_engine import SPACE
 from tests.test_tabular import written
@@ -322,8 +323,9 @@ def test_the_supernet_of_proposals_trains_paths_drawn_alike_or_as_a_bilevel_sear
     run_search(job("proposals", *few, f"search.trials.proposals.supernet={supernet}"), tmp_path / "run")
     settings = RunFolder(tmp_path / "run/supernet").config().section("search")
     assert settings.relaxation.kind == ("gumbel" if supernet == "paths" else "softmax")
-    rows = read_metrics(tmp_path / "run/supernet/metrics.csv")
-    assert ("architecture/loss" in rows[0]) == (supernet == "bilevel")  # the alphas rest
+    state = load_checkpoint(RunFolder(tmp_path / "run/supernet").checkpoint("last"))["state_dict"]
+    moved = max(float(value.abs().max()) for name, value in state.items() if "alpha" in name)
+    assert (moved > 0.01) == (supernet == "bilevel")
 
 
 @pytest.mark.parametrize(("weight", "best"), [(0, 1), (1, 0)])
@@ -451,3 +453,29 @@ def test_combinations_that_make_no_sense_are_refused_in_a_line(strategy: str, ov
     with pytest.raises(InputError, match=said) as caught:
         on_table("bench_cells", strategy, *override.split(" "))
     assert "\n" not in str(caught.value)
+
+
+def test_a_failed_trial_of_proposals_is_not_the_best_so_far(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(self: Proposals, number: int, *_: object) -> float:
+        if number == 0:
+            raise TrainingError("it broke down")
+        return 0.01
+
+    monkeypatch.setattr(Proposals, "_score", lambda self, genotype: {"supernet": next(scores)})
+    monkeypatch.setattr(Proposals, "_train", train)
+    scores = iter([0.9, 0.1, 0.0, 0.0, 0.0])
+    run_search(job("proposals", "search.epochs=1", "search.trials.trials=2"), tmp_path / "run")
+    assert read_metrics(tmp_path / "run" / "metrics.csv")[-1]["best/mAP"] == 0.01
+
+
+def test_a_recorded_search_by_proposals_keeps_the_supernet_that_it_had(job: Job, tmp_path: Path) -> None:
+    run_search(
+        job("proposals", "search.epochs=1", "search.trials.trials=1", "search.trials.epochs=1"), tmp_path / "run"
+    )
+    data = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
+    data["search"]["trials"]["proposals"] = {"candidates": 5, "draw": "alphas"}
+    (tmp_path / "run/config.yaml").write_text(yaml.safe_dump(data))
+    settings = RunFolder(tmp_path / "run").config().section("search").trials.proposals
+    assert (settings.supernet, settings.batches, settings.weight) == ("bilevel", 8, 0)

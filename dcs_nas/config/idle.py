@@ -85,7 +85,8 @@ EFFECTS = (
         ("bilevel",),
     ),
     Effect("search.warmup_epochs search.weight_share search.arch_lr", _SUPERNET, ("bilevel", *_NNI)),
-    Effect("search.epochs search.validate_every", "search.strategy", ("bilevel", "proposals", *_NNI)),
+    Effect("search.epochs", "search.strategy", ("bilevel", "proposals", *_NNI)),
+    Effect("search.validate_every", "search.strategy", ("bilevel", *_NNI)),
 )
 _JOBS = {
     "search": ("search", "augment", "loss", "dcs"),
@@ -112,6 +113,8 @@ def idle_settings(
             continue
         values_of = {name: facts[name] if name in facts else _value(config, name) for name in _names(by, facts)}
         if not any(value in values if values else value and value != "none" for value in values_of.values()):
+            if values_of.get("search.strategy", "proposals") != "proposals":
+                values_of.pop("search.trials.proposals.supernet", None)  # it counts within proposals alone
             reason = " and ".join(f"{name} is {value}" for name, value in values_of.items())
             for setting in (setting for name in chosen for setting in _set_by_user(config, name)):
                 idle.setdefault(setting, reason)

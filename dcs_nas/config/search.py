@@ -205,8 +205,9 @@ class ProposalsConfig(Settings):
     """Genotypes proposed by a supernet, decided by short trainings.
 
     The supernet scores the candidates with its own parameters. With ``supernet: paths`` its weights train along paths
-    drawn uniformly, on nine tenths of the images (Guo et al., "Single Path One-Shot NAS", arXiv 1904.00420);
-    ``bilevel`` trains it by the bilevel search of the configuration. The first ``search.trials.predictor.start`` trials
+    drawn uniformly, on nine tenths of the images (Guo et al., "Single Path One-Shot NAS", arXiv 1904.00420); an epoch
+    is as long as the other tenth, about ``data.images_per_identity`` images of each identity. ``bilevel`` trains it by
+    the bilevel search of the configuration. The first ``search.trials.predictor.start`` trials
     follow the order of the scores, the next that of the predictor.
     """
 

@@ -59,7 +59,7 @@ class IdentitySampler:
         return self._length
 
     def __iter__(self) -> Iterator[list[int]]:
-        first, last = _get_own_share(self.P, "people", "data.identities_per_batch")
+        first, last = _get_own_share(self.P, "identities", "data.identities_per_batch")
         random = np.random.default_rng(mix_seed(self.seed, self.epoch))
         groups = [g for label in random.permutation(list(self._images)) for g in self._cut(int(label), random)]
         surplus = len(groups) - self.P * len(self)

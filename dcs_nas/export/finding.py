@@ -120,7 +120,7 @@ def _require_same_model(model: FeatureModel, gallery: Gallery) -> None:
     if not path.is_file():
         raise InputError(f"{gallery.file} lists {path}, which is not there; move it back, or extract again")
     then, now = next(gallery.blocks())[0], model.features([path])[0]
-    if then.shape != now.shape or np.abs(then - now).max() > AT_A_STEP * max(1.0, float(np.abs(then).max())):
+    if then.shape != now.shape or np.abs(then - now).max() > AT_A_STEP * float(np.abs(then).max()):
         raise InputError(
             f"{gallery.file} was made by another network ({gallery.model.get('run')}, {gallery.model.get('network')}) "
             "or with other settings than the query; extract the gallery's features again, or name that model"

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from dcs_nas.config import rename_config_keys
 from dcs_nas.errors import Attempts
 from dcs_nas.settings import parse_yaml, read_text, read_yaml
 from dcs_nas.space import AnyGenotype, load_genotype, parse_genotype
@@ -79,8 +80,8 @@ class RunContents:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The settings as they were written."""
-        return self._read(self.files.config_file, read_yaml) or {}
+        """The settings as they were written, by their present names."""
+        return rename_config_keys(self._read(self.files.config_file, read_yaml) or {})
 
     @cached_property
     def environment(self) -> dict[str, Any]:

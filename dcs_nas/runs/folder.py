@@ -305,6 +305,11 @@ def list_runs(root: Path) -> list[RunContents]:
 def _upgrade(data: dict[str, Any]) -> dict[str, Any]:
     """Convert recorded settings: add defaults that older versions did not record, and rename keys."""
     data = rename_config_keys(data)
+    search = data.get("search") or {}
+    trials = search.get("trials") or {}
+    if search.get("strategy") == "proposals" and "supernet" not in (trials.get("proposals") or {}):
+        proposals = {"supernet": "bilevel", "batches": 8, "weight": 0.0, **(trials.get("proposals") or {})}
+        data["search"] = {**search, "trials": {**trials, "proposals": proposals}}
     data["dcs"] = {"tau_min": 0.0, "scale": "sqrt", **(data.get("dcs") or {})}
     trainer = data.get("trainer") or {}
     if trainer.get("precision") in PRECISION_NAMES:

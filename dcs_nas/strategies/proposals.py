@@ -52,7 +52,8 @@ def supernet_settings(settings: SearchConfig) -> SearchConfig:
     if settings.trials.proposals.supernet == "paths":
         changes |= {
             "relaxation": RelaxationConfig(kind="gumbel"),
-            "warmup_epochs": settings.epochs - 1,  # the alphas rest, so that paths are drawn uniformly
+            "warmup_epochs": settings.epochs - 1,
+            "arch_lr": 1e-9,  # the alphas rest in the last epoch too, so that paths are drawn uniformly
             "weight_share": 0.9,
             "order": 1,
             "identity_overlap": 1.0,

@@ -127,7 +127,7 @@ class TrialFolder:
     def end(self, trial: Trial) -> None:
         """Count a trial that has ended, and report it."""
         self.done.append(trial)
-        row, best = len(self.done) - 1, max(self.done, key=self._rate)
+        row, best = len(self.done) - 1, max(self.done, key=lambda each: (not each.problem, *self._rate(each)))
         values = {"validation/mAP": trial.score, "best/mAP": best.score, "parameters": trial.parameters}
         self.run.write_metrics(row, {**values, "seconds": trial.seconds, "spent": round(self.spent(), 3)})
         write_trial_record(self.run, row, best.genotype, self._space)

@@ -102,7 +102,7 @@ def _places(header: list[str], columns: Mapping[str, str], path: Path) -> dict[s
     places = {}
     for column, usual in _COLUMNS.items():
         names = [columns[column].lower()] if column in columns else [column, *usual.split()]
-        own = ("identity", "person") if names[0] == "identity" else names[:1]
+        own = ("identity", "person") if column == "identity" and column not in columns else names[:1]
         exact = [i for i, name in enumerate(header) if name in own]
         fitting = exact or [i for i, name in enumerate(header) if _plain(name) in names]
         if len(fitting) == 1:

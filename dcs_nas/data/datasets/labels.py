@@ -1,4 +1,4 @@
-"""Images labelled by name: identities and cameras are assign_numbers, and divided into train, query and gallery."""
+"""Images labelled by name: identities and cameras are numbered, and divided into train, query and gallery."""
 
 from __future__ import annotations
 
