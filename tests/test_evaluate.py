@@ -81,9 +81,7 @@ def test_two_data_sets_are_trained_on_together_and_the_result_says_so(trained: P
 def test_combine_all_trains_on_test_people_too_and_is_never_tested_on_them(job: Path, people: Path) -> None:
     data = ReidData(load_config(job, ["data.combine_all=true"]))
     assert len(data.identities) > 8 + 6
-    with pytest.raises(
-        InputError, match="trains on the test images of market1501.* set data.test to another data set"
-    ):
+    with pytest.raises(InputError, match="trains on the test images of market1501.* set data.test to another data set"):
         data.test()
     same = ["data.combine_all=true", f"data.test={{name: market1501, root: {people}}}"]
     with pytest.raises(
