@@ -1,4 +1,4 @@
-"""What the benchmarks share: functions timed in turn, peak memory in a fresh process, results as JSON or CSV."""
+"""Shared by the benchmarks: functions timed in turn, peak memory in a fresh process, results as JSON or CSV."""
 
 from __future__ import annotations
 

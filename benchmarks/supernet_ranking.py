@@ -41,18 +41,18 @@ from dcs_nas.strategies.bilevel import BilevelSearch, without_gradients
 from dcs_nas.strategies.derive import score_supernet
 from dcs_nas.strategies.evidence import Evidence
 from dcs_nas.strategies.job import run_search
+from dcs_nas.strategies.proposals import supernet_settings
 from dcs_nas.strategies.random_search import RandomSearch
 from dcs_nas.strategies.zero_cost import ZERO_COST
 
 MOST, SEEDS_OF_TRUTH = 60, 3
 COLUMNS = ["score", "seed", "train_seconds", "score_seconds", "tau", "tau_within", "scores"]
-# Weights learn along sampled paths, on nine tenths of the images; the alphas stay, so that all paths are drawn alike.
-PATHS = ["search.relaxation.kind=gumbel", "search.arch_lr=1e-9", "search.weight_share=0.9"]
 Patch = Callable[[Config, Table], AbstractContextManager[Any]]
 
 
 def _epochs(count: int, *more: str) -> list[str]:
-    return [*PATHS, f"search.epochs={count}", f"search.warmup_epochs={count - 1}", *more]
+    """Return the overrides of a supernet of single paths, as the strategy proposals trains it."""
+    return ["search.strategy=proposals", f"search.epochs={count}", *more]
 
 
 def _no_patch(config: Config, table: Table) -> AbstractContextManager[Any]:
@@ -170,6 +170,8 @@ def _scored(
     overrides, patch = SUPERNETS[name]
     more = ["search.guard={eigenvalue_iterations: 0, gap: false}", "search.validate_every=1000"]
     config = load_config(find_shipped_file("configs", table.name), [f"seed={seed}", *own, *more, *overrides])
+    if (search := config.section("search")).strategy == "proposals":
+        config = config.model_copy(update={"search": supernet_settings(search)})
     with tempfile.TemporaryDirectory(dir=work) as folder:
         began = time.process_time()
         with patch(config, table):

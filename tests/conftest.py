@@ -1,4 +1,4 @@
-"""What all tests share: one seed, one thread, golden values, a tiny data set."""
+"""Shared by all tests: one seed, one thread, golden values, a tiny data set."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 @pytest.fixture(autouse=True, scope="session")
 def _unsynced() -> Iterator[None]:
-    """What lies in temporary folders need not outlive a power cut."""
+    """Skip fsync: temporary folders need not outlive a power cut."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
         yield

@@ -1,4 +1,4 @@
-"""What mypy sees of the public functions; ``make test`` checks this file, it is never run.
+"""The public functions as mypy sees them; ``make test`` checks this file, it is never run.
 
 An error that mypy no longer finds is one too: its ``type: ignore`` is unused then.
 """

@@ -61,7 +61,7 @@ class CheckReport:
 
     @property
     def ok(self) -> bool:
-        """Whether the data set loads and every image that was read decodes; deviations and remarks may remain."""
+        """True if the data set loads and every image that was read decodes; deviations and remarks may remain."""
         return self.dataset is not None and not self.problems and not self.unreadable
 
     @property

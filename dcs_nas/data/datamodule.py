@@ -39,7 +39,7 @@ from dcs_nas.processes import get_rank, get_world_size, in_turn, is_first
 log = logging.getLogger(__name__)
 Batch = dict[str, Tensor]
 HALVES = ("weights", "architecture")
-"""What a bilevel search optimizes, each on its own half of the images."""
+"""The two levels of a bilevel search, each on its own half of the images."""
 
 
 class Pixels(Protocol):
@@ -148,7 +148,7 @@ class ReidData:
 
     @property
     def camera_filter(self) -> bool:
-        """Whether validation leaves out all images by the query's camera, not only the query's own image."""
+        """True if validation leaves out all images by the query's camera, not only the query's own image."""
         return (self.config.evaluate.protocol or self.dataset.protocol) != "no_camera_filter"
 
     def load_search_halves(
