@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dcs_nas.models.chain_kind import ChainKind
-from dcs_nas.models.chain_supernet import ChainSupernet
+from dcs_nas.models.chain_kind import ChainKind, ChainSupernet
 from dcs_nas.models.supernet import one_hot
 from dcs_nas.space import ChainGenotype, ChainNetwork, ChainSpec, Choice, Origin
 

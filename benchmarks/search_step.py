@@ -45,8 +45,8 @@ from measure import CLOCKS, MIB, in_turn, peak_memory, ratio, write_json
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from dcs_nas.models.cell_kind import CellSupernet
 from dcs_nas.models.cell_space import CellSpace
-from dcs_nas.models.cell_supernet import CellSupernet
 from dcs_nas.models.super_cell import SuperCell, edge_index
 from dcs_nas.report.palette import theme
 from dcs_nas.space import CellStructure, NetworkSpec, thirds

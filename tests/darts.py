@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dcs_nas.models.cell_supernet import CellSupernet
+from dcs_nas.models.cell_kind import CellSupernet
 from dcs_nas.models.super_cell import SuperCell
 from dcs_nas.space import CellStructure, NetworkSpec, edge_index
 

@@ -81,7 +81,7 @@ def test_a_graph_of_a_genotype_is_a_networkx_graph_that_draws_itself(run) -> Non
     assert svg is not None
     assert "<svg" in svg
     assert not hasattr(graph.copy(), "_repr_svg_")
-    with pytest.raises(InputError, match="no cell 'nromal'"):
+    with pytest.raises(InputError, match="no part 'nromal'"):
         run.genotype.graph("nromal")
 
 

@@ -11,7 +11,7 @@ from dcs_nas.cli import main
 from dcs_nas.config import Config, DataConfig, RetrainConfig, SearchConfig
 from dcs_nas.errors import InputError
 from dcs_nas.models.build import build_fixed, build_supernet
-from dcs_nas.models.chain_supernet import ChainSupernet
+from dcs_nas.models.chain_kind import ChainSupernet
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.models.relaxation import GumbelSoftmax
 from dcs_nas.runs import RunFolder

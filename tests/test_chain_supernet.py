@@ -14,9 +14,8 @@ from dcs_nas.config import CostConfig
 from dcs_nas.errors import InputError
 from dcs_nas.models.blocks import DCSAttention, read_kept_shares, set_temperature
 from dcs_nas.models.build import build_cost
-from dcs_nas.models.chain_kind import ChainKind
+from dcs_nas.models.chain_kind import ChainKind, ChainSupernet
 from dcs_nas.models.chain_space import build_fixed_chain
-from dcs_nas.models.chain_supernet import ChainSupernet
 from dcs_nas.models.flops import count
 from dcs_nas.models.relaxation import Gumbel, GumbelSoftmax, Softmax
 from dcs_nas.models.super_block import Widths, kernel_mask
@@ -193,7 +192,7 @@ def test_the_cost_of_a_chain_is_the_one_that_a_search_asks_for() -> None:
     cost = build_cost(CostConfig(kind="flops", target=1e6), supernet)
     assert cost is not None
     assert cost(supernet.mixture_weights()) == supernet.compute_expected_cost("flops", supernet.mixture_weights())
-    with pytest.raises(InputError, match="no weights of mixture 'stage1_block1_kernel' are given; found: none"):
+    with pytest.raises(InputError, match="weights of mixture 'stage1_block1_kernel' are missing; found: none"):
         supernet.compute_expected_cost("flops", {})
 
 

@@ -19,8 +19,8 @@ from dcs_nas.errors import InputError, TrainingError
 from dcs_nas.losses import cost_term
 from dcs_nas.models.build import build_cost
 from dcs_nas.models.cell_costs import CellCosts, cell_parts
+from dcs_nas.models.cell_kind import CellSupernet
 from dcs_nas.models.cell_space import build_fixed_network
-from dcs_nas.models.cell_supernet import CellSupernet
 from dcs_nas.models.flops import count
 from dcs_nas.models.latency import LatencyTable, Work, device_names, measure_table, median_latency, resolve_device
 from dcs_nas.models.supernet import Supernet, one_hot
@@ -166,7 +166,7 @@ def test_extremes_are_those_of_all_networks() -> None:
 def test_missing_weights_are_refused(costs: CellCosts) -> None:
     weights = _soft()
     del weights["reduce"]
-    with pytest.raises(InputError, match="no weights of mixture 'reduce' are given; found: normal, normal_attention"):
+    with pytest.raises(InputError, match="weights of mixture 'reduce' are missing; found: normal, normal_attention"):
         costs.compute_expected_cost("flops")(weights)
 
 

@@ -267,11 +267,11 @@ def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        ("nn.Conv2d(channels, channels, 3)", r"makes 4 x 4 x 2 of a map 4 x 6 x 4 .*, expected 4 x 6 x 4"),
-        ("nn.ReLU(inplace=True)", "changes its input, which others read too; leave inplace=True out"),
+        ("nn.Conv2d(channels, channels, 3)", r"returns 4 x 4 x 2 for a map 4 x 6 x 4 .*, expected 4 x 6 x 4"),
+        ("nn.ReLU(inplace=True)", "changes its input, which other operations read too; leave inplace=True out"),
         ("nn.Conv2d(channels + 1, channels, 1)", "fails on a map 4 x 6 x 4: RuntimeError"),
         ("nn.Conv2d(channels)", r"cannot be built: TypeError: .* called as factory\(channels, stride, height="),
-        ("lambda x: x", "gave a function, expected a torch.nn.Module"),
+        ("lambda x: x", "returned a function, expected a torch.nn.Module"),
         ("Mine(channels, 3, stride, affine=affine)", "is a ReluFirst with a forward of its own; write after_relu"),
     ],
 )
@@ -304,7 +304,7 @@ def test_an_own_attention_block_stands_on_outputs_and_on_edges(tmp_path: Path) -
     assert build_attention("gate", 4, 6, 4, kernel=3)(torch.rand(2, 4, 6, 4)).shape == (2, 4, 6, 4)
     edge = build_operation("gate", 4, 2, height=6, width=4, affine=True)
     assert edge(torch.rand(2, 4, 12, 8)).shape == (2, 4, 6, 4)
-    with pytest.raises(InputError, match=r"attention block 'gate' of .*own.py makes 4 x 7 x 5 of a map 4 x 6 x 4"):
+    with pytest.raises(InputError, match=r"attention block 'gate' of .*own.py returns 4 x 7 x 5 for a map 4 x 6 x 4"):
         build_attention("gate", 4, 6, 4, kernel=2)
     assert ATTENTION.is_extension("gate")
 

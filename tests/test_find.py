@@ -225,7 +225,7 @@ def test_nearest_reads_blocks_and_keeps_the_order_of_ties(tmp_path: Path, monkey
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 def test_an_index_finds_what_comparing_finds(tmp_path: Path, metric: str) -> None:
     pytest.importorskip("faiss", reason="the extra 'index' is not installed")
-    from dcs_nas.evaluation.index import open_index, search_index
+    from dcs_nas.evaluation.gallery import open_index, search_index
 
     features = np.random.randn(300, 16).astype("f4")
     names = [f"{i}.jpg" for i in range(300)]

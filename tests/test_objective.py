@@ -23,8 +23,8 @@ from dcs_nas.data.records import Record
 from dcs_nas.errors import InputError
 from dcs_nas.losses import Objective
 from dcs_nas.models.backbones import BACKBONES
+from dcs_nas.models.cell_kind import CellSupernet
 from dcs_nas.models.cell_space import CellSpace
-from dcs_nas.models.cell_supernet import CellSupernet
 from dcs_nas.models.heads import Embedding, ReidNetwork, outputs_of, stem_of
 from dcs_nas.runs import read_metrics
 from dcs_nas.settings import parse

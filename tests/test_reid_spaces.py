@@ -16,9 +16,8 @@ from dcs_nas.config import SearchConfig
 from dcs_nas.errors import InputError
 from dcs_nas.models.backbones import BACKBONES
 from dcs_nas.models.blocks import WindowAttention
-from dcs_nas.models.chain_kind import ChainKind
+from dcs_nas.models.chain_kind import ChainKind, ChainSupernet
 from dcs_nas.models.chain_space import ChainSpace, build_fixed_chain
-from dcs_nas.models.chain_supernet import ChainSupernet
 from dcs_nas.models.flops import count
 from dcs_nas.models.osnet_kind import OSNetKind, OSNetSupernet
 from dcs_nas.models.relaxation import Gumbel, GumbelSoftmax, Softmax
@@ -255,10 +254,10 @@ def test_the_expected_cost_of_osnet_is_that_of_all_networks_by_probability() -> 
         expected["parameters"] += float(first[0, a] * second[0, b]) * cost.parameters
         if a == b == 0:
             hot = one_hot(genotype)
-            assert int(supernet.compute_expected_cost("parameters", hot)) == cost.parameters
-            assert int(supernet.compute_expected_cost("flops", hot)) == cost.macs
+            assert int(supernet.cost("parameters")(hot)) == cost.parameters
+            assert int(supernet.cost("flops")(hot)) == cost.macs
     for kind in ("flops", "parameters"):
-        assert float(supernet.compute_expected_cost(kind, weights)) == pytest.approx(expected[kind], rel=1e-12)
+        assert float(supernet.cost(kind)(weights)) == pytest.approx(expected[kind], rel=1e-12)
 
 
 def test_the_published_placement_is_the_backbone_osnet_ain() -> None:

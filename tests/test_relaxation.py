@@ -11,8 +11,7 @@ from torch import Tensor
 
 from dcs_nas.config import RelaxationConfig
 from dcs_nas.errors import InputError
-from dcs_nas.models.cell_kind import CellKind
-from dcs_nas.models.cell_supernet import CellSupernet
+from dcs_nas.models.cell_kind import CellKind, CellSupernet
 from dcs_nas.models.relaxation import DirichletMixture, Gumbel, Sample, Softmax, normalize_edges
 from dcs_nas.models.super_cell import SuperCell, edge_index
 from dcs_nas.models.supernet import Mixture

@@ -63,7 +63,7 @@ def test_the_graph_has_inputs_nodes_attention_and_output() -> None:
     assert graph["c_{k-2}"]["0"][0]["op"] == "dcs"
     assert list(graph.successors("attention")) == ["c_{k}"]
     assert "attention" not in _genotype().graph("reduce")
-    with pytest.raises(InputError, match="no cell 'odd'; it has normal, reduce"):
+    with pytest.raises(InputError, match="no part 'odd'; it has normal, reduce"):
         _genotype().graph("odd")
 
 

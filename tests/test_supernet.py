@@ -12,9 +12,8 @@ import torch
 from torch.nn.functional import conv2d, cross_entropy
 
 from dcs_nas.errors import InputError
-from dcs_nas.models.cell_kind import CellKind
+from dcs_nas.models.cell_kind import CellKind, CellSupernet
 from dcs_nas.models.cell_space import CellSpace, build_fixed_network
-from dcs_nas.models.cell_supernet import CellSupernet
 from dcs_nas.models.operations import OPERATIONS
 from dcs_nas.models.supernet import one_hot
 from dcs_nas.space import CellStructure, Genotype, NetworkSpec, Origin, SpaceReference, edge_index

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import pairwise
 from typing import Any, Literal
 
 import networkx
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ from dcs_nas.config import SearchConfig
 from dcs_nas.models.space_kinds import SPACE_KINDS, SpaceKind, build_relaxation
 from dcs_nas.models.supernet import Mixture, Supernet
 from dcs_nas.settings import Settings
-from dcs_nas.space import GENOTYPES, SPACES, AnyGenotype, Origin, Space
+from dcs_nas.space import GENOTYPES, SPACES, AnyGenotype, Choice, Origin, Space
 from dcs_nas.space.kinds import Rows, short_hash
 
 
@@ -30,6 +29,9 @@ class Structure(Settings):
     @property
     def hash(self) -> str:
         return short_hash(self.model_dump(include={"layers", "width", "kernels"}))
+
+    def choices(self) -> Iterable[Choice]:
+        return [Choice(f"layer{i}", self.kernels) for i in range(self.layers)]
 
 
 class Size(Settings):
@@ -44,9 +46,6 @@ class PlainSpace(Structure, Space):
     def network(self, height: int, width: int, **changes: Any) -> Size:
         return Size(height=height, width=width)
 
-    def names(self) -> dict[str, list[Any]]:
-        return {f"layer{i}": list(self.kernels) for i in range(self.layers)}
-
 
 @GENOTYPES.register("plain")
 class PlainGenotype(AnyGenotype):
@@ -55,10 +54,6 @@ class PlainGenotype(AnyGenotype):
     network: Size
     kernels: tuple[int, ...]
     origin: Origin = Origin()
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        return ("plain",)
 
     def part(self, name: str) -> tuple[int, ...]:
         return self.kernels
@@ -78,8 +73,8 @@ class PlainGenotype(AnyGenotype):
     def tables(self) -> list[Rows]:
         return [Rows("layers", ["layer", "kernel"], [[str(i), str(k)] for i, k in enumerate(self.kernels)])]
 
-    def one_hot(self) -> dict[str, list[list[float]]]:
-        return {f"layer{i}": [[float(k == kept) for k in self.space.kernels]] for i, kept in enumerate(self.kernels)}
+    def to_sample(self) -> dict[str, Any]:
+        return {f"layer{i}": kernel for i, kernel in enumerate(self.kernels)}
 
 
 class PlainSupernet(Supernet):
@@ -124,27 +119,11 @@ class PlainKind(SpaceKind):
         network.num_features = width  # type: ignore[assignment]
         return network
 
-    def derive(
-        self,
-        weights: Mapping[str, Tensor],
-        space: PlainSpace,
-        network: Size,
-        *,
-        origin: Origin,
-        max_skips: int | None = None,
+    def genotype_of(
+        self, sample: Mapping[str, Any], space: PlainSpace, network: Size, *, origin: Origin
     ) -> PlainGenotype:
-        kernels = [space.kernels[int(weights[f"layer{i}"].argmax())] for i in range(space.layers)]
-        return _genotype(space, network, kernels, origin)
-
-    def random_genotype(
-        self, space: PlainSpace, network: Size, random: np.random.Generator, *, origin: Origin
-    ) -> PlainGenotype:
-        return _genotype(space, network, [int(random.choice(space.kernels)) for _ in range(space.layers)], origin)
-
-
-def _genotype(space: PlainSpace, network: Size, kernels: list[int], origin: Origin) -> PlainGenotype:
-    structure = Structure(**space.model_dump(exclude={"kind"}))
-    return PlainGenotype(space=structure, network=network, kernels=tuple(kernels), origin=origin)
+        structure, kernels = Structure(**space.model_dump(exclude={"kind"})), tuple(map(int, sample.values()))
+        return PlainGenotype(space=structure, network=network, kernels=kernels, origin=origin)
 
 
 def _layer(width: int, kernel: int) -> nn.Module:

@@ -114,11 +114,12 @@ class FeatureDistances(PairDistances):
 
 
 class MatrixDistances(DistanceBlocks):
-    """A precomputed distance matrix (Q, G); results carry the name ``metric``."""
+    """A precomputed distance matrix (Q, G)."""
 
-    def __init__(self, distances: Array, *, metric: str = "given") -> None:
+    metric = "given"
+
+    def __init__(self, distances: Array) -> None:
         self._matrix = as_matrix("distances", distances)
-        self.metric = metric
         self.shape = (self._matrix.shape[0], self._matrix.shape[1])
 
     def block(self, queries: np.ndarray) -> Tensor:

@@ -93,6 +93,27 @@ def require_same_width(query_features: Tensor, gallery_features: Tensor) -> tupl
     return query_features.to(dtype), gallery_features.to(dtype)
 
 
+def as_feature_pair(
+    query_features: Array, gallery_features: Array, device: torch.device | str | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return query and gallery features as matrices of one width and type, by default on the device of the queries.
+
+    Raises:
+        InputError: shapes that don't fit, or NaN or infinite features.
+    """
+    query = as_matrix("query_features", query_features, device)
+    query, gallery = require_same_width(query, as_matrix("gallery_features", gallery_features, query.device))
+    compute_squared_norms("query_features", query)
+    compute_squared_norms("gallery_features", gallery)
+    return query, gallery
+
+
+def require_npz(path: Path) -> None:
+    """Raise ``InputError`` unless the name of a features file to be written ends in .npz."""
+    if path.suffix != ".npz":
+        raise InputError(f"features file {path} does not end in .npz; choose a name that does")
+
+
 def _from_numpy(name: str, array: np.ndarray) -> Tensor:
     if array.dtype.kind not in "fiu":
         raise InputError(f"{name} has dtype {array.dtype}; real numbers are expected")
@@ -122,29 +143,24 @@ class FeatureSet:
     evaluated: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        query = as_matrix("query_features", self.query_features)
-        gallery = as_matrix("gallery_features", self.gallery_features)
-        require_same_width(query, gallery)
-        compute_squared_norms("query_features", query)
-        compute_squared_norms("gallery_features", gallery)
+        query, gallery = as_feature_pair(self.query_features, self.gallery_features)
         for side, images in (("query", len(query)), ("gallery", len(gallery))):
             for name in (f"{side}_pids", f"{side}_camids"):
                 as_labels(name, getattr(self, name), images)
-            _check_paths(f"{side}_paths", getattr(self, f"{side}_paths"), images)
+            paths = getattr(self, f"{side}_paths")
+            if paths is not None and (paths.dtype.kind != "U" or paths.shape != (images,)):
+                kind = f"shape {paths.shape} and dtype {paths.dtype}"
+                raise InputError(f"{side}_paths has {kind}; {images} strings are expected")
 
     def arrays(self) -> dict[str, Any]:
         """Return the six arrays by name."""
         return {name: getattr(self, name) for name in FEATURE_KEYS}
 
 
-def _check_paths(name: str, paths: np.ndarray | None, images: int) -> None:
-    if paths is not None and (paths.dtype.kind != "U" or paths.shape != (images,)):
-        raise InputError(f"{name} has shape {paths.shape} and dtype {paths.dtype}; {images} strings are expected")
-
-
 PATH_KEYS = ("query_paths", "gallery_paths")
 EVALUATED_KEY = "evaluated"
 FEATURE_KEYS = tuple(f.name for f in fields(FeatureSet) if f.name not in (*PATH_KEYS, EVALUATED_KEY))
+LABEL_KEYS = FEATURE_KEYS[2:]
 
 
 def load_features(path: Path | str) -> FeatureSet:
@@ -210,10 +226,9 @@ def save_features(path: Path | str, features: FeatureSet) -> None:
         InputError: the name does not end in .npz.
     """
     path = Path(path)
-    if path.suffix != ".npz":
-        raise InputError(f"features file {path} does not end in .npz; choose a name that does")
+    require_npz(path)
+    arrays = features.arrays() | {key: value for key in PATH_KEYS if (value := getattr(features, key)) is not None}
+    if features.evaluated is not None:
+        arrays[EVALUATED_KEY] = np.array(json.dumps(features.evaluated))
     with atomic_path(path) as temporary:
-        paths = {key: value for key in PATH_KEYS if (value := getattr(features, key)) is not None}
-        if features.evaluated is not None:
-            paths[EVALUATED_KEY] = np.array(json.dumps(features.evaluated))
-        np.savez(temporary, allow_pickle=False, **features.arrays(), **paths)
+        np.savez(temporary, allow_pickle=False, **arrays)

@@ -23,23 +23,18 @@ import torch
 from torch import Tensor
 
 from dcs_nas.errors import InputError
-from dcs_nas.evaluation.features import FEATURE_KEYS, FeatureSet, as_matrix
+from dcs_nas.evaluation.features import FEATURE_KEYS, LABEL_KEYS, FeatureSet, as_matrix
 from dcs_nas.files import require_file, require_moderate_growth
 
 _TORCH = (".pt", ".pth", ".bin", ".tar")
 _PICKLES = (".pkl", ".pickle", ".p")
 _NAMES = {
     "torchreid": ("qf", "gf", "q_pids", "g_pids", "q_camids", "g_camids"),
-    "torchreid's re-ranking": (
-        *("query_f", "gallery_f", "query_label", "gallery_label"),
-        *("query_cam", "gallery_cam"),
-    ),
+    "torchreid's re-ranking": ("query_f", "gallery_f", "query_label", "gallery_label", "query_cam", "gallery_cam"),
     "fast-reid": FEATURE_KEYS,
 }
 _TOGETHER = ("feats", "pids", "camids")
-_LABELS = FEATURE_KEYS[2:]
 _MATRICES = ("distmat", "dist")
-_SAVED = "numpy.savez or torch.save"
 
 
 def is_foreign(file: Path) -> bool:
@@ -96,7 +91,7 @@ def read_matrix(file: Path, labels: Path | None) -> tuple[np.ndarray, dict[str, 
     columns = {**arrays, **(_read_file(labels) if labels is not None else {})}
     for names in _NAMES.values():
         if set(names[2:]) <= set(columns):
-            sides = {ours: columns[theirs] for ours, theirs in zip(_LABELS, names[2:])}
+            sides = {ours: columns[theirs] for ours, theirs in zip(LABEL_KEYS, names[2:])}
             as_matrix("distances", matrix)
             return matrix, sides
     raise InputError(
@@ -107,9 +102,9 @@ def read_matrix(file: Path, labels: Path | None) -> tuple[np.ndarray, dict[str, 
 
 def is_matrix(file: Path) -> bool:
     """Return whether a file holds a distance matrix: an array named ``distmat`` or ``dist``, or a single array."""
-    if file.suffix.lower() == ".npy" or not is_foreign(file) or file.is_dir():
-        return file.suffix.lower() == ".npy"
-    return bool({"", *_MATRICES} & set(_read_file(file)))
+    if file.suffix.lower() == ".npy":
+        return True
+    return is_foreign(file) and not file.is_dir() and bool({"", *_MATRICES} & set(_read_file(file)))
 
 
 def read_vectors(folder: Path) -> tuple[list[str], np.ndarray]:
@@ -140,13 +135,13 @@ def _read_file(file: Path) -> dict[str, np.ndarray]:
     require_file(file, what="features file")
     require_moderate_growth(file, what="features file")
     try:
-        content = _read_torch(file) if file.suffix.lower() in _TORCH else _read_numpy(file)
+        return _read_torch(file) if file.suffix.lower() in _TORCH else _read_numpy(file)
     except Exception as error:  # a damaged file leads the parsers to exceptions of any kind
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise InputError(
-            f"{file} cannot be read as plain arrays ({reason}); save a dict of arrays or tensors by {_SAVED}"
+            f"{file} cannot be read as plain arrays ({reason}); save a dict of arrays or tensors by numpy.savez or "
+            "torch.save"
         ) from None
-    return content
 
 
 def _read_numpy(file: Path) -> dict[str, np.ndarray]:
@@ -187,9 +182,9 @@ def _is_numbers(value: Any) -> bool:
 
 
 def _to_array(value: Any) -> np.ndarray:
-    return (
-        value.detach().float().numpy() if isinstance(value, Tensor) and value.is_floating_point() else np.asarray(value)
-    )
+    if isinstance(value, Tensor) and value.is_floating_point():
+        value = value.detach().float()
+    return np.asarray(value)
 
 
 def _to_feature_set(file: Path, arrays: Mapping[str, Any]) -> FeatureSet:

@@ -1,7 +1,8 @@
-"""Features of any images in a file, without labels, and the nearest of them. N images, D features, k nearest.
+"""Features of any images in a file, without labels, and the search for the nearest. N images, D features, k nearest.
 
 The file is an uncompressed ``.npz`` of ``paths`` (N,), ``features`` (N, D) float32 and ``metric``, which is read and
-written in blocks of rows, so that it may be larger than memory.
+written in blocks of rows, so that it may be larger than memory. A large gallery may have an index in a file of its own,
+by faiss (the extra ``index``): exact, or a graph of near neighbours.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ import numpy as np
 
 from dcs_nas.errors import InputError, choices
 from dcs_nas.evaluation.distances import METRICS, FeatureDistances
+from dcs_nas.evaluation.features import require_npz
 from dcs_nas.files import atomic_path, require_file
 
 _ROWS = 16384  # of a block
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _SMALL = ("paths", "metric", "folder", "model")
 _OURS = "a features file of dcs-nas extract"
+_LINKS = 32  # of an image in the graph of an approximate index (faiss' own example)
 Progress = Callable[[int, int], None]
 
 
@@ -112,14 +115,8 @@ def write_gallery(
         np.savez(temporary, allow_pickle=False, **arrays, features=features)
 
 
-def require_npz(file: Path) -> None:
-    """Raise ``InputError`` unless the name of a features file to be written ends in .npz."""
-    if file.suffix != ".npz":
-        raise InputError(f"features file {file} does not end in .npz; choose a name that does")
-
-
 def find_nearest(
-    query: np.ndarray, gallery: Gallery, k: int, *, metric: str | None = None, progress: Progress | None = None
+    query: np.ndarray, gallery: Gallery, k: int, *, progress: Progress | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the k nearest images of a gallery, compared one by one: indices (Q, k) and distances (Q, k).
 
@@ -128,8 +125,7 @@ def find_nearest(
     Args:
         query: (Q, D).
         gallery: read block by block.
-        k: images of each query.
-        metric: by default the gallery's.
+        k: number of images to find for each query.
         progress: called with (done, total) images.
 
     Raises:
@@ -145,13 +141,76 @@ def find_nearest(
     best = [np.zeros((len(query), 0), dtype=dtype) for dtype in (np.int64, np.float64)]
     done = 0
     for block in gallery.blocks():
-        far = FeatureDistances(query, block.copy(), metric=metric or gallery.metric).matrix().numpy()
+        far = FeatureDistances(query, block.copy(), metric=gallery.metric).matrix().numpy()
         indices = np.broadcast_to(np.arange(done, done + len(block)), far.shape)
         best = _select_smallest(np.hstack([best[0], indices]), np.hstack([best[1], far]), k)
         done += len(block)
         if progress:
             progress(done, count)
     return best[0], best[1]
+
+
+def open_index(
+    file: Path, gallery: Gallery, *, approximate: bool = False, progress: Progress | None = None
+) -> tuple[Any, bool]:
+    """Return a faiss index of a gallery's features, and whether it was built by this call.
+
+    The index is read from ``file``, or built and written there if the file is missing or older than the gallery. An
+    exact index compares with every image; an ``approximate`` one is a graph (HNSW, arXiv 1603.09320), which may miss
+    some of the nearest.
+
+    Raises:
+        InputError: faiss is not installed, a damaged file, or an index of another kind or gallery.
+    """
+    try:
+        import faiss
+    except ImportError:
+        raise InputError("an index needs faiss-cpu, not installed here; pip install 'dcs-nas[index]'") from None
+    if file.is_file() and file.stat().st_mtime_ns >= gallery.file.stat().st_mtime_ns:
+        return _read_index(faiss, file, gallery, approximate), False
+    count, width = gallery.shape
+    metric = faiss.METRIC_INNER_PRODUCT if gallery.metric == "cosine" else faiss.METRIC_L2
+    index = faiss.IndexHNSWFlat(width, _LINKS, metric) if approximate else faiss.IndexFlat(width, metric)
+    done = 0
+    for block in gallery.blocks():
+        index.add(_normalise(block, gallery.metric))
+        done += len(block)
+        if progress:
+            progress(done, count)
+    with atomic_path(file) as temporary:
+        faiss.write_index(index, str(temporary))
+    return index, True
+
+
+def search_index(index: Any, query: np.ndarray, gallery: Gallery, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return indices (Q, k) and distances (Q, k) as ``find_nearest`` does, by the index."""
+    values, indices = index.search(_normalise(query, gallery.metric), min(k, gallery.shape[0]))
+    return indices, 1 - values if gallery.metric == "cosine" else np.sqrt(np.maximum(values, 0))
+
+
+def _read_index(faiss: Any, file: Path, gallery: Gallery, approximate: bool) -> Any:
+    try:
+        index = faiss.read_index(str(file))
+    except Exception as error:  # faiss raises RuntimeError for any file that it cannot parse
+        raise InputError(
+            f"{file} is not an index ({str(error).splitlines()[-1][:120]}); remove it, and it is built again"
+        ) from None
+    if (index.ntotal, index.d) != gallery.shape or not np.allclose(
+        index.reconstruct(0), _normalise(next(gallery.blocks())[:1], gallery.metric)[0]
+    ):
+        raise InputError(f"{file} is the index of another gallery than {gallery.file}; remove it, or name another file")
+    if isinstance(faiss.downcast_index(index), faiss.IndexHNSW) != approximate:
+        kind, option = ("exact", "leave --approximate out") if approximate else ("approximate", "add --approximate")
+        raise InputError(f"{file} is an {kind} index; {option}, or name another file")
+    return index
+
+
+def _normalise(features: np.ndarray, metric: str) -> np.ndarray:
+    """Return features as the index stores them: of unit length for cosine."""
+    rows = np.ascontiguousarray(features, dtype=np.float32)
+    if metric != "cosine":
+        return rows
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
 def _select_smallest(indices: np.ndarray, distances: np.ndarray, k: int) -> list[np.ndarray]:

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from dcs_nas.errors import InputError
 from dcs_nas.evaluation.distances import BlockMatrices, DistanceBlocks, FeatureDistances, PairDistances, SparseColumns
-from dcs_nas.evaluation.features import Array, Integers, as_labels, as_matrix, compute_squared_norms, require_same_width
+from dcs_nas.evaluation.features import Array, Integers, as_feature_pair, as_labels
 from dcs_nas.evaluation.matching import JUNK, concatenate_ranges
 
 _BLOCK = 512  # images whose distances to all others are held at a time
@@ -89,10 +89,7 @@ def rerank(
     Raises:
         InputError: features as ``rank`` refuses them, or settings out of range.
     """
-    query = as_matrix("query_features", query_features, device)
-    query, gallery = require_same_width(query, as_matrix("gallery_features", gallery_features, query.device))
-    for name, features in (("query_features", query), ("gallery_features", gallery)):
-        compute_squared_norms(name, features)
+    query, gallery = as_feature_pair(query_features, gallery_features, device)
     valid = _drop_junk(gallery_pids, len(gallery))
     images = torch.cat([query, gallery if valid is None else gallery[torch.as_tensor(valid, device=gallery.device)]])
     source = FeatureDistances(images, images, metric=metric)
@@ -223,16 +220,13 @@ def average_query_expansion(
     Raises:
         InputError: features as ``rank`` refuses them, or settings out of range.
     """
-    query = as_matrix("query_features", query_features, device)
-    query, gallery = require_same_width(query, as_matrix("gallery_features", gallery_features, query.device))
+    query, gallery = as_feature_pair(query_features, gallery_features, device)
     available = len(gallery) - expand_gallery
     if not 1 <= neighbours <= available or alpha < 0 or query_block < 1:
         raise InputError(
             f"neighbours must lie within 1 and {available}, alpha be at least 0, query_block at least 1; "
             f"found {neighbours}, {alpha} and {query_block}"
         )
-    for name, features in (("query_features", query), ("gallery_features", gallery)):
-        compute_squared_norms(name, features)
     query, gallery = functional.normalize(query), functional.normalize(gallery)
     expanded = torch.cat([_expand(rows, gallery, neighbours, alpha) for rows in query.split(query_block)])
     if not expand_gallery:

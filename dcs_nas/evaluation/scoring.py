@@ -17,7 +17,7 @@ from torch import Tensor
 from dcs_nas.config import EvaluateConfig
 from dcs_nas.errors import InputError
 from dcs_nas.evaluation.distances import DistanceBlocks, FeatureDistances, MatrixDistances
-from dcs_nas.evaluation.features import FeatureSet, as_matrix
+from dcs_nas.evaluation.features import LABEL_KEYS, FeatureSet, as_matrix
 from dcs_nas.evaluation.matching import JUNK
 from dcs_nas.evaluation.ranking import rank_distances
 from dcs_nas.evaluation.rerank import average_query_expansion, rerank
@@ -48,9 +48,9 @@ def apply_changes(own: EvaluateConfig, changes: Mapping[str, Any]) -> EvaluateCo
         InputError: an unknown setting, a wrong value, or one that belongs to a step that is off.
     """
     settings = parse(EvaluateConfig, {**own.model_dump(), **changes}, source="evaluation settings")
-    useless = [key for key in _RERANKING if key in changes]
-    if useless and not settings.rerank:
-        raise InputError(f"{', '.join(useless)} given, but re-ranking is off; add --rerank, or leave them out")
+    unused = [key for key in _RERANKING if key in changes]
+    if unused and not settings.rerank:
+        raise InputError(f"{', '.join(unused)} given, but re-ranking is off; add --rerank, or leave them out")
     if "expand_alpha" in changes and not settings.expand:
         raise InputError("expand_alpha given, but query expansion is off; add --expand K, or leave it out")
     return settings
@@ -71,38 +71,28 @@ def score(
     """
     protocol = settings.protocol or protocol
     if protocol == "no_camera_filter" and features.query_paths is not None and features.gallery_paths is not None:
-        itself = int(np.isin(features.query_paths, features.gallery_paths).sum())
-        if itself:
-            log.warning(
-                "%d query images are gallery images too, and protocol %s does not remove them", itself, protocol
-            )
-    distances = compute_distances(features, settings, device=device)
+        repeated = int(np.isin(features.query_paths, features.gallery_paths).sum())
+        if repeated:
+            message = "%d query images are gallery images too, and protocol %s does not remove them"
+            log.warning(message, repeated, protocol)
+    labels = {name: getattr(features, name) for name in LABEL_KEYS}
+    scores = _score(compute_distances(features, settings, device=device), labels, settings, protocol)
+    if not settings.expand:
+        return scores
+    method = {"method": "average query expansion", "neighbours": settings.expand, "alpha": settings.expand_alpha}
+    return replace(scores, result=replace(scores.result, protocol=replace(scores.result.protocol, expansion=method)))
+
+
+def score_matrix(matrix: np.ndarray, labels: Mapping[str, Any], settings: EvaluateConfig) -> Scores:
+    """Return the scores of distances (Q, G); ``labels`` are the four arguments of ``rank_distances`` by name."""
+    return _score(MatrixDistances(matrix), labels, settings, settings.protocol or "cross_camera")
+
+
+def _score(distances: DistanceBlocks, labels: Mapping[str, Any], settings: EvaluateConfig, protocol: str) -> Scores:
     result = rank_distances(
         distances,
-        features.query_pids,
-        features.gallery_pids,
-        features.query_camids,
-        features.gallery_camids,
+        **labels,
         protocol=protocol,
-        max_rank=settings.max_rank,
-        average_precision=settings.average_precision,
-    )
-    if settings.expand:
-        method = {"method": "average query expansion", "neighbours": settings.expand, "alpha": settings.expand_alpha}
-        result = replace(result, protocol=replace(result.protocol, expansion=method))
-    return Scores(result, distances, result.confidence(resamples=settings.confidence) if settings.confidence else None)
-
-
-def score_matrix(matrix: np.ndarray, labels: Mapping[str, np.ndarray], settings: EvaluateConfig) -> Scores:
-    """Return the scores of distances (Q, G); ``labels`` are the last four arguments of ``rank_distances``."""
-    distances = MatrixDistances(matrix)
-    result = rank_distances(
-        distances,
-        labels["query_pids"],
-        labels["gallery_pids"],
-        labels["query_camids"],
-        labels["gallery_camids"],
-        protocol=settings.protocol or "cross_camera",
         max_rank=settings.max_rank,
         average_precision=settings.average_precision,
     )

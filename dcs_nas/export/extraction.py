@@ -12,7 +12,8 @@ import numpy as np
 from dcs_nas.data.datasets.listing import describe_content, get_status, is_file, list_images_below, require_folder
 from dcs_nas.data.images import Progress
 from dcs_nas.errors import InputError
-from dcs_nas.evaluation.gallery import require_npz, write_gallery
+from dcs_nas.evaluation.features import require_npz
+from dcs_nas.evaluation.gallery import write_gallery
 from dcs_nas.export.feature_model import FeatureModel
 from dcs_nas.runs.lock import lock_folder
 

@@ -11,8 +11,7 @@ import numpy as np
 from dcs_nas.data.images import Progress
 from dcs_nas.errors import InputError
 from dcs_nas.evaluation import FeatureDistances
-from dcs_nas.evaluation.gallery import Gallery, find_nearest
-from dcs_nas.evaluation.index import open_index, search_index
+from dcs_nas.evaluation.gallery import Gallery, find_nearest, open_index, search_index
 from dcs_nas.export.exporting import AT_A_STEP
 from dcs_nas.export.extraction import list_image_files
 from dcs_nas.export.feature_model import FeatureModel

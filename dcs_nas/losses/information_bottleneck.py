@@ -109,7 +109,7 @@ class ClassMeans(nn.Module):
             total.zero_()
 
     def accumulators(self) -> list[Tensor]:
-        """Return what is to be summed over processes."""
+        """Return the tensors to be summed over processes."""
         return [self.sums, self.counts, self.squares]
 
     def _spread(self, means: Tensor) -> Tensor:
@@ -194,14 +194,14 @@ class InformationBottleneck(nn.Module):
 
     @property
     def ready(self) -> bool:
-        """Whether class means exist, that is whether the term is active."""
+        """True once class means exist and the term is active."""
         return bool(self.feature_means.seen.any())
 
     @full_precision
     def forward(self, features: Tensor, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Return the named scalars: ``ib`` and the addends it is the sum of.
+        """Return the named scalars ``ib`` and its addends; no state changes.
 
-        ``ib_compression`` and ``ib_relevance``, with ``ibb_tight`` also ``ib_spread``. Changes no state.
+        The addends are ``ib_compression``, ``ib_relevance`` and, for ``ibb_tight``, ``ib_spread``.
 
         Args:
             features: (n, D).

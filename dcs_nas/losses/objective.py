@@ -74,7 +74,7 @@ class Objective(nn.Module):
 
     @property
     def needs_inputs(self) -> bool:
-        """Whether ``input_features`` must be given."""
+        """True if ``forward`` needs ``input_features``."""
         return self.information_bottleneck is not None
 
     def forward(
@@ -94,7 +94,7 @@ class Objective(nn.Module):
             features: (n, D), not normalised.
             labels: (n,) integers.
             input_features: (n, C, H, W), only for IB, which averages them on ``ib_grid``.
-            partial: the caller adds terms of its own to ``loss``, which is 0 where no term is left.
+            partial: the caller adds further terms to ``loss``, which is 0 if no term is left.
 
         Raises:
             InputError: IB without ``input_features``; no term left to train; shapes or labels that don't fit.
@@ -125,7 +125,7 @@ class Objective(nn.Module):
         """Put the statistics of the epoch in use; without IB do nothing.
 
         Raises:
-            InputError: exact statistics are asked for, which ``estimate`` measures.
+            InputError: the settings ask for exact statistics, which ``estimate`` measures.
         """
         if self.information_bottleneck is None:
             return

@@ -1,4 +1,4 @@
-"""What a mixture of architectures costs: multiply-adds, parameters or latency, exactly and differentiably.
+"""The cost of a mixture of architectures: multiply-adds, parameters or latency, exactly and differentiably.
 
 Symbols: E edges of a cell, O operations, A candidates of attention, k edges that a node keeps.
 """
@@ -15,14 +15,12 @@ from torch import Tensor, nn
 
 from dcs_nas.errors import InputError
 from dcs_nas.models.cell_space import CellInputs, CellSpace
-from dcs_nas.models.flops import count_map
+from dcs_nas.models.flops import Cost, count_map
 from dcs_nas.models.latency import LatencyTable, Work
 from dcs_nas.models.nni_imports import Cell, LayerChoice
 from dcs_nas.space import CellStructure, NetworkSpec
 
 Kind = Literal["flops", "parameters", "latency"]
-
-
 Shape = tuple[int, ...]
 Weight = tuple[str, int, int]
 """Mixture, row and column of a mixture weight."""
@@ -34,9 +32,9 @@ class Part(Work):
 
     Attributes:
         name: its place, such as "cells.3 node 0 <- 1 sep_conv_3x3".
-        weight: the mixture weight that says how much of it is there; None: it always is.
+        weight: the mixture weight of the module; None: every network has it.
         macs: multiply-adds for one image.
-        parameters: numbers that training may change.
+        parameters: trainable numbers.
     """
 
     name: str
@@ -45,7 +43,7 @@ class Part(Work):
     parameters: int
 
     def cost(self, kind: Kind, latency: LatencyTable | None) -> float:
-        """Return its cost; the absence of an edge takes no time."""
+        """Return the cost; a missing edge takes no time."""
         if kind != "latency":
             return self.macs if kind == "flops" else self.parameters
         if latency is None:
@@ -54,11 +52,11 @@ class Part(Work):
 
 
 class CellCosts:
-    """The costs of a space of cells: those of the fixed networks (batch norms with scale and shift), without a head.
+    """The costs of the fixed networks of a space of cells (batch norms with scale and shift), without a head.
 
     Args:
-        structure: what the cells hold.
-        network: how they are stacked, and the size of the images.
+        structure: the candidates of the cells.
+        network: how the cells are stacked, and the size of the images.
         edge_normalized: the weights of all edges into a node sum to 1 (PC-DARTS), see ``CellCost``.
     """
 
@@ -67,18 +65,18 @@ class CellCosts:
 
     @cached_property
     def parts(self) -> list[Part]:
-        """Everything that costs, in order of computation."""
+        """All modules with a cost, in order of computation."""
         return cell_parts(self.structure, self.network)
 
     def cost_space(self) -> str:
-        """Return the hash of the cells, and the network in words."""
+        """Return the text that identifies the space in a latency table: hash of the cells, and the network."""
         n = self.network
         places = f", {'-'.join(map(str, n.reductions))} reduce" if n.reductions else ""
         stem = f"stem {n.stem} of {n.stem_multiplier}x the width, images {n.height} x {n.width}"
         return f"cells {self.structure.hash}: {n.cells} cells of width {n.channels}{places}, {stem}"
 
     def works(self) -> list[Part]:
-        """Return all parts but the absence of an edge, which takes no time in a derived cell."""
+        """Return the parts to time: all but ``none``, which takes no time in a derived cell."""
         return [part for part in self.parts if not part.key.startswith("none ")]
 
     def compute_expected_cost(self, kind: Kind, latency: LatencyTable | None = None) -> CellCost:
@@ -88,7 +86,7 @@ class CellCosts:
         return CellCost(base, tables, self._edges, kept=kept, edge_normalized=self.edge_normalized)
 
     def tables(self, kind: Kind, latency: LatencyTable | None = None) -> tuple[float, dict[str, Tensor]]:
-        """Return the cost that all networks share, and by mixture the cost (E, O) or (1, A) of each candidate.
+        """Return the cost that all networks share, and the cost (E, O) or (1, A) of each candidate by mixture.
 
         Costs are summed over all cells that share the mixture, in float64.
         """
@@ -103,7 +101,7 @@ class CellCosts:
         return base, tables
 
     def extremes(self, kind: Kind, latency: LatencyTable | None = None) -> tuple[float, float]:
-        """Return the least and the largest cost of a derived network: k edges a node, none of them "none"."""
+        """Return the least and the largest cost of a derived network: k edges a node, none of them ``none``."""
         least, tables = self.tables(kind, latency)
         most, kept = least, self.structure.edges_per_node
         real = [i for i, name in enumerate(self.structure.operations) if name != "none"]
@@ -135,14 +133,13 @@ class CellCost:
 
     A mixture weighs all edges, of which a derived cell keeps k a node. So the edges into a node count k / m, where m is
     the sum of their weights, if m is above k: softmax weights of n edges (m = n) cost k times their mean edge, and a
-    genotype's one-hot rows (m <= k) exactly what its fixed network costs. Edge-normalized weights (m = 1, PC-DARTS)
-    count k / m always.
+    genotype's one-hot rows (m <= k) cost exactly as much as its fixed network. Edge-normalized weights (m = 1,
+    PC-DARTS) always count k / m.
 
-    float64 (float32 on MPS, which has no float64), on the weights' device. Names of no mixture of the space are passed
-    over.
+    float64 (float32 on MPS, which has no float64), on the weights' device. Names of other mixtures are ignored.
 
     Args:
-        base: cost of what every network has.
+        base: the cost that all networks share.
         tables: by mixture, the cost (E, O) or (1, A) of each candidate.
         edges: the number of edges into each node.
         kept: k.
@@ -159,7 +156,7 @@ class CellCost:
         total: float | Tensor = self.base
         for name, table in self.tables.items():
             if name not in weights:
-                raise InputError(f"no weights of mixture '{name}' are given; found: {', '.join(weights)}")
+                raise InputError(f"weights of mixture '{name}' are missing; found: {', '.join(weights) or 'none'}")
             device = weights[name].device
             table = table.to(torch.float32 if device.type == "mps" else torch.float64).to(device)
             rows = weights[name].to(table)
@@ -190,15 +187,15 @@ def cell_parts(structure: CellStructure, network: NetworkSpec) -> list[Part]:
 
 
 class _Walk:
-    """A walk through a space that notes modules and shapes of maps; equal modules are counted once."""
+    """A walk through a space that records modules and shapes of maps; equal modules are counted once."""
 
     def __init__(self, network: NetworkSpec) -> None:
         self.network = network
         self.parts: list[Part] = []
-        self._known: dict[object, tuple[int, int, Shape]] = {}
+        self._known: dict[object, tuple[Cost, Shape]] = {}
 
     def cell(self, number: int, cell: Cell, before: Shape, last: Shape) -> Shape:
-        """Note the candidates of cell ``number``; return the shape of its output."""
+        """Record the candidates of cell ``number``; return the shape of its output."""
         place, kind = f"cells.{number}", self.network.kind(number)
         inputs = cast(CellInputs, cell.preprocessor)
         states = [
@@ -222,7 +219,7 @@ class _Walk:
         return (output[0] * cell.num_nodes, *output[1:])
 
     def attention(self, number: int, choice: LayerChoice, shape: Shape) -> Shape:
-        """Note the candidates after cell ``number``; return the shape of their output."""
+        """Record the attention after cell ``number``; return the shape of its output."""
         for column, name in enumerate(choice.names):
             weight = (str(choice.label), 0, column)
             self.note(f"attention.{number} {name}", f"attention {name}", partial(_same, choice[name]), shape, weight)
@@ -231,23 +228,14 @@ class _Walk:
     def note(
         self, name: str, what: str, make: Callable[[], nn.Module], shape: Shape, weight: Weight | None = None
     ) -> Shape:
-        """Note one module that reads maps of ``shape``; return the shape of its output."""
+        """Record one module that reads maps of ``shape``; return the shape of its output."""
         same = None if weight is None else (what, shape)  # candidates of one name and stride keep the width
-        macs, parameters, output = self._known.get(same) or _count(make(), shape)
+        cost, output = self._known.get(same) or count_map(make(), shape)
         if same is not None:
-            self._known[same] = macs, parameters, output
-        key = f"{what} {_times(shape)} to {_times(output)}"
-        self.parts.append(Part(key, shape, make, name, weight, macs, parameters))
+            self._known[same] = cost, output
+        key = f"{what} {'x'.join(map(str, shape))} to {'x'.join(map(str, output))}"
+        self.parts.append(Part(key, shape, make, name, weight, cost.macs, cost.parameters))
         return output
-
-
-def _count(module: nn.Module, shape: Shape) -> tuple[int, int, Shape]:
-    cost, output = count_map(module, shape)
-    return cost.macs, cost.parameters, output
-
-
-def _times(shape: Shape) -> str:
-    return "x".join(map(str, shape))
 
 
 def _same(module: nn.Module) -> nn.Module:

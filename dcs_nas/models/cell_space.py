@@ -41,10 +41,18 @@ class CellSpace(ModelSpace):
             kind = network.kind(i)
             inputs = CellInputs(before, last, channels * 2 if kind == "reduce" else channels, halved, affine)
             if kind == "reduce":
-                channels, height, width = 2 * channels, _half(height), _half(width)
-            self.cells.append(_cell(structure, kind, channels, height, width, inputs, affine, partial))
+                channels, height, width = 2 * channels, -(-height // 2), -(-width // 2)
+            width_of_operations = max(1, channels // partial)
+            factories = {
+                op: _edge_factory(kind, op, width_of_operations, height=height, width=width, affine=affine)
+                for op in structure.operations
+            }
+            self.cells.append(
+                Cell(factories, structure.nodes, structure.edges_per_node, 2, preprocessor=inputs, label=kind)
+            )
             before, last, halved = last, structure.nodes * channels, kind == "reduce"
-            self.attention.append(_output_attention(structure, kind, last, height, width))
+            blocks = {name: build_attention(name, last, height, width) for name in structure.attention}
+            self.attention.append(LayerChoice(blocks, label=f"{kind}_attention"))
         self.num_features = last
 
     def forward(self, images: Tensor) -> Tensor:
@@ -108,23 +116,6 @@ def build_fixed_network(genotype: Genotype) -> nn.Module:
     return CellSpace(genotype.space, genotype.network, affine=True).freeze(genotype.to_sample())
 
 
-def _cell(
-    structure: CellStructure,
-    kind: str,
-    channels: int,
-    height: int,
-    width: int,
-    inputs: CellInputs,
-    affine: bool,
-    partial: int,
-) -> Cell:
-    size = {"height": height, "width": width}
-    factories = {
-        op: _edge_factory(kind, op, max(1, channels // partial), affine=affine, **size) for op in structure.operations
-    }
-    return Cell(factories, structure.nodes, structure.edges_per_node, 2, preprocessor=inputs, label=kind)
-
-
 def _edge_factory(
     kind: str, op: str, channels: int, *, height: int, width: int, affine: bool
 ) -> Callable[[int, int, int | None], nn.Module]:
@@ -135,12 +126,3 @@ def _edge_factory(
         return build_operation(op, channels, stride, height=height, width=width, affine=affine)
 
     return make
-
-
-def _output_attention(structure: CellStructure, kind: str, channels: int, height: int, width: int) -> nn.Module:
-    blocks = {name: build_attention(name, channels, height, width) for name in structure.attention}
-    return LayerChoice(blocks, label=f"{kind}_attention")
-
-
-def _half(size: int) -> int:
-    return -(-size // 2)

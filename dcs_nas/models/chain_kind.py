@@ -1,23 +1,34 @@
-"""Chain spaces: networks, derivation, random genotypes."""
+"""Chain spaces: supernet, networks, genotypes.
+
+The supernet has channel masks on one set of weights, so that more candidates cost next to nothing: FBNetV2 (Wan et al.,
+arXiv 2004.05565, section 3), with attention after the stages (DCS-DNAS, arXiv 2505.08961).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
-import numpy as np
+import torch
 from torch import Tensor, nn
 
 from dcs_nas.config import SearchConfig
-from dcs_nas.models.chain_space import build_fixed_chain
-from dcs_nas.models.chain_supernet import ChainSupernet
+from dcs_nas.errors import InputError
+from dcs_nas.models.chain_space import ConvNorm, build_fixed_chain, build_head, half
+from dcs_nas.models.flops import CostKind
+from dcs_nas.models.relaxation import GumbelSoftmax, Softmax
 from dcs_nas.models.space_kinds import SPACE_KINDS, SpaceKind, build_relaxation
+from dcs_nas.models.super_block import MaskedWindow, SuperAttention, SuperBlock, Widths
+from dcs_nas.models.supernet import ExpectedCost, Mixture, Supernet, run_checkpointed
 from dcs_nas.space import (
+    WINDOW,
     BlockGenotype,
     ChainGenotype,
     ChainNetwork,
     ChainReference,
     ChainSpec,
+    ChainStructure,
     Choice,
     Origin,
     StageGenotype,
@@ -26,7 +37,183 @@ from dcs_nas.space import (
     block_choices,
 )
 
-Named = ChainSpec | ChainReference
+Weights = Callable[[str, int], Tensor]  # label and number of candidates to weights (n,)
+
+
+class ChainSupernet(Supernet):
+    """Images (B, 3, H, W) to (B, D, h, w), every choice a mixture of its own; ``num_features``: D.
+
+    The names of the mixtures are the labels of ``structure.choices()``, their weights (1, candidates).
+
+    Args:
+        relaxation: from alphas to mixture weights; FBNetV2's Gumbel-softmax by default.
+        checkpoint: forget activations within a block and compute them again in the backward pass.
+    """
+
+    def __init__(
+        self,
+        structure: ChainStructure,
+        network: ChainNetwork,
+        *,
+        relaxation: Softmax | None = None,
+        checkpoint: bool = False,
+    ) -> None:
+        super().__init__()
+        self.structure, self.network = structure, network
+        self.num_features = structure.features
+        self.stem = ConvNorm(3, structure.stem, 3, stride=structure.stem_stride, activation=structure.activation)
+        self.stages = nn.ModuleList()
+        size = self._stem_size()
+        before: tuple[int, ...] = (structure.stem,)
+        for number, stage in enumerate(structure.stages, start=1):
+            size = half(size[0], stage.stride), half(size[1], stage.stride)
+            self.stages.append(SuperStage(stage, number, before, size, checkpoint=checkpoint))
+            before = stage.widths
+        self.head = build_head(max(before), structure=structure)
+        relaxation = relaxation or GumbelSoftmax()
+        self.mixtures = nn.ModuleDict(
+            {c.label: Mixture([str(option) for option in c.options], 1, relaxation) for c in structure.choices()}
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        drawn = {name: mixture().view(-1) for name, mixture in self._mixtures()}
+        weights = _reader(drawn, like=self.stem.conv.weight)
+        x = self.stem(images)
+        widths = Widths((self.structure.stem,), x.new_ones(1))
+        for stage in self.stages:
+            x, widths = stage(x, widths, weights)
+        return self.head(x) if isinstance(self.head, ConvNorm) else self.head(x, self._head_widths(widths).mask())
+
+    def alphas(self) -> dict[str, nn.Parameter]:
+        """See ``Supernet``; also the windows of channels (2,): start, and length minus width."""
+        return {**super().alphas(), **{f"stage{n}_window": block.window for n, block in self._windows().items()}}
+
+    def complete(self, genotype: ChainGenotype) -> ChainGenotype:
+        """See ``Supernet``: the choices are the windows of channels."""
+        windows, stages = self._windows(), []
+        for n, stage in enumerate(genotype.stages, start=1):
+            window = windows[n].at_width(stage.width) if stage.attention == WINDOW else None
+            stages.append(stage.model_copy(update={"window": window}))
+        return genotype.model_copy(update={"stages": tuple(stages)})
+
+    def cost(self, kind: CostKind) -> ExpectedCost:
+        return partial(self.compute_expected_cost, kind)
+
+    def compute_expected_cost(self, kind: CostKind, weights: Mapping[str, Tensor]) -> Tensor:
+        """Return the mean multiply-adds (``flops``) or ``parameters`` of networks of independent choices.
+
+        Of mixture weights (1, candidates) by name: a differentiable float64 scalar (float32 on MPS). For one-hot
+        weights it is the cost that ``flops.count`` returns for the fixed network with windows of all channels.
+        """
+        missing = [name for name in self.mixtures if name not in weights]
+        if missing:
+            raise InputError(f"weights of mixture '{missing[0]}' are missing; found: {', '.join(weights) or 'none'}")
+        like = next(iter(weights.values()), self.stem.conv.weight.detach())
+        like = like.to(torch.float32 if like.device.type == "mps" else torch.float64)
+        read = _reader({name: weight.view(-1).to(like) for name, weight in weights.items()}, like=like)
+        size, flops = self._stem_size(), kind == "flops"
+        fixed = 27 * size[0] * size[1] if flops else 27 + 2
+        total, widths = like.new_tensor(fixed * self.structure.stem), Widths((self.structure.stem,), like.new_ones(1))
+        for stage in self.stages:
+            cost, widths, size = stage.cost(kind, widths, read, size)  # type: ignore[operator]
+            total = total + cost
+        return total + self._head_cost(widths, size[0] * size[1], flops=flops)
+
+    def inherit_state(self, genotype: ChainGenotype) -> dict[str, Tensor]:
+        """See ``Supernet``.
+
+        Channels are the first ones of the supernet's, kernels the middle of its.
+        """
+        state = {f"stem.{name}": value for name, value in self.stem.state_dict().items()}
+        state |= {f"head.{name}": value for name, value in self.head.state_dict().items()}
+        last = self.structure.stem
+        for i, (stage, kept) in enumerate(zip(self.stages, genotype.stages)):
+            for k, (block, slot) in enumerate(zip(stage.blocks, kept.slots())):  # type: ignore[arg-type]
+                if slot is not None:
+                    last = slot.width
+                    state |= {f"stages.{i}.{k}.{n}": v for n, v in block.largest.state_dict().items()}
+            state |= {f"attention.{i}.{n}": v for n, v in stage.attention.state(kept.attention, last).items()}  # type: ignore[union-attr, operator]
+        with torch.device("meta"):
+            wanted = build_fixed_chain(genotype).state_dict()
+        return {name: _cut(state[name], value.shape).clone() for name, value in wanted.items()}
+
+    def _windows(self) -> dict[int, MaskedWindow]:
+        """Return the attention blocks with a window of channels by the number of their stage."""
+        blocks = {n: stage.attention.candidates for n, stage in enumerate(self.stages, start=1)}  # type: ignore[union-attr]
+        return {n: candidates[WINDOW] for n, candidates in blocks.items() if WINDOW in candidates}  # type: ignore[index, operator, misc]
+
+    def _head_widths(self, widths: Widths) -> Widths:
+        assert self.structure.head_expansion is not None
+        return widths.expand([self.structure.head_expansion], widths.weights.new_ones(1))
+
+    def _head_cost(self, widths: Widths, area: int, *, flops: bool) -> Tensor:
+        features = self.structure.features
+        if self.structure.head_expansion is None:
+            return (widths.mean(widths.values) * (area if flops else 1) + (0 if flops else 2)) * features
+        hidden = self._head_widths(widths)
+        pairs = [c * e for c, e in zip(widths.values, hidden.values)]
+        if flops:
+            return widths.mean(pairs) * area + hidden.mean(hidden.values) * features
+        return widths.mean(pairs) + hidden.mean(hidden.values) * (features + 2) + features
+
+    def _stem_size(self) -> tuple[int, int]:
+        stride = self.structure.stem_stride
+        return half(self.network.height, stride), half(self.network.width, stride)
+
+
+class SuperStage(nn.Module):
+    """The blocks of stage ``number`` and the attention after them, for maps of ``size`` (H, W) after the first."""
+
+    def __init__(
+        self,
+        stage: StageSpec,
+        number: int,
+        before: tuple[int, ...],
+        size: tuple[int, int],
+        *,
+        checkpoint: bool = False,
+    ) -> None:
+        super().__init__()
+        self.stage, self.number, self.checkpoint = stage, number, checkpoint
+        inputs = [before] + [stage.widths] * (stage.blocks - 1)
+        self.blocks = nn.ModuleList(SuperBlock(stage, c, first=k == 0) for k, c in enumerate(inputs))
+        self.attention = SuperAttention(stage.attention, stage.widths, *size)
+
+    def forward(self, x: Tensor, widths: Widths, weights: Weights) -> tuple[Tensor, Widths]:
+        for k, block in enumerate(self.blocks, start=1):
+            run = run_checkpointed if self.checkpoint and torch.is_grad_enabled() else nn.Module.__call__
+            x, widths = run(block, x, widths, self._of_block(k, weights))
+        return self.attention(x, widths, self._of_attention(weights)), widths
+
+    def cost(
+        self, kind: CostKind, widths: Widths, weights: Weights, size: tuple[int, int]
+    ) -> tuple[Tensor, Widths, tuple[int, int]]:
+        """Return the expected cost for an input of ``size`` (H, W), and the widths and size of the output."""
+        total = torch.zeros(())
+        for k, block in enumerate(self.blocks, start=1):
+            cost, widths = block.cost(kind, widths, self._of_block(k, weights), size)  # type: ignore[operator]
+            total, size = total + cost, (half(size[0], block.stride), half(size[1], block.stride))  # type: ignore[arg-type]
+        return total + self.attention.cost(kind, widths, self._of_attention(weights)), widths, size
+
+    def _of_block(self, block: int, weights: Weights) -> dict[str, Tensor]:
+        choices = block_choices(self.stage, self.number, block)
+        return {what: weights(choice.label, len(choice.options)) for what, choice in choices.items()}
+
+    def _of_attention(self, weights: Weights) -> Tensor:
+        return weights(attention_choice(self.stage, self.number).label, len(self.stage.attention))
+
+
+def _reader(weights: Mapping[str, Tensor], *, like: Tensor) -> Weights:
+    """Return the weights by label; a choice with one candidate has no mixture and weight 1."""
+    return lambda label, options: weights[label] if options > 1 else like.new_ones(1)
+
+
+def _cut(value: Tensor, shape: torch.Size) -> Tensor:
+    """Return ``value`` cut to ``shape``: the first entries of the first two dimensions, the middle of the rest."""
+    for dim, size in enumerate(shape):
+        start = (value.shape[dim] - size) // 2 if dim >= 2 else 0
+        value = value.narrow(dim, start, size)
+    return value
 
 
 @SPACE_KINDS.register("chain")
@@ -40,31 +227,8 @@ class ChainKind(SpaceKind):
     def build_fixed_network(self, genotype: ChainGenotype) -> nn.Module:
         return build_fixed_chain(genotype)
 
-    def derive(
-        self,
-        weights: Mapping[str, Tensor],
-        space: Named,
-        network: ChainNetwork,
-        *,
-        origin: Origin,
-        max_skips: int | None = None,
-    ) -> ChainGenotype:
-        """Return the genotype of the strongest candidates by mixture weights (1, candidates) by label.
-
-        Of equal weights the first counts. A choice of one candidate needs no weights.
-        """
-        rows = {choice: weights[choice.label].view(-1).tolist() for choice in space.choices()}
-        chosen = {c.label: c.options[max(range(len(row)), key=row.__getitem__)] for c, row in rows.items()}
-        return self.genotype_of(chosen, space, network, origin=origin)
-
-    def random_genotype(
-        self, space: Named, network: ChainNetwork, random: np.random.Generator, *, origin: Origin
-    ) -> ChainGenotype:
-        sample = {choice.label: choice.options[random.integers(len(choice.options))] for choice in space.choices()}
-        return self.genotype_of(sample, space, network, origin=origin)
-
     def genotype_of(
-        self, sample: Mapping[str, Any], space: Named, network: ChainNetwork, *, origin: Origin
+        self, sample: Mapping[str, Any], space: ChainSpec | ChainReference, network: ChainNetwork, *, origin: Origin
     ) -> ChainGenotype:
         stages = tuple(_stage(sample, stage, number) for number, stage in enumerate(space.stages, start=1))
         return ChainGenotype(space=ChainReference.of(space, space.name), network=network, stages=stages, origin=origin)

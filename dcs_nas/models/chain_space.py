@@ -51,7 +51,7 @@ class ConvNorm(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """Weights of channels from their means: C -> C / 4 -> C, ReLU between, hard sigmoid at the end."""
+    """Channels weighed by their means: C -> C / 4 -> C, ReLU between, hard sigmoid at the end."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ class PooledHead(nn.Module):
         self.activation = ACTIVATIONS[activation]()
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Squeeze and excite x; ``mask`` (E,) weighs the expanded channels."""
+        """Return features (B, D, 1, 1) of x; ``mask`` (E,) weighs the expanded channels."""
         y = self.expand(x).mean((2, 3), keepdim=True)
         y = y if mask is None else y * mask.to(y.dtype)[:, None, None]
         return self.activation(self.features(y))
@@ -127,10 +127,10 @@ def fit_channels(x: Tensor, channels: int) -> Tensor:
 
 
 class ChainSpace(ModelSpace):
-    """Stem, stages of inverted-residual blocks each with attention behind it, and a last 1x1 convolution.
+    """Stem, stages of inverted-residual blocks with attention after each, and a last 1x1 convolution.
 
     Every choice of ``structure.choices()`` is a mutable of its label: numbers by ``nni.choice``, the depth of a block
-    and the attention of a stage by ``LayerChoice``. What comes after a choice of width takes its size from it.
+    and the attention of a stage by ``LayerChoice``. The layer after a choice of width takes its size from it.
 
     ``num_features``: D, channels of the output map.
     """
@@ -162,7 +162,7 @@ class ChainSpace(ModelSpace):
 
 
 class Sized(MutableModule):
-    """A module whose settings hang on choices: ``factory(*arguments, **settings)`` once they are made."""
+    """A module whose settings depend on choices: ``factory(*arguments, **settings)`` with the chosen values."""
 
     def __init__(self, factory: Callable[..., nn.Module], *arguments: Any, **settings: Any) -> None:
         super().__init__()

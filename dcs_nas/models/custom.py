@@ -1,4 +1,4 @@
-"""Modules of user-supplied code, run once before a network is built of them. Maps (C, H, W), without batch."""
+"""Modules of user-supplied code, checked by one run before use in a network. Maps (C, H, W), without batch."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Shape = tuple[int, int, int]
 
 
 def build_custom(what: str, make: Callable[[], nn.Module], shape: Shape, expected: Shape, *, call: str) -> nn.Module:
-    """Return the module that ``make`` builds, after one map of ``shape`` in evaluation mode.
+    """Return the module that ``make`` builds, after a run on one map of ``shape`` in evaluation mode.
 
-    The random generator is left as the building left it.
+    The run leaves the random generator unchanged.
 
     Raises:
-        InputError: it cannot be built or run, has an output of another shape than ``expected``, or changes its input.
+        InputError: the module cannot be built or run, returns another shape than ``expected``, or changes its input.
     """
     try:
         module = make()
@@ -27,7 +27,7 @@ def build_custom(what: str, make: Callable[[], nn.Module], shape: Shape, expecte
     except Exception as error:
         raise InputError(f"{what} cannot be built: {_words(error)}; it is called as {call}") from error
     if not isinstance(module, nn.Module):
-        raise InputError(f"{what} gave a {type(module).__name__}, expected a torch.nn.Module")
+        raise InputError(f"{what} returned a {type(module).__name__}, expected a torch.nn.Module")
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         x = torch.randn(1, *shape)
         before = x.clone()
@@ -40,11 +40,11 @@ def build_custom(what: str, make: Callable[[], nn.Module], shape: Shape, expecte
         raise InputError(f"{what} returns a {type(output).__name__}, expected a map (batch, channels, height, width)")
     if tuple(output.shape) != (1, *expected):
         raise InputError(
-            f"{what} makes {_times(output.shape[1:])} of a map {_times(shape)} (channels x height x width), "
+            f"{what} returns {_times(output.shape[1:])} for a map {_times(shape)} (channels x height x width), "
             f"expected {_times(expected)}"
         )
     if not torch.equal(x, before):
-        raise InputError(f"{what} changes its input, which others read too; leave inplace=True out")
+        raise InputError(f"{what} changes its input, which other operations read too; leave inplace=True out")
     return module
 
 

@@ -57,7 +57,7 @@ def is_faulty_in_half(x: Tensor) -> bool:
 
 @contextmanager
 def as_on_gpu(active: bool = True) -> Iterator[None]:
-    """Within it, autocast on a CPU computes in the types of a GPU: to measure memory, for the values may be wrong."""
+    """Let autocast on a CPU compute in the types of a GPU: to measure memory, since the values may be wrong."""
     global _types_of_gpu
     before, _types_of_gpu = _types_of_gpu, active
     try:
@@ -67,7 +67,7 @@ def as_on_gpu(active: bool = True) -> Iterator[None]:
 
 
 def depthwise(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
-    """Return x (B, C, H, W) with kernels (C, 1, k, k), stride 1 and "same" padding; ``DepthwiseConv`` as a function.
+    """Convolve x (B, C, H, W) with kernels (C, 1, k, k), stride 1, "same" padding: ``DepthwiseConv`` as a function.
 
     Under autocast on a CPU it is computed in float32: torch 2.13 computes wrong kernel gradients of dilated depthwise
     convolutions in bfloat16, up to 1e35, for maps such as 64 x 32.
@@ -133,7 +133,7 @@ def _mirror(kernel: Tensor) -> Tensor:
 
 
 def _every_second(x: Tensor) -> Tensor:
-    """(B, C, H, W) to its maps of even and odd rows and columns, (4 B, C, H / 2, W / 2); zeros where H or W is odd."""
+    """Return the maps (4 B, C, H / 2, W / 2) of even and odd rows and columns of x (B, C, H, W), padded with zeros."""
     tokens = pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2)).permute(0, 2, 3, 1)
     batch, height, width, channels = tokens.shape
     parts = tokens.reshape(batch, height // 2, 2, width // 2, 2, channels).permute(2, 4, 0, 1, 3, 5)

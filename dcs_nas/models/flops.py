@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,19 +18,21 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
+CostKind = Literal["flops", "parameters"]
+
 # torch's meter knows the attention kernels of GPUs alone.
 _CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
 @dataclass(frozen=True)
 class LayerCost:
-    """What one module does itself, its submodules left out.
+    """The cost of one module, without its submodules.
 
     Attributes:
-        name: its place in the network, "" for the network itself.
-        parameters: of its own, without those that an earlier row shares with it.
-        macs: multiply-accumulates for one image, all uses together.
-        uses: how often it runs for one image.
+        name: path in the network, "" for the network itself.
+        parameters: of the module itself, without those shared with an earlier row.
+        macs: multiply-accumulates for one image, in all uses.
+        uses: number of runs for one image.
     """
 
     name: str
@@ -44,7 +46,7 @@ class Cost:
     """The cost of a network for one image.
 
     Attributes:
-        parameters: numbers that training may change, each once.
+        parameters: trainable numbers, each counted once.
         macs: multiply-accumulates; what Re-ID papers call FLOPs (OSNet's "0.98 GFLOPs" are 0.98e9 of these).
         layers: one row per module with parameters or multiply-accumulates of its own; both columns add up to the above.
     """
@@ -53,21 +55,24 @@ class Cost:
     macs: int
     layers: tuple[LayerCost, ...]
 
+    def amount(self, kind: CostKind) -> int:
+        """Return the multiply-accumulates (``flops``) or the ``parameters``."""
+        return self.macs if kind == "flops" else self.parameters
+
 
 def count(model: nn.Module, height: int, width: int) -> Cost:
-    """Return the cost of ``model`` in evaluation mode for one image of 3 x height x width; it is left as it was."""
-    meter = FlopCounterMode(display=False, custom_mapping={_CPU_ATTENTION: _attention_flops})
-    with attribute(model, meter.get_total_flops) as shares, meter:
-        dry_run(model, height, width)
-    layers = tuple(layer for layer in _rows(model, shares) if layer.parameters or layer.macs)
-    return Cost(sum(p.numel() for p in model.parameters()), meter.get_total_flops() // 2, layers)
+    """Return the cost of ``model`` in evaluation mode for one image of 3 x height x width; the model is unchanged."""
+    return count_map(model, (3, height, width))[0]
 
 
 def count_map(module: nn.Module, shape: Sequence[int]) -> tuple[Cost, tuple[int, ...]]:
-    """Return the cost of ``module`` for one input of ``shape`` (C, H, W), and the shape of its output."""
-    fed = _Fed(module, shape)
-    cost = count(fed, 1, 1)
-    return cost, fed.output
+    """Return the cost of ``module`` for one input of ``shape`` (C, H, W), and the shape of its output, if a tensor."""
+    meter = FlopCounterMode(display=False, custom_mapping={_CPU_ATTENTION: _attention_flops})
+    with attribute(module, meter.get_total_flops) as shares, meter:
+        _run_fake(module, shape)
+    layers = tuple(layer for layer in _rows(module, shares) if layer.parameters or layer.macs)
+    cost = Cost(sum(p.numel() for p in module.parameters()), meter.get_total_flops() // 2, layers)
+    return cost, shares[module].output
 
 
 @dataclass
@@ -115,20 +120,6 @@ def attribute(model: nn.Module, read: Callable[[], float]) -> Iterator[dict[nn.M
             hook.remove()
 
 
-class _Fed(nn.Module):
-    """A module that gets an empty map of ``shape`` in place of the image."""
-
-    def __init__(self, module: nn.Module, shape: Sequence[int]) -> None:
-        super().__init__()
-        self.module, self.shape = module, tuple(shape)
-        self.output: tuple[int, ...] = ()
-
-    def forward(self, image: Tensor) -> Tensor:
-        output = self.module(image.new_empty(1, *self.shape))
-        self.output = tuple(output.shape[1:])
-        return output
-
-
 def _attention_flops(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:
     """Return two per multiply-accumulate of q k^T and of its product with v, from (B, heads, tokens, width)."""
     batch, heads, tokens, width = query
@@ -150,17 +141,21 @@ def dry_run(model: nn.Module, height: int, width: int) -> Any:
 
     Weights, running statistics and the training flags of the modules stay as they are.
     """
+    return _run_fake(model, (3, height, width))
+
+
+def _run_fake(model: nn.Module, shape: Sequence[int]) -> Any:
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    # The image is of the weights' type and device, so that a half-precision model runs too.
+    # The input has the weights' type and device, so that a half-precision model runs too.
     like = next((t for t in tensors.values() if t.is_floating_point()), torch.empty(0))
     with _evaluating(model), torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) as fake:
         fakes: dict[str, Tensor] = {name: fake.from_tensor(tensor.detach()) for name, tensor in tensors.items()}
-        return functional_call(model, fakes, torch.empty(1, 3, height, width, device=like.device, dtype=like.dtype))
+        return functional_call(model, fakes, torch.empty(1, *shape, device=like.device, dtype=like.dtype))
 
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Set evaluation mode within it, each module's own mode after it."""
+    """Set evaluation mode in the block, then restore the mode of each module."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -18,9 +18,9 @@ from dcs_nas.models.weights import WeightsReport
 
 
 class Embedding(NamedTuple):
-    """What the losses read: ``features`` (B, D) of all branches side by side, ``logits`` (B, A) of each branch.
+    """The input of the losses: ``features`` (B, D) of all branches side by side, ``logits`` (B, A) of each branch.
 
-    No logits: identities without a classifier. ``stem`` (B, S, h, w): see ``ReidNetwork.expose_stem``.
+    ``logits`` is None for identities without a classifier. ``stem`` (B, S, h, w): see ``ReidNetwork.expose_stem``.
     """
 
     features: Tensor
@@ -32,7 +32,7 @@ class ReidHead(nn.Module):
     """Pooling, batch norm between metric losses and classifier ("BNNeck", Luo et al., arXiv 1903.07071), classifier.
 
     (B, D) to the normed features (B, D). The batch norm has no shift and the linear classifier no bias, so that both
-    live around the origin. A square matrix before the batch norm is MSINet's. The parts are what ``retrain.head`` says.
+    are centred at the origin. A square matrix before the batch norm is MSINet's. ``retrain.head`` chooses the parts.
     """
 
     def __init__(self, features: int, identities: int, settings: HeadConfig) -> None:
@@ -69,15 +69,15 @@ class CosineClassifier(nn.Linear):
 
 
 class ReidNetwork(nn.Module):
-    """A backbone, one head for each of its vectors, and one for stripes; for images (B, 3, height, width).
+    """A backbone, a head for each of its vectors, and a head for stripes; for images (B, 3, height, width).
 
     Training: an ``Embedding`` with the features before the heads' batch norm, or after it (``head.loss_features``).
     Evaluation: features (B, D) after it, or before it where ``test_neck`` is ``before``; those of several branches are
     scaled to length 1 each, or weighed by ``head.test_weights``. ``weights_report`` lists the loaded weights.
 
     Raises:
-        InputError: a pooling of ``head`` for a backbone of vectors and no map; stripes of what is no map, or
-            has fewer rows; test weights of another number than there are vectors.
+        InputError: a pooling for a backbone that returns vectors; stripes where there is no map, or one of fewer rows;
+            a number of test weights other than that of vectors.
     """
 
     def __init__(
@@ -110,14 +110,14 @@ class ReidNetwork(nn.Module):
 
     @property
     def test_features(self) -> int:
-        """The width of what evaluation returns: D without the branches of test weight 0."""
+        """The width of the features in evaluation: D without the branches of test weight 0."""
         weights = self.head_settings.test_weights or [1.0] * len(self.widths)
         return sum(width for width, weight in zip(self.widths, weights) if weight)
 
     def expose_stem(self, grid: tuple[int, int]) -> int:
         """Add the stem's output, averaged to a grid of (h, w) cells, to embeddings; return its channels S.
 
-        No gradient flows through it: it stands for the input, which the losses compare features with and don't move.
+        No gradient flows through it: it stands for the input, with which the losses compare the features.
 
         Raises:
             InputError: a backbone without a stem, see ``stem_of``.
@@ -143,7 +143,7 @@ class ReidNetwork(nn.Module):
         return vectors[0] if len(vectors) == 1 else torch.cat([F.normalize(x) for x in vectors], dim=1)
 
     def embed(self, images: Tensor, cameras: Tensor | None = None) -> Embedding:
-        """Return what the losses read, in evaluation as in training."""
+        """Return the input of the losses, in evaluation as in training."""
         vectors, stem = self._vectors(images, cameras)
         normed = [head(vector) for head, vector in zip(self.heads, vectors)]
         logits = [cast(ReidHead, head).classifier(x) for head, x in zip(self.heads, normed)]
@@ -230,7 +230,7 @@ def outputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def _last(module: nn.Module) -> nn.Module:
-    """Return the last of modules in a row, which some networks call one by one; another module as it is."""
+    """Return the last module of a list or sequence, which some networks call one by one; another module unchanged."""
     while isinstance(module, (nn.ModuleList, nn.Sequential)) and len(module):
         module = module[-1]
     return module
@@ -241,7 +241,7 @@ def _list(output: Any) -> list[Tensor]:
 
 
 def _widths(backbone: nn.Module, height: int, width: int) -> list[int]:
-    """Return the width of every vector of the backbone; their number needs a pass of those with ``vectors``."""
+    """Return the width of every vector of the backbone; a backbone of kind ``vectors`` needs a pass for that."""
     if getattr(backbone, "kind", "map") != "vectors":
         return [int(backbone.num_features)]  # type: ignore[arg-type]
     return [vector.shape[1] for vector in dry_run(backbone, height, width)]

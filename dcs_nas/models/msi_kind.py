@@ -1,4 +1,4 @@
-"""MSI spaces: the supernet, its costs, derivation, random genotypes. The modules are those of the backbone ``msinet``.
+"""MSI spaces: supernet, costs, networks, genotypes. The modules are those of the backbone ``msinet``.
 
 Shapes: B images, C channels, H x W map; n candidates of an interaction.
 """
@@ -9,26 +9,24 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dcs_nas.config import SearchConfig
 from dcs_nas.models.backbones.backbone import start_convolutional
 from dcs_nas.models.backbones.msinet import INTERACTIONS, Branches, MSITrunk
-from dcs_nas.models.flops import Cost, count, count_map
+from dcs_nas.models.flops import Cost, CostKind, count, count_map
 from dcs_nas.models.relaxation import Sample, Softmax
 from dcs_nas.models.space_kinds import SPACE_KINDS, SpaceKind, build_relaxation
-from dcs_nas.models.supernet import CostKind, ExpectedCost, Mixture, Supernet
+from dcs_nas.models.supernet import ExpectedCost, Mixture, Supernet, expect_cost
 from dcs_nas.space import MsiGenotype, MsiNetwork, MsiReference, MsiSpec, MsiStructure, Origin
 from dcs_nas.space.msi import CELLS, LABELS
 
-Named = MsiSpec | MsiReference
 _MIXED = ".candidates."
 
 
 class MixedInteraction(nn.Module):
-    """Two maps (B, C, H, W) to the weighted sums of what the candidates make of them; those without weight rest.
+    """Two maps (B, C, H, W) to the weighted sums of the candidates' outputs; those of weight 0 are not computed.
 
     Source: vimar-gu/MSINet at 2a8845b, reid/models/search_cnn.py.
 
@@ -56,8 +54,8 @@ class MixedInteraction(nn.Module):
 class MsiSupernet(Supernet):
     """Images (B, 3, H, W) to (B, D, h, w), D = ``channels[3]``: MSINet whose interactions are all candidates, mixed.
 
-    The published search has branches of a quarter of a cell's *input*; here they are as wide as in the network that is
-    derived, which so computes what the supernet with one-hot weights does.
+    The published search has branches of a quarter of a cell's *input*; here they are as wide as in the derived network,
+    so that it computes the same as the supernet with one-hot weights.
 
     Args:
         relaxation: from alphas to mixture weights; softmax by default.
@@ -81,8 +79,8 @@ class MsiSupernet(Supernet):
     def cost(self, kind: CostKind) -> ExpectedCost:
         """See ``Supernet``: a float64 scalar (float32 on MPS); every addend depends on one choice, so it is exact."""
         every, fixed = _candidate_costs(self.structure, self.network)
-        rows = {label: [_amount(kind, cost) for cost in costs] for label, costs in every.items()}
-        return partial(_expect, _amount(kind, fixed), rows)
+        rows = {label: [cost.amount(kind) for cost in costs] for label, costs in every.items()}
+        return partial(expect_cost, fixed.amount(kind), rows)
 
     def inherit_state(self, genotype: MsiGenotype) -> dict[str, Tensor]:
         kept = dict(zip(_places(self.trunk), genotype.to_sample().values()))
@@ -107,28 +105,8 @@ class MsiKind(SpaceKind):
         start_convolutional(trunk)
         return trunk
 
-    def derive(
-        self,
-        weights: Mapping[str, Tensor],
-        space: Named,
-        network: MsiNetwork,
-        *,
-        origin: Origin,
-        max_skips: int | None = None,
-    ) -> MsiGenotype:
-        """Return the genotype of the strongest interactions by weights (1, n) by label; of equal ones the first."""
-        rows = {label: weights[label].view(-1).tolist() for label in LABELS}
-        chosen = {label: space.interactions[row.index(max(row))] for label, row in rows.items()}
-        return self.genotype_of(chosen, space, network, origin=origin)
-
-    def random_genotype(
-        self, space: Named, network: MsiNetwork, random: np.random.Generator, *, origin: Origin
-    ) -> MsiGenotype:
-        chosen = {label: space.interactions[random.integers(len(space.interactions))] for label in LABELS}
-        return self.genotype_of(chosen, space, network, origin=origin)
-
     def genotype_of(
-        self, sample: Mapping[str, Any], space: Named, network: MsiNetwork, *, origin: Origin
+        self, sample: Mapping[str, Any], space: MsiSpec | MsiReference, network: MsiNetwork, *, origin: Origin
     ) -> MsiGenotype:
         names = [sample[label] for label in LABELS]
         cells = tuple(zip(names[::2], names[1::2]))
@@ -169,16 +147,3 @@ def _candidate_costs(structure: MsiStructure, network: MsiNetwork) -> tuple[dict
     every = {label: stages[n // per_stage] for n, label in enumerate(LABELS)}
     plain = _trunk(["none"] * 2 * CELLS, structure.channels)
     return every, count(plain, network.height, network.width)
-
-
-def _amount(kind: CostKind, cost: Cost) -> int:
-    return cost.macs if kind == "flops" else cost.parameters
-
-
-def _expect(fixed: int, rows: Mapping[str, Sequence[int]], weights: Mapping[str, Tensor]) -> Tensor:
-    first = next(iter(weights.values()))
-    exact = torch.float32 if first.device.type == "mps" else torch.float64
-    total = first.new_tensor(fixed, dtype=exact)
-    for label, row in rows.items():
-        total = total + (weights[label].view(-1).to(exact) * first.new_tensor(row, dtype=exact)).sum()
-    return total

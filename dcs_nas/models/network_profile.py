@@ -1,6 +1,6 @@
-"""What a network costs, layer by layer: parameters, multiply-adds, activation memory, latency on a device.
+"""The cost of a network, layer by layer: parameters, multiply-adds, activation memory, latency on a device.
 
-B images in a batch; modules below a chosen depth are added up in the one that holds them.
+B images in a batch; modules below a chosen depth are added to the module that holds them.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ Run = Callable[[], object]
 
 @dataclass(frozen=True)
 class LayerProfile:
-    """One row: a module with all that is in it, or what a module above the chosen depth does itself.
+    """One row: a module with its submodules, or a module above the chosen depth without them.
 
     Attributes:
-        name: its place in the network; "" for what the network itself does.
-        kind: its class.
-        output: shape of what it gave last, without the batch; () where that is not one tensor.
-        parameters: each once, at the first row that has it.
-        macs: multiply-adds for one image; matrix products and attention's two are among them.
-        activation_bytes: what a training pass keeps for the backward pass, for one image.
-        microseconds: latency for a batch; None where none was measured.
+        name: path in the network; "" for the network itself.
+        kind: class of the module.
+        output: shape of its last output, without the batch; () if that is not one tensor.
+        parameters: each counted once, in the first row that has it.
+        macs: multiply-adds for one image, with those of matrix products and of attention.
+        activation_bytes: bytes that a training pass keeps for the backward pass, for one image.
+        microseconds: latency for a batch; None if not measured.
     """
 
     name: str
@@ -76,7 +76,7 @@ def profile(
     depth: int = 2,
     rounds: int = 20,
 ) -> Profile:
-    """Return the costs of a network for ``batch`` images of 3 x height x width; the network is left as it was.
+    """Return the costs of a network for ``batch`` images of 3 x height x width; the network is unchanged.
 
     Args:
         network: a backbone; one that reads cameras gets camera 0.
@@ -148,7 +148,7 @@ class _Layers:
 
 
 def _pass(network: nn.Module, images: Tensor) -> Run:
-    """Return one forward pass of the images, as a function."""
+    """Return a function that runs one forward pass of the images."""
     images = images.to(memory_format=torch.channels_last)
     if getattr(network, "uses_cameras", False):
         cameras = torch.zeros(len(images), dtype=torch.long, device=images.device)
@@ -158,7 +158,7 @@ def _pass(network: nn.Module, images: Tensor) -> Run:
 
 @torch.no_grad()
 def _latencies(network: nn.Module, images: Tensor, rounds: int) -> tuple[dict[str, list[float]], float]:
-    """Return seconds of each round by module, without those inside it, and microseconds of the undisturbed whole."""
+    """Return seconds of each round by module, without its submodules, and microseconds of the undisturbed network."""
     names, device = {module: name for name, module in network.named_modules()}, images.device
     run = _pass(network, images)
     seconds: dict[str, list[float]] = {}
@@ -172,9 +172,9 @@ def _latencies(network: nn.Module, images: Tensor, rounds: int) -> tuple[dict[st
 
 
 def _measure_kept(network: nn.Module, height: int, width: int, batch: int, device: torch.device) -> dict[str, Share]:
-    """Return by module the bytes that a training pass keeps for its backward pass: no weights, no buffers.
+    """Return the bytes that a training pass keeps for its backward pass, by module: no weights, no buffers.
 
-    Memory that several operations keep counts once, at the first.
+    Memory that several operations keep is counted once, at the first.
     """
     names = {module: name for name, module in network.named_modules()}
     images = torch.randn(batch, 3, height, width, device=device)

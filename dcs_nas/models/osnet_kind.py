@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from functools import lru_cache, partial
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -18,10 +17,10 @@ from torch.nn.modules.batchnorm import _NormBase
 from dcs_nas.config import SearchConfig
 from dcs_nas.models.backbones.backbone import start_convolutional
 from dcs_nas.models.backbones.osnet import OmniScaleBlock, OSNetAIN
-from dcs_nas.models.flops import Cost, count, count_map
+from dcs_nas.models.flops import CostKind, count, count_map
 from dcs_nas.models.relaxation import Softmax
 from dcs_nas.models.space_kinds import SPACE_KINDS, SpaceKind, build_relaxation
-from dcs_nas.models.supernet import CostKind, ExpectedCost, Mixture, Supernet, run_checkpointed
+from dcs_nas.models.supernet import ExpectedCost, Mixture, Supernet, expect_cost, run_checkpointed
 from dcs_nas.space import (
     OSNET_BLOCKS,
     ChainNetwork,
@@ -37,7 +36,7 @@ _NONE: tuple[Placement, ...] = ("none", "none", "none", "none", "none", "none")
 
 
 class OSNetSupernet(Supernet):
-    """Return vectors (B, D): each block is the weighted sum of one block for each placement of images (B, 3, H, W).
+    """Images (B, 3, H, W) to vectors (B, D); each block is the weighted sum of one block for each placement.
 
     The candidates share no weights. No norm has a scale and shift, as in the published supernet (``NORM_AFFINE``).
 
@@ -67,21 +66,11 @@ class OSNetSupernet(Supernet):
         return self.osnet(images)
 
     def cost(self, kind: CostKind) -> ExpectedCost:
-        return partial(self.compute_expected_cost, kind)
+        """See ``Supernet``; with one-hot weights it is the cost that ``flops.count`` returns for the fixed network.
 
-    def compute_expected_cost(self, kind: CostKind, weights: Mapping[str, Tensor]) -> Tensor:
-        """Return the mean multiply-adds (``flops``) or ``parameters`` over independent choices, a float64 scalar.
-
-        Of mixture weights (1, placements) by name: of one-hot ones, what ``dcs_nas.models.flops.count`` returns for the
-        fixed network. Norms cost no multiply-adds, so that those are the same for all placements.
+        Norms cost no multiply-adds, so those are the same for all placements.
         """
-        costs = _costs(self.structure, self.network, kind)
-        like = next(iter(weights.values()))
-        like = like.to(torch.float32 if like.device.type == "mps" else torch.float64)
-        total = like.new_tensor(float(costs["rest"][0]))
-        for label in OSNET_BLOCKS:
-            total = total + (weights[label].view(-1).to(like) * like.new_tensor(costs[label])).sum()
-        return total
+        return partial(expect_cost, *_costs(self.structure, self.network, kind))
 
     def inherit_state(self, genotype: OSNetGenotype) -> dict[str, Tensor]:
         """See ``Supernet``. The scales and shifts of norms, which this supernet lacks, are left out."""
@@ -127,26 +116,6 @@ class OSNetKind(SpaceKind):
         space = genotype.space
         return OSNetAIN(channels=space.channels, features=space.features, placements=genotype.placements)
 
-    def derive(
-        self,
-        weights: Mapping[str, Tensor],
-        space: Any,
-        network: ChainNetwork,
-        *,
-        origin: Origin,
-        max_skips: int | None = None,
-    ) -> OSNetGenotype:
-        """Return the genotype of the strongest placements; of equal weights the first counts."""
-        rows = {label: weights[label].view(-1).tolist() for label in OSNET_BLOCKS}
-        sample = {label: space.placements[max(range(len(row)), key=row.__getitem__)] for label, row in rows.items()}
-        return self.genotype_of(sample, space, network, origin=origin)
-
-    def random_genotype(
-        self, space: Any, network: ChainNetwork, random: np.random.Generator, *, origin: Origin
-    ) -> OSNetGenotype:
-        sample = {label: space.placements[random.integers(len(space.placements))] for label in OSNET_BLOCKS}
-        return self.genotype_of(sample, space, network, origin=origin)
-
     def genotype_of(
         self, sample: Mapping[str, Any], space: Any, network: ChainNetwork, *, origin: Origin
     ) -> OSNetGenotype:
@@ -156,7 +125,7 @@ class OSNetKind(SpaceKind):
 
 
 def _place(label: str) -> tuple[str, int]:
-    """Return where a block is in ``OSNet``.
+    """Return the stage of a block in ``OSNet``, and its place there.
 
     >>> _place("stage1_block2")
     ('conv2', 1)
@@ -172,23 +141,19 @@ def _widths(structure: OSNetStructure) -> dict[str, tuple[int, int]]:
 
 
 @lru_cache(maxsize=64)
-def _costs(structure: OSNetStructure, network: ChainNetwork, kind: CostKind) -> dict[str, list[int]]:
-    """Return the cost of every placement by block, and of the ``rest`` of the network."""
+def _costs(structure: OSNetStructure, network: ChainNetwork, kind: CostKind) -> tuple[int, dict[str, list[int]]]:
+    """Return the cost of the network without its blocks, and that of every placement by block."""
     plain = OSNetAIN(channels=structure.channels, features=structure.features, placements=_NONE)
-    rest, costs = _of_kind(count(plain, network.height, network.width), kind), {}
+    rest, costs = count(plain, network.height, network.width).amount(kind), {}
     for i, (label, (channels, width)) in enumerate(_widths(structure).items()):
         shape = (channels, *(-(-size // 4) >> i // 2 for size in (network.height, network.width)))
         cost = {
-            place: _of_kind(count_map(OmniScaleBlock(channels, width, instance_norm=place), shape)[0], kind)
+            place: count_map(OmniScaleBlock(channels, width, instance_norm=place), shape)[0].amount(kind)
             for place in ("none", *structure.placements)
         }
         costs[label] = [cost[place] for place in structure.placements]
         rest -= cost["none"]
-    return {**costs, "rest": [rest]}
-
-
-def _of_kind(cost: Cost, kind: CostKind) -> int:
-    return cost.macs if kind == "flops" else cost.parameters
+    return rest, costs
 
 
 def _without_affine(network: nn.Module) -> None:

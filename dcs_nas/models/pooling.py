@@ -1,4 +1,4 @@
-"""What turns a map (B, C, H, W) into a vector (B, C): average, maximum, their sum, generalized mean."""
+"""Poolings of a map (B, C, H, W) to a vector (B, C): average, maximum, their sum, generalized mean."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from dcs_nas.models.backbones.msinet import CHANNELS, MSMT_GENOTYPE, PublishedMS
 from dcs_nas.models.backbones.transreid import STRIDE, PublishedTransReID
 from dcs_nas.models.blocks.rga import RGA
 
-_RGA_LAYERS = {  # ours: published convolutions that it joins, each followed by its BatchNorm
+_RGA_LAYERS = {  # our layer: the published convolutions that it joins, each followed by a BatchNorm
     "features": (("gx", 0), ("theta", 0), ("phi", 0)),
     "relations": (("gg", 0),),
     "hidden": (("W", 0),),
@@ -32,9 +32,9 @@ def load_published(name: str, state: Mapping[str, Tensor], **options: Any) -> nn
             (B, 2 D). ``msinet``: images to the test feature (B, channels[3] + 256). ``transreid``: images and cameras
             (B,) to the feature before the neck (B, 5 D).
         state: names to tensors, as the published code saves them, without a prefix.
-        options: not readable from the state. Of ``rga``: ``height``, ``width``, ``use_spatial``, ``use_channel``. Of
-            ``msinet``: ``genotype``, ``channels``. Of ``transreid``: ``size`` of the images, ``stride``, ``heads``,
-            ``shift``, ``groups``, ``sie``, the factor of the camera vectors.
+        options: settings that the state does not determine. Of ``rga``: ``height``, ``width``, ``use_spatial``,
+            ``use_channel``. Of ``msinet``: ``genotype``, ``channels``. Of ``transreid``: ``size`` of the images,
+            ``stride``, ``heads``, ``shift``, ``groups``, ``sie``, the factor of the camera vectors.
 
     Raises:
         InputError: an unknown name or option, or names or shapes that are not those of such a network.
@@ -97,7 +97,7 @@ def _load_msinet(
     state: Mapping[str, Tensor], genotype: Sequence[str] = MSMT_GENOTYPE, channels: Sequence[int] = CHANNELS
 ) -> PublishedMSINet:
     """Return MSINet with its heads. Source: vimar-gu/MSINet at 2a8845b, reid/models/msinet.py."""
-    identities = len(_matrix(state, "classifier.weight", source="MSINet state"))
+    identities = _count_identities(state, source="MSINet state")
     network = PublishedMSINet(identities, genotype=list(map(str, genotype)), channels=list(map(int, channels)))
     _load_exactly(network, state, source="MSINet state")
     return network
@@ -127,7 +127,7 @@ def _load_transreid(
     if not 1 <= int(heads) <= embedding or embedding % int(heads):
         raise InputError(f"{source}: {heads} heads do not divide its {embedding} features; check heads")
     network = PublishedTransReID(
-        len(_matrix(state, "classifier.weight", source=source)),
+        _count_identities(state, source=source),
         height=int(size[0]),
         width=int(size[1]),
         embedding=embedding,
@@ -149,10 +149,11 @@ def _load_transreid(
     return network
 
 
-def _matrix(state: Mapping[str, Tensor], name: str, *, source: str) -> Tensor:
-    if name not in state or state[name].dim() != 2:
-        raise InputError(f"{source}: no matrix '{name}'; expected the published names: strip any prefix")
-    return state[name]
+def _count_identities(state: Mapping[str, Tensor], *, source: str) -> int:
+    weight = state.get("classifier.weight")
+    if weight is None or weight.dim() != 2:
+        raise InputError(f"{source}: no matrix 'classifier.weight'; expected the published names: strip any prefix")
+    return len(weight)
 
 
 _LOADERS: Mapping[str, Callable[..., nn.Module]] = {
@@ -185,7 +186,7 @@ def _check_names(names: Iterable[str], expected: Iterable[str], *, source: str) 
 
 
 def _rga_names(part: str) -> dict[str, list[str]]:
-    """Return our name inside a gate to the published names that it concatenates."""
+    """Return the published names that each of our names inside a gate concatenates."""
     names = {}
     for layer, sources in _RGA_LAYERS.items():
         names[f"{layer}.weight"] = [f"{source}_{part}.{i}.weight" for source, i in sources]

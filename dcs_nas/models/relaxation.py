@@ -24,6 +24,10 @@ class Sample(NamedTuple):
     columns: Sequence[Sequence[int]] | None = None
 
 
+RELAXATIONS: Registry[type[Softmax]] = Registry("relaxation")
+
+
+@RELAXATIONS.register("softmax")
 class Softmax:
     """DARTS (arXiv 1806.09055, eq. 2): w = softmax(alpha / temperature) over the operations of an edge."""
 
@@ -31,7 +35,7 @@ class Softmax:
         self.temperature = 1.0
 
     def sample(self, alpha: Tensor) -> Sample:
-        """Return the weights of a training pass; random where the relaxation is."""
+        """Return the weights of a training pass, drawn at random if the relaxation is stochastic."""
         return Sample(self.compute_expected(alpha))
 
     def compute_expected(self, alpha: Tensor) -> Tensor:
@@ -43,8 +47,9 @@ class Softmax:
         return None
 
 
+@RELAXATIONS.register("gumbel")
 class Gumbel(Softmax):
-    """GDAS (arXiv 1910.04465, eqs. 3 to 5): one operation an edge is drawn and computed alone.
+    """GDAS (arXiv 1910.04465, eqs. 3 to 5): one operation an edge is drawn, and only this one computed.
 
     h~ = softmax((log softmax(alpha) + G) / temperature) with G Gumbel(0, 1); forward the one-hot of its largest entry,
     backward the gradient of h~ (straight-through), through the operation that was computed.
@@ -59,10 +64,11 @@ class Gumbel(Softmax):
         return Sample(hard + (soft - soft.detach()), chosen.tolist())
 
     def compute_expected(self, alpha: Tensor) -> Tensor:
-        """Return softmax(alpha): how often each operation is drawn, at any temperature."""
+        """Return softmax(alpha): the probability of each operation, at any temperature."""
         return torch.softmax(alpha, dim=-1)
 
 
+@RELAXATIONS.register("dirichlet")
 class DirichletMixture(Softmax):
     """DrNAS (arXiv 2006.10355, eq. 4): w ~ Dirichlet(beta / temperature), beta = elu(alpha) + 1, differentiably.
 
@@ -88,6 +94,7 @@ class DirichletMixture(Softmax):
         return self.anchor * kl_divergence(Dirichlet(_concentration(alpha), validate_args=False), flat).sum()
 
 
+@RELAXATIONS.register("gumbel_softmax")
 class GumbelSoftmax(Softmax):
     """FBNetV2 (arXiv 2004.05565, section 3): w = softmax((alpha + G) / temperature), G Gumbel(0, 1).
 
@@ -103,15 +110,8 @@ class GumbelSoftmax(Softmax):
         return Sample(torch.softmax((alpha + noise) / self.temperature, dim=-1))
 
     def compute_expected(self, alpha: Tensor) -> Tensor:
-        """Return softmax(alpha): how often each candidate has the largest weight, at any temperature."""
+        """Return softmax(alpha): the probability of each candidate to have the largest weight, at any temperature."""
         return torch.softmax(alpha, dim=-1)
-
-
-RELAXATIONS: Registry[type[Softmax]] = Registry("relaxation")
-RELAXATIONS.register("softmax")(Softmax)
-RELAXATIONS.register("gumbel")(Gumbel)
-RELAXATIONS.register("dirichlet")(DirichletMixture)
-RELAXATIONS.register("gumbel_softmax")(GumbelSoftmax)
 
 
 def normalize_edges(edge_alpha: Tensor, groups: Sequence[int]) -> Tensor:

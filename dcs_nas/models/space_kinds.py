@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class SpaceKind:
-    """Everything that is made of a space with torch. ``space`` and ``network`` are a ``Space`` and its ``network``."""
+    """The networks and genotypes of a kind of space. ``space`` and ``network`` are a ``Space`` and its ``network``."""
 
     def supernet(self, space: Any, network: Any, settings: SearchConfig) -> Supernet:
         """Return the network with every candidate in it."""
@@ -35,15 +35,21 @@ class SpaceKind:
     def derive(
         self, weights: Mapping[str, Tensor], space: Any, network: Any, *, origin: Origin, max_skips: int | None = None
     ) -> AnyGenotype:
-        """Return the genotype that mixture weights (R, O) by name stand for."""
-        raise NotImplementedError
+        """Return the genotype that mixture weights (R, O) by name stand for.
+
+        By default the strongest candidate of each of ``space.choices()``, the first of equal ones.
+        """
+        rows = [(choice, weights[choice.label].view(-1).tolist()) for choice in space.choices()]
+        sample = {choice.label: choice.options[row.index(max(row))] for choice, row in rows}
+        return self.genotype_of(sample, space, network, origin=origin)
 
     def random_genotype(self, space: Any, network: Any, random: np.random.Generator, *, origin: Origin) -> AnyGenotype:
         """Return a genotype drawn uniformly from those that a search may derive."""
-        raise NotImplementedError
+        sample = {choice.label: choice.options[random.integers(len(choice.options))] for choice in space.choices()}
+        return self.genotype_of(sample, space, network, origin=origin)
 
     def genotype_of(self, sample: Mapping[str, Any], space: Any, network: Any, *, origin: Origin) -> AnyGenotype:
-        """Return the genotype of one of NNI's samples: the inverse of ``AnyGenotype.to_sample``."""
+        """Return the genotype of the choices by label: the inverse of ``AnyGenotype.to_sample``."""
         raise NotImplementedError
 
     def costs(self, structure: Any, network: Any) -> CellCosts | None:
@@ -56,7 +62,7 @@ SPACE_KINDS: Registry[type[SpaceKind]] = Registry("kind of network")
 
 
 def kind_of(space: Space | AnyGenotype) -> SpaceKind:
-    """Return what makes the networks of a space or genotype."""
+    """Return the ``SpaceKind`` of a space or genotype."""
     return SPACE_KINDS[space.kind]()
 
 

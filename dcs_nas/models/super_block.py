@@ -50,7 +50,7 @@ class SuperBlock(nn.Module):
         )
 
     def forward(self, x: Tensor, widths: Widths, weights: BlockWeights) -> tuple[Tensor, Widths]:
-        """x (B, C, H, W) of ``widths`` to (B, D, H / stride, W / stride) and its widths; masked channels are 0."""
+        """Map x (B, C, H, W) of ``widths`` to (B, D, H / stride, W / stride) and its widths; masked channels are 0."""
         expanded = widths.expand(self.stage.expansions, weights["expansion"])
         hidden = self._filter(self._expand(x, weights["expansion"]), weights["kernel"])
         hidden = self._excite(_mask(hidden, expanded.mask()), expanded, weights["squeeze_excite"])
@@ -63,7 +63,7 @@ class SuperBlock(nn.Module):
         return y + skip * (x - y), out.mix(widths, skip)
 
     def _expand(self, x: Tensor, weights: Tensor) -> Tensor:
-        """(B, E, H, W): the expanded map, and where expansion 1 is a candidate, its share of the input itself."""
+        """Return the expanded map (B, E, H, W); where expansion 1 is a candidate, with its share of the input."""
         if self.largest.expand is None:
             return x
         y = self.largest.expand(x)
@@ -129,7 +129,7 @@ def _mask(x: Tensor, mask: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Widths:
-    """How wide a map is: the candidates and their weights (n,), which sum to 1."""
+    """The width of a map as a mixture: candidates and their weights (n,), which sum to 1."""
 
     values: tuple[int, ...]
     weights: Tensor
@@ -143,7 +143,7 @@ class Widths:
         return combine(self.weights, make_nested_masks(self.values, like=self.weights))
 
     def mean(self, values: Sequence[float]) -> Tensor:
-        """Return the weighted mean of what each candidate has, a scalar."""
+        """Return the weighted mean of one value for each candidate, a scalar."""
         return combine(self.weights, torch.tensor(values, dtype=self.weights.dtype, device=self.weights.device))
 
     def strongest(self) -> int:
@@ -153,7 +153,7 @@ class Widths:
         return self.values[int(self.weights.argmax())]
 
     def mix(self, other: Widths, weight: Tensor) -> Widths:
-        """Return the same candidates with weights (1 - weight) self + weight other: where a block may be left out."""
+        """Return the candidates with weights (1 - weight) self + weight other: for a block that may be left out."""
         assert self.values == other.values
         return Widths(self.values, self.weights + weight * (other.weights - self.weights))
 
@@ -204,7 +204,7 @@ class SuperAttention(nn.Module):
         self.candidates = nn.ModuleDict(candidates)
 
     def forward(self, x: Tensor, widths: Widths, weights: Tensor) -> Tensor:
-        """x (B, C, H, W) of ``widths``, ``weights`` (A,) of the candidates."""
+        """Return the sum (B, C, H, W) for x (B, C, H, W) of ``widths``, with ``weights`` (A,) of the candidates."""
         total = torch.zeros_like(x)
         for name, weight in zip(self.names, weights):
             total = total + weight * (x if name == "none" else self.candidates[name](x, widths))

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from dcs_nas.models.flops import CostKind
 from dcs_nas.models.relaxation import Sample, Softmax, normalize_edges
 from dcs_nas.space import AnyGenotype
 
 if TYPE_CHECKING:
     from dcs_nas.models.cell_costs import CellCosts
 
-CostKind = Literal["flops", "parameters"]
 ExpectedCost = Callable[[Mapping[str, Tensor]], Tensor]
 """From mixture weights by name to the expected cost, a differentiable scalar."""
 
@@ -170,6 +170,22 @@ class Supernet(nn.Module):
 def one_hot(genotype: AnyGenotype) -> dict[str, Tensor]:
     """Return mixture weights (R, O) by name that compute what a genotype computes."""
     return {name: torch.tensor(rows) for name, rows in genotype.one_hot().items()}
+
+
+def expect_cost(base: float, costs: Mapping[str, Sequence[float]], weights: Mapping[str, Tensor]) -> Tensor:
+    """Return base + sum over mixtures of the mean cost of their candidates, a float64 scalar (float32 on MPS).
+
+    Args:
+        base: the cost that all networks share.
+        costs: of the candidates (n,) by mixture.
+        weights: (1, n) by mixture.
+    """
+    like = next(iter(weights.values()))
+    exact = torch.float32 if like.device.type == "mps" else torch.float64
+    total = like.new_tensor(base, dtype=exact)
+    for name, row in costs.items():
+        total = total + (weights[name].view(-1).to(exact) * like.new_tensor(row, dtype=exact)).sum()
+    return total
 
 
 def run_checkpointed(module: nn.Module, *arguments: Any) -> Any:

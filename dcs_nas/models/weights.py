@@ -1,4 +1,4 @@
-"""Loading weights files of other projects into our networks, with a report of what went where."""
+"""Loading weights files of other projects into our networks, with a report of the tensors used."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ PREFERRED = {
     "encoder_q": "encoder_k",
     "ema": "network",
 }
-"""Of two networks in a file the one that is loaded, to the other: as DINO, timm, MoCo and dcs-nas take them."""
+"""Of two networks in a file, the one to load to the other one: as DINO, timm, MoCo and dcs-nas use them."""
 _INSERTED = "attention."  # blocks put into a backbone: files of plain networks lack them
 _POSITIONS = re.compile(r"(^|\.)(pos_embed|relative_position_bias_table)$")
-_SAME = 0.9  # a second network of a file that supplies this share of what the first does is a candidate as well
+_SAME = 0.9  # a second network of a file is a candidate too if it supplies this share of the first one's numbers
 _MOST_REASONS = 5
 _UNKNOWN = "the network has no parameter of this name"
 
 
 @dataclass(frozen=True)
 class WeightsReport:
-    """The values that a network has from a weights file.
+    """The tensors that a network gets from a weights file.
 
     Attributes:
         path: the file.
-        prefix: the start of the file's names that was taken off, such as ``teacher.backbone.``.
+        prefix: of the file's names, removed, such as ``teacher.backbone.``.
         matched: names in the network that get values.
-        interpolated: those of them whose values are resized, to how, such as ``14 x 14 to 16 x 8``.
+        interpolated: matched names whose values are resized, to the sizes, such as ``14 x 14 to 16 x 8``.
         skipped: name in the file to the reason why it is not used.
-        missing: names in the network that the file has no values for; they keep the values they had.
-        supplied: how many numbers of the network, without inserted attention, get values.
-        numbers: how many it has.
+        missing: names in the network without values in the file; they keep their values.
+        supplied: count of the network's numbers, without inserted attention, that get values.
+        numbers: count of all these numbers.
     """
 
     path: str
@@ -62,7 +62,7 @@ class WeightsReport:
         return self.supplied / max(1, self.numbers)
 
     def summary(self) -> str:
-        """Return one line: how many of each, and the first names of what did not fit."""
+        """Return one line: the counts, and the first names that did not fit."""
         interpolated = "".join(f", {name} interpolated from {sizes}" for name, sizes in self.interpolated.items())
         below = f" of '{_show(self.prefix)}'" if self.prefix else ""
         return (
@@ -71,7 +71,7 @@ class WeightsReport:
         )
 
     def rows(self) -> list[tuple[str, int, str]]:
-        """Return what a table shows: matched, interpolated, left random, unused; how many tensors; examples."""
+        """Return the rows of a table: matched, interpolated, left random, unused; count of tensors; examples."""
         reasons: dict[str, list[str]] = {}
         for name, reason in self.skipped.items():
             reasons.setdefault(reason, []).append(name)
@@ -101,9 +101,9 @@ class Match:
     """The tensors of a file under a network's names.
 
     Attributes:
-        tensors: those that fit.
-        report: what fits and what does not.
-        problem: why the file is not loaded, None where it fits.
+        tensors: the tensors that fit.
+        report: the names that fit and those that do not.
+        problem: why the file is refused; None if it fits.
     """
 
     tensors: Mapping[str, Tensor]
@@ -115,21 +115,21 @@ def load_weights(model: nn.Module, path: str | Path, *, partial: bool = False, k
     """Load a weights file into ``model``, name by name, as far as names and shapes agree.
 
     Names may differ by one prefix, such as ``module.``, ``state_dict.`` or ``teacher.backbone.``: the one under which
-    the file supplies most numbers. ``adapt_weights`` of the model, if it has one, first gets the file's tensors without
-    the prefix and returns them under the model's own names and shapes.
+    the file supplies most numbers. ``adapt_weights`` of the model, if it has one, gets the file's tensors without the
+    prefix and returns them under the model's own names and shapes.
 
     Args:
-        model: keeps the values it has where the file has none.
+        model: keeps its values where the file has none.
         path: of the file.
-        partial: load what fits, whatever stays random. Else a file is refused that supplies less than ``SHARE`` of the
-            model's numbers without inserted attention, not its first layer or positions, or tensors of other shapes
-            or of parts that the model lacks.
-        key: the start of the file's names to load; None: the only network that the file holds, or of two the one that
-            ``PREFERRED`` says.
+        partial: load the tensors that fit. Else a file is refused that supplies less than ``SHARE`` of the model's
+            numbers without inserted attention, lacks its first layer or positions, or has tensors of other shapes or
+            of parts that the model lacks.
+        key: prefix of the file's names to load; None: the only network in the file, or of two the one in
+            ``PREFERRED``.
 
     Raises:
-        InputError: a file that is missing, damaged, unsafe or no state dict, that holds several networks, that fits
-            less than it should, or whose numbers are not finite.
+        InputError: a file that is missing, damaged, unsafe or no state dict, that holds several networks, that does
+            not fit, or whose numbers are not finite.
     """
     match = match_weights(model, read_weights(path), path, partial=partial, key=key)
     if match.problem is not None:
@@ -197,7 +197,7 @@ def second_networks(names: Iterable[str]) -> dict[str, str]:
 
 
 def _read_interpolated(model: nn.Module, fitting: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return what ``adapt_weights`` has resized: name to the sizes, as the model's parts remember."""
+    """Return the tensors that ``adapt_weights`` resized: name to the sizes, as the modules record them."""
     sizes = {
         f"{path}.{name}".lstrip("."): size
         for path, module in model.named_modules()
@@ -207,9 +207,9 @@ def _read_interpolated(model: nn.Module, fitting: Mapping[str, Tensor]) -> dict[
 
 
 def _prefix(names: Iterable[str], wanted: Mapping[str, Tensor], path: str | Path) -> str:
-    """Return the start of the file's names after which they supply most of the numbers; of equals the shortest.
+    """Return the prefix without which the file's names supply most numbers; of equal ones the shortest.
 
-    Raises ``InputError`` where another one supplies about as many, and enough: the file holds two networks.
+    Raises ``InputError`` if another prefix supplies about as many, and enough: the file holds two networks.
     """
     votes: Counter[str] = Counter()
     deepest = max((name.count(".") for name in wanted), default=0)
@@ -254,7 +254,7 @@ def _finite(name: str, tensor: Tensor, path: str | Path) -> Tensor:
 def _problem(
     report: WeightsReport, model: nn.Module, wanted: Mapping[str, Tensor], inside: Mapping[str, Tensor]
 ) -> str | None:
-    """Return why the file is refused: it supplies too little, or is of another network; kinds and causes."""
+    """Return why the file is refused (it supplies too little, or is of another network), or None if it is not."""
     modules = dict(model.named_modules())
     missing = [name for name in report.missing if not name.startswith(_INSERTED)]
     first = next((name for name in wanted if wanted[name].ndim == 4 and not name.startswith(_INSERTED)), None)
@@ -287,26 +287,20 @@ def _is_own(name: str, modules: Mapping[str, nn.Module]) -> bool:
 
 
 def _kinds(names: Iterable[str], wanted: Mapping[str, Tensor], inside: Mapping[str, Tensor]) -> str:
-    """Return names, merged where only numbers in them differ, largest first, with an example of a differing shape."""
-    tensors = {name: wanted[name] if name in wanted else inside[name] for name in names}
-    sizes: Counter[str] = Counter()
-    examples: dict[str, list[str]] = {}
-    for name, tensor in tensors.items():
-        kind = re.sub(r"\d+", "N", name)
-        sizes[kind] += tensor.numel()
-        examples.setdefault(kind, []).append(name)
+    """Return names, merged if they differ in numbers alone, largest first, with an example of a wrong shape."""
+    tensors, groups = {**inside, **wanted}, dict[str, list[str]]()
+    for name in names:
+        groups.setdefault(re.sub(r"\d+", "N", name), []).append(name)
     listed = []
-    for kind, _ in sizes.most_common():
-        first = examples[kind][0]
-        shapes = ""
-        if first in wanted and first in inside:
-            shapes = f", e.g. {_mismatch(first, inside[first], wanted)}"
-        listed.append(f"{kind} (x {len(examples[kind])}{shapes})")
+    for kind in sorted(groups, key=lambda kind: -sum(tensors[name].numel() for name in groups[kind])):
+        first = groups[kind][0]
+        shapes = f", e.g. {_mismatch(first, inside[first], wanted)}" if first in wanted and first in inside else ""
+        listed.append(f"{kind} (x {len(groups[kind])}{shapes})")
     return _some(listed)
 
 
 def _counter(name: str) -> bool:
-    """Batch counters: old files lack them, and nothing here reads them."""
+    """Return whether a name is that of a batch counter, which old files lack and nothing here reads."""
     return name.endswith("num_batches_tracked")
 
 
@@ -317,5 +311,5 @@ def _some(names: Iterable[str], limit: int = 3) -> str:
 
 
 def _show(name: str) -> str:
-    """Return a name of a file, printable and cut."""
+    """Return a name from a file, made printable and cut."""
     return (name if name.isprintable() else ascii(name))[:200]

@@ -1,4 +1,4 @@
-"""What a weights file is, by its names, and which registered backbones it fits."""
+"""The kind of network of a weights file, by its names, and the registered backbones that it fits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dcs_nas.models.backbones import BACKBONES
 from dcs_nas.models.weights import PREFERRED, Match, match_weights, second_networks
 from dcs_nas.models.weights_file import file_format, read_weights
 
-# The first whose name occurs is the kind of network; what is before the name is the nest.
+# The kind of network is the first with a name that occurs; the nest is the prefix before that name.
 _FAMILIES = (
     ("a network trained by dcs-nas", r"(network|ema)\.backbone\."),
     ("a supernet of a search", r"\S*\.mixtures\."),
@@ -59,8 +59,8 @@ class WeightsFile:
         path: the file.
         format: see ``file_format``.
         family: the kind of network that its names are of, ``unknown`` if of none.
-        nest: the start of these names, such as ``teacher.backbone.``.
-        networks: the starts of the names that set several networks apart, such as ``teacher`` and ``student``.
+        nest: prefix of these names, such as ``teacher.backbone.``.
+        networks: prefixes that distinguish several networks, such as ``teacher`` and ``student``.
         tensors: name to tensor.
     """
 
@@ -73,7 +73,7 @@ class WeightsFile:
 
     @property
     def numbers(self) -> int:
-        """How many numbers its tensors hold."""
+        """The count of numbers in all tensors."""
         return sum(tensor.numel() for tensor in self.tensors.values())
 
     def describe(self) -> str:
@@ -90,13 +90,13 @@ class WeightsFile:
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """How a file fits a registered backbone: the match, or the refusal of a file that is of another kind.
+    """The comparison of a file with a registered backbone.
 
     Attributes:
         backbone: its name.
         options: of the backbone, as the file needs them.
-        match: None where nothing could be compared.
-        problem: why the file is refused, None where it fits.
+        match: tensors that fit; None if the file is of another kind of network.
+        problem: why the file is refused; None if it fits.
     """
 
     backbone: str
@@ -170,7 +170,7 @@ def fitting_backbones(file: WeightsFile, *, height: int = 256, width: int = 128,
 
 
 def _options_of(tensors: Mapping[str, Tensor], factory: Any) -> dict[str, Any]:
-    """Return the options of a backbone that the file's own tokens and norms ask for."""
+    """Return the options of a backbone that fit the tokens and norms of the file."""
     known = inspect.signature(factory).parameters
     sizes = {"registers": ("register_tokens", 1), "cameras": ("sie_embed", 0)}
     options: dict[str, Any] = {}

@@ -20,17 +20,16 @@ from dcs_nas.space.chain import (
     ChainReference,
     ChainSpec,
     ChainStructure,
-    Choice,
     StageGenotype,
     StageSpec,
     attention_choice,
     block_choices,
     squeeze_channels,
 )
-from dcs_nas.space.kinds import GENOTYPES, SPACES, AnyGenotype, Origin, Space, require_settings
+from dcs_nas.space.darts_text import is_published, to_darts_text
+from dcs_nas.space.kinds import GENOTYPES, SPACES, AnyGenotype, Choice, Origin, Space, require_settings
 from dcs_nas.space.msi import MsiGenotype, MsiNetwork, MsiReference, MsiSpec, MsiStructure
 from dcs_nas.space.osnet import OSNET_BLOCKS, OSNetGenotype, OSNetReference, OSNetSpace, OSNetStructure, Placement
-from dcs_nas.space.published import is_published, to_darts_text
 from dcs_nas.space.reading import (
     find_shipped_file,
     genotype_file,

@@ -6,7 +6,7 @@ States of a cell: 0 and 1 are its inputs, 2 is its first node.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -26,6 +26,7 @@ from dcs_nas.space.kinds import (
     check_weights,
     require_member,
     require_unique,
+    row_graph,
     short_hash,
 )
 
@@ -177,8 +178,10 @@ class SpaceReference(Reference, CellStructure):
 class Genotype(AnyGenotype):
     """An architecture of a space of cells.
 
-    ``cells`` maps the kinds of cell (``normal``, ``reduce``) to what is kept in them; ``network`` says how they
-    are stacked; ``space`` what they were chosen from.
+    Attributes:
+        cells: kind of cell (``normal``, ``reduce``) to the edges and the attention kept.
+        network: how the cells are stacked.
+        space: the candidates that they were chosen from.
     """
 
     kind: Literal["cells"] = Field(default="cells", exclude=True, repr=False)  # files of cells need not name it
@@ -236,7 +239,7 @@ class Genotype(AnyGenotype):
         return sample
 
     def one_hot(self) -> dict[str, list[list[float]]]:
-        """Return weights (E, O) and (1, A) by name; an edge that is kept twice counts twice, ``none`` not at all."""
+        """Return mixture weights (E, O) and (1, A) by name; an edge kept twice counts twice, ``none`` not at all."""
         space, weights = self.space, {}
         for kind, cell in self.cells.items():
             rows = [[0.0] * len(space.operations) for _ in range(edge_index(space.nodes, 0))]
@@ -282,9 +285,8 @@ class Genotype(AnyGenotype):
         """
         import networkx
 
+        self.require_part(part)
         kind = part or self.parts[0]
-        if kind not in self.cells:
-            raise InputError(f"this genotype has no cell '{kind}'; it has {', '.join(self.cells)}")
         cell = self.cells[kind]
         graph: networkx.MultiDiGraph = networkx.MultiDiGraph(name=f"{self.space.name} {kind}", kind=kind)
         states = list(INPUTS) + [str(i) for i in range(len(cell.nodes))]
@@ -292,22 +294,16 @@ class Genotype(AnyGenotype):
             graph.add_node(state, role="input" if i < 2 else "node", label=state)
         graph.add_node("concat", role="concat", label="concat")
         for i, edges in enumerate(cell.nodes):
-            for edge in edges:
-                graph.add_edge(states[edge.source], str(i), op=edge.op)
+            graph.add_edges_from((states[edge.source], str(i), {"op": edge.op}) for edge in edges)
             graph.add_edge(str(i), "concat", op="")
-        last = "concat"
         if cell.attention != "none":
             graph.add_node("attention", role="attention", label=cell.attention)
-            graph.add_edge("concat", "attention", op="")
-            last = "attention"
         graph.add_node("c_{k}", role="output", label="c_{k}")
-        graph.add_edge(last, "c_{k}", op="")
+        graph.add_edges_from(pairwise(list(graph)[len(states) :]), op="")
         return graph
 
     def overview(self) -> networkx.MultiDiGraph:
         """Return image, stem, runs of equal cells with their width and attention, and head in a row."""
-        import networkx
-
         network, width = self.network, self.network.channels
         cells: list[tuple[str, int]] = []
         for kind in map(network.kind, range(network.cells)):
@@ -321,16 +317,12 @@ class Genotype(AnyGenotype):
             count = len(list(run))
             label = kind if count == 1 else f"{kind} ×{count}"
             nodes.append({"label": label, "width": channels, "attention": self.cells[kind].attention})
-        graph: networkx.MultiDiGraph = networkx.MultiDiGraph(name=f"{self.space.name} network", kind="network")
         nodes.append({"label": "head"})
-        for i, data in enumerate(nodes):
-            graph.add_node(f"stage_{i}", role="stage", **data)
-            if i:
-                graph.add_edge(f"stage_{i - 1}", f"stage_{i}", op="")
-        return graph
+        named = [(f"stage_{i}", {"role": "stage", **data}) for i, data in enumerate(nodes)]
+        return row_graph(named, name=f"{self.space.name} network", kind="network")
 
     def to_darts_text(self) -> str:
-        from dcs_nas.space.published import to_darts_text
+        from dcs_nas.space.darts_text import to_darts_text
 
         return to_darts_text(self)
 
@@ -354,7 +346,7 @@ def edge_index(node: int, source: int) -> int:
 
 
 def cells_weights(structure: CellStructure, network: NetworkSpec, *, edges: int) -> int:
-    """Return a lower bound of the weights of a stack of cells, every candidate on each of ``edges`` edges.
+    """Return a lower bound of the number of weights of cells with every candidate on each of ``edges`` edges.
 
     Counted are the 1x1 convolutions before a cell, two C x C maps for each candidate, and relations of positions.
     """

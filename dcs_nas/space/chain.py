@@ -7,8 +7,7 @@ Jojic, Yang, arXiv 2505.08961). Stages and blocks are counted from 1 wherever a 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
@@ -20,6 +19,7 @@ from dcs_nas.space.kinds import (
     LARGEST,
     SPACES,
     AnyGenotype,
+    Choice,
     Name,
     Origin,
     Reference,
@@ -28,6 +28,7 @@ from dcs_nas.space.kinds import (
     check_weights,
     require_member,
     require_unique,
+    row_graph,
     short_hash,
 )
 
@@ -41,13 +42,6 @@ Width = Annotated[int, Field(ge=1, le=2048)]
 DEPTH = ("keep", "skip")
 WINDOW = "dcs_window"
 """Attention whose window of channels is learned in the search and kept in the genotype."""
-
-
-class Choice(NamedTuple):
-    """One thing to choose: its label and its candidates."""
-
-    label: str
-    options: tuple[Any, ...]
 
 
 class _Sparse(Settings):
@@ -96,7 +90,7 @@ class StageSpec(_Sparse):
         return self
 
     def depth(self, block: int) -> tuple[str, ...]:
-        """Return whether block 1, 2, ... may be left out: the first one changes the map, so it stays."""
+        """Return the candidates of the depth of block 1, 2, ...; the first block changes the map, so it stays."""
         return DEPTH if self.skip and block > 1 else DEPTH[:1]
 
 
@@ -167,9 +161,6 @@ class ChainSpec(ChainStructure, Space):
             raise InputError(f"{source}: {error}") from None
         return network
 
-    def names(self) -> dict[str, list[Any]]:
-        return {choice.label: list(choice.options) for choice in self.choices()}
-
     def group(self, figures: Mapping[str, float]) -> dict[str, float]:
         """Return the means over all stages and blocks: a chain has dozens of choices."""
         groups: dict[str, list[float]] = {}
@@ -180,7 +171,7 @@ class ChainSpec(ChainStructure, Space):
 
 
 class BlockGenotype(Settings):
-    """What was chosen for one block."""
+    """The choices of one block."""
 
     kernel: int
     expansion: int
@@ -256,18 +247,13 @@ class ChainGenotype(AnyGenotype):
             rows.append([f"{number}", f"attention: {stage.attention}{window}", "", "", ""])
         return [Rows("chain", ["block", "kernel", "expansion", "width", "squeeze-excite"], rows)]
 
-    def one_hot(self) -> dict[str, list[list[float]]]:
-        """Return the mixture weights (1, candidates) by label."""
-        return self._one_hot({choice.label: choice.options for choice in self.space.choices()})
-
     def skips(self) -> dict[str, int]:
-        """Return the number of ``blocks`` that are skipped."""
         return {"blocks": sum(len(stage.skipped) for stage in self.stages)}
 
     def to_sample(self) -> dict[str, Any]:
         """Return the choices under NNI's labels: ``{'stage1_block1_kernel': 3, ...}``.
 
-        A block that is left out has the first candidates, which nothing reads.
+        A block that is left out gets the first candidates, which nothing reads.
         """
         sample: dict[str, Any] = {}
         for number, (stage, spec) in enumerate(zip(self.stages, self.space.stages), start=1):
@@ -286,10 +272,7 @@ class ChainGenotype(AnyGenotype):
         Nodes carry ``role`` (input, stem, block, skipped, attention, output), ``label``, ``size`` (height×width of
         their maps) and, for blocks, ``stage``, ``kernel``, ``expansion``, ``width`` and ``squeeze_excite``.
         """
-        import networkx
-
         self.require_part(part)
-        graph: networkx.MultiDiGraph = networkx.MultiDiGraph(name=self.space.name, kind="chain")
         height, width = self.network.height, self.network.width
         image = {"role": "input", "label": "image", "size": f"{height}×{width}"}
         nodes: list[tuple[str, dict[str, Any]]] = [("image", image)]
@@ -306,10 +289,7 @@ class ChainGenotype(AnyGenotype):
                 facts |= {"window": _window_text(stage.window)} if stage.window else {}
                 nodes.append((f"{number}.attention", facts))
         nodes.append(("features", {"role": "output", "label": "features", "width": self.space.features}))
-        graph.add_nodes_from(nodes)
-        for (tail, _), (head, _) in pairwise(nodes):
-            graph.add_edge(tail, head, op="")
-        return graph
+        return row_graph(nodes, name=self.space.name, kind="chain")
 
 
 def block_choices(stage: StageSpec, number: int, block: int) -> dict[str, Choice]:
@@ -374,12 +354,11 @@ def _check_stage(number: int, stage: StageGenotype, spec: StageSpec) -> None:
             f"stage {number}: widths are {', '.join(map(str, widths))}, expected one: its blocks share their width"
         )
     if stage.window is not None:
-        _check_window(number, stage)
+        _check_window(number, stage, *stage.window)
 
 
-def _check_window(number: int, stage: StageGenotype) -> None:
-    assert stage.window is not None
-    (start, length), channels = stage.window, stage.width
+def _check_window(number: int, stage: StageGenotype, start: float, length: float) -> None:
+    channels = stage.width
     if stage.attention != WINDOW:
         raise ValueError(f"stage {number}: a window is given with attention '{stage.attention}'; expected {WINDOW}")
     if not (0 <= start < channels and 0 < length <= channels):

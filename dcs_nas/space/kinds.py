@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, Self
 
 from pydantic import Field, model_validator
@@ -28,6 +29,13 @@ BY_POSITIONS = frozenset({"rga", "rga_spatial"})
 """Attention whose embedding of relations has N^2 / 4 weights, N = HW."""
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,100}$")]
+
+
+class Choice(NamedTuple):
+    """One thing to choose: its label and its candidates."""
+
+    label: str
+    options: tuple[Any, ...]
 
 
 class Space(Settings):
@@ -53,9 +61,16 @@ class Space(Settings):
         """Return the network's structure for images of ``height`` x ``width`` pixels."""
         raise NotImplementedError
 
+    def choices(self) -> Iterable[Choice]:
+        """Return the choices in order, where they are independent and each keeps one candidate; cells have others.
+
+        The class of the structure defines them, so that the ``space`` of a genotype has them too.
+        """
+        raise NotImplementedError
+
     def names(self) -> dict[str, list[Any]]:
         """Return the candidates as the record of an epoch lists them, by what is chosen."""
-        raise NotImplementedError
+        return {choice.label: list(choice.options) for choice in self.choices()}
 
     def group(self, figures: Mapping[str, float]) -> dict[str, float]:
         """Return figures by mixture, such as entropies, as they are logged."""
@@ -86,7 +101,7 @@ class Reference(Settings):
 
 
 class Origin(Settings):
-    """Origin of a genotype."""
+    """Where a genotype comes from."""
 
     data: str = ""
     seed: int | None = None
@@ -96,7 +111,7 @@ class Origin(Settings):
 
 
 class Rows(NamedTuple):
-    """Rows for a terminal."""
+    """A table for a terminal."""
 
     title: str
     columns: list[str]
@@ -135,7 +150,7 @@ class AnyGenotype(Settings):
         raise NotImplementedError
 
     def require_part(self, part: str | None) -> None:
-        """Raise ``InputError`` for a name that none of its pictures has; None stands for the first."""
+        """Raise ``InputError`` unless ``part`` is one of ``parts``, or None, which stands for the first."""
         if part is not None and part not in self.parts:
             raise InputError(f"this genotype has no part '{part}'; it has {', '.join(self.parts)}")
 
@@ -156,20 +171,16 @@ class AnyGenotype(Settings):
         raise NotImplementedError
 
     def one_hot(self) -> dict[str, list[list[float]]]:
-        """Return mixture weights (rows, candidates) by name that compute what this genotype computes."""
-        raise NotImplementedError
-
-    def _one_hot(self, candidates: Mapping[str, Sequence[Any]]) -> dict[str, list[list[float]]]:
-        """Return weights (1, candidates) by label, for choices of one candidate each."""
+        """Return mixture weights by name that compute what this genotype computes: by default (1, candidates) each."""
         sample = self.to_sample()
-        return {label: [[float(name == sample[label]) for name in names]] for label, names in candidates.items()}
+        return {c.label: [[float(option == sample[c.label]) for option in c.options]] for c in self.space.choices()}
 
     def identity(self) -> str:
-        """Return a text that the same architectures have in common, and different ones of a space have not."""
+        """Return a text that is equal for equal architectures of a space, and only for these."""
         return json.dumps(self.one_hot(), sort_keys=True)
 
     def skips(self) -> dict[str, int]:
-        """Return how many choices skip, by what skips: figures that a search logs."""
+        """Return the number of skipped parts by name, for the log of a search."""
         return {}
 
     def resize(self, height: int, width: int, *, channels: int | None = None, cells: int | None = None) -> AnyGenotype:
@@ -213,13 +224,23 @@ GENOTYPES: Registry[type[AnyGenotype]] = Registry("kind of genotype")
 
 
 def require_settings(of: Space | AnyGenotype, wanted: Mapping[str, bool], *, section: str = "search") -> None:
-    """Raise ``InputError`` for the first setting of ``section`` that is wanted and that the kind does not support."""
+    """Raise ``InputError`` for the first setting of ``section`` that is set and that the kind does not support."""
     for setting, is_set in wanted.items():
         if is_set and setting.split()[0] not in of.supports:
             kinds = " and ".join(kind for kind in SPACES if setting.split()[0] in SPACES[kind].supports)
             raise InputError(
                 f"{section}.{setting} is for spaces of {kinds}, and this one is of kind {of.kind}; leave it out"
             )
+
+
+def row_graph(nodes: Iterable[tuple[str, Mapping[str, Any]]], **facts: Any) -> networkx.MultiDiGraph:
+    """Return a graph of nodes in a row, pairs of name and data; ``facts`` are those of the graph."""
+    import networkx
+
+    graph: networkx.MultiDiGraph = networkx.MultiDiGraph(**facts)
+    graph.add_nodes_from(nodes)
+    graph.add_edges_from(pairwise(list(graph)), op="")
+    return graph
 
 
 def short_hash(data: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from dcs_nas.space.kinds import (
     GENOTYPES,
     SPACES,
     AnyGenotype,
+    Choice,
     Name,
     Origin,
     Reference,
@@ -68,6 +69,10 @@ class MsiStructure(Settings):
         plain = {"channels": list(self.channels), "interactions": list(self.interactions)}
         return short_hash({"kind": "msi", **plain})
 
+    def choices(self) -> list[Choice]:
+        """Return the 12 choices in order."""
+        return [Choice(label, self.interactions) for label in LABELS]
+
 
 class MsiNetwork(Settings):
     """The size of the images, in pixels."""
@@ -95,9 +100,6 @@ class MsiSpec(MsiStructure, Space):
     def network(self, height: int, width: int, **changes: Any) -> MsiNetwork:
         """Return the network searched on images of ``height`` x ``width``."""
         return parse(MsiNetwork, {"height": height, "width": width}, source=f"network of space '{self.name}'")
-
-    def names(self) -> dict[str, list[Any]]:
-        return {label: list(self.interactions) for label in LABELS}
 
     def group(self, figures: Mapping[str, float]) -> dict[str, float]:
         """Return the means over the cells, of the interactions midway and of those at the end."""
@@ -139,10 +141,6 @@ class MsiGenotype(AnyGenotype):
         """Return the choices by label: ``{'cell1_middle': 'ag', ...}``."""
         return dict(zip(LABELS, (kept for cell in self.cells for kept in cell)))
 
-    def one_hot(self) -> dict[str, list[list[float]]]:
-        """Return the mixture weights (1, candidates) by label."""
-        return self._one_hot(dict.fromkeys(LABELS, self.space.interactions))
-
     def graph(self, part: str | None = None) -> networkx.MultiDiGraph:
         """Return the cells from ``image`` through ``stem`` to ``features``, both branches of each side by side.
 
@@ -171,9 +169,9 @@ class MsiGenotype(AnyGenotype):
 
 
 def channel_problem(channels: Sequence[int], gated: Sequence[bool]) -> str:
-    """Return the fault of the channels of stem and stages, or nothing; ``gated``: stages with a channel gate.
+    """Return what is wrong with the channels of stem and stages, or ""; ``gated``: which stages have a channel gate.
 
-    A branch has a quarter of the channels, and its gate a sixteenth of these inside.
+    A branch has a quarter of the channels, and the hidden layer of its gate a sixteenth of these.
     """
     for stage, (width, gate) in enumerate(zip(channels[1:], gated), start=1):
         least = 64 if gate else 4
@@ -183,7 +181,7 @@ def channel_problem(channels: Sequence[int], gated: Sequence[bool]) -> str:
 
 
 def _add_cell(graph: networkx.MultiDiGraph, number: int, kept: tuple[str, str], source: str, *, size: str) -> str:
-    """Add a cell that reads ``source``; returns the node of its output."""
+    """Add a cell that reads ``source``; return the node of its output."""
     stage, ends = (number + 1) // 2, [source, source]
     for half, (place, name) in enumerate(zip(PLACES, kept), start=1):
         middle = f"{number}.{place}"

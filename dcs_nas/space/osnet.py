@@ -7,7 +7,6 @@ KaiyangZhou/deep-person-reid at f8cd150, projects/OSNet_AIN. Stages and blocks a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -19,6 +18,7 @@ from dcs_nas.space.kinds import (
     GENOTYPES,
     SPACES,
     AnyGenotype,
+    Choice,
     Name,
     Origin,
     Reference,
@@ -26,6 +26,7 @@ from dcs_nas.space.kinds import (
     Space,
     require_member,
     require_unique,
+    row_graph,
     short_hash,
 )
 
@@ -67,6 +68,10 @@ class OSNetStructure(Settings):
         """Twelve hex digits that change with anything a genotype depends on."""
         return short_hash({"kind": "osnet", **self.model_dump(mode="json", include=set(OSNetStructure.model_fields))})
 
+    def choices(self) -> list[Choice]:
+        """Return the six choices in order."""
+        return [Choice(label, self.placements) for label in OSNET_BLOCKS]
+
 
 @SPACES.register("osnet")
 class OSNetSpace(OSNetStructure, Space):
@@ -85,9 +90,6 @@ class OSNetSpace(OSNetStructure, Space):
             )
         source = f"network of space '{self.name}'"
         return parse(ChainNetwork, {"height": height, "width": width}, source=source)
-
-    def names(self) -> dict[str, list[Any]]:
-        return {label: list(self.placements) for label in OSNET_BLOCKS}
 
     def group(self, figures: Mapping[str, float]) -> dict[str, float]:
         """Return the mean over all blocks."""
@@ -127,29 +129,23 @@ class OSNetGenotype(AnyGenotype):
     def to_sample(self) -> dict[str, Any]:
         return dict(zip(OSNET_BLOCKS, self.placements))
 
-    def one_hot(self) -> dict[str, list[list[float]]]:
-        return self._one_hot(dict.fromkeys(OSNET_BLOCKS, self.space.placements))
-
     def graph(self, part: str | None = None) -> networkx.MultiDiGraph:
         """Return the chain from ``image`` through ``stem`` and the blocks ``1.1``, ``1.2``, ... to ``features``.
 
         Nodes carry ``role`` (input, stem, block, output), ``label``, ``size`` (height×width of their maps) and, for
         blocks, ``stage`` and ``placement``.
         """
-        import networkx
-
         self.require_part(part)
-        graph: networkx.MultiDiGraph = networkx.MultiDiGraph(name=self.space.name, kind="osnet", words=_WORDS)
         height, width = self.network.height, self.network.width
-        graph.add_node("image", role="input", label="image", size=f"{height}×{width}")
-        graph.add_node("stem", role="stem", label="stem", width=self.space.channels[0])
+        nodes: list[tuple[str, dict[str, Any]]] = [
+            ("image", {"role": "input", "label": "image", "size": f"{height}×{width}"}),
+            ("stem", {"role": "stem", "label": "stem", "width": self.space.channels[0]}),
+        ]
         height, width = -(-height // 4), -(-width // 4)
         for i, placement in enumerate(self.placements):
-            stage, block = i // 2 + 1, i % 2 + 1
+            stage, name = i // 2 + 1, f"{i // 2 + 1}.{i % 2 + 1}"
             size = f"{height >> stage - 1}×{width >> stage - 1}"
-            place = {"stage": stage, "size": size, "placement": placement}
-            graph.add_node(f"{stage}.{block}", role="block", label=f"{stage}.{block}", **place)
-        graph.add_node("features", role="output", label="features", width=self.space.features)
-        for tail, head in pairwise(list(graph)):
-            graph.add_edge(tail, head, op="")
-        return graph
+            facts = {"role": "block", "label": name, "stage": stage, "size": size, "placement": placement}
+            nodes.append((name, facts))
+        nodes.append(("features", {"role": "output", "label": "features", "width": self.space.features}))
+        return row_graph(nodes, name=self.space.name, kind="osnet", words=_WORDS)

@@ -7,20 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from dcs_nas.errors import InputError, choices
-from dcs_nas.settings import parse, read_yaml
+from dcs_nas.registry import Registry
+from dcs_nas.settings import S, parse, read_yaml
 from dcs_nas.space.cells import SpaceSpec
+from dcs_nas.space.darts_text import is_published, read_published
 from dcs_nas.space.kinds import FORMAT, GENOTYPES, SPACES, AnyGenotype, Space
-from dcs_nas.space.published import is_published, read_published
 
 
 def load_space(path: Path) -> Space:
     """Return the search space of a file, of any kind; ``name`` defaults to the file's own."""
-    data = {"name": path.stem, **read_yaml(path)}
-    kind = data.get("kind", "cells")
-    if not isinstance(kind, str) or kind not in SPACES:
-        named = str(kind)[:80]
-        raise InputError(f"{path}: unknown kind of search space '{named}'; {choices(named, SPACES)}")
-    return parse(SPACES[kind], data, source=str(path))
+    return _parse_kind(SPACES, {"name": path.stem, **read_yaml(path)}, source=str(path))
 
 
 def read_space(path: Path) -> SpaceSpec:
@@ -34,8 +30,8 @@ def read_space(path: Path) -> SpaceSpec:
 def load_genotype(path: Path, *, space: Space | None = None) -> AnyGenotype:
     """Return the genotype of a file, of the record of an epoch, or of DARTS' text (see ``read_published``).
 
-    ``path`` may be the name of one that ships. ``space`` is that of such a text if its cells fit. Raises
-    ``InputError`` for a newer format and for other content.
+    ``path`` may be the name of a shipped genotype. DARTS' text gets ``space`` if its cells fit. Raises ``InputError``
+    for a newer format and for other content.
     """
     path = genotype_file(path)
     if is_published(path):
@@ -63,19 +59,23 @@ def genotype_file(path: Path) -> Path:
 
 def parse_genotype(data: Mapping[str, Any], *, source: str) -> AnyGenotype:
     """Return the genotype that plain data of the known format hold; without ``kind`` they are of cells."""
+    return _parse_kind(GENOTYPES, data, source=source)
+
+
+def _parse_kind(kinds: Registry[type[S]], data: Mapping[str, Any], *, source: str) -> S:
     kind = data.get("kind", "cells")
-    if not isinstance(kind, str) or kind not in GENOTYPES:
-        named = str(kind)[:80]
-        raise InputError(f"{source}: unknown kind of genotype '{named}'; {choices(named, GENOTYPES)}")
-    return parse(GENOTYPES[kind], data, source=source)
+    if not isinstance(kind, str) or kind not in kinds:
+        name = str(kind)[:80]
+        raise InputError(f"{source}: unknown {kinds.what} '{name}'; {choices(name, kinds)}")
+    return parse(kinds[kind], data, source=source)
 
 
 def find_shipped_file(folder: str, name: str | Path) -> Path:
-    """Return the file that ``name`` stands for: a path, or the bare name of one in ``folder`` here or as shipped."""
+    """Return the file of a path, or of the bare name of a file in ``folder``, here or as shipped."""
     try:
         path = Path(name).expanduser()
         path.is_file()
-    except (OSError, RuntimeError, ValueError) as error:  # a name too long, ~ of nobody
+    except (OSError, RuntimeError, ValueError) as error:  # a name too long, or ~ of an unknown user
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{str(name)[:80]} cannot be looked up ({reason}); give a path or a name") from None
     package = Path(__file__).resolve().parents[1]

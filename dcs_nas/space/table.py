@@ -46,14 +46,14 @@ class Training(Settings):
 
 @dataclass(frozen=True)
 class Entry:
-    """An architecture and its standing. Scores in percent of mAP.
+    """The results of an architecture, beside those of the others. Scores in percent of mAP.
 
     Attributes:
-        score: mean test mAP over the seeds that every architecture has.
-        spread: standard deviation over all seeds of this one; NaN for a single seed.
+        score: mean test mAP over the seeds that every architecture was trained with.
+        spread: standard deviation over all seeds of this architecture; NaN for a single seed.
         rank: 1 for the best score.
         regret: the best score minus this one.
-        front_distance: how much the best architecture of at most as many multiply-adds scores more; 0 on the front.
+        front_distance: the best score at no more multiply-adds minus this one; 0 on the Pareto front.
     """
 
     architecture: str
@@ -70,11 +70,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Noise:
-    """The noise of scores beside their spread. Points of mAP.
+    """The noise of scores, compared with their spread. Points of mAP.
 
     Attributes:
-        single: standard deviation of one training around its architecture, without what a seed does to all of them.
-        score: that of a score, a mean over the common seeds.
+        single: standard deviation of one training around the mean of its architecture, without the effect that a seed
+            has on all architectures.
+        score: standard deviation of a score, a mean over the common seeds.
         between: standard deviation of the scores of all architectures.
         ratio: score / between.
     """
@@ -132,7 +133,7 @@ class Table:
     @cached_property
     def entries(self) -> tuple[Entry, ...]:
         """All architectures, the best first."""
-        scores = {text: self._mean(text, "mAP") for text in self.trainings}
+        scores = {text: self._score(text) for text in self.trainings}
         order = sorted(scores, key=lambda text: (-scores[text], text))
         macs = {text: next(iter(self.trainings[text].values())).multiply_adds for text in order}
         return tuple(
@@ -209,9 +210,9 @@ class Table:
     def _by_text(self) -> dict[str, Entry]:
         return {entry.architecture: entry for entry in self.entries}
 
-    def _mean(self, text: str, column: str) -> float:
-        seeds = self.seeds or tuple(self.trainings[text])
-        return float(np.mean([getattr(self.trainings[text][seed], column) for seed in seeds]))
+    def _score(self, text: str) -> float:
+        rows = self.trainings[text]
+        return float(np.mean([rows[seed].mAP for seed in self.seeds or rows]))
 
     def _entry(self, text: str, rank: int, scores: dict[str, float], best_as_cheap: float) -> Entry:
         rows = self.trainings[text]
@@ -232,7 +233,7 @@ class Table:
 
 def _find_shipped(name: str) -> Path:
     package = Path(__file__).resolve().parents[1]
-    places = [package.parent / _FOLDER / f"{name}.csv", package / "_find_shipped/tables" / f"{name}.csv"]
+    places = [package.parent / _FOLDER / f"{name}.csv", package / "_shipped/tables" / f"{name}.csv"]
     for place in places:
         if place.is_file():
             return place

@@ -1,4 +1,4 @@
-"""Backbones: what one is, the registry, and how attention is put after its stages.
+"""Backbones: the base class, the registry, and the insertion of attention after stages.
 
 Shapes: B images, C channels, H x W map, D features.
 """
@@ -27,12 +27,12 @@ class Backbone(nn.Module):
         kind: the output: "map" is (B, C, h, w), "vector" is (B, D), "vectors" is a tuple of (B, D).
         num_features: C of the map, or D of the first vector.
         stages: the names of the places, from input to output.
-        default_stages: those that attention follows where nothing else is asked.
+        default_stages: the places that get attention by default.
         uses_cameras: ``forward`` also takes the cameras of the images, (B,) from 0.
         smallest: least height and width of an image.
         stem_path: name of the submodule that ends the stem and returns the first map (B, C, h, w).
         attention: stage to the block after it; empty for a plain backbone.
-        interpolated: names that ``adapt_weights`` resized last, to how, such as ``14 x 14 to 16 x 8``.
+        interpolated: names that the last ``adapt_weights`` resized, to the sizes, such as ``14 x 14 to 16 x 8``.
     """
 
     kind: ClassVar[Literal["map", "vector", "vectors"]]
@@ -49,13 +49,13 @@ class Backbone(nn.Module):
         self.interpolated: dict[str, str] = {}
 
     def attend(self, stage: str, x: Tensor) -> Tensor:
-        """Return the map x (B, C, H, W) that leaves ``stage``, after the attention that stands there, if any."""
+        """Return the map x (B, C, H, W) that leaves ``stage``, after the attention inserted there, if any."""
         return self.attention[stage](x) if stage in self.attention else x
 
     def adapt_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the tensors of a weights file under the names and shapes of this network, where they differ.
+        """Return the tensors of a weights file under the names and shapes of this network.
 
-        A subclass that knows other layouts of its network overrides it. Names that it does not know stay.
+        A subclass that reads other layouts of its network overrides it. Unknown names stay as they are.
 
         Raises:
             InputError: a tensor that belongs to another kind of network, or cannot be adapted.
@@ -115,7 +115,7 @@ def _check_stages(backbone: Backbone, stages: Iterable[str]) -> tuple[str, ...]:
 
 
 class _Recorder(nn.Module):
-    """The identity; remembers the size of the map that it saw last."""
+    """The identity, which records the size of its last map."""
 
     shape: tuple[int, int, int]
 
@@ -126,7 +126,7 @@ class _Recorder(nn.Module):
 
 
 def start_convolutional(network: nn.Module) -> None:
-    """First values of torchvision's and torchreid's networks: He et al. (ICCV 2015) by fan-out for convolutions."""
+    """Initialize as torchvision and torchreid do: convolutions by He et al. (ICCV 2015), with the fan-out."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -141,10 +141,10 @@ BACKBONES: Registry[Callable[..., Backbone]] = Registry("backbone")
 
 
 def register_backbone(name: str) -> Callable[[Callable[..., Backbone]], Callable[..., Backbone]]:
-    """Decorator that enters ``make(*, height, width, **options)``, a plain backbone's maker, into ``BACKBONES``.
+    """Register the decorated ``make(*, height, width, **options)``, which returns a plain backbone, in ``BACKBONES``.
 
-    The entered factory also takes ``attention``, ``attention_stages`` and ``attention_settings`` and puts the blocks
-    in (see ``insert_attention``). It raises ``InputError`` for an unknown option, a bad size, or attention settings
+    The registered factory also takes ``attention``, ``attention_stages`` and ``attention_settings`` and inserts the
+    blocks (see ``insert_attention``). It raises ``InputError`` for an unknown option, a bad size, or attention settings
     without attention.
     """
 

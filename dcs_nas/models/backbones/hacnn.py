@@ -1,4 +1,4 @@
-"""HA-CNN: a global branch with harmonious attention and local streams on the regions it finds, torchreid's names.
+"""HA-CNN: a global branch with harmonious attention, and local streams on its regions; torchreid's names.
 
 Shapes: B images, C channels, H x W map, T regions, D features.
 Source: Li, Zhu, Gong, "Harmonious Attention Network for Person Re-Identification", CVPR 2018, figure 2 and section 3;
@@ -170,5 +170,5 @@ def _features(channels: int, features: int) -> nn.Sequential:
 
 @register_backbone("hacnn")
 def hacnn(*, height: int, width: int, learn_region: bool = True, gate_start: str = "constant") -> HACNN:
-    """HA-CNN: 4.5 M parameters, 512 global and 512 local features; published for 160 x 64."""
+    """Return HA-CNN: 4.5 M parameters, 512 global and 512 local features; published for 160 x 64."""
     return HACNN(learn_region=learn_region, gate_start=gate_start)

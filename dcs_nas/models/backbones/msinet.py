@@ -30,7 +30,7 @@ Branches = tuple[Tensor, Tensor]
 
 
 class NoInteraction(nn.Module):
-    """Two maps (B, C, H, W) as they are."""
+    """Two maps (B, C, H, W), unchanged."""
 
     def forward(self, a: Tensor, b: Tensor) -> Branches:
         return a, b
@@ -44,7 +44,7 @@ class Exchange(nn.Module):
 
 
 class SharedGate(ChannelGate):
-    """One channel gate, x o sigmoid(MLP(mean(x))), for either of two maps (B, C, H, W)."""
+    """One channel gate, x o sigmoid(MLP(mean(x))), for both of two maps (B, C, H, W)."""
 
     def forward(self, a: Tensor, b: Tensor) -> Branches:  # type: ignore[override]
         gate = super().forward
@@ -52,7 +52,7 @@ class SharedGate(ChannelGate):
 
 
 class CrossAttention(nn.Module):
-    """Attention among the channels of each map (B, C, H, W), by how unlike the other map's they are.
+    """Attention among the channels of each map (B, C, H, W), by their dissimilarity to those of the other map.
 
     With E = A B^T for maps A, B (C, N): A' = A + gamma softmax(max(E) - E) A, the maximum over each row; B' likewise
     with E^T. gamma is learned, starts at 0 and is shared.
@@ -78,7 +78,7 @@ INTERACTIONS: Mapping[str, Interaction] = {
     "ag": SharedGate,
     "cross_att": lambda channels: CrossAttention(),
 }
-"""Interactions by their published names, each made for two maps of that many channels."""
+"""Published name to the factory of an interaction of two maps, by their channels."""
 
 
 class InteractionCell(nn.Module):
@@ -111,10 +111,10 @@ def _three(width: int) -> nn.Sequential:
 
 
 class MSITrunk(Backbone):
-    """Images (B, 3, H, W) to the last map (B, channels[3], h, w): MSINet without heads, its convolutions not started.
+    """Images (B, 3, H, W) to the last map (B, channels[3], h, w): MSINet without heads, convolutions not initialized.
 
     Args:
-        interactions: makers of the 12 interactions, midway and at the end of each of the six cells.
+        interactions: factories of the 12 interactions, midway and at the end of each of the six cells.
         channels: of the stem and of the three stages.
     """
 
@@ -188,27 +188,22 @@ class PublishedMSINet(MSINet):
     """MSINet with the published heads, under the published names.
 
     A head: a square matrix, batch norm without shift, a classifier with bias. Training: an ``Embedding`` with the
-    vectors before the heads side by side. Evaluation: these vectors (B, D), or with ``after_neck`` those after the
+    vectors before the heads side by side. Evaluation: these vectors (B, D), or with ``after_neck`` set those after the
     batch norm, which the published code takes for another data set than that of training.
 
     Args:
         identities: A.
         genotype: see ``MSINet``.
         channels: see ``MSINet``.
-        after_neck: what evaluation returns.
     """
 
+    after_neck = False
+
     def __init__(
-        self,
-        identities: int,
-        *,
-        genotype: Sequence[str] = MSMT_GENOTYPE,
-        channels: Sequence[int] = CHANNELS,
-        after_neck: bool = False,
+        self, identities: int, *, genotype: Sequence[str] = MSMT_GENOTYPE, channels: Sequence[int] = CHANNELS
     ) -> None:
         super().__init__(genotype=genotype, channels=channels)
         check_sizes(identities=identities)
-        self.after_neck = after_neck
         self.fc, self.head, self.classifier = _head(channels[3], identities)
         self.f_fc, self.f_head, self.f_classifier = _head(2 * HALF_FEATURES, identities)
 
@@ -255,5 +250,5 @@ def msinet(
     genotype: Sequence[str] = MSMT_GENOTYPE,
     channels: Sequence[int] = CHANNELS,
 ) -> MSINet:
-    """MSINet: 2.0 M parameters without its heads, 512 features and 256 of the halves; published for 256 x 128."""
+    """Return MSINet: 2.0 M parameters without heads, 512 features and 256 of the halves; published for 256 x 128."""
     return MSINet(genotype=genotype, channels=channels)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -56,7 +56,7 @@ class ConvNorm(nn.Module):
         self.relu = nn.ReLU(inplace=True) if relu else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, out_channels, H / stride, W / stride)."""
+        """Map (B, C, H, W) to (B, out_channels, H / stride, W / stride)."""
         return self.relu(self.bn(self.conv(x)))
 
 
@@ -70,20 +70,20 @@ class LightConv(nn.Module):
         self.bn = nn.BatchNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C, H, W)."""
+        """Map (B, C, H, W) to (B, C, H, W)."""
         return F.relu(self.bn(self.conv2(self.conv1(x))))
 
 
 class ChannelGate(nn.Module):
     """Weighs channels by their own means, x o sigmoid(MLP(mean(x))): the gate that all scales share."""
 
-    def __init__(self, channels: int, *, reduction: int = 16) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.fc1 = nn.Conv2d(channels, channels // reduction, 1)
-        self.fc2 = nn.Conv2d(channels // reduction, channels, 1)
+        self.fc1 = nn.Conv2d(channels, channels // 16, 1)
+        self.fc2 = nn.Conv2d(channels // 16, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C, H, W)."""
+        """Map (B, C, H, W) to (B, C, H, W)."""
         return x * self.fc2(F.relu(self.fc1(x.mean((2, 3), keepdim=True)))).sigmoid()
 
 
@@ -110,7 +110,7 @@ class OmniScaleBlock(nn.Module):
         self.downsample = ConvNorm(channels, out_channels, relu=False) if channels != out_channels else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, out_channels, H, W)."""
+        """Map (B, C, H, W) to (B, out_channels, H, W)."""
         y = self.conv1(x)
         streams = self.gate(self.conv2a(y)) + self.gate(self.conv2b(y))
         streams = streams + self.gate(self.conv2c(y)) + self.gate(self.conv2d(y))
@@ -121,13 +121,13 @@ class OmniScaleBlock(nn.Module):
 
 
 class OSNet(Backbone):
-    """Return vectors (B, features), the published 512-D layer after the pooled map of images (B, 3, H, W).
+    """Images (B, 3, H, W) to vectors (B, features), by the published layer after the pooled map.
 
     Args:
         channels: out of the stem and of the three stages, those of the stages multiples of 4 and at least 64.
         features: D.
         instance_norm: "none"; "ibn": in the stem and after both blocks of the first stage; "ain": in the stem and
-            inside four blocks, the placement that was searched; or the placements of the six blocks, beside the stem.
+            inside four blocks, the searched placement; or the placements of the six blocks, with one in the stem.
     """
 
     kind = "vector"
@@ -165,12 +165,12 @@ class OSNet(Backbone):
 
 
 class OSNetAIN(OSNet):
-    """OSNet with the searched placement of instance norms; its maps need two places or more in the last stage.
-
-    The arguments are those of ``OSNet``, and:
+    """OSNet with the searched placement of instance norms; the maps of its last stage need two positions or more.
 
     Args:
-        placements: other ones for the six blocks.
+        channels: see ``OSNet``.
+        features: see ``OSNet``.
+        placements: of the six blocks.
     """
 
     smallest = 32
@@ -185,7 +185,7 @@ class OSNetAIN(OSNet):
         super().__init__(channels=channels, features=features, instance_norm=placements)
 
     def adapt_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Rename torchreid's names in osnet_ain.py, which differ from those of osnet.py."""
+        """Return weights with the names of torchreid's osnet_ain.py, which differ from those of osnet.py, as ours."""
         return {_plain_name(name): tensor for name, tensor in weights.items()}
 
 
@@ -204,55 +204,22 @@ def _stage(channels: int, out_channels: int, places: tuple[Placement, ...], *, s
     return nn.Sequential(*blocks, *transition)
 
 
-@register_backbone("osnet_x1_0")
-def osnet_x1_0(*, height: int, width: int) -> OSNet:
-    """OSNet of width 1: 2.2 M parameters, 512 features."""
-    return OSNet()
+def _register(name: str, network: type[OSNet], **settings: Any) -> None:
+    def make(*, height: int, width: int) -> OSNet:
+        return network(**settings)
+
+    register_backbone(name)(make)
 
 
-@register_backbone("osnet_x0_75")
-def osnet_x0_75(*, height: int, width: int) -> OSNet:
-    """OSNet of width 0.75: 1.3 M parameters, 512 features."""
-    return OSNet(channels=(48, 192, 288, 384))
-
-
-@register_backbone("osnet_x0_5")
-def osnet_x0_5(*, height: int, width: int) -> OSNet:
-    """OSNet of width 0.5: 0.6 M parameters, 512 features."""
-    return OSNet(channels=(32, 128, 192, 256))
-
-
-@register_backbone("osnet_x0_25")
-def osnet_x0_25(*, height: int, width: int) -> OSNet:
-    """OSNet of width 0.25: 0.2 M parameters, 512 features."""
-    return OSNet(channels=(16, 64, 96, 128))
-
-
-@register_backbone("osnet_ibn_x1_0")
-def osnet_ibn_x1_0(*, height: int, width: int) -> OSNet:
-    """OSNet-IBN of width 1: 2.2 M parameters, 512 features."""
-    return OSNet(instance_norm="ibn")
-
-
-@register_backbone("osnet_ain_x1_0")
-def osnet_ain_x1_0(*, height: int, width: int) -> OSNetAIN:
-    """OSNet-AIN of width 1: 2.2 M parameters, 512 features."""
-    return OSNetAIN()
-
-
-@register_backbone("osnet_ain_x0_75")
-def osnet_ain_x0_75(*, height: int, width: int) -> OSNetAIN:
-    """OSNet-AIN of width 0.75: 1.3 M parameters, 512 features."""
-    return OSNetAIN(channels=(48, 192, 288, 384))
-
-
-@register_backbone("osnet_ain_x0_5")
-def osnet_ain_x0_5(*, height: int, width: int) -> OSNetAIN:
-    """OSNet-AIN of width 0.5: 0.6 M parameters, 512 features."""
-    return OSNetAIN(channels=(32, 128, 192, 256))
-
-
-@register_backbone("osnet_ain_x0_25")
-def osnet_ain_x0_25(*, height: int, width: int) -> OSNetAIN:
-    """OSNet-AIN of width 0.25: 0.2 M parameters, 512 features."""
-    return OSNetAIN(channels=(16, 64, 96, 128))
+# Widths 1, 0.75, 0.5 and 0.25: 2.2, 1.3, 0.6 and 0.2 M parameters, 512 features
+_WIDTHS = {
+    "x1_0": (64, 256, 384, 512),
+    "x0_75": (48, 192, 288, 384),
+    "x0_5": (32, 128, 192, 256),
+    "x0_25": (16, 64, 96, 128),
+}
+for _width, _channels in _WIDTHS.items():
+    _register(f"osnet_{_width}", OSNet, channels=_channels)
+_register("osnet_ibn_x1_0", OSNet, instance_norm="ibn")
+for _width, _channels in _WIDTHS.items():
+    _register(f"osnet_ain_{_width}", OSNetAIN, channels=_channels)

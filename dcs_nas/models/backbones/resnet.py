@@ -55,12 +55,12 @@ class DotProductNonLocal(nn.Module):
 
 
 def _first_norm(channels: int, ibn: str | None) -> nn.Module:
-    """Of a block: IBN-a's, or batch norm."""
+    """Return the first norm of a block: that of IBN-a, or a batch norm."""
     return InstanceBatchNorm(channels) if ibn == "a" else nn.BatchNorm2d(channels)
 
 
 def _last_norm(channels: int, ibn: str | None) -> nn.Module:
-    """Behind a block's sum: IBN-b's instance norm, or none."""
+    """Return the norm after a block's sum: the instance norm of IBN-b, or none."""
     return nn.InstanceNorm2d(channels, affine=True) if ibn == "b" else nn.Identity()
 
 
@@ -110,7 +110,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(Backbone):
-    """Return maps (B, 512 or 2048, H / 16, W / 16), or H / 32 with ``last_stride`` 2 of images (B, 3, H, W).
+    """Images (B, 3, H, W) to maps (B, 512 or 2048, H / 16, W / 16), or H / 32 with ``last_stride`` 2.
 
     Args:
         block: ``BasicBlock`` or ``Bottleneck``.
@@ -203,8 +203,8 @@ def _stage(
     return nn.Sequential(first, *(block(width * block.expansion, width, ibn=kind) for kind in kinds[1:]))
 
 
-def _ibn(ibn: str | None, height: int, width: int) -> str | None:
-    """Return ``ibn`` if its deepest instance norm, on a map 16 times smaller, has at least two places to norm."""
+def _check_ibn(ibn: str | None, height: int, width: int) -> str | None:
+    """Return ``ibn`` if its deepest instance norm, on a map 16 times smaller, has two positions or more to norm."""
     if ibn is not None and max(height, width) <= 16:
         raise InputError(f"images of {height} x {width} are too small for ibn; expected one side of at least 17")
     return ibn
@@ -212,35 +212,25 @@ def _ibn(ibn: str | None, height: int, width: int) -> str | None:
 
 @register_backbone("resnet10_small")
 def resnet10_small(*, height: int, width: int, last_stride: int = 1, base: int = 16) -> ResNet:
-    """Ten layers for images of 32 to 64 pixels: 0.31 M parameters, 128 channels out."""
+    """Return a ResNet of ten layers for images of 32 to 64 pixels: 0.31 M parameters, 128 channels out."""
     return ResNet(BasicBlock, (1, 1, 1, 1), last_stride=last_stride, base=base, small_images=True)
 
 
-@register_backbone("resnet18")
-def resnet18(*, height: int, width: int, last_stride: int = 1, ibn: str | None = None) -> ResNet:
-    """ResNet-18: 11.2 M parameters, 512 channels out."""
-    return ResNet(BasicBlock, (2, 2, 2, 2), last_stride=last_stride, ibn=_ibn(ibn, height, width))
+def _register(name: str, block: type[BasicBlock] | type[Bottleneck], depths: tuple[int, int, int, int]) -> None:
+    def make(*, height: int, width: int, last_stride: int = 1, ibn: str | None = None) -> ResNet:
+        return ResNet(block, depths, last_stride=last_stride, ibn=_check_ibn(ibn, height, width))
+
+    def make_deep(
+        *, height: int, width: int, last_stride: int = 1, ibn: str | None = None, non_local: bool = False
+    ) -> ResNet:
+        ibn = _check_ibn(ibn, height, width)
+        return ResNet(block, depths, last_stride=last_stride, ibn=ibn, non_local=non_local)
+
+    register_backbone(name)(make if block is BasicBlock else make_deep)
 
 
-@register_backbone("resnet34")
-def resnet34(*, height: int, width: int, last_stride: int = 1, ibn: str | None = None) -> ResNet:
-    """ResNet-34: 21.3 M parameters, 512 channels out."""
-    return ResNet(BasicBlock, (3, 4, 6, 3), last_stride=last_stride, ibn=_ibn(ibn, height, width))
-
-
-@register_backbone("resnet50")
-def resnet50(
-    *, height: int, width: int, last_stride: int = 1, ibn: str | None = None, non_local: bool = False
-) -> ResNet:
-    """ResNet-50: 23.5 M parameters, 2048 channels out."""
-    depths = (3, 4, 6, 3)
-    return ResNet(Bottleneck, depths, last_stride=last_stride, ibn=_ibn(ibn, height, width), non_local=non_local)
-
-
-@register_backbone("resnet101")
-def resnet101(
-    *, height: int, width: int, last_stride: int = 1, ibn: str | None = None, non_local: bool = False
-) -> ResNet:
-    """ResNet-101: 42.5 M parameters, 2048 channels out."""
-    depths = (3, 4, 23, 3)
-    return ResNet(Bottleneck, depths, last_stride=last_stride, ibn=_ibn(ibn, height, width), non_local=non_local)
+# 11.2, 21.3, 23.5 and 42.5 M parameters; 512 channels out, of bottlenecks 2048
+_register("resnet18", BasicBlock, (2, 2, 2, 2))
+_register("resnet34", BasicBlock, (3, 4, 6, 3))
+_register("resnet50", Bottleneck, (3, 4, 6, 3))
+_register("resnet101", Bottleneck, (3, 4, 23, 3))

@@ -9,6 +9,7 @@ Visual Tasks" (SOLIDER), CVPR 2023, equation 5; tinyvision/SOLIDER-REID at 8c08e
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from dcs_nas.errors import InputError
 from dcs_nas.models.backbones.backbone import Backbone, register_backbone
+from dcs_nas.models.blocks.parts import drop_path
 
 WINDOW = 7
 _SEPARATE = -100.0  # added to the logits of places that only the shift brought together
@@ -59,7 +61,7 @@ class WindowAttention(nn.Module):
 
 
 def _offset_index() -> Tensor:
-    """(N, N): which of the (2 M - 1)^2 offsets leads from the second place to the first."""
+    """Return (N, N): the index, out of (2 M - 1)^2, of the offset from the second position to the first."""
     place = torch.arange(WINDOW)
     offset = place.unsqueeze(1) - place + WINDOW - 1
     index = (2 * WINDOW - 1) * offset[:, None, :, None] + offset[None, :, None, :]
@@ -69,7 +71,7 @@ def _offset_index() -> Tensor:
 class ShiftedWindowAttention(nn.Module):
     """``WindowAttention`` on a map (B, H, W, C), padded to whole windows, moved by half a window if ``shifted``.
 
-    What the move brings into one window from opposite sides of the map does not see each other.
+    Positions that the move brings into one window from opposite sides of the map do not attend to each other.
     """
 
     def __init__(self, channels: int, heads: int, *, shifted: bool) -> None:
@@ -136,14 +138,8 @@ class SwinBlock(nn.Module):
         self.drop_path = drop_path
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self._drop(self.attn(self.norm1(x)))
-        return x + self._drop(self.ffn(self.norm2(x)))
-
-    def _drop(self, x: Tensor) -> Tensor:
-        if not self.training or self.drop_path == 0:
-            return x
-        keep = x.new_empty(len(x), 1, 1, 1).bernoulli_(1 - self.drop_path)
-        return x * keep / (1 - self.drop_path)
+        x = x + drop_path(self.attn(self.norm1(x)), self.drop_path, self.training)
+        return x + drop_path(self.ffn(self.norm2(x)), self.drop_path, self.training)
 
 
 class PatchMerging(nn.Module):
@@ -161,7 +157,7 @@ class PatchMerging(nn.Module):
 
 
 class SwinStage(nn.Module):
-    """Blocks, every second one shifted, and what halves the map behind them, but in the last stage."""
+    """Blocks, every second one shifted, then a ``PatchMerging`` unless it is the last stage."""
 
     def __init__(self, channels: int, heads: int, drop_paths: list[float], *, last: bool) -> None:
         super().__init__()
@@ -252,17 +248,17 @@ class SwinTransformer(Backbone):
         return self.norm3(x).permute(0, 3, 1, 2)
 
     def _condition(self, n: int, x: Tensor) -> Tensor:
-        """Return the map that leaves stage n, under the semantic weight."""
+        """Return the map that leaves stage n, conditioned on the semantic weight."""
         if self.semantic_weight is None:
             return x
         weights = x.new_tensor([self.semantic_weight, 1 - self.semantic_weight])
         return x * F.softplus(self.semantic_embed_w[n](weights)) + self.semantic_embed_b[n](weights)
 
     def adapt_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return weights of SOLIDER, or of microsoft/Swin-Transformer, without what the last map does not read.
+        """Return weights of SOLIDER, or of microsoft/Swin-Transformer, without tensors that the last map does not read.
 
-        That is the norms of the other stages' outputs, the semantic embedding of the last stage, and all of it without
-        ``semantic_weight``. Microsoft's merging reads its four places in another order.
+        Left out are the norms of the other stages' outputs and the semantic embedding of the last stage; without
+        ``semantic_weight`` that of every stage. Microsoft's merging reads its four positions in another order.
         """
         adapted = {}
         for name, tensor in _solider_names(weights).items():
@@ -298,31 +294,16 @@ def _frozen(width: int) -> nn.Linear:
     return layer.requires_grad_(False)
 
 
-@register_backbone("swin_tiny")
-def swin_tiny(
-    *, height: int, width: int, drop_path: float = 0.1, semantic_weight: float | None = None
-) -> SwinTransformer:
-    """Swin-T: 27.5 M parameters, 768 channels out."""
-    return SwinTransformer(
-        embedding=96, depths=(2, 2, 6, 2), heads=3, drop_path=drop_path, semantic_weight=semantic_weight
-    )
+def _register(name: str, **sizes: Any) -> None:
+    def make(
+        *, height: int, width: int, drop_path: float = 0.1, semantic_weight: float | None = None
+    ) -> SwinTransformer:
+        return SwinTransformer(**sizes, drop_path=drop_path, semantic_weight=semantic_weight)
+
+    register_backbone(name)(make)
 
 
-@register_backbone("swin_small")
-def swin_small(
-    *, height: int, width: int, drop_path: float = 0.1, semantic_weight: float | None = None
-) -> SwinTransformer:
-    """Swin-S: 48.8 M parameters, 768 channels out."""
-    return SwinTransformer(
-        embedding=96, depths=(2, 2, 18, 2), heads=3, drop_path=drop_path, semantic_weight=semantic_weight
-    )
-
-
-@register_backbone("swin_base")
-def swin_base(
-    *, height: int, width: int, drop_path: float = 0.1, semantic_weight: float | None = None
-) -> SwinTransformer:
-    """Swin-B: 86.7 M parameters, 1024 channels out."""
-    return SwinTransformer(
-        embedding=128, depths=(2, 2, 18, 2), heads=4, drop_path=drop_path, semantic_weight=semantic_weight
-    )
+# Swin-T, Swin-S and Swin-B: 27.5, 48.8 and 86.7 M parameters; 768, 768 and 1024 channels out
+_register("swin_tiny", embedding=96, depths=(2, 2, 6, 2), heads=3)
+_register("swin_small", embedding=96, depths=(2, 2, 18, 2), heads=3)
+_register("swin_base", embedding=128, depths=(2, 2, 18, 2), heads=4)

@@ -20,6 +20,7 @@ from dcs_nas.models.blocks.parts import check_sizes
 from dcs_nas.models.heads import Embedding
 
 PARTS = 4
+_ENDINGS = ("", "_1", "_2", "_3", "_4")  # of the names of the published heads
 STRIDE = 12
 
 
@@ -110,8 +111,8 @@ class TransReID(TokenBackbone):
     def adapt_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return weights of TransReID, or of a ViT whose last block and norm then start both branches.
 
-        TransReID's own last block and norm behind the shared ones, which nothing reads, are left out, so is the
-        classifier of ImageNet.
+        Left out are TransReID's own last block and norm after the shared ones, which nothing reads, and the classifier
+        of ImageNet.
 
         Raises:
             InputError: see ``VisionTransformer.adapt_weights``.
@@ -134,19 +135,19 @@ class PublishedTransReID(TransReID):
 
     Each of the five vectors has a batch norm without shift and a classifier without bias. Training: an ``Embedding``
     with the vectors before the heads side by side. Evaluation: these vectors (B, 5 D), those of the parts divided by
-    4, or with ``after_neck`` the same after the batch norms.
+    4, or with ``after_neck`` set the same after the batch norms.
 
     Args:
         identities: A.
-        after_neck: what evaluation returns.
         settings: of ``TransReID``.
     """
 
-    def __init__(self, identities: int, *, after_neck: bool = False, **settings: int | float) -> None:
+    after_neck = False
+
+    def __init__(self, identities: int, **settings: int | float) -> None:
         super().__init__(**settings)  # type: ignore[arg-type]
         check_sizes(identities=identities)
-        self.after_neck = after_neck
-        for ending in ("", *(f"_{k}" for k in range(1, PARTS + 1))):
+        for ending in _ENDINGS:
             neck, classifier = nn.BatchNorm1d(self.num_features), nn.Linear(self.num_features, identities, bias=False)
             neck.bias.requires_grad_(False)
             nn.init.normal_(classifier.weight, std=0.001)
@@ -158,11 +159,10 @@ class PublishedTransReID(TransReID):
         vectors = super().forward(x, cameras)
         if not self.training and not self.after_neck:
             return _weigh(vectors)
-        endings = ("", *(f"_{k}" for k in range(1, PARTS + 1)))
-        normed = [self.get_submodule(f"bottleneck{end}")(vector) for end, vector in zip(endings, vectors)]
+        normed = [self.get_submodule(f"bottleneck{end}")(vector) for end, vector in zip(_ENDINGS, vectors)]
         if not self.training:
             return _weigh(normed)
-        scores = [self.get_submodule(f"classifier{end}")(vector) for end, vector in zip(endings, normed)]
+        scores = [self.get_submodule(f"classifier{end}")(vector) for end, vector in zip(_ENDINGS, normed)]
         return Embedding(torch.cat(vectors, dim=1), scores)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from dcs_nas.errors import InputError
 from dcs_nas.models.backbones.backbone import Backbone, register_backbone
-from dcs_nas.models.blocks.parts import check_sizes, to_map, to_tokens
+from dcs_nas.models.blocks.parts import check_sizes, drop_path, to_map, to_tokens
 
 Activation = Callable[[Tensor], Tensor]
 PATCH = 16
@@ -93,15 +93,8 @@ class TransformerBlock(nn.Module):
         self.drop_path = drop_path
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self._drop(self.ls1(self.attn(self.norm1(x))))
-        return x + self._drop(self.ls2(self.mlp(self.norm2(x))))
-
-    def _drop(self, x: Tensor) -> Tensor:
-        """Stochastic depth: whole images at 0, the rest scaled up so that the mean stays."""
-        if not self.training or self.drop_path == 0:
-            return x
-        keep = x.new_empty(len(x), 1, 1).bernoulli_(1 - self.drop_path)
-        return x * keep / (1 - self.drop_path)
+        x = x + drop_path(self.ls1(self.attn(self.norm1(x))), self.drop_path, self.training)
+        return x + drop_path(self.ls2(self.mlp(self.norm2(x))), self.drop_path, self.training)
 
 
 class PatchEmbedding(nn.Module):
@@ -251,7 +244,7 @@ class VisionTransformer(TokenBackbone):
         return adapted
 
     def _resize(self, positions: Tensor) -> Tensor:
-        """Return positions (1, 1 + N', D) as (1, 1 + N, D); as many as this network has are taken to be of its grid."""
+        """Return positions (1, 1 + N', D) as (1, 1 + N, D); N' = N means this network's own grid."""
         count = positions.shape[1] - 1
         self.interpolated.clear()
         if count == math.prod(self.grid):
@@ -263,7 +256,7 @@ class VisionTransformer(TokenBackbone):
         return torch.cat([positions[:, :1].float(), to_tokens(grid)], dim=1)
 
     def _grid_of(self, count: int) -> tuple[int, int]:
-        """Return the (h, w) of ``count`` patches: square, else the only one of about this network's proportions."""
+        """Return the grid (h, w) of ``count`` patches: a square, else the only grid of about our proportions."""
         side = math.isqrt(max(0, count))
         if side and side * side == count:
             return side, side
@@ -290,7 +283,7 @@ class VisionTransformer(TokenBackbone):
         return self.norm_pre(tokens)
 
     def _camera_vectors(self, vectors: Tensor, cameras: Tensor | None) -> Tensor:
-        """(B, 1, D), or (1, 1, D) for unknown cameras."""
+        """Return (B, 1, D), or (1, 1, D) for unknown cameras."""
         if cameras is not None:
             return vectors[cameras]
         if self.training:
@@ -298,7 +291,7 @@ class VisionTransformer(TokenBackbone):
         return vectors.mean(0, keepdim=True)
 
     def _start(self) -> None:
-        """First values as in timm and TransReID."""
+        """Initialize as timm and TransReID do."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -311,10 +304,10 @@ class VisionTransformer(TokenBackbone):
 
 
 def strip_root(weights: Mapping[str, Tensor], landmark: str) -> dict[str, Tensor]:
-    """Return the tensors below the start after which the name ``landmark`` occurs, without it; all if it never does.
+    """Return the tensors below the prefix of the name ``landmark``, without the prefix; all if no name has it.
 
     Raises:
-        InputError: it occurs after several starts.
+        InputError: the name occurs after several prefixes.
     """
     roots = [name.removesuffix(landmark) for name in weights if name == landmark or name.endswith(f".{landmark}")]
     if len(roots) > 1:
@@ -349,7 +342,7 @@ def register_transformer(
     drop_path: float = 0.1,
     **own: Any,
 ) -> None:
-    """Enter a transformer of one size into ``BACKBONES``; its options are those of ``VisionTransformer`` and ``own``.
+    """Register a transformer of one size in ``BACKBONES``; its options are those of ``VisionTransformer`` and ``own``.
 
     Args:
         name: in ``BACKBONES``.

@@ -48,7 +48,7 @@ _TRANSFORMERS_NAMES = (  # those of the package transformers, ours
 
 
 def quick_gelu(x: Tensor) -> Tensor:
-    """x sigmoid(1.702 x), CLIP's activation."""
+    """Return x sigmoid(1.702 x), CLIP's activation."""
     return x * (1.702 * x).sigmoid()
 
 
@@ -75,7 +75,7 @@ class CLIPVisionTransformer(VisionTransformer):
         return self.head(super().forward(x, cameras))
 
     def adapt_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Also from OpenAI's names and those of the package transformers, of the whole CLIP or its image encoder."""
+        """Return weights under our names, also from those of OpenAI and transformers, of CLIP or its image encoder."""
         if any(name.endswith(_TRANSFORMERS_LANDMARK) for name in weights):
             adapted = _from_transformers(strip_root(weights, _TRANSFORMERS_LANDMARK))
         elif any(name.endswith("class_embedding") for name in weights):
@@ -149,7 +149,7 @@ class DINOv2(VisionTransformer):
             nn.init.normal_(self.register_tokens, std=1e-6)
 
     def adapt_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Without the token that stands for masked patches in DINOv2's own training."""
+        """Return weights without the token that replaces masked patches in DINOv2's own training."""
         return super().adapt_weights({name: tensor for name, tensor in weights.items() if name != "mask_token"})
 
 

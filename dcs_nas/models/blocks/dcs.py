@@ -24,7 +24,7 @@ from dcs_nas.models.depthwise import DepthwiseConv
 
 
 def select_channels(logits: Tensor, tau: Tensor | float, training: bool) -> Tensor:
-    """Return binary mask of the logits' shape and dtype: 1 keeps a channel of a token, 0 drops it.
+    """Return a binary mask of the logits' shape and dtype: 1 keeps a channel of a token, 0 drops it.
 
     Training: M~ = sigmoid((T + G1 - G2) / tau) with G1, G2 independent Gumbel(0, 1), whose difference is logistic;
     the mask is 1[M~ > 1/2] forward and has the gradient of M~ (straight-through). Evaluation: 1[T > 0], no noise.
@@ -97,7 +97,7 @@ class DCSAttention(nn.Module):
 
 
 def set_temperature(module: nn.Module, tau: float) -> None:
-    """Set the temperature of every DCS block in ``module``; raises ``InputError`` if it is not above 0."""
+    """Set the temperature of every DCS block in ``module``; raise ``InputError`` if it is not above 0."""
     tau = _positive(tau)
     for block in module.modules():
         if isinstance(block, DCSAttention):
@@ -113,7 +113,7 @@ def set_scale(module: nn.Module, kind: str) -> None:
 
 
 def read_kept_shares(module: nn.Module) -> dict[str, Tensor]:
-    """Return name of every DCS block in ``module`` to the share of channels that its last pass kept, on its device."""
+    """Return the share of channels that the last pass of each DCS block in ``module`` kept, by name, on its device."""
     return {name: block.kept.clone() for name, block in module.named_modules() if isinstance(block, DCSAttention)}
 
 

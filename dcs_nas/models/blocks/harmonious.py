@@ -25,12 +25,12 @@ class ConvBlock(nn.Module):
         self.bn = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C_in, H, W) to (B, C_out, H', W')."""
+        """Map (B, C_in, H, W) to (B, C_out, H', W')."""
         return F.relu(self.bn(self.conv(x)))
 
 
 class SpatialAttention(nn.Module):
-    """Where to look: channel mean, 3x3 convolution of stride 2, bilinear back to size, 1x1 convolution."""
+    """Weights of positions: channel mean, 3x3 convolution of stride 2, bilinear back to size, 1x1 convolution."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class SpatialAttention(nn.Module):
         self.conv2 = ConvBlock(1, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, 1, H, W).
+        """Map (B, C, H, W) to (B, 1, H, W).
 
         Under autocast on a CPU the first convolution is computed in float32: torch 2.13 computes wrong kernel gradients
         of convolutions of stride 2 in bfloat16, for maps of width 1.
@@ -53,7 +53,7 @@ class SpatialAttention(nn.Module):
 
 
 class ChannelAttention(nn.Module):
-    """What to look for: global average, then two 1x1 convolutions C -> C / reduction -> C."""
+    """Weights of channels: global average, then two 1x1 convolutions C -> C / reduction -> C."""
 
     def __init__(self, channels: int, *, reduction: int = 16) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class ChannelAttention(nn.Module):
         self.conv2 = ConvBlock(hidden, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C, 1, 1)."""
+        """Map (B, C, H, W) to (B, C, 1, 1)."""
         return self.conv2(self.conv1(x.mean((2, 3), keepdim=True)))
 
 
@@ -81,7 +81,7 @@ class SoftAttention(nn.Module):
         start_gate(self.conv.bn, gate_start, shift=1.0)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to weights (B, C, H, W) in [1/2, 1)."""
+        """Map (B, C, H, W) to weights (B, C, H, W) in [1/2, 1)."""
         return torch.sigmoid(self.conv(self.spatial_attn(x) * self.channel_attn(x)))
 
 
@@ -100,7 +100,7 @@ class HardAttention(nn.Module):
         self.fc.bias.data.copy_(torch.stack([torch.zeros(regions), centres], 1).flatten())
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to theta (B, T, 2)."""
+        """Map (B, C, H, W) to theta (B, T, 2)."""
         return torch.tanh(self.fc(x.mean((2, 3)))).unflatten(1, (self.regions, 2))
 
 
@@ -152,6 +152,6 @@ class HarmoniousAttention(nn.Module):
         self.norm = zero_started_norm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Weigh x (B, C, H, W) and adds its regions."""
+        """Weigh x (B, C, H, W) and add its regions."""
         parts = self.norm(self.local(stack_regions(x, self.hard_attn(x))))
         return x * self.soft_attn(x) + parts

@@ -30,7 +30,7 @@ class PartAware(nn.Module):
         parts: P, 4 in the paper; at most H of them are used. The first H mod P parts have one row more than the others.
 
     Raises:
-        InputError: a size below 1; in ``forward`` a map of another height.
+        InputError: a size below 1; in ``forward``, a map of another height.
     """
 
     members: Tensor  # (P, H), 1 where a row is in a part
@@ -44,15 +44,15 @@ class PartAware(nn.Module):
         self.norm = nn.BatchNorm2d(channels)
         parts = min(parts, height)
         part_of_row = torch.tensor([i for i, rows in enumerate(torch.arange(height).tensor_split(parts)) for _ in rows])
-        self.register_buffer(
-            "members", torch.eye(parts)[:, part_of_row], persistent=False
-        )  # (P, H), 1 where row in part
+        self.register_buffer("members", torch.eye(parts)[:, part_of_row], persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Refine x (B, C, H, W)."""
         members = self.members.to(x.dtype)
         if x.shape[2] != members.shape[1]:
-            raise InputError(f"the part-aware module is for maps of {members.shape[1]} rows, got {x.shape[2]}")
+            raise InputError(
+                f"the part-aware module got a map of {x.shape[2]} rows; expected {members.shape[1]}: resize the images"
+            )
         parts = self.transform((x.mean(3) @ (members / members.sum(1, keepdim=True)).T).transpose(1, 2))
         parts = attend(parts, parts, parts, scale=self.scale)
         of_map, of_parts = self.fuse.weight.chunk(2, dim=1)  # W_f of a repeated vector is the same at all its places

@@ -1,4 +1,4 @@
-"""What the blocks share: maps as tokens and back, softmax attention without the N x N matrix, and checks.
+"""Functions that the blocks share: maps as tokens and back, softmax attention without the N x N matrix, checks.
 
 Shapes: B batch, C channels, H x W map, N = HW tokens, D width of queries and keys, E width of values.
 """
@@ -16,7 +16,7 @@ GATE_STARTS = ("constant", "published")
 
 
 def to_tokens(x: Tensor) -> Tensor:
-    """Return map (B, C, H, W) to tokens (B, N, C), contiguous: a view of a channels_last map, else a copy.
+    """Return the tokens (B, N, C) of a map (B, C, H, W), contiguous: a view of a channels_last map, else a copy.
 
     The fused attention kernels want the last dimension contiguous and fall back to the N x N matrix otherwise.
     """
@@ -24,7 +24,7 @@ def to_tokens(x: Tensor) -> Tensor:
 
 
 def to_map(tokens: Tensor, height: int, width: int) -> Tensor:
-    """Return tokens (B, N, C) to a map (B, C, H, W): a channels_last view."""
+    """Return the map (B, C, H, W) of tokens (B, N, C): a channels_last view."""
     return tokens.transpose(1, 2).unflatten(2, (height, width))
 
 
@@ -74,6 +74,17 @@ def start_gate(norm: nn.BatchNorm1d | nn.BatchNorm2d, gate_start: str, *, shift:
 def widen(x: Tensor) -> Tensor:
     """Return ``x`` in float32 if it is in half precision, else unchanged."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
+    """Return x (B, ...) with random images set to 0 and the rest scaled up, so that the mean stays; in training only.
+
+    Source: Huang et al., "Deep Networks with Stochastic Depth", ECCV 2016.
+    """
+    if not training or rate == 0:
+        return x
+    keep = x.new_empty(len(x), *[1] * (x.ndim - 1)).bernoulli_(1 - rate)
+    return x * keep / (1 - rate)
 
 
 def check_sizes(**sizes: int) -> None:

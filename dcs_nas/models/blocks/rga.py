@@ -1,4 +1,4 @@
-"""Relation-aware Global Attention (RGA): every node is judged by its relations to all others.
+"""Relation-aware Global Attention (RGA): the weight of a node depends on its relations to all nodes.
 
 Shapes: B batch, C channels, H x W map, N = HW; M nodes of D features each (spatial: M = N, D = C; channel: M = C,
 D = N); d = D / 8 embedded features, e = M / 8 embedded relations, both at least 1.
@@ -26,7 +26,7 @@ _PIECE = 2**17  # relation features of nodes at a time of a thread: 512 KiB, whi
 
 
 def product(weight: Tensor, x: Tensor) -> Tensor:
-    """weight (E, D) times each image of x (B, D, M): (B, E, M).
+    """Return weight (E, D) times each image of x (B, D, M): (B, E, M).
 
     One product over the whole batch copies x; one for each image makes its gradient of the weight, B times in memory.
     """
@@ -36,7 +36,7 @@ def product(weight: Tensor, x: Tensor) -> Tensor:
 
 
 def gram(x: Tensor) -> Tensor:
-    """x x^T (B, D, D) of x (B, D, M)."""
+    """Return x x^T (B, D, D) of x (B, D, M)."""
     return cast(Tensor, _Gram.apply(x))
 
 
@@ -147,7 +147,7 @@ class RelationEmbedding(nn.Module):
         self.norm = nn.BatchNorm1d(relations)
 
     def forward(self, own: Tensor, theta_phi: Tensor, projection: Tensor) -> Tensor:
-        """(B, E, M) of own features (B, 1, M), at least 0, theta_phi (B, 2d, M), theta above phi, and P (E, 1 + e)."""
+        """Return (B, E, M) of own features (B, 1, M) >= 0, theta_phi (B, 2d, M), theta first, and P (E, 1 + e)."""
         mixing = self._mixing(theta_phi)
         (relations, width), nodes = mixing.shape[1:], theta_phi.shape[2]
         # SyncBatchNorm has statistics that span processes; few relations are smaller than the covariance
@@ -172,7 +172,7 @@ class RelationEmbedding(nn.Module):
             return (gain.unsqueeze(1) * mixing).to(mixing.dtype), shift.unsqueeze(1).to(mixing.dtype)
 
     def _statistics(self, mixing: Tensor, theta_phi: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance (e) that normalise ``mixing @ theta_phi``; in training the batch's, which are recorded."""
+        """Return mean and variance (e) of ``mixing @ theta_phi``: in training of the batch, which are recorded."""
         if not self.norm.training:
             return self.norm.get_buffer("running_mean"), self.norm.get_buffer("running_var")
         centre = theta_phi.mean(2, keepdim=True)
@@ -277,7 +277,7 @@ class RGA(nn.Module):
         return x
 
     def _position_weights(self, x: Tensor, gate: RelationGate) -> Tensor:
-        """(B, 1, H, W) in (0, 1)."""
+        """Return weights (B, 1, H, W) in (0, 1)."""
         pooled = self._pool(x)
         logits = gate(pooled.flatten(2)).unflatten(2, pooled.shape[2:])
         if self.stride > 1:
@@ -285,7 +285,7 @@ class RGA(nn.Module):
         return torch.sigmoid(logits)
 
     def _channel_weights(self, x: Tensor, gate: RelationGate) -> Tensor:
-        """(B, C, 1, 1) in (0, 1)."""
+        """Return weights (B, C, 1, 1) in (0, 1)."""
         descriptors = self._pool(x).flatten(2).mT
         return torch.sigmoid(gate(descriptors)).view(x.shape[0], -1, 1, 1)
 

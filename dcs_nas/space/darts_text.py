@@ -42,7 +42,10 @@ class _Entry(NamedTuple):
 def is_published(path: Path) -> bool:
     """Return whether a file, or ``FILE:NAME``, holds genotypes as DARTS prints them."""
     file, choice = _split(path)
-    return file.is_file() and (choice is not None or _is_text(read_text(file)))
+    if choice is not None or not file.is_file():
+        return choice is not None
+    text = read_text(file)
+    return _START.search(text) is not None and _OURS.search(text) is None
 
 
 def read_published(path: Path, space: SpaceSpec | None = None) -> dict[str, Any]:
@@ -51,7 +54,7 @@ def read_published(path: Path, space: SpaceSpec | None = None) -> dict[str, Any]
     Args:
         path: of the file, or ``FILE:NAME`` or ``FILE:LINE`` for one of several genotypes. Without a choice the last one
             is taken, unless they have different names.
-        space: whose structure and network it gets if its cells fit; else those of DARTS' search.
+        space: its structure and network are taken if the cells fit it; else those of DARTS' search.
 
     Raises:
         InputError: no genotype, several names, or one that is no literal or not of cells that join all their nodes.
@@ -59,14 +62,16 @@ def read_published(path: Path, space: SpaceSpec | None = None) -> dict[str, Any]
     file, choice = _split(path)
     text = read_text(file)
     aliases = dict(_ALIAS.findall(text))  # in DARTS' own file: DARTS = DARTS_V2
-    entry = _chosen(_entries(text, file), aliases.get(choice, choice), file)
+    entry = _choose_entry(_find_entries(text, file), aliases.get(choice, choice), file)
     source = f"{file}, line {entry.line}"
-    fields = _literals(entry.text, source)
-    cells = {kind: _cell(fields[kind], fields[f"{kind}_concat"], f"{source}: cell '{kind}'") for kind in CELL_KINDS}
+    fields = _read_arguments(entry.text, source)
+    cells = {
+        kind: _read_cell(fields[kind], fields[f"{kind}_concat"], f"{source}: cell '{kind}'") for kind in CELL_KINDS
+    }
     shapes = {(len(nodes), len(nodes[0])) for nodes in cells.values()}
     if len(shapes) > 1:
         raise InputError(f"{source}: normal and reduction cell differ in nodes or edges per node; expected the same")
-    structure, name, network = _space_of(cells, *shapes.pop(), space)
+    structure, name, network = _choose_space(cells, *shapes.pop(), space)
     plain = {field: getattr(structure, field) for field in CellStructure.model_fields}
     return {
         "format": 1,
@@ -77,8 +82,8 @@ def read_published(path: Path, space: SpaceSpec | None = None) -> dict[str, Any]
     }
 
 
-def to_darts_text(genotype: Genotype, name: str = "genotype") -> str:
-    """Return a genotype of cells as ``NAME = Genotype(...)``, without its attention, width and depth.
+def to_darts_text(genotype: Genotype) -> str:
+    """Return a genotype of cells as ``genotype = Genotype(...)``, without its attention, width and depth.
 
     Raises:
         InputError: a genotype without a normal or a reduction cell.
@@ -93,7 +98,7 @@ def to_darts_text(genotype: Genotype, name: str = "genotype") -> str:
         nodes = genotype.cells[kind].nodes
         edges = [(edge.op, edge.source) for node in nodes for edge in node]
         parts += [f"{kind}={edges!r}", f"{kind}_concat=range(2, {2 + len(nodes)})"]
-    return f"{name} = Genotype({', '.join(parts)})\n"
+    return f"genotype = Genotype({', '.join(parts)})\n"
 
 
 def _split(path: Path) -> tuple[Path, str | None]:
@@ -104,11 +109,7 @@ def _split(path: Path) -> tuple[Path, str | None]:
     return path, None
 
 
-def _is_text(text: str) -> bool:
-    return _START.search(text) is not None and _OURS.search(text) is None
-
-
-def _entries(text: str, file: Path) -> list[_Entry]:
+def _find_entries(text: str, file: Path) -> list[_Entry]:
     entries: list[_Entry] = []
     line, before = 1, 0
     for match in _START.finditer(text):
@@ -116,12 +117,12 @@ def _entries(text: str, file: Path) -> list[_Entry]:
             raise InputError(f"{file} holds over {_MOST_ENTRIES:,} genotypes; copy the line of one of them into a file")
         start = match.start("text")
         line, before = line + text.count("\n", before, start), start
-        entries.append(_Entry(match["name"], line, text[start : _end(text, match.end())]))
+        entries.append(_Entry(match["name"], line, text[start : _find_end(text, match.end())]))
     return entries
 
 
-def _end(text: str, start: int) -> int:
-    """Return the place where the brackets opened before ``start`` close, or the last that is searched."""
+def _find_end(text: str, start: int) -> int:
+    """Return the position after the bracket that closes the one before ``start``, or the last position searched."""
     depth = 1
     for place in range(start, min(len(text), start + _LONGEST)):
         depth += (text[place] in "([") - (text[place] in ")]")
@@ -132,7 +133,7 @@ def _end(text: str, start: int) -> int:
     return min(len(text), start + _LONGEST)
 
 
-def _chosen(entries: list[_Entry], choice: str | None, file: Path) -> _Entry:
+def _choose_entry(entries: list[_Entry], choice: str | None, file: Path) -> _Entry:
     if not entries:
         raise InputError(f"{file} holds no Genotype(...); expected the text that DARTS prints")
     names = list(dict.fromkeys(entry.name for entry in entries if entry.name))
@@ -153,7 +154,7 @@ def _chosen(entries: list[_Entry], choice: str | None, file: Path) -> _Entry:
     return last
 
 
-def _literals(text: str, source: str) -> dict[str, Any]:
+def _read_arguments(text: str, source: str) -> dict[str, Any]:
     """Return the four arguments of ``Genotype(...)`` as lists."""
     try:
         tree = ast.parse(text, mode="eval").body
@@ -168,17 +169,17 @@ def _literals(text: str, source: str) -> dict[str, Any]:
     if len(tree.args) > len(_FIELDS) or len(pairs) != len(fields) or sorted(map(str, fields)) != sorted(_FIELDS):
         names = ", ".join(str(name) for name, _ in pairs)
         raise InputError(f"{source}: Genotype(...) has the arguments {names}; expected {', '.join(_FIELDS)}, each once")
-    return {str(name): _literal(node, source) for name, node in pairs}
+    return {str(name): _read_literal(node, source) for name, node in pairs}
 
 
-def _literal(node: ast.AST, source: str) -> Any:
-    """Return text, a whole number, a list or tuple of such, or ``range(a, b)`` of small numbers, as plain data."""
+def _read_literal(node: ast.AST, source: str) -> Any:
+    """Return a literal text or whole number, a list or tuple of literals, or a small ``range(a, b)``, as plain data."""
     if isinstance(node, ast.Constant) and type(node.value) in (str, int):
         return node.value
     if isinstance(node, (ast.List, ast.Tuple)):
-        return [_literal(item, source) for item in node.elts]
+        return [_read_literal(item, source) for item in node.elts]
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range" and not node.keywords:
-        bounds = [_literal(item, source) for item in node.args]
+        bounds = [_read_literal(item, source) for item in node.args]
         if len(bounds) in (1, 2) and all(type(bound) is int and 0 <= bound <= 100 for bound in bounds):
             return list(range(*bounds))
     raise InputError(
@@ -187,7 +188,7 @@ def _literal(node: ast.AST, source: str) -> Any:
     )
 
 
-def _cell(edges: Any, concat: Any, source: str) -> list[list[dict[str, Any]]]:
+def _read_cell(edges: Any, concat: Any, source: str) -> list[list[dict[str, Any]]]:
     """Return the edges of every node as ``Genotype`` holds them."""
     for edge in edges if isinstance(edges, list) else [edges]:
         if not isinstance(edge, list) or [type(part) for part in edge] != [str, int]:
@@ -205,10 +206,10 @@ def _cell(edges: Any, concat: Any, source: str) -> list[list[dict[str, Any]]]:
     return [pairs[each * node : each * (node + 1)] for node in range(count)]
 
 
-def _space_of(
+def _choose_space(
     cells: dict[str, list[list[dict[str, Any]]]], nodes: int, edges: int, space: SpaceSpec | None
 ) -> tuple[CellStructure, str, NetworkSpec]:
-    """Return structure, name and network of the space that the cells are of."""
+    """Return structure, name and network of ``space`` if the cells fit it, else of DARTS' search."""
     used = list(dict.fromkeys(edge["op"] for cell in cells.values() for node in cell for edge in node))
     if (
         space is not None
