@@ -321,7 +321,7 @@ def test_a_table_of_another_device_or_space_is_refused_unless_allowed(
         assert "\n" not in str(refused.value)
         with caplog.at_level(logging.WARNING):
             assert build_cost(_latency_settings(file, other_latency_table=True), supernet) is not None
-        assert "used all the same, as asked" in caplog.text
+        assert "used anyway, by search.cost.other_latency_table" in caplog.text
 
 
 def test_a_table_that_lacks_an_operation_is_refused_even_when_another_is_allowed(

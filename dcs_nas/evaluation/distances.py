@@ -63,7 +63,7 @@ class FeatureDistances(PairDistances):
         query_features: (Q, C).
         gallery_features: (G, C).
         metric: "euclidean" or "cosine".
-        device: the device to compute on; by default that of the query features.
+        device: the device to compute on; by default the device of the query features.
 
     Raises:
         InputError: shapes that don't fit, NaN or infinite features, or an unknown metric.

@@ -44,7 +44,7 @@ def is_foreign(file: Path) -> bool:
     try:
         with np.load(file, allow_pickle=False) as arrays:
             names = set(arrays.files)
-    except Exception:  # load_features reports what is wrong with it
+    except Exception:  # load_features reports the fault
         return False
     known = [set(group) for group in _NAMES.values()] + [set(_TOGETHER), {_MATRICES[0]}, {_MATRICES[1]}]
     return not set(FEATURE_KEYS) <= names and any(group <= names for group in known)
@@ -153,7 +153,7 @@ def _read_numpy(file: Path) -> dict[str, np.ndarray]:
 
 
 def _read_torch(file: Path) -> dict[str, np.ndarray]:
-    """Return tensors, arrays and lists of numbers by name; concatenate those of a list of batches (fast-reid)."""
+    """Return tensors, arrays and lists of numbers by name; a list of batches (fast-reid) is concatenated."""
     with torch.serialization.safe_globals(_list_array_types()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         content = torch.load(file, map_location="cpu", weights_only=True)

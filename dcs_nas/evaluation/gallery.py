@@ -1,8 +1,8 @@
 """Features of any images in a file, without labels, and the search for the nearest. N images, D features, k nearest.
 
 The file is an uncompressed ``.npz`` of ``paths`` (N,), ``features`` (N, D) float32 and ``metric``, which is read and
-written in blocks of rows, so that it may be larger than memory. A large gallery may have an index in a file of its own,
-by faiss (the extra ``index``): exact, or a graph of near neighbours.
+written in blocks of rows, so that it may be larger than memory. A large gallery may have an index in another file, by
+faiss (the extra ``index``): exact, or a graph of near neighbours.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def write_gallery(
 def find_nearest(
     query: np.ndarray, gallery: Gallery, k: int, *, progress: Progress | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the k nearest images of a gallery, compared one by one: indices (Q, k) and distances (Q, k).
+    """Return the k nearest images of a gallery by exact search: indices (Q, k) and distances (Q, k).
 
     Equal distances keep the gallery's order. k is at most N.
 

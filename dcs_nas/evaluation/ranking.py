@@ -76,7 +76,7 @@ def rank(
         average_precision: "hits" (precision at each hit) or "trapezoid" (MATLAB's area), see ``score_queries``.
         query_block: queries per matrix product; memory beyond the features is about 8 * query_block * G bytes.
         seed: of the draws of ``single_gallery_shot``.
-        device: the device to compute on; by default that of the query features.
+        device: the device to compute on; by default the device of the query features.
 
     Raises:
         InputError: arrays that don't fit, NaN or infinite features, an unknown setting, or no query with a match.

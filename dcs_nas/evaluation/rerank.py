@@ -84,7 +84,7 @@ def rerank(
         weight: of the original distance (lambda in the paper); 1 keeps the original order.
         metric: "euclidean" or "cosine".
         gallery_pids: (G,), if the gallery holds junk (identity -1), which is no image's neighbour and infinitely far.
-        device: the device to compute on; by default that of the query features.
+        device: the device to compute on; by default the device of the query features.
 
     Raises:
         InputError: features as ``rank`` refuses them, or settings out of range.

@@ -27,7 +27,7 @@ _SCORES = ("mAP", "mINP", "cmc")
 class RankingProtocol:
     """The rules of a result.
 
-    ``rerank`` and ``expansion`` hold the settings of re-ranking and query expansion, ``seed`` that of drawn galleries.
+    ``rerank`` and ``expansion`` hold the settings of re-ranking and query expansion, ``seed`` that of gallery draws.
     """
 
     name: str

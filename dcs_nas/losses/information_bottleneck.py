@@ -299,7 +299,7 @@ class InformationBottleneck(nn.Module):
         return self.feature_means.refresh()
 
     def _refresh_q(self, *, from_means: bool) -> None:
-        """Put a new Q in use: the epoch's or, where classes are new in it, that of the class means."""
+        """Put a new Q in use: of the epoch or, where it has new classes, of the class means."""
         counts = self.assignment_counts
         if from_means:
             fresh = self.feature_means.log_assignments_of_means().exp()

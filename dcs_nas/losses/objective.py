@@ -1,4 +1,4 @@
-"""The training objective: the one place where losses are weighted and added up.
+"""The training objective, which alone weighs the losses and adds them up.
 
 Shapes: n samples, D feature dimensions, K classes; images or maps are (n, C, H, W).
 """
@@ -29,7 +29,7 @@ class Objective(nn.Module):
         num_classes: K, identities with labels 0 .. K - 1.
         feature_dim: D.
         widths: of the vectors that stand side by side in the features; None: one of D.
-        input_channels: C of the ``input_features`` that the loop passes to IB: 3 of images, or those of the stem.
+        input_channels: C of the ``input_features`` that the loop passes to IB: 3 for images, or the stem's channels.
         softmax: turns a classifier's cosines and the labels into logits (``margin_logits``); None: they are logits.
 
     Raises:
@@ -151,7 +151,7 @@ class Objective(nn.Module):
         addends = [weight * terms[name] for name, weight in self.weights.items() if weight and name in terms]
         if not addends and not partial:
             raise InputError("no loss term is left for this batch: without logits, give another term a weight above 0")
-        return torch.stack(addends).sum() if addends else torch.zeros(())  # of any device and type beside a scalar
+        return torch.stack(addends).sum() if addends else torch.zeros(())  # a scalar adds to any device and type
 
 
 def _combine(branches: Sequence[Tensor], weights: Sequence[float] | None, loss: Callable[[Tensor], Tensor]) -> Tensor:

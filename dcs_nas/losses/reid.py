@@ -213,7 +213,7 @@ def validate_labels(labels: Tensor, *, points: Tensor, num_classes: int) -> None
 
 
 def _squared_distances(x: Tensor) -> Tensor:
-    """Map (n, D) to (n, n) by one matrix product: centred and in float64 its rounding is below that of the features."""
+    """Map (n, D) to (n, n) by one matrix product, centred and in float64, so that it rounds less than the features."""
     x = x - x.mean(0)
     x = x if x.device.type == "mps" else x.double()  # Metal has no float64
     norms = x.square().sum(1)

@@ -19,12 +19,18 @@ from dcs_nas.space import CellStructure, Genotype, NetworkSpec
 class CellSpace(ModelSpace):
     """Stem and a stack of cells; each cell reads the two outputs before it (DARTS, arXiv 1806.09055).
 
-    Each output may pass an attention block: ``LayerChoice`` labelled ``normal_attention`` or ``reduce_attention``. All
-    cells of a kind share their choices. ``affine``: scale and shift in the batch norms inside operations, off in
-    a supernet, on in a network to train (as DARTS does). ``partial`` K makes the operations 1/K as wide as the cell,
-    for a supernet with partial channels.
+    An attention block may follow each output: a ``LayerChoice`` labelled ``normal_attention`` or ``reduce_attention``.
+    All cells of a kind share their choices.
 
-    ``num_features``: D, channels of the output map.
+    Args:
+        structure: the candidates of a cell.
+        network: how the cells are stacked.
+        affine: scale and shift in the batch norms inside operations: as in DARTS, off in a supernet, on in a network
+            to train.
+        partial: K, the operations are 1/K as wide as the cell, for a supernet with partial channels.
+
+    Attributes:
+        num_features: D, channels of the output map.
     """
 
     num_features: int
@@ -65,7 +71,7 @@ class CellSpace(ModelSpace):
 class Stem(nn.Module):
     """The first convolutions: ``conv`` keeps the size, ``stride2`` halves it, ``stride4`` quarters it.
 
-    Width: ``stem_multiplier`` times that of the first cell (3 in DARTS).
+    Its width is ``stem_multiplier`` (3 in DARTS) times the width of the first cell.
     """
 
     def __init__(self, network: NetworkSpec) -> None:
@@ -81,7 +87,7 @@ class Stem(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """Return the height and width of the map that images of ``height`` x ``width`` give."""
+        """Return the height and width of the output for images of ``height`` x ``width``."""
         for stride in self.strides:
             height, width = -(-height // stride), -(-width // stride)
         return height, width
@@ -91,7 +97,7 @@ class Stem(nn.Module):
 
 
 class CellInputs(nn.Module):
-    """Brings the two inputs of a cell to its width; the older one to the newer one's size after a reduction."""
+    """Both inputs of a cell at its width, and the older one at the size of the newer one after a reduction."""
 
     def __init__(self, before: int, last: int, channels: int, halved: bool, affine: bool) -> None:
         super().__init__()

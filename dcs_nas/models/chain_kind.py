@@ -41,13 +41,13 @@ Weights = Callable[[str, int], Tensor]  # label and number of candidates to weig
 
 
 class ChainSupernet(Supernet):
-    """Images (B, 3, H, W) to (B, D, h, w), every choice a mixture of its own; ``num_features``: D.
+    """Images (B, 3, H, W) to (B, D, h, w); every choice is a mixture. ``num_features``: D.
 
     The names of the mixtures are the labels of ``structure.choices()``, their weights (1, candidates).
 
     Args:
         relaxation: from alphas to mixture weights; FBNetV2's Gumbel-softmax by default.
-        checkpoint: forget activations within a block and compute them again in the backward pass.
+        checkpoint: drop activations within a block and compute them again in the backward pass.
     """
 
     def __init__(

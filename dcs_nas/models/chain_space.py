@@ -121,7 +121,7 @@ class PooledHead(nn.Module):
 
 
 def fit_channels(x: Tensor, channels: int) -> Tensor:
-    """Return x (B, C, H, W) with its first ``channels`` channels, or with zeros behind its own (ResNet's option A)."""
+    """Return x (B, C, H, W) with its first ``channels`` channels, or with zeros appended (ResNet's option A)."""
     missing = channels - x.shape[1]
     return x[:, :channels] if missing <= 0 else F.pad(x, (0, 0, 0, 0, 0, missing))
 

@@ -48,7 +48,7 @@ class Cost:
     Attributes:
         parameters: trainable numbers, each counted once.
         macs: multiply-accumulates; what Re-ID papers call FLOPs (OSNet's "0.98 GFLOPs" are 0.98e9 of these).
-        layers: one row per module with parameters or multiply-accumulates of its own; both columns add up to the above.
+        layers: one row per module with parameters or multiply-accumulates of its own, which add up to the totals.
     """
 
     parameters: int
@@ -88,7 +88,7 @@ class Share:
 def attribute(model: nn.Module, read: Callable[[], float]) -> Iterator[dict[nn.Module, Share]]:
     """Attribute each increase of ``read()`` during forward passes to the innermost running module.
 
-    The modules stand in the order in which they first ran; those that did not run are left out.
+    Modules are in the order of their first run; modules that did not run are left out.
     """
     shares: dict[nn.Module, Share] = {}
     running: list[nn.Module] = []

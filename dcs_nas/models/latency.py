@@ -1,4 +1,4 @@
-"""Latency measured on this machine: of anything that can be called, and of a space's parts as a table in a file.
+"""Latency measured on this machine: of a function, and of the parts of a space, as a table in a file.
 
 All times are medians of rounds after warm-up, in microseconds for one batch, in evaluation mode without gradients.
 """
@@ -25,17 +25,17 @@ from dcs_nas.settings import Settings, parse, read_yaml, to_yaml
 log = logging.getLogger(__name__)
 FORMAT = 1
 LONGEST = 1e12
-"""Microseconds, eleven days: a latency of more is none."""
+"""The largest valid latency: eleven days in microseconds."""
 WARM_UP = 5
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Work:
-    """A module to time: parts of a network with one ``key`` do the same work.
+    """A module to time; modules with the same ``key`` take the same time.
 
     Attributes:
-        key: what it computes, such as "sep_conv_3x3 8x32x16 stride 1".
+        key: operation, shapes and stride, such as "sep_conv_3x3 8x32x16 stride 1".
         shape: (C, H, W) of its input.
         make: returns the module, initialized, on the device in use.
     """
@@ -60,7 +60,7 @@ class LatencyTable(Settings):
 
     @classmethod
     def read(cls, path: Path) -> LatencyTable:
-        """Read a table; raises ``InputError`` for a file that is none."""
+        """Return the table of a file; raise ``InputError`` for a file of another kind."""
         data = read_yaml(path)
         version = data.get("format")
         if not isinstance(version, int) or isinstance(version, bool) or "microseconds" not in data:
@@ -79,7 +79,7 @@ class LatencyTable(Settings):
         return self.microseconds[key]
 
     def require(self, space: str, *, source: str, other: bool = False) -> None:
-        """Raise ``InputError`` unless the table is that of ``space`` on this machine; with ``other`` warn instead."""
+        """Raise ``InputError`` unless the table was measured for ``space`` on this machine; with ``other``, warn."""
         problem = ""
         if self.device not in device_names():
             problem = f"was measured on '{self.device}', this machine has '{' and '.join(device_names())}'"
@@ -91,7 +91,7 @@ class LatencyTable(Settings):
                 "search.cost.other_latency_table=true"
             )
         if problem:
-            log.warning("%s %s; used all the same, as asked", source, problem)
+            log.warning("%s %s; used anyway, by search.cost.other_latency_table", source, problem)
         if self.torch != torch.__version__:
             log.warning("%s was measured with torch %s, this is %s", source, self.torch, torch.__version__)
 
@@ -107,8 +107,8 @@ def measure_table(
 ) -> LatencyTable:
     """Time every different work of ``space``, each with maps (batch, C, H, W) in float32.
 
-    Every round runs all of them in turn: so each finds the caches as in a network, after other work, and what else the
-    machine does in the meantime slows all alike.
+    Every round runs all of them in turn, so that each starts with the caches as in a network, after other work, and any
+    other load on the machine slows all of them alike.
     """
     different = {work.key: work for work in works}
     runs = {key: run for key, work in different.items() if (run := _prepare(work, device, batch)) is not None}
@@ -146,7 +146,7 @@ def median_latency(run: Callable[[], object], device: torch.device, *, rounds: i
 
 
 def clock(device: torch.device) -> float:
-    """Return seconds, read once the device has done all that it was given."""
+    """Return seconds, read after the device has finished all pending work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -170,7 +170,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """Return the device as its maker calls it: the same on every machine that has it."""
+    """Return the vendor's name of the device, which is the same on every machine that has one."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     processor = _processor()
@@ -185,7 +185,7 @@ def device_names() -> list[str]:
 
 
 def _prepare(work: Work, device: torch.device, batch: int) -> Callable[[], object] | None:
-    """Return one pass of the work's module, as a function; None for the identity, which takes no time."""
+    """Return a function that runs the module once; None for the identity, which takes no time."""
     module = work.make()
     if isinstance(module, nn.Identity):
         return None

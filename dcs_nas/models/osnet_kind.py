@@ -1,4 +1,4 @@
-"""OSNet with instance norms whose places are chosen: supernet, networks, derivation.
+"""OSNet with a choice of placement of instance norms: supernet, networks, genotypes.
 
 Shapes: B images, C channels, H x W map, D features.
 Source: KaiyangZhou/deep-person-reid at f8cd150, projects/OSNet_AIN/osnet_search.py.
@@ -42,7 +42,7 @@ class OSNetSupernet(Supernet):
 
     Args:
         relaxation: from alphas to mixture weights.
-        checkpoint: forget activations within a candidate and compute them again in the backward pass.
+        checkpoint: drop activations within a candidate and compute them again in the backward pass.
     """
 
     kind = "vector"
@@ -106,7 +106,7 @@ class _Choice(nn.Module):
 
 @SPACE_KINDS.register("osnet")
 class OSNetKind(SpaceKind):
-    """OSNet whose six blocks choose where they have instance norms (TPAMI 2021)."""
+    """OSNet whose six blocks choose the placement of instance norms (TPAMI 2021)."""
 
     def supernet(self, space: OSNetSpace, network: ChainNetwork, settings: SearchConfig) -> OSNetSupernet:
         relaxation = build_relaxation(settings.relaxation)
@@ -142,7 +142,7 @@ def _widths(structure: OSNetStructure) -> dict[str, tuple[int, int]]:
 
 @lru_cache(maxsize=64)
 def _costs(structure: OSNetStructure, network: ChainNetwork, kind: CostKind) -> tuple[int, dict[str, list[int]]]:
-    """Return the cost of the network without its blocks, and that of every placement by block."""
+    """Return the cost of the network without its blocks, and the costs of the placements by block."""
     plain = OSNetAIN(channels=structure.channels, features=structure.features, placements=_NONE)
     rest, costs = count(plain, network.height, network.width).amount(kind), {}
     for i, (label, (channels, width)) in enumerate(_widths(structure).items()):

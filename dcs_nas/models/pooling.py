@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from dcs_nas.registry import Registry
 
 POOLS: Registry[type[nn.Module]] = Registry("pooling")
-_FLOOR = 1e-6  # below it a value has no power of its own
+_FLOOR = 1e-6  # smaller values are raised to it before the power
 
 
 @POOLS.register("avg")
 class AveragePool(nn.Module):
-    """The mean over the places of a map."""
+    """The mean over the positions of a map."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.mean(dim=(2, 3))
@@ -23,7 +23,7 @@ class AveragePool(nn.Module):
 
 @POOLS.register("max")
 class MaxPool(nn.Module):
-    """The maximum over the places of a map."""
+    """The maximum over the positions of a map."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.amax(dim=(2, 3))
@@ -31,7 +31,7 @@ class MaxPool(nn.Module):
 
 @POOLS.register("avg_max")
 class AverageMaxPool(nn.Module):
-    """The sum of mean and maximum over the places of a map."""
+    """The sum of mean and maximum over the positions of a map."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.mean(dim=(2, 3)) + x.amax(dim=(2, 3))
@@ -39,7 +39,7 @@ class AverageMaxPool(nn.Module):
 
 @POOLS.register("gem")
 class GeneralizedMeanPool(nn.Module):
-    """GeM: (mean over places of max(x, 1e-6)^p)^(1/p), p learned from 3 on, one for all channels.
+    """GeM: (mean over positions of max(x, 1e-6)^p)^(1/p), p learned from 3 on, one for all channels.
 
     Source: Radenovic, Tolias, Chum, "Fine-tuning CNN Image Retrieval with No Human Annotation", TPAMI 2019, equation 3.
     Computed in float32 under autocast: p = 3 leaves the range of half precision at 40.

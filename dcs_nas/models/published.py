@@ -37,7 +37,7 @@ def load_published(name: str, state: Mapping[str, Tensor], **options: Any) -> nn
             ``stride``, ``heads``, ``shift``, ``groups``, ``sie``, the factor of the camera vectors.
 
     Raises:
-        InputError: an unknown name or option, or names or shapes that are not those of such a network.
+        InputError: an unknown name or option, or a state of other names or shapes than the network's.
     """
     if name not in _LOADERS:
         raise InputError(f"unknown published network '{name}'; {choices(name, _LOADERS)}")

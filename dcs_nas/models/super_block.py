@@ -1,6 +1,6 @@
 """The block of a chain supernet: every kernel, expansion and width on one set of weights.
 
-Shapes: B images, C channels of the widest input, E those of the widest expansion, D of the widest output, H x W map.
+Shapes: B images, H x W map, channels: C of the widest input, E of the widest expansion, D of the widest output.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ BlockWeights = Mapping[str, Tensor]  # kernel, expansion, width, squeeze_excite,
 class SuperBlock(nn.Module):
     """An ``InvertedResidual`` of the largest kernel, expansion and width, of which the weights keep a part.
 
-    Masks (arXiv 2004.05565, section 3) stand behind the batch norms, whose shifts would fill masked channels again: one
-    over the expanded channels, of a width of the input times an expansion, one over the output. The depthwise kernel is
-    masked before its convolution. Expansion 1 mixes the input itself with the expanded map; depth mixes the input with
-    the output.
+    Masks (arXiv 2004.05565, section 3) follow the batch norms, whose shifts would fill masked channels again: one over
+    the expanded channels (input width times expansion), one over the output channels. The depthwise kernel is masked
+    before its convolution. Expansion 1 mixes the input itself with the expanded map; depth mixes the input with the
+    output.
     """
 
     def __init__(self, stage: StageSpec, before: tuple[int, ...], *, first: bool) -> None:
@@ -211,7 +211,7 @@ class SuperAttention(nn.Module):
         return total
 
     def state(self, name: str, width: int) -> dict[str, Tensor]:
-        """Return parameters and statistics of candidate ``name`` from which those of a block of ``width`` are cut."""
+        """Return parameters and statistics of candidate ``name``, from which a block of ``width`` is cut."""
         if name == "none":
             return {}
         block = self.candidates[name]
@@ -248,9 +248,9 @@ class MaskedDCS(DCSAttention):
 
 
 class MaskedWindow(WindowAttention):
-    """Attention on a window of channels whose channels beyond the width with the largest weight pass.
+    """Attention on a window of channels, for the width with the largest weight; channels beyond it pass unchanged.
 
-    The same window and weights serve every width; the window of a width goes round its channels.
+    All widths share the window and the weights; the window of a width wraps around its channels.
     """
 
     def forward(self, x: Tensor, widths: Widths | None = None) -> Tensor:
@@ -261,9 +261,9 @@ class MaskedWindow(WindowAttention):
 
 
 class PerWidth(nn.Module):
-    """A block that other channels would change (means over them, batch norms along them): one of each width.
+    """One block for each width, for blocks that masked channels would change (means over them, norms along them).
 
-    The block of the width with the largest weight computes, on the channels of that width; the others pass.
+    Only the block of the width with the largest weight runs, on the channels of that width; other channels pass.
     """
 
     def __init__(self, name: str, widths: tuple[int, ...], height: int, width: int) -> None:

@@ -26,16 +26,16 @@ _MERGEABLE = (SeparableConv, DilatedConv, FactorizedReduce)
 
 
 class SuperCell(BaseSuperNetModule):
-    """A cell with every edge and candidate. Its states are those of NNI's ``Cell``, which it replaces.
+    """A cell with every edge and candidate. It replaces NNI's ``Cell`` and has the same states.
 
-    Operations without parameters (pools, skips) give all readers of a state the same: they are made and computed once
-    per state, and so is the ReLU that begins the convolutions.
+    Operations without parameters (pools, skips) have one output for all readers of a state, so they are built and
+    computed once per state, as is the ReLU that begins the convolutions.
 
-    With ``partial`` K > 1 (PC-DARTS, arXiv 1907.05737, section 3.1) the operations see the first C / K channels of a
-    state alone. The others pass by, weighted by their edge, halved by a max pool where it strides, and the channels of
-    a node are shuffled so that every K-th comes from the operations.
+    With ``partial`` K > 1 (PC-DARTS, arXiv 1907.05737, section 3.1) the operations read only the first C / K channels
+    of a state. The other channels bypass them, weighted by their edge and halved by a max pool where the edge strides,
+    and the channels of a node are shuffled so that every K-th comes from the operations.
 
-    ``checkpointed``: forget activations within the cell and compute them again in the backward pass.
+    ``checkpointed``: drop activations within the cell and compute them again in the backward pass.
     """
 
     mixture: Mixture
@@ -156,11 +156,11 @@ class SuperCell(BaseSuperNetModule):
         )
 
     def resample(self, memo: dict[str, Any]) -> dict[str, Any]:
-        """Return nothing, since NNI samples nothing: its interface."""
+        """Return no choices, since nothing is sampled here (NNI's interface)."""
         return {}
 
     def arch_parameters(self) -> Iterator[nn.Parameter]:
-        """Return the alphas of this kind of cell: NNI's interface."""
+        """Yield the alphas of this kind of cell (NNI's interface)."""
         yield from self.mixture.parameters()
 
 
@@ -185,16 +185,16 @@ class SuperChoice(BaseSuperNetModule):
         return total
 
     def resample(self, memo: dict[str, Any]) -> dict[str, Any]:
-        """Return nothing, since NNI samples nothing: its interface."""
+        """Return no choices, since nothing is sampled here (NNI's interface)."""
         return {}
 
     def arch_parameters(self) -> Iterator[nn.Parameter]:
-        """Return the alphas of this choice: NNI's interface."""
+        """Yield the alphas of this choice (NNI's interface)."""
         yield from self.mixture.parameters()
 
 
 class State:
-    """A state of a cell (B, C, H, W) and what has been computed of it once. Operations read ``mixed``.
+    """A state of a cell (B, C, H, W) with a cache of what is computed from it once. Operations read ``mixed``.
 
     ``computed``: by node, the weighted sum of the operations that were computed side by side.
     """
@@ -214,7 +214,7 @@ class State:
         return self._done[name]
 
     def bypass(self, size: Sequence[int]) -> Tensor:
-        """Return the channels that no operation sees, at a map of ``size``."""
+        """Return the channels that no operation reads, as maps of ``size``."""
         rest = self.value[:, self._seen :]
         return rest if rest.shape[2:] == torch.Size(size) else self.once("bypass", lambda _: _halve(rest))
 
@@ -229,7 +229,7 @@ def _halve(x: Tensor) -> Tensor:
 
 
 def mergeable(operations: Sequence[nn.Module]) -> bool:
-    """Return whether operations of one kind have a bank: two or more, known, with no parameters in their norms."""
+    """Return whether operations of one kind can form a bank: two or more, known, without parameters in their norms."""
     first = operations[0]
     return (
         len(operations) > 1
@@ -242,12 +242,12 @@ def bank(operations: Sequence[ReluFirst], x: Tensor, wide: Tensor, weights: Sequ
     """Return the outputs of n operations in training mode, each times its scalar weight: (B, n C, H', W').
 
     The n edges read the same state and are computed as one operation n times as wide: on few channels most of a
-    kernel's time is not arithmetic. Values and gradients are those of the operations one by one.
+    kernel's time is not arithmetic. Values and gradients equal those of separate operations.
 
     Args:
         operations: of one kind and size, see ``mergeable``.
-        x: what they read, behind its ReLU, (B, C, H, W).
-        wide: the same n times, (B, n C, H, W), see ``repeat_channels``.
+        x: their input after the ReLU, (B, C, H, W).
+        wide: x repeated n times, (B, n C, H, W), see ``repeat_channels``.
         weights: n scalars.
     """
     first = operations[0]

@@ -27,7 +27,7 @@ _BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
 class Mixture(nn.Module):
-    """Alphas and the mixture weights that they stand for.
+    """Alphas and their mixture weights.
 
     ``alpha`` (R, O) starts at 1e-3 * N(0, 1), as DARTS does. With ``edges`` (the number of edges into each node) there
     is also ``edge_alpha`` (R,), and each row is weighted by ``normalize_edges`` of it (PC-DARTS).
@@ -61,11 +61,11 @@ class Mixture(nn.Module):
         return Sample(self._by_edge(weights), columns)
 
     def compute_expected(self) -> Tensor:
-        """Return differentiable weights (R, O) that the alphas stand for, without what is random in a draw."""
+        """Return the expected weights (R, O), differentiable and without the noise of a draw."""
         return self._by_edge(self.relaxation.compute_expected(self.alpha))
 
     def fix(self, weights: Tensor | None) -> None:
-        """Use these weights (R, O) from now on, computing only what is not 0; None goes back to the alphas."""
+        """Use these weights (R, O) in every pass and skip candidates of weight 0; None returns to the alphas."""
         if weights is None:
             self.fixed = None
         else:
@@ -94,7 +94,7 @@ class Supernet(nn.Module):
         raise NotImplementedError
 
     def complete(self, genotype: Any) -> Any:
-        """Return a genotype derived from this supernet with the choices that no mixture makes, where there are any."""
+        """Return a genotype derived from this supernet, with choices that no mixture makes (windows of channels)."""
         return genotype
 
     def cost(self, kind: CostKind) -> ExpectedCost:
@@ -107,7 +107,7 @@ class Supernet(nn.Module):
 
     @contextmanager
     def fix_to(self, genotype: AnyGenotype) -> Iterator[None]:
-        """Fix the mixture weights to the genotype's within the block: 1 for what it keeps, 0 for the rest."""
+        """Fix the mixture weights to the genotype's one-hot weights within the block."""
         with self.fix_weights(one_hot(genotype)):
             yield
 
@@ -121,11 +121,11 @@ class Supernet(nn.Module):
         return [p for p in self.parameters() if id(p) not in alphas]
 
     def mixture_weights(self) -> dict[str, Tensor]:
-        """Return detached mixture weights by name, without what is random in a draw."""
+        """Return detached expected mixture weights by name."""
         return {name: mixture.compute_expected().detach() for name, mixture in self._mixtures()}
 
     def compute_expected_weights(self) -> dict[str, Tensor]:
-        """Return differentiable mixture weights by name, without what is random in a draw."""
+        """Return differentiable expected mixture weights by name."""
         return {name: mixture.compute_expected() for name, mixture in self._mixtures()}
 
     @contextmanager
@@ -168,7 +168,7 @@ class Supernet(nn.Module):
 
 
 def one_hot(genotype: AnyGenotype) -> dict[str, Tensor]:
-    """Return mixture weights (R, O) by name that compute what a genotype computes."""
+    """Return the one-hot mixture weights (R, O) of a genotype by name."""
     return {name: torch.tensor(rows) for name, rows in genotype.one_hot().items()}
 
 
@@ -189,7 +189,7 @@ def expect_cost(base: float, costs: Mapping[str, Sequence[float]], weights: Mapp
 
 
 def run_checkpointed(module: nn.Module, *arguments: Any) -> Any:
-    """Return ``module(*arguments)``, whose activations the backward pass computes again (arXiv 1604.06174)."""
+    """Return ``module(*arguments)``, whose activations are recomputed in the backward pass (arXiv 1604.06174)."""
 
     def contexts() -> tuple[Any, Any]:
         return nullcontext(), frozen_statistics(module)
@@ -198,9 +198,9 @@ def run_checkpointed(module: nn.Module, *arguments: Any) -> Any:
 
 
 class frozen_statistics:  # noqa: N801, a context such as torch.no_grad
-    """Within it, passes in training mode leave the running statistics of batch norms as they are.
+    """A context in which passes in training mode do not update the running statistics of batch norms.
 
-    It can be entered again: a checkpoint does so whenever it computes a part again.
+    It can be entered again: a checkpoint does so whenever it recomputes a part.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -221,8 +221,8 @@ class frozen_statistics:  # noqa: N801, a context such as torch.no_grad
 def recalibrate_statistics(module: nn.Module, run: Callable[[], object]) -> Iterator[None]:
     """Use plain means over the passes of ``run`` as running statistics within the block.
 
-    A supernet's own are those of its mixture and don't fit one of its networks (Guo et al., arXiv 1904.00420, section
-    3.2). ``run`` is called in training mode without gradients.
+    The statistics of a supernet come from its mixture and do not fit a single network of it (Guo et al., arXiv
+    1904.00420, section 3.2). ``run`` is called in training mode without gradients.
     """
     norms = _norms(module)
     before = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in norms]

@@ -1,7 +1,7 @@
-"""Reading weights files of other projects as plain tensors; nothing in them is run.
+"""Reading weights files of other projects as plain tensors, without running code in them.
 
-Read are torch.save'd state dicts (.pth, .pt, .pt.tar, .bin, .ckpt: any ending but the following), TorchScript archives,
-.npz and .safetensors.
+The formats are state dicts of torch.save (.pth, .pt, .pt.tar, .bin, .ckpt: any ending but the following), TorchScript
+archives, .npz and .safetensors.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _PLAIN_OBJECTS: list[Any] = [
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Return name to tensor, on the CPU; what is nested in a checkpoint is named ``state_dict.conv1.weight``.
+    """Return name to tensor, on the CPU; nested tensors have dotted names such as ``state_dict.conv1.weight``.
 
     Raises:
         InputError: no such file, a damaged one, one that would run code, or one without tensors by name.
@@ -98,7 +98,7 @@ class _ScriptModule:
 
 
 class _ScriptUnpickler(pickle.Unpickler):
-    """Reads modules as ``_ScriptModule`` and tensors; refuses all else that would be called."""
+    """Reads modules as ``_ScriptModule``, and tensors; refuses every other global."""
 
     _DTYPES: Mapping[str, torch.dtype] = {
         "FloatStorage": torch.float32,
@@ -115,7 +115,7 @@ class _ScriptUnpickler(pickle.Unpickler):
         self._archive, self._root = archive, root
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return what stands for a global of the archive."""
+        """Return the replacement of a global of the archive."""
         if module.startswith("__torch__"):
             return _ScriptModule
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
@@ -143,7 +143,7 @@ _READERS: Mapping[str, Callable[[Path], Any]] = {
 
 
 def _flatten(content: Mapping[Any, Any]) -> dict[str, Tensor]:
-    """Return dotted names of all tensors in mappings inside one another; a mapping under two names counts once."""
+    """Return all tensors of nested mappings by dotted names; a mapping under two names counts once."""
     tensors: dict[str, Tensor] = {}
     seen, queue = {id(content)}, deque([("", 0, content)])
     while queue:

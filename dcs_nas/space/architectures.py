@@ -30,7 +30,7 @@ from dcs_nas.space.chain import (
 from dcs_nas.space.kinds import AnyGenotype, Space
 
 LARGEST = 100_000
-"""Architectures that a space may have to be listed."""
+"""The largest number of architectures that is listed."""
 _BLOCK = re.compile(r"k(\d+)e(\d+)w(\d+)(s?)")
 
 Nodes = tuple[tuple[tuple[str, int], ...], ...]
@@ -38,7 +38,7 @@ Nodes = tuple[tuple[tuple[str, int], ...], ...]
 
 
 def encode(genotype: AnyGenotype) -> str:
-    """Return the text of a genotype; cells that differ in the order of their nodes alone have one text."""
+    """Return the text of a genotype, the same for cells that differ only in the order of their nodes."""
     return _texts(genotype).encode(genotype)
 
 
@@ -174,13 +174,13 @@ def _stage(text: str) -> StageGenotype:
 
 
 def _canonical(nodes: Nodes) -> Nodes:
-    """Return the least of the cells that differ in the order of their nodes alone."""
+    """Return the smallest of the cells that differ only in the order of their nodes."""
     orders = permutations(range(len(nodes)))
     return min(cell for order in orders if (cell := _reorder(nodes, order)) is not None)
 
 
 def _reorder(nodes: Nodes, order: tuple[int, ...]) -> Nodes | None:
-    """Return the cell with node ``order[i]`` at place i; None where one would read a later one."""
+    """Return the cell with node ``order[i]`` as node i; None if a node would read a later one."""
     place = {0: 0, 1: 1, **{node + 2: new + 2 for new, node in enumerate(order)}}
     cell = tuple(tuple(sorted((op, place[source]) for op, source in nodes[node])) for node in order)
     return cell if all(source < i + 2 for i, node in enumerate(cell) for _, source in node) else None

@@ -41,7 +41,7 @@ _STEM_STRIDE = {"conv": 1, "stride2": 2, "stride4": 4}
 
 
 class CellStructure(Settings):
-    """The candidates of a cell: this alone decides whether a genotype fits a space."""
+    """The candidates of a cell, which alone decide whether a genotype fits a space."""
 
     nodes: int = Field(ge=1, le=16)
     edges_per_node: int = Field(default=2, ge=1, le=2)
@@ -68,7 +68,7 @@ class CellStructure(Settings):
 
 
 class NetworkSpec(Settings):
-    """How cells are stacked: width, depth, stem, input size (pixels)."""
+    """The stack of cells: width, depth, stem, input size (pixels)."""
 
     channels: int = Field(ge=1, le=2048)
     cells: int = Field(ge=1, le=100)
@@ -328,7 +328,7 @@ class Genotype(AnyGenotype):
 
 
 def thirds(cells: int) -> tuple[int, ...]:
-    """Return DARTS' places of the reduction cells: at one and two thirds of the depth.
+    """Return the indices of DARTS' reduction cells: at one and two thirds of the depth.
 
     >>> thirds(8)
     (2, 5)

@@ -45,7 +45,7 @@ WINDOW = "dcs_window"
 
 
 class _Sparse(Settings):
-    """Settings that leave the fields in ``optional`` out of files and hashes where they have their defaults."""
+    """Settings whose ``optional`` fields are left out of files and hashes while they have their defaults."""
 
     optional: ClassVar[tuple[str, ...]] = ()
 
@@ -59,9 +59,9 @@ class _Sparse(Settings):
 class StageSpec(_Sparse):
     """Candidates of the blocks of a stage: each block has its own choice, one attention follows the last.
 
-    ``stride`` is that of the first block. ``skip`` lets every later block be left out. Widths rise: the channels of a
-    smaller width are the first ones of a larger one. With ``shared_width`` all blocks have the same one, by one choice.
-    ``shortcut`` adds the input to the output of the first block too, as every later block does.
+    The first block has the ``stride``. With ``skip`` every later block may be left out. Widths rise: a smaller width
+    has the first channels of a larger one. With ``shared_width`` all blocks have one width, by one choice. With
+    ``shortcut`` the first block adds its input to its output too, as every later block does.
     """
 
     optional = ("shared_width", "shortcut")
@@ -98,7 +98,7 @@ class ChainStructure(_Sparse):
     """The structure of the chain, which decides whether a genotype fits a space.
 
     A 3x3 convolution to ``stem`` channels, the stages, a 1x1 convolution to ``features`` channels; ``activation``
-    follows the first and the last convolution. With ``head_expansion`` e the end is that of FBNetV2 and MobileNetV3
+    follows the first and the last convolution. With ``head_expansion`` e the end is as in FBNetV2 and MobileNetV3
     (arXiv 1905.02244, section 5.1): a 1x1 convolution to e times the width, the mean over the map, and the last 1x1
     convolution on it, so that the map of features is 1 x 1.
     """
@@ -182,8 +182,8 @@ class BlockGenotype(Settings):
 class StageGenotype(_Sparse):
     """The blocks that stay, in order; ``skipped`` names those left out, counted from 1 among all of the stage.
 
-    ``window`` is where the attention ``dcs_window`` has stopped: start and length of its window, in channels. Without
-    it the window is learned when the network is trained.
+    ``window`` is the searched window of the attention ``dcs_window``: start and length, in channels. Without it the
+    window is learned when the network is trained.
     """
 
     optional = ("window",)
@@ -293,7 +293,7 @@ class ChainGenotype(AnyGenotype):
 
 
 def block_choices(stage: StageSpec, number: int, block: int) -> dict[str, Choice]:
-    """Return the choices of one block by what is chosen; stage and block are counted from 1.
+    """Return the choices of one block by name; stage and block are counted from 1.
 
     >>> block_choices(StageSpec(blocks=1, widths=[8]), 2, 1)["kernel"]
     Choice(label='stage2_block1_kernel', options=(3, 5, 7))

@@ -1,4 +1,4 @@
-"""The parts that every kind of search space has: its specification and its genotypes. No torch here.
+"""The base classes of every kind of search space: its specification and its genotypes. No torch here.
 
 A new kind is one file beside ``cells.py`` with a ``Space`` and an ``AnyGenotype``, registered under the kind's name,
 and one file in models/ with a ``SpaceKind`` (``dcs_nas.models.space_kinds``).
@@ -69,11 +69,11 @@ class Space(Settings):
         raise NotImplementedError
 
     def names(self) -> dict[str, list[Any]]:
-        """Return the candidates as the record of an epoch lists them, by what is chosen."""
+        """Return the candidates by choice, for the record of an epoch."""
         return {choice.label: list(choice.options) for choice in self.choices()}
 
     def group(self, figures: Mapping[str, float]) -> dict[str, float]:
-        """Return figures by mixture, such as entropies, as they are logged."""
+        """Return figures by mixture, such as entropies, grouped for the log."""
         return dict(figures)
 
 
@@ -126,7 +126,7 @@ class AnyGenotype(Settings):
         kind: the kind of its space, a name in ``GENOTYPES``.
         space: the structure that it was chosen from, with ``name`` and ``hash``.
         network: how its parts are stacked, with ``height`` and ``width`` of the images.
-        origin: data, seed and method that it came from.
+        origin: its data, seed and method.
     """
 
     format: int = FORMAT
@@ -142,7 +142,7 @@ class AnyGenotype(Settings):
         return (self.kind,)
 
     def part(self, name: str) -> Any:
-        """Return the choices that a picture shows: equal parts have equal pictures."""
+        """Return the choices in one picture; equal parts have equal pictures."""
         raise NotImplementedError
 
     def graph(self, part: str | None = None) -> networkx.MultiDiGraph:
@@ -163,7 +163,7 @@ class AnyGenotype(Settings):
         raise NotImplementedError
 
     def tables(self) -> list[Rows]:
-        """Return the architecture as tables of words."""
+        """Return the architecture as tables of text."""
         raise NotImplementedError
 
     def to_sample(self) -> dict[str, Any]:

@@ -46,7 +46,7 @@ LABELS = tuple(f"cell{number}_{place}" for number in range(1, CELLS + 1) for pla
 
 class MsiStructure(Settings):
     """The structure that decides whether a genotype fits: ``channels`` of the stem and of the three stages, and the
-    ``interactions`` that each of the 12 places chooses from.
+    ``interactions`` that each of the 12 choices is made from.
 
     The branches of a cell have a quarter of its stage's channels.
     """

@@ -1,4 +1,4 @@
-"""OSNet with searched places of instance norms: space and genotypes. No torch here.
+"""OSNet with a searched placement of instance norms: space and genotypes. No torch here.
 
 Source: Zhou et al., "Learning Generalisable Omni-Scale Representations for Person Re-Identification", TPAMI 2021;
 KaiyangZhou/deep-person-reid at f8cd150, projects/OSNet_AIN. Stages and blocks are counted from 1.
@@ -37,15 +37,15 @@ Placement = Literal["none", "inside", "after", "both"]
 """Where a block has instance norms: nowhere, before the shortcut is added, after, or in both places."""
 OSNET_BLOCKS = tuple(f"stage{stage}_block{block}" for stage in (1, 2, 3) for block in (1, 2))
 """The labels of the six blocks, two in each stage."""
-_SMALLEST = 32  # pixels: an instance norm needs two places of a map
+_SMALLEST = 32  # pixels: an instance norm needs two positions of a map
 _WORDS = "IN: where a block has instance norms\nunder a stage: height×width of its maps"
 
 
 class OSNetStructure(Settings):
     """The network and the candidates, which decide whether a genotype fits a space.
 
-    ``channels`` of the stem and of the three stages, those of the stages multiples of 4 and at least 64; ``features``
-    of the vector at the end.
+    ``channels`` of the stem and of the three stages, the latter multiples of 4 and at least 64; ``features`` of the
+    vector at the end.
     """
 
     channels: tuple[int, int, int, int] = (64, 256, 384, 512)

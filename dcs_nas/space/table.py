@@ -160,8 +160,8 @@ class Table:
         """The noise of a training, measured on the architectures with more seeds than the rest.
 
         Of scores y(a, s) with seed s it is the residual y(a, s) - mean_s - mean_a + mean, with as many degrees of
-        freedom as a two-way table leaves: a seed's effect on all architectures alike moves no comparison. None where
-        no two architectures have two seeds in common yet.
+        freedom as a two-way table leaves: the effect that a seed has on all architectures changes no comparison. None
+        if no two architectures have two seeds in common yet.
         """
         most = max(self.trainings.values(), key=len)
         full = [rows for rows in self.trainings.values() if set(rows) == set(most)]

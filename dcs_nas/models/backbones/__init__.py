@@ -1,4 +1,4 @@
-"""Fixed backbones by name, each with places for attention."""
+"""Fixed backbones by name, all with optional attention."""
 
 from dcs_nas.models.backbones import (  # noqa: F401
     hacnn,

@@ -19,15 +19,15 @@ from dcs_nas.registry import Registry
 
 
 class Backbone(nn.Module):
-    """A network from images (B, 3, H, W) to features, with named places after which attention may stand.
+    """A network from images (B, 3, H, W) to features, with named stages after which attention may be inserted.
 
     A subclass sets the attributes below and passes the map that leaves each stage through ``attend``.
 
     Attributes:
         kind: the output: "map" is (B, C, h, w), "vector" is (B, D), "vectors" is a tuple of (B, D).
         num_features: C of the map, or D of the first vector.
-        stages: the names of the places, from input to output.
-        default_stages: the places that get attention by default.
+        stages: the names of the stages, from input to output.
+        default_stages: the stages that get attention by default.
         uses_cameras: ``forward`` also takes the cameras of the images, (B,) from 0.
         smallest: least height and width of an image.
         stem_path: name of the submodule that ends the stem and returns the first map (B, C, h, w).
@@ -110,7 +110,7 @@ def _check_stages(backbone: Backbone, stages: Iterable[str]) -> tuple[str, ...]:
         if stage in backbone.attention or stage in wanted[:position]:
             raise InputError(f"stage '{stage}' would get attention twice; name it once")
     if not wanted:
-        raise InputError(f"attention goes after no stage; name some of {', '.join(backbone.stages)}")
+        raise InputError(f"no stage is named for attention; name some of {', '.join(backbone.stages)}")
     return wanted
 
 

@@ -41,7 +41,7 @@ class InvertedResidual(nn.Module):
 class MobileNetV2(Backbone):
     """Images (B, 3, H, W) to maps (B, 1280, H / 32, W / 32), or H / 16 with ``last_stride`` 1.
 
-    The places for attention are the seven stages of table 2; the default ones are the last of each map size.
+    Attention may follow the seven stages of table 2; by default it follows the last stage of each map size.
 
     Args:
         last_stride: of stage 6, the last that shrinks the map: 1 or 2 (published).

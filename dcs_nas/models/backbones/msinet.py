@@ -1,6 +1,6 @@
 """MSINet: two branches of different depth in each cell and a searched interaction between them, published names.
 
-Shapes: B images, C channels, H x W map, N = HW places, D features, A identities.
+Shapes: B images, C channels, H x W map, N = HW positions, D features, A identities.
 Source: Gu et al., "MSINet: Twins Contrastive Search of Multi-Scale Interaction for Object ReID", CVPR 2023, section 3.2
 and figure 3; vimar-gu/MSINet at 2a8845b, reid/models/msinet.py and operations.py.
 """
@@ -52,7 +52,7 @@ class SharedGate(ChannelGate):
 
 
 class CrossAttention(nn.Module):
-    """Attention among the channels of each map (B, C, H, W), by their dissimilarity to those of the other map.
+    """Attention among the channels of each map (B, C, H, W), by their dissimilarity to the channels of the other map.
 
     With E = A B^T for maps A, B (C, N): A' = A + gamma softmax(max(E) - E) A, the maximum over each row; B' likewise
     with E^T. gamma is learned, starts at 0 and is shared.
@@ -153,15 +153,15 @@ class MSITrunk(Backbone):
 
 
 class MSINet(MSITrunk):
-    """Images (B, 3, H, W) to the vector of the whole body (B, channels[3]) and that of its halves (B, 256).
+    """Images (B, 3, H, W) to the vector of the whole body (B, channels[3]) and the vector of its halves (B, 256).
 
     The second vector holds the mean of the upper and of the lower half of the map that enters the last stage, reduced
     to 128 channels by a 1x1 convolution.
 
     Args:
         genotype: 12 names of ``INTERACTIONS``: midway and at the end of each of the six cells.
-        channels: of the stem and of the three stages, those of the stages multiples of 4, and at least 64 where a
-            cell has a channel gate.
+        channels: of the stem and of the three stages; the latter are multiples of 4, and at least 64 where a cell has
+            a channel gate.
 
     Raises:
         InputError: a genotype or channels of another length, an unknown interaction, channels out of range.

@@ -90,7 +90,7 @@ class ChannelGate(nn.Module):
 class OmniScaleBlock(nn.Module):
     """Four streams of 1 to 4 light convolutions, gated and added, in a residual bottleneck.
 
-    An instance norm "inside" replaces the last batch norm; one "after" comes behind the sum; "both" has both.
+    An instance norm "inside" replaces the last batch norm; "after" follows the sum; "both" has both.
     """
 
     def __init__(self, channels: int, out_channels: int, *, instance_norm: Placement = "none") -> None:
@@ -124,7 +124,7 @@ class OSNet(Backbone):
     """Images (B, 3, H, W) to vectors (B, features), by the published layer after the pooled map.
 
     Args:
-        channels: out of the stem and of the three stages, those of the stages multiples of 4 and at least 64.
+        channels: out of the stem and of the three stages; the latter are multiples of 4 and at least 64.
         features: D.
         instance_norm: "none"; "ibn": in the stem and after both blocks of the first stage; "ain": in the stem and
             inside four blocks, the searched placement; or the placements of the six blocks, with one in the stem.
@@ -185,7 +185,7 @@ class OSNetAIN(OSNet):
         super().__init__(channels=channels, features=features, instance_norm=placements)
 
     def adapt_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return weights with the names of torchreid's osnet_ain.py, which differ from those of osnet.py, as ours."""
+        """Return weights under our names, which are those of torchreid's osnet.py, also from those of osnet_ain.py."""
         return {_plain_name(name): tensor for name, tensor in weights.items()}
 
 

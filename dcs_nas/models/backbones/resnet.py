@@ -38,7 +38,7 @@ class InstanceBatchNorm(nn.Module):
 
 
 class DotProductNonLocal(nn.Module):
-    """AGW's non-local block: X + BN(W y) with y = theta(X) (phi(X) g(X)) / N, of one channel, N = HW places.
+    """AGW's non-local block: X + BN(W y) with y = theta(X) (phi(X) g(X)) / N, of one channel, N = HW positions.
 
     (B, C, H, W) to the same; the batch norm starts at 0, so that a new block is the identity. One channel is what the
     published code has, in ReID-Survey as in fast-reid: it divides the reduction by itself.

@@ -1,6 +1,6 @@
 """Swin transformers with the parameter names of SOLIDER (and of mmdetection, from which they are).
 
-Shapes: B images, C channels, H x W map, R windows of M x M places, N = M^2, K heads.
+Shapes: B images, C channels, H x W map, R windows of M x M positions, N = M^2, K heads.
 Source: Liu et al., "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows", ICCV 2021, sections 3.1
 to 3.3; Chen et al., "Beyond Appearance: a Semantic Controllable Self-Supervised Learning Framework for Human-Centric
 Visual Tasks" (SOLIDER), CVPR 2023, equation 5; tinyvision/SOLIDER-REID at 8c08e1c, model/backbones/swin_transformer.py.
@@ -20,7 +20,7 @@ from dcs_nas.models.backbones.backbone import Backbone, register_backbone
 from dcs_nas.models.blocks.parts import drop_path
 
 WINDOW = 7
-_SEPARATE = -100.0  # added to the logits of places that only the shift brought together
+_SEPARATE = -100.0  # added to the logits of positions that only the shift brought together
 # Microsoft's names, ours; see ``SwinTransformer.adapt_weights``.
 _MICROSOFT_NAMES = (
     ("layers.", "stages."),
@@ -34,7 +34,7 @@ _MICROSOFT_NAMES = (
 class WindowAttention(nn.Module):
     """Attention within windows, softmax(q k^T / sqrt(C / K) + bias) v: (B, R, N, C) to (B, R, N, C).
 
-    The bias is learned for each head and each of the (2 M - 1)^2 offsets between two places of a window.
+    The bias is learned for each head and each of the (2 M - 1)^2 offsets between two positions of a window.
     """
 
     relative_position_index: Tensor
@@ -101,7 +101,7 @@ def _windows(x: Tensor) -> Tensor:
 
 
 def _separation(height: int, width: int, shift: int, device: torch.device) -> Tensor:
-    """Return the mask (R, N, N) of a moved map: 0 for two places of one region, -100 for two of different regions."""
+    """Return the mask (R, N, N) of a moved map: 0 for two positions of one region, -100 for those of two regions."""
     rows, columns = (
         sum((torch.arange(side, device=device) >= side - last).long() for last in (WINDOW, shift))
         for side in (height, width)
@@ -143,7 +143,7 @@ class SwinBlock(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Each 2 x 2 places as one of twice the channels: (B, H, W, C) to (B, H / 2, W / 2, 2 C), zeros at odd borders."""
+    """2 x 2 positions as one of twice the channels: (B, H, W, C) to (B, H / 2, W / 2, 2 C), zeros at odd borders."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -191,8 +191,8 @@ class SwinTransformer(Backbone):
         heads: of the first stage; each doubles it.
         drop_path: stochastic depth of the last block, rising linearly from 0.
         semantic_weight: SOLIDER's lambda, from 0 (appearance) to 1 (semantics): between two stages
-            x softplus(W a) + V a with a = (lambda, 1 - lambda); W and V are those of the weights file and do not learn.
-            None: without.
+            x softplus(W a) + V a with a = (lambda, 1 - lambda), W and V from the weights file and frozen. None: no such
+            embedding.
 
     Raises:
         InputError: a rate or weight out of its range.

@@ -25,13 +25,13 @@ STRIDE = 12
 
 
 class TransReID(TokenBackbone):
-    """Images (B, 3, height, width) to the global vector and those of four parts, each (B, D).
+    """Images (B, 3, height, width) to the global vector and the vectors of four parts, each (B, D).
 
     All blocks but the last are shared. The global branch b1, a last block and norm, reads all tokens. The jigsaw branch
     b2, another one, reads the class token with each quarter of the shuffled patches: (1) the patches are moved by
-    ``shift`` - 1 places, the first ones to the end; (2) where ``groups`` does not divide their number, the last but one
-    is repeated at the end; (3) as a matrix of ``groups`` rows they are read by columns; (4) quarter k has places
-    k L to (k + 1) L of them, L = hw / 4 rounded down.
+    ``shift`` - 1 positions, the first ones to the end; (2) where ``groups`` does not divide their number, the last but
+    one is repeated at the end; (3) as a matrix of ``groups`` rows they are read by columns; (4) quarter k has the
+    patches k L to (k + 1) L - 1 of this order, L = hw / 4 rounded down.
 
     Args:
         height: H of every image.
@@ -167,7 +167,7 @@ class PublishedTransReID(TransReID):
 
 
 def _weigh(vectors: tuple[Tensor, ...] | list[Tensor]) -> Tensor:
-    """Return the global vector beside those of the parts, each divided by their number: (B, 5 D)."""
+    """Return the global vector and the vectors of the parts, these divided by their number, side by side: (B, 5 D)."""
     return torch.cat([vectors[0], *(part / PARTS for part in vectors[1:])], dim=1)
 
 

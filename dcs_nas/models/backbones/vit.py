@@ -144,9 +144,9 @@ class VisionTransformer(TokenBackbone):
         cameras: number of cameras; above 0, each has a learned vector that is added to all tokens of its images.
         camera_weight: factor of that vector (TransReID's configs: 3).
         drop_path: stochastic depth of the last block, rising linearly from 0 (TransReID: 0.1).
-        registers: tokens without meaning of their own, behind the class token (Darcet et al., ICLR 2024).
-        patch_bias: have a bias in the patch embedding.
-        pre_norm: normalise the tokens before the first block too.
+        registers: number of register tokens after the class token (Darcet et al., ICLR 2024).
+        patch_bias: whether the patch embedding has a bias.
+        pre_norm: whether the tokens are normalised before the first block too.
         block_settings: further settings of every ``TransformerBlock``.
 
     Raises:

@@ -34,7 +34,7 @@ _CLIP_NAMES = (  # CLIP's, ours; the longest first where one starts another
     (".mlp.c_proj.", ".mlp.fc2."),
 )
 _TRANSFORMERS_LANDMARK = "vision_model.embeddings.class_embedding"
-_TRANSFORMERS_NAMES = (  # those of the package transformers, ours
+_TRANSFORMERS_NAMES = (  # names of the package transformers, ours
     ("vision_model.embeddings.class_embedding", "cls_token"),
     ("vision_model.embeddings.position_embedding.weight", "pos_embed"),
     ("vision_model.embeddings.patch_embedding.", "patch_embed.proj."),
@@ -58,7 +58,7 @@ class CLIPVisionTransformer(VisionTransformer):
     Other than ViT: a norm before the first block, QuickGELU, norms with epsilon 1e-5, patches without bias.
 
     Args:
-        projection: width of CLIP's joint space, into which the class token is mapped; None: as it is.
+        projection: width of CLIP's joint space, to which the class token is mapped; None: no mapping.
         settings: of ``VisionTransformer``.
     """
 

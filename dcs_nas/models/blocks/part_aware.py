@@ -1,4 +1,4 @@
-"""The part-aware module of Auto-ReID: parts of the body exchange what they see.
+"""The part-aware module of Auto-ReID: attention among parts of the body.
 
 Shapes: B batch, C channels, H x W map, P parts.
 Source: Quan, Dong, Wu, Zhu, Yang, "Auto-ReID: Searching for a Part-Aware ConvNet for Person Re-Identification", ICCV
@@ -21,8 +21,8 @@ class PartAware(nn.Module):
     T = mean of each part (B, P, C) W_t + b_t
     out = BN(W_f [X, repeat(softmax(C^-1/2 T T^T) T)])
 
-    ``repeat`` puts the vector of a part at each of its places, W_f (1 x 1) maps 2C channels to C. Ours, since the paper
-    leaves them open: the scale of the attention, queries, keys and values that are all T, and the BN.
+    ``repeat`` puts the vector of a part at each of its positions, W_f (1 x 1) maps 2C channels to C. Ours, since the
+    paper leaves them open: the scale of the attention, T as queries, keys and values, and the BN.
 
     Args:
         channels: C.
@@ -55,6 +55,6 @@ class PartAware(nn.Module):
             )
         parts = self.transform((x.mean(3) @ (members / members.sum(1, keepdim=True)).T).transpose(1, 2))
         parts = attend(parts, parts, parts, scale=self.scale)
-        of_map, of_parts = self.fuse.weight.chunk(2, dim=1)  # W_f of a repeated vector is the same at all its places
+        of_map, of_parts = self.fuse.weight.chunk(2, dim=1)  # W_f of a repeated vector is the same at all its positions
         rows = F.linear(parts, of_parts.flatten(1)).transpose(1, 2) @ members
         return self.norm(F.conv2d(x, of_map) + rows.unsqueeze(3))

@@ -2,7 +2,7 @@
 
 Shapes: B batch, C channels, H x W map, N = HW tokens, K channels of the window.
 Source: ``DNonlocal`` in final_version/DNLblock.py and FBNetV2_dnl/DNLblock.py of modeling/backbones/ in
-Statistical-Deep-Learning/DCS-Attention at 73573cd, where it stands in the place of the channel masks of the paper
+Statistical-Deep-Learning/DCS-Attention at 73573cd, where it replaces the channel masks of the paper
 (Wang, Jojic, Yang, arXiv 2505.08961).
 """
 
@@ -60,13 +60,13 @@ class WindowAttention(nn.Module):
             self.fix(*_check(window, channels))
 
     def fix(self, start: float, length: float) -> None:
-        """Keep the window at ``start`` and ``length``, in channels: it is no parameter any more."""
+        """Fix the window at ``start`` and ``length``, in channels, and remove its parameter."""
         self.fixed = (float(start), float(length))
         del self.window
 
     @torch.no_grad()
     def at_width(self, width: int) -> tuple[float, float]:
-        """Return start and length of the window in the first ``width`` channels, of which it has the same share."""
+        """Return start and length of the window in the first ``width`` channels; its share of the channels stays."""
         start, length = self.fixed or self._bound(width)
         return float(start) % width % width, float(length)  # twice: -1e-20 % 8 is 8.0
 
