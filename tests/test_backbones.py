@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dcs_nas.errors import InputError
-from dcs_nas.models.backbones import BACKBONES, Backbone, insert_attention, stage_maps
+from dcs_nas.models.backbones import BACKBONES, Backbone, insert_attention, measure_stages
 from dcs_nas.models.backbones.osnet import ChannelGate
 from dcs_nas.models.blocks import ATTENTION
 from tests.backbones import FAMILIES, HEIGHT, WIDTH, without_values
@@ -100,7 +100,7 @@ def check_output(backbone: Backbone, output: Any) -> None:
 
 def test_a_stage_map_is_what_the_attention_there_is_given() -> None:
     backbone = BACKBONES["resnet18"](height=64, width=48)
-    assert stage_maps(backbone, 64, 48) == {
+    assert measure_stages(backbone, 64, 48) == {
         "layer1": (64, 16, 12),
         "layer2": (128, 8, 6),
         "layer3": (256, 4, 3),
@@ -112,7 +112,7 @@ def test_asking_for_stage_maps_changes_nothing() -> None:
     backbone = build("resnet18", attention="dcs", attention_stages=["layer2"])
     layer1 = backbone.get_submodule("layer1").eval()
     before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
-    stage_maps(backbone, 64, 32)
+    measure_stages(backbone, 64, 32)
     assert list(backbone.attention) == ["layer2"]
     assert backbone.training
     assert not layer1.training
@@ -142,7 +142,7 @@ def test_the_inserted_block_acts_on_the_map_that_leaves_its_stage(name: str) -> 
         plain = vectors(backbone(x))[0]
         backbone.attention[stage] = Zero()
         changed = vectors(backbone(x))[0]
-    assert seen == [stage_maps(backbone, *SIZES.get(name, (32, 16)))[stage]]
+    assert seen == [measure_stages(backbone, *SIZES.get(name, (32, 16)))[stage]]
     assert not torch.allclose(plain, changed)
 
 

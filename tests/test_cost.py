@@ -22,7 +22,7 @@ from dcs_nas.models.cell_costs import CellCosts, cell_parts
 from dcs_nas.models.cell_kind import CellSupernet
 from dcs_nas.models.cell_space import build_fixed_network
 from dcs_nas.models.flops import count
-from dcs_nas.models.latency import LatencyTable, Work, device_names, measure_table, median_latency, resolve_device
+from dcs_nas.models.latency import LatencyTable, Work, device_names, measure_latency, measure_table, resolve_device
 from dcs_nas.models.supernet import Supernet, one_hot
 from dcs_nas.settings import parse
 from dcs_nas.space import CellStructure, Genotype, NetworkSpec, SpaceReference
@@ -390,7 +390,7 @@ def test_latency_is_the_median_of_the_rounds_after_warm_up(monkeypatch: pytest.M
     ticks: Iterator[float] = iter([0, 1, 10, 15, 20, 22])  # rounds of 1, 5 and 2 seconds
     monkeypatch.setattr("dcs_nas.models.latency.clock", lambda device: next(ticks))
     runs: list[None] = []
-    found = median_latency(lambda: runs.append(None), torch.device("cpu"), rounds=3, warm_up=4)
+    found = measure_latency(lambda: runs.append(None), torch.device("cpu"), rounds=3, warm_up=4)
     assert found == 2e6
     assert len(runs) == 7
 

@@ -27,7 +27,7 @@ from dcs_nas.export.exporting import ExportedFile, differences, export_run, trac
 from dcs_nas.export.extractor import Deployable, Extractor, at_a_step
 from dcs_nas.export.metadata import ExportInfo, read_properties
 from dcs_nas.export.onnx_model import OnnxModel
-from dcs_nas.models.backbones.hacnn import InceptionB, _region
+from dcs_nas.models.backbones.hacnn import InceptionB, _crop
 from dcs_nas.models.backbones.mobilenet import InvertedResidual
 from dcs_nas.models.backbones.msinet import CrossAttention
 from dcs_nas.models.backbones.osnet import ChannelGate, LightConv
@@ -128,7 +128,12 @@ class Parts(nn.Module):
         x = self.stem(x)
         x = self.rga(self.blocks(x)) + self.squeeze(x)
         theta = torch.tanh(x.mean((2, 3))[:, :2])
-        maps = [*self.cross(x, -x), self.instance_norm(x), self.features(x), self.incept(_region(x, theta, (6, 4)))]
+        maps = [
+            *self.cross(x, -x),
+            self.instance_norm(x),
+            self.features(x),
+            self.incept(_crop(x, theta, (6, 4))),
+        ]
         maps += [Zero(2)(x), fit_channels(x, 40)]
         maps += [cell(x) for cell in self.cells]
         return torch.cat([*(nn.functional.normalize(y) for y in seen), *(y.mean((2, 3)) for y in maps)], dim=1)

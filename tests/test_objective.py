@@ -25,7 +25,7 @@ from dcs_nas.losses import Objective
 from dcs_nas.models.backbones import BACKBONES
 from dcs_nas.models.cell_kind import CellSupernet
 from dcs_nas.models.cell_space import CellSpace
-from dcs_nas.models.heads import Embedding, ReidNetwork, outputs_of, stem_of
+from dcs_nas.models.heads import Embedding, ReidNetwork, find_stem, record_outputs
 from dcs_nas.runs import read_metrics
 from dcs_nas.settings import parse
 from dcs_nas.space import CellStructure, NetworkSpec
@@ -129,7 +129,7 @@ def test_by_default_embeddings_hold_no_stem() -> None:
     embedding = network(images)
     assert embedding.stem is None
     assert batch_terms(objective, embedding, labels, images)["ib"] == 0
-    assert not stem_of(network.backbone)._forward_hooks
+    assert not find_stem(network.backbone)._forward_hooks
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -138,7 +138,7 @@ def test_the_stem_on_its_grid_is_the_mean_of_the_stems_output(training: bool) ->
     images = torch.randn(2, 3, 16, 8)
     expected = adaptive_avg_pool2d(network.backbone.stem(images), (4, 2))
     assert torch.equal(network.train(training).embed(images).stem, expected)
-    assert not stem_of(network.backbone)._forward_hooks
+    assert not find_stem(network.backbone)._forward_hooks
 
 
 def test_a_copy_of_a_network_looks_at_its_own_stem() -> None:
@@ -172,7 +172,7 @@ def test_every_registered_backbone_names_an_existing_stem() -> None:
     for name in BACKBONES:
         with torch.device("meta"):
             backbone = BACKBONES[name](height=64, width=32)
-        assert stem_of(backbone) in list(backbone.modules()), name
+        assert find_stem(backbone) in list(backbone.modules()), name
 
 
 def _frozen() -> nn.Module:
@@ -185,7 +185,7 @@ def _frozen() -> nn.Module:
 def test_cell_networks_have_a_stem(make: Any) -> None:
     config, network, objective = made(make(), ib_input="stem")
     images, labels = torch.randn(4, 3, 16, 8), torch.tensor([0, 1, 2, 0])
-    with outputs_of(stem_of(network.backbone)) as seen:
+    with record_outputs(find_stem(network.backbone)) as seen:
         embedding = network(images)
     assert torch.equal(embedding.stem, adaptive_avg_pool2d(seen[0], (4, 2)).detach())
     update_objective(objective, embedding, labels, images)

@@ -89,7 +89,7 @@ class FeatureDistances(PairDistances):
         self.shape = (len(query), len(gallery))
 
     def block(self, queries: np.ndarray) -> Tensor:
-        rows = _rows(queries, self._query.device)
+        rows = _index_rows(queries, self._query.device)
         query = self._query[rows]
         if self.metric == "euclidean":
             return torch.addmm(self._gallery_norms, query, self._gallery.T, alpha=-2)
@@ -105,9 +105,9 @@ class FeatureDistances(PairDistances):
     def pairs(self, queries: np.ndarray, gallery: np.ndarray) -> Tensor:
         rows, columns = (torch.as_tensor(i, dtype=torch.long, device=self._query.device) for i in (queries, gallery))
         chunks = zip(rows.split(_PAIRS), columns.split(_PAIRS), strict=True)
-        return torch.cat([self._pairs(self._query[r], self._gallery[c]) for r, c in chunks])
+        return torch.cat([self._compute_pairs(self._query[r], self._gallery[c]) for r, c in chunks])
 
-    def _pairs(self, query: Tensor, gallery: Tensor) -> Tensor:
+    def _compute_pairs(self, query: Tensor, gallery: Tensor) -> Tensor:
         if self.metric == "cosine":
             return 1 - functional.cosine_similarity(query, gallery, eps=_SMALLEST_NORM)
         return (query - gallery).square_().sum(dim=1).sqrt_()
@@ -183,7 +183,7 @@ class SparseColumns(DistanceBlocks):
         return block
 
 
-def _rows(queries: np.ndarray, device: torch.device) -> Tensor | slice:
+def _index_rows(queries: np.ndarray, device: torch.device) -> Tensor | slice:
     """Return an index of the rows ``queries``: a slice, which copies nothing, if they are consecutive."""
     if len(queries) and (np.diff(queries) == 1).all():
         return slice(int(queries[0]), int(queries[-1]) + 1)

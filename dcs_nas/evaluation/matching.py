@@ -80,18 +80,18 @@ class Labels:
 
     def find_skip_causes(self, *, camera_filter: bool) -> np.ndarray:
         """Return the cause (one of ``SKIP_CAUSES``) why a query cannot be scored, or "" where it can; (Q,) strings."""
-        images = _images_in_gallery(self.query_pids[:, None], self.gallery_pids[:, None])
+        images = _count_images(self.query_pids[:, None], self.gallery_pids[:, None])
         causes = np.full(len(self.query_pids), "", dtype="<U32")
         if camera_filter:
             query = np.stack([self.query_pids, self.query_camids], axis=1)
             gallery = np.stack([self.gallery_pids, self.gallery_camids], axis=1)
-            causes[images == _images_in_gallery(query, gallery)] = "only_same_camera"
+            causes[images == _count_images(query, gallery)] = "only_same_camera"
         causes[images == 0] = "no_match_in_gallery"
         causes[self.query_pids == JUNK] = "junk"
         return causes
 
 
-def _images_in_gallery(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
+def _count_images(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
     """Return how often each row of ``query`` (Q, n) occurs among the rows of ``gallery`` (G, n)."""
     _, codes = np.unique(np.concatenate([gallery, query]), axis=0, return_inverse=True)
     codes = codes.ravel()

@@ -90,11 +90,7 @@ def score_matrix(matrix: np.ndarray, labels: Mapping[str, Any], settings: Evalua
 
 def _score(distances: DistanceBlocks, labels: Mapping[str, Any], settings: EvaluateConfig, protocol: str) -> Scores:
     result = rank_distances(
-        distances,
-        **labels,
-        protocol=protocol,
-        max_rank=settings.max_rank,
-        average_precision=settings.average_precision,
+        distances, **labels, protocol=protocol, max_rank=settings.max_rank, average_precision=settings.average_precision
     )
     return Scores(result, distances, result.confidence(resamples=settings.confidence) if settings.confidence else None)
 

@@ -56,10 +56,10 @@ def cost_term(
             f"the loss is {loss.item():.4g} and a {form} cost term would reward cost where it is below 0; "
             "use search.cost.form=additive with a search.cost.target and without beta, or lower loss.ib_weight"
         )
-    return loss * (_factor(form, cost, weight, target, beta).to(loss.dtype) - 1)
+    return loss * (_compute_factor(form, cost, weight, target, beta).to(loss.dtype) - 1)
 
 
-def _factor(form: Form, cost: Tensor, weight: float, target: float | None, beta: float | None) -> Tensor:
+def _compute_factor(form: Form, cost: Tensor, weight: float, target: float | None, beta: float | None) -> Tensor:
     if target is not None:
         return weight * (cost / target) ** (_WITH_TARGET if beta is None else beta)
     if not bool(cost > 1):

@@ -102,11 +102,13 @@ class Objective(nn.Module):
         terms: dict[str, Tensor] = {}
         if self.weights["identity"] and logits is not None:
             branches = [logits] if isinstance(logits, Tensor) else list(logits)
-            terms["identity"] = _combine(branches, self.settings.identity_branches, lambda x: self._identity(x, labels))
+            terms["identity"] = _combine(
+                branches, self.settings.identity_branches, lambda x: self._compute_identity(x, labels)
+            )
         if self.weights["triplet"]:
             weights = self.settings.triplet_branches
             vectors = [features] if weights is None else features.split(self._widths, dim=1)
-            terms["triplet"] = _combine(vectors, weights, lambda x: self._triplet(x, labels))
+            terms["triplet"] = _combine(vectors, weights, lambda x: self._compute_triplet(x, labels))
         if self.weights["circle"]:
             s = self.settings
             terms["circle"] = circle_loss(features, labels, margin=s.circle_margin, scale=s.circle_scale)
@@ -114,7 +116,7 @@ class Objective(nn.Module):
             terms["center"] = self.center(features, labels)
         if self.information_bottleneck is not None:
             terms |= self.information_bottleneck(features, _require_input(input_features), labels)
-        return {**terms, "loss": self._weighted_sum(terms, partial=partial)}
+        return {**terms, "loss": self._add_up(terms, partial=partial)}
 
     def update(self, features: Tensor, labels: Tensor, input_features: Tensor | None = None) -> None:
         """Add a batch to the statistics of IB, once per weight step; nothing to do without IB or with exact ones."""
@@ -138,16 +140,16 @@ class Objective(nn.Module):
         if self.information_bottleneck is not None:
             self.information_bottleneck.estimate(batches)
 
-    def _identity(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def _compute_identity(self, logits: Tensor, labels: Tensor) -> Tensor:
         logits = logits if self._softmax is None else self._softmax(logits, labels)
         return identity_loss(logits, labels, label_smoothing=self.settings.label_smoothing)
 
-    def _triplet(self, features: Tensor, labels: Tensor) -> Tensor:
+    def _compute_triplet(self, features: Tensor, labels: Tensor) -> Tensor:
         triplet = triplet_loss if self.settings.triplet_mining == "hard" else weighted_triplet_loss
         features = full_precision(F.normalize)(features) if self.settings.triplet_normalize else features
         return triplet(features, labels, margin=self.settings.triplet_margin)
 
-    def _weighted_sum(self, terms: Mapping[str, Tensor], *, partial: bool) -> Tensor:
+    def _add_up(self, terms: Mapping[str, Tensor], *, partial: bool) -> Tensor:
         addends = [weight * terms[name] for name, weight in self.weights.items() if weight and name in terms]
         if not addends and not partial:
             raise InputError("no loss term is left for this batch: without logits, give another term a weight above 0")

@@ -97,8 +97,8 @@ class CellSupernet(Supernet):
             for node, edges in enumerate(kept.nodes):
                 for k, edge in enumerate(edges):
                     operation = cell.operation(node, edge.source, edge.op) if edge.op != "none" else nn.Identity()
-                    state.update(_prefix(operation, f"cells.{i}.ops.{node}.{k}."))
-            state.update(_prefix(attention.candidates[kept.attention], f"attention.{i}."))
+                    state.update(_add_prefix(operation, f"cells.{i}.ops.{node}.{k}."))
+            state.update(_add_prefix(attention.candidates[kept.attention], f"attention.{i}."))
         return state
 
 
@@ -117,15 +117,15 @@ class _MixtureStrategy(OneShotStrategy):
         if not isinstance(module, Cell):
             return None
         edges = [node + 2 for node in range(module.num_nodes)]
-        mixture = self._mixture(module.label, list(module.op_candidates_factory), edges)
+        mixture = self._get_mixture(module.label, list(module.op_candidates_factory), edges)
         return SuperCell(module, mixture, partial=self.partial, checkpointed=self.checkpointed)
 
     def _super_choice(self, module: nn.Module, name: str, memo: dict, kwargs: dict) -> nn.Module | None:
         if not isinstance(module, LayerChoice):
             return None
-        return SuperChoice(module, self._mixture(module.label, list(module.names), None))
+        return SuperChoice(module, self._get_mixture(module.label, list(module.names), None))
 
-    def _mixture(self, label: object, names: list[str], edges: list[int] | None) -> Mixture:
+    def _get_mixture(self, label: object, names: list[str], edges: list[int] | None) -> Mixture:
         label = str(label)  # NNI's labels are strings of their own class
         if label not in self.mixtures:
             rows = sum(edges) if edges else 1
@@ -133,7 +133,7 @@ class _MixtureStrategy(OneShotStrategy):
         return self.mixtures[label]
 
 
-def _prefix(module: nn.Module, prefix: str) -> dict[str, Tensor]:
+def _add_prefix(module: nn.Module, prefix: str) -> dict[str, Tensor]:
     return {prefix + name: value for name, value in module.state_dict().items()}
 
 
@@ -225,17 +225,17 @@ class CellKind(SpaceKind):
 
 def _derive_cell(weights: Tensor, attention: Tensor, structure: CellStructure, max_skips: int | None) -> CellGenotype:
     table = weights.tolist()
-    nodes = _strongest(table, structure)
+    nodes = _keep_strongest(table, structure)
     if max_skips is not None and set(structure.operations) - {"none", "skip_connect"}:
         skip = structure.operations.index("skip_connect") if "skip_connect" in structure.operations else -1
-        while len(skips := _skips(nodes)) > max_skips:
+        while len(skips := _find_skips(nodes)) > max_skips:
             weakest = min(skips, key=lambda row: table[row][skip])
             table[weakest][skip] = -1.0
-            nodes = _strongest(table, structure)
+            nodes = _keep_strongest(table, structure)
     return CellGenotype(nodes=tuple(nodes), attention=structure.attention[int(attention[0].argmax())])
 
 
-def _strongest(table: list[list[float]], structure: CellStructure) -> list[tuple[Edge, ...]]:
+def _keep_strongest(table: list[list[float]], structure: CellStructure) -> list[tuple[Edge, ...]]:
     candidates = [i for i, op in enumerate(structure.operations) if op != "none"]
     nodes = []
     for node in range(structure.nodes):
@@ -246,6 +246,6 @@ def _strongest(table: list[list[float]], structure: CellStructure) -> list[tuple
     return nodes
 
 
-def _skips(nodes: list[tuple[Edge, ...]]) -> list[int]:
+def _find_skips(nodes: list[tuple[Edge, ...]]) -> list[int]:
     """Return the rows of the edges that are skip connections."""
     return [edge_index(i, e.source) for i, edges in enumerate(nodes) for e in edges if e.op == "skip_connect"]

@@ -77,7 +77,7 @@ class ChainSupernet(Supernet):
 
     def forward(self, images: Tensor) -> Tensor:
         drawn = {name: mixture().view(-1) for name, mixture in self._mixtures()}
-        weights = _reader(drawn, like=self.stem.conv.weight)
+        weights = _read_weights(drawn, like=self.stem.conv.weight)
         x = self.stem(images)
         widths = Widths((self.structure.stem,), x.new_ones(1))
         for stage in self.stages:
@@ -86,11 +86,11 @@ class ChainSupernet(Supernet):
 
     def alphas(self) -> dict[str, nn.Parameter]:
         """See ``Supernet``; also the windows of channels (2,): start, and length minus width."""
-        return {**super().alphas(), **{f"stage{n}_window": block.window for n, block in self._windows().items()}}
+        return {**super().alphas(), **{f"stage{n}_window": block.window for n, block in self._find_windows().items()}}
 
     def complete(self, genotype: ChainGenotype) -> ChainGenotype:
         """See ``Supernet``: the choices are the windows of channels."""
-        windows, stages = self._windows(), []
+        windows, stages = self._find_windows(), []
         for n, stage in enumerate(genotype.stages, start=1):
             window = windows[n].at_width(stage.width) if stage.attention == WINDOW else None
             stages.append(stage.model_copy(update={"window": window}))
@@ -110,7 +110,7 @@ class ChainSupernet(Supernet):
             raise InputError(f"weights of mixture '{missing[0]}' are missing; found: {', '.join(weights) or 'none'}")
         like = next(iter(weights.values()), self.stem.conv.weight.detach())
         like = like.to(torch.float32 if like.device.type == "mps" else torch.float64)
-        read = _reader({name: weight.view(-1).to(like) for name, weight in weights.items()}, like=like)
+        read = _read_weights({name: weight.view(-1).to(like) for name, weight in weights.items()}, like=like)
         size, flops = self._stem_size(), kind == "flops"
         fixed = 27 * size[0] * size[1] if flops else 27 + 2
         total, widths = like.new_tensor(fixed * self.structure.stem), Widths((self.structure.stem,), like.new_ones(1))
@@ -137,7 +137,7 @@ class ChainSupernet(Supernet):
             wanted = build_fixed_chain(genotype).state_dict()
         return {name: _cut(state[name], value.shape).clone() for name, value in wanted.items()}
 
-    def _windows(self) -> dict[int, MaskedWindow]:
+    def _find_windows(self) -> dict[int, MaskedWindow]:
         """Return the attention blocks with a window of channels by the number of their stage."""
         blocks = {n: stage.attention.candidates for n, stage in enumerate(self.stages, start=1)}  # type: ignore[union-attr]
         return {n: candidates[WINDOW] for n, candidates in blocks.items() if WINDOW in candidates}  # type: ignore[index, operator, misc]
@@ -165,13 +165,7 @@ class SuperStage(nn.Module):
     """The blocks of stage ``number`` and the attention after them, for maps of ``size`` (H, W) after the first."""
 
     def __init__(
-        self,
-        stage: StageSpec,
-        number: int,
-        before: tuple[int, ...],
-        size: tuple[int, int],
-        *,
-        checkpoint: bool = False,
+        self, stage: StageSpec, number: int, before: tuple[int, ...], size: tuple[int, int], *, checkpoint: bool = False
     ) -> None:
         super().__init__()
         self.stage, self.number, self.checkpoint = stage, number, checkpoint
@@ -203,7 +197,7 @@ class SuperStage(nn.Module):
         return weights(attention_choice(self.stage, self.number).label, len(self.stage.attention))
 
 
-def _reader(weights: Mapping[str, Tensor], *, like: Tensor) -> Weights:
+def _read_weights(weights: Mapping[str, Tensor], *, like: Tensor) -> Weights:
     """Return the weights by label; a choice with one candidate has no mixture and weight 1."""
     return lambda label, options: weights[label] if options > 1 else like.new_ones(1)
 
@@ -230,11 +224,11 @@ class ChainKind(SpaceKind):
     def genotype_of(
         self, sample: Mapping[str, Any], space: ChainSpec | ChainReference, network: ChainNetwork, *, origin: Origin
     ) -> ChainGenotype:
-        stages = tuple(_stage(sample, stage, number) for number, stage in enumerate(space.stages, start=1))
+        stages = tuple(_choose_stage(sample, stage, number) for number, stage in enumerate(space.stages, start=1))
         return ChainGenotype(space=ChainReference.of(space, space.name), network=network, stages=stages, origin=origin)
 
 
-def _stage(sample: Mapping[str, Any], stage: StageSpec, number: int) -> StageGenotype:
+def _choose_stage(sample: Mapping[str, Any], stage: StageSpec, number: int) -> StageGenotype:
     blocks, skipped = [], []
     for k in range(1, stage.blocks + 1):
         options = {what: _pick(sample, choice) for what, choice in block_choices(stage, number, k).items()}

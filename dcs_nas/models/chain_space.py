@@ -6,6 +6,7 @@ Images (B, 3, H, W) to the feature map (B, D, h, w), D = ``features``.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -226,17 +227,13 @@ def _block(stage: StageSpec, number: int, block: int, channels: Any) -> tuple[nn
 
 def _attention(stage: StageSpec, number: int, channels: Any, height: int, width: int) -> nn.Module:
     blocks = {
-        name: Sized(_build_attention, channels, name=name, height=height, width=width) for name in stage.attention
+        name: Sized(partial(build_attention, name), channels, height=height, width=width) for name in stage.attention
     }
     return LayerChoice(blocks, label=attention_choice(stage, number).label) if len(blocks) > 1 else blocks.popitem()[1]
 
 
 def _mutable(options: Choice) -> Any:
     return choice(options.label, list(options.options)) if len(options.options) > 1 else options.options[0]
-
-
-def _build_attention(channels: int, *, name: str, height: int, width: int) -> nn.Module:
-    return build_attention(name, channels, height, width)
 
 
 def build_head(channels: int, *, structure: ChainStructure) -> ConvNorm | PooledHead:

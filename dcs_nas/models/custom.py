@@ -25,7 +25,7 @@ def build_custom(what: str, make: Callable[[], nn.Module], shape: Shape, expecte
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"{what} cannot be built: {_words(error)}; it is called as {call}") from error
+        raise InputError(f"{what} cannot be built: {_describe(error)}; it is called as {call}") from error
     if not isinstance(module, nn.Module):
         raise InputError(f"{what} returned a {type(module).__name__}, expected a torch.nn.Module")
     with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -34,23 +34,23 @@ def build_custom(what: str, make: Callable[[], nn.Module], shape: Shape, expecte
         try:
             output = module.eval()(x)
         except Exception as error:
-            raise InputError(f"{what} fails on a map {_times(shape)}: {_words(error)}") from error
+            raise InputError(f"{what} fails on a map {_format(shape)}: {_describe(error)}") from error
     module.train()
     if not isinstance(output, torch.Tensor):
         raise InputError(f"{what} returns a {type(output).__name__}, expected a map (batch, channels, height, width)")
     if tuple(output.shape) != (1, *expected):
         raise InputError(
-            f"{what} returns {_times(output.shape[1:])} for a map {_times(shape)} (channels x height x width), "
-            f"expected {_times(expected)}"
+            f"{what} returns {_format(output.shape[1:])} for a map {_format(shape)} (channels x height x width), "
+            f"expected {_format(expected)}"
         )
     if not torch.equal(x, before):
         raise InputError(f"{what} changes its input, which other operations read too; leave inplace=True out")
     return module
 
 
-def _words(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def _times(shape: tuple[int, ...] | torch.Size) -> str:
+def _format(shape: tuple[int, ...] | torch.Size) -> str:
     return " x ".join(map(str, shape))

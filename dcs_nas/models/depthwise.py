@@ -36,12 +36,12 @@ class PointwiseConv(nn.Conv2d):
         super().__init__(c_in, c_out, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.in_channels < 16 or not _worth_it(x):
+        if self.in_channels < 16 or not _is_worthwhile(x):
             return super().forward(x)
         return linear(x.permute(0, 2, 3, 1), self.weight.flatten(1)).permute(0, 3, 1, 2)
 
 
-def _worth_it(x: Tensor) -> bool:
+def _is_worthwhile(x: Tensor) -> bool:
     """Return whether this is training on a CPU in the layout that its kernels like."""
     training = torch.is_grad_enabled() and not torch.compiler.is_compiling()
     return training and x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last)
@@ -75,7 +75,7 @@ def depthwise(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
     if is_faulty_in_half(x):
         with torch.autocast("cpu", enabled=False):
             return depthwise(x.float(), weight.float(), dilation)
-    if _worth_it(x):
+    if _is_worthwhile(x):
         return cast(Tensor, _Depthwise.apply(x, weight, dilation))
     return conv2d(x, weight, padding=dilation * (weight.shape[2] - 1) // 2, dilation=dilation, groups=x.shape[1])
 
@@ -96,7 +96,7 @@ class _Depthwise(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (gradient,), (x, weight) = gradients, ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=torch.channels_last)
-        of_x = _Depthwise.apply(gradient, _mirror(weight), ctx.dilation) if ctx.needs_input_grad[0] else None
+        of_x = _Depthwise.apply(gradient, weight.flip(2, 3), ctx.dilation) if ctx.needs_input_grad[0] else None
         size = weight.shape[2]
         of_weight = _KernelGradient.apply(x, gradient, size, ctx.dilation) if ctx.needs_input_grad[1] else None
         return of_x, of_weight, None
@@ -111,7 +111,7 @@ class _KernelGradient(torch.autograd.Function):
         ctx.save_for_backward(x, gradient)
         ctx.dilation = dilation
         if dilation == 2:
-            x, gradient, dilation = _every_second(x), _every_second(gradient), 1
+            x, gradient, dilation = _split_by_parity(x), _split_by_parity(gradient), 1
         padding = dilation * (size - 1) // 2
         shape = x.new_empty(x.shape[1], 1, size, size)
         return torch.ops.aten.convolution_backward(
@@ -123,16 +123,12 @@ class _KernelGradient(torch.autograd.Function):
     @custom_bwd(device_type="cpu")
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (kernel,), (x, gradient) = gradients, ctx.saved_tensors
-        of_x = _Depthwise.apply(gradient, _mirror(kernel), ctx.dilation) if ctx.needs_input_grad[0] else None
+        of_x = _Depthwise.apply(gradient, kernel.flip(2, 3), ctx.dilation) if ctx.needs_input_grad[0] else None
         of_gradient = _Depthwise.apply(x, kernel, ctx.dilation) if ctx.needs_input_grad[1] else None
         return of_x, of_gradient, None, None
 
 
-def _mirror(kernel: Tensor) -> Tensor:
-    return kernel.flip(2, 3)
-
-
-def _every_second(x: Tensor) -> Tensor:
+def _split_by_parity(x: Tensor) -> Tensor:
     """Return the maps (4 B, C, H / 2, W / 2) of even and odd rows and columns of x (B, C, H, W), padded with zeros."""
     tokens = pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2)).permute(0, 2, 3, 1)
     batch, height, width, channels = tokens.shape

@@ -67,10 +67,10 @@ def count(model: nn.Module, height: int, width: int) -> Cost:
 
 def count_map(module: nn.Module, shape: Sequence[int]) -> tuple[Cost, tuple[int, ...]]:
     """Return the cost of ``module`` for one input of ``shape`` (C, H, W), and the shape of its output, if a tensor."""
-    meter = FlopCounterMode(display=False, custom_mapping={_CPU_ATTENTION: _attention_flops})
+    meter = FlopCounterMode(display=False, custom_mapping={_CPU_ATTENTION: _count_attention})
     with attribute(module, meter.get_total_flops) as shares, meter:
         _run_fake(module, shape)
-    layers = tuple(layer for layer in _rows(module, shares) if layer.parameters or layer.macs)
+    layers = tuple(layer for layer in _list_layers(module, shares) if layer.parameters or layer.macs)
     cost = Cost(sum(p.numel() for p in module.parameters()), meter.get_total_flops() // 2, layers)
     return cost, shares[module].output
 
@@ -120,13 +120,13 @@ def attribute(model: nn.Module, read: Callable[[], float]) -> Iterator[dict[nn.M
             hook.remove()
 
 
-def _attention_flops(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:
+def _count_attention(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:
     """Return two per multiply-accumulate of q k^T and of its product with v, from (B, heads, tokens, width)."""
     batch, heads, tokens, width = query
     return 2 * batch * heads * tokens * key[2] * (width + value[3])
 
 
-def _rows(model: nn.Module, shares: Mapping[nn.Module, Share]) -> Iterator[LayerCost]:
+def _list_layers(model: nn.Module, shares: Mapping[nn.Module, Share]) -> Iterator[LayerCost]:
     counted: set[nn.Parameter] = set()
     for name, module in model.named_modules():
         own = set(module.parameters(recurse=False)) - counted

@@ -94,7 +94,7 @@ class ReidNetwork(nn.Module):
         self.weights_report: WeightsReport | None = None
         self.backbone = backbone
         self.uses_cameras: bool = getattr(backbone, "uses_cameras", False)
-        self.widths = _widths(backbone, height, width)
+        self.widths = _measure_widths(backbone, height, width)
         self.heads = nn.ModuleList(ReidHead(width, identities, head) for width in self.widths)
         self._image_size = (height, width)
         if head.parts:
@@ -120,9 +120,9 @@ class ReidNetwork(nn.Module):
         No gradient flows through it: it stands for the input, with which the losses compare the features.
 
         Raises:
-            InputError: a backbone without a stem, see ``stem_of``.
+            InputError: a backbone without a stem, see ``find_stem``.
         """
-        with outputs_of(stem_of(self.backbone)) as seen:
+        with record_outputs(find_stem(self.backbone)) as seen:
             dry_run(self.backbone, *self._image_size)
         if not seen or seen[0].ndim != 4:
             raise InputError(
@@ -154,7 +154,7 @@ class ReidNetwork(nn.Module):
         """Return the vectors of all branches, and the stem's output on its grid if exposed."""
         if self._stem_grid is None:
             return self._pool(self._outputs(images, cameras)), None
-        with outputs_of(stem_of(self.backbone)) as seen:
+        with record_outputs(find_stem(self.backbone)) as seen:
             vectors = self._pool(self._outputs(images, cameras))
         return vectors, F.adaptive_avg_pool2d(seen[0].detach(), self._stem_grid)
 
@@ -162,9 +162,9 @@ class ReidNetwork(nn.Module):
         """Return the input of each head: the backbone's outputs, then the map of the stripes."""
         parts_from = self.head_settings.parts_from if self.head_settings.parts else None
         if parts_from is not None:
-            with outputs_of(_last(self.backbone.get_submodule(parts_from))) as seen:
-                return [*_list(self._features(images, cameras)), seen[-1]]
-        outputs = _list(self._features(images, cameras))
+            with record_outputs(_get_last(self.backbone.get_submodule(parts_from))) as seen:
+                return [*_as_list(self._features(images, cameras)), seen[-1]]
+        outputs = _as_list(self._features(images, cameras))
         return [*outputs, outputs[0]] if self.head_settings.parts else outputs
 
     def _pool(self, outputs: list[Tensor]) -> list[Tensor]:
@@ -181,7 +181,7 @@ class ReidNetwork(nn.Module):
         if path is not None and path not in modules:
             known = [known for known in modules if known.count(".") <= path.count(".") and known]
             raise InputError(f"retrain.head.parts_from is '{path}', no part of {name}; {choices(path, known)}")
-        with outputs_of(_last(modules[path or ""])) as seen:
+        with record_outputs(_get_last(modules[path or ""])) as seen:
             dry_run(self.backbone, *self._image_size)
         output = seen[-1] if seen else None
         where = f"the output of {path or name}"
@@ -202,7 +202,7 @@ class ReidNetwork(nn.Module):
         return self.backbone(images, cameras) if self.uses_cameras else self.backbone(images)
 
 
-def stem_of(backbone: nn.Module) -> nn.Module:
+def find_stem(backbone: nn.Module) -> nn.Module:
     """Return the first layers of a network, up to the first map of features.
 
     The submodule that the backbone's ``stem_path`` names, else the first one called ``stem``. Raises ``InputError``
@@ -219,7 +219,7 @@ def stem_of(backbone: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def outputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
+def record_outputs(module: nn.Module) -> Iterator[list[Tensor]]:
     """Yield a list that collects the outputs of ``module``."""
     seen: list[Tensor] = []
     handle = module.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
@@ -229,18 +229,18 @@ def outputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
         handle.remove()
 
 
-def _last(module: nn.Module) -> nn.Module:
+def _get_last(module: nn.Module) -> nn.Module:
     """Return the last module of a list or sequence, which some networks call one by one; another module unchanged."""
     while isinstance(module, (nn.ModuleList, nn.Sequential)) and len(module):
         module = module[-1]
     return module
 
 
-def _list(output: Any) -> list[Tensor]:
+def _as_list(output: Any) -> list[Tensor]:
     return list(output) if isinstance(output, (tuple, list)) else [output]
 
 
-def _widths(backbone: nn.Module, height: int, width: int) -> list[int]:
+def _measure_widths(backbone: nn.Module, height: int, width: int) -> list[int]:
     """Return the width of every vector of the backbone; a backbone of kind ``vectors`` needs a pass for that."""
     if getattr(backbone, "kind", "map") != "vectors":
         return [int(backbone.num_features)]  # type: ignore[arg-type]

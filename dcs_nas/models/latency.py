@@ -133,7 +133,7 @@ def measure_table(
     )
 
 
-def median_latency(run: Callable[[], object], device: torch.device, *, rounds: int, warm_up: int = WARM_UP) -> float:
+def measure_latency(run: Callable[[], object], device: torch.device, *, rounds: int, warm_up: int = WARM_UP) -> float:
     """Return the median time of ``run()`` in microseconds, waiting for the device before and after each."""
     for _ in range(warm_up):
         run()
@@ -173,7 +173,7 @@ def device_name(device: torch.device) -> str:
     """Return the vendor's name of the device, which is the same on every machine that has one."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    processor = _processor()
+    processor = _read_processor()
     return processor if device.type == "cpu" else f"{processor} {device.type}"
 
 
@@ -194,7 +194,7 @@ def _prepare(work: Work, device: torch.device, batch: int) -> Callable[[], objec
     return lambda: module(maps)
 
 
-def _processor() -> str:
+def _read_processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dcs_nas.config import SearchConfig
-from dcs_nas.models.backbones.backbone import start_convolutional
+from dcs_nas.models.backbones.backbone import initialize_convolutional
 from dcs_nas.models.backbones.msinet import INTERACTIONS, Branches, MSITrunk
 from dcs_nas.models.flops import Cost, CostKind, count, count_map
 from dcs_nas.models.relaxation import Sample, Softmax
@@ -71,19 +71,19 @@ class MsiSupernet(Supernet):
         self.mixtures = nn.ModuleDict({label: Mixture(names, 1, relaxation) for label in LABELS})
         makers = [partial(MixedInteraction, names=names, draw=mixture.sample) for _, mixture in self._mixtures()]
         self.trunk = MSITrunk(makers, structure.channels)
-        start_convolutional(self.trunk)
+        initialize_convolutional(self.trunk)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.trunk(images)
 
     def cost(self, kind: CostKind) -> ExpectedCost:
         """See ``Supernet``: a float64 scalar (float32 on MPS); every addend depends on one choice, so it is exact."""
-        every, fixed = _candidate_costs(self.structure, self.network)
+        every, fixed = _count_candidates(self.structure, self.network)
         rows = {label: [cost.amount(kind) for cost in costs] for label, costs in every.items()}
         return partial(expect_cost, fixed.amount(kind), rows)
 
     def inherit_state(self, genotype: MsiGenotype) -> dict[str, Tensor]:
-        kept = dict(zip(_places(self.trunk), genotype.to_sample().values()))
+        kept = dict(zip(_list_places(self.trunk), genotype.to_sample().values()))
         state = {}
         for name, value in self.trunk.state_dict().items():
             place, _, rest = name.partition(_MIXED)
@@ -101,8 +101,8 @@ class MsiKind(SpaceKind):
         return MsiSupernet(space, network, relaxation=build_relaxation(settings.relaxation))
 
     def build_fixed_network(self, genotype: MsiGenotype) -> MSITrunk:
-        trunk = _trunk(genotype.to_sample().values(), genotype.space.channels)
-        start_convolutional(trunk)
+        trunk = _build_trunk(genotype.to_sample().values(), genotype.space.channels)
+        initialize_convolutional(trunk)
         return trunk
 
     def genotype_of(
@@ -124,17 +124,17 @@ class _WithItself(nn.Module):
         return self.interaction(x, x)[0]
 
 
-def _trunk(names: Any, channels: Sequence[int]) -> MSITrunk:
+def _build_trunk(names: Any, channels: Sequence[int]) -> MSITrunk:
     return MSITrunk([INTERACTIONS[name] for name in names], channels)
 
 
-def _places(trunk: MSITrunk) -> list[str]:
+def _list_places(trunk: MSITrunk) -> list[str]:
     """Return the paths of the 12 interactions, in order."""
     cells = [n for n in range(len(trunk.cells)) if n % 3 != 2]
     return [f"cells.{n}.{place}" for n in cells for place in ("_op2", "_op3")]
 
 
-def _candidate_costs(structure: MsiStructure, network: MsiNetwork) -> tuple[dict[str, list[Cost]], Cost]:
+def _count_candidates(structure: MsiStructure, network: MsiNetwork) -> tuple[dict[str, list[Cost]], Cost]:
     """Return the cost of each candidate by label, and of the network without interactions."""
     stages = [
         [
@@ -145,5 +145,5 @@ def _candidate_costs(structure: MsiStructure, network: MsiNetwork) -> tuple[dict
     ]
     per_stage = len(LABELS) // len(stages)
     every = {label: stages[n // per_stage] for n, label in enumerate(LABELS)}
-    plain = _trunk(["none"] * 2 * CELLS, structure.channels)
+    plain = _build_trunk(["none"] * 2 * CELLS, structure.channels)
     return every, count(plain, network.height, network.width)

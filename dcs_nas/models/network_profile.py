@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dcs_nas.models.flops import Share, attribute, count
-from dcs_nas.models.latency import WARM_UP, clock, device_name, median_latency
+from dcs_nas.models.latency import WARM_UP, clock, device_name, measure_latency
 
 Run = Callable[[], object]
 
@@ -92,7 +92,7 @@ def profile(
         kept = _measure_kept(copy.deepcopy(network).to(device), height, width, max(2, batch), device)
         images = torch.randn(batch, 3, height, width, device=device)
         timed = copy.deepcopy(network).to(device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-        latencies, whole = _latencies(timed, images, rounds) if rounds else ({}, None)
+        latencies, whole = _measure_latencies(timed, images, rounds) if rounds else ({}, None)
     layers = _Layers(network, depth)
     for name, share in kept.items():
         layers.add(name, share.output, kept=share.amount / max(2, batch))
@@ -147,7 +147,7 @@ class _Layers:
             )
 
 
-def _pass(network: nn.Module, images: Tensor) -> Run:
+def _prepare_pass(network: nn.Module, images: Tensor) -> Run:
     """Return a function that runs one forward pass of the images."""
     images = images.to(memory_format=torch.channels_last)
     if getattr(network, "uses_cameras", False):
@@ -157,10 +157,10 @@ def _pass(network: nn.Module, images: Tensor) -> Run:
 
 
 @torch.no_grad()
-def _latencies(network: nn.Module, images: Tensor, rounds: int) -> tuple[dict[str, list[float]], float]:
+def _measure_latencies(network: nn.Module, images: Tensor, rounds: int) -> tuple[dict[str, list[float]], float]:
     """Return seconds of each round by module, without its submodules, and microseconds of the undisturbed network."""
     names, device = {module: name for name, module in network.named_modules()}, images.device
-    run = _pass(network, images)
+    run = _prepare_pass(network, images)
     seconds: dict[str, list[float]] = {}
     for number in range(WARM_UP + rounds):
         with attribute(network, lambda: clock(device)) as shares:
@@ -168,7 +168,7 @@ def _latencies(network: nn.Module, images: Tensor, rounds: int) -> tuple[dict[st
         if number >= WARM_UP:
             for module, share in shares.items():
                 seconds.setdefault(names[module], []).append(share.amount)
-    return seconds, median_latency(run, device, rounds=rounds)
+    return seconds, measure_latency(run, device, rounds=rounds)
 
 
 def _measure_kept(network: nn.Module, height: int, width: int, batch: int, device: torch.device) -> dict[str, Share]:
@@ -178,7 +178,7 @@ def _measure_kept(network: nn.Module, height: int, width: int, batch: int, devic
     """
     names = {module: name for name, module in network.named_modules()}
     images = torch.randn(batch, 3, height, width, device=device)
-    run = _pass(network.train(), images)
+    run = _prepare_pass(network.train(), images)
     with _count_saved_bytes(network) as total, attribute(network, lambda: total[0]) as shares:
         output = run()  # alive until all is counted, so that no memory is handed out twice
     del output

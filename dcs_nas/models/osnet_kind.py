@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from dcs_nas.config import SearchConfig
-from dcs_nas.models.backbones.backbone import start_convolutional
+from dcs_nas.models.backbones.backbone import initialize_convolutional
 from dcs_nas.models.backbones.osnet import OmniScaleBlock, OSNetAIN
 from dcs_nas.models.flops import CostKind, count, count_map
 from dcs_nas.models.relaxation import Softmax
@@ -56,11 +56,11 @@ class OSNetSupernet(Supernet):
         names: list[str] = list(structure.placements)
         self.mixtures = nn.ModuleDict({label: Mixture(names, 1, relaxation) for label in OSNET_BLOCKS})
         self.osnet = OSNetAIN(channels=structure.channels, features=structure.features, placements=_NONE)
-        for label, (channels, width) in _widths(structure).items():
-            stage, block = _place(label)
+        for label, (channels, width) in _list_widths(structure).items():
+            stage, block = _locate(label)
             mixture = cast(Mixture, self.mixtures[label])
             getattr(self.osnet, stage)[block] = _Choice(channels, width, mixture, checkpoint=checkpoint)
-        _without_affine(self.osnet)
+        _remove_affine(self.osnet)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.osnet(images)
@@ -70,13 +70,13 @@ class OSNetSupernet(Supernet):
 
         Norms cost no multiply-adds, so those are the same for all placements.
         """
-        return partial(expect_cost, *_costs(self.structure, self.network, kind))
+        return partial(expect_cost, *_count_costs(self.structure, self.network, kind))
 
     def inherit_state(self, genotype: OSNetGenotype) -> dict[str, Tensor]:
         """See ``Supernet``. The scales and shifts of norms, which this supernet lacks, are left out."""
         state = {name: value for name, value in self.osnet.state_dict().items() if ".candidates." not in name}
         for label, placement in genotype.to_sample().items():
-            stage, block = _place(label)
+            stage, block = _locate(label)
             chosen = getattr(self.osnet, stage)[block].candidates[placement]
             state |= {f"{stage}.{block}.{name}": value for name, value in chosen.state_dict().items()}
         return state
@@ -93,7 +93,7 @@ class _Choice(nn.Module):
         self.candidates = nn.ModuleDict(
             {name: OmniScaleBlock(channels, width, instance_norm=cast(Placement, name)) for name in mixture.names}
         )
-        start_convolutional(self)
+        initialize_convolutional(self)
         object.__setattr__(self, "mixture", mixture)  # the supernet registers it
 
     def forward(self, x: Tensor) -> Tensor:
@@ -124,16 +124,16 @@ class OSNetKind(SpaceKind):
         return OSNetGenotype(space=reference, network=network, placements=placements, origin=origin)
 
 
-def _place(label: str) -> tuple[str, int]:
+def _locate(label: str) -> tuple[str, int]:
     """Return the stage of a block in ``OSNet``, and its place there.
 
-    >>> _place("stage1_block2")
+    >>> _locate("stage1_block2")
     ('conv2', 1)
     """
     return f"conv{int(label[5]) + 1}", int(label[-1]) - 1
 
 
-def _widths(structure: OSNetStructure) -> dict[str, tuple[int, int]]:
+def _list_widths(structure: OSNetStructure) -> dict[str, tuple[int, int]]:
     """Return the channels before and after each block."""
     stem, *stages = structure.channels
     inputs = [c for before, width in zip([stem, *stages], stages) for c in (before, width)]
@@ -141,11 +141,11 @@ def _widths(structure: OSNetStructure) -> dict[str, tuple[int, int]]:
 
 
 @lru_cache(maxsize=64)
-def _costs(structure: OSNetStructure, network: ChainNetwork, kind: CostKind) -> tuple[int, dict[str, list[int]]]:
+def _count_costs(structure: OSNetStructure, network: ChainNetwork, kind: CostKind) -> tuple[int, dict[str, list[int]]]:
     """Return the cost of the network without its blocks, and the costs of the placements by block."""
     plain = OSNetAIN(channels=structure.channels, features=structure.features, placements=_NONE)
     rest, costs = count(plain, network.height, network.width).amount(kind), {}
-    for i, (label, (channels, width)) in enumerate(_widths(structure).items()):
+    for i, (label, (channels, width)) in enumerate(_list_widths(structure).items()):
         shape = (channels, *(-(-size // 4) >> i // 2 for size in (network.height, network.width)))
         cost = {
             place: count_map(OmniScaleBlock(channels, width, instance_norm=place), shape)[0].amount(kind)
@@ -156,7 +156,7 @@ def _costs(structure: OSNetStructure, network: ChainNetwork, kind: CostKind) -> 
     return rest, costs
 
 
-def _without_affine(network: nn.Module) -> None:
+def _remove_affine(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, _NormBase):
             module.affine = False

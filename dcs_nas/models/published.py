@@ -61,14 +61,14 @@ def _load_rga(
     default ratios of 8.
     """
     parts = [part for part, used in (("spatial", use_spatial), ("channel", use_channel)) if used]
-    expected = {name for part in parts for names in _rga_names(part).values() for name in names}
+    expected = {name for part in parts for names in _list_rga_names(part).values() for name in names}
     _check_names(state, expected, source="RGA state")
     first = state["gx_spatial.0.weight"] if use_spatial else state["gg_channel.0.weight"].chunk(2, dim=1)[0]
     block = RGA(first.shape[1], height, width, use_spatial=use_spatial, use_channel=use_channel)
     ours = {
-        f"{part}.{name}": _rga_tensor(name, [state[source] for source in sources])
+        f"{part}.{name}": _join_rga_tensors(name, [state[source] for source in sources])
         for part in parts
-        for name, sources in _rga_names(part).items()
+        for name, sources in _list_rga_names(part).items()
     }
     _load_exactly(block, ours, source="RGA state")
     return block
@@ -180,12 +180,12 @@ def _check_names(names: Iterable[str], expected: Iterable[str], *, source: str) 
     missing, unknown = sorted(set(expected) - set(names)), sorted(set(names) - set(expected))
     if missing or unknown:
         raise InputError(
-            f"{source}: names missing: {_some(missing)}; names not expected: {_some(unknown)}; expected the published "
+            f"{source}: names missing: {_join(missing)}; names not expected: {_join(unknown)}; expected the published "
             "module's names and no others: check which parts it has, and strip any prefix"
         )
 
 
-def _rga_names(part: str) -> dict[str, list[str]]:
+def _list_rga_names(part: str) -> dict[str, list[str]]:
     """Return the published names that each of our names inside a gate concatenates."""
     names = {}
     for layer, sources in _RGA_LAYERS.items():
@@ -195,7 +195,7 @@ def _rga_names(part: str) -> dict[str, list[str]]:
     return names
 
 
-def _rga_tensor(name: str, sources: list[Tensor]) -> Tensor:
+def _join_rga_tensors(name: str, sources: list[Tensor]) -> Tensor:
     """Return our tensor ``name``: the published ones concatenated along outputs, 1x1 kernels as matrices."""
     if name.endswith("num_batches_tracked"):
         return sources[0]
@@ -205,6 +205,6 @@ def _rga_tensor(name: str, sources: list[Tensor]) -> Tensor:
     return tensor
 
 
-def _some(names: list[str], limit: int = 3) -> str:
+def _join(names: list[str], limit: int = 3) -> str:
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more if names else "none"

@@ -64,10 +64,10 @@ class WeightsReport:
     def summary(self) -> str:
         """Return one line: the counts, and the first names that did not fit."""
         interpolated = "".join(f", {name} interpolated from {sizes}" for name, sizes in self.interpolated.items())
-        below = f" of '{_show(self.prefix)}'" if self.prefix else ""
+        below = f" of '{_make_printable(self.prefix)}'" if self.prefix else ""
         return (
             f"{len(self.matched)} tensors loaded{below}{interpolated}, {self.supplied:,} of {self.numbers:,} numbers; "
-            f"skipped from the file: {_some(self.skipped)}; not in the file: {_some(self.missing)}"
+            f"skipped from the file: {_join(self.skipped)}; not in the file: {_join(self.missing)}"
         )
 
     def rows(self) -> list[tuple[str, int, str]]:
@@ -75,11 +75,15 @@ class WeightsReport:
         reasons: dict[str, list[str]] = {}
         for name, reason in self.skipped.items():
             reasons.setdefault(reason, []).append(name)
-        unused = "; ".join(f"{_some(names, 2)}: {reason}" for reason, names in list(reasons.items())[:_MOST_REASONS])
+        unused = "; ".join(f"{_join(names, 2)}: {reason}" for reason, names in list(reasons.items())[:_MOST_REASONS])
         return [
-            ("matched", len(self.matched), _some(self.matched)),
-            ("interpolated", len(self.interpolated), _some(f"{n}, {size}" for n, size in self.interpolated.items())),
-            ("left random", len(self.missing), _some(self.missing)),
+            ("matched", len(self.matched), _join(self.matched)),
+            (
+                "interpolated",
+                len(self.interpolated),
+                _join(f"{n}, {size}" for n, size in self.interpolated.items()),
+            ),
+            ("left random", len(self.missing), _join(self.missing)),
             ("unused", len(self.skipped), unused or "none"),
         ]
 
@@ -87,12 +91,12 @@ class WeightsReport:
         """Return the report for a JSON file."""
         return {
             "file": self.path,
-            "prefix": _show(self.prefix),
+            "prefix": _make_printable(self.prefix),
             "supplied": self.supplied,
             "numbers": self.numbers,
             "rows": [list(row) for row in self.rows()],
             "left_random": list(self.missing),
-            "unused": {_show(name): reason for name, reason in self.skipped.items()},
+            "unused": {_make_printable(name): reason for name, reason in self.skipped.items()},
         }
 
 
@@ -135,7 +139,9 @@ def load_weights(model: nn.Module, path: str | Path, *, partial: bool = False, k
     if match.problem is not None:
         raise InputError(match.problem)
     wanted = model.state_dict()
-    loaded = {name: _finite(name, tensor.to(wanted[name].dtype), path) for name, tensor in match.tensors.items()}
+    loaded = {
+        name: _require_finite(name, tensor.to(wanted[name].dtype), path) for name, tensor in match.tensors.items()
+    }
     model.load_state_dict(loaded, strict=False)
     return match.report
 
@@ -152,10 +158,10 @@ def match_weights(
     names = [name for name in tensors if key is None or name.startswith(f"{key}.")]
     if not names:
         heads = dict.fromkeys(name.partition(".")[0] for name in tensors)
-        raise InputError(f"{path} has no names below '{key}' (retrain.weights_key); it has {_some(heads, 8)}")
-    second = second_networks(names) if key is None else {}
+        raise InputError(f"{path} has no names below '{key}' (retrain.weights_key); it has {_join(heads, 8)}")
+    second = find_second_networks(names) if key is None else {}
     names = [name for name in names if name not in second]
-    prefix = _prefix(names, wanted, path) or (f"{key}." if key else "")
+    prefix = _find_prefix(names, wanted, path) or (f"{key}." if key else "")
     inside = {name.removeprefix(prefix): tensors[name] for name in names if name.startswith(prefix)}
     try:
         inside = getattr(model, "adapt_weights", dict)(inside)
@@ -165,24 +171,24 @@ def match_weights(
                 f"{path} does not fit {type(model).__name__}: {error}; name a file of this network"
             ) from None
     skipped = {name: second.get(name, _UNKNOWN) for name in tensors if name in second or not name.startswith(prefix)}
-    mismatches = {name: _mismatch(name, tensor, wanted) for name, tensor in inside.items()}
+    mismatches = {name: _find_mismatch(name, tensor, wanted) for name, tensor in inside.items()}
     fitting = {name: inside[name] for name, reason in mismatches.items() if reason is None}
     skipped |= {prefix + name: reason for name, reason in mismatches.items() if reason is not None}
-    missing = tuple(n for n in wanted if n not in fitting and not _counter(n))
-    own = [name for name in wanted if not name.startswith(_INSERTED) and not _counter(name)]
+    missing = tuple(n for n in wanted if n not in fitting and not _is_counter(n))
+    own = [name for name in wanted if not name.startswith(_INSERTED) and not _is_counter(name)]
     supplied = sum(wanted[name].numel() for name in own if name in fitting)
     numbers = sum(wanted[name].numel() for name in own)
     interpolated = _read_interpolated(model, fitting)
     report = WeightsReport(str(path), prefix, tuple(fitting), interpolated, skipped, missing, supplied, numbers)
     if not supplied:
         raise InputError(
-            f"nothing in {path} fits {type(model).__name__}: the file has {_some(tensors)}; expected {_some(wanted)}: "
+            f"nothing in {path} fits {type(model).__name__}: the file has {_join(tensors)}; expected {_join(wanted)}: "
             "check that it is for this network"
         )
-    return Match(fitting, report, None if partial else _problem(report, model, wanted, inside))
+    return Match(fitting, report, None if partial else _find_problem(report, model, wanted, inside))
 
 
-def second_networks(names: Iterable[str]) -> dict[str, str]:
+def find_second_networks(names: Iterable[str]) -> dict[str, str]:
     """Return the names of a file's second network to the reason why they are not used, see ``PREFERRED``."""
     names = list(names)
     starts = {tuple(name.split(".")[:depth]) for name in names for depth in (1, 2, 3)}
@@ -206,7 +212,7 @@ def _read_interpolated(model: nn.Module, fitting: Mapping[str, Tensor]) -> dict[
     return {name: size for name, size in sizes.items() if name in fitting}
 
 
-def _prefix(names: Iterable[str], wanted: Mapping[str, Tensor], path: str | Path) -> str:
+def _find_prefix(names: Iterable[str], wanted: Mapping[str, Tensor], path: str | Path) -> str:
     """Return the prefix without which the file's names supply most numbers; of equal ones the shortest.
 
     Raises ``InputError`` if another prefix supplies about as many, and enough: the file holds two networks.
@@ -225,13 +231,13 @@ def _prefix(names: Iterable[str], wanted: Mapping[str, Tensor], path: str | Path
         return ""
     if len(equal) > 1 and votes[first] >= 0.5 * sum(tensor.numel() for tensor in wanted.values()):
         raise InputError(
-            f"{path} holds {len(equal)} networks that would fit: {_some(equal, 8)}; choose one, for example by "
-            f"retrain.weights_key={_show(equal[0])}"
+            f"{path} holds {len(equal)} networks that would fit: {_join(equal, 8)}; choose one, for example by "
+            f"retrain.weights_key={_make_printable(equal[0])}"
         )
     return first
 
 
-def _mismatch(name: str, tensor: Tensor, wanted: Mapping[str, Tensor]) -> str | None:
+def _find_mismatch(name: str, tensor: Tensor, wanted: Mapping[str, Tensor]) -> str | None:
     if name not in wanted:
         return _UNKNOWN
     if tensor.shape != wanted[name].shape:
@@ -241,7 +247,7 @@ def _mismatch(name: str, tensor: Tensor, wanted: Mapping[str, Tensor]) -> str | 
     return None
 
 
-def _finite(name: str, tensor: Tensor, path: str | Path) -> Tensor:
+def _require_finite(name: str, tensor: Tensor, path: str | Path) -> Tensor:
     wrong = tensor.numel() - int(tensor.isfinite().sum())
     if wrong:
         raise InputError(
@@ -251,7 +257,7 @@ def _finite(name: str, tensor: Tensor, path: str | Path) -> Tensor:
     return tensor
 
 
-def _problem(
+def _find_problem(
     report: WeightsReport, model: nn.Module, wanted: Mapping[str, Tensor], inside: Mapping[str, Tensor]
 ) -> str | None:
     """Return why the file is refused (it supplies too little, or is of another network), or None if it is not."""
@@ -267,8 +273,8 @@ def _problem(
     strange = any(names for cause, names in causes.items() if cause != "absent")
     if report.share >= SHARE and not strange and not essential:
         return None
-    listed = "; ".join(f"{cause}: {_kinds(names, wanted, inside)}" for cause, names in causes.items() if names)
-    random = f"; its first layer or positions would stay random: {_some(essential)}" if essential else ""
+    listed = "; ".join(f"{cause}: {_list_kinds(names, wanted, inside)}" for cause, names in causes.items() if names)
+    random = f"; its first layer or positions would stay random: {_join(essential)}" if essential else ""
     inherit = any(".mixtures." in name for name in report.skipped)
     return (
         f"{report.path} supplies {report.supplied:,} of the {report.numbers:,} numbers of {type(model).__name__} "
@@ -286,7 +292,7 @@ def _is_own(name: str, modules: Mapping[str, nn.Module]) -> bool:
     return not name.startswith(_INSERTED) and any(path in modules for path in paths)
 
 
-def _kinds(names: Iterable[str], wanted: Mapping[str, Tensor], inside: Mapping[str, Tensor]) -> str:
+def _list_kinds(names: Iterable[str], wanted: Mapping[str, Tensor], inside: Mapping[str, Tensor]) -> str:
     """Return names, merged if they differ in numbers alone, largest first, with an example of a wrong shape."""
     tensors, groups = {**inside, **wanted}, dict[str, list[str]]()
     for name in names:
@@ -294,22 +300,22 @@ def _kinds(names: Iterable[str], wanted: Mapping[str, Tensor], inside: Mapping[s
     listed = []
     for kind in sorted(groups, key=lambda kind: -sum(tensors[name].numel() for name in groups[kind])):
         first = groups[kind][0]
-        shapes = f", e.g. {_mismatch(first, inside[first], wanted)}" if first in wanted and first in inside else ""
+        shapes = f", e.g. {_find_mismatch(first, inside[first], wanted)}" if first in wanted and first in inside else ""
         listed.append(f"{kind} (x {len(groups[kind])}{shapes})")
-    return _some(listed)
+    return _join(listed)
 
 
-def _counter(name: str) -> bool:
+def _is_counter(name: str) -> bool:
     """Return whether a name is that of a batch counter, which old files lack and nothing here reads."""
     return name.endswith("num_batches_tracked")
 
 
-def _some(names: Iterable[str], limit: int = 3) -> str:
+def _join(names: Iterable[str], limit: int = 3) -> str:
     listed = list(names)
     more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
-    return (", ".join(map(_show, listed[:limit])) or "none") + more
+    return (", ".join(map(_make_printable, listed[:limit])) or "none") + more
 
 
-def _show(name: str) -> str:
+def _make_printable(name: str) -> str:
     """Return a name from a file, made printable and cut."""
     return (name if name.isprintable() else ascii(name))[:200]

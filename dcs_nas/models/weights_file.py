@@ -47,10 +47,10 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     require_file(path, what="weights file")
     require_moderate_growth(path, what="weights file")
     try:
-        content = _READERS[file_format(path)](path)
+        content = _READERS[detect_format(path)](path)
     # A damaged file can make its parser raise anything.
     except Exception as error:
-        raise InputError(f"weights file {path} cannot be read: {_reason(error)}; expected a state dict") from error
+        raise InputError(f"weights file {path} cannot be read: {_explain(error)}; expected a state dict") from error
     tensors = _flatten(content) if isinstance(content, Mapping) else {}
     if not tensors:
         content_kind = f"a {type(content).__name__} without tensors by name"
@@ -58,7 +58,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     return tensors
 
 
-def file_format(path: Path) -> str:
+def detect_format(path: Path) -> str:
     """Return ``NumPy archive``, ``safetensors``, ``TorchScript archive`` or ``PyTorch file``."""
     ending = path.suffix.lower()
     if ending in (".npz", ".safetensors"):
@@ -159,7 +159,7 @@ def _flatten(content: Mapping[Any, Any]) -> dict[str, Tensor]:
     return tensors
 
 
-def _reason(error: Exception) -> str:
+def _explain(error: Exception) -> str:
     """Return the reason in one line; torch's own advice on unsafe files has many."""
     if isinstance(error, pickle.UnpicklingError):
         return "it is no pickle, or one that needs code to be run"

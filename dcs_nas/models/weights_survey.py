@@ -15,8 +15,8 @@ from torch import Tensor
 
 from dcs_nas.errors import InputError
 from dcs_nas.models.backbones import BACKBONES
-from dcs_nas.models.weights import PREFERRED, Match, match_weights, second_networks
-from dcs_nas.models.weights_file import file_format, read_weights
+from dcs_nas.models.weights import PREFERRED, Match, find_second_networks, match_weights
+from dcs_nas.models.weights_file import detect_format, read_weights
 
 # The kind of network is the first with a name that occurs; the nest is the prefix before that name.
 _FAMILIES = (
@@ -42,11 +42,7 @@ _FAMILIES = (
     ("ResNet of basic blocks, torchvision's names", r"layer1\.0\.conv1\.weight$"),
 )
 _IBN_NAMES = {"a": "layer1.0.bn1.IN.weight", "b": "layer1.2.IN.weight"}
-_PATCHES = (
-    "patch_embed.proj.weight",
-    "patch_embed.projection.weight",
-    "embeddings.patch_embedding.weight",
-)
+_PATCHES = ("patch_embed.proj.weight", "patch_embed.projection.weight", "embeddings.patch_embedding.weight")
 _POSITIONS = ("pos_embed", "positional_embedding", "vision_model.embeddings.position_embedding.weight")
 _WORTH_A_LINE = 0.1
 
@@ -57,7 +53,7 @@ class WeightsFile:
 
     Attributes:
         path: the file.
-        format: see ``file_format``.
+        format: see ``detect_format``.
         family: the kind of network that its names are of, ``unknown`` if of none.
         nest: prefix of these names, such as ``teacher.backbone.``.
         networks: prefixes that distinguish several networks, such as ``teacher`` and ``student``.
@@ -83,7 +79,7 @@ class WeightsFile:
             f"names below {self.nest.rstrip('.')}" if self.nest else "names without a nest",
             f"{len(self.tensors):,} tensors, {self.numbers:,} numbers",
             self.family,
-            *_transformer_sizes(self.tensors),
+            *_describe_transformer(self.tensors),
         ]
         return "; ".join(parts)
 
@@ -118,15 +114,15 @@ def read_weights_file(path: str | Path) -> WeightsFile:
     """
     path = Path(path)
     tensors = read_weights(path)
-    pairs = [(first, second) for first, second in PREFERRED.items() if {first, second} <= _parts(tensors)]
-    second = second_networks(tensors)
+    pairs = [(first, second) for first, second in PREFERRED.items() if {first, second} <= _list_parts(tensors)]
+    second = find_second_networks(tensors)
     for family, pattern in _FAMILIES:
         for name in (name for name in tensors if name not in second):
             match = re.search(rf"(^|\.)({pattern})", name)
             if match:
                 nest = name[: match.start(2)]
-                return WeightsFile(path, file_format(path), family, nest, sum(pairs, ()), tensors)
-    return WeightsFile(path, file_format(path), "unknown kind of network", "", sum(pairs, ()), tensors)
+                return WeightsFile(path, detect_format(path), family, nest, sum(pairs, ()), tensors)
+    return WeightsFile(path, detect_format(path), "unknown kind of network", "", sum(pairs, ()), tensors)
 
 
 def fit_backbone(
@@ -152,7 +148,7 @@ def fit_backbone(
         InputError: an unknown backbone or option, or images that it does not take.
     """
     factory = BACKBONES[name]
-    chosen = dict(options or {}) or _options_of(file.tensors, factory)
+    chosen = dict(options or {}) or _find_options(file.tensors, factory)
     with torch.device("meta"):
         network = factory(height=height, width=width, **chosen)
     try:
@@ -169,7 +165,7 @@ def fitting_backbones(file: WeightsFile, *, height: int = 256, width: int = 128,
     return sorted(worth, key=lambda fit: (fit.problem is not None, -fit.share, fit.backbone))
 
 
-def _options_of(tensors: Mapping[str, Tensor], factory: Any) -> dict[str, Any]:
+def _find_options(tensors: Mapping[str, Tensor], factory: Any) -> dict[str, Any]:
     """Return the options of a backbone that fit the tokens and norms of the file."""
     known = inspect.signature(factory).parameters
     sizes = {"registers": ("register_tokens", 1), "cameras": ("sie_embed", 0)}
@@ -184,11 +180,11 @@ def _options_of(tensors: Mapping[str, Tensor], factory: Any) -> dict[str, Any]:
     return options
 
 
-def _parts(names: Mapping[str, Tensor]) -> set[str]:
+def _list_parts(names: Mapping[str, Tensor]) -> set[str]:
     return {part for name in names for part in name.split(".")[:3]}
 
 
-def _transformer_sizes(tensors: Mapping[str, Tensor]) -> Iterator[str]:
+def _describe_transformer(tensors: Mapping[str, Tensor]) -> Iterator[str]:
     """Yield patch and width, and the number of positions, of a transformer of images."""
     for name, tensor in tensors.items():
         if name.endswith(_PATCHES) and tensor.ndim == 4:

@@ -39,7 +39,7 @@ Nodes = tuple[tuple[tuple[str, int], ...], ...]
 
 def encode(genotype: AnyGenotype) -> str:
     """Return the text of a genotype, the same for cells that differ only in the order of their nodes."""
-    return _texts(genotype).encode(genotype)
+    return _find_codec(genotype).encode(genotype)
 
 
 def decode(text: str, space: Space, height: int, width: int) -> AnyGenotype:
@@ -48,7 +48,7 @@ def decode(text: str, space: Space, height: int, width: int) -> AnyGenotype:
     Raises:
         InputError: a text that describes no architecture of the space.
     """
-    texts = _texts(space)
+    texts = _find_codec(space)
     try:
         return texts.decode(text, space, space.network(height, width))
     except ValueError as error:
@@ -62,7 +62,7 @@ def decode(text: str, space: Space, height: int, width: int) -> AnyGenotype:
 
 def count(space: Space, height: int, width: int) -> int:
     """Return the number of choices of a space, before isomorphic architectures are merged."""
-    return _texts(space).count(space, space.network(height, width))
+    return _find_codec(space).count(space, space.network(height, width))
 
 
 def architectures(space: Space, height: int, width: int) -> list[str]:
@@ -74,7 +74,7 @@ def architectures(space: Space, height: int, width: int) -> list[str]:
     total = count(space, height, width)
     if total > LARGEST:
         raise InputError(f"space '{space.name}' has {total:,} architectures; expected at most {LARGEST:,} to list")
-    return sorted(set(_texts(space).all(space, space.network(height, width))))
+    return sorted(set(_find_codec(space).all(space, space.network(height, width))))
 
 
 class _CellTexts:
@@ -84,10 +84,10 @@ class _CellTexts:
 
     def encode(self, genotype: Genotype) -> str:
         cells = [genotype.cells[kind] for kind in sorted(genotype.cells)]
-        return ";".join(f"{_nodes_text(_canonical(_pairs(cell)))}+{cell.attention}" for cell in cells)
+        return ";".join(f"{_format_nodes(_sort_nodes(_list_pairs(cell)))}+{cell.attention}" for cell in cells)
 
     def decode(self, text: str, space: SpaceSpec, network: NetworkSpec) -> Genotype:
-        cells = dict(zip(sorted(network.kinds), map(_cell, text.split(";")), strict=True))
+        cells = dict(zip(sorted(network.kinds), map(_parse_cell, text.split(";")), strict=True))
         return Genotype(space=SpaceReference.of(space, space.name), network=network, cells=cells)
 
     def count(self, space: SpaceSpec, network: NetworkSpec) -> int:
@@ -101,8 +101,8 @@ class _CellTexts:
             sources = list(combinations(range(number + 2), space.edges_per_node))
             return [tuple(zip(ops, states)) for states in sources for ops in operations]
 
-        nodes = {_canonical(cell) for cell in product(*map(node, range(space.nodes)))}
-        cells = [f"{_nodes_text(cell)}+{attention}" for cell in nodes for attention in space.attention]
+        nodes = {_sort_nodes(cell) for cell in product(*map(node, range(space.nodes)))}
+        cells = [f"{_format_nodes(cell)}+{attention}" for cell in nodes for attention in space.attention]
         return map(";".join, product(cells, repeat=len(network.kinds)))
 
 
@@ -113,12 +113,12 @@ class _ChainTexts:
 
     def encode(self, genotype: ChainGenotype) -> str:
         return "|".join(
-            "&".join("skip" if block is None else _block_text(block) for block in stage.slots()) + f"+{stage.attention}"
+            "&".join("skip" if slot is None else _format_block(slot) for slot in stage.slots()) + f"+{stage.attention}"
             for stage in genotype.stages
         )
 
     def decode(self, text: str, space: ChainSpec, network: ChainNetwork) -> ChainGenotype:
-        stages = tuple(map(_stage, text.split("|")))
+        stages = tuple(map(_parse_stage, text.split("|")))
         return ChainGenotype(space=ChainReference.of(space, space.name), network=network, stages=stages)
 
     def count(self, space: ChainSpec, network: ChainNetwork) -> int:
@@ -128,7 +128,7 @@ class _ChainTexts:
         def block(stage: StageSpec, number: int, widths: tuple[int, ...]) -> list[str]:
             values = product(stage.kernels, stage.expansions, widths, stage.squeeze_excite)
             kept = [
-                _block_text(BlockGenotype(kernel=k, expansion=e, width=w, squeeze_excite=s)) for k, e, w, s in values
+                _format_block(BlockGenotype(kernel=k, expansion=e, width=w, squeeze_excite=s)) for k, e, w, s in values
             ]
             return kept + (["skip"] if "skip" in stage.depth(number) else [])
 
@@ -144,13 +144,13 @@ class _ChainTexts:
 _TEXTS: dict[str, Any] = {"cells": _CellTexts(), "chain": _ChainTexts()}
 
 
-def _texts(of: Space | AnyGenotype) -> Any:
+def _find_codec(of: Space | AnyGenotype) -> Any:
     if of.kind not in _TEXTS:
         raise InputError(f"architectures of kind {of.kind} have no texts; expected one of {', '.join(_TEXTS)}")
     return _TEXTS[of.kind]
 
 
-def _cell(text: str) -> CellGenotype:
+def _parse_cell(text: str) -> CellGenotype:
     nodes, attention = text.split("+")
     pairs = [[edge.split("~") for edge in node.split("&")] for node in nodes.split("|")]
     return CellGenotype(
@@ -159,7 +159,7 @@ def _cell(text: str) -> CellGenotype:
     )
 
 
-def _stage(text: str) -> StageGenotype:
+def _parse_stage(text: str) -> StageGenotype:
     body, attention = text.split("+")
     slots = body.split("&")
     kept = [_BLOCK.fullmatch(slot) for slot in slots if slot != "skip"]
@@ -173,7 +173,7 @@ def _stage(text: str) -> StageGenotype:
     return StageGenotype(blocks=tuple(blocks), skipped=skipped, attention=attention)
 
 
-def _canonical(nodes: Nodes) -> Nodes:
+def _sort_nodes(nodes: Nodes) -> Nodes:
     """Return the smallest of the cells that differ only in the order of their nodes."""
     orders = permutations(range(len(nodes)))
     return min(cell for order in orders if (cell := _reorder(nodes, order)) is not None)
@@ -186,13 +186,13 @@ def _reorder(nodes: Nodes, order: tuple[int, ...]) -> Nodes | None:
     return cell if all(source < i + 2 for i, node in enumerate(cell) for _, source in node) else None
 
 
-def _pairs(cell: CellGenotype) -> Nodes:
+def _list_pairs(cell: CellGenotype) -> Nodes:
     return tuple(tuple((edge.op, edge.source) for edge in node) for node in cell.nodes)
 
 
-def _nodes_text(nodes: Nodes) -> str:
+def _format_nodes(nodes: Nodes) -> str:
     return "|".join("&".join(f"{op}~{source}" for op, source in node) for node in nodes)
 
 
-def _block_text(block: BlockGenotype) -> str:
+def _format_block(block: BlockGenotype) -> str:
     return f"k{block.kernel}e{block.expansion}w{block.width}" + ("s" if block.squeeze_excite else "")

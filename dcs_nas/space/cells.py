@@ -124,20 +124,12 @@ class SpaceSpec(CellStructure, Space):
 
     def network(self, height: int, width: int, **changes: Any) -> NetworkSpec:
         """Return the network searched on images of ``height`` x ``width``; ``changes`` replace width, depth or stem."""
-        wanted = {k: v for k, v in changes.items() if v is not None}
-        cells = wanted.get("cells", self.cells)
-        reductions = wanted.pop("reductions", self.reductions)
-        fields = {
-            "channels": self.channels,
-            "cells": cells,
-            "stem": self.stem,
-            "stem_multiplier": self.stem_multiplier,
-            "reductions": thirds(cells) if reductions == "thirds" else reductions,
-            "height": height,
-            "width": width,
-        }
+        own = {name: getattr(self, name) for name in NetworkSpec.model_fields if hasattr(self, name)}
+        fields = own | {"height": height, "width": width} | {k: v for k, v in changes.items() if v is not None}
+        if fields["reductions"] == "thirds":
+            fields["reductions"] = thirds(fields["cells"])
         source = f"network of space '{self.name}'"
-        network = parse(NetworkSpec, {**fields, **wanted}, source=source)
+        network = parse(NetworkSpec, fields, source=source)
         try:
             check_weights(cells_weights(self, network, edges=self.nodes * (self.nodes + 3) // 2), "its supernet")
         except ValueError as error:
@@ -358,13 +350,13 @@ def cells_weights(structure: CellStructure, network: NetworkSpec, *, edges: int)
         if network.kind(i) == "reduce":
             channels, positions = 2 * channels, -(-positions // 4)
         total += (before + last) * channels
-        total += edges * _candidates(structure.operations, channels, positions)
+        total += edges * _count_candidate_weights(structure.operations, channels, positions)
         before, last = last, structure.nodes * channels
-        total += _candidates(structure.attention, last, positions)
+        total += _count_candidate_weights(structure.attention, last, positions)
     return total
 
 
-def _candidates(names: Iterable[str], channels: int, positions: int) -> int:
+def _count_candidate_weights(names: Iterable[str], channels: int, positions: int) -> int:
     return sum(2 * channels**2 + (positions**2 // 4 if name in BY_POSITIONS else 0) for name in names if name != "none")
 
 

@@ -113,7 +113,7 @@ class ChainStructure(_Sparse):
 
     @model_validator(mode="after")
     def _check_size(self) -> ChainStructure:
-        total = _largest(self)
+        total = _count_largest(self)
         if total > LARGEST:
             raise ValueError(
                 f"the largest network of this space has {total:,} parameters, expected at most {LARGEST:,}; "
@@ -243,7 +243,7 @@ class ChainGenotype(AnyGenotype):
                     excite = "yes" if block.squeeze_excite else ""
                     words = [f"{block.kernel}x{block.kernel}", str(block.expansion), str(block.width), excite]
                 rows.append([f"{number}.{k}", *words])
-            window = f", window {_window_text(stage.window)}" if stage.window else ""
+            window = f", window {_format_window(stage.window)}" if stage.window else ""
             rows.append([f"{number}", f"attention: {stage.attention}{window}", "", "", ""])
         return [Rows("chain", ["block", "kernel", "expansion", "width", "squeeze-excite"], rows)]
 
@@ -286,7 +286,7 @@ class ChainGenotype(AnyGenotype):
                 nodes.append((f"{number}.{k}", {**facts, "label": f"{number}.{k}", **place}))
             if stage.attention != "none":
                 facts = {"role": "attention", "label": stage.attention, **place}
-                facts |= {"window": _window_text(stage.window)} if stage.window else {}
+                facts |= {"window": _format_window(stage.window)} if stage.window else {}
                 nodes.append((f"{number}.attention", facts))
         nodes.append(("features", {"role": "output", "label": "features", "width": self.space.features}))
         return row_graph(nodes, name=self.space.name, kind="chain")
@@ -368,16 +368,16 @@ def _check_window(number: int, stage: StageGenotype, start: float, length: float
         )
 
 
-def _window_text(window: tuple[float, float]) -> str:
+def _format_window(window: tuple[float, float]) -> str:
     """Return a description of a window.
 
-    >>> _window_text((2.497, 18.239))
+    >>> _format_window((2.497, 18.239))
     'from 2.5, 18.2 long'
     """
     return f"from {window[0]:.1f}, {window[1]:.1f} long"
 
 
-def _largest(structure: ChainStructure) -> int:
+def _count_largest(structure: ChainStructure) -> int:
     """Return the weights of convolutions of the space's largest network."""
     total, before = 27 * structure.stem, structure.stem
     for stage in structure.stages:

@@ -59,7 +59,7 @@ class MsiStructure(Settings):
     @model_validator(mode="after")
     def _check(self) -> MsiStructure:
         require_unique(self.interactions, "interactions")
-        if problem := channel_problem(self.channels, ["ag" in self.interactions] * STAGES):
+        if problem := find_channel_fault(self.channels, ["ag" in self.interactions] * STAGES):
             raise ValueError(problem)
         return self
 
@@ -168,7 +168,7 @@ class MsiGenotype(AnyGenotype):
         return graph
 
 
-def channel_problem(channels: Sequence[int], gated: Sequence[bool]) -> str:
+def find_channel_fault(channels: Sequence[int], gated: Sequence[bool]) -> str:
     """Return what is wrong with the channels of stem and stages, or ""; ``gated``: which stages have a channel gate.
 
     A branch has a quarter of the channels, and the hidden layer of its gate a sixteenth of these.

@@ -137,7 +137,7 @@ class Table:
         order = sorted(scores, key=lambda text: (-scores[text], text))
         macs = {text: next(iter(self.trainings[text].values())).multiply_adds for text in order}
         return tuple(
-            self._entry(text, rank, scores, max(scores[other] for other in order if macs[other] <= macs[text]))
+            self._build_entry(text, rank, scores, max(scores[other] for other in order if macs[other] <= macs[text]))
             for rank, text in enumerate(order, start=1)
         )
 
@@ -214,7 +214,7 @@ class Table:
         rows = self.trainings[text]
         return float(np.mean([rows[seed].mAP for seed in self.seeds or rows]))
 
-    def _entry(self, text: str, rank: int, scores: dict[str, float], best_as_cheap: float) -> Entry:
+    def _build_entry(self, text: str, rank: int, scores: dict[str, float], best_as_cheap: float) -> Entry:
         rows = self.trainings[text]
         first = next(iter(rows.values()))
         return Entry(

@@ -63,7 +63,7 @@ class Backbone(nn.Module):
         return dict(weights)
 
 
-def stage_maps(backbone: Backbone, height: int, width: int) -> dict[str, tuple[int, int, int]]:
+def measure_stages(backbone: Backbone, height: int, width: int) -> dict[str, tuple[int, int, int]]:
     """Return stage to the (C, H, W) of the map that leaves it, for images of this size."""
     attention, recorders = backbone.attention, {stage: _Recorder() for stage in backbone.stages}
     backbone.attention = nn.ModuleDict(recorders)
@@ -96,7 +96,7 @@ def insert_attention(
         InputError: an unknown block, setting or stage, or a stage that has attention already.
     """
     wanted = backbone.default_stages if stages is None else _check_stages(backbone, stages)
-    maps = stage_maps(backbone, height, width)
+    maps = measure_stages(backbone, height, width)
     blocks = {stage: build_attention(name, *maps[stage], **dict(settings or {})) for stage in wanted}
     for stage, block in blocks.items():
         backbone.attention[stage] = block.to(next(backbone.parameters())).train(backbone.training)
@@ -125,7 +125,7 @@ class _Recorder(nn.Module):
         return x
 
 
-def start_convolutional(network: nn.Module) -> None:
+def initialize_convolutional(network: nn.Module) -> None:
     """Initialize as torchvision and torchreid do: convolutions by He et al. (ICCV 2015), with the fan-out."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):

@@ -28,9 +28,9 @@ class InceptionA(nn.Module):
     def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__()
         width = out_channels // 4
-        self.stream1 = _convs(channels, width)
-        self.stream2 = _convs(channels, width)
-        self.stream3 = _convs(channels, width)
+        self.stream1 = _build_convs(channels, width)
+        self.stream2 = _build_convs(channels, width)
+        self.stream3 = _build_convs(channels, width)
         self.stream4 = nn.Sequential(nn.AvgPool2d(3, stride=1, padding=1), ConvBlock(channels, width, 1))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -43,8 +43,8 @@ class InceptionB(nn.Module):
     def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__()
         width = out_channels // 4
-        self.stream1 = _convs(channels, width, stride=2)
-        self.stream2 = nn.Sequential(*_convs(channels, width), ConvBlock(width, width, 3, stride=2, padding=1))
+        self.stream1 = _build_convs(channels, width, stride=2)
+        self.stream2 = nn.Sequential(*_build_convs(channels, width), ConvBlock(width, width, 3, stride=2, padding=1))
         self.stream3 = nn.Sequential(nn.MaxPool2d(3, stride=2, padding=1), ConvBlock(channels, 2 * width, 1))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -106,25 +106,25 @@ class HACNN(Backbone):
             self.add_module(f"ha{level}", HarmoniousPair(outward, gate_start=gate_start))
             if learn_region:
                 self.add_module(f"local_conv{level}", InceptionB(inward, outward))
-        self.fc_global = _features(channels[-1], features)
+        self.fc_global = _build_features(channels[-1], features)
         if learn_region:
-            self.fc_local = _features(REGIONS * channels[-1], features)
+            self.fc_local = _build_features(REGIONS * channels[-1], features)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return (global (B, D), local (B, D)) of images (B, 3, H, W), neither of unit length."""
         x, local = self.conv(x), [torch.zeros((), device=x.device, dtype=x.dtype)] * REGIONS
         for level, size in enumerate(_LOCAL_SIZES, 1):
             above = x
-            x, theta = self._global_level(level, above)
+            x, theta = self._run_global_level(level, above)
             if self.learn_region:
                 local_conv = self.get_submodule(f"local_conv{level}")
-                local = [local_conv(_region(above, theta[:, t], size) + local[t]) for t in range(REGIONS)]
+                local = [local_conv(_crop(above, theta[:, t], size) + local[t]) for t in range(REGIONS)]
         whole = self.fc_global(x.mean((2, 3)))
         if not self.learn_region:
             return (whole,)
         return whole, self.fc_local(torch.cat([z.mean((2, 3)) for z in local], dim=1))
 
-    def _global_level(self, level: int, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _run_global_level(self, level: int, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the weighed map one level down and the offsets of its regions."""
         stage = f"inception{level}"
         x = self.get_submodule(stage)(x)
@@ -147,7 +147,7 @@ class UnitHACNN(nn.Module):
         return torch.cat([F.normalize(vector, dim=1) for vector in self.backbone(x)], dim=1)
 
 
-def _region(x: Tensor, theta: Tensor, size: tuple[int, int]) -> Tensor:
+def _crop(x: Tensor, theta: Tensor, size: tuple[int, int]) -> Tensor:
     """Return the full-width region of x (B, C, H, W) centred at theta (B, 2) as (tx, ty), resized to ``size``.
 
     Sampled at H x W points in float32, with zeros beyond the border.
@@ -160,11 +160,11 @@ def _region(x: Tensor, theta: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(region, size=size, mode="bilinear", align_corners=True).to(x.dtype)
 
 
-def _convs(channels: int, width: int, *, stride: int = 1) -> nn.Sequential:
+def _build_convs(channels: int, width: int, *, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(ConvBlock(channels, width, 1), ConvBlock(width, width, 3, stride=stride, padding=1))
 
 
-def _features(channels: int, features: int) -> nn.Sequential:
+def _build_features(channels: int, features: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(channels, features), nn.BatchNorm1d(features), nn.ReLU())
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from dcs_nas.errors import InputError
-from dcs_nas.models.backbones.backbone import Backbone, register_backbone, start_convolutional
+from dcs_nas.models.backbones.backbone import Backbone, initialize_convolutional, register_backbone
 
 # Per stage of table 2: expansion, channels, blocks, stride of the first block.
 _STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
@@ -73,7 +73,7 @@ class MobileNetV2(Backbone):
             self._stage_ends[len(layers) - 1] = name
         layers.append(_conv_norm_relu(channels, self.num_features, 1))
         self.features = nn.Sequential(*layers)
-        start_convolutional(self)
+        initialize_convolutional(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return maps (B, 1280, h, w) of images (B, 3, H, W)."""

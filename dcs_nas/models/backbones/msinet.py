@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcs_nas.errors import InputError, choices
-from dcs_nas.models.backbones.backbone import Backbone, register_backbone, start_convolutional
+from dcs_nas.models.backbones.backbone import Backbone, initialize_convolutional, register_backbone
 from dcs_nas.models.backbones.osnet import ChannelGate, ConvNorm, LightConv
 from dcs_nas.models.blocks.parts import check_sizes
 from dcs_nas.models.heads import Embedding
-from dcs_nas.space.msi import CELLS, channel_problem
+from dcs_nas.space.msi import CELLS, find_channel_fault
 
 MSMT_GENOTYPE = ("ag", "ag", "exc", "ag", "cross_att", "ag", "ag", "none", "ag", "cross_att", "exc", "cross_att")
 """The published genotype, searched on MSMT17: two interactions for each of the six cells."""
@@ -92,9 +92,9 @@ class InteractionCell(nn.Module):
         width = out_channels // 4
         first, second = interactions
         self.conv1a, self.conv1b = ConvNorm(channels, width), ConvNorm(channels, width)
-        self.conv2a, self.conv2b = LightConv(width), _three(width)
+        self.conv2a, self.conv2b = LightConv(width), _build_three(width)
         self._op2 = first(width)
-        self.conv3a, self.conv3b = LightConv(width), _three(width)
+        self.conv3a, self.conv3b = LightConv(width), _build_three(width)
         self._op3 = second(width)
         self.conv4a = ConvNorm(width, out_channels, relu=False)
         self.conv4b = ConvNorm(width, out_channels, relu=False)
@@ -106,7 +106,7 @@ class InteractionCell(nn.Module):
         return F.relu(self.conv4a(a) + self.conv4b(b) + (x if self.downsample is None else self.downsample(x)))
 
 
-def _three(width: int) -> nn.Sequential:
+def _build_three(width: int) -> nn.Sequential:
     return nn.Sequential(*(LightConv(width) for _ in range(3)))
 
 
@@ -173,7 +173,7 @@ class MSINet(MSITrunk):
         _check_genotype(genotype, channels)
         super().__init__([INTERACTIONS[name] for name in genotype], channels)
         self.f_conv = nn.Conv2d(channels[2], HALF_FEATURES, 1)
-        start_convolutional(self)
+        initialize_convolutional(self)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
         """Return (whole (B, channels[3]), halves (B, 256)) of images (B, 3, H, W)."""
@@ -204,8 +204,8 @@ class PublishedMSINet(MSINet):
     ) -> None:
         super().__init__(genotype=genotype, channels=channels)
         check_sizes(identities=identities)
-        self.fc, self.head, self.classifier = _head(channels[3], identities)
-        self.f_fc, self.f_head, self.f_classifier = _head(2 * HALF_FEATURES, identities)
+        self.fc, self.head, self.classifier = _build_head(channels[3], identities)
+        self.f_fc, self.f_head, self.f_classifier = _build_head(2 * HALF_FEATURES, identities)
 
     def forward(self, x: Tensor) -> Tensor | Embedding:  # type: ignore[override]
         """Return an ``Embedding`` in training, features (B, channels[3] + 256) in evaluation."""
@@ -219,7 +219,7 @@ class PublishedMSINet(MSINet):
         return Embedding(before, [self.classifier(normed[0]), self.f_classifier(normed[1])])
 
 
-def _head(features: int, identities: int) -> tuple[nn.Linear, nn.BatchNorm1d, nn.Linear]:
+def _build_head(features: int, identities: int) -> tuple[nn.Linear, nn.BatchNorm1d, nn.Linear]:
     square, norm = nn.Linear(features, features, bias=False), nn.BatchNorm1d(features)
     classifier = nn.Linear(features, identities)
     norm.bias.requires_grad_(False)
@@ -238,17 +238,13 @@ def _check_genotype(genotype: Sequence[str], channels: Sequence[int]) -> None:
     if len(channels) != 4:
         raise InputError(f"MSINet's channels are {list(channels)}; expected 4 numbers: of the stem and three stages")
     check_sizes(**{f"MSINet's channels[{n}]": width for n, width in enumerate(channels)})
-    if problem := channel_problem(channels, ["ag" in genotype[4 * stage : 4 * stage + 4] for stage in range(3)]):
+    if problem := find_channel_fault(channels, ["ag" in genotype[4 * stage : 4 * stage + 4] for stage in range(3)]):
         raise InputError(f"MSINet's {problem}")
 
 
 @register_backbone("msinet")
 def msinet(
-    *,
-    height: int,
-    width: int,
-    genotype: Sequence[str] = MSMT_GENOTYPE,
-    channels: Sequence[int] = CHANNELS,
+    *, height: int, width: int, genotype: Sequence[str] = MSMT_GENOTYPE, channels: Sequence[int] = CHANNELS
 ) -> MSINet:
     """Return MSINet: 2.0 M parameters without heads, 512 features and 256 of the halves; published for 256 x 128."""
     return MSINet(genotype=genotype, channels=channels)

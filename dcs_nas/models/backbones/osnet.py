@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dcs_nas.models.backbones.backbone import Backbone, register_backbone, start_convolutional
+from dcs_nas.models.backbones.backbone import Backbone, initialize_convolutional, register_backbone
 from dcs_nas.space import Placement
 
 Norm = Callable[[int], nn.Module]
@@ -149,12 +149,12 @@ class OSNet(Backbone):
         stem_norm = nn.BatchNorm2d if instance_norm == "none" else InstanceNorm
         self.conv1 = ConvNorm(3, channels[0], 7, stride=2, norm=stem_norm)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        self.conv2 = _stage(channels[0], channels[1], places[:2], shrink=True)
-        self.conv3 = _stage(channels[1], channels[2], places[2:4], shrink=True)
-        self.conv4 = _stage(channels[2], channels[3], places[4:], shrink=False)
+        self.conv2 = _build_stage(channels[0], channels[1], places[:2], shrink=True)
+        self.conv3 = _build_stage(channels[1], channels[2], places[2:4], shrink=True)
+        self.conv4 = _build_stage(channels[2], channels[3], places[4:], shrink=False)
         self.conv5 = ConvNorm(channels[3], channels[3])
         self.fc = nn.Sequential(nn.Linear(channels[3], features), nn.BatchNorm1d(features), nn.ReLU(inplace=True))
-        start_convolutional(self)
+        initialize_convolutional(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return vectors (B, D) of images (B, 3, H, W)."""
@@ -186,17 +186,17 @@ class OSNetAIN(OSNet):
 
     def adapt_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return weights under our names, which are those of torchreid's osnet.py, also from those of osnet_ain.py."""
-        return {_plain_name(name): tensor for name, tensor in weights.items()}
+        return {_rename(name): tensor for name, tensor in weights.items()}
 
 
-def _plain_name(name: str) -> str:
+def _rename(name: str) -> str:
     """Rename conv2.0.conv2.1.layers.0.* to conv2.0.conv2b.0.* and pool2.0.* to conv2.2.0.*."""
     name = re.sub(r"^pool([23])\.0\.", r"conv\1.2.0.", name)
     name = re.sub(r"\.conv2\.0\.layers\.0\.", ".conv2a.", name)
     return re.sub(r"\.conv2\.([123])\.layers\.", lambda match: f".conv2{'abcd'[int(match[1])]}.", name)
 
 
-def _stage(channels: int, out_channels: int, places: tuple[Placement, ...], *, shrink: bool) -> nn.Sequential:
+def _build_stage(channels: int, out_channels: int, places: tuple[Placement, ...], *, shrink: bool) -> nn.Sequential:
     """Return two blocks and, if ``shrink``, a transition that halves the map."""
     inputs = (channels, out_channels)
     blocks = [OmniScaleBlock(c, out_channels, instance_norm=place) for c, place in zip(inputs, places, strict=True)]

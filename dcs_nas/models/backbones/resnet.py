@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dcs_nas.errors import InputError
-from dcs_nas.models.backbones.backbone import Backbone, register_backbone, start_convolutional
+from dcs_nas.models.backbones.backbone import Backbone, initialize_convolutional, register_backbone
 from dcs_nas.models.blocks.parts import zero_started_norm
 
 # The kind of IBN in each of the four stages.
@@ -54,12 +54,12 @@ class DotProductNonLocal(nn.Module):
         return x + self.W(self.theta(x) * relation)
 
 
-def _first_norm(channels: int, ibn: str | None) -> nn.Module:
+def _build_first_norm(channels: int, ibn: str | None) -> nn.Module:
     """Return the first norm of a block: that of IBN-a, or a batch norm."""
     return InstanceBatchNorm(channels) if ibn == "a" else nn.BatchNorm2d(channels)
 
 
-def _last_norm(channels: int, ibn: str | None) -> nn.Module:
+def _build_last_norm(channels: int, ibn: str | None) -> nn.Module:
     """Return the norm after a block's sum: the instance norm of IBN-b, or none."""
     return nn.InstanceNorm2d(channels, affine=True) if ibn == "b" else nn.Identity()
 
@@ -71,13 +71,13 @@ class BasicBlock(nn.Module):
 
     def __init__(self, channels: int, width: int, *, stride: int = 1, ibn: str | None = None) -> None:
         super().__init__()
-        self.conv1 = _conv(channels, width, 3, stride=stride)
-        self.bn1 = _first_norm(width, ibn)
-        self.conv2 = _conv(width, width, 3)
+        self.conv1 = _build_conv(channels, width, 3, stride=stride)
+        self.bn1 = _build_first_norm(width, ibn)
+        self.conv2 = _build_conv(width, width, 3)
         self.bn2 = nn.BatchNorm2d(width)
-        self.IN = _last_norm(width, ibn)
+        self.IN = _build_last_norm(width, ibn)
         self.relu = nn.ReLU(inplace=True)
-        self.downsample = _shortcut(channels, width * self.expansion, stride)
+        self.downsample = _build_shortcut(channels, width * self.expansion, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu(self.bn1(self.conv1(x)))
@@ -92,15 +92,15 @@ class Bottleneck(nn.Module):
 
     def __init__(self, channels: int, width: int, *, stride: int = 1, ibn: str | None = None) -> None:
         super().__init__()
-        self.conv1 = _conv(channels, width, 1)
-        self.bn1 = _first_norm(width, ibn)
-        self.conv2 = _conv(width, width, 3, stride=stride)
+        self.conv1 = _build_conv(channels, width, 1)
+        self.bn1 = _build_first_norm(width, ibn)
+        self.conv2 = _build_conv(width, width, 3, stride=stride)
         self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = _conv(width, width * self.expansion, 1)
+        self.conv3 = _build_conv(width, width * self.expansion, 1)
         self.bn3 = nn.BatchNorm2d(width * self.expansion)
-        self.IN = _last_norm(width * self.expansion, ibn)
+        self.IN = _build_last_norm(width * self.expansion, ibn)
         self.relu = nn.ReLU(inplace=True)
-        self.downsample = _shortcut(channels, width * self.expansion, stride)
+        self.downsample = _build_shortcut(channels, width * self.expansion, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu(self.bn1(self.conv1(x)))
@@ -154,20 +154,20 @@ class ResNet(Backbone):
             raise InputError(f"ibn is {ibn!r}; expected a, b, or null for none")
         kinds = _IBN[ibn] if ibn else (None,) * 4
         self.num_features = 8 * base * block.expansion
-        self.conv1 = _conv(3, base, 3 if small_images else 7, stride=2)
+        self.conv1 = _build_conv(3, base, 3 if small_images else 7, stride=2)
         self.bn1 = nn.InstanceNorm2d(base, affine=True) if ibn == "b" else nn.BatchNorm2d(base)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.Identity() if small_images else nn.MaxPool2d(3, stride=2, padding=1)
-        self.layer1 = _stage(block, base, base, depths[0], stride=1, ibn=kinds[0])
-        self.layer2 = _stage(block, base * block.expansion, 2 * base, depths[1], stride=2, ibn=kinds[1])
-        self.layer3 = _stage(block, 2 * base * block.expansion, 4 * base, depths[2], stride=2, ibn=kinds[2])
-        self.layer4 = _stage(block, 4 * base * block.expansion, 8 * base, depths[3], stride=last_stride, ibn=kinds[3])
+        self.layer1 = _stack(block, base, base, depths[0], stride=1, ibn=kinds[0])
+        self.layer2 = _stack(block, base * block.expansion, 2 * base, depths[1], stride=2, ibn=kinds[1])
+        self.layer3 = _stack(block, 2 * base * block.expansion, 4 * base, depths[2], stride=2, ibn=kinds[2])
+        self.layer4 = _stack(block, 4 * base * block.expansion, 8 * base, depths[3], stride=last_stride, ibn=kinds[3])
         counts = _NON_LOCAL if non_local else {}
         self.NL_2, self.NL_3 = (
             nn.ModuleList(DotProductNonLocal(width * base * block.expansion) for _ in range(counts.get(stage, 0)))
             for stage, width in (("layer2", 2), ("layer3", 4))
         )
-        start_convolutional(self)
+        initialize_convolutional(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return maps (B, num_features, h, w) of images (B, 3, H, W)."""
@@ -183,18 +183,18 @@ class ResNet(Backbone):
         return x
 
 
-def _conv(channels: int, out_channels: int, kernel: int, *, stride: int = 1) -> nn.Conv2d:
+def _build_conv(channels: int, out_channels: int, kernel: int, *, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=False)
 
 
-def _shortcut(channels: int, out_channels: int, stride: int) -> nn.Sequential | None:
+def _build_shortcut(channels: int, out_channels: int, stride: int) -> nn.Sequential | None:
     """Return a projection where the block changes the map's shape."""
     if stride == 1 and channels == out_channels:
         return None
-    return nn.Sequential(_conv(channels, out_channels, 1, stride=stride), nn.BatchNorm2d(out_channels))
+    return nn.Sequential(_build_conv(channels, out_channels, 1, stride=stride), nn.BatchNorm2d(out_channels))
 
 
-def _stage(
+def _stack(
     block: type[BasicBlock] | type[Bottleneck], channels: int, width: int, depth: int, *, stride: int, ibn: str | None
 ) -> nn.Sequential:
     """Return a stage of blocks; IBN "a" is in each of them, "b" in the last."""

@@ -44,7 +44,7 @@ class WindowAttention(nn.Module):
         self.heads = heads
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * WINDOW - 1) ** 2, heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
-        self.register_buffer("relative_position_index", _offset_index())
+        self.register_buffer("relative_position_index", _index_offsets())
         self.qkv = nn.Linear(channels, 3 * channels)
         self.proj = nn.Linear(channels, channels)
 
@@ -60,7 +60,7 @@ class WindowAttention(nn.Module):
         return self.proj(out.transpose(2, 3).flatten(3))
 
 
-def _offset_index() -> Tensor:
+def _index_offsets() -> Tensor:
     """Return (N, N): the index, out of (2 M - 1)^2, of the offset from the second position to the first."""
     place = torch.arange(WINDOW)
     offset = place.unsqueeze(1) - place + WINDOW - 1
@@ -84,30 +84,30 @@ class ShiftedWindowAttention(nn.Module):
         x = F.pad(x, (0, 0, 0, -width % WINDOW, 0, -height % WINDOW))
         mask = None
         if self.shift:
-            mask = _separation(x.shape[1], x.shape[2], self.shift, x.device)
+            mask = _build_mask(x.shape[1], x.shape[2], self.shift, x.device)
             x = x.roll((-self.shift, -self.shift), dims=(1, 2))
         rows = x.shape[1] // WINDOW
-        windows = self.w_msa(_windows(x), mask)
+        windows = self.w_msa(_split_windows(x), mask)
         x = windows.unflatten(1, (rows, -1)).unflatten(3, (WINDOW, WINDOW)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
         if self.shift:
             x = x.roll((self.shift, self.shift), dims=(1, 2))
         return x[:, :height, :width]
 
 
-def _windows(x: Tensor) -> Tensor:
+def _split_windows(x: Tensor) -> Tensor:
     """Return a map (B, H, W, C) of whole windows as (B, R, N, C)."""
     x = x.unflatten(2, (-1, WINDOW)).unflatten(1, (-1, WINDOW))
     return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
-def _separation(height: int, width: int, shift: int, device: torch.device) -> Tensor:
+def _build_mask(height: int, width: int, shift: int, device: torch.device) -> Tensor:
     """Return the mask (R, N, N) of a moved map: 0 for two positions of one region, -100 for those of two regions."""
     rows, columns = (
         sum((torch.arange(side, device=device) >= side - last).long() for last in (WINDOW, shift))
         for side in (height, width)
     )
     regions = (3 * rows[:, None] + columns).view(1, height, width, 1)  # type: ignore[index]
-    region = _windows(regions)[0, :, :, 0]
+    region = _split_windows(regions)[0, :, :, 0]
     return torch.where(region.unsqueeze(1) == region.unsqueeze(2), 0.0, _SEPARATE)
 
 
@@ -233,8 +233,8 @@ class SwinTransformer(Backbone):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         if semantic_weight is not None:
-            self.semantic_embed_w = nn.ModuleList(_frozen(width) for width in widths[1:])
-            self.semantic_embed_b = nn.ModuleList(_frozen(width) for width in widths[1:])
+            self.semantic_embed_w = nn.ModuleList(_build_frozen(width) for width in widths[1:])
+            self.semantic_embed_b = nn.ModuleList(_build_frozen(width) for width in widths[1:])
 
     def forward(self, x: Tensor) -> Tensor:
         """Return maps (B, num_features, h, w) of images (B, 3, H, W)."""
@@ -261,7 +261,7 @@ class SwinTransformer(Backbone):
         ``semantic_weight`` that of every stage. Microsoft's merging reads its four positions in another order.
         """
         adapted = {}
-        for name, tensor in _solider_names(weights).items():
+        for name, tensor in _rename_microsoft(weights).items():
             unread = name.startswith(("norm0.", "norm1.", "norm2.", "semantic_embed_w.3.", "semantic_embed_b.3."))
             semantic = name.startswith("semantic_embed_")
             if not unread and not (semantic and self.semantic_weight is None):
@@ -269,7 +269,7 @@ class SwinTransformer(Backbone):
         return adapted
 
 
-def _solider_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _rename_microsoft(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if not any(name.startswith("layers.") for name in weights):
         return dict(weights)
     renamed = {}
@@ -286,7 +286,7 @@ def _solider_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def _frozen(width: int) -> nn.Linear:
+def _build_frozen(width: int) -> nn.Linear:
     """Return a layer of SOLIDER's pretraining, which SOLIDER-REID does not train on."""
     layer = nn.Linear(2, width)
     nn.init.trunc_normal_(layer.weight, std=0.02)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,17 +35,10 @@ class TransReID(TokenBackbone):
     patches k L to (k + 1) L - 1 of this order, L = hw / 4 rounded down.
 
     Args:
-        height: H of every image.
-        width: W of every image.
-        embedding: D, a multiple of ``heads``.
-        depth: number of blocks, the last one included, at least 2.
-        heads: of every block.
         stride: between patches of 16 x 16.
-        cameras: see ``VisionTransformer``.
-        camera_weight: see ``VisionTransformer``.
-        drop_path: see ``VisionTransformer``.
         shift: published: 5.
         groups: published: 2.
+        settings: of ``VisionTransformer``, without registers.
 
     Raises:
         InputError: an option out of its range, or fewer patches than the parts need.
@@ -54,38 +48,16 @@ class TransReID(TokenBackbone):
     smallest = 16
     stem_path = "base.patch_embed"
 
-    def __init__(
-        self,
-        *,
-        height: int,
-        width: int,
-        embedding: int,
-        depth: int,
-        heads: int,
-        stride: int = STRIDE,
-        cameras: int = 0,
-        camera_weight: float = 3.0,
-        drop_path: float = 0.1,
-        shift: int = 5,
-        groups: int = 2,
-    ) -> None:
+    def __init__(self, *, stride: int = STRIDE, shift: int = 5, groups: int = 2, **settings: Any) -> None:
         super().__init__()
-        base = VisionTransformer(
-            height=height,
-            width=width,
-            embedding=embedding,
-            depth=depth,
-            heads=heads,
-            stride=stride,
-            cameras=cameras,
-            camera_weight=camera_weight,
-            drop_path=drop_path,
-        )
+        base = VisionTransformer(stride=stride, **settings)
+        if base.registers:
+            raise InputError(f"registers is {base.registers}, but TransReID has none; leave it out")
         self.b1 = nn.Sequential(base.blocks[-1], base.norm)
         self.b2 = copy.deepcopy(self.b1)
         del base.blocks[-1], base.norm
         self.base = base
-        self.num_features, self.grid = embedding, base.grid
+        self.num_features, self.grid = base.num_features, base.grid
         self.stages, self.default_stages = base.stages, base.default_stages
         self.uses_cameras = base.uses_cameras
         _check_jigsaw(math.prod(self.grid), shift, groups)
@@ -144,8 +116,8 @@ class PublishedTransReID(TransReID):
 
     after_neck = False
 
-    def __init__(self, identities: int, **settings: int | float) -> None:
-        super().__init__(**settings)  # type: ignore[arg-type]
+    def __init__(self, identities: int, **settings: Any) -> None:
+        super().__init__(**settings)
         check_sizes(identities=identities)
         for ending in _ENDINGS:
             neck, classifier = nn.BatchNorm1d(self.num_features), nn.Linear(self.num_features, identities, bias=False)

@@ -179,7 +179,7 @@ class VisionTransformer(TokenBackbone):
         check_sizes(stride=stride)
         _check_options(drop_path, camera_weight, cameras=cameras, registers=registers)
         self.image_size = (height, width)
-        self.grid = _grid(height, width, patch=self.smallest, stride=stride)
+        self.grid = _compute_grid(height, width, patch=self.smallest, stride=stride)
         self.registers = registers
         self.num_features = embedding
         self.stages = tuple(f"block{n}" for n in range(depth - 1))
@@ -198,7 +198,7 @@ class VisionTransformer(TokenBackbone):
             [TransformerBlock(embedding, heads, drop_path=rate, **block_settings) for rate in rates]
         )
         self.norm = nn.LayerNorm(embedding, eps=eps)
-        self._start()
+        self._initialize()
 
     def forward(self, x: Tensor, cameras: Tensor | None = None) -> Tensor:
         """Return class tokens (B, D) of images (B, 3, H, W) and their cameras (B,), whole numbers from 0.
@@ -249,13 +249,13 @@ class VisionTransformer(TokenBackbone):
         self.interpolated.clear()
         if count == math.prod(self.grid):
             return positions
-        height, width = self._grid_of(count)
+        height, width = self._find_grid(count)
         self.interpolated["pos_embed"] = f"{height} x {width} to {self.grid[0]} x {self.grid[1]}"
         old = to_map(positions[:, 1:].float(), height, width)
         grid = F.interpolate(old, size=self.grid, mode="bicubic", antialias=True)
         return torch.cat([positions[:, :1].float(), to_tokens(grid)], dim=1)
 
-    def _grid_of(self, count: int) -> tuple[int, int]:
+    def _find_grid(self, count: int) -> tuple[int, int]:
         """Return the grid (h, w) of ``count`` patches: a square, else the only grid of about our proportions."""
         side = math.isqrt(max(0, count))
         if side and side * side == count:
@@ -276,13 +276,13 @@ class VisionTransformer(TokenBackbone):
         patches = to_tokens(self.patch_embed(x))
         tokens = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), patches], dim=1) + self.pos_embed
         if self.sie_embed is not None:
-            tokens = tokens + self.camera_weight * self._camera_vectors(self.sie_embed, cameras)
+            tokens = tokens + self.camera_weight * self._select_cameras(self.sie_embed, cameras)
         if self.register_tokens is not None:
             registers = self.register_tokens.expand(x.shape[0], -1, -1)
             tokens = torch.cat([tokens[:, :1], registers, tokens[:, 1:]], dim=1)
         return self.norm_pre(tokens)
 
-    def _camera_vectors(self, vectors: Tensor, cameras: Tensor | None) -> Tensor:
+    def _select_cameras(self, vectors: Tensor, cameras: Tensor | None) -> Tensor:
         """Return (B, 1, D), or (1, 1, D) for unknown cameras."""
         if cameras is not None:
             return vectors[cameras]
@@ -290,7 +290,7 @@ class VisionTransformer(TokenBackbone):
             raise InputError("this transformer has a camera embedding; give the images' cameras in training")
         return vectors.mean(0, keepdim=True)
 
-    def _start(self) -> None:
+    def _initialize(self) -> None:
         """Initialize as timm and TransReID do."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -316,7 +316,7 @@ def strip_root(weights: Mapping[str, Tensor], landmark: str) -> dict[str, Tensor
     return {name.removeprefix(root): tensor for name, tensor in weights.items() if name.startswith(root)}
 
 
-def _grid(height: int, width: int, *, patch: int, stride: int) -> tuple[int, int]:
+def _compute_grid(height: int, width: int, *, patch: int, stride: int) -> tuple[int, int]:
     rows, columns = (max(0, side - patch) // stride + 1 for side in (height, width))
     return rows, columns
 

@@ -77,7 +77,7 @@ class CLIPVisionTransformer(VisionTransformer):
     def adapt_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return weights under our names, also from those of OpenAI and transformers, of CLIP or its image encoder."""
         if any(name.endswith(_TRANSFORMERS_LANDMARK) for name in weights):
-            adapted = _from_transformers(strip_root(weights, _TRANSFORMERS_LANDMARK))
+            adapted = _rename_transformers(strip_root(weights, _TRANSFORMERS_LANDMARK))
         elif any(name.endswith("class_embedding") for name in weights):
             adapted = _rename(strip_root(weights, "class_embedding"), _CLIP_NAMES)
         else:
@@ -101,7 +101,7 @@ def _rename(weights: Mapping[str, Tensor], names: Sequence[tuple[str, str]]) -> 
     return adapted
 
 
-def _from_transformers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _rename_transformers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the image encoder's tensors under our names, queries, keys and values of a layer as one."""
     own = {n: t for n, t in weights.items() if n.startswith(("vision_model.", "visual_projection."))}
     adapted = _rename({n: t for n, t in own.items() if not n.endswith(".position_ids")}, _TRANSFORMERS_NAMES)

@@ -73,7 +73,7 @@ class DCSAttention(nn.Module):
         self.local = DepthwiseConv(channels, 3)
         self.norm = zero_started_norm(channels)
         # Buffers, not floats: a compiled block reads new values without recompiling.
-        self.register_buffer("tau", torch.tensor(_positive(tau)), persistent=False)
+        self.register_buffer("tau", torch.tensor(_require_positive(tau)), persistent=False)
         self.register_buffer("kept", torch.tensor(float("nan")), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ class DCSAttention(nn.Module):
 
 def set_temperature(module: nn.Module, tau: float) -> None:
     """Set the temperature of every DCS block in ``module``; raise ``InputError`` if it is not above 0."""
-    tau = _positive(tau)
+    tau = _require_positive(tau)
     for block in module.modules():
         if isinstance(block, DCSAttention):
             block.tau.fill_(tau)
@@ -117,7 +117,7 @@ def read_kept_shares(module: nn.Module) -> dict[str, Tensor]:
     return {name: block.kept.clone() for name, block in module.named_modules() if isinstance(block, DCSAttention)}
 
 
-def _positive(tau: float) -> float:
+def _require_positive(tau: float) -> float:
     if not tau > 0:
         raise InputError(f"the temperature tau is {tau}; expected a number above 0, such as the published start 5.0")
     return float(tau)

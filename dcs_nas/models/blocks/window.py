@@ -57,7 +57,7 @@ class WindowAttention(nn.Module):
         self.local = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
         self.norm = zero_started_norm(channels)
         if window is not None:
-            self.fix(*_check(window, channels))
+            self.fix(*_check_window(window, channels))
 
     def fix(self, start: float, length: float) -> None:
         """Fix the window at ``start`` and ``length``, in channels, and remove its parameter."""
@@ -77,7 +77,7 @@ class WindowAttention(nn.Module):
     def attend_window(self, x: Tensor) -> Tensor:
         """Return T diag(w) T^T X / N of x (B, C', H, W), the first C' channels, as a map of its shape."""
         tokens, width = to_tokens(x), x.shape[1]
-        start, length = self._window(width)
+        start, length = self._get_window(width)
         size = width if isinstance(length, Tensor) else math.ceil(length)
         places = torch.arange(size, device=x.device, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
         first = torch.floor(start) if isinstance(start, Tensor) else math.floor(start)
@@ -89,7 +89,7 @@ class WindowAttention(nn.Module):
         mixed = (seen * weights).mT @ tokens / tokens.shape[1]
         return to_map(seen @ mixed, x.shape[2], x.shape[3])
 
-    def _window(self, width: int) -> tuple[Any, Any]:
+    def _get_window(self, width: int) -> tuple[Any, Any]:
         """Return start and length, as tensors while they are learned."""
         if self.fixed is not None:
             return self.fixed
@@ -103,7 +103,7 @@ class WindowAttention(nn.Module):
         return start, (1 + shorter / self.channels).clamp(SHORTEST, 1.0) * width
 
 
-def _check(window: Any, channels: int) -> tuple[float, float]:
+def _check_window(window: Any, channels: int) -> tuple[float, float]:
     """Return a window of settings as two numbers."""
     try:
         start, length = map(float, window)
