@@ -167,7 +167,7 @@ def test_images_of_the_smallest_size_run(name: str) -> None:
         ({"attention": "dcs", "attention_settings": {"ta": 1}}, "has no setting 'ta'; did you mean tau"),
         ({"attention": "dcs", "attention_stages": ["layer5"]}, "no stage 'layer5' for attention; did you mean layer"),
         ({"attention": "dcs", "attention_stages": ["layer1", "layer1"]}, "stage 'layer1' would get attention twice"),
-        ({"attention": "dcs", "attention_stages": []}, "goes after no stage; name some of layer1, layer2"),
+        ({"attention": "dcs", "attention_stages": []}, "no stage is named for attention; name some of layer1, layer2"),
         ({"attention_stages": ["layer1"]}, "without attention; name the attention block"),
         ({"attention_settings": {"tau": 1.0}}, "without attention; name the attention block"),
         ({"last_strid": 2}, "has no option 'last_strid'; did you mean last_stride"),

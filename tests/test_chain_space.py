@@ -170,7 +170,7 @@ def test_a_bad_chain_space_is_one_clear_line(tmp_path: Path, change: dict, messa
     ("change", "message"),
     [
         (lambda d: d.update(format=99), "format 99, this version reads up to 1; update dcs_nas"),
-        (lambda d: d["stages"].pop(), "2 stages are given, the space has 3"),
+        (lambda d: d["stages"].pop(), "found 2 stages; expected 3"),
         (
             lambda d: d["stages"][0]["blocks"].append(dict(d["stages"][0]["blocks"][0])),
             "stage 1 has 2 blocks, .* has 1",
@@ -181,7 +181,7 @@ def test_a_bad_chain_space_is_one_clear_line(tmp_path: Path, change: dict, messa
             lambda d: d["stages"][2].update(blocks=d["stages"][2]["blocks"][:1], skipped=[2]),
             r"stage 3: skipped is \[2\]",
         ),
-        (lambda d: d["space"].update(stem=16), "does not fit the space listed beside it"),
+        (lambda d: d["space"].update(stem=16), "does not fit the space beside it"),
         (lambda d: d.update(colour="red"), "unknown key 'colour'"),
         (lambda d: d["network"].update(height=0), "network.height: Input should be greater"),
     ],

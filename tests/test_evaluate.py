@@ -153,7 +153,7 @@ def test_the_configuration_sets_how_to_evaluate_and_options_replace_it(run: Path
         (["--k1", 5], "rerank_k1 given, but re-ranking is off; add --rerank"),
         (["--lambda", 2, "--rerank"], "rerank_lambda: Input should be less than or equal to 1, found 2"),
         (["--expand-alpha", 3], "expand_alpha given, but query expansion is off; add --expand K"),
-        (["--expand", 999], "neighbours must lie within 1 and"),
+        (["--expand", 999], "expected neighbours from 1 to"),
         (["--protocol", "cross_cam"], "protocol: Input should be 'cross_camera', 'single_gallery_shot' or"),
         (["--metric", "manhattan"], "metric: Input should be 'cosine' or 'euclidean', found 'manhattan'"),
         (["--features", "color-histogram", "--flip"], "flip adds the network's features of mirrored images"),

@@ -335,7 +335,7 @@ def test_a_space_whose_supernet_would_be_absurd_is_refused_with_its_images(tmp_p
         (lambda g: g["cells"]["normal"]["nodes"][0][0].update({"from": 2}), "node 0 reads state 2"),
         (lambda g: g["cells"]["normal"]["nodes"][1][0].update({"from": 3}), "node 1 reads state 3"),
         (lambda g: g["cells"]["normal"]["nodes"][1][0].update({"from": -1}), "greater than or equal to 0"),
-        (lambda g: g["cells"]["normal"]["nodes"].pop(), "has 1 nodes, its space has 2"),
+        (lambda g: g["cells"]["normal"]["nodes"].pop(), "has 1 nodes; expected 2"),
         (lambda g: g["cells"].pop("normal"), "cells of kind normal are missing"),
         (lambda g: g.update(cells={}), "cells of kind normal are missing"),
         (lambda g: g.update(cells=[g["cells"]]), "cells"),
@@ -402,7 +402,7 @@ def test_a_member_that_is_no_array_and_labels_beyond_64_bits_are_refused(tmp_pat
         archive.writestr("query_features.npy", b"plain text")
     _refused(lambda: load_features(path), "query_features is not an array")
     np.savez(path, **arrays(query_pids=np.full(4, 2**64 - 1, dtype=np.uint64)))
-    _refused(lambda: load_features(path), "query_pids holds 18446744073709551615; integers below 2")
+    _refused(lambda: load_features(path), "query_pids holds 18446744073709551615; expected integers below 2")
 
 
 def test_pipes_and_folders_are_not_waited_for(tmp_path: Path) -> None:

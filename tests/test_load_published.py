@@ -82,7 +82,7 @@ def test_options_that_do_not_fit_msinets_state_are_refused(changed: dict[str, An
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"size": (256, 128)}, "has 10 patch positions, images of 256 x 128 210; check size and stride"),
+        ({"size": (256, 128)}, "has 10 patch positions; expected 210 for images of 256 x 128: check size and stride"),
         ({"size": 64}, "expected \\(height, width\\) and one stride"),
         ({"stride": (12, 16)}, "expected \\(height, width\\) and one stride"),
         ({"heads": 7}, "7 heads do not divide its 96 features"),

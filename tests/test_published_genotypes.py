@@ -140,7 +140,7 @@ def test_of_several_genotypes_one_is_chosen_by_name_or_line(tmp_path: Path, capl
         (V2.replace("range(2, 6)", "f'{2}'"), "holds JoinedStr"),
         (V2.replace("('max_pool_3x3', 0)", "('max_pool_3x3', True)"), "holds Constant"),
         (V2.replace("('max_pool_3x3', 0)", "('max_pool_3x3', 1.0)"), "holds Constant"),
-        (V2.replace("('max_pool_3x3', 0)", "('max_pool_3x3', 9)"), "reads state 9, but only"),
+        (V2.replace("('max_pool_3x3', 0)", "('max_pool_3x3', 9)"), "reads state 9; expected an earlier one"),
         (V2.replace("('max_pool_3x3', 0)", "('max_pool_3x3')"), "expected pairs of an operation and a number"),
         (V2.replace("max_pool_3x3", "../../x"), "String should match pattern"),
         (V2.replace("max_pool_3x3", "x" * 200), "String should match pattern"),

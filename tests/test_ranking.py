@@ -365,7 +365,7 @@ def test_confidence_intervals_are_those_of_resampled_queries(published: dict[str
     means = [random.choice(ap, len(ap)).mean() for _ in range(2000)]
     np.testing.assert_allclose(intervals["mAP"], np.quantile(means, [0.05, 0.95]), atol=0.01)
     assert intervals["rank-1"][0] < result.cmc[0] < intervals["rank-1"][1]
-    with pytest.raises(InputError, match="level must lie within 0 and 1"):
+    with pytest.raises(InputError, match="expected 0 < level < 1"):
         result.confidence_intervals(level=95)
 
 
@@ -400,7 +400,7 @@ NAN[2, 1] = np.nan
         ({"query_features": np.array([["a"], ["b"]])}, "query_features has dtype <U1; real numbers"),
         ({"query_features": torch.ones(2, 3, dtype=torch.bool)}, "dtype torch.bool; real numbers"),
         ({"query_pids": np.array([1.0, 2.0])}, "query_pids has shape .* dtype float64; a vector of integers"),
-        ({"query_pids": np.array([1, 2, 3])}, "3 query_pids for 2 images; one per image is expected"),
+        ({"query_pids": np.array([1, 2, 3])}, "3 query_pids for 2 images; expected one per image"),
         ({"gallery_pids": np.ones(3, int), "gallery_camids": np.ones(3, int)}, "3 gallery_pids for"),
         ({"query_pids": np.array([8, 9])}, "no query has a match in the gallery; no_match_in_gallery 2: "),
         ({"gallery_camids": np.zeros(4, int)}, "no query has a match in the gallery; only_same_camera 2: "),
@@ -424,5 +424,5 @@ def test_distances_that_are_no_finite_numbers_are_refused() -> None:
 def test_a_ranked_list_of_drawn_galleries_is_refused() -> None:
     with pytest.raises(InputError, match="has no single ranked list"):
         top_k(np.ones((1, 2)), [1], [1, 2], [0], [1, 1], protocol="single_gallery_shot")
-    with pytest.raises(InputError, match="queries must lie within 0 and 0; found 4 to 4"):
+    with pytest.raises(InputError, match="queries run from 4 to 4; expected 0 to 0"):
         top_k(np.ones((1, 2)), [1], [1, 2], [0], [1, 1], queries=[4])

@@ -190,8 +190,8 @@ def test_an_expanded_feature_is_the_normalised_weighted_mean_of_its_neighbours(a
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"k1": 0}, "k1 and k2 must be at least 1, weight within 0 and 1; found 0, 6 and 0.3"),
-        ({"weight": 1.5}, "found 20, 6 and 1.5"),
+        ({"k1": 0}, "k1 is 0, k2 6, weight 0.3; expected k1, k2 >= 1"),
+        ({"weight": 1.5}, "k1 is 20, k2 6, weight 1.5"),
         ({"metric": "manhattan"}, "unknown metric 'manhattan'; known: euclidean, cosine"),
         ({"query_features": np.ones((2, 4))}, "query_features have 4 channels and gallery_features 3"),
         ({"gallery_features": np.full((5, 3), np.nan)}, "gallery_features: 5 of 5 rows hold NaN"),
@@ -209,8 +209,8 @@ def test_bad_features_and_settings_give_one_clear_line(changes: dict, message: s
 @pytest.mark.parametrize(
     ("place", "matrix", "message"),
     [
-        (1, np.ones((3, 3)), r"query_query has shape \(3, 3\); \(2, 2\) fits query_gallery \(2, 4\)"),
-        (2, np.ones((4, 3)), r"gallery_gallery has shape \(4, 3\); \(4, 4\) fits"),
+        (1, np.ones((3, 3)), r"query_query has shape \(3, 3\); expected \(2, 2\), as query_gallery is \(2, 4\)"),
+        (2, np.ones((4, 3)), r"gallery_gallery has shape \(4, 3\); expected \(4, 4\), as"),
         (0, np.full((2, 4), np.nan), "distances hold NaN or infinity"),
         (0, np.full((2, 4), -0.5), "distances hold negative numbers"),
     ],
@@ -224,7 +224,7 @@ def test_matrices_that_do_not_fit_give_one_clear_line(place: int, matrix: np.nda
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"neighbours": 6}, "neighbours must lie within 1 and 5"), ({"expand_gallery": True}, "within 1 and 4")],
+    [({"neighbours": 6}, "expected neighbours from 1 to 5"), ({"expand_gallery": True}, "neighbours from 1 to 4")],
 )
 def test_more_neighbours_than_the_gallery_has_are_refused(changes: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):

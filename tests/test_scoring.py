@@ -101,7 +101,7 @@ def test_paths_of_images_are_kept_with_their_features(features: FeatureSet, tmp_
     assert read.query_paths is not None
     assert read.query_paths.tolist() == paths[0].tolist()
     assert "query_paths" not in read.arrays()
-    with pytest.raises(InputError, match="query_paths has shape .9,. .* 10 strings are expected"):
+    with pytest.raises(InputError, match="query_paths has shape .9,. .* expected 10 strings"):
         replace(features, query_paths=paths[0][:9])
     np.savez(tmp_path / "g.npz", **features.arrays(), gallery_paths=np.arange(40))
     with pytest.raises(InputError, match=r"g\.npz: gallery_paths has shape .40,. and dtype int64"):

@@ -105,7 +105,7 @@ def test_two_kinds_of_cells_two_edges_a_node_and_blocks_that_may_be_left_out_hav
         ("bench_cells", "skip_connect~0|skip_connect~3+none", "reads state 3"),
         ("bench_cells", "skip_connect~0", ""),
         ("bench_cells", "skip_connect|skip_connect~0+none", ""),
-        ("bench_chain", "k3e1w12+none", "1 stages are given"),
+        ("bench_chain", "k3e1w12+none", "found 1 stages"),
         ("bench_chain", "k3e1w12+none|k3e1+none|k3e1w32+none", "expected blocks such as k3e4w24"),
         ("bench_chain", "k9e1w12+none|k3e1w24+none|k3e1w32+none", "kernel 9 is not in its space"),
     ],

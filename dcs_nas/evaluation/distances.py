@@ -141,7 +141,7 @@ class BlockMatrices(PairDistances):
         for name, matrix, side in (("query_query", queries, Q), ("gallery_gallery", gallery, G)):
             if matrix.shape != (side, side):
                 raise InputError(
-                    f"{name} has shape {tuple(matrix.shape)}; ({side}, {side}) fits query_gallery ({Q}, {G})"
+                    f"{name} has shape {tuple(matrix.shape)}; expected ({side}, {side}), as query_gallery is ({Q}, {G})"
                 )
         self._quadrants = ((queries.to(dtype), across), (across.T, gallery.to(dtype)))
         self._num_queries = Q
@@ -193,11 +193,11 @@ def _index_rows(queries: np.ndarray, device: torch.device) -> Tensor | slice:
 def require_finite(distances: Tensor) -> Tensor:
     """Return ``distances`` unchanged; raise ``InputError`` if they hold NaN or infinity."""
     if not bool(distances.sum().isfinite()) and not bool(distances.isfinite().all()):
-        raise InputError("distances hold NaN or infinity; every distance must be a finite number")
+        raise InputError("distances hold NaN or infinity; expected finite numbers")
     return distances
 
 
 def _require_nonnegative(distances: Tensor) -> Tensor:
     if bool((distances < -_ROUNDING).any()):
-        raise InputError("distances hold negative numbers; re-ranking squares them, so they must be at least 0")
+        raise InputError("distances hold negative numbers; expected at least 0, since re-ranking squares them")
     return distances.clamp_min_(0)

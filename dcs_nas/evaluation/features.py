@@ -35,11 +35,9 @@ def as_matrix(name: str, values: Array, device: torch.device | str | None = None
     """
     tensor = values.detach() if isinstance(values, Tensor) else _from_numpy(name, np.asarray(values))
     if tensor.ndim != 2 or 0 in tensor.shape:
-        raise InputError(
-            f"{name} has shape {tuple(tensor.shape)}; a matrix with at least one row and column is expected"
-        )
+        raise InputError(f"{name} has shape {tuple(tensor.shape)}; expected a matrix with at least one row and column")
     if tensor.dtype == torch.bool or tensor.is_complex():
-        raise InputError(f"{name} has dtype {tensor.dtype}; real numbers are expected")
+        raise InputError(f"{name} has dtype {tensor.dtype}; expected real numbers")
     dtype = tensor.dtype if tensor.dtype in (torch.float32, torch.float64) else torch.float32
     return tensor.to(device=device, dtype=dtype)
 
@@ -70,11 +68,11 @@ def as_labels(name: str, values: Integers, images: int) -> np.ndarray:
     """
     array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
     if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise InputError(f"{name} has shape {array.shape} and dtype {array.dtype}; a vector of integers is expected")
+        raise InputError(f"{name} has shape {array.shape} and dtype {array.dtype}; expected a vector of integers")
     if len(array) != images:
-        raise InputError(f"{len(array)} {name} for {images} images; one per image is expected")
+        raise InputError(f"{len(array)} {name} for {images} images; expected one per image")
     if array.dtype == np.uint64 and len(array) and array.max() > np.iinfo(np.int64).max:
-        raise InputError(f"{name} holds {array.max()}; integers below 2^63 are expected")
+        raise InputError(f"{name} holds {array.max()}; expected integers below 2^63")
     return array.astype(np.int64)
 
 
@@ -116,7 +114,7 @@ def require_npz(path: Path) -> None:
 
 def _from_numpy(name: str, array: np.ndarray) -> Tensor:
     if array.dtype.kind not in "fiu":
-        raise InputError(f"{name} has dtype {array.dtype}; real numbers are expected")
+        raise InputError(f"{name} has dtype {array.dtype}; expected real numbers")
     if array.dtype.kind == "u" or array.dtype.itemsize > 8 or not array.dtype.isnative:
         array = array.astype(np.float64 if array.dtype.itemsize >= 4 else np.float32)
     with warnings.catch_warnings():  # a read-only array is fine: nothing here writes to its inputs
@@ -150,7 +148,7 @@ class FeatureSet:
             paths = getattr(self, f"{side}_paths")
             if paths is not None and (paths.dtype.kind != "U" or paths.shape != (images,)):
                 kind = f"shape {paths.shape} and dtype {paths.dtype}"
-                raise InputError(f"{side}_paths has {kind}; {images} strings are expected")
+                raise InputError(f"{side}_paths has {kind}; expected {images} strings")
 
     def arrays(self) -> dict[str, Any]:
         """Return the six arrays by name."""
@@ -191,7 +189,7 @@ def _read_arrays(path: Path) -> dict[str, Any]:
     with open(path, "rb") as file:
         archive = np.load(file, allow_pickle=False)
         if isinstance(archive, np.ndarray):
-            raise InputError(f"{path} holds a single array; an .npz file with {', '.join(FEATURE_KEYS)} is expected")
+            raise InputError(f"{path} holds a single array; expected an .npz file with {', '.join(FEATURE_KEYS)}")
         missing = [key for key in FEATURE_KEYS if key not in archive]
         if missing:
             content = ", ".join(archive.files) or "nothing"

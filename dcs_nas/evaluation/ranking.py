@@ -181,9 +181,7 @@ def top_k(
     labels = Labels.from_arrays(query_pids, gallery_pids, query_camids, gallery_camids, shape=source.shape)
     selected = np.arange(source.shape[0]) if queries is None else np.asarray(queries, dtype=np.int64)
     if len(selected) and not 0 <= selected.min() <= selected.max() < source.shape[0]:
-        raise InputError(
-            f"queries must lie within 0 and {source.shape[0] - 1}; found {selected.min()} to {selected.max()}"
-        )
+        raise InputError(f"queries run from {selected.min()} to {selected.max()}; expected 0 to {source.shape[0] - 1}")
     indices, values = np.full((len(selected), k), -1), np.full((len(selected), k), np.inf)
     camera_filter = _PROTOCOLS[protocol].removes_same_camera
     for place in split_blocks(np.arange(len(selected)), query_block):
@@ -237,4 +235,4 @@ def _check_settings(protocol: str, average_precision: str, max_rank: int, query_
         known = choices(average_precision, AVERAGE_PRECISIONS)
         raise InputError(f"unknown average_precision '{average_precision}'; {known}")
     if max_rank < 1 or query_block < 1:
-        raise InputError(f"ranks and query_block must be at least 1; found {max_rank} and {query_block}")
+        raise InputError(f"ranks is {max_rank} and query_block {query_block}; expected at least 1")

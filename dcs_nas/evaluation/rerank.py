@@ -32,7 +32,9 @@ class RerankedDistances(DistanceBlocks):
 
     def __init__(self, source: PairDistances, num_queries: int, *, k1: int, k2: int, weight: float) -> None:
         if k1 < 1 or k2 < 1 or not 0 <= weight <= 1:
-            raise InputError(f"k1 and k2 must be at least 1, weight within 0 and 1; found {k1}, {k2} and {weight}")
+            raise InputError(
+                f"k1 is {k1}, k2 {k2}, weight {weight}; expected k1, k2 of at least 1, a weight from 0 to 1"
+            )
         self._source, self._num_queries, self._weight = source, num_queries, weight
         neighbours, self._scale = find_neighbours(source, max(k1 + 1, k2))
         encoding = encode(source, neighbours, self._scale, k1=k1, k2=k2)
@@ -224,8 +226,8 @@ def average_query_expansion(
     available = len(gallery) - expand_gallery
     if not 1 <= neighbours <= available or alpha < 0 or query_block < 1:
         raise InputError(
-            f"neighbours must lie within 1 and {available}, alpha be at least 0, query_block at least 1; "
-            f"found {neighbours}, {alpha} and {query_block}"
+            f"neighbours is {neighbours}, alpha {alpha}, query_block {query_block}; expected neighbours from 1 to "
+            f"{available}, alpha >= 0, query_block >= 1"
         )
     query, gallery = functional.normalize(query), functional.normalize(gallery)
     expanded = torch.cat([_expand(rows, gallery, neighbours, alpha) for rows in query.split(query_block)])

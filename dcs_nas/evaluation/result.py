@@ -112,7 +112,7 @@ class RankingResult:
         """
         if not 0 < level < 1 or resamples < 1 or min(ranks, default=1) < 1:
             raise InputError(
-                f"level must lie within 0 and 1, resamples and ranks be at least 1; found {level}, {resamples}, {ranks}"
+                f"level is {level}, resamples {resamples}, ranks {ranks}; expected 0 < level < 1, the others >= 1"
             )
         columns = {"mAP": self.average_precision[self.used], "mINP": self.inverse_negative_penalty[self.used]}
         first = self.first_ranks[self.used]
@@ -143,7 +143,7 @@ class RankingResult:
             InputError: not one name per query.
         """
         if names is not None and len(names) != len(self.skipped):
-            raise InputError(f"{len(names)} names for {len(self.skipped)} queries; one per query is expected")
+            raise InputError(f"{len(names)} names for {len(self.skipped)} queries; expected one per query")
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["query", "name", "pid", "camid", "matches", "first_rank", "ap", "inp", "skipped"])
@@ -200,7 +200,8 @@ def average(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for key, get in properties.items():
         values = {str(get(report)) for report in reports}
         if len(values) > 1:
-            raise InputError(f"evaluations of more than one {key} have no mean; found {' and '.join(sorted(values))}")
+            listed = " and ".join(sorted(values))
+            raise InputError(f"evaluations of more than one {key} have no mean; found {listed}: name runs of one")
     scores = {name: np.array([report[name] for report in reports]) for name in _SCORES}
     return {
         **{name: score.mean(axis=0).tolist() for name, score in scores.items()},

@@ -50,7 +50,7 @@ def cost_term(
     if form not in ("multiplicative", "logarithmic"):
         raise InputError(f"unknown form '{form}' of the cost term; known: additive, multiplicative, logarithmic")
     if form == "logarithmic" and target is not None:
-        raise InputError(f"a logarithmic cost term has target={target}; expected none")
+        raise InputError(f"a logarithmic cost term has target={target}; expected none: leave it out")
     if not bool(loss >= 0):
         raise TrainingError(
             f"the loss is {loss.item():.4g} and a {form} cost term would reward cost where it is below 0; "

@@ -157,7 +157,9 @@ class PrototypeMemory(nn.Module):
     ) -> None:
         super().__init__()
         if not temperature > 0 or not 0 <= momentum < 1:
-            raise InputError(f"temperature {temperature} and momentum {momentum}: expected above 0, and 0 up to 1")
+            raise InputError(
+                f"temperature is {temperature} and momentum {momentum}; expected above 0, and from 0 to below 1"
+            )
         self.temperature, self.momentum, self.by_each = temperature, momentum, update == "each"
         self.register_buffer("prototypes", torch.zeros(num_identities, feature_dim))
         self.register_buffer("seen", torch.zeros(num_identities, dtype=torch.bool))

@@ -142,8 +142,8 @@ def _load_transreid(
     positions, patches = state["base.pos_embed"].shape[1] - 1, network.grid[0] * network.grid[1]
     if positions != patches:
         raise InputError(
-            f"{source}: 'base.pos_embed' has {positions} patch positions, images of {size[0]} x {size[1]} "
-            f"{patches}; check size and stride"
+            f"{source}: 'base.pos_embed' has {positions} patch positions; expected {patches} for images of {size[0]} x "
+            f"{size[1]}: check size and stride"
         )
     _load_exactly(network, network.adapt_weights(state), source=source)
     return network

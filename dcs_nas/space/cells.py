@@ -82,9 +82,11 @@ class NetworkSpec(Settings):
     def _check(self) -> NetworkSpec:
         wrong = [r for r in self.reductions if not 0 <= r < self.cells]
         if wrong:
-            raise ValueError(f"reductions name cell {wrong[0]}, but cells go from 0 to {self.cells - 1}")
+            raise ValueError(f"reductions names cell {wrong[0]}; expected cells from 0 to {self.cells - 1}")
         if len(set(self.reductions)) > 10:
-            raise ValueError(f"{len(set(self.reductions))} reductions double the width each; expected at most 10")
+            raise ValueError(
+                f"reductions names {len(set(self.reductions))} cells, which double the width each; expected at most 10"
+            )
         return self
 
     def kind(self, cell: int) -> str:
@@ -158,7 +160,7 @@ class CellGenotype(Settings):
         for i, edges in enumerate(self.nodes):
             for edge in edges:
                 if edge.source >= i + 2:
-                    raise ValueError(f"node {i} reads state {edge.source}, but only 0 to {i + 1} exist before it")
+                    raise ValueError(f"node {i} reads state {edge.source}; expected an earlier one, 0 to {i + 1}")
         return self
 
 
@@ -186,7 +188,7 @@ class Genotype(AnyGenotype):
     def _fits_its_space(self) -> Genotype:
         missing = set(self.network.kinds) - set(self.cells)
         if missing:
-            raise ValueError(f"cells of kind {', '.join(sorted(missing))} are missing")
+            raise ValueError(f"cells of kind {', '.join(sorted(missing))} are missing; expected one of each kind")
         for kind, cell in self.cells.items():
             _check_cell(kind, cell, self.space)
         self.check_size()
@@ -362,10 +364,12 @@ def _count_candidate_weights(names: Iterable[str], channels: int, positions: int
 
 def _check_cell(kind: str, cell: CellGenotype, space: CellStructure) -> None:
     if len(cell.nodes) != space.nodes:
-        raise ValueError(f"cell '{kind}' has {len(cell.nodes)} nodes, its space has {space.nodes}")
+        raise ValueError(f"cell '{kind}' has {len(cell.nodes)} nodes; expected {space.nodes}, as in its space")
     for i, edges in enumerate(cell.nodes):
         if len(edges) != space.edges_per_node:
-            raise ValueError(f"cell '{kind}', node {i}: {len(edges)} edges, its space has {space.edges_per_node}")
+            raise ValueError(
+                f"cell '{kind}', node {i} has {len(edges)} edges; expected {space.edges_per_node}, as in its space"
+            )
         for edge in edges:
             require_member(edge.op, space.operations, f"cell '{kind}', node {i}: operation '{edge.op}'")
     require_member(cell.attention, space.attention, f"cell '{kind}': attention '{cell.attention}'")

@@ -221,7 +221,7 @@ class ChainGenotype(AnyGenotype):
     @model_validator(mode="after")
     def _fits_its_space(self) -> ChainGenotype:
         if len(self.stages) != len(self.space.stages):
-            raise ValueError(f"{len(self.stages)} stages are given, the space has {len(self.space.stages)}")
+            raise ValueError(f"found {len(self.stages)} stages; expected {len(self.space.stages)}, as in the space")
         for number, (stage, spec) in enumerate(zip(self.stages, self.space.stages), start=1):
             _check_stage(number, stage, spec)
         relations = chain_relations(self.space, self.network.height, self.network.width)
@@ -335,7 +335,7 @@ def chain_relations(structure: ChainStructure, height: int, width: int) -> int:
 def _check_stage(number: int, stage: StageGenotype, spec: StageSpec) -> None:
     count = len(stage.blocks) + len(stage.skipped)
     if count != spec.blocks:
-        raise ValueError(f"stage {number} has {count} blocks, kept and skipped, its space has {spec.blocks}")
+        raise ValueError(f"stage {number} has {count} blocks, skipped ones included; expected {spec.blocks}")
     wrong = [k for k in stage.skipped if not 1 <= k <= count or "skip" not in spec.depth(k)]
     if wrong or len(set(stage.skipped)) != len(stage.skipped):
         raise ValueError(

@@ -91,7 +91,8 @@ def to_darts_text(genotype: Genotype) -> str:
     missing = [kind for kind in CELL_KINDS if kind not in genotype.cells]
     if missing:
         raise InputError(
-            f"the text of DARTS holds a normal and a reduction cell, and this genotype has no {missing[0]}"
+            f"the text of DARTS holds a normal and a reduction cell, and this genotype has no {missing[0]}; leave the "
+            "format darts out"
         )
     parts = []
     for kind in CELL_KINDS:

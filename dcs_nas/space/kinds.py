@@ -90,7 +90,9 @@ class Reference(Settings):
     @model_validator(mode="after")
     def _check_hash(self) -> Self:
         if self.declared_hash != self.hash:
-            raise ValueError(f"hash {self.declared_hash} does not fit the space listed beside it ({self.hash})")
+            raise ValueError(
+                f"hash {self.declared_hash} does not fit the space beside it, of hash {self.hash}; restore the file"
+            )
         return self
 
     @classmethod
@@ -252,7 +254,7 @@ def require_unique(values: Sequence[Any], field: str) -> None:
     """Raise ``ValueError`` for a list that holds a candidate twice."""
     twice = sorted({str(value) for value in values if values.count(value) > 1})
     if twice:
-        raise ValueError(f"{field} lists {', '.join(twice)} twice")
+        raise ValueError(f"{field} lists {', '.join(twice)} twice; name each once")
 
 
 def require_member(value: Any, known: Iterable[Any], what: str) -> None:

@@ -41,7 +41,7 @@ def load_genotype(path: Path, *, space: Space | None = None) -> AnyGenotype:
         data = data["genotype"]
     version = data.get("format")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise InputError(f"{path} is not a genotype: it has no 'format' number")
+        raise InputError(f"{path} is not a genotype: it has no 'format' number; name the genotype.yaml of a search")
     if version > FORMAT:
         raise InputError(f"{path} has genotype format {version}, this version reads up to {FORMAT}; update dcs_nas")
     return parse_genotype(data, source=str(path))

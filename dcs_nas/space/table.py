@@ -199,7 +199,10 @@ class Table:
             )
         text = encode(genotype)
         if text not in self.trainings:
-            raise InputError(f"the table {self.name} lacks '{text}'; it is unfinished, with {len(self)} architectures")
+            raise InputError(
+                f"the table {self.name} lacks '{text}'; it is unfinished, with {len(self)} architectures: train it by "
+                f"benchmarks/bench_table.py {self.name}"
+            )
         return text
 
     def genotype(self, architecture: str) -> AnyGenotype:

@@ -224,8 +224,7 @@ class VisionTransformer(TokenBackbone):
         """
         if "norm_pre.weight" in weights and isinstance(self.norm_pre, nn.Identity):
             raise InputError(
-                "it has a norm before its blocks ('norm_pre'), as CLIP has and this transformer has not; "
-                "clip_vit_base has one"
+                "it has a norm before its blocks ('norm_pre'), as in CLIP, but not here; use clip_vit_base"
             )
         if "register_tokens" in weights and weights["register_tokens"].shape[1:2] != (self.registers,):
             shape = tuple(weights["register_tokens"].shape)
