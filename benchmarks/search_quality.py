@@ -1,7 +1,8 @@
-"""Do searches find better cells than chance, on several synthetic data sets, at equal size and training?
+"""Do searches find better cells than chance, on several data sets, at equal size and training?
 
     python benchmarks/search_quality.py --seeds 0 1 2 3 4
     python benchmarks/search_quality.py --data tiles --only proposals random
+    python benchmarks/search_quality.py --data emoji --packages FOLDER   # real pictures: _emoji.py says which
 
 Every genotype is trained from scratch three times by configs/search_quality.yaml, at the width whose parameters come
 nearest to --parameters, and scored on identities unseen in search and training; each training is a row. Searches by
@@ -21,6 +22,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+from _emoji import write_emoji
 from measure import append_row, begin_table, read_rows
 from scipy.stats import rankdata, t, ttest_ind
 
@@ -90,18 +92,27 @@ def main() -> None:
         _summarize(read_rows(arguments.out))
         return
     if not arguments.out.is_file():
-        notes = ["mAP in percent; minutes of a search by the clock; synthetic data sets: DATA in the script"]
+        notes = [
+            "mAP in percent; minutes of a search by the clock; data sets: synthetic (DATA in the script), and emoji"
+        ]
         begin_table(arguments.out, "python benchmarks/search_quality.py", notes, COLUMNS)
     wanted = [name for name in (*SEARCHES, *AS_LONG, *GIVEN) if name in (arguments.only or name)]
     for seed in arguments.seeds:
         for data in arguments.data:
             if not (arguments.work / data).is_dir():
-                write_synthetic(arguments.work / data, settings=DATA[data])
+                _write_data(data, arguments)
             for name in wanted:
                 for genotype, number in _genotypes(name, data, seed, arguments):
                     for training in range(TRAININGS):
                         _train(name, genotype, data, number, training, arguments)
     _summarize(read_rows(arguments.out))
+
+
+def _write_data(data: str, arguments: argparse.Namespace) -> None:
+    if data == "emoji":
+        write_emoji(arguments.work / data, arguments.packages)
+    else:
+        write_synthetic(arguments.work / data, settings=DATA[data])
 
 
 def _genotypes(name: str, data: str, seed: int, arguments: argparse.Namespace) -> list[tuple[Path, int]]:
@@ -232,7 +243,8 @@ def _slug(name: str) -> str:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA))
+    parser.add_argument("--data", nargs="+", choices=[*DATA, "emoji"], default=list(DATA))
+    parser.add_argument("--packages", type=Path, default=Path("."), help="folder of the npm packages of --data emoji")
     parser.add_argument("--parameters", type=int, default=120_000, help="of every network that is trained")
     parser.add_argument(
         "--only", nargs="+", choices=[*SEARCHES, *AS_LONG, *GIVEN], help="rows of the table to work for"

@@ -7,7 +7,7 @@ SGD for the weights on another. NNI's network is its own hub space (which leaves
 
     python benchmarks/search_step.py --json results/reference/search_step.json
     python benchmarks/search_step.py --attention --json results/reference/search_step_attention.json
-    python benchmarks/search_step.py --attention --plain-blocks --batch 4 \
+    python benchmarks/search_step.py --attention --plain-blocks --batch 16 \
         --json results/reference/search_step_plain_blocks.json
     python benchmarks/search_step.py --outside --json results/reference/search_step_outside.json
     python benchmarks/search_step.py --growth results/reference/search_step_growth \
@@ -17,9 +17,10 @@ SGD for the weights on another. NNI's network is its own hub space (which leaves
 
 ``--attention``: three attention blocks on the edges and six candidates on the outputs; NNI's DARTS makes its own
 supernet of our space, the plain formulation computes every edge for itself, both with our blocks. ``--plain-blocks``
-adds the plain formulation with the blocks as their papers write them (_plain_blocks.py), for a small ``--batch``, of
-two images or more: their N x N matrices fill the memory. ``--growth``: how a step's cost grows with each size, as
-numbers, fitted exponents and a plot; with ``--attention``, of a smaller network, with the number of candidates too.
+adds both peers with the blocks as their papers write them (_plain_blocks.py): NNI has no attention blocks of its own.
+Take a small ``--batch``, of two images or more, as N x N matrices fill the memory. ``--growth``: how a
+step's cost grows with each size, as numbers, fitted exponents and a plot; with ``--attention``, of a smaller network,
+with the number of candidates too.
 ``--outside``: the share of a real run of configs/demo.yaml that is not the network's (first epoch and ends of epochs
 left out). ``--clock cpu --threads 1`` on a machine with other work: seconds of this process alone.
 """
@@ -170,14 +171,15 @@ class _Pooled(nn.Module):
         return self.linear(self.space(images).mean(dim=(2, 3)))
 
 
-def plain_blocks(sizes: dict[str, int], attention: bool = True) -> Search:
-    """The plain formulation, and the blocks by theirs."""
-    search = published(sizes, attention)
+def plain_blocks(peer: Callable[..., Search], sizes: dict[str, int], attention: bool = True) -> Search:
+    """A peer, with the blocks as their papers write them."""
+    search = peer(sizes, attention)
     write_out(search.network)
     return search
 
 
 PEERS: dict[str, Callable[..., Search]] = {"ours": ours, "nni": nni, "published": published}
+PLAIN_BLOCKS = {f"{name}, plain blocks": partial(plain_blocks, PEERS[name]) for name in ("nni", "published")}
 
 
 def main() -> None:
@@ -197,7 +199,7 @@ def main() -> None:
 def _compare(arguments: argparse.Namespace) -> dict[str, Any]:
     """Medians of the times, of the ratios of steps that stood side by side, and memory."""
     torch.manual_seed(0)
-    peers = PEERS | ({"plain blocks": plain_blocks} if arguments.plain_blocks else {})
+    peers = PEERS | (PLAIN_BLOCKS if arguments.plain_blocks else {})
     sizes = SIZES | {"batch": arguments.batch}
     build = {name: partial(_step, make, sizes, arguments.attention) for name, make in peers.items()}
     memory = {name: peak_memory(_one_thread, step, repeats=1) / MIB for name, step in build.items()}
@@ -207,7 +209,7 @@ def _compare(arguments: argparse.Namespace) -> dict[str, Any]:
     seconds = {name: statistics.median(found) for name, found in times.items()}
     for name in peers:
         print(
-            f"{name:12} {seconds[name]:.3f} s, {ratios[name]:.2f} times ours, "
+            f"{name:23} {seconds[name]:.3f} s, {ratios[name]:.2f} times ours, "
             f"{memory[name]:.0f} MiB beyond what lives on, {memory[name] / memory['ours']:.2f} times ours"
         )
     return {

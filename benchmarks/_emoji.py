@@ -1,0 +1,47 @@
+"""Emoji as a data set in the folder layout of Market-1501: real pictures of many identities, made by nobody here.
+
+An identity is an emoji, a camera is one of four designers of emoji. The pictures come from npm packages (MIT for the
+packages; the designs are their owners', so no picture is part of this project):
+
+    npm install --prefix FOLDER emoji-datasource-{apple,google,twitter,facebook}@16.0.0
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+from PIL import Image
+
+CAMERAS = ("apple", "google", "twitter", "facebook")
+TRAIN, TEST = 400, 300  # identities
+
+
+def write_emoji(folder: Path, packages: Path) -> None:
+    """Write 400 identities to train and 300 to test, each seen once by every camera; camera 1 has the queries.
+
+    Args:
+        folder: of the data set; it must not exist.
+        packages: folder with ``node_modules``.
+
+    Raises:
+        SystemExit: a package is missing.
+    """
+    roots = [packages / "node_modules" / f"emoji-datasource-{camera}" for camera in CAMERAS]
+    for root in roots:
+        if not (root / "emoji.json").is_file():
+            raise SystemExit(f"no {root.name} in {root.parent}: {(__doc__ or '').strip().splitlines()[-1].strip()}")
+    known = json.loads((roots[0] / "emoji.json").read_text(encoding="utf-8"))
+    files = [each["image"] for each in known if all(each[f"has_img_{camera}"] for camera in CAMERAS)]
+    chosen = random.Random(0).sample(sorted(files), TRAIN + TEST)
+    for part in ("bounding_box_train", "query", "bounding_box_test"):
+        (folder / part).mkdir(parents=True)
+    for identity, name in enumerate(chosen, 1):
+        for camera, (maker, root) in enumerate(zip(CAMERAS, roots), 1):
+            test = "query" if camera == 1 else "bounding_box_test"
+            part = "bounding_box_train" if identity <= TRAIN else test
+            with Image.open(root / "img" / maker / "64" / name) as picture:
+                cut = picture.convert("RGBA")
+            opaque = Image.alpha_composite(Image.new("RGBA", cut.size, "white"), cut).convert("RGB")
+            opaque.save(folder / part / f"{identity:04d}_c{camera}s1_{identity:06d}_00.jpg", quality=95)
