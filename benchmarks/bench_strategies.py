@@ -45,7 +45,7 @@ SEARCHES: dict[str, list[str]] = {
 }
 FEW = "search.trials.predictor.start=4"  # of ten trainings
 ZERO_COST = "search.trials.evidence=[parameters,naswot,synflow,jacobian,gradient_norm]"
-PROPOSALS = ["search.strategy=proposals", "search.epochs=120", "search.trials.proposals.candidates=100"]
+PROPOSALS = ["search.strategy=proposals", "search.epochs=12", "search.trials.proposals.candidates=100"]
 TRIALS: dict[str, list[str]] = {
     "random": ["search.strategy=random"],
     "evolution": ["search.strategy=evolution", "search.trials.population=5", "search.trials.sample=3"],

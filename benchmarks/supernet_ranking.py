@@ -101,19 +101,19 @@ def _genotypes(count: int) -> Patch:
 
 SUPERNETS: dict[str, tuple[list[str], Patch]] = {
     "softmax, 10 epochs": ([], _no_patch),
-    "paths, 10 epochs": (_epochs(10), _no_patch),
-    "paths, 40 epochs": (_epochs(40), _no_patch),
-    "paths, 120 epochs": (_epochs(120), _no_patch),
-    "paths, 120 epochs, rate 0.02": (_epochs(120, "search.lr=0.02"), _no_patch),
-    "paths, 240 epochs": (_epochs(240), _no_patch),
-    "paths, 40 epochs, rate 0.02": (_epochs(40, "search.lr=0.02"), _no_patch),
-    "paths, 40 epochs, rate 0.15": (_epochs(40, "search.lr=0.15"), _no_patch),
-    "paths, 80 epochs of twice the batch": (_epochs(80, "data.identities_per_batch=32"), _no_patch),
-    "fair paths, 40 epochs": (_epochs(40), _fair),
-    "fair paths, 120 epochs": (_epochs(120), _fair),
-    "genotypes, 40 epochs": (_epochs(40), _genotypes(1)),
-    "genotypes, 120 epochs": (_epochs(120), _genotypes(1)),
-    "four genotypes a step, 40 epochs": (_epochs(40), _genotypes(4)),
+    "paths, 1 epochs": (_epochs(1), _no_patch),
+    "paths, 4 epochs": (_epochs(4), _no_patch),
+    "paths, 12 epochs": (_epochs(12), _no_patch),
+    "paths, 12 epochs, rate 0.02": (_epochs(12, "search.lr=0.02"), _no_patch),
+    "paths, 24 epochs": (_epochs(24), _no_patch),
+    "paths, 4 epochs, rate 0.02": (_epochs(4, "search.lr=0.02"), _no_patch),
+    "paths, 4 epochs, rate 0.15": (_epochs(4, "search.lr=0.15"), _no_patch),
+    "paths, 8 epochs of twice the batch": (_epochs(8, "data.identities_per_batch=32"), _no_patch),
+    "fair paths, 4 epochs": (_epochs(4), _fair),
+    "fair paths, 12 epochs": (_epochs(12), _fair),
+    "genotypes, 4 epochs": (_epochs(4), _genotypes(1)),
+    "genotypes, 12 epochs": (_epochs(12), _genotypes(1)),
+    "four genotypes a step, 4 epochs": (_epochs(4), _genotypes(4)),
 }
 
 
@@ -257,7 +257,7 @@ def _simulate(rows: list[dict[str, str]], judged: list[Entry], *, pool: int = 40
     supernets = [
         np.array([float(score) for score in row["scores"].split(";")])
         for row in rows
-        if row["score"] == "paths, 120 epochs"
+        if row["score"] == "paths, 12 epochs"
     ]
 
     if not (supernets and seeds):

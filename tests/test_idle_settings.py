@@ -78,8 +78,11 @@ IDLE: dict[str, tuple[str, ...]] = {
     "search.guard.eigenvalue_images": ("4", "search.guard.eigenvalue_iterations=0"),
     "search.guard.window": ("2", "search.guard.eigenvalue_iterations=0"),
     "search.guard.ratio": ("0.2", "search.guard.eigenvalue_iterations=0"),
+    "search.arch_lr": (
+        "0.01", "search.weight_share=1", "search.derivation=retrieval", "search.validation=0.4", "search.guard={}",
+    ),
     "search.trials.trials": ("2",),
-}
+}  # fmt: skip
 Job = Callable[..., Config]
 
 

@@ -129,6 +129,31 @@ def test_draws_at_random_are_the_same_for_the_same_seed(kind: str, job: Path, tm
     assert torch.equal(_alphas(tmp_path / "a"), _alphas(tmp_path / "b"))
 
 
+def test_without_images_for_the_alphas_paths_are_drawn_uniformly_and_retrieval_chooses(
+    job: Path, tmp_path: Path
+) -> None:
+    alone = ["weight_share=1", "relaxation.kind=gumbel", "derivation=retrieval", "validation=0.3", "epochs=1"]
+    run_search(_config(job, *alone), tmp_path / "run")
+    assert max(float(alpha.abs().max()) for alpha in _alphas(tmp_path / "run")) < 0.01  # as they began
+    row = read_metrics(tmp_path / "run" / "metrics.csv")[0]
+    assert row["weights/loss"] > 0
+    assert not any(name.startswith("architecture/") for name in row)
+    images = ReidData(_config(job, *alone)).train()
+    halves, held = ReidData(_config(job, *alone)).load_search_halves(share=1, validation=0.3)
+    assert held is not None
+    assert {half: len(part) for half, part in halves.items()} == {"weights": len(images) - len(held)}
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["derivation=strongest", "strategy=nni.darts", "identity_overlap=0.5", "memory.levels=both",
+     "cost={kind: flops, weight: 1, target: 1}"],
+)  # fmt: skip
+def test_what_needs_alphas_that_learn_needs_images_for_them(job: Path, change: str) -> None:
+    with pytest.raises(InputError, match=r"weight_share is 1, which leaves no images for the alphas, but"):
+        _config(job, "weight_share=1", "validation=0.3", "derivation=retrieval", change)
+
+
 def test_a_cheaper_network_is_found_when_cost_weighs_more(job: Path, tmp_path: Path) -> None:
     costs = []
     for weight in (0.001, 100):

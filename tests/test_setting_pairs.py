@@ -77,6 +77,7 @@ FACTORS: dict[str, list[str]] = {
                          "parameters search.cost.form=multiplicative search.cost.target=1000"],
     "search.checkpoint_activations": ["false", "true"],
     "search.warmup_epochs": ["0", "1"],
+    "search.weight_share": ["0.5", "1.00"],
     "search.channels": ["null", "6"],
     "loss.ib_kind": ["none", "ibb", "ibb_tight loss.ib_weight=0.1", "plugin loss.ib_weight=0.1"],
     "loss.ib_input": ["image", "stem"],
@@ -116,6 +117,11 @@ REFUSED: list[tuple[str, str, str, str]] = [
     ("search.strategy", "nni.(darts|gumbel)", "loss.ib_input", "stem"),
     ("search.strategy", "nni.(darts|gumbel)", "loss.ib_estimate", "exact"),
     ("search.strategy", "nni.(darts|gumbel)", "trainer.nonfinite", "skip"),
+    ("search.weight_share", "1", "search.strategy", "nni.(darts|gumbel)"),
+    ("search.weight_share", "1", "search.derivation", "(?!retrieval)"),
+    ("search.weight_share", "1", "search.identity_overlap", "0.5"),
+    ("search.weight_share", "1", "search.memory.levels", "both"),
+    ("search.weight_share", "1", "search.cost.kind", "(?!none)"),
     ("loss.ib_kind", "none", "loss.ib_input", "stem"),
     ("loss.ib_kind", "none", "loss.ib_estimate", "exact"),
     ("loss.triplet_weight", "0", "loss.identity_weight", "0"),
@@ -128,6 +134,7 @@ NEEDS: dict[str, dict[str, str]] = {
     "stem": {"loss.ib_kind": "ibb"},
     "exact": {"loss.ib_kind": "ibb"},
     "0.01": {"search.relaxation.kind": "dirichlet"},
+    "1.00": {"search.derivation": "retrieval", "search.validation": "0.25"},
 }
 
 

@@ -323,6 +323,7 @@ def test_the_supernet_of_proposals_trains_paths_drawn_alike_or_as_a_bilevel_sear
     run_search(job("proposals", *few, f"search.trials.proposals.supernet={supernet}"), tmp_path / "run")
     settings = RunFolder(tmp_path / "run/supernet").config().section("search")
     assert settings.relaxation.kind == ("gumbel" if supernet == "paths" else "softmax")
+    assert settings.weight_share == (1 if supernet == "paths" else 0.5)
     state = load_checkpoint(RunFolder(tmp_path / "run/supernet").checkpoint("last"))["state_dict"]
     moved = max(float(value.abs().max()) for name, value in state.items() if "alpha" in name)
     assert (moved > 0.01) == (supernet == "bilevel")
@@ -421,15 +422,15 @@ def test_workers_train_every_genotype_once_and_a_dead_ones_trial_is_handed_out_a
 
 
 def test_a_search_of_one_process_continues_with_workers_as_processes_of_their_own(job: Job, tmp_path: Path) -> None:
-    few = ["search.trials.epochs=1", "search.trials.trials=4"]
-    run_search(job("random", *few), tmp_path / "one")
+    few = ["search.trials.epochs=1", "search.trials.trials=4", "search.trials.predictor.start=4", "search.epochs=1"]
+    run_search(job("proposals", *few), tmp_path / "one")
     shutil.copytree(tmp_path / "one", tmp_path / "run")
     (tmp_path / "run/genotype.yaml").unlink()
     for number in range(1, 4):
         shutil.rmtree(tmp_path / f"run/trials/{number:03d}")
-    found = run_search(job("random", *few, "search.trials.concurrency=2"), tmp_path / "run", resume=True)
+    found = run_search(job("proposals", *few, "search.trials.concurrency=2"), tmp_path / "run", resume=True)
     scores = [[trial["score"] for trial in trials_of(tmp_path / name)] for name in ("one", "run")]
-    assert scores[0] == scores[1]  # random draws look at no score
+    assert scores[0] == scores[1]  # the supernet's order looks at no score
     assert found == load_genotype(tmp_path / "one/genotype.yaml")
     assert len(read_metrics(tmp_path / "run/metrics.csv")) == 4
 

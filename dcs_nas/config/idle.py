@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel
@@ -16,6 +16,13 @@ _SUPERNET = "search.strategy search.trials.proposals.supernet"
 _NNI = ("nni.darts", "nni.gumbel")
 
 
+class _BelowOne:
+    """The numbers below 1."""
+
+    def __contains__(self, value: float) -> bool:
+        return value < 1
+
+
 class Effect(NamedTuple):
     """Settings, or sections of them, that have an effect only if ``by`` has one of ``values`` (without values: is on).
 
@@ -24,7 +31,7 @@ class Effect(NamedTuple):
 
     settings: str
     by: str
-    values: tuple[Any, ...] = ()
+    values: Container[Any] = ()
 
 
 EFFECTS = (
@@ -77,6 +84,12 @@ EFFECTS = (
         "search.arch_weight_decay search.memory",
         _SUPERNET,
         ("bilevel",),
+    ),
+    Effect(
+        "search.order search.hessian search.arch_lr search.arch_betas search.arch_weight_decay search.warmup_epochs "
+        "search.guard",
+        "search.weight_share",
+        _BelowOne(),
     ),
     Effect("search.checkpoint_activations", "search.strategy", ("bilevel", "proposals")),
     Effect(

@@ -204,10 +204,9 @@ class HalvingConfig(Settings):
 class ProposalsConfig(Settings):
     """Genotypes proposed by a supernet, decided by short trainings.
 
-    The supernet scores the candidates with its own parameters. With ``supernet: paths`` its weights train along paths
-    drawn uniformly, on nine tenths of the images (Guo et al., "Single Path One-Shot NAS", arXiv 1904.00420); an epoch
-    is as long as the other tenth, about ``data.images_per_identity`` images of each identity. ``bilevel`` trains it by
-    the bilevel search of the configuration. The first ``search.trials.predictor.start`` trials
+    The supernet scores the candidates with its own parameters. With ``supernet: paths`` its weights train for
+    ``search.epochs`` along paths drawn uniformly (Guo et al., "Single Path One-Shot NAS", arXiv 1904.00420).
+    ``bilevel`` trains it by the bilevel search of the configuration. The first ``search.trials.predictor.start`` trials
     follow the order of the scores, the next that of the predictor.
     """
 
@@ -327,8 +326,9 @@ class SearchConfig(Settings):
     """Epochs of the search."""
     warmup_epochs: int = Field(default=0, ge=0)
     """First epochs in which only weights move and the alphas stay."""
-    weight_share: float = Field(default=0.5, gt=0, lt=1)
-    """Share of the training images that move the weights; the others move the alphas."""
+    weight_share: float = Field(default=0.5, gt=0, le=1)
+    """Share of the training images that move the weights; the others move the alphas. With 1 the alphas stay as they
+    begin, so that relaxation `gumbel` draws paths uniformly (single-path one-shot); derivation `retrieval` chooses."""
     lr: float = Field(default=0.025, gt=0)
     """Learning rate of the weights in the first epoch (SGD)."""
     lr_min: float = Field(default=0.001, ge=0)
@@ -401,9 +401,27 @@ class SearchConfig(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> SearchConfig:
-        if self.warmup_epochs >= self.epochs:
+        if self.warmup_epochs >= self.epochs and self.weight_share < 1:
             raise ValueError(
                 f"warmup_epochs {self.warmup_epochs} leaves no epoch of {self.epochs} in which alphas would move"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_resting_alphas(self) -> SearchConfig:
+        if self.weight_share < 1 or self.strategy not in ("bilevel", "nni.darts", "nni.gumbel"):
+            return self
+        conflicts = {
+            f"strategy is {self.strategy}": self.strategy != "bilevel",
+            f"derivation is {self.derivation}": self.derivation != "retrieval",
+            f"identity_overlap is {self.identity_overlap:g}": self.identity_overlap < 1,
+            "memory is set": self.memory != MemoryConfig(),
+            "cost is set": self.cost != CostConfig(),
+        }
+        for found in (text for text, is_so in conflicts.items() if is_so):
+            raise ValueError(
+                f"weight_share is 1, which leaves no images for the alphas, but {found}, which needs them to learn; "
+                "set weight_share below 1, e.g. 0.5"
             )
         return self
 

@@ -157,18 +157,21 @@ class ReidData:
         """Return the training images of the two ``HALVES``, and the images of identities held out of both.
 
         The images of every identity are split (DARTS) where ``overlap`` is 1; below 1, only that share of the
-        identities is in both halves.
+        identities is in both halves. With ``share`` 1 all images are in the first half, and there is no second.
 
         Raises:
             InputError: no training images, halves of too few identities, or no identity held out that has a match.
         """
         images = self.train()
         kept, held = self._hold_out(images, validation, "search.validation")
+        validation_images = images.subset(held) if held else None
+        if share == 1:
+            return {HALVES[0]: images.subset(kept)}, validation_images
         labels = images.labels[kept].tolist()
         halves = split_identities(labels, share=share, overlap=overlap, seed=self.config.seed)
         named = {name: images.subset([kept[i] for i in half]) for name, half in zip(HALVES, halves)}
         self._require_shared(labels, named, share)
-        return named, images.subset(held) if held else None
+        return named, validation_images
 
     def load_training_and_validation(
         self, *, share: float, setting: str = "retrain.validation"

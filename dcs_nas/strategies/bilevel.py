@@ -16,7 +16,7 @@ from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from dcs_nas.config import Config, SearchConfig
-from dcs_nas.data.datamodule import HALVES, Batch, Images, ReidData
+from dcs_nas.data.datamodule import Batch, Images, ReidData
 from dcs_nas.losses import Objective, PrototypeMemory
 from dcs_nas.models.blocks import set_temperature
 from dcs_nas.models.heads import ReidNetwork
@@ -35,6 +35,8 @@ from dcs_nas.training.objective import refresh_objective
 
 class BilevelSearch(TrainingLoop):
     """Trains a supernet's weights and alphas in turn; a batch is ``{"weights": ..., "architecture": ...}``.
+
+    Without a half for the architecture (``search.weight_share`` 1) the alphas stay.
 
     Every pass seeds the random generators from (seed, epoch, step, half), so that the passes of a second-order step
     draw the same. The architecture step computes no gradients of weights (order 1), the weight step none of alphas.
@@ -111,14 +113,14 @@ class BilevelSearch(TrainingLoop):
         self.supernet.set_temperature(s.relaxation.at(epoch, s.epochs))
 
     def step(self, batch: dict[str, Batch], batch_idx: int) -> None:
-        passes = {half: self.prepare(half, batch[half], batch_idx) for half in HALVES}
+        passes = {half: self.prepare(half, images, batch_idx) for half, images in batch.items()}
         weight_optimizer, alpha_optimizer = self.optimizer_list()
-        if self.current_epoch >= self.settings.warmup_epochs:
+        if "architecture" in passes and self.current_epoch >= self.settings.warmup_epochs:
             self._architecture_step(passes, weight_optimizer, alpha_optimizer)
         elif self.weight_memory is not None:
             self._fill_memory(passes["architecture"])
         self._weight_step(passes["weights"], weight_optimizer)
-        self.recent = passes["architecture"]
+        self.recent = passes.get("architecture")
 
     def prepare(self, half: str, batch: Batch, step: int) -> Pass:
         """Return a batch of one half, augmented, on the module's device."""

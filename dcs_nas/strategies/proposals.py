@@ -11,7 +11,15 @@ import numpy as np
 from pydantic import Field
 from scipy.stats import rankdata
 
-from dcs_nas.config import Config, GuardConfig, MemoryConfig, RelaxationConfig, SearchConfig, TrialsConfig
+from dcs_nas.config import (
+    Config,
+    GuardConfig,
+    MemoryConfig,
+    RelaxationConfig,
+    RetrievalConfig,
+    SearchConfig,
+    TrialsConfig,
+)
 from dcs_nas.errors import TrainingError
 from dcs_nas.files import write_text
 from dcs_nas.models.supernet import Supernet
@@ -52,10 +60,11 @@ def supernet_settings(settings: SearchConfig) -> SearchConfig:
     if settings.trials.proposals.supernet == "paths":
         changes |= {
             "relaxation": RelaxationConfig(kind="gumbel"),
-            "warmup_epochs": settings.epochs - 1,
-            "arch_lr": 1e-9,  # the alphas rest in the last epoch too, so that paths are drawn uniformly
-            "weight_share": 0.9,
+            "weight_share": 1.0,  # the alphas stay equal: paths are drawn uniformly
+            "derivation": "retrieval",
+            "retrieval": RetrievalConfig(candidates=1, batches=1),
             "order": 1,
+            "warmup_epochs": 0,
             "identity_overlap": 1.0,
             "memory": MemoryConfig(),
         }
