@@ -162,14 +162,18 @@ class BilevelSearch(TrainingLoop):
     def _weight_step(self, current: Pass, optimizer: Any) -> None:
         optimizer.zero_grad(set_to_none=True)
         with without_gradients(self.alphas):
-            self.manual_backward(current.loss())
-            sum_gradients([*self.weights, *self.objective.parameters()])
-        self._finish(current, optimizer)
+            loss = current.loss()
+            learns = loss.requires_grad  # not where every path drawn is ``none``, and no term has weights of its own
+            if learns:
+                self.manual_backward(loss)
+                sum_gradients([*self.weights, *self.objective.parameters()])
+        self._finish(current, optimizer, step=learns)
 
-    def _finish(self, current: Pass, optimizer: Any) -> None:
+    def _finish(self, current: Pass, optimizer: Any, *, step: bool = True) -> None:
         """Step the optimizer, log the terms of the pass and learn the statistics of its identities."""
         self._place, self._files = current.place, current.files
-        optimizer.step()
+        if step:
+            optimizer.step()
         self._means.add(current.terms, f"{current.half}/")
         if current.half == "weights" or self.memory is not None:
             self.objective.update(current.features, current.labels, current.inputs)

@@ -69,7 +69,9 @@ class _Tuner:
         for batch in islice(self._batches, count):
             self._optimizer.zero_grad(set_to_none=True)
             with without_gradients(module.alphas):
-                module.prepare("weights", _move_batch(module, batch), self._steps).loss().backward()
+                loss = module.prepare("weights", _move_batch(module, batch), self._steps).loss()
+                if loss.requires_grad:  # not where every path drawn is ``none``
+                    loss.backward()
             sum_gradients(module.weights)
             nn.utils.clip_grad_norm_(module.weights, module.settings.grad_clip)
             self._optimizer.step()
