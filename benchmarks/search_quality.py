@@ -6,10 +6,10 @@
 
 Every genotype is trained from scratch three times by configs/search_quality.yaml, at the width whose parameters come
 nearest to --parameters, and scored on identities unseen in search and training; each training is a row. Searches by
-trials have as many minutes as ``proposals`` took with the same seed, ``halving`` and NNI's evolution too. ``random``
-are genotypes that nothing chose, one a seed and three beside. Resumable: rows that --out holds are kept, and what
-is finished in --work is used again. --summary prints, per data set, means over searches with 95 % intervals, the
-difference from random with its p, and over data sets the mean rank and the worst.
+trials train at this size too, as many minutes as ``proposals`` took with the same seed. ``random`` are genotypes that
+nothing chose, one a seed and three beside. Resumable: rows that --out holds are kept, and what is finished in --work is
+used again. --summary prints, per data set, means over searches with 95 % intervals, the difference from random with its
+p, and over data sets the mean rank and the worst.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from scipy.stats import rankdata, t, ttest_ind
 from dcs_nas.config import Config, load_config
 from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
 from dcs_nas.files import write_json, write_text
-from dcs_nas.models.cell_kind import CellKind
+from dcs_nas.models.cell_kind import CellKind, fit_width
 from dcs_nas.models.cell_space import build_fixed_network
 from dcs_nas.runs import RunFolder
 from dcs_nas.space import (
@@ -43,6 +43,7 @@ from dcs_nas.space import (
     read_space,
 )
 from dcs_nas.strategies.job import run_search
+from dcs_nas.strategies.trial_strategy import count_parameters
 from dcs_nas.training.evaluate import evaluate_run
 from dcs_nas.training.retrain_job import run_retraining
 
@@ -173,7 +174,8 @@ def _train(name: str, genotype: Path, data: str, number: int, training: int, arg
     key = {"data": data, "cells": name, "seed": str(number), "training": str(training)}
     if any(key.items() <= row.items() for row in read_rows(arguments.out)):
         return
-    channels, parameters = _width(genotype, arguments.parameters)
+    fitted = fit_width(load_genotype(genotype), arguments.parameters)
+    channels, parameters = fitted.network.channels, count_parameters(build_fixed_network(fitted))
     folder = arguments.work / "retrain" / f"{data}_{_slug(name)}-{number}-{training}"
     config = _config(data, training, [f"retrain.channels={channels}"], arguments)
     if not RunFolder(folder).finished_file.is_file():
@@ -183,18 +185,6 @@ def _train(name: str, genotype: Path, data: str, number: int, training: int, arg
     row = {**key, **scores, "search_minutes": minutes}
     append_row(arguments.out, COLUMNS, row)
     print(row, flush=True)
-
-
-def _width(path: Path, wanted: int) -> tuple[int, int]:
-    """Return the width whose backbone comes nearest to ``wanted`` parameters, and their number."""
-    genotype, sizes = load_genotype(path), {}
-    for channels in range(2, 65):
-        network = genotype.network.model_copy(update={"channels": channels})
-        changed = genotype.model_copy(update={"network": network})
-        sizes[channels] = sum(p.numel() for p in build_fixed_network(changed).parameters())
-        if sizes[channels] > 2 * wanted:
-            break
-    return min(sizes.items(), key=lambda item: abs(item[1] - wanted))
 
 
 def _summarize(rows: list[dict[str, str]]) -> None:
@@ -225,7 +215,8 @@ def _describe(values: list[float], chance: list[float]) -> str:
 
 def _config(data: str, seed: int, overrides: list[str], arguments: argparse.Namespace) -> Config:
     own = [f"seed={seed}", f"data.root={arguments.work / data}", f"data.cache={arguments.work / 'cache'}"]
-    return load_config(find_shipped_file("configs", "search_quality"), [*own, "trainer.loggers=[]", *overrides])
+    own += ["trainer.loggers=[]", f"search.trials.parameters={arguments.parameters}"]
+    return load_config(find_shipped_file("configs", "search_quality"), [*own, *overrides])
 
 
 def _minutes(name: str, data: str, seed: int, arguments: argparse.Namespace) -> float:

@@ -15,10 +15,11 @@ import yaml
 
 from dcs_nas.config import Config, PredictorConfig, load_config
 from dcs_nas.errors import InputError, TrainingError
+from dcs_nas.models.cell_kind import CellKind
 from dcs_nas.models.space_kinds import kind_of
 from dcs_nas.runs import RunFolder, read_metrics
 from dcs_nas.runs.workers import Worker, open_journal, register_worker
-from dcs_nas.space import Origin, find_shipped_file, load_genotype, load_space
+from dcs_nas.space import Origin, find_shipped_file, load_genotype, load_space, parse_genotype
 from dcs_nas.space.architectures import architectures, decode, encode
 from dcs_nas.space.table import SIZE, TABLES
 from dcs_nas.strategies import parallel
@@ -329,6 +330,33 @@ def test_the_supernet_of_proposals_trains_paths_drawn_alike_or_as_a_bilevel_sear
     assert (moved > 0.01) == (supernet == "bilevel")
 
 
+@pytest.mark.parametrize("strategy", ["evolution", "nni.random"])
+def test_trials_are_trained_and_returned_at_the_width_of_the_parameters_asked_for(
+    strategy: str, job: Job, tmp_path: Path
+) -> None:
+    wanted = 3000
+    few = ["search.trials.epochs=1", f"search.trials.parameters={wanted}"]
+    found = run_search(job(strategy, *few), tmp_path / "run")
+    trials = trials_of(tmp_path / "run")
+    widths = [trial["genotype"]["network"]["channels"] for trial in trials]
+    for trial, channels in zip(trials, widths):
+        genotype = parse_genotype(trial["genotype"], source="trial")
+        distances = []
+        for near in (max(1, channels - 1), channels, channels + 1):
+            resized = genotype.resize(genotype.network.height, genotype.network.width, channels=near)
+            backbone = CellKind().build_fixed_network(resized)
+            distances.append(abs(sum(p.numel() for p in backbone.parameters()) - wanted))
+        assert min(distances) == distances[1] == abs(trial["parameters"] - wanted)
+    assert len(set(widths)) > 1
+    assert found.network.channels in widths
+
+
+def test_a_number_of_parameters_is_for_cells(job: Job, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"search.trials.parameters is for spaces of cells, and this one is of kind"):
+        run_search(job("random", "search.trials.parameters=3000", space="chain"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(("weight", "best"), [(0, 1), (1, 0)])
 def test_the_best_of_proposals_counts_the_supernets_score_too(
     weight: float, best: int, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -447,6 +475,7 @@ def test_a_search_of_one_process_continues_with_workers_as_processes_of_their_ow
         ("halving", "trials.halving.factor=3", "begins with 1/9 of the epochs, but a table has"),
         ("halving", "trials.table=null trials.epochs=3", "begins with 1/4 of 3 epochs, less than one; raise trials.ep"),
         ("predictor", "trials.evidence=[nas_wot]", "trials.evidence.0: .*'naswot'.*found 'nas_wot'"),
+        ("random", "trials.parameters=9", "trials.parameters is 9, but trials.table is 'bench_cells', whose networks"),
         ("genetic", "trials.trials=16", "strategy: .*'evolution'.*found 'genetic'"),
     ],
 )

@@ -247,6 +247,9 @@ class TrialsConfig(Settings):
     """Networks to train at most."""
     epochs: int = Field(default=5, ge=1)
     """Epochs of each training."""
+    parameters: int | None = Field(default=None, ge=1)
+    """Parameters of each backbone: a genotype of cells is trained, and returned, at the width that comes nearest, so
+    that heavy candidates have no advantage; null for the width of the space."""
     validation: float = Field(default=0.2, gt=0, lt=1)
     """Share of the identities held out to score networks."""
     minutes: float | None = Field(default=None, gt=0)
@@ -447,6 +450,11 @@ class SearchConfig(Settings):
             raise ValueError(
                 f"trials.table is '{self.trials.table}', but strategy {self.strategy} trains a supernet; leave it "
                 f"out, or choose a strategy of trials: {', '.join(TRIAL_STRATEGIES)}"
+            )
+        if self.trials.table is not None and self.trials.parameters is not None:
+            raise ValueError(
+                f"trials.parameters is {self.trials.parameters}, but trials.table is '{self.trials.table}', whose "
+                "networks all have the width of their space; leave one of them out"
             )
         if self.trials.table is not None and self.trials.table != self.space:
             raise ValueError(f"trials.table is '{self.trials.table}', but space is '{self.space}'; set both alike")

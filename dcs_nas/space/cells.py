@@ -114,6 +114,7 @@ class SpaceSpec(CellStructure, Space):
             "relaxation.edge_normalization",
             "relaxation.partial_channels",
             "strategy",
+            "trials.parameters",
         }
     )
     name: Name

@@ -183,7 +183,7 @@ class NniTrials(TrialStrategy):
         def score(model: ExecutableModelSpace) -> float:
             assert model.sample is not None
             genotype = self.kind.genotype_of(model.sample, self.space, self.spec, origin=self.trial_origin)
-            return self._score(Proposal(genotype=genotype), trials)
+            return self._score(Proposal(genotype=self.fit(genotype)), trials)
 
         with _without_echoes():
             model = SimplifiedModelSpace.from_model(_nni_space(self), _TrialEvaluator(score))

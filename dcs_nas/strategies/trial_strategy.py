@@ -13,9 +13,10 @@ from torch import nn
 from dcs_nas.config import Config
 from dcs_nas.data.datamodule import ReidData
 from dcs_nas.errors import InputError, TrainingError
+from dcs_nas.models.cell_kind import fit_width
 from dcs_nas.runs import RunFolder
 from dcs_nas.seeds import mix_seed, seed_everything
-from dcs_nas.space import AnyGenotype, Origin
+from dcs_nas.space import AnyGenotype, Origin, require_settings
 from dcs_nas.space.table import Table
 from dcs_nas.strategies.base import ReadProgress, Strategy, on_one_device
 from dcs_nas.strategies.neighbors import Neighborhood
@@ -53,6 +54,7 @@ class TrialStrategy(Strategy):
             )
             self.data.make_identity_loader(self.images, stream=9)  # raises where a batch takes too many identities
         trials = self.settings.trials
+        require_settings(self.space, {"trials.parameters": trials.parameters is not None})
         scored = f"of table {trials.table}" if trials.table else f"of {trials.epochs} epochs"
         self.trial_origin: Origin = self.origin(f"best of {trials.trials} trials {scored}")
         self.neighborhood = Neighborhood(self.space, self.spec, self.trial_origin)
@@ -123,8 +125,14 @@ class TrialStrategy(Strategy):
         proposal = self.propose(number, pending)
         if proposal is None:
             return None
+        genotype = self.fit(proposal.genotype)
         seconds = self.clock() - began + (0 if number else self.preparation_seconds)
-        return proposal.model_copy(update={"proposal_seconds": round(seconds, 3)})
+        return proposal.model_copy(update={"genotype": genotype, "proposal_seconds": round(seconds, 3)})
+
+    def fit(self, genotype: AnyGenotype) -> AnyGenotype:
+        """Return the genotype at the width of ``search.trials.parameters``, where that is set."""
+        parameters = self.settings.trials.parameters
+        return genotype if parameters is None else fit_width(genotype, parameters)  # type: ignore[arg-type]
 
     def clock(self) -> float:
         """Return seconds that pass: beside a table, whose seconds are of the processor, the processor's."""
