@@ -19,8 +19,8 @@ _NNI = ("nni.darts", "nni.gumbel")
 class _BelowOne:
     """The numbers below 1."""
 
-    def __contains__(self, value: float) -> bool:
-        return value < 1
+    def __contains__(self, value: object) -> bool:
+        return isinstance(value, (int, float)) and value < 1
 
 
 class Effect(NamedTuple):
