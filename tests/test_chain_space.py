@@ -173,7 +173,7 @@ def test_a_bad_chain_space_is_one_clear_line(tmp_path: Path, change: dict, messa
         (lambda d: d["stages"].pop(), "found 2 stages; expected 3"),
         (
             lambda d: d["stages"][0]["blocks"].append(dict(d["stages"][0]["blocks"][0])),
-            "stage 1 has 2 blocks, .* has 1",
+            "stage 1 has 2 blocks, .* expected 1",
         ),
         (lambda d: d["stages"][0]["blocks"][0].update(width=5), "stage 1, block 1: width 5 is not in its space"),
         (lambda d: d["stages"][0].update(attention="dcs"), "stage 1: attention 'dcs' is not in its space; known: none"),

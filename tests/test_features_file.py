@@ -69,7 +69,7 @@ NAN[5] = np.nan
     [
         ({"query_camids": None}, r"features.npz lacks query_camids; it holds query_features, "),
         ({"query_pids": np.arange(3)}, "features.npz: 3 query_pids for 4 images"),
-        ({"gallery_camids": np.zeros(6)}, "gallery_camids has shape .* dtype float64; a vector of integers"),
+        ({"gallery_camids": np.zeros(6)}, "gallery_camids has shape .* dtype float64; expected a vector of integers"),
         ({"gallery_features": np.ones((6, 2))}, "query_features have 3 channels and gallery_features 2"),
         ({"gallery_features": NAN}, "gallery_features: 1 of 6 rows hold NaN or infinity, the first is row 5"),
         ({"query_features": np.array([None] * 4)}, "cannot be read as an .npz file of plain arrays: Object arrays"),

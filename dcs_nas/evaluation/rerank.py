@@ -32,9 +32,7 @@ class RerankedDistances(DistanceBlocks):
 
     def __init__(self, source: PairDistances, num_queries: int, *, k1: int, k2: int, weight: float) -> None:
         if k1 < 1 or k2 < 1 or not 0 <= weight <= 1:
-            raise InputError(
-                f"k1 is {k1}, k2 {k2}, weight {weight}; expected k1, k2 of at least 1, a weight from 0 to 1"
-            )
+            raise InputError(f"k1 is {k1}, k2 {k2}, weight {weight}; expected k1, k2 >= 1 and weight from 0 to 1")
         self._source, self._num_queries, self._weight = source, num_queries, weight
         neighbours, self._scale = find_neighbours(source, max(k1 + 1, k2))
         encoding = encode(source, neighbours, self._scale, k1=k1, k2=k2)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -173,25 +173,23 @@ def _depthwise_pointwise(channels: int, kernel: int, stride: int, dilation: int,
 
 
 @OPERATIONS.register("none")
-def _none(channels: int, stride: int, *, height: int, width: int, affine: bool) -> nn.Module:
+def _none(channels: int, stride: int, **_: Any) -> nn.Module:
     return Zero(stride)
 
 
 @OPERATIONS.register("skip_connect")
-def _skip_connect(channels: int, stride: int, *, height: int, width: int, affine: bool) -> nn.Module:
+def _skip_connect(channels: int, stride: int, *, affine: bool, **_: Any) -> nn.Module:
     return nn.Identity() if stride == 1 else FactorizedReduce(channels, channels, affine=affine)
 
 
-def _pool(kind: str, channels: int, stride: int, *, height: int, width: int, affine: bool) -> nn.Module:
+def _pool(kind: str, channels: int, stride: int, **_: Any) -> nn.Module:
     return PoolBn(kind, channels, stride)
 
 
-def _separable(kernel: int, channels: int, stride: int, *, height: int, width: int, affine: bool) -> nn.Module:
-    return SeparableConv(channels, kernel, stride, affine=affine)
-
-
-def _dilate(kernel: int, channels: int, stride: int, *, height: int, width: int, affine: bool) -> nn.Module:
-    return DilatedConv(channels, kernel, stride, affine=affine)
+def _convolve(
+    kind: type[SeparableConv | DilatedConv], kernel: int, channels: int, stride: int, *, affine: bool, **_: Any
+) -> nn.Module:
+    return kind(channels, kernel, stride, affine=affine)
 
 
 def _attention(name: str, channels: int, stride: int, *, height: int, width: int, affine: bool) -> nn.Module:
@@ -202,7 +200,7 @@ def _attention(name: str, channels: int, stride: int, *, height: int, width: int
 for _kind in ("max", "avg"):
     OPERATIONS.register(f"{_kind}_pool_3x3")(partial(_pool, _kind))
 for _kernel in (3, 5):
-    OPERATIONS.register(f"sep_conv_{_kernel}x{_kernel}")(partial(_separable, _kernel))
-    OPERATIONS.register(f"dil_conv_{_kernel}x{_kernel}")(partial(_dilate, _kernel))
+    OPERATIONS.register(f"sep_conv_{_kernel}x{_kernel}")(partial(_convolve, SeparableConv, _kernel))
+    OPERATIONS.register(f"dil_conv_{_kernel}x{_kernel}")(partial(_convolve, DilatedConv, _kernel))
 for _name in ATTENTION:
     OPERATIONS.register(_name)(partial(_attention, _name))

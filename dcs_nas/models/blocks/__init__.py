@@ -61,7 +61,8 @@ def _harmonious(
     return HarmoniousAttention(channels, height, reduction=reduction, regions=regions, gate_start=gate_start)
 
 
-def _rga_factory(*, use_spatial: bool = True, use_channel: bool = True) -> Callable[..., nn.Module]:
+def _register_rga(name: str, **gates: Any) -> None:
+    @ATTENTION.register(name)
     def make(
         channels: int,
         height: int,
@@ -71,23 +72,13 @@ def _rga_factory(*, use_spatial: bool = True, use_channel: bool = True) -> Calla
         max_nodes: int | None = None,
         gate_start: str = "constant",
     ) -> nn.Module:
-        return RGA(
-            channels,
-            height,
-            width,
-            use_spatial=use_spatial,
-            use_channel=use_channel,
-            reduction=reduction,
-            max_nodes=max_nodes,
-            gate_start=gate_start,
-        )
-
-    return make
+        settings: Any = {"reduction": reduction, "max_nodes": max_nodes, "gate_start": gate_start}
+        return RGA(channels, height, width, **gates, **settings)
 
 
-ATTENTION.register("rga_spatial")(_rga_factory(use_channel=False))
-ATTENTION.register("rga_channel")(_rga_factory(use_spatial=False))
-ATTENTION.register("rga")(_rga_factory())
+_register_rga("rga_spatial", use_channel=False)
+_register_rga("rga_channel", use_spatial=False)
+_register_rga("rga")
 
 
 @ATTENTION.register("nonlocal")
