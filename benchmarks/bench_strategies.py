@@ -1,7 +1,7 @@
 """How good are strategies on a space that is trained as a whole: regret at equal cost, rank correlation of supernets.
 
-    python benchmarks/bench_strategies.py --seeds 20
-    python benchmarks/bench_strategies.py --seeds 20 --table bench_chain --out results/bench_strategies_chain.csv
+    python benchmarks/bench_strategies.py
+    python benchmarks/bench_strategies.py --table bench_chain --out results/bench_strategies_chain.csv
 
 Searches with a supernet are run on synthetic people by configs/TABLE.yaml; what each finds, its seconds of processor
 time and Kendall's tau of its supernet's scores against the true scores of a random 60 architectures become a row.
@@ -79,7 +79,7 @@ def main() -> None:
         write_synthetic(data, settings=SyntheticSettings(**DATA))
     if not arguments.out.is_file():
         _begin(arguments)
-    for seed in range(arguments.seeds):
+    for seed in arguments.seeds:
         budgets = {TEN: 10 * statistics.mean(entry.seconds for entry in table)}
         for name in SEARCHES:
             row = _known(arguments.out, name, "", seed) or _search(name, seed, table, data, arguments)
@@ -94,7 +94,7 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(20)))
     parser.add_argument("--table", choices=TABLES, default="bench_cells")
     parser.add_argument("--summary", action="store_true", help="print the means of what there is")
     parser.add_argument("--work", type=Path, default=Path("results/bench"))
@@ -103,7 +103,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _begin(arguments: argparse.Namespace) -> None:
-    command = f"python benchmarks/bench_strategies.py --seeds {arguments.seeds} --table {arguments.table}"
+    command = f"python benchmarks/bench_strategies.py --table {arguments.table}"
     notes = [
         "seconds: processor time; as_long_as: whose seconds trials had; mAP, regret: points; tau: Kendall's, of",
         f"the supernet's mAP of identities held out and the table's scores, {JUDGED} random architectures",

@@ -112,6 +112,8 @@ def append_row(out: Path, columns: Sequence[str], row: Mapping[str, Any]) -> Non
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a table, without the lines of its head."""
+    """Return the rows of a table, without the lines of its head; end the script where there is no table."""
+    if not path.is_file():
+        raise SystemExit(f"no table {path}; run without --summary first, or name another by --out")
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(line for line in file if not line.startswith("#")))
