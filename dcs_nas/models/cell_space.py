@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dcs_nas.errors import InputError
 from dcs_nas.models.blocks import build_attention
-from dcs_nas.models.nni_imports import Cell, LayerChoice, ModelSpace
+from dcs_nas.models.nni_imports import Cell, LayerChoice, ModelSpace, freeze_in_place
 from dcs_nas.models.operations import FactorizedReduce, ReluConvBn, build_operation
 from dcs_nas.space import CellStructure, Genotype, NetworkSpec
 
@@ -111,7 +111,7 @@ class CellInputs(nn.Module):
 
 
 def build_fixed_network(genotype: Genotype) -> nn.Module:
-    """Return the network of a genotype: NNI's ``freeze`` of its space, trainable from scratch.
+    """Return the network of a genotype: its space with the choices made, trainable from scratch.
 
     Raises ``InputError`` for an unreasonably large one.
     """
@@ -119,7 +119,9 @@ def build_fixed_network(genotype: Genotype) -> nn.Module:
         genotype.check_size()
     except ValueError as error:
         raise InputError(str(error)) from None
-    return CellSpace(genotype.space, genotype.network, affine=True).freeze(genotype.to_sample())
+    network = CellSpace(genotype.space, genotype.network, affine=True)
+    freeze_in_place(network, genotype.to_sample())
+    return network
 
 
 def _edge_factory(

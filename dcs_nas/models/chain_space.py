@@ -22,6 +22,7 @@ from dcs_nas.models.nni_imports import (
     MutableModule,
     choice,
     ensure_frozen,
+    freeze_in_place,
 )
 from dcs_nas.space import ChainGenotype, ChainNetwork, ChainStructure, Choice, StageSpec, squeeze_channels
 from dcs_nas.space.chain import attention_choice, block_choices
@@ -186,8 +187,9 @@ class Sized(MutableModule):
 
 
 def build_fixed_chain(genotype: ChainGenotype) -> nn.Module:
-    """Return the network of a genotype: NNI's ``freeze`` of its space, trainable from scratch."""
-    network = ChainSpace(genotype.space, genotype.network).freeze(genotype.to_sample())
+    """Return the network of a genotype: its space with the choices made, trainable from scratch."""
+    network = ChainSpace(genotype.space, genotype.network)
+    freeze_in_place(network, genotype.to_sample())
     for attention, stage in zip(cast(nn.ModuleList, network.attention), genotype.stages):
         if stage.window is not None:
             cast(WindowAttention, attention).fix(*stage.window)
