@@ -190,7 +190,7 @@ def build_fixed_chain(genotype: ChainGenotype) -> nn.Module:
     """Return the network of a genotype: its space with the choices made, trainable from scratch."""
     network = ChainSpace(genotype.space, genotype.network)
     freeze_in_place(network, genotype.to_sample())
-    for attention, stage in zip(cast(nn.ModuleList, network.attention), genotype.stages):
+    for attention, stage in zip(network.attention, genotype.stages):
         if stage.window is not None:
             cast(WindowAttention, attention).fix(*stage.window)
     return network
