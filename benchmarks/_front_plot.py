@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dcs_nas.report.palette import theme
+from dcs_nas.report.palette import get_theme
 
 LABELS = {
     "searched": "searched, by beta",
@@ -32,7 +32,7 @@ def plot_front(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
     import matplotlib.pyplot as plt
     from matplotlib.ticker import FixedLocator, NullLocator
 
-    colours = theme("light")
+    colours = get_theme("light")
     fixed = {"svg.hashsalt": "dcs_nas", "svg.fonttype": "path", "font.family": "DejaVu Sans", "font.size": 10.0}
     with plt.rc_context(fixed):
         figure, axes = plt.subplots(figsize=(7.2, 4.6), facecolor=colours.ground, layout="constrained")

@@ -49,7 +49,7 @@ from torch.nn.functional import cross_entropy
 from dcs_nas.models.cell_kind import CellSupernet
 from dcs_nas.models.cell_space import CellSpace
 from dcs_nas.models.super_cell import SuperCell, edge_index
-from dcs_nas.report.palette import theme
+from dcs_nas.report.palette import get_theme
 from dcs_nas.space import CellStructure, NetworkSpec, thirds
 from dcs_nas.strategies.bilevel import without_gradients
 
@@ -283,7 +283,7 @@ def _plot(found: dict[str, dict[int, float]], sizes: dict[str, int], exponents: 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    colours = theme("light")
+    colours = get_theme("light")
     line = colours.families["separable"].line
     fixed = {"svg.hashsalt": "dcs_nas", "svg.fonttype": "path", "font.family": "DejaVu Sans", "font.size": 10.0}
     with plt.rc_context(fixed):

@@ -37,8 +37,7 @@ from dcs_nas.space.table import Table
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from dcs_nas.export.exporting import ExportedFile
-    from dcs_nas.export.extractor import Deployable
+    from dcs_nas.export.exporting import Deployable, ExportedFile
     from dcs_nas.models.heads import ReidNetwork
     from dcs_nas.models.weights_survey import Fit, WeightsFile
 

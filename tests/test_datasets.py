@@ -39,7 +39,7 @@ def test_market1501_drops_junk_keeps_distractors_counts_cameras_from_0_and_sorts
     assert data.train[0].path == "bounding_box_train/0002_c1s1_000451_03.jpg"
     assert (data.root / data.train[0].path).is_file()
     assert [r.path for r in data.train] == sorted(r.path for r in data.train)
-    assert (data.version, data.protocol, data.num_train_identities, data.cameras) == (
+    assert (data.version, data.protocol, data.statistics()["train"]["people"], data.cameras) == (
         "Market-1501",
         "cross_camera",
         2,
@@ -238,7 +238,7 @@ def test_a_csv_file_may_be_the_root_may_use_semicolons_and_a_byte_order_mark(tmp
     file = tmp_path / "x.csv"
     file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
     assert load_dataset("csv", file) == load_dataset("csv", tmp_path, file="x.csv")
-    assert load_dataset("csv", file).num_train_identities == 2
+    assert load_dataset("csv", file).statistics()["train"]["people"] == 2
 
 
 def test_a_csv_without_a_camera_column_has_no_camera_filter(tmp_path):
@@ -261,7 +261,7 @@ def test_a_csv_path_that_leads_out_of_the_folder_is_refused(tmp_path, path):
         ("a/9.jpg,dan,,train", "line 6: the field camera is empty"),
         ("a/9.jpg,dan,door", "line 6 has 3 fields, expected 4"),
         ("a/9.txt,dan,door,train", "line 6: a/9.txt is not the name of an image"),
-        ("a/1.jpg,dan,door,train", "line 6: a/1.jpg stands in line 2 for train already"),
+        ("a/1.jpg,dan,door,train", "line 6: a/1.jpg is in line 2 for train already"),
         ('"a/9.jpg,dan,door,train', "is no valid CSV"),
     ],
 )
@@ -293,7 +293,11 @@ def test_combining_keeps_people_and_cameras_of_two_data_sets_apart_and_paths_res
     market = load_dataset("synthetic", write_market(tmp_path / "market"))
     duke = load_dataset("dukemtmc", write_duke(tmp_path / "deep" / "duke"))
     both = combine([market, duke])
-    assert both.num_train_identities == market.num_train_identities + duke.num_train_identities == 3
+    assert (
+        both.statistics()["train"]["people"]
+        == market.statistics()["train"]["people"] + duke.statistics()["train"]["people"]
+        == 3
+    )
     assert len({r.camera for r in both.train}) == 3 + 2
     assert all((both.root / r.path).is_file() for r in both.train)
     assert (both.root, both.query, both.gallery) == (tmp_path, (), ())
@@ -304,7 +308,7 @@ def test_combining_keeps_people_and_cameras_of_two_data_sets_apart_and_paths_res
 def test_combine_all_trains_on_test_people_too_but_not_on_distractors(tmp_path):
     market = load_dataset("synthetic", write_market(tmp_path))
     every = combine([market], splits=("train", "query", "gallery"))
-    assert every.num_train_identities == 2 + 2
+    assert every.statistics()["train"]["people"] == 2 + 2
     assert len(every.train) == 4 + 2 + 3
     assert every.root == tmp_path
     person = {r.path.rpartition("/")[2]: r.identity for r in every.train}

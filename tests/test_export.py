@@ -23,10 +23,10 @@ from dcs_nas.data.augment import Normalize
 from dcs_nas.data.images import read_image
 from dcs_nas.errors import InputError
 from dcs_nas.export import exporting as export
-from dcs_nas.export.exporting import ExportedFile, differences, export_run, trace
-from dcs_nas.export.extractor import Deployable, Extractor, at_a_step
+from dcs_nas.export.exporting import Deployable, ExportedFile, export_run, mark_steps, measure_errors, trace
 from dcs_nas.export.metadata import ExportInfo, read_properties
 from dcs_nas.export.onnx_model import OnnxModel
+from dcs_nas.export.run_model import Extractor
 from dcs_nas.models.backbones.hacnn import InceptionB, _crop
 from dcs_nas.models.backbones.mobilenet import InvertedResidual
 from dcs_nas.models.backbones.msinet import CrossAttention
@@ -143,9 +143,9 @@ def test_parts_of_all_networks_agree_with_their_files_on_batches_of_another_size
     source = _source(_with_statistics(Parts()), 18, 16)
     images = torch.randint(0, 256, (3, 3, 18, 16), dtype=torch.uint8)
     program = trace(source)
-    assert differences(program.module(), source, images).max() <= 1e-5
+    assert measure_errors(program.module(), source, images).max() <= 1e-5
     run = export._write_onnx(program, source.info, tmp_path / "parts.onnx")
-    assert differences(run, source, images).max() <= 1e-4
+    assert measure_errors(run, source, images).max() <= 1e-4
 
 
 class Operations(TorchDispatchMode):
@@ -254,7 +254,7 @@ def test_images_at_a_step_of_dcs_attention_are_told_apart() -> None:
     images = torch.full((3, 3, 2, 2), 2.0)
     images[1, 0, 1, 1] = 1e-6
     images[2, 0, 1, 1] = -1e-3
-    assert at_a_step(extractor, images).tolist() == [False, True, False]
+    assert mark_steps(extractor, images).tolist() == [False, True, False]
 
 
 def test_the_command_writes_what_is_asked_for(capsys: pytest.CaptureFixture, run: Path, tmp_path: Path) -> None:

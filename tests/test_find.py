@@ -64,7 +64,7 @@ def test_an_exported_file_gives_the_features_of_its_run(run: Path, model: Path, 
     own = dcs_nas.load(run).features(people / "query")
     np.testing.assert_allclose(exported.features(people / "query"), own, rtol=1e-3, atol=1e-3)
     assert repr(exported).startswith(f"{model}: genotype of space tiny")
-    with pytest.raises(InputError, match="has its settings and weights within"):
+    with pytest.raises(InputError, match="has settings and weights of its own"):
         exported.features(people / "query", overrides=["evaluate.flip=true"])
 
 
@@ -309,7 +309,7 @@ def test_damaged_features_files_are_refused_in_one_line(run: Path, people: Path,
         (["find", "RUN", "PEOPLE", "PEOPLE"], "is a folder, expected an image file"),
         (["find", "RUN", "QUERY", "PEOPLE", "--out", "a.svg"], "should be a picture named *.png"),
         (["find", "RUN", "QUERY", "PEOPLE", "--approximate"], "name its file by --index FILE"),
-        (["find", "RUN", "QUERY", "PEOPLE", "--index", "a.faiss"], "an index is of a features file"),
+        (["find", "RUN", "QUERY", "PEOPLE", "--index", "a.faiss"], "an index needs a features file"),
         (["find", "RUN", "QUERY", "/no/such.npz"], "/no/such.npz does not exist"),
         (["find", "model.pt2", "QUERY", "PEOPLE"], "is for torch.export.load; name model.onnx"),
     ],

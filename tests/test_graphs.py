@@ -59,7 +59,7 @@ def random_nodes(count: int, rng: random.Random) -> Nodes:
 @pytest.mark.parametrize("space", ["demo_cells", "attention_cells"])
 def test_every_shipped_operation_and_attention_has_a_family_of_its_own(space: str) -> None:
     spec = read_space(Path(__file__).parents[1] / "search_spaces" / f"{space}.yaml")
-    families = {op: palette.family(op) for op in spec.operations + spec.attention}
+    families = {op: palette.get_family(op) for op in spec.operations + spec.attention}
     assert "custom" not in families.values()
     assert {op for op, name in families.items() if name == "attention"} == set(families) & {
         *("dcs", "harmonious", "rga", "rga_spatial", "rga_channel")
@@ -67,10 +67,10 @@ def test_every_shipped_operation_and_attention_has_a_family_of_its_own(space: st
 
 
 def test_a_users_operation_is_custom_and_keeps_its_name() -> None:
-    assert palette.family("sep_conv_3x3_mine") == "custom"
-    assert "".join(palette.lines("squeeze_excite_conv")) == "squeeze_excite_conv"
-    assert "".join(palette.lines("x" * 100)) == "x" * 100
-    assert max(map(len, palette.lines("x" * 100))) <= 12
+    assert palette.get_family("sep_conv_3x3_mine") == "custom"
+    assert "".join(palette.split_label("squeeze_excite_conv")) == "squeeze_excite_conv"
+    assert "".join(palette.split_label("x" * 100)) == "x" * 100
+    assert max(map(len, palette.split_label("x" * 100))) <= 12
 
 
 def luminance(colour: str) -> np.ndarray:
@@ -86,7 +86,7 @@ def contrast(a: str, b: str) -> float:
 
 @pytest.mark.parametrize("name", palette.THEMES)
 def test_text_has_the_contrast_that_wcag_asks_for(name: str) -> None:
-    theme = palette.theme(name)
+    theme = palette.get_theme(name)
     for paint in [theme.state, *theme.families.values(), *theme.changes.values()]:
         assert contrast(paint.text, paint.fill) >= 4.5
     assert contrast(theme.text, theme.ground) >= 7
@@ -113,7 +113,7 @@ def lab(colour: str, vision: str) -> np.ndarray:
 @pytest.mark.parametrize("vision", VISION)
 @pytest.mark.parametrize("name", palette.THEMES)
 def test_families_and_changes_look_different_to_everyone(name: str, vision: str) -> None:
-    theme = palette.theme(name)
+    theme = palette.get_theme(name)
     for group in (theme.families, theme.changes):
         for a, b in itertools.combinations(group.values(), 2):
             fill = np.linalg.norm(lab(a.fill, vision) - lab(b.fill, vision))
@@ -149,24 +149,24 @@ def test_every_operation_is_a_box_between_its_source_and_its_node(seed: int) -> 
 
 @needs_dot
 def test_every_format_is_written_whole_and_can_be_read(tmp_path: Path) -> None:
-    drawing = graphs.draw(genotype(SOME, "rga"), tmp_path, formats=graphs.FORMATS, stem="best_")
+    drawing = graphs.draw(genotype(SOME, "rga"), tmp_path, formats=graphs.FORMATS)
     names = {
-        f"best_{kind}.{form.replace('tikz', 'tex')}"
+        f"{kind}.{form.replace('tikz', 'tex')}"
         for kind in ("normal", "reduce", "network")
         for form in graphs.FORMATS
         if form != "darts"
     }
-    names.add("best_genotype.txt")
+    names.add("genotype.txt")
     assert {path.name for path in tmp_path.iterdir()} == names == {path.name for path in drawing.files}
-    assert drawing.note.startswith("best_genotype.txt omits the attention")
-    svg = ElementTree.parse(tmp_path / "best_normal.svg").getroot()
+    assert drawing.note.startswith("genotype.txt omits the attention")
+    svg = ElementTree.parse(tmp_path / "normal.svg").getroot()
     words = {"sep conv", "3×3", "RGA", "attention", "concat"}
     assert words <= {"".join(t.itertext()) for t in svg.iter() if "text" in t.tag}
     assert float(svg.attrib["width"].removesuffix("pt")) < 800
-    assert "Bold" not in (tmp_path / "best_normal.svg").read_text()
-    with Image.open(tmp_path / "best_normal.png") as image:
+    assert "Bold" not in (tmp_path / "normal.svg").read_text()
+    with Image.open(tmp_path / "normal.png") as image:
         assert image.width >= 800
-    assert (tmp_path / "best_normal.pdf").read_bytes().startswith(b"%PDF")
+    assert (tmp_path / "normal.pdf").read_bytes().startswith(b"%PDF")
     for path in tmp_path.glob("*.dot"):
         assert subprocess.run(["dot", "-Tcanon", path], capture_output=True).stderr == b""
 
@@ -188,13 +188,13 @@ def test_without_graphviz_matplotlib_draws_and_says_so(tmp_path: Path, monkeypat
     )
     assert "skip" in (tmp_path / "normal.svg").read_text()
     with Image.open(tmp_path / "normal.png") as image:
-        assert image.convert("RGB").getpixel((2, 2)) == tuple(bytes.fromhex(palette.theme("dark").ground[1:]))
+        assert image.convert("RGB").getpixel((2, 2)) == tuple(bytes.fromhex(palette.get_theme("dark").ground[1:]))
 
 
 @pytest.mark.parametrize("form", ["svg", "png", "pdf"])
 def test_matplotlib_writes_the_same_bytes_each_time(form: str) -> None:
     panels = [("epoch 1", make_drawing_graph(genotype(SOME).graph("normal")))]
-    once, again = (draw_plain(panels, palette.theme("light"), form, columns=1) for _ in range(2))
+    once, again = (draw_plain(panels, palette.get_theme("light"), form, columns=1) for _ in range(2))
     assert once == again
 
 
@@ -254,9 +254,9 @@ def test_markup_in_a_name_is_text_and_nothing_else(tmp_path: Path) -> None:
     own.add_node("a", role="node", label=name)
     own.add_node("b", role="node", label="0")
     own.add_edge("a", "b", op="")
-    drawn = [draw_plain([(name, make_drawing_graph(own))], palette.theme("light"), "svg", columns=1)]
+    drawn = [draw_plain([(name, make_drawing_graph(own))], palette.get_theme("light"), "svg", columns=1)]
     if shutil.which("dot"):
-        drawn.append(to_dot(make_drawing_graph(own), palette.theme("light")).pipe(format="svg"))
+        drawn.append(to_dot(make_drawing_graph(own), palette.get_theme("light")).pipe(format="svg"))
     for content in drawn:
         root = ElementTree.fromstring(content)
         assert not [element for element in root.iter() if element.tag.endswith("script")]

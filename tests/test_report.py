@@ -235,7 +235,7 @@ def test_a_folder_of_runs_is_expanded(root: Path, people: Path, tmp_path: Path) 
     for name in ("a", "b"):
         trained(tmp_path / name, people)
     assert write_report([tmp_path]).file == tmp_path / "comparison.html"
-    with pytest.raises(InputError, match="2 runs are compared, and --maps and --ranked are for one"):
+    with pytest.raises(InputError, match="found 2 runs to compare, but --maps and --ranked are for one"):
         write_report([tmp_path], options=Options(maps=1))
 
 
@@ -394,8 +394,8 @@ def test_the_easiest_queries_are_the_hardest_in_reverse(root: Path) -> None:
 
 
 def test_names_with_dollar_signs_are_no_formulas(tmp_path: Path) -> None:
-    (file,) = draw_cmc([CmcCurve(r"$\frac{a}$", [0.5, 1.0], 0.5)], tmp_path, title="$x", formats=("svg",))
-    assert file.stat().st_size > 1000
+    for file in draw_cmc([CmcCurve(r"$\frac{a}$", [0.5, 1.0], 0.5)], tmp_path, title="$x"):
+        assert file.stat().st_size > 1000
 
 
 def test_an_animation_has_a_frame_for_each_epoch(root: Path, tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import pytest
 
 from dcs_nas.report import graphs
 from dcs_nas.report.drawn_graph import make_drawing_graph
-from dcs_nas.report.palette import theme
-from dcs_nas.report.tikz import tikz_document
+from dcs_nas.report.palette import get_theme
+from dcs_nas.report.tikz import make_tikz
 from tests.chains import chain_space, random_chain
 from tests.command_line import run_command
 from tests.run_folders import genotypes
@@ -36,7 +36,7 @@ def test_every_box_and_wire_is_in_the_picture(kind: str, with_dot: bool, monkeyp
     elif shutil.which("dot") is None:
         pytest.skip("Graphviz' dot is not on this machine")
     graph = _graph(kind)
-    text = tikz_document(graph, theme("light"))
+    text = make_tikz(graph, get_theme("light"))
     boxes = re.findall(r"\\node\[draw=.*?\] \(([^)]*)\) at \(([-\d.]+),([-\d.]+)\) \{(.*)\};", text)
     wires = re.findall(r"\\draw\[.*?\] \(([^)]*)\) .*? \(([^)]*)\);", text)
     assert len({name for name, *_ in boxes}) == len(graph)
@@ -57,7 +57,7 @@ def test_every_box_and_wire_is_in_the_picture(kind: str, with_dot: bool, monkeyp
 def test_latex_compiles_it(kind: str, tmp_path: Path) -> None:
     if shutil.which("pdflatex") is None:
         pytest.skip("pdflatex is not on this machine")
-    (tmp_path / "cell.tex").write_text(tikz_document(_graph(kind), theme("light")))
+    (tmp_path / "cell.tex").write_text(make_tikz(_graph(kind), get_theme("light")))
     words = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "cell.tex"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stdout[-2000:]

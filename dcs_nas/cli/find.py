@@ -76,7 +76,7 @@ def find(
     from dcs_nas.export.finding import find as search
     from dcs_nas.export.run_model import open_model
     from dcs_nas.files import write_text
-    from dcs_nas.report.nearest_picture import draw_nearest
+    from dcs_nas.report.ranked_pictures import draw_nearest
 
     load_extension_files(extension)
     picture = out or Path(f"nearest_{query.stem}.png")

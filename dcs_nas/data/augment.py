@@ -54,13 +54,7 @@ class Augment(nn.Module):
     """
 
     def __init__(
-        self,
-        settings: AugmentConfig,
-        *,
-        height: int,
-        width: int,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
+        self, settings: AugmentConfig, *, height: int, width: int, mean: tuple[float, ...], std: tuple[float, ...]
     ) -> None:
         super().__init__()
         jitter = augmentation.ColorJiggle(0.2, 0.15, 0.15, 0.05, p=settings.color_jitter)
@@ -70,9 +64,9 @@ class Augment(nn.Module):
         erase = augmentation.RandomErasing(area, _ASPECT, value=0.0, p=settings.erase)
         self.erase = erase if settings.erase else None
         self.crop = augmentation.RandomCrop((height, width), padding=settings.pad) if settings.pad else None
-        least = settings.resized_crop
-        zoom = augmentation.RandomResizedCrop((height, width), scale=(least, 1.0), ratio=_CROP_ASPECT)
-        self.zoom = zoom if least else None
+        scale = (settings.resized_crop, 1.0)
+        zoom = augmentation.RandomResizedCrop((height, width), scale=scale, ratio=_CROP_ASPECT)
+        self.zoom = zoom if settings.resized_crop else None
         self.patch = RandomPatch(settings.random_patch) if settings.random_patch else None
         self.translate, self.noise = settings.translate, settings.erase_fill == "noise"
         self.policy = _POLICIES[settings.policy](settings.policy_magnitude)
@@ -87,18 +81,14 @@ class Augment(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         x = images.float() / 255
-        for step in (self.mirror, self.zoom, self.crop):
+        for step in (self.mirror, self.zoom, self.crop, self._translate_images, self.patch, self._apply_policy):
             x = step(x) if step is not None else x
-        x = self._translate_images(x) if self.translate else x
-        x = self.patch(x) if self.patch is not None else x
-        x = self._apply_policy(x) if self.policy is not None else x
-        x = self.jitter(x) if self.jitter is not None else x
-        x = self._gray_rectangles(x) if self.gray is not None else x
-        x = self.normalize(x * 255)
-        x = self._erase_images(x) if self.erase is not None else x
-        return x.contiguous(memory_format=torch.channels_last)
+        x = self._gray_rectangles(self.jitter(x) if self.jitter is not None else x)
+        return self._erase_images(self.normalize(x * 255)).contiguous(memory_format=torch.channels_last)
 
     def _translate_images(self, x: Tensor) -> Tensor:
+        if not self.translate:
+            return x
         height, width = x.shape[2:]
         larger = F.interpolate(x, size=(round(height * 9 / 8), round(width * 9 / 8)), mode="bilinear")
         cropped = augmentation.RandomCrop((height, width))(larger)
@@ -107,17 +97,20 @@ class Augment(nn.Module):
 
     def _apply_policy(self, x: Tensor) -> Tensor:
         """Apply the policy to some images one by one, since it draws its operations once per call."""
-        assert self.policy is not None
+        if self.policy is None:
+            return x
         chosen = (torch.rand(len(x)) < self.policy_share).tolist()
         return torch.cat([self.policy(image).clamp(0, 1) if use else image for image, use in zip(x.split(1), chosen)])
 
     def _gray_rectangles(self, x: Tensor) -> Tensor:
-        assert self.gray is not None
+        if self.gray is None:
+            return x
         colored = self.gray(torch.ones_like(x[:, :1]))
         return torch.where(colored == 0, rgb_to_grayscale(x), x)
 
     def _erase_images(self, x: Tensor) -> Tensor:
-        assert self.erase is not None
+        if self.erase is None:
+            return x
         if not self.noise:
             return self.erase(x)
         left = self.erase(torch.ones_like(x[:, :1]))
@@ -125,7 +118,7 @@ class Augment(nn.Module):
 
 
 class RandomPatch(nn.Module):
-    """Pastes a patch of an image into another one with ``probability``: (B, 3, H, W) to the same.
+    """Paste a patch of one image of a batch (B, 3, H, W) into another with ``probability``.
 
     A patch has 1 to 50 % of the area and an aspect of 0.1 to 10, and is smaller than the image in height and width; it
     is mirrored with probability 1/2, turned by -10 to 10 whole degrees, black beyond its corners, with probability 1/2,

@@ -1,23 +1,23 @@
-"""The check of a data set's folder by `dcs-nas datasets NAME --root DIR`, before anything is trained on it."""
+"""Check a data set's folder before training, as `dcs-nas datasets NAME --root DIR` does."""
 
 from __future__ import annotations
 
 import inspect
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dcs_nas.data.datasets import DATASETS, check_options, load_dataset
 from dcs_nas.data.datasets.loaders import Problem, collect_problems
 from dcs_nas.data.records import DISTRACTOR, SPLITS, Record, ReidDataset
 from dcs_nas.errors import InputError
 
-Progress = Callable[[int, int], None]
-"""Called with the number of images read and their total number."""
+if TYPE_CHECKING:
+    from dcs_nas.data.images import Progress
 
 _EXAMPLES = 3
 _IS_DISTRACTOR = "the query is a distractor (identity 0)"
@@ -88,13 +88,13 @@ class CheckReport:
         lines = [f"{self.name}: {self.dataset.version if self.dataset else 'not loaded'}", f"  folder: {self.root}"]
         if self.dataset is not None:
             lines += _format_statistics(self.dataset)
-        sections: list[tuple[str, Sequence[str]]] = [("deviates from the published facts", self.deviations)]
+        sections: dict[str, Sequence[str]] = {"deviates from the published facts": self.deviations}
         for kind in dict.fromkeys(p.kind for p in self.problems):
-            sections.append((kind, [p.message for p in self.problems if p.kind == kind]))
-        sections.append(("unreadable image", self.unreadable or ()))
-        sections.append(("queries without a match", [str(unmatched) for unmatched in self.unmatched]))
-        sections.append(("remark", self.remarks))
-        for title, texts in sections:
+            sections[kind] = [p.message for p in self.problems if p.kind == kind]
+        sections["unreadable image"] = self.unreadable or ()
+        sections["queries without a match"] = [str(unmatched) for unmatched in self.unmatched]
+        sections["remark"] = self.remarks
+        for title, texts in sections.items():
             lines += [f"  {title}: {text}" for text in texts[:limit]]
             if len(texts) > limit:
                 lines.append(f"  {title}: {len(texts) - limit:,} more")
@@ -147,15 +147,24 @@ def check_dataset(
 
 def find_unmatched_queries(dataset: ReidDataset) -> tuple[Unmatched, ...]:
     """Return the queries for which the ranking protocol leaves no gallery image of the same identity, by cause."""
-    cameras: dict[int, set[int]] = defaultdict(set)
-    for record in dataset.gallery:
-        cameras[record.identity].add(record.camera)
+    cameras, filtered = _collect_cameras(dataset.gallery), dataset.protocol != "no_camera_filter"
     by_cause: dict[str, list[Record]] = defaultdict(list)
     for query in dataset.query:
-        cause = _find_cause(query, cameras.get(query.identity, set()), filtered=dataset.protocol != "no_camera_filter")
-        if cause is not None:
-            by_cause[cause].append(query)
+        if query.identity == DISTRACTOR:
+            by_cause[_IS_DISTRACTOR].append(query)
+        elif query.identity not in cameras:
+            by_cause[_NOT_IN_GALLERY].append(query)
+        elif filtered and cameras[query.identity] == {query.camera}:
+            by_cause[_OWN_CAMERA].append(query)
     return tuple(Unmatched(cause, tuple(queries)) for cause, queries in sorted(by_cause.items()))
+
+
+def _collect_cameras(records: Iterable[Record]) -> dict[int, set[int]]:
+    """Return the cameras of each identity."""
+    cameras: dict[int, set[int]] = defaultdict(set)
+    for record in records:
+        cameras[record.identity].add(record.camera)
+    return cameras
 
 
 def list_remarks(dataset: ReidDataset) -> Iterator[str]:
@@ -177,9 +186,7 @@ def list_remarks(dataset: ReidDataset) -> Iterator[str]:
 
 
 def _list_training_remarks(train: Sequence[Record], *, filtered: bool) -> Iterator[str]:
-    cameras: dict[int, set[int]] = defaultdict(set)
-    for record in train:
-        cameras[record.identity].add(record.camera)
+    cameras = _collect_cameras(train)
     images = Counter(r.identity for r in train)
     if len({r.camera for r in train}) > 1:
         single = sum(len(seen) == 1 for seen in cameras.values())
@@ -208,16 +215,6 @@ def find_unreadable_images(dataset: ReidDataset, *, progress: Progress | None = 
             if progress is not None:
                 progress(done, len(paths))
     return tuple(faults)
-
-
-def _find_cause(query: Record, cameras: set[int], *, filtered: bool) -> str | None:
-    if query.identity == DISTRACTOR:
-        return _IS_DISTRACTOR
-    if not cameras:
-        return _NOT_IN_GALLERY
-    if filtered and cameras == {query.camera}:
-        return _OWN_CAMERA
-    return None
 
 
 def _format_statistics(dataset: ReidDataset) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""From a data set on disk to batches: ``ReidData`` lists, caches, relabels, splits and loads.
+"""From a data set on disk to batches: ``ReidData`` lists, decodes, relabels, splits and loads images.
 
 A batch is a dict: ``images`` (B, 3, H, W) uint8 channels_last, ``labels`` (B,) class of the identity in training, its
 number in tests, ``cameras`` (B,), ``indices`` (B,) into the split.
@@ -7,7 +7,7 @@ number in tests, ``cameras`` (B,), ``indices`` (B,) into the split.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from dcs_nas.config import Config, DataConfig, DataSource
 from dcs_nas.data.datasets import load_dataset
 from dcs_nas.data.fingerprint import DATA_FILE, record_source, require_same_images
-from dcs_nas.data.images import Progress, open_image_cache
+from dcs_nas.data.images import Bars, open_image_cache
 from dcs_nas.data.records import SPLITS, Record, ReidDataset, combine
 from dcs_nas.data.samplers import (
     CameraBalancedSampler,
@@ -81,7 +81,7 @@ class ReidData:
     ``dataset`` is trained on, one data set or several combined; ``test_dataset`` is tested on.
     """
 
-    def __init__(self, config: Config, *, progress: Callable[[str], Progress] | None = None) -> None:
+    def __init__(self, config: Config, *, progress: Bars | None = None) -> None:
         self.config, self.settings = config, config.data
         self.dataset, self.test_dataset, self.sources = load_both(config.data)
         self._progress = progress
@@ -124,9 +124,8 @@ class ReidData:
                 "has some, and data.test to this one"
             )
         classes = {identity: i for i, identity in enumerate(self.identities)}
-        return self._images(
-            "train", self.dataset, self.dataset.train, [classes[r.identity] for r in self.dataset.train]
-        )
+        records = self.dataset.train
+        return self._images("train", self.dataset, records, [classes[r.identity] for r in records])
 
     def test(self) -> tuple[Images, Images]:
         """Return queries and gallery; label = the identity's number in the data set."""
@@ -141,10 +140,11 @@ class ReidData:
                 f"{dataset.name} in {dataset.root} has no queries or gallery to evaluate on; set data.test to one "
                 "that has both, or give --data and --root"
             )
-        return (
-            self._images("query", dataset, dataset.query, [r.identity for r in dataset.query]),
-            self._images("gallery", dataset, dataset.gallery, [r.identity for r in dataset.gallery]),
+        query, gallery = (
+            self._images(part, dataset, records, [r.identity for r in records])
+            for part, records in (("query", dataset.query), ("gallery", dataset.gallery))
         )
+        return query, gallery
 
     @property
     def camera_filter(self) -> bool:
@@ -227,7 +227,7 @@ class ReidData:
     def _require_shared(self, labels: Sequence[int], halves: dict[str, Images], share: float) -> None:
         """Raise ``InputError`` where a half lacks identities because their single images are in the other half."""
         identities, images = np.unique(labels, return_counts=True)
-        single, fewest = int((images == 1).sum()), min(len(set(half.labels.tolist())) for half in halves.values())
+        single, fewest = int((images == 1).sum()), min(len(np.unique(half.labels)) for half in halves.values())
         apart = min(max(1, round(share * len(identities))), len(identities) - 1)
         batch, most = self.settings.identities_per_batch, min(apart, len(identities) - apart)
         if not single or fewest >= min(batch, most):

@@ -1,4 +1,4 @@
-"""The images that a run began with, as a fingerprint of the file list in ``data.json``, in whatever folder they lie."""
+"""Identify the images of a run by a fingerprint of their list, kept in ``data.json``, wherever their folder is."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def require_same_images(folder: Path, now: Sequence[SourceRecord]) -> None:
 
 
 def was_trained_on(now: SourceRecord, folder: Path) -> bool:
-    """Return whether the run in ``folder`` has recorded these images as training data, in whatever folder they lie."""
+    """Return whether the run in ``folder`` has recorded these images as training data, wherever their folder is."""
     trained = {(record.name, record.fingerprint) for record in read_sources(folder) if record.trained}
     return (now.name, now.fingerprint) in trained
 

@@ -31,6 +31,13 @@ FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "PPM", "WEBP", "GIF", "JPEG2000", "AVIF
 
 A Pillow built without the decoder of a format raises an error."""
 
+Progress = Callable[[int, int], None]
+"""Called with the number done and the number in all."""
+Bars = Callable[[str], Progress]
+"""Called with a label, returns a ``Progress``."""
+
+log = logging.getLogger(__name__)
+_LAYOUT = 2  # of the cached files
 _ORIENTATION = 0x0112
 _QUARTER_TURNS = (5, 6, 7, 8)
 _SIXTEEN_BITS = {"I;16", "I;16L", "I;16B", "I;16N"}
@@ -43,8 +50,8 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 def open_image(path: Path) -> Iterator[Image.Image]:
     """Open an image and read its header.
 
-    Raises ``InputError`` that names a file that is missing, no regular file (such as a pipe), no image, of more pixels
-    than ``PIL.Image.MAX_IMAGE_PIXELS``, or fails to decode within the block.
+    Raises ``InputError`` with the file's name if it is missing, no regular file (such as a pipe) or no image, has more
+    pixels than ``PIL.Image.MAX_IMAGE_PIXELS``, or fails to decode within the block.
     """
     _require_content(path)
     try:
@@ -55,7 +62,7 @@ def open_image(path: Path) -> Iterator[Image.Image]:
             yield image
     except InputError:
         raise
-    except Exception as error:  # a damaged file leads Pillow's many decoders to exceptions of any kind
+    except Exception as error:  # a damaged file can make Pillow's decoders raise anything
         reason = str(error).replace(str(path), "the file") or type(error).__name__
         raise InputError(f"{path} does not decode as an image ({reason}); replace or remove it") from None
 
@@ -102,13 +109,6 @@ def _convert_to_rgb(image: Image.Image, format: str | None) -> Image.Image:
     return image.convert("RGB")
 
 
-__all__ = ["Progress", "open_image_cache", "read_image"]
-
-log = logging.getLogger(__name__)
-LAYOUT = 2
-Progress = Callable[[int, int], None]
-
-
 def open_image_cache(
     root: Path,
     paths: Sequence[str],
@@ -123,7 +123,7 @@ def open_image_cache(
     The first call decodes them into a file of ``folder``, whose name holds a hash of the listing (paths, sizes, times
     of change) and of the size; later calls open that file. An interrupted call leaves no valid file.
 
-    Raises ``InputError`` that names an image that is missing or does not decode.
+    Raises ``InputError`` with the name of an image that is missing or does not decode.
     """
     shape = (len(paths), height, width, 3)
     file = folder / f"{_make_key(root, paths, shape)}.uint8"
@@ -143,7 +143,7 @@ def open_image_cache(
 
 
 def _make_key(root: Path, paths: Sequence[str], shape: tuple[int, ...]) -> str:
-    digest = hashlib.sha256(json.dumps([LAYOUT, shape]).encode())
+    digest = hashlib.sha256(json.dumps([_LAYOUT, shape]).encode())
     for path in paths:
         status = get_status(root / path)
         digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))

@@ -61,11 +61,6 @@ class ReidDataset:
         assert self.protocol in PROTOCOLS, self.protocol
 
     @property
-    def num_train_identities(self) -> int:
-        """The number of identities in the training images: the classes of an identity classifier."""
-        return len({r.identity for r in self.train})
-
-    @property
     def cameras(self) -> int:
         """The number of cameras of all images."""
         return len({r.camera for r in self.records})
@@ -83,22 +78,15 @@ class ReidDataset:
 
     def statistics(self) -> dict[str, Any]:
         """Return counts as plain data: identities, images, cameras and distractors of each split, and all cameras."""
-        splits: dict[str, Any] = {split: _count(self.split(split), split) for split in SPLITS}
-        if self.val:
-            splits["val"] = _count(self.val, "train")
-        return {
-            "name": self.name,
-            "version": self.version,
-            "protocol": self.protocol,
-            "cameras": self.cameras,
-            **splits,
-        }
+        facts = {name: getattr(self, name) for name in ("name", "version", "protocol", "cameras")}
+        facts |= {split: _count(self.split(split), split) for split in SPLITS}
+        return facts | ({"val": _count(self.val, "train")} if self.val else {})
 
 
 def combine(datasets: Sequence[ReidDataset], *, splits: Sequence[Split] = ("train",)) -> ReidDataset:
     """Return one training set of the training images of one or several data sets.
 
-    ``splits=("train", "query", "gallery")`` is the *combine-all* setting, in which test images are trained on too.
+    With ``splits=("train", "query", "gallery")`` (``data.combine_all``) test images are training images too.
     Identities and cameras of different data sets get different numbers. Distractors are left out, since they are of
     several identities. The result has no query and no gallery: test on another set. Its protocol filters cameras if the
     protocol of any set does; identities of a set without cameras then have no match.

@@ -69,11 +69,15 @@ class IdentitySampler:
             yield [index for group in kept[batch :: len(self)][first:last] for index in group]
 
     def _cut(self, label: int, random: np.random.Generator) -> list[list[int]]:
-        images = random.permutation(self._images[label])
-        if len(images) < self.K:
-            images = np.concatenate([images, random.choice(images, self.K - len(images))])
+        """Return the groups of an identity, at most one for each batch."""
+        images = self._shuffle(label, random)
         groups = [images[i * self.K : (i + 1) * self.K].tolist() for i in range(self._groups[label])]
         return groups[: len(self)]
+
+    def _shuffle(self, label: int, random: np.random.Generator) -> np.ndarray:
+        images = random.permutation(self._images[label])
+        missing = max(0, self.K - len(images))
+        return np.concatenate([images, random.choice(images, missing)]) if missing else images
 
 
 class IdentityOnceSampler(IdentitySampler):
@@ -83,10 +87,10 @@ class IdentityOnceSampler(IdentitySampler):
 
 
 class CameraBalancedSampler(IdentitySampler):
-    """P x K batches in which the K images of an identity are from as many cameras as it has, if they are at most K.
+    """P x K batches in which the K images of an identity are from as many cameras as possible.
 
-    This holds where each of its cameras has an image for every group. In general, the groups of an identity show as
-    many cameras as possible without repeating an image. The images left out are of the most frequent cameras.
+    These are all its cameras if they are at most K and each has an image for every group; no image is repeated to reach
+    more. The images left out are of the most frequent cameras.
     """
 
     def __init__(self, labels: Sequence[int], cameras: Sequence[int], **options: Any) -> None:
@@ -94,9 +98,7 @@ class CameraBalancedSampler(IdentitySampler):
         self._cameras = np.asarray(cameras)
 
     def _cut(self, label: int, random: np.random.Generator) -> list[list[int]]:
-        images, count = random.permutation(self._images[label]), self._groups[label]
-        if len(images) < self.K:
-            images = np.concatenate([images, random.choice(images, self.K - len(images))])
+        images, count = self._shuffle(label, random), self._groups[label]
         cameras = self._cameras[images]
         before = np.array([(cameras[:i] == camera).sum() for i, camera in enumerate(cameras)])
         kept = np.argsort(before, kind="stable")[: count * self.K]
@@ -213,14 +215,6 @@ def _count_batches(groups: list[int], identities: int) -> int:
     return batches
 
 
-_WITHOUT = {
-    "retrain.validation": "retrain.validation=0",
-    "search.validation": "search.validation=0, search.derivation=strongest and search.choose=last",
-    "search.trials.validation": "search.strategy=bilevel",
-}
-"""Overrides that turn validation off, by the setting that turns it on."""
-
-
 def hold_out_identities(
     labels: Sequence[int], *, share: float, seed: int, setting: str = "retrain.validation"
 ) -> tuple[list[int], list[int]]:
@@ -270,8 +264,10 @@ def require_queries(
     total, out = len(np.unique(identities)), len(np.unique(identities[held]))
     unfiltered = "evaluate.protocol=no_camera_filter"
     if able:
-        share = f"none of the {out} identities held out {lacks}, but {able} of all {total} do; raise {setting}"
-        raise InputError(share + (f" or set {unfiltered}" if camera_filter else ""))
+        more = f" or set {unfiltered}" if camera_filter else ""
+        raise InputError(
+            f"none of the {out} identities held out {lacks}, but {able} of {total} do; raise {setting}{more}"
+        )
     if total == len(identities):
         raise InputError(
             f"each of the {total} identities to train on has a single image, so none held out has a match; "
@@ -286,4 +282,9 @@ def require_queries(
 
 
 def _advise_without(setting: str) -> str:
-    return f"set {_WITHOUT[setting]} to train without validation"
+    overrides = {
+        "retrain.validation": "retrain.validation=0",
+        "search.validation": "search.validation=0, search.derivation=strongest and search.choose=last",
+        "search.trials.validation": "search.strategy=bilevel",
+    }
+    return f"set {overrides[setting]} to train without validation"

@@ -1,1 +1,1 @@
-"""Trained networks as files that run without this package, and running them."""
+"""Export trained networks as files that run without this package, and run them."""

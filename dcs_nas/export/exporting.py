@@ -1,6 +1,6 @@
 """From a trained run to files: ONNX, and torch.export's ``.pt2``. B images, H x W pixels, D features.
 
-A file is kept only after it has been read back and computes the trained network's features, for random images and
+A file is kept only if it computes the trained network's features after it has been read back, for random images and
 for images of the run's data, in batches of one and of several.
 """
 
@@ -15,29 +15,45 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from dcs_nas.config import Config
+from dcs_nas.data.datasets import load_dataset
+from dcs_nas.data.images import read_image
 from dcs_nas.errors import InputError, choices
-from dcs_nas.export.extractor import Deployable, at_a_step, deployable
 from dcs_nas.export.metadata import ExportInfo
 from dcs_nas.export.onnx_model import OnnxModel, build_model, require
+from dcs_nas.export.run_model import Extractor, describe_run
 from dcs_nas.files import atomic_path
+from dcs_nas.models.blocks import DCSAttention
+from dcs_nas.training.evaluate import load_trained
 
 FORMATS = ("onnx", "pt2")
 TOLERANCE = {"onnx": 1e-4, "pt2": 1e-5}
 """Largest difference of a feature, as a share of the image's largest one where that is above 1."""
 AT_A_STEP = 1e-2
-"""The same for images at a step of DCS-Attention, see ``at_a_step``."""
+"""The same for images at a step of DCS-Attention, see ``mark_steps``."""
 INFO_FILE = "dcs_nas.json"
-_RANDOM = 8
+_RANDOM, _REAL = 8, 8  # images of each kind to check a file on
+_ROUNDING = 1e-5  # of float32 logits, as a share of the largest
+
+
+@dataclass(frozen=True, eq=False)
+class Deployable:
+    """An extractor in evaluation mode, its metadata, images of its data (n, 3, H, W) uint8, and notes for the user."""
+
+    extractor: Extractor
+    info: ExportInfo
+    samples: Tensor
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class ExportedFile:
-    """A file written, on how many images it was checked, and the largest error on them.
+    """A file written, the number of images that it was checked on, and the largest error on them.
 
-    ``at_a_step`` of the images, and their error, are apart.
+    ``at_a_step`` of the images, with an error of their own, are at a step of DCS-Attention.
     """
 
     path: Path
@@ -56,17 +72,25 @@ def export_run(
     Raises:
         InputError: an unknown format, missing packages, or a folder that holds no trained run.
     """
-    _check(formats)
-    source = deployable(folder, checkpoint=checkpoint)
+    for name in formats:
+        if name not in FORMATS:
+            raise InputError(f"unknown format '{name}' of an export; {choices(name, FORMATS)}")
+    if not formats:
+        raise InputError(f"no format to export to, expected at least one; known: {', '.join(FORMATS)}")
+    if "onnx" in formats:
+        require("onnx", "onnxscript", "onnxruntime", purpose="export to ONNX")
+    source = _load(folder, checkpoint)
     program = trace(source)
-    images = _images(source)
-    steps = at_a_step(source.extractor, images)
+    size = (_RANDOM, 3, source.info.height, source.info.width)
+    noise = torch.randint(0, 256, size, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = torch.cat([noise, source.samples])
+    steps = mark_steps(source.extractor, images)
     writers = {"onnx": _write_onnx, "pt2": _write_pt2}
     files = []
     for name in dict.fromkeys(formats):
         path = out / f"model.{name}"
         with atomic_path(path) as temporary:
-            errors = differences(writers[name](program, source.info, temporary), source, images)
+            errors = measure_errors(writers[name](program, source.info, temporary), source, images)
             file = ExportedFile(
                 path, len(images), _largest(errors[~steps]), TOLERANCE[name], int(steps.sum()), _largest(errors[steps])
             )
@@ -74,6 +98,56 @@ def export_run(
                 raise RuntimeError(f"{path.name} differs from the trained network, nothing was written: {file}")
         files.append(file)
     return files, source
+
+
+def _load(folder: Path, checkpoint: str) -> Deployable:
+    """Return the feature extractor of a trained run, and some images of its data."""
+    config, network = load_trained(folder, checkpoint=checkpoint)
+    notes = []
+    if network.uses_cameras:
+        notes.append("the network uses cameras; the file takes all cameras as unknown, as evaluation on new ones does")
+    images, missing = _samples(config)
+    notes += [missing] if missing else []
+    info = describe_run(config, network, folder, checkpoint)
+    return Deployable(Extractor(network, config.data.mean, config.data.std).eval(), info, images, tuple(notes))
+
+
+def _samples(config: Config) -> tuple[Tensor, str]:
+    """Return some query images of the run's own data, and the reason if there are none."""
+    data = config.data
+    source = data.test or data.own
+    try:
+        if source.root is None:
+            raise InputError("data.root is not set")
+        tested = load_dataset(source.name, source.root.expanduser(), **source.options)
+        paths = [tested.root / record.path for record in (tested.query or tested.train)[:_REAL]]
+        images = [torch.tensor(read_image(path, height=data.height, width=data.width)) for path in paths]
+    except (InputError, OSError) as error:
+        return torch.empty(0, 3, data.height, data.width, dtype=torch.uint8), f"no real images to check on: {error}"
+    return torch.stack(images).permute(0, 3, 1, 2).contiguous(), ""
+
+
+@torch.no_grad()
+def mark_steps(extractor: Extractor, images: Tensor) -> Tensor:
+    """Return, as booleans (B,), which images have a DCS-Attention logit T that is 0 up to rounding.
+
+    There the mask 1[T > 0] may differ under another runtime, as between any two devices: the network itself jumps, by
+    one channel of one token.
+    """
+    mask = torch.zeros(len(images), dtype=torch.bool)
+
+    def look(_module: nn.Module, _inputs: object, logits: Tensor) -> None:
+        sizes = logits.abs().flatten(1)
+        mask.logical_or_(sizes.amin(1) <= _ROUNDING * sizes.amax(1))
+
+    blocks = [module for module in extractor.modules() if isinstance(module, DCSAttention)]
+    handles = [block.selector.register_forward_hook(look) for block in blocks]
+    try:
+        extractor(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return mask
 
 
 def trace(source: Deployable) -> ExportedProgram:
@@ -87,8 +161,11 @@ def trace(source: Deployable) -> ExportedProgram:
 
 
 @torch.no_grad()
-def differences(run: Callable[[Tensor], Tensor], source: Deployable, images: Tensor) -> Tensor:
-    """Return how far ``run`` is from the extractor on each of images (B, 3, H, W), all at once and one alone: (B,)."""
+def measure_errors(run: Callable[[Tensor], Tensor], source: Deployable, images: Tensor) -> Tensor:
+    """Return the errors (B,) of ``run`` against the extractor on images (B, 3, H, W), all at once and the first alone.
+
+    The error of an image is its largest difference, as a share of its largest feature where that is above 1.
+    """
     expected = source.extractor(images)
     scale = expected.abs().amax(1).clamp_min(1)
     features = run(images)
@@ -100,23 +177,6 @@ def differences(run: Callable[[Tensor], Tensor], source: Deployable, images: Ten
 
 def _largest(errors: Tensor) -> float:
     return float(errors.max()) if len(errors) else 0.0
-
-
-def _check(formats: Sequence[str]) -> None:
-    for name in formats:
-        if name not in FORMATS:
-            raise InputError(f"unknown format '{name}' of an export; {choices(name, FORMATS)}")
-    if not formats:
-        raise InputError(f"no format to export to; known: {', '.join(FORMATS)}")
-    if "onnx" in formats:
-        require("onnx", "onnxscript", "onnxruntime", purpose="export to ONNX")
-
-
-def _images(source: Deployable) -> Tensor:
-    """Return random images and those of the data: (n, 3, H, W) uint8."""
-    size = (_RANDOM, 3, source.info.height, source.info.width)
-    noise = torch.randint(0, 256, size, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    return torch.cat([noise, source.samples])
 
 
 def _write_onnx(program: ExportedProgram, info: ExportInfo, path: Path) -> Callable[[Tensor], Tensor]:
@@ -143,7 +203,7 @@ def _write_pt2(program: ExportedProgram, info: ExportInfo, path: Path) -> Callab
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Within it, what torch's exporters say of their own internals stays silent."""
+    """Silence warnings and the exporters' logs of their own internals within the block."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

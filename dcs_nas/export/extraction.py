@@ -1,4 +1,4 @@
-"""Features of any number of images into one file, image by image on disk, so that an interruption loses no batch."""
+"""Features of any number of images in one file, gathered batch by batch on disk, so that an interruption loses none."""
 
 from __future__ import annotations
 
@@ -17,11 +17,9 @@ from dcs_nas.evaluation.gallery import write_gallery
 from dcs_nas.export.feature_model import FeatureModel
 from dcs_nas.runs.lock import lock_folder
 
-_GATHERED = 8192  # rows copied at a time
-
 
 def list_image_files(images: str | Path | Sequence[str | Path]) -> list[Path]:
-    """Return image files: those named, and of a folder all in it and below, sorted; hidden files are left out.
+    """Return the image files named, and of a folder all in it and below, sorted, without hidden files.
 
     Raises:
         InputError: no such file or folder, or a folder without images.
@@ -39,15 +37,15 @@ def list_image_files(images: str | Path | Sequence[str | Path]) -> list[Path]:
             )
         files += [path / name for name in inside]
     if not files:
-        raise InputError("no image is named; expected at least one file or folder of images")
+        raise InputError("no image is named, expected at least one; name a file or a folder of images")
     return files
 
 
 def extract(model: FeatureModel, paths: Sequence[Path], out: Path, *, progress: Progress | None = None) -> int:
-    """Write the features of images into ``out`` (.npz, see ``Gallery``); return how many were computed before.
+    """Write the features of images into ``out`` (.npz, see ``Gallery``); return the number computed before this call.
 
-    Rows gather in the folder ``OUT.part``. After an interruption the same call continues there: images that have not
-    changed are not computed again. ``out`` itself is replaced at the end, at once.
+    Rows are gathered in the folder ``OUT.part``. After an interruption the same call resumes there: images that have
+    not changed are not computed again. ``out`` itself is replaced at the end, at once.
 
     Raises:
         InputError: images that do not decode, once all others are computed.
@@ -63,10 +61,8 @@ def extract(model: FeatureModel, paths: Sequence[Path], out: Path, *, progress: 
         if faults:
             several = f"{len(faults):,} images do not decode, the first: " if len(faults) > 1 else ""
             raise InputError(f"{several}{faults[0]}; then repeat the command, which keeps the others in {folder}")
-        names = [path.as_posix() for path in paths]
-        facts = model.info.model_dump(mode="json")
-        features = part.gather(keys)
-        write_gallery(out, features, names, metric=model.info.metric, folder=Path.cwd(), model=facts)
+        names, facts = [path.as_posix() for path in paths], model.info.model_dump(mode="json")
+        write_gallery(out, part.gather(keys), names, metric=model.info.metric, folder=Path.cwd(), model=facts)
         shutil.rmtree(folder)
     return before
 
@@ -75,24 +71,22 @@ def _compute(
     model: FeatureModel, todo: Mapping[str, Path], part: _Part, before: int, progress: Progress | None
 ) -> list[InputError]:
     """Append the features of images to ``part``; return the faults of those that do not decode."""
-    keys, faults = list(todo), []
-    start = 0
-    for done, images in model.decode(list(todo.values())):
-        whole = {key: image for key, image in zip(keys[start:done], images) if not isinstance(image, InputError)}
-        faults += [image for image in images if isinstance(image, InputError)]
-        if whole:
-            part.append(list(whole), model.of_pixels(list(whole.values())))
-        start = done
+    keys, all_faults, done = list(todo), [], before
+    for images, faults in model.decode(list(todo.values())):
+        if images:
+            part.append([keys[i] for i in images], model.of_pixels(list(images.values())))
+        all_faults += faults
+        done += len(images) + len(faults)
         if progress:
-            progress(before + done, before + len(todo))
-    return faults
+            progress(done, before + len(todo))
+    return all_faults
 
 
 class _Part:
-    """Rows of features in a folder, and beside them the key of each row's image, one a line.
+    """Rows of features in a folder, and the key of each row's image, one a line.
 
-    Rows are written before their keys, so that what an interruption leaves of a row has no key and is cut off. What
-    another model has left is thrown away.
+    Rows are written before their keys, so that a row that an interruption left incomplete has no key and is cut off.
+    Rows of another model are removed.
     """
 
     def __init__(self, folder: Path, model: FeatureModel) -> None:
@@ -123,8 +117,7 @@ class _Part:
             return source
         target = self._features.with_name("ordered.f32")
         features = np.memmap(target, dtype="<f4", mode="w+", shape=(len(rows), self._width))
-        for start in range(0, len(rows), _GATHERED):
-            features[start : start + _GATHERED] = source[rows[start : start + _GATHERED]]
+        np.take(source, rows, axis=0, out=features, mode="clip")  # other modes copy all of it to memory first
         return features
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -14,8 +13,6 @@ import numpy as np
 from dcs_nas.data.images import Progress, read_image
 from dcs_nas.errors import InputError
 from dcs_nas.export.metadata import ExportInfo
-
-Decoded = list[np.ndarray | InputError]
 
 
 class FeatureModel(ABC):
@@ -39,13 +36,13 @@ class FeatureModel(ABC):
             InputError: no file, or one that is missing or does not decode.
         """
         if not paths:
-            raise InputError("there are no images to compute features of; expected at least one")
-        rows = []
-        for done, pixels in self.decode(paths):
-            faults = [image for image in pixels if isinstance(image, InputError)]
+            raise InputError("there are no images to compute features of, expected at least one; name an image")
+        rows, done = [], 0
+        for images, faults in self.decode(paths):
             if faults:
                 raise faults[0]
-            rows.append(self.of_pixels([image for image in pixels if not isinstance(image, InputError)]))
+            rows.append(self.of_pixels(list(images.values())))
+            done += len(images)
             if progress:
                 progress(done, len(paths))
         return np.concatenate(rows)
@@ -56,27 +53,30 @@ class FeatureModel(ABC):
         Raises:
             InputError: features that are NaN or infinite.
         """
-        features = self.run(np.ascontiguousarray(np.stack(list(pixels)).transpose(0, 3, 1, 2)))
+        features = self.run(np.ascontiguousarray(np.stack(pixels).transpose(0, 3, 1, 2)))
         if not np.isfinite(features).all():
             raise InputError(
                 f"the features of {self.info.run} are NaN or infinite: its weights are damaged; export it again"
             )
         return features.astype(np.float32, copy=False)
 
-    def decode(self, paths: Sequence[Path]) -> Iterator[tuple[int, Decoded]]:
-        """Yield batches of images (H, W, 3), or the fault of each that does not decode, and how many are done with it.
+    def decode(self, paths: Sequence[Path]) -> Iterator[tuple[dict[int, np.ndarray], list[InputError]]]:
+        """Yield batches: images (H, W, 3) by their index in ``paths``, and the faults of those that do not decode.
 
-        The next batch is decoded while one is computed with; no more than two are in memory.
+        The next batch is decoded while the caller computes with one; no more than two are in memory.
         """
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            waiting: deque[list[Future[np.ndarray | InputError]]] = deque()
-            done = 0
-            for start in range(0, len(paths), self.batch):
-                waiting.append([pool.submit(self._read, path) for path in paths[start : start + self.batch]])
-                while len(waiting) == 2 or (waiting and start + self.batch >= len(paths)):
-                    pixels = [image.result() for image in waiting.popleft()]
-                    done += len(pixels)
-                    yield done, pixels
+
+            def start(first: int) -> list[Future[np.ndarray | InputError]]:
+                return [pool.submit(self._read, path) for path in paths[first : first + self.batch]]
+
+            coming = start(0)
+            for first in range(0, len(paths), self.batch):
+                images, coming = [image.result() for image in coming], start(first + self.batch)
+                yield (
+                    {first + i: image for i, image in enumerate(images) if not isinstance(image, InputError)},
+                    [image for image in images if isinstance(image, InputError)],
+                )
 
     def _read(self, path: Path) -> np.ndarray | InputError:
         try:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from dcs_nas.data.images import Progress
+from dcs_nas.data.images import Bars
 from dcs_nas.errors import InputError
 from dcs_nas.evaluation import FeatureDistances
 from dcs_nas.evaluation.gallery import Gallery, find_nearest, open_index, search_index
@@ -16,12 +16,10 @@ from dcs_nas.export.exporting import AT_A_STEP
 from dcs_nas.export.extraction import list_image_files
 from dcs_nas.export.feature_model import FeatureModel
 
-Bars = Callable[[str], Progress]
-
 
 @dataclass(frozen=True)
 class Match:
-    """A gallery image and its distance to the query, of the 1-based ``rank`` in the list."""
+    """A gallery image, its distance to the query, and its rank in the list, from 1."""
 
     rank: int
     path: Path
@@ -30,7 +28,7 @@ class Match:
 
 @dataclass(frozen=True)
 class MatchList:
-    """The gallery images nearest to ``query``, of ``searched`` that were compared; ``notes`` say what was special."""
+    """The gallery images nearest to ``query``, among ``searched`` images, and notes for the user."""
 
     query: Path
     images: tuple[Match, ...]
@@ -49,23 +47,22 @@ def find(
     approximate: bool = False,
     progress: Bars | None = None,
 ) -> MatchList:
-    """Return the ``top`` gallery images nearest to the image ``query``, which is left out itself.
+    """Return the ``top`` gallery images nearest to the image ``query``; the query itself is left out.
 
     Args:
         model: makes the features.
         query: an image file.
         gallery: a folder of images, image files, or a features file (.npz) that ``extract`` wrote by the same model.
         top: how many images.
-        index: of a features file: a faiss index in this file, made where it is missing or older.
-        approximate: of an index: a graph, which may miss some.
-        progress: called with a label; returns what is called with (done, total).
+        index: of a features file, the file of its faiss index, built if it is missing or older than the features.
+        approximate: build the index as a graph, which may miss some of the nearest.
+        progress: called with a label; returns a function of (done, total).
 
     Raises:
         InputError: no such files, or features of another network.
     """
-
     if top < 1:
-        raise InputError(f"top is {top}; expected at least 1 image")
+        raise InputError(f"top is {top}, expected at least 1 image; raise it")
     bars = progress or (lambda label: lambda done, total: None)
     of_query = model.features([query])
     if isinstance(gallery, (str, Path)) and Path(gallery).suffix == ".npz":
@@ -75,16 +72,15 @@ def find(
         searched, metric = held.shape[0], held.metric
     else:
         if index is not None or approximate:
-            raise InputError("an index is of a features file: write one by dcs-nas extract and name it as the gallery")
+            raise InputError("an index needs a features file as the gallery; write one by dcs-nas extract and name it")
         paths = list_image_files(gallery)
         ranked, notes = _of_images(model, of_query, paths, top + 1, bars), []
         searched, metric = len(paths), model.info.metric
-    kept = [(path, distance) for path, distance in ranked if not (path.exists() and path.samefile(query))][:top]
-    if any(path.exists() and path.samefile(query) for path, _ in ranked):
+    images = [(path, distance) for path, distance in ranked if not (path.exists() and path.samefile(query))]
+    if len(images) < len(ranked):
         notes.append(f"{query} itself is in the gallery and left out of the list")
-    return MatchList(
-        query, tuple(Match(i, *one) for i, one in enumerate(kept, start=1)), searched, metric, tuple(notes)
-    )
+    matches = tuple(Match(i, *one) for i, one in enumerate(images[:top], start=1))
+    return MatchList(query, matches, searched, metric, tuple(notes))
 
 
 def _of_file(
@@ -94,7 +90,7 @@ def _of_file(
     notes = []
     if index is None:
         if approximate:
-            raise InputError("approximate is a kind of index; name the index's file too")
+            raise InputError("approximate is for an index, but no index is named; name its file")
         indices, distances = find_nearest(of_query, gallery, k, progress=bars("comparing"))
     else:
         faiss_index, is_new = open_index(index, gallery, approximate=approximate, progress=bars("index"))

@@ -19,13 +19,13 @@ class ExportInfo(Settings):
     """Metadata of an exported feature extractor.
 
     Attributes:
-        format: of this metadata; a higher one is of a newer dcs_nas.
-        input: how images come in. Normalisation is the first step of the graph, so ``mean`` and ``std`` (of values from
-            0 to 1, per channel) are for the reader.
+        format: of this metadata; a newer dcs_nas writes a higher one.
+        input: shape and type of the images. Normalisation is the first step of the graph, so ``mean`` and ``std`` (of
+            values from 0 to 1, per channel) are information only.
         height: of the images, pixels.
         width: of the images, pixels.
-        resize: how images were brought to this size in training.
-        metric: the distance that features are to be compared by.
+        resize: the interpolation by which training images were resized.
+        metric: the distance by which features are compared.
         features: D, numbers per image.
         cameras: ``unused``, or ``unknown``: the network was trained to know the camera and is exported without.
         folded: in files of older versions, the batch norms folded into the layers before them.
@@ -60,10 +60,10 @@ class ExportInfo(Settings):
 
 
 def read_properties(properties: Mapping[str, str], *, source: str) -> ExportInfo:
-    """Invert ``to_properties``; ignore other properties.
+    """Return the metadata that ``to_properties`` wrote; other properties are ignored.
 
     Raises:
-        InputError: none of ours, damaged ones, or those of a newer format.
+        InputError: no metadata of ``dcs-nas export``, damaged metadata, or a newer format.
     """
     texts = {name.removeprefix(PREFIX): value for name, value in properties.items() if name.startswith(PREFIX)}
     if not texts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -18,13 +18,8 @@ _LARGEST = 2**31  # bytes, the format's own limit
 
 
 def require(*packages: str, purpose: str) -> None:
-    """Import the packages; raise ``InputError`` that names those which are not installed."""
-    missing = []
-    for package in packages:
-        try:
-            importlib.import_module(package)
-        except ImportError:
-            missing.append(package)
+    """Raise ``InputError`` that names the packages that are not installed."""
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
         raise InputError(f"{purpose} needs {', '.join(missing)}, not installed here; pip install 'dcs-nas[export]'")
 
@@ -55,7 +50,7 @@ class OnnxModel(FeatureModel):
     The file is complete in itself: one that takes weights from other files is refused, wherever they are.
 
     Raises:
-        InputError: no such file, one that is no ONNX file or not of ours, or onnxruntime is missing.
+        InputError: no such file, no ONNX file, one that ``dcs-nas export`` did not write, or onnxruntime is missing.
     """
 
     def __init__(self, path: Path) -> None:
@@ -67,12 +62,14 @@ class OnnxModel(FeatureModel):
         self.path, content = path, _complete(path)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
-        providers = [p for p in wanted if p in onnxruntime.get_available_providers()]
+        available = onnxruntime.get_available_providers()
+        providers = [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in available]
         try:
             self._session = onnxruntime.InferenceSession(content, options, providers=providers)
         except Exception as error:  # a damaged file can make its parser raise anything
-            raise InputError(f"{path} is damaged or no ONNX file ({type(error).__name__})") from None
+            raise InputError(
+                f"{path} is damaged or no ONNX file ({type(error).__name__}); export the run again"
+            ) from None
         self.info = read_properties(self._session.get_modelmeta().custom_metadata_map, source=str(path))
         self.identity = describe_weights(path)
         names = [[value.name for value in side()] for side in (self._session.get_inputs, self._session.get_outputs)]
@@ -83,13 +80,16 @@ class OnnxModel(FeatureModel):
         """Return features (B, D) of images (B, 3, H, W) uint8; raise ``InputError`` for another output."""
         try:
             features = self._session.run(["features"], {"images": images})[0]
-        except Exception as error:  # whatever a graph of others leads the runtime to
+        except Exception as error:  # an untrusted graph can make the runtime raise anything
             reason = " ".join(str(error).split())[:200]
-            raise InputError(f"{self.path} does not run on images of its own size: {reason}") from None
+            raise InputError(
+                f"{self.path} does not run on images of its own size ({reason}); export the run again"
+            ) from None
         if not isinstance(features, np.ndarray) or features.ndim != 2 or len(features) != len(images):
             shape = getattr(features, "shape", type(features).__name__)
             raise InputError(
-                f"{self.path} returned {shape} for {len(images)} images; expected one row of features per image"
+                f"{self.path} returned {shape} for {len(images)} images, expected a row of features for each; "
+                "export the run again"
             )
         return features
 
@@ -99,12 +99,14 @@ def _complete(path: Path) -> bytes:
     import onnx
 
     if path.stat().st_size > _LARGEST:
-        raise InputError(f"{path} has {path.stat().st_size:,} bytes, expected at most {_LARGEST:,}")
+        raise InputError(
+            f"{path} has {path.stat().st_size:,} bytes, expected at most {_LARGEST:,}; export the run again"
+        )
     content = path.read_bytes()
     try:
         model = onnx.load_model_from_string(content)
     except Exception as error:  # protobuf's own kind of error
-        raise InputError(f"{path} is damaged or no ONNX file ({type(error).__name__})") from None
+        raise InputError(f"{path} is damaged or no ONNX file ({type(error).__name__}); export the run again") from None
     if any(tensor.external_data or tensor.data_location == tensor.EXTERNAL for tensor in _tensors(model)):
         raise InputError(
             f"{path} takes weights from other files, which is refused; dcs-nas export writes all into one file"
@@ -113,7 +115,7 @@ def _complete(path: Path) -> bytes:
 
 
 def _tensors(message: Any) -> Iterator[Any]:
-    """Yield every tensor in a message of ONNX and in the messages in it, whatever they are."""
+    """Yield every tensor in a message of ONNX and in the messages inside it, of any type."""
     if message.DESCRIPTOR.name == "TensorProto":
         yield message
         return

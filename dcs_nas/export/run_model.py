@@ -1,22 +1,39 @@
-"""The trained network of a run folder, or an exported file, as a model from image files to features."""
+"""A trained run, or an exported file, as a model from image files to features. B images, H x W pixels, D features."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from dcs_nas import __version__
+from dcs_nas.config import Config
+from dcs_nas.data.augment import Normalize
 from dcs_nas.errors import InputError
-from dcs_nas.export.extractor import Extractor, describe_run
 from dcs_nas.export.feature_model import FeatureModel, describe_weights
+from dcs_nas.export.metadata import ExportInfo
 from dcs_nas.export.onnx_model import OnnxModel
+from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.runs import RunFolder
 from dcs_nas.training.checkpoints import whole_checkpoint
 from dcs_nas.training.evaluate import load_trained
 from dcs_nas.training.overrides import EXTRACTION
+
+
+class Extractor(nn.Module):
+    """uint8 RGB images (B, 3, H, W) to features (B, D): (x / 255 - mean) / std per channel, then the network."""
+
+    def __init__(self, network: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.normalize = Normalize(mean, std)
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(self.normalize(images))
 
 
 class RunModel(FeatureModel):
@@ -33,13 +50,13 @@ class RunModel(FeatureModel):
 
     def __init__(self, folder: Path, *, checkpoint: str = "last", overrides: Sequence[str] = ()) -> None:
         config, network = load_trained(folder, checkpoint=checkpoint, overrides=overrides, allowed=EXTRACTION)
+        data = config.data
         self.info = describe_run(config, network, folder, checkpoint)
-        self.batch = config.data.test_batch
+        self.batch = data.test_batch
         self._device = torch.device("cuda" if config.trainer.cuda else "cpu")
         self._flip = config.evaluate.flip
-        self._extractor = Extractor(network, config.data.mean, config.data.std).eval().to(self._device)
+        self._extractor = Extractor(network, data.mean, data.std).eval().to(self._device)
         weights = whole_checkpoint(RunFolder(folder).checkpoint(checkpoint), warn=False)
-        data = config.data
         settings = (data.height, data.width, data.mean, data.std, network.test_neck, self._flip, __version__)
         self.identity = describe_weights(weights, *settings)
 
@@ -65,5 +82,36 @@ def open_model(path: Path, *, checkpoint: str = "last", overrides: Sequence[str]
         return RunModel(path, checkpoint=checkpoint, overrides=overrides)
     if overrides or checkpoint != "last":
         option = f"-o {overrides[0]}" if overrides else f"--checkpoint {checkpoint}"
-        raise InputError(f"{option} goes with a run folder; {path} has its settings and weights within")
+        raise InputError(f"{option} is for a run folder, but {path} has settings and weights of its own; leave it out")
     return OnnxModel(path)
+
+
+def describe_run(config: Config, network: ReidNetwork, folder: Path, checkpoint: str) -> ExportInfo:
+    """Return the metadata of the trained network of a run."""
+    run, data = RunFolder(folder), config.data
+    space = f"genotype of space {run.genotype().space.name}" if run.genotype_file.is_file() else ""
+    return ExportInfo(
+        height=data.height,
+        width=data.width,
+        mean=data.mean,
+        std=data.std,
+        metric=config.evaluate.metric,
+        features=network.test_features,
+        cameras="unknown" if network.uses_cameras else "unused",
+        network=space or str(config.section("retrain").backbone),
+        trained_on=_read_data_version(run) or data.name,
+        run=folder.resolve().name,
+        checkpoint=checkpoint,
+        seed=config.seed,
+        version=__version__,
+    )
+
+
+def _read_data_version(run: RunFolder) -> str:
+    """Return the version of the training data that the run recorded; "" without a record."""
+    if not run.data_file.is_file():
+        return ""
+    try:
+        return str(json.loads(run.data_file.read_text(encoding="utf-8"))["version"])
+    except (ValueError, KeyError) as error:
+        raise InputError(f"{run.data_file} is damaged ({error}); remove it, or train the run again") from None

@@ -13,7 +13,7 @@ from dcs_nas.report.dot import paint_graph, paint_panels
 from dcs_nas.report.drawn_graph import make_difference_graph, make_drawing_graph
 from dcs_nas.report.embedded import Picture, paint_both_themes
 from dcs_nas.report.graphs import is_strip, make_epoch_graph, make_strip_panels, make_title
-from dcs_nas.report.palette import theme
+from dcs_nas.report.palette import get_theme
 from dcs_nas.runs import EpochRecord, RunContents
 from dcs_nas.space import AnyGenotype
 
@@ -42,7 +42,7 @@ class Architecture:
 
 
 def draw_architecture(run: RunContents, *, films: bool = True) -> Architecture | None:
-    """Return the pictures of a run; without ``films`` only of the final architecture; None without any."""
+    """Return the pictures of a run, without ``films`` of its final architecture alone; None without a genotype."""
     recorded = [(e.number + 1, e.genotype) for e in run.epochs if e.genotype is not None]
     final = run.genotype or (recorded[-1][1] if recorded else None)
     if final is None:
@@ -54,7 +54,7 @@ def draw_architecture(run: RunContents, *, films: bool = True) -> Architecture |
     shown.films = [_draw_film(part, same) for part in final.parts]
     if is_strip(final):
         titled = [(f"epoch {epoch}", genotype) for epoch, genotype in same]
-        if sum(_differs(a, b) for (_, a), (_, b) in pairwise(same)) >= _MOST_PANELS:
+        if sum(any(a.part(p) != b.part(p) for p in a.parts) for (_, a), (_, b) in pairwise(same)) >= _MOST_PANELS:
             titled = [*titled[: _MOST_PANELS // 2], *titled[-_MOST_PANELS // 2 :]]  # the first and the last epochs
         shown.strips = [_draw_strip(part, titled) for part in final.parts]
     (first, a), (last, b) = same[0], same[-1]
@@ -65,16 +65,10 @@ def draw_architecture(run: RunContents, *, films: bool = True) -> Architecture |
     return shown
 
 
-def _differs(a: AnyGenotype, b: AnyGenotype) -> bool:
-    return any(a.part(part) != b.part(part) for part in a.parts)
-
-
 def _resize_as_trained(run: RunContents, genotype: AnyGenotype) -> AnyGenotype:
     """Return the genotype at the width, depth and image size of a training."""
-    if not run.trained:
-        return genotype
-    config = run.files.config()
-    if config.training is None:
+    config = run.files.config() if run.trained else None
+    if config is None or config.training is None:
         return genotype
     data, settings = config.data, config.training
     return genotype.resize(data.height, data.width, channels=settings.channels, cells=settings.cells)
@@ -91,7 +85,7 @@ def _draw_final(genotype: AnyGenotype) -> tuple[list[Picture], Picture | None]:
 
 
 def _paint(graph: networkx.MultiDiGraph, alt: str, caption: str = "") -> Picture:
-    return paint_both_themes(lambda name: paint_graph(graph, theme(name), "svg")[0], alt, caption)
+    return paint_both_themes(lambda name: paint_graph(graph, get_theme(name), "svg")[0], alt, caption)
 
 
 def _draw_film(part: str, genotypes: Sequence[tuple[int, AnyGenotype]]) -> Film:
@@ -111,7 +105,7 @@ def _draw_film(part: str, genotypes: Sequence[tuple[int, AnyGenotype]]) -> Film:
 def _draw_strip(part: str, genotypes: Sequence[tuple[str, AnyGenotype]]) -> Picture:
     panels, title = make_strip_panels(genotypes, part), make_title(genotypes[0][1], part)
     return paint_both_themes(
-        lambda name: paint_panels(panels, theme(name), "svg")[0], f"the {title} over the epochs", title
+        lambda name: paint_panels(panels, get_theme(name), "svg")[0], f"the {title} over the epochs", title
     )
 
 
@@ -121,12 +115,12 @@ class Heat:
 
     Attributes:
         key: the mixture's name.
-        rows: the names of the rows.
-        columns: the names of the columns; [] where each row has its own options.
+        rows: their names.
+        columns: their names; [] where each row has its own options.
         options: of every row, the names of its cells.
         values: by epoch, row and cell.
         kept: by epoch, the [row, cell] pairs that the derived genotype keeps.
-        largest: of all values, for the scale.
+        largest: the largest of all values, for the scale.
     """
 
     key: str
@@ -156,50 +150,45 @@ def read_heat_maps(run: RunContents) -> Heats | None:
     """Return the mixture weights of all epochs that have the shape of the last; None where none is recorded."""
     if not run.epochs or not run.epochs[-1].weights:
         return None
-    epochs = [e for e in run.epochs if _shape(e) == _shape(run.epochs[-1])]
-    weights = run.epochs[-1].weights
-    if any(len(rows) > 1 for rows in weights.values()):  # mixtures of cells, edges before attention
-        names = sorted(weights, key=lambda name: (name.removesuffix("_attention"), name))
-        tables = [_make_mixture_table(epochs, name) for name in names]
+    last = run.epochs[-1]
+    epochs = [e for e in run.epochs if _shape(e) == _shape(last)]
+    if any(len(rows) > 1 for rows in last.weights.values()):  # mixtures of cells, edges before attention
+        names = sorted(last.weights, key=lambda name: (name.removesuffix("_attention"), name))
+        tables = [_make_cell_table(epochs, name) for name in names]
     else:
-        tables = [_make_choice_table(epochs, list(weights))]
+        rows = [name.replace("_", " ") for name in last.weights]
+        options = [_options(last.names.get(name, []), len(row)) for name, (row,) in last.weights.items()]
+        title = f"choices of the {last.genotype.kind if last.genotype else 'chain'}"
+        tables = [_make_table(epochs, list(last.weights), "chain", title, rows, [], options)]
     return Heats([e.number + 1 for e in epochs], [t for t in tables if t.rows])
 
 
-def _make_mixture_table(epochs: Sequence[EpochRecord], name: str) -> Heat:
+def _make_cell_table(epochs: Sequence[EpochRecord], name: str) -> Heat:
     """Return the table of a cell's edges or of its output, whose rows have the same candidates."""
-    last, attention = epochs[-1], name.endswith("_attention")
+    last, kind = epochs[-1], name.removesuffix("_attention")
+    attention = name != kind
     columns = _options(
         last.names.get(name) or last.names.get("attention" if attention else "operations") or [],
         max((len(row) for row in last.weights[name]), default=0),
     )
-    kind = name.removesuffix("_attention")
+    title = f"{kind} cell: attention on its output" if attention else f"{kind} cell: operations on its edges"
     rows = ["output"] if attention else _name_edges(len(last.weights[name]))
-    return Heat(
-        key=name,
-        title=f"{kind} cell: attention on its output" if attention else f"{kind} cell: operations on its edges",
-        rows=rows,
-        columns=columns,
-        options=[columns for _ in rows],
-        values=[e.weights[name] for e in epochs],
-        kept=[_find_kept(e, [name]) for e in epochs],
-        largest=_largest(epochs, [name]),
-    )
+    return _make_table(epochs, [name], name, title, rows, columns, [columns for _ in rows])
 
 
-def _make_choice_table(epochs: Sequence[EpochRecord], names: Sequence[str]) -> Heat:
-    """Return the table of choices with different candidates, a row each, as in a chain."""
-    last = epochs[-1]
-    return Heat(
-        key="chain",
-        title=f"choices of the {last.genotype.kind if last.genotype else 'chain'}",
-        rows=[name.replace("_", " ") for name in names],
-        columns=[],
-        options=[_options(last.names.get(name, []), len(last.weights[name][0])) for name in names],
-        values=[[e.weights[name][0] for name in names] for e in epochs],
-        kept=[_find_kept(e, names) for e in epochs],
-        largest=_largest(epochs, names),
-    )
+def _make_table(
+    epochs: Sequence[EpochRecord],
+    names: Sequence[str],
+    key: str,
+    title: str,
+    rows: list[str],
+    columns: list[str],
+    options: list[list[str]],
+) -> Heat:
+    """Return the table of the mixtures ``names``, their rows below each other."""
+    values = [[row for name in names for row in e.weights[name]] for e in epochs]
+    largest = max((v for table in values for row in table for v in row if v is not None), default=0.0)
+    return Heat(key, title, rows, columns, options, values, [_find_kept(e, names) for e in epochs], largest or 1.0)
 
 
 def _find_kept(epoch: EpochRecord, names: Sequence[str]) -> list[list[int]]:
@@ -224,11 +213,6 @@ def _name_edges(count: int) -> list[str]:
 
 def _options(names: Sequence[str], count: int) -> list[str]:
     return [*names, *(str(i) for i in range(len(names), count))][:count]
-
-
-def _largest(epochs: Sequence[EpochRecord], names: Sequence[str]) -> float:
-    values = [v for e in epochs for name in names for row in e.weights[name] for v in row if v is not None]
-    return max(values, default=0.0) or 1.0
 
 
 def _shape(epoch: EpochRecord) -> list[tuple[str, tuple[int, ...]]]:

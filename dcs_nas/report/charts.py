@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, PercentF
 from dcs_nas.errors import InputError
 from dcs_nas.files import atomic_path
 from dcs_nas.report.embedded import Picture, encode_svg
-from dcs_nas.report.palette import Theme, theme
+from dcs_nas.report.palette import Theme, get_theme
 
 if TYPE_CHECKING:
     from dcs_nas.space.table import Entry, Table
@@ -32,7 +32,7 @@ _WIDTH, _LEFT, _RIGHT = 4.4, 0.15, 0.975  # of a line chart: inches, and where i
 FORMATS = ("png", "svg", "pdf")
 
 
-def settings(colours: Theme) -> Any:
+def make_style(colours: Theme) -> Any:
     """Return matplotlib's settings: the theme's colours, text as text, the same bytes each time."""
     return {
         "font.family": "sans-serif",
@@ -60,11 +60,11 @@ def settings(colours: Theme) -> Any:
     }
 
 
-def save_figure(figure: Figure, form: str, *, dpi: float = 160) -> bytes:
-    """Return a figure as svg, png or pdf, without the date."""
+def save_figure(figure: Figure, form: str) -> bytes:
+    """Return a figure as svg, png (160 dots per inch) or pdf, without the date."""
     stream = io.BytesIO()
     metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form)
-    figure.savefig(stream, format=form, dpi=dpi, metadata=metadata)
+    figure.savefig(stream, format=form, dpi=160, metadata=metadata)
     return stream.getvalue()
 
 
@@ -88,7 +88,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Chart:
-    """A line chart; ``facts`` is the data from which the page's script shows values; places are shares of the width."""
+    """A line chart; ``facts`` are for the page's script, which shows values at places (shares of the width)."""
 
     title: str
     note: str
@@ -96,8 +96,8 @@ class Chart:
     facts: dict[str, Any]
 
 
-def draw_line_chart(title: str, series: Sequence[Series], *, label: str = "epoch", note: str = "") -> Chart | None:
-    """Return a chart of all series that have a number, styled by their index among all; None without any."""
+def draw_line_chart(title: str, series: Sequence[Series], *, note: str = "") -> Chart | None:
+    """Return a chart over the epochs of all series that have a number, styled by their index; None without any."""
     styled = [(s, i) for i, s in enumerate(series) if any(y is not None for y in s.ys)]
     if not styled:
         return None
@@ -105,13 +105,13 @@ def draw_line_chart(title: str, series: Sequence[Series], *, label: str = "epoch
     low, high = (xs[0], xs[-1]) if len(xs) > 1 else (xs[0] - 1, xs[0] + 1)
     low, high = low - 0.02 * (high - low), high + 0.02 * (high - low)
 
-    colours = theme("light")
-    with matplotlib.rc_context({**settings(colours), "font.size": 9.5, "lines.linewidth": 1.6}):
+    colours = get_theme("light")
+    with matplotlib.rc_context({**make_style(colours), "font.size": 9.5, "lines.linewidth": 1.6}):
         legend = len(styled) > 1 or not title.endswith(styled[0][0].name)
         below = 0.47 + (0.06 + 0.2 * len(styled) if legend else 0.0)  # inches
         figure = Figure(figsize=(_WIDTH, 1.9 + below))
         bottom = below / (1.9 + below)
-        axes = figure.add_axes((_LEFT, bottom, _RIGHT - _LEFT, 0.97 - bottom), xlim=(low, high), xlabel=label)
+        axes = figure.add_axes((_LEFT, bottom, _RIGHT - _LEFT, 0.97 - bottom), xlim=(low, high), xlabel="epoch")
         for line, index in styled:
             ys = np.array([np.nan if y is None else y for y in line.ys])
             size = 3.0 if len(ys) <= 60 else 0.0
@@ -124,12 +124,12 @@ def draw_line_chart(title: str, series: Sequence[Series], *, label: str = "epoch
         svg = save_figure(figure, "svg")
     places = [round(_LEFT + (x - low) / (high - low) * (_RIGHT - _LEFT), 4) for x in xs]
     lines = [{"name": s.name, "values": [dict(zip(s.xs, s.ys)).get(x) for x in xs]} for s, _ in styled]
-    facts = {"xs": xs, "places": places, "label": label, "lines": lines}
-    return Chart(title, note, embed_chart(svg, f"{title} over {label}s"), facts)
+    facts = {"xs": xs, "places": places, "label": "epoch", "lines": lines}
+    return Chart(title, note, embed_chart(svg, f"{title} over epochs"), facts)
 
 
 def embed_chart(light: bytes, alt: str) -> Picture:
-    """Return a chart drawn in the light theme as a picture for light and for dark pages."""
+    """Return the picture of a chart in the light theme, and its copy in the colours of the dark theme."""
     dark = light.decode()
     for a, b in zip(_colours_of("light"), _colours_of("dark")):
         dark = dark.replace(a, b)
@@ -137,7 +137,7 @@ def embed_chart(light: bytes, alt: str) -> Picture:
 
 
 def _colours_of(name: str) -> list[str]:
-    colours = theme(name)
+    colours = get_theme(name)
     return [colours.ground, colours.text, colours.wire, *(colours.families[hue].line for hue in _HUES)]
 
 
@@ -161,29 +161,21 @@ def read_cmc_curve(report: Mapping[str, Any], name: str, *, style: int | None = 
     return CmcCurve(name, report["cmc"], report["mAP"], confidence["cmc"] if confidence else None, style)
 
 
-def draw_cmc(
-    curves: Sequence[CmcCurve],
-    folder: Path,
-    *,
-    name: str = "cmc",
-    title: str = "",
-    formats: Sequence[str] = ("png", "svg"),
-    appearance: str = "light",
-) -> list[Path]:
-    """Draw curves on one axes into ``folder / name.FORMAT``; they differ in colour, dashes and marker."""
+def draw_cmc(curves: Sequence[CmcCurve], folder: Path, *, title: str = "") -> list[Path]:
+    """Draw curves on one axes into ``cmc.png`` and ``cmc.svg``; they differ in colour, dashes and marker."""
     if not curves:
         raise InputError("there is no curve to draw, expected at least one; name an evaluation")
-    files = [folder / f"{name}.{form}" for form in formats]
-    for file, form in zip(files, formats):
+    files = [folder / "cmc.png", folder / "cmc.svg"]
+    for file in files:
         with atomic_path(file) as temporary:
-            temporary.write_bytes(paint_cmc(curves, form, appearance, title=title))
+            temporary.write_bytes(paint_cmc(curves, file.suffix[1:], title=title))
     return files
 
 
-def paint_cmc(curves: Sequence[CmcCurve], form: str, appearance: str, *, title: str = "") -> bytes:
-    """Return the figure of ``draw_cmc`` as svg, png or pdf."""
-    colours = theme(appearance)
-    with matplotlib.rc_context({**settings(colours), "font.size": 11.0}):
+def paint_cmc(curves: Sequence[CmcCurve], form: str, *, title: str = "") -> bytes:
+    """Return the figure of ``draw_cmc`` in the light theme as svg, png or pdf."""
+    colours = get_theme("light")
+    with matplotlib.rc_context({**make_style(colours), "font.size": 11.0}):
         figure = Figure(figsize=(6.4, 4.4 + 0.26 * len(curves)), layout="constrained")
         axes = figure.add_subplot()
         for index, curve in enumerate(curves):
@@ -220,29 +212,23 @@ def draw_standing(table: Table, named: Mapping[str, Entry], out: Path) -> None:
     """
     form = out.suffix.lstrip(".").lower()
     if form not in FORMATS:
-        raise InputError(f"{out} ends in '{out.suffix}', expected .{', .'.join(FORMATS)}")
-    colours = theme("light")
-    with matplotlib.rc_context({**settings(colours), "font.size": 10.0}):
+        raise InputError(f"{out} ends in '{out.suffix}', expected .{', .'.join(FORMATS)}; change its ending")
+    colours = get_theme("light")
+    with matplotlib.rc_context({**make_style(colours), "font.size": 10.0}):
         figure = Figure(figsize=(7.2, 4.6), layout="constrained")
         axes = figure.add_subplot(xlabel="multiply-adds of an image (millions)", ylabel="mAP on unseen identities (%)")
         axes.set_title(f"{table.name}, synthetic pedestrians", fontsize=10)
-        everything = [(entry.multiply_adds / 1e6, entry.score) for entry in table]
-        axes.plot(*zip(*everything), ".", color=colours.wire, alpha=0.55, label=f"all {len(table)} architectures")
-        front = [(entry.multiply_adds / 1e6, entry.score) for entry in table.front]
-        axes.plot(*zip(*front), "o-", color=colours.families["separable"].line, markersize=4, label="Pareto front")
-        star = colours.families["attention"].fill
+        line, star = colours.families["separable"].line, colours.families["attention"].fill
+
+        def plot(entries: Iterable[Entry], form: str, label: str, **style: Any) -> None:
+            points = [(entry.multiply_adds / 1e6, entry.score) for entry in entries]
+            axes.plot(*zip(*points), form, label=label, **style)
+
+        plot(table, ".", f"all {len(table)} architectures", color=colours.wire, alpha=0.55)
+        plot(table.front, "o-", "Pareto front", color=line, markersize=4)
         for (name, entry), marker in zip(named.items(), _STARS):
-            axes.plot(
-                [entry.multiply_adds / 1e6],
-                [entry.score],
-                marker=marker,
-                linestyle="none",
-                markersize=13,
-                color=star,
-                markeredgecolor=colours.ground,
-                label=f"{name}: rank {entry.rank}",
-                zorder=4,
-            )
+            label = f"{name}: rank {entry.rank}"
+            plot([entry], marker, label, markersize=13, color=star, markeredgecolor=colours.ground, zorder=4)
         axes.legend(loc="lower right")
         with atomic_path(out) as path:
             path.write_bytes(save_figure(figure, form))

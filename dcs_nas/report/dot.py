@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from dcs_nas.report.drawn_graph import is_branched, list_stages
-from dcs_nas.report.palette import CHANGES, FAMILIES, Theme, paint
+from dcs_nas.report.palette import CHANGES, FAMILIES, Theme, choose_paint
 
 if TYPE_CHECKING:
     import graphviz
@@ -31,18 +31,18 @@ CHAIN_WORDS = (
 
 
 def get_stage_words(graph: networkx.MultiDiGraph) -> tuple[str, ...]:
-    """Return the lines under a picture with stages: of the graph's kind, by default of chains."""
+    """Return the lines under a picture with stages: the graph's own, by default those of chains."""
     return tuple(graph.graph.get("words", "").splitlines()) or CHAIN_WORDS
 
 
 def paint_graph(graph: networkx.MultiDiGraph, theme: Theme, form: str) -> tuple[bytes, str]:
-    """Return one graph as svg, png or pdf by Graphviz, or a plain one by matplotlib and a note why."""
+    """Return one graph as svg, png or pdf by Graphviz, or a plain one by matplotlib and a note that says why."""
     return _paint(to_dot(graph, theme), [("", graph)], theme, form, columns=1)
 
 
-def paint_panels(panels: Panels, theme: Theme, form: str, *, columns: int | None = None) -> tuple[bytes, str]:
+def paint_panels(panels: Panels, theme: Theme, form: str) -> tuple[bytes, str]:
     """Return several cells (title, graph) side by side as ``paint_graph`` returns one."""
-    columns = columns or (1 if len(panels) < 3 else 2 if len(panels) < 9 else 3)
+    columns = 1 if len(panels) < 3 else 2 if len(panels) < 9 else 3
     return _paint(make_strip_dot(panels, theme, columns=columns), panels, theme, form, columns=columns)
 
 
@@ -50,15 +50,15 @@ def _paint(dot: graphviz.Digraph, panels: Panels, theme: Theme, form: str, *, co
     problem = "Graphviz' dot is not installed (apt install graphviz)"
     if shutil.which("dot") is not None:
         try:
-            dot.attr("graph", **({"dpi": str(_DPI)} if form == "png" else {}))
+            if form == "png":
+                dot.attr("graph", dpi=str(_DPI))
             return dot.pipe(format=form, quiet=True), ""
         except subprocess.CalledProcessError as error:
             problem = f"dot failed: {(error.stderr or b'').decode(errors='replace').strip().partition(chr(10))[0]}"
     from dcs_nas.report.plain import draw_plain
 
-    return draw_plain(
-        panels, theme, form, columns=columns
-    ), f"the drawings are plain ones by matplotlib, because {problem}"
+    note = f"the drawings are plain ones by matplotlib, because {problem}"
+    return draw_plain(panels, theme, form, columns=columns), note
 
 
 def to_dot(graph: networkx.MultiDiGraph, theme: Theme) -> graphviz.Digraph:
@@ -98,7 +98,7 @@ def make_strip_dot(panels: Panels, theme: Theme, *, columns: int) -> graphviz.Di
     return dot
 
 
-def legend_of(graphs: Iterable[networkx.MultiDiGraph]) -> list[tuple[str, str, str]]:
+def list_legend(graphs: Iterable[networkx.MultiDiGraph]) -> list[tuple[str, str, str]]:
     """Return the legend of the colours as (family, change, words): changes, or else at least three families."""
     nodes = [data for graph in graphs for _, data in graph.nodes(data=True)]
     changes = {data["change"] for data in nodes}
@@ -112,14 +112,11 @@ def legend_of(graphs: Iterable[networkx.MultiDiGraph]) -> list[tuple[str, str, s
 def _start(name: str, theme: Theme) -> graphviz.Digraph:
     import graphviz
 
-    dot = graphviz.Digraph(_identifier(name))
-    dot.attr(
-        "graph", id=_identifier(name), rankdir="LR", bgcolor=theme.ground, pad="0.12", ranksep="0.4", nodesep="0.2"
-    )
-    dot.attr(
-        "graph", fontname=_FONT, fontsize=_LEGEND_SIZE, fontcolor=theme.text, labelloc="b", outputorder="edgesfirst"
-    )
-    dot.attr("graph", bgcolor=theme.ground)
+    identifier = re.sub(r"[^A-Za-z0-9]+", "_", name)
+    dot = graphviz.Digraph(identifier)
+    dot.attr("graph", id=identifier, rankdir="LR", bgcolor=theme.ground, pad="0.12", ranksep="0.4", nodesep="0.2")
+    dot.attr("graph", fontname=_FONT, fontsize=_LEGEND_SIZE, fontcolor=theme.text, labelloc="b")
+    dot.attr("graph", outputorder="edgesfirst")
     dot.attr("node", fontname=_FONT, fontsize=_SIZE, shape="box", margin="0.1,0.06", height="0.36", width="0.5")
     dot.attr("edge", arrowsize="0.75", penwidth="1.2", color=theme.wire)
     return dot
@@ -190,7 +187,7 @@ def _add_branches(dot: graphviz.Digraph, graph: networkx.MultiDiGraph, stages: M
 def _add_node(dot: graphviz.Digraph, key: str, data: Mapping[str, str], theme: Theme, **more: str) -> None:
     import graphviz
 
-    colours = paint(theme, data["role"], data["family"], data["change"])
+    colours = choose_paint(theme, data["role"], data["family"], data["change"])
     style = {"fillcolor": colours.fill, "color": colours.line, "fontcolor": colours.text, **more}
     rows = in_one_line(data["text"]).split("\n")
     if data["role"] == "node":
@@ -199,19 +196,30 @@ def _add_node(dot: graphviz.Digraph, key: str, data: Mapping[str, str], theme: T
         letters = max(len(row) for row in rows)
         style["width"] = f"{max(float(more.get('width', 0.5)), letters * _LETTER * int(_SIZE) / 72 + 0.2):.2f}"
         shape = "filled" if data["role"] in ("input", "output") else "filled,rounded"
-        dashed = data["change"] == "removed" or data["family"] == "none"
-        style |= {"style": shape + ",dashed" * dashed, "penwidth": "2.2" if is_heavy(data) else "1.2"}
+        style |= {"style": shape + ",dashed" * is_dashed(data), "penwidth": "2.2" if is_heavy(data) else "1.2"}
     label = graphviz.nohtml("\\n".join(graphviz.escape(row.replace("&", "&amp;")) for row in rows))
     dot.node(key, label, id=key, tooltip=graphviz.escape(data["label"]), **style)
 
 
 def is_heavy(data: Mapping[str, str]) -> bool:
-    """Return whether a box stands out by a thick outline: what is new, and attention."""
+    """Return whether a box has a thick outline: a new one, and attention."""
     return data["change"] in ("added", "new") or (data["family"] == "attention" and not data["change"])
 
 
+def is_dashed(data: Mapping[str, str]) -> bool:
+    """Return whether a box or an arrow has dashes: a removed one, and the operation ``none``."""
+    return data["change"] == "removed" or data["family"] == "none"
+
+
+def get_wire_colour(data: Mapping[str, str], theme: Theme) -> str:
+    """Return the colour of an arrow: of its operation's family or change, if it has any."""
+    if not data["family"] and not data["change"]:
+        return theme.wire
+    return choose_paint(theme, "op", data["family"], data["change"]).line
+
+
 def in_one_line(text: str) -> str:
-    """Return words without subscripts, which no font has to have.
+    """Return text with subscripts in parentheses, since fonts may lack them.
 
     >>> in_one_line("c_{k-2}")
     'c(k-2)'
@@ -220,18 +228,15 @@ def in_one_line(text: str) -> str:
 
 
 def _wire_style(data: Mapping[str, str], theme: Theme) -> dict[str, str]:
-    plain = not data["family"] and not data["change"]
-    style = {"color": theme.wire if plain else paint(theme, "op", data["family"], data["change"]).line}
-    if data["change"] == "removed" or data["family"] == "none":
-        style["style"] = "dashed"
+    style = {"color": get_wire_colour(data, theme)} | ({"style": "dashed"} if is_dashed(data) else {})
     return style | ({"penwidth": "2.2"} if data["change"] in ("added", "new") else {})
 
 
 def _legend(graphs: Sequence[networkx.MultiDiGraph], theme: Theme, remark: str = "") -> str:
     cells = []
-    for family, change, words in legend_of(graphs):
-        colours = paint(theme, "op", family, change)
-        line = "dashed" if "removed" in change or family == "none" else "solid"
+    for family, change, words in list_legend(graphs):
+        colours = choose_paint(theme, "op", family, change)
+        line = "dashed" if is_dashed({"family": family, "change": change}) else "solid"
         swatch = f'STYLE="{line}" BGCOLOR="{colours.fill}" COLOR="{colours.line}" BORDER="1"'
         cells.append(f'<TD {swatch} WIDTH="18" HEIGHT="11" FIXEDSIZE="TRUE"></TD>')
         width = round(len(words) * _LETTER * int(_LEGEND_SIZE)) + 8
@@ -240,7 +245,3 @@ def _legend(graphs: Sequence[networkx.MultiDiGraph], theme: Theme, remark: str =
     if not cells:
         return ""
     return f'<<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="4"><TR>{"".join(cells)}</TR></TABLE>>'
-
-
-def _identifier(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9]+", "_", name)

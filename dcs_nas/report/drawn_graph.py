@@ -1,8 +1,8 @@
 """Graphs for drawings: of one genotype or of the difference of two, with operations as nodes.
 
-Works for every kind of space whose ``graph`` has the roles that ``text_of`` knows. Nodes of the result carry ``role``,
+It works for every kind of space whose ``graph`` has the roles of ``describe_node``. Nodes of the result have ``role``,
 ``label``, ``text`` (the lines in the box), ``family``, ``change`` (kept, removed, added, new, changed or nothing),
-``stage`` (0 outside stages) and ``branch`` (a, b or nothing); edges carry the family and change of their operation.
+``stage`` (0 outside stages) and ``branch`` (a, b or nothing); edges have the family and change of their operation.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dcs_nas.report.palette import family, lines
+from dcs_nas.report.palette import get_family, split_label
 
 if TYPE_CHECKING:
     import networkx
@@ -32,7 +32,7 @@ def mark_new(graph: networkx.MultiDiGraph, old: networkx.MultiDiGraph) -> networ
 
 
 def make_difference_graph(a: networkx.MultiDiGraph, b: networkx.MultiDiGraph) -> networkx.MultiDiGraph:
-    """Return two graphs as one, with parts marked kept, removed (only in ``a``), added (only in ``b``) or changed."""
+    """Return two graphs as one, with parts marked kept, removed (in ``a`` alone), added (in ``b`` alone) or changed."""
     return _merge(a, b, both="kept", one="removed", other="added")
 
 
@@ -43,14 +43,14 @@ def list_stages(graph: networkx.MultiDiGraph) -> dict[int, str]:
 
 
 def is_branched(graph: networkx.MultiDiGraph) -> bool:
-    """Return whether cells of two branches are drawn."""
+    """Return whether the graph has cells of two branches."""
     return any(data["branch"] for _, data in graph.nodes(data=True))
 
 
-def text_of(data: Mapping[str, Any]) -> list[list[str]]:
-    """Return the words in a node's box, row by row.
+def describe_node(data: Mapping[str, Any]) -> list[list[str]]:
+    """Return the words of a node's box, row by row.
 
-    >>> text_of({"role": "block", "kernel": 5, "expansion": 6, "width": 24, "squeeze_excite": True})
+    >>> describe_node({"role": "block", "kernel": 5, "expansion": 6, "width": 24, "squeeze_excite": True})
     [['5×5', 'e6'], ['width 24'], ['SE']]
     """
     role, label = data["role"], str(data.get("label", ""))
@@ -62,21 +62,21 @@ def text_of(data: Mapping[str, Any]) -> list[list[str]]:
     if role == "skipped":
         return [["skipped"]]
     if role == "interaction":
-        return [[" ".join(lines(label)) if label != "none" else "no interaction"]]
+        return [[" ".join(split_label(label)) if label != "none" else "no interaction"]]
     if role == "branch":
         return [[label]]
     if role == "attention":
-        window = [data["window"]] if "window" in data else []
-        return [[row] for row in (*lines(label), *(["attention"] if family(label) == "attention" else []), *window)]
+        word = ["attention"] if get_family(label) == "attention" else []
+        return [[row] for row in (*split_label(label), *word, *([data["window"]] if "window" in data else []))]
     rows = [label, data.get("size", ""), f"width {data['width']}" if "width" in data else ""]
     held = data.get("attention", "none")
-    return [[row] for row in (*rows, f"+ {' '.join(lines(held))}" if held != "none" else "") if row]
+    return [[row] for row in (*rows, f"+ {' '.join(split_label(held))}" if held != "none" else "") if row]
 
 
 def _merge(
     old: networkx.MultiDiGraph, new: networkx.MultiDiGraph, *, both: str, one: str, other: str
 ) -> networkx.MultiDiGraph:
-    """Return two graphs as one, with marks for parts in both, only in the first and only in the second."""
+    """Return two graphs as one, with marks for parts in both, in ``old`` alone and in ``new`` alone."""
     import networkx
 
     old, new = _rename_attention(old), _rename_attention(new)
@@ -84,32 +84,26 @@ def _merge(
     graph: networkx.MultiDiGraph = networkx.MultiDiGraph(name=name, words=new.graph.get("words", ""))
     for key in [*new, *(key for key in old if key not in new)]:
         versions: list[dict[str, Any]] = [g.nodes[key] for g in (old, new) if key in g]
-        rows, data = text_of(versions[-1]), versions[-1]
+        rows, data = describe_node(versions[-1]), versions[-1]
         change = (one if key in old else other) if len(versions) == 1 else both if data["role"] in _CHOSEN else ""
-        if text_of(versions[0]) != rows:
-            change, rows = (
-                "changed",
-                _join_values(text_of(versions[0]), rows, skipped="skipped" in map(_role, versions)),
-            )
+        if (before := describe_node(versions[0])) != rows:
+            change = "changed"
+            rows = _join_values(before, rows, skipped=any(d["role"] == "skipped" for d in versions))
         if change != "left out":
             _add_node(graph, key, data, ["\n".join(", ".join(row) for row in rows)], _family_of(data), change)
     place = {key: i for i, key in enumerate(graph)}
     edges = [edge for edge in _list_edges(old, new, both, one, other) if edge[3] != "left out"]
     for i, (tail, head, op, change) in enumerate(sorted(edges, key=lambda edge: (place[edge[1]], place[edge[0]]))):
         if op:
-            kind = family(op)
-            _add_node(graph, f"op_{i}", {"role": "op", "label": op}, lines(op), kind, change)
+            kind = get_family(op)
+            _add_node(graph, f"op_{i}", {"role": "op", "label": op}, split_label(op), kind, change)
             graph.add_edge(tail, f"op_{i}", family=kind, change=change)
             graph.add_edge(f"op_{i}", head, family=kind, change=change)
         else:
             ends = [graph.nodes[key] for key in (tail, head)]
-            attended = "attention" in map(_role, ends) and not any(data["stage"] for data in ends)
+            attended = any(d["role"] == "attention" for d in ends) and not any(d["stage"] for d in ends)
             graph.add_edge(tail, head, family="attention" if attended else "", change=change)
     return graph
-
-
-def _role(data: Mapping[str, Any]) -> str:
-    return str(data["role"])
 
 
 def _rename_attention(graph: networkx.MultiDiGraph) -> networkx.MultiDiGraph:
@@ -143,7 +137,7 @@ def _add_node(
 
 def _family_of(data: Mapping[str, Any]) -> str:
     if data["role"] == "interaction":
-        return family(data["label"])
+        return get_family(data["label"])
     held = data.get("attention", "none") != "none" or data["role"] == "attention"
     fixed = {"block": "separable", "branch": "separable", "skipped": "none"}
     return fixed.get(data["role"], "attention" if held else "")
@@ -159,7 +153,7 @@ def _join_values(old: list[list[str]], new: list[list[str]], *, skipped: bool) -
 
 
 def _join_words(old: str, new: str) -> str:
-    """Return both values behind their common word.
+    """Return both values after their common word.
 
     >>> _join_words("width 12", "width 16")
     'width 12 → 16'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,9 +15,8 @@ from dcs_nas.errors import InputError, choices
 from dcs_nas.files import atomic_path
 from dcs_nas.report.dot import Panels, paint_graph, paint_panels, to_dot
 from dcs_nas.report.drawn_graph import list_stages, make_difference_graph, make_drawing_graph, mark_new
-from dcs_nas.report.palette import Theme, family
-from dcs_nas.report.palette import theme as find_theme
-from dcs_nas.report.tikz import tikz_document
+from dcs_nas.report.palette import Theme, get_family, get_theme
+from dcs_nas.report.tikz import make_tikz
 from dcs_nas.runs import RunFolder
 from dcs_nas.space import AnyGenotype
 
@@ -33,49 +33,46 @@ _PAD = 14
 
 @dataclass
 class Drawing:
-    """The files written, and a note for the user where they are not drawn as usual."""
+    """The files written, and a note for the user on what differs from the usual drawing."""
 
     files: list[Path] = field(default_factory=list)
     note: str = ""
 
 
-def draw(
-    genotype: AnyGenotype, out: Path, *, formats: Sequence[str] = ("svg", "png"), theme: str = "light", stem: str = ""
-) -> Drawing:
+def draw(genotype: AnyGenotype, out: Path, *, formats: Sequence[str] = ("svg", "png"), theme: str = "light") -> Drawing:
     """Draw every kind of cell and the whole network into the folder ``out``; of a chain, the chain.
 
-    The files are ``normal.svg``, ``reduce.svg``, ``network.svg``, ..., or ``chain.svg``, each name after ``stem``.
-    Graphviz lays out and paints svg, png and pdf; without its ``dot`` program matplotlib draws plain pictures, and the
-    drawing's note says so. ``graphml`` holds the genotype's graph with the family of every
-    operation. ``tikz`` is LaTeX, ``normal.tex``. ``darts`` is the text of DARTS, ``genotype.txt``.
+    The files are ``normal.svg``, ``reduce.svg``, ``network.svg``, ..., or ``chain.svg``. Graphviz lays out and paints
+    svg, png and pdf; without its ``dot`` program matplotlib draws plain pictures, and the drawing's note says so.
+    ``graphml`` holds the genotype's graph with the family of every operation. ``tikz`` is LaTeX, ``normal.tex``.
+    ``darts`` is the text of DARTS, ``genotype.txt``.
 
-    Raises ``InputError`` for a format or theme that does not exist, and for ``darts`` of a chain.
+    Raises ``InputError`` for an unknown format or theme, and for ``darts`` of a chain.
     """
     job = _Job(out, formats, theme)
     if "darts" in job.formats:
-        job.write_text(f"{stem}genotype.txt", genotype)
+        job.write_text("genotype.txt", genotype)
     for part, graph in genotype.graphs().items():
-        job.write(stem + part, make_drawing_graph(graph), graph)
+        job.write(part, make_drawing_graph(graph), graph)
     overview = genotype.overview()
     if overview is not None:
-        job.write(f"{stem}network", make_drawing_graph(overview))
+        job.write("network", make_drawing_graph(overview))
     return job.drawing
 
 
 def draw_difference(
     a: AnyGenotype, b: AnyGenotype, out: Path, *, formats: Sequence[str] = ("svg", "png"), theme: str = "light"
 ) -> Drawing:
-    """Draw the changes from ``a`` to ``b`` into ``difference_normal.svg``, ... in the folder ``out``, or
-    ``difference_chain.svg``.
+    """Draw the changes from ``a`` to ``b`` into ``difference_normal.svg``, ..., or ``difference_chain.svg`` in ``out``.
 
-    Operations in both are thin and grey; removed ones dashed with a minus, added ones heavy with a plus, each in its
-    own colour. Raises ``InputError`` for genotypes of different spaces.
+    Operations in both are thin and grey; removed ones are dashed with a minus, added ones thick with a plus, each in
+    its own colour. Raises ``InputError`` for genotypes of different spaces.
     """
     _require_same_space([("the first genotype", a), ("the second", b)])
     job = _Job(out, formats, theme)
     if "darts" in job.formats:
         raise InputError(
-            "found the format darts, but a difference has no text of DARTS; write each genotype separately as darts"
+            "found the format darts, but a difference has no text of DARTS; draw each genotype by itself as darts"
         )
     for part in (part for part in a.parts if part in b.parts):
         job.write(f"difference_{part}", make_difference_graph(a.graph(part), b.graph(part)))
@@ -99,12 +96,11 @@ def draw_strip(
     *,
     formats: Sequence[str] = ("svg", "png"),
     theme: str = "light",
-    columns: int | None = None,
 ) -> Drawing:
     """Draw each kind of cell over the epochs, a panel per ``(title, genotype)``, into ``strip_normal.svg``, ...
 
     Epochs in which a cell did not change share a panel; new operations have a plus.
-    Raises ``InputError`` without genotypes, for genotypes of different spaces and for formats that are no figures.
+    Raises ``InputError`` without genotypes, for genotypes of different spaces and for formats other than figures.
     """
     if not genotypes:
         raise InputError("a strip has no genotype, expected at least one; name a run with recorded epochs")
@@ -119,7 +115,7 @@ def draw_strip(
     for part in genotypes[0][1].parts:
         panels = make_strip_panels(genotypes, part)
         for form in job.formats:
-            job.save(f"strip_{part}.{form}", job.note(paint_panels(panels, job.theme, form, columns=columns)))
+            job.save(f"strip_{part}.{form}", job.note(paint_panels(panels, job.theme, form)))
     return job.drawing
 
 
@@ -129,13 +125,8 @@ def is_strip(genotype: AnyGenotype) -> bool:
 
 
 def make_strip_panels(genotypes: Sequence[tuple[str, AnyGenotype]], part: str) -> Panels:
-    """Return a panel for each run of genotypes with the same part; its title names the first and the last of them."""
-    runs: list[list[tuple[str, AnyGenotype]]] = []
-    for title, genotype in genotypes:
-        if runs and runs[-1][-1][1].part(part) == genotype.part(part):
-            runs[-1].append((title, genotype))
-        else:
-            runs.append([(title, genotype)])
+    """Return a panel for each series of genotypes with the same part; its title names the first and the last one."""
+    runs = [list(members) for _, members in groupby(genotypes, key=lambda pair: pair[1].part(part))]
     before = [None, *(run[0][1] for run in runs)]
     return [
         (run[0][0] if len(run) == 1 else f"{run[0][0]} – {run[-1][0]}", make_epoch_graph(run[0][1], part, since))
@@ -153,18 +144,18 @@ class _Job:
         if not formats:
             raise InputError(f"no format to draw in, expected at least one; known: {', '.join(FORMATS)}")
         self.out, self.formats = out, tuple(dict.fromkeys(formats))
-        self.theme: Theme = find_theme(theme)
+        self.theme: Theme = get_theme(theme)
         self.drawing = Drawing()
 
     def write(self, stem: str, graph: networkx.MultiDiGraph, own: networkx.MultiDiGraph | None = None) -> None:
-        """Write one graph in every format; GraphML holds the genotype's ``own`` graph, by default the drawn one."""
+        """Write one graph in every format; GraphML holds the genotype's ``own`` graph if it is given."""
         for form in self.formats:
             if form == "graphml":
                 self.save(f"{stem}.graphml", _graphml(own or graph))
             elif form == "dot":
                 self.save(f"{stem}.dot", to_dot(graph, self.theme).source.encode())
             elif form == "tikz":
-                self.save(f"{stem}.tex", tikz_document(graph, self.theme).encode())
+                self.save(f"{stem}.tex", make_tikz(graph, self.theme).encode())
             elif form != "darts":
                 self.save(f"{stem}.{form}", self.note(paint_graph(graph, self.theme, form)))
 
@@ -179,7 +170,7 @@ class _Job:
             self.drawing.note = f"{name} omits the attention of the cells ({attended})"
 
     def note(self, painted: tuple[bytes, str]) -> bytes:
-        """Add the note of a painting once; return its content."""
+        """Return the content of a painting; add its note to the drawing's, once."""
         content, note = painted
         if note not in self.drawing.note:
             self.drawing.note = "; ".join(filter(None, (self.drawing.note, note)))
@@ -203,9 +194,9 @@ def _graphml(graph: networkx.MultiDiGraph) -> bytes:
 
     graph = graph.copy()
     for *_, data in graph.edges(data=True):
-        data.setdefault("family", family(data["op"]) if data.get("op") else "")
+        data.setdefault("family", get_family(data["op"]) if data.get("op") else "")
     for _, data in graph.nodes(data=True):
-        data.setdefault("family", family(data["label"]) if data["role"] == "attention" else "")
+        data.setdefault("family", get_family(data["label"]) if data["role"] == "attention" else "")
     stream = io.BytesIO()
     networkx.write_graphml(graph, stream)
     return stream.getvalue()
@@ -219,10 +210,8 @@ def read_epochs(folder: Path) -> list[tuple[int, AnyGenotype]]:
     Raises:
         InputError: no record, or one that does not describe a network.
     """
-    run = RunFolder(folder)
-    if folder == RunFolder(folder.parent).architecture:
-        run = RunFolder(folder.parent)
-    epochs = run.epoch_genotypes()
+    parent = RunFolder(folder.parent)
+    epochs = (parent if folder == parent.architecture else RunFolder(folder)).epoch_genotypes()
     if not epochs:
         raise InputError(
             f"{folder} holds no epochs of a search (architecture/epoch_NNN.yaml); name the run folder of a "
@@ -259,26 +248,18 @@ def draw_animation(genotypes: Sequence[tuple[int, AnyGenotype]], out: Path, *, t
     """
     if not genotypes:
         raise InputError("an animation has no genotype, expected at least one; name a run with recorded epochs")
-    (_, first), *further = genotypes
-    for epoch, other in further:
-        other.require_space(first.space, name=first.space.name, source=f"epoch {epoch}")
-    colours = find_theme(theme)
-    return [
-        _write(list(_frames(genotypes, part, colours)), out / f"animation_{part}.gif", colours) for part in first.parts
-    ]
+    _require_same_space([(f"epoch {epoch}", genotype) for epoch, genotype in genotypes])
+    colours, parts = get_theme(theme), genotypes[0][1].parts
+    return [_write(list(_frames(genotypes, part, colours)), out / f"animation_{part}.gif", colours) for part in parts]
 
 
 def _frames(genotypes: Sequence[tuple[int, AnyGenotype]], part: str, theme: Theme) -> Iterator[tuple[str, Image.Image]]:
     before: AnyGenotype | None = None
     for epoch, genotype in genotypes:
         painted, _ = paint_graph(make_epoch_graph(genotype, part, before), theme, "png")
-        yield f"epoch {epoch}: {make_title(genotype, part)}", _open(painted)
+        with Image.open(io.BytesIO(painted)) as picture:
+            yield f"epoch {epoch}: {make_title(genotype, part)}", picture.convert("RGB")
         before = genotype
-
-
-def _open(png: bytes) -> Image.Image:
-    with Image.open(io.BytesIO(png)) as picture:
-        return picture.convert("RGB")
 
 
 def _write(frames: Sequence[tuple[str, Image.Image]], path: Path, theme: Theme) -> Path:

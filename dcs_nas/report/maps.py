@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 from dcs_nas.config import Config
 from dcs_nas.data.augment import Normalize
 from dcs_nas.data.datamodule import Images, ReidData
-from dcs_nas.data.images import Progress
+from dcs_nas.data.images import Bars
 from dcs_nas.errors import InputError
 from dcs_nas.models.blocks import RGA, DCSAttention, HardAttention, SoftAttention
 from dcs_nas.report.place_names import describe_place
@@ -56,9 +58,7 @@ class AttentionMaps:
     left_out: int
 
 
-def draw_attention_maps(
-    folder: Path, *, count: int, progress: Callable[[str], Progress] | None = None
-) -> AttentionMaps | None:
+def draw_attention_maps(folder: Path, *, count: int, progress: Bars | None = None) -> AttentionMaps | None:
     """Return maps of the trained run in ``folder`` over ``count`` of its queries; None without attention.
 
     Raises:
@@ -69,11 +69,9 @@ def draw_attention_maps(
     config, network = load_trained(folder)
     if not has_attention(network):
         return None
-    data = ReidData(config, progress=progress)
-    queries, _ = data.test()
+    queries, _ = ReidData(config, progress=progress).test()
     rows = np.unique(np.linspace(0, len(queries) - 1, min(count, len(queries))).round().astype(int)).tolist()
-    images = queries.subset(rows)
-    return draw_maps(network, config, images)
+    return draw_maps(network, config, queries.subset(rows))
 
 
 def draw_maps(network: nn.Module, config: Config, images: Images) -> AttentionMaps:
@@ -122,7 +120,7 @@ def _block(seen: Seen, pixels: np.ndarray, after: str) -> BlockMaps:
 
 
 def _overlay(image: np.ndarray, heat: np.ndarray) -> Image.Image:
-    """Return an image (h, w, 3) under the colours of a map (H, W), each place a square."""
+    """Return an image (h, w, 3) in grey under the colours of a map (H, W), a rectangle for each position."""
     below = _enlarge(image)
     above = Image.fromarray(map_to_colours(heat)).resize(below.size, Image.Resampling.NEAREST)
     grey = below.convert("L").convert("RGB")
@@ -150,8 +148,7 @@ def _draw_regions(image: np.ndarray, centres: Tensor) -> Image.Image:
 
 def _draw_bars(values: np.ndarray, size: Sequence[int]) -> Image.Image:
     """Return sorted values (C,) from 0 to 1 as colours from top to bottom, in an image's proportions."""
-    width, height = _scale_size(size)
-    return Image.fromarray(map_to_colours(values[:, None])).resize((width, height), Image.Resampling.NEAREST)
+    return Image.fromarray(map_to_colours(values[:, None])).resize(_scale_size(size), Image.Resampling.NEAREST)
 
 
 def _enlarge(image: np.ndarray) -> Image.Image:
@@ -168,7 +165,7 @@ class Seen:
     """The values of one block for a batch.
 
     Attributes:
-        block: its place in the network.
+        block: its name in the network.
         kind: ``dcs``: (B, H, W) share of the channels that each token keeps. ``soft``: (B, H, W) Harmonious Attention's
             mask, the mean of its channels. ``rga``: (B, H, W) weights of the positions. ``channels``: (B, C) weights of
             RGA's channels. ``regions``: (B, T, 2) centres (x, y) of Harmonious Attention's regions, from -1 to 1.
@@ -188,23 +185,26 @@ def collect_maps(network: nn.Module) -> Iterator[list[Seen]]:
     """
     seen: list[Seen] = []
     handles = []
+
+    def record(module: nn.Module, block: str, kind: str, reduce: Callable[[Any, Tensor, Tensor], Tensor]) -> None:
+        def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            seen.append(Seen(block, kind, reduce(module, inputs[0], output).detach().float().cpu()))
+
+        handles.append(module.register_forward_hook(note))
+
     for name, module in network.named_modules():
         if isinstance(module, DCSAttention):
-            handles.append(module.register_forward_pre_hook(_record_dcs(seen, name)))
+            record(module, name, "dcs", lambda block, x, _: block.mask(x).float().mean(1))
         elif isinstance(module, SoftAttention):
-            handles.append(
-                module.register_forward_hook(_record_output(seen, _name_holder(name), "soft", lambda y: y.mean(1)))
-            )
+            record(module, name.rpartition(".")[0], "soft", lambda _block, _x, y: y.float().mean(1))
         elif isinstance(module, HardAttention):
-            handles.append(
-                module.register_forward_hook(_record_output(seen, _name_holder(name), "regions", lambda y: y))
-            )
+            record(module, name.rpartition(".")[0], "regions", lambda _block, _x, y: y)
         elif isinstance(module, RGA):
-            if module.spatial is not None:
-                handles.append(module.spatial.register_forward_hook(_record_positions(seen, name, module)))
+            size = (-(-module.height // module.stride), -(-module.width // module.stride))
+            if module.spatial is not None:  # logits (B, 1, M) of positions, pooled as the block pools
+                record(module.spatial, name, "rga", partial(_gate_positions, size=size))
             if module.channel is not None:
-                gate = _record_output(seen, name, "channels", lambda y: torch.sigmoid(y[:, 0]))
-                handles.append(module.channel.register_forward_hook(gate))
+                record(module.channel, name, "channels", lambda _block, _x, y: torch.sigmoid(y[:, 0].float()))
     try:
         yield seen
     finally:
@@ -212,38 +212,10 @@ def collect_maps(network: nn.Module) -> Iterator[list[Seen]]:
             handle.remove()
 
 
+def _gate_positions(_block: nn.Module, _x: Tensor, logits: Tensor, size: tuple[int, int]) -> Tensor:
+    return torch.sigmoid(logits[:, 0].float()).unflatten(1, size)
+
+
 def has_attention(network: nn.Module) -> bool:
     """Return whether any block of the network has a map to show."""
     return any(isinstance(m, (DCSAttention, SoftAttention, HardAttention, RGA)) for m in network.modules())
-
-
-def _record_dcs(seen: list[Seen], name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        assert isinstance(module, DCSAttention)
-        seen.append(Seen(name, "dcs", module.mask(inputs[0]).float().mean(1).cpu()))
-
-    return note
-
-
-def _record_output(
-    seen: list[Seen], name: str, kind: str, reduce: Callable[[Tensor], Tensor]
-) -> Callable[[nn.Module, object, Tensor], None]:
-    def note(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-        seen.append(Seen(name, kind, reduce(output.detach().float()).cpu()))
-
-    return note
-
-
-def _record_positions(seen: list[Seen], name: str, block: RGA) -> Callable[[nn.Module, object, Tensor], None]:
-    """Return a hook that records RGA's logits (B, 1, M) of positions as sigmoid maps, pooled as the block pools."""
-    size = (-(-block.height // block.stride), -(-block.width // block.stride))
-    return _record_output(seen, name, "rga", lambda y: torch.sigmoid(y[:, 0]).unflatten(1, size))
-
-
-def _name_holder(name: str) -> str:
-    """Return the name of the module that holds the named one.
-
-    >>> _name_holder("attention.1.soft_attn"), _name_holder("soft_attn")
-    ('attention.1', '')
-    """
-    return name.rpartition(".")[0]

@@ -6,9 +6,10 @@ import base64
 import hashlib
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +17,25 @@ import jinja2
 from markupsafe import Markup
 
 from dcs_nas import __version__
-from dcs_nas.data.images import Progress
+from dcs_nas.data.images import Bars
 from dcs_nas.errors import Attempts, InputError
 from dcs_nas.files import write_text
 from dcs_nas.report.architecture import draw_architecture
 from dcs_nas.report.embedded import Picture, encode_picture
 from dcs_nas.report.metric_charts import Group, draw_curves
-from dcs_nas.report.palette import lines
+from dcs_nas.report.palette import split_label
 from dcs_nas.report.run_page import COST_COLUMNS, Cost, Summary, make_cost_table, make_run_page, summarize
 from dcs_nas.report.score_table import SCORE_COLUMNS, Score, are_comparable, draw_cmc_figure, make_rows
 from dcs_nas.runs import RunContents, RunFolder, flatten
 
-Bars = Callable[[str], Progress]
 _FACTS = ("what", "state", "data", "network", "seed")
 _MOST_CELLS = 8
+_TEMPLATES = Path(__file__).parent / "templates"
 
 
 @dataclass(frozen=True)
 class Options:
-    """Parts of a page that are computed: numbers of images with attention maps and of best and worst queries."""
+    """The numbers of images with attention maps and of best and worst queries; both need computation."""
 
     maps: int = 0
     ranked: int = 0
@@ -63,20 +64,17 @@ def write_report(
     paths = list(dict.fromkeys(run.path.resolve() for folder in folders for run in find_shown(folder)))
     runs = [RunFolder(path).read() for path in paths]
     within = folders[0] if len(folders) == 1 else Path(os.path.commonpath(paths))
+    parts = vars(options or Options())
     if _is_one(runs):
-        asked = options or Options()
-        pages = [
-            make_run_page(run, f"r{i}", maps=asked.maps, ranked=asked.ranked, progress=progress)
-            for i, run in enumerate(runs)
-        ]
+        pages = [make_run_page(run, f"r{i}", **parts, progress=progress) for i, run in enumerate(runs)]
         file = out or RunFolder(within).report_file
         title, heading = (runs[0].name, "run") if len(runs) == 1 else (runs[0].path.parent.name, "search and training")
         answer = next((page for page in pages if page.trained), pages[0])
         write_text(file, _render("run.html.j2", title, heading, runs=pages, answer=answer))
         return Page(file, paths, [note for page in pages for note in page.notes])
-    if options and (options.maps or options.ranked):
+    if any(parts.values()):
         raise InputError(
-            f"{len(runs)} runs are compared, and --maps and --ranked are for one; leave them out, or name one run"
+            f"found {len(runs)} runs to compare, but --maps and --ranked are for one; leave them out, or name one run"
         )
     file = out or within / "comparison.html"
     comparison = compare(runs)
@@ -85,7 +83,7 @@ def write_report(
 
 
 def find_shown(path: Path) -> list[RunFolder]:
-    """Return the run folder ``path``, or the run folders in it, searches first.
+    """Return the run folder ``path`` itself, or the run folders in it, searches first.
 
     Raises:
         InputError: the folder is absent or holds no run.
@@ -104,7 +102,7 @@ def find_shown(path: Path) -> list[RunFolder]:
 
 
 def _is_one(runs: Sequence[RunContents]) -> bool:
-    """Return whether the runs are one piece of work: a single run, or a search and the training of its genotype."""
+    """Return whether the runs share a page: a single run, or a search and the training of its genotype."""
     if len(runs) != 2:
         return len(runs) == 1
     a, b = runs
@@ -114,14 +112,14 @@ def _is_one(runs: Sequence[RunContents]) -> bool:
 
 def _render(template: str, title: str, heading: str, **values: Any) -> str:
     environment = _make_environment()
-    script = _source(environment, "page.js")
+    script, style = ((_TEMPLATES / name).read_text("utf-8") for name in ("page.js", "style.css"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     common = {
         "title": title,
         "heading": heading,
         "version": __version__,
         "made": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "style": Markup(_source(environment, "style.css")),
+        "style": Markup(style),
         "script": Markup(script),
         "script_hash": digest,
         "score_columns": SCORE_COLUMNS,
@@ -133,22 +131,17 @@ def _render(template: str, title: str, heading: str, **values: Any) -> str:
 def _make_environment() -> jinja2.Environment:
     """Return the environment of the templates, which escapes every inserted text."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("dcs_nas.report", "templates"),
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["pretty"] = lambda op: " ".join(lines(str(op)))
+    environment.filters["pretty"] = lambda op: " ".join(split_label(str(op)))
     environment.filters["shell"] = lambda path: shlex.quote(str(path))
     environment.filters["embedded"] = encode_picture
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "allow_nan": False, "separators": (",", ":")}
     return environment
-
-
-def _source(environment: jinja2.Environment, name: str) -> str:
-    assert environment.loader is not None
-    return environment.loader.get_source(environment, name)[0]
 
 
 @dataclass
@@ -211,15 +204,11 @@ def _overview(name: str, run: RunContents, attempt: Attempts) -> list[str]:
 
 def _draw_cells(names: Sequence[str], runs: Sequence[RunContents]) -> list[tuple[str, list[Picture]]]:
     """Return pictures of the first few final architectures, equal ones once."""
-    groups: list[tuple[Any, list[str], RunContents]] = []
+    groups: dict[str, tuple[list[str], RunContents]] = {}
     for name, run in zip(names, runs):
-        if run.genotype is None:
-            continue
-        content = run.genotype.model_dump(mode="json", exclude={"origin"})
-        same = next((members for known, members, _ in groups if known == content), None)
-        if same is not None:
-            same.append(name)
-        else:
-            groups.append((content, [name], run))
-    pictures = [(", ".join(members), draw_architecture(run, films=False)) for _, members, run in groups[:_MOST_CELLS]]
+        if run.genotype is not None:
+            content = run.genotype.model_dump_json(exclude={"origin"})
+            groups.setdefault(content, ([], run))[0].append(name)
+    shown = islice(groups.values(), _MOST_CELLS)
+    pictures = [(", ".join(members), draw_architecture(run, films=False)) for members, run in shown]
     return [(title, [*drawn.final, *filter(None, [drawn.overview])]) for title, drawn in pictures if drawn is not None]

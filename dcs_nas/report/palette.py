@@ -42,34 +42,34 @@ FAMILIES = {
 CHANGES = {"kept": "in both", "removed": "removed", "added": "added"}
 
 
-def family(op: str) -> str:
+def get_family(op: str) -> str:
     """Return the family of an operation, a key of ``FAMILIES``; ``custom`` for a custom operation."""
     return next((name for name, pattern in _PATTERNS.items() if re.fullmatch(pattern, op)), "custom")
 
 
-def lines(op: str) -> tuple[str, ...]:
-    """Return the text of an operation's box, one or two lines; a custom name is unchanged.
+def split_label(op: str) -> tuple[str, ...]:
+    """Return the lines in an operation's box; the words of a custom name are unchanged.
 
-    >>> lines("sep_conv_3x3")
+    >>> split_label("sep_conv_3x3")
     ('sep conv', '3×3')
     """
     if op in _PRETTY:
         return tuple(_PRETTY[op].split())
-    if family(op) == "custom":
+    if get_family(op) == "custom":
         return _break_name(op)
     name, size = op.rsplit("_", 1) if "_" in op else (op, "")
     return tuple(part for part in (name.replace("_", " "), size.replace("x", "×")) if part)
 
 
-def _break_name(name: str, width: int = 12) -> tuple[str, ...]:
-    """Return a long name in lines of about ``width`` characters, broken after separators.
+def _break_name(name: str) -> tuple[str, ...]:
+    """Return a long name in lines of about 12 characters, broken after separators.
 
     >>> _break_name("squeeze_excite_conv")
     ('squeeze_', 'excite_conv')
     """
     rows = [""]
-    for part in re.findall(rf"[^_.-]{{1,{width}}}[_.-]*|[_.-]{{1,{width}}}", name):
-        if rows[-1] and len(rows[-1]) + len(part) > width:
+    for part in re.findall(r"[^_.-]{1,12}[_.-]*|[_.-]{1,12}", name):
+        if rows[-1] and len(rows[-1]) + len(part) > 12:
             rows.append("")
         rows[-1] += part
     return tuple(rows)
@@ -140,14 +140,14 @@ _DARK = Theme(
 THEMES = {"light": _LIGHT, "dark": _DARK}
 
 
-def theme(name: str) -> Theme:
+def get_theme(name: str) -> Theme:
     """Return the theme called ``light`` or ``dark``; ``InputError`` for another name."""
     if name not in THEMES:
         raise InputError(f"unknown theme '{name}'; {choices(name, THEMES)}")
     return THEMES[name]
 
 
-def paint(theme: Theme, role: str, family: str, change: str) -> Paint:
+def choose_paint(theme: Theme, role: str, family: str, change: str) -> Paint:
     """Return the colours of a box: by its change, else by its family, else as a state."""
     if change in theme.changes or change == "changed":
         return theme.changes["added" if change == "changed" else change]

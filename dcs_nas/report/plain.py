@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dcs_nas.report.charts import save_figure, settings
-from dcs_nas.report.dot import Panels, get_stage_words, in_one_line, is_heavy, legend_of
+from dcs_nas.report.charts import make_style, save_figure
+from dcs_nas.report.dot import (
+    Panels,
+    get_stage_words,
+    get_wire_colour,
+    in_one_line,
+    is_dashed,
+    is_heavy,
+    list_legend,
+)
 from dcs_nas.report.drawn_graph import is_branched, list_stages
-from dcs_nas.report.palette import Theme, paint
+from dcs_nas.report.palette import Theme, choose_paint
 
 if TYPE_CHECKING:
     import networkx
@@ -27,7 +35,7 @@ def draw_plain(panels: Panels, theme: Theme, form: str, *, columns: int) -> byte
     places = [place_nodes(graph) for _, graph in panels]
     wide = _PER_COLUMN * (1 + max(x for place in places for x, _ in place.values()))
     high = _PER_ROW * (2 + max(2 * abs(y) for place in places for _, y in place.values()))
-    with matplotlib.rc_context(settings(theme)):
+    with matplotlib.rc_context(make_style(theme)):
         figure = Figure(figsize=(wide * columns, high * rows + 0.4), facecolor=theme.ground, layout="constrained")
         for i, ((title, graph), place) in enumerate(zip(panels, places)):
             axes = figure.add_subplot(rows, columns, i + 1)
@@ -40,8 +48,8 @@ def draw_plain(panels: Panels, theme: Theme, form: str, *, columns: int) -> byte
         else:
             swatches = [
                 Patch(facecolor=colours.fill, edgecolor=colours.line, label=words)
-                for family, change, words in legend_of(graph for _, graph in panels)
-                for colours in [paint(theme, "op", family, change)]
+                for family, change, words in list_legend(graph for _, graph in panels)
+                for colours in [choose_paint(theme, "op", family, change)]
             ]
             figure.legend(handles=swatches, loc="outside lower center", ncols=max(len(swatches), 1), fontsize=8)
         return save_figure(figure, form)
@@ -84,19 +92,17 @@ def _place_branches(graph: networkx.MultiDiGraph) -> dict[str, tuple[float, floa
 
 def _draw(axes: Axes, graph: networkx.MultiDiGraph, places: dict[str, tuple[float, float]], theme: Theme) -> None:
     for tail, head, data in graph.edges(data=True):
-        plain = not data["family"] and not data["change"]
-        colour = theme.wire if plain else paint(theme, "op", data["family"], data["change"]).line
-        arrow = {"arrowstyle": "-|>", "color": colour, "shrinkA": 16, "shrinkB": 20}
-        arrow |= {"linestyle": "--"} if data["change"] == "removed" or data["family"] == "none" else {}
+        arrow = {"arrowstyle": "-|>", "color": get_wire_colour(data, theme), "shrinkA": 16, "shrinkB": 20}
+        arrow |= {"linestyle": "--"} if is_dashed(data) else {}
         axes.annotate("", places[head], places[tail], arrowprops=arrow, zorder=1)
     for key, data in graph.nodes(data=True):
-        colours = paint(theme, data["role"], data["family"], data["change"])
+        colours = choose_paint(theme, data["role"], data["family"], data["change"])
         box = {
             "boxstyle": {"node": "circle", "input": "square", "output": "square"}.get(data["role"], "round"),
             "facecolor": colours.fill,
             "edgecolor": colours.line,
             "linewidth": 2.2 if is_heavy(data) else 1.2,
-            "linestyle": "--" if data["change"] == "removed" or data["family"] == "none" else "-",
+            "linestyle": "--" if is_dashed(data) else "-",
         }
         axes.text(
             *places[key], in_one_line(data["text"]), color=colours.text, ha="center", va="center", bbox=box, zorder=2

@@ -1,14 +1,14 @@
-"""Ranked lists as PNG files, hardest query first, and an overview of them all.
+"""Ranked lists of queries, and the images nearest to one image, as PNG files.
 
 All lengths are pixels. A right image has a solid green frame and a tick, a wrong one a dashed vermilion frame and a
-cross, so that nothing depends on telling green from red.
+cross, so that no reader depends on the colours.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -21,13 +21,13 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from dcs_nas.data.images import read_image
-from dcs_nas.data.records import ReidDataset
+from dcs_nas.data.records import Record, ReidDataset
 from dcs_nas.errors import InputError
 from dcs_nas.evaluation import FeatureSet
 from dcs_nas.files import atomic_path, write_json
-from dcs_nas.report.charts import settings
-from dcs_nas.report.palette import Theme, theme
-from dcs_nas.report.retrieval import RankedList, Retrieved, as_plain
+from dcs_nas.report.charts import make_style
+from dcs_nas.report.palette import Theme, get_theme
+from dcs_nas.report.retrieval import RankedList, Retrieved, to_plain_data
 
 OVERVIEW = "overview.png"
 INDEX = "ranked.json"
@@ -39,11 +39,12 @@ _LETTER = 0.68  # width of a letter of DejaVu Sans over its size, at most on ave
 _MARKS = {"right": "✓", "wrong": "✗"}
 _LEGEND = "✓ solid: the query's identity    ✗ dashed: another identity    below each: rank, distance, camera"
 _FILTERED = "; left out: the same identity by the query's own camera"
+_NEAREST_LEGEND = "below each: rank and distance, file"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One image of a list (h, w, 3), ``query``, ``right`` or ``wrong``, and the lines below it."""
+    """An image of a list (h, w, 3), its kind (``query``, ``right``, ``wrong``, ``nearest``), and the lines below it."""
 
     pixels: np.ndarray
     kind: str
@@ -52,7 +53,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """Words, the query where the row begins a list, its images, and a first match that comes later than these."""
+    """Labels, the query where the row begins a list, its images, and a first match that comes after these."""
 
     labels: tuple[str, ...]
     query: Cell | None
@@ -103,7 +104,7 @@ class RankedPictures:
             if progress:
                 progress(done, len(lists))
         _save_picture(self.overview(lists), folder / OVERVIEW)
-        write_json(folder / INDEX, as_plain(lists, files, self.features))
+        write_json(folder / INDEX, to_plain_data(lists, files, self.features))
         return [folder / file for file in (*files, OVERVIEW)]
 
     def picture(self, ranked: RankedList) -> Image.Image:
@@ -114,13 +115,8 @@ class RankedPictures:
             f"{_count_matches(ranked.matches)}, the first at rank {ranked.first_match.place:,}"
         )
         whole = self._row(ranked, (), _HEIGHT)
-        rows = [
-            Row((), None if i else whole.query, whole.images[i : i + _PER_ROW])
-            for i in range(0, len(whole.images), _PER_ROW)
-        ]
-        rows[-1] = Row((), rows[-1].query, rows[-1].images, whole.late)
         lines = (title, f"{self.dataset.query[ranked.query].path}   {self.subtitle}")
-        return draw_sheet(lines, rows, self._legend, theme(self.appearance))
+        return draw_sheet(lines, _wrap(whole), self._legend, get_theme(self.appearance))
 
     def overview(self, lists: Sequence[RankedList]) -> Image.Image:
         """Return the hardest lists, one row each."""
@@ -134,24 +130,60 @@ class RankedPictures:
             )
             for ranked in shown
         ]
-        return draw_sheet((title, self.subtitle), rows, self._legend, theme(self.appearance))
+        return draw_sheet((title, self.subtitle), rows, self._legend, get_theme(self.appearance))
 
     def _row(self, ranked: RankedList, labels: tuple[str, ...], height: int) -> Row:
-        def read(path: str) -> np.ndarray:
-            width = max(16, round(height * self.aspect))
-            return read_image(self.dataset.root / path, height=height, width=width)
+        def cell(record: Record, kind: str, words: str, camera: int) -> Cell:
+            path = self.dataset.root / record.path
+            return _read_cell(path, kind, (words, self._name_camera(camera)), height, self.aspect)
 
-        def cell(image: Retrieved) -> Cell:
-            captions = (f"{image.place:,}: {image.distance:.3f}", self._name_camera(image.camera))
-            return Cell(read(self.dataset.gallery[image.index].path), "right" if image.match else "wrong", captions)
+        def draw_cell(image: Retrieved) -> Cell:
+            kind, words = "right" if image.match else "wrong", f"{image.place:,}: {image.distance:.3f}"
+            return cell(self.dataset.gallery[image.index], kind, words, image.camera)
 
-        query = Cell(read(self.dataset.query[ranked.query].path), "query", ("query", self._name_camera(ranked.camera)))
+        query = cell(self.dataset.query[ranked.query], "query", "query", ranked.camera)
         late = [ranked.first_match] if ranked.first_match.place > len(ranked.images) else []
-        return Row(labels, query, [cell(image) for image in ranked.images], [cell(image) for image in late])
+        return Row(labels, query, [draw_cell(image) for image in ranked.images], [draw_cell(image) for image in late])
 
     def _name_camera(self, number: int) -> str:
         """Return the name of a camera: the user's, or its number from 1, as in file names."""
         return f"camera {self._cameras.get(number, number + 1)}"
+
+
+def draw_nearest(
+    file: Path, query: Path, images: Sequence[tuple[Path, float]], *, aspect: float, subtitle: str
+) -> None:
+    """Draw an image and the images nearest to it, ten in a row.
+
+    Args:
+        file: the PNG file to write.
+        query: the image that was searched for.
+        images: (path, distance), nearest first.
+        aspect: of an image, its width over its height.
+        subtitle: the gallery and the distance.
+
+    Raises:
+        InputError: an image that does not decode.
+    """
+
+    def cell(path: Path, kind: str, words: str) -> Cell:
+        return _read_cell(path, kind, (words, path.name), _HEIGHT, aspect)
+
+    cells = [cell(path, "nearest", f"{i:,}: {distance:.3f}") for i, (path, distance) in enumerate(images, start=1)]
+    rows, lines = _wrap(Row((), cell(query, "query", "query"), cells)), (f"Nearest to {query.name}", subtitle)
+    _save_picture(draw_sheet(lines, rows, _NEAREST_LEGEND, get_theme("light")), file)
+
+
+def _wrap(row: Row) -> list[Row]:
+    """Return a row as rows of ten images, the query in the first and the late match in the last."""
+    rows = [Row((), None, row.images[i : i + _PER_ROW]) for i in range(0, len(row.images), _PER_ROW)]
+    rows[0] = replace(rows[0], query=row.query)
+    rows[-1] = replace(rows[-1], late=row.late)
+    return rows
+
+
+def _read_cell(path: Path, kind: str, captions: tuple[str, str], height: int, aspect: float) -> Cell:
+    return Cell(read_image(path, height=height, width=max(16, round(height * aspect))), kind, captions)
 
 
 def draw_sheet(lines: Sequence[str], rows: Sequence[Row], legend: str, colours: Theme) -> Image.Image:
@@ -165,7 +197,7 @@ def draw_sheet(lines: Sequence[str], rows: Sequence[Row], legend: str, colours: 
     width = max(gallery + most * step + 2 * gap, *(round(_LETTER * size * len(text)) for text in (*lines, legend)))
     tops = [_MARGIN + 2 * line + gap + i * (height + 2 * line + gap) for i in range(len(rows))]
     total = (width + _MARGIN, tops[-1] + height + 3 * line + gap + _MARGIN)
-    with matplotlib.rc_context({**settings(colours), "font.size": size * 72 / _DPI}):
+    with matplotlib.rc_context({**make_style(colours), "font.size": size * 72 / _DPI}):
         figure = Figure(figsize=(total[0] / _DPI, total[1] / _DPI), dpi=_DPI)
         axes = figure.add_axes((0, 0, 1, 1), xlim=(0, total[0]), ylim=(total[1], 0))
         axes.set_axis_off()
@@ -223,4 +255,4 @@ def _format_ordinal(number: int) -> str:
 
 def _save_picture(picture: Image.Image, path: Path) -> None:
     with atomic_path(path) as temporary:
-        picture.save(temporary, optimize=True)
+        picture.save(temporary, format="PNG", optimize=True)

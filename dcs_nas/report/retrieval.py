@@ -6,15 +6,14 @@ Shapes: Q queries, G gallery images, n lists, k images of a list.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from dcs_nas.data.images import Progress
+from dcs_nas.data.images import Bars
 from dcs_nas.evaluation import DistanceBlocks, FeatureSet, RankingResult, top_k
 from dcs_nas.report.embedded import Picture, encode_picture, read_picture
 from dcs_nas.runs import RunContents
@@ -66,7 +65,7 @@ def find_hardest_lists(
 def find_easiest_lists(
     result: RankingResult, distances: DistanceBlocks, features: FeatureSet, *, count: int, top: int = 10
 ) -> list[RankedList]:
-    """Return, as ``find_hardest_lists``, of the ``count`` queries of highest average precision, easiest first."""
+    """Return the ranked lists of the ``count`` queries of highest average precision, easiest first."""
     queries = result.hardest()[::-1][:count]
     return [replace(ranked, easy=True) for ranked in _lists(result, distances, features, queries, top)]
 
@@ -91,39 +90,25 @@ def _lists(
             protocol=protocol,
         )
         for query, indices, row in zip(chosen.tolist(), nearest, values):
-            lists.append(_make_ranked_list(result, features, query, len(lists) + 1, indices, row, top))
-    return lists
+            lists.append(_make_list(result, features, query, indices[indices >= 0], row, top))
+    return [replace(ranked, difficulty=i) for i, ranked in enumerate(lists, start=1)]
 
 
-def _make_ranked_list(
-    result: RankingResult,
-    features: FeatureSet,
-    query: int,
-    difficulty: int,
-    indices: np.ndarray,
-    distances: np.ndarray,
-    top: int,
+def _make_list(
+    result: RankingResult, features: FeatureSet, query: int, indices: np.ndarray, distances: np.ndarray, top: int
 ) -> RankedList:
-    indices = indices[indices >= 0]
+    """Return the ranked list of a query from its nearest images and their distances, with difficulty 0."""
     right = features.gallery_pids[indices] == features.query_pids[query]
-
-    def at(place: int) -> Retrieved:
-        index = int(indices[place])
-        camera = int(features.gallery_camids[index])
-        return Retrieved(index, place + 1, camera, float(distances[place]), bool(right[place]))
-
-    return RankedList(
-        query=query,
-        difficulty=difficulty,
-        camera=int(features.query_camids[query]),
-        average_precision=float(result.average_precision[query]),
-        matches=int(result.matches[query]),
-        images=tuple(at(place) for place in range(min(top, len(indices)))),
-        first_match=at(int(np.flatnonzero(right)[0])),
+    cameras = features.gallery_camids[indices]
+    *images, first_match = (
+        Retrieved(int(indices[i]), i + 1, int(cameras[i]), float(distances[i]), bool(right[i]))
+        for i in (*range(min(top, len(indices))), int(np.flatnonzero(right)[0]))
     )
+    precision, matches = float(result.average_precision[query]), int(result.matches[query])
+    return RankedList(query, 0, int(features.query_camids[query]), precision, matches, tuple(images), first_match)
 
 
-def as_plain(lists: Sequence[RankedList], files: Sequence[str], features: FeatureSet) -> list[dict[str, object]]:
+def to_plain_data(lists: Sequence[RankedList], files: Sequence[str], features: FeatureSet) -> list[dict[str, object]]:
     """Return the lists with the names of their pictures and images, ready for JSON."""
     assert features.query_paths is not None
     assert features.gallery_paths is not None
@@ -151,7 +136,7 @@ def as_plain(lists: Sequence[RankedList], files: Sequence[str], features: Featur
 
 @dataclass(frozen=True)
 class Lists:
-    """Pictures under one heading; ``note`` names the rest."""
+    """Pictures under one heading; ``note`` says where further ones are."""
 
     title: str
     figures: list[Picture]
@@ -172,8 +157,8 @@ def read_saved_lists(run: RunContents) -> list[Lists]:
     return lists
 
 
-def draw_lists(run: RunContents, *, count: int, progress: Callable[[str], Progress] | None = None) -> list[Lists]:
-    """Return the ``count`` queries of lowest and of highest average precision, by evaluating the trained network again.
+def draw_lists(run: RunContents, *, count: int, progress: Bars | None = None) -> list[Lists]:
+    """Evaluate the trained network again; return its ``count`` queries of lowest and of highest average precision.
 
     Raises:
         InputError: the run holds no trained network, or its data are absent.
@@ -193,18 +178,18 @@ def draw_lists(run: RunContents, *, count: int, progress: Callable[[str], Progre
         RankedPictures(evaluation.dataset, evaluation.features, appearance=name, **facts) for name in ("light", "dark")
     )
     scored = evaluation.result, evaluation.distances, evaluation.features
+
+    def draw(ranked: RankedList) -> Picture:
+        words = f"ranked list of a query, average precision {100 * ranked.average_precision:.1f} %"
+        return Picture(encode_picture(light.picture(ranked)), words, encode_picture(dark.picture(ranked)))
+
     return [
-        Lists(title, [_in_both_themes(light.picture(ranked), dark.picture(ranked), ranked) for ranked in lists])
+        Lists(title, [draw(ranked) for ranked in lists])
         for title, lists in (
             ("Worst queries, hardest first", find_hardest_lists(*scored, count=count)),
             ("Best queries, easiest first", find_easiest_lists(*scored, count=count)),
         )
     ]
-
-
-def _in_both_themes(light: Image.Image, dark: Image.Image, ranked: RankedList) -> Picture:
-    words = f"ranked list of a query, average precision {100 * ranked.average_precision:.1f} %"
-    return Picture(encode_picture(light), words, encode_picture(dark))
 
 
 def _words(entry: dict) -> str:

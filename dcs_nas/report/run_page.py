@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dcs_nas.data.images import Progress
-from dcs_nas.errors import Attempts, InputError, command
+from dcs_nas.data.images import Bars
+from dcs_nas.errors import Attempts, command
 from dcs_nas.report.architecture import Architecture, Heats, draw_architecture, read_heat_maps
 from dcs_nas.report.embedded import Picture
 from dcs_nas.report.metric_charts import Group, draw_curves
@@ -85,9 +85,7 @@ class RunPage:
         return [(anchor, words) for anchor, words, present in there if present]
 
 
-def make_run_page(
-    run: RunContents, id: str, *, maps: int, ranked: int, progress: Callable[[str], Progress] | None = None
-) -> RunPage:
+def make_run_page(run: RunContents, id: str, *, maps: int, ranked: int, progress: Bars | None = None) -> RunPage:
     """Return the page of ``run``, with attention maps over ``maps`` images and ``ranked`` best and worst queries."""
     notes = run.notes
     attempt = Attempts(notes)
@@ -245,8 +243,7 @@ def make_cost_table(run: RunContents) -> Cost | None:
     height, width = config.data.height, config.data.width
     with torch.random.fork_rng(devices=[]):
         backbone = build_fixed(settings, config.data, 1, genotype).backbone
-        if not isinstance(backbone, nn.Module):
-            raise InputError("the network has no backbone to measure")
+        assert isinstance(backbone, nn.Module)
         costs = profile(backbone, height, width, device=torch.device("cpu"), depth=2, rounds=0)
     most = max(costs.macs, 1)
     after = "stage" if any(layer.name.startswith("stages.") for layer in costs.layers) else "cell"

@@ -74,7 +74,7 @@ def draw_cmc_figure(named: Sequence[tuple[str, Evaluation]], styles: Sequence[in
         return None
     numbers = range(len(named)) if styles is None else styles
     curves = [read_cmc_curve(one.report, name, style=i) for (name, one), i in zip(named, numbers, strict=True)]
-    return embed_chart(paint_cmc(curves, "svg", "light"), "cumulative matching characteristic")
+    return embed_chart(paint_cmc(curves, "svg"), "cumulative matching characteristic")
 
 
 def _row(name: str, report: Mapping[str, Any]) -> Score:

@@ -8,11 +8,12 @@ import shutil
 import subprocess
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from dcs_nas.report.dot import is_heavy, to_dot
+from dcs_nas.report.dot import get_wire_colour, is_dashed, is_heavy, to_dot
 from dcs_nas.report.drawn_graph import list_stages
-from dcs_nas.report.palette import Paint, Theme, paint
+from dcs_nas.report.palette import Theme, choose_paint
 
 if TYPE_CHECKING:
     import networkx
@@ -27,7 +28,7 @@ _SPECIAL = {
 _SUBSCRIPT = re.compile(r"([A-Za-z]+)_\{([A-Za-z0-9+-]+)\}")
 
 
-def tikz_document(graph: networkx.MultiDiGraph, theme: Theme) -> str:
+def make_tikz(graph: networkx.MultiDiGraph, theme: Theme) -> str:
     """Return one graph of ``make_drawing_graph`` as a LaTeX document; dot places the boxes if it is installed."""
     colours: dict[str, str] = {}
     centres, ways = _layout(graph, theme)
@@ -61,11 +62,11 @@ def _layout(graph: networkx.MultiDiGraph, theme: Theme) -> tuple[dict[str, Point
     """Return the centre of every box, and the Bezier points of the wires between two boxes; inches."""
     from dcs_nas.report.plain import place_nodes  # with matplotlib
 
-    if shutil.which("dot") is None or list_stages(graph):
-        return {key: (_STEP_X * x, _STEP_Y * y) for key, (x, y) in place_nodes(graph).items()}, {}
-    try:
-        text = to_dot(graph, theme).pipe(format="plain", quiet=True).decode()
-    except subprocess.CalledProcessError:
+    text = ""
+    if shutil.which("dot") is not None and not list_stages(graph):
+        with suppress(subprocess.CalledProcessError):
+            text = to_dot(graph, theme).pipe(format="plain", quiet=True).decode()
+    if not text:
         return {key: (_STEP_X * x, _STEP_Y * y) for key, (x, y) in place_nodes(graph).items()}, {}
     centres: dict[str, Point] = {}
     ways = defaultdict(list)
@@ -89,20 +90,18 @@ def _stages(
         xs, ys = zip(*inside)
         corners = f"{_point((min(xs) - 0.6, min(ys) - 0.45))} rectangle {_point((max(xs) + 0.6, max(ys) + 0.45))}"
         lines.append(rf"\fill[{_colour(theme.state.fill, colours)}] {corners};")
-        lines.append(rf"\node[above] at {_point((sum(xs) / len(xs), max(ys) + 0.45))} {{{tex(title)}}};")
+        lines.append(rf"\node[above] at {_point((sum(xs) / len(xs), max(ys) + 0.45))} {{{escape_tex(title)}}};")
     return lines
 
 
 def _box(key: str, data: Mapping[str, Any], centre: Point, theme: Theme, colours: dict[str, str]) -> str:
-    own: Paint = paint(theme, data["role"], data["family"], data["change"])
+    own = choose_paint(theme, data["role"], data["family"], data["change"])
     names = {name: _colour(value, colours) for name, value in vars(own).items()}
     style = [f"draw={names['line']}", f"fill={names['fill']}", f"text={names['text']}"]
-    style += (
-        ["circle"] if data["role"] == "node" else [] if data["role"] in ("input", "output") else ["rounded corners"]
-    )
-    style += ["dashed"] if data["change"] == "removed" or data["family"] == "none" else []
+    style += {"node": ["circle"], "input": [], "output": []}.get(data["role"], ["rounded corners"])
+    style += ["dashed"] if is_dashed(data) else []
     style += ["line width=1.2pt"] if is_heavy(data) else []
-    return rf"\node[{', '.join(style)}] ({_name(key)}) at {_point(centre)} {{{tex(data['text'])}}};"
+    return rf"\node[{', '.join(style)}] ({_name(key)}) at {_point(centre)} {{{escape_tex(data['text'])}}};"
 
 
 def _wires(
@@ -111,11 +110,9 @@ def _wires(
     lines = []
     used: dict[tuple[str, str], int] = defaultdict(int)
     for tail, head, data in graph.edges(data=True):
-        plain = not data["family"] and not data["change"]
-        line = theme.wire if plain else paint(theme, "op", data["family"], data["change"]).line
         style = ["->"] if graph.nodes[head]["role"] != "op" else []
-        style += [f"draw={_colour(line, colours)}"]
-        style += ["dashed"] if data["change"] == "removed" or data["family"] == "none" else []
+        style += [f"draw={_colour(get_wire_colour(data, theme), colours)}"]
+        style += ["dashed"] if is_dashed(data) else []
         curves = ways.get((tail, head), [])
         bends = curves[min(used[tail, head], len(curves) - 1)] if curves else None
         used[tail, head] += 1
@@ -133,10 +130,10 @@ def _curve(points: Sequence[Point]) -> str:
     return f"{' '.join(parts)} --"
 
 
-def tex(text: str) -> str:
+def escape_tex(text: str) -> str:
     r"""Return text for LaTeX: special characters escaped, ``c_{k-2}`` as mathematics, lines apart by ``\\``.
 
-    >>> print(tex("sep_conv_3x3"), tex("c_{k-2}"))
+    >>> print(escape_tex("sep_conv_3x3"), escape_tex("c_{k-2}"))
     sep\_conv\_3x3 $c_{k-2}$
     """
     return r"\\".join(map(_row, text.split("\n")))
@@ -149,7 +146,7 @@ def _row(text: str) -> str:
 
 
 def _colour(value: str, colours: dict[str, str]) -> str:
-    """Return the name of a colour ``#rrggbb``, and enter it if it is new; names are letters only."""
+    """Return the name, letters only, of a colour ``#rrggbb``; add a new colour to ``colours``."""
     number = len(colours)
     return colours.setdefault(value.lstrip("#").upper(), f"nas{chr(97 + number // 26)}{chr(97 + number % 26)}")
 

@@ -5,7 +5,6 @@ To add one, write a function that takes the root folder and keyword options and 
 """
 
 from dcs_nas.data.datasets import (  # noqa: F401  importing a module registers its loaders
-    class_folders,
     csv_list,
     cuhk03,
     image_folders,

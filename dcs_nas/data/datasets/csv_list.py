@@ -87,14 +87,14 @@ def _read(path: Path) -> tuple[list[str], list[_Row]]:
         reader = csv.reader(lines, delimiter=max(_DELIMITERS, key=header.count), strict=True)
         rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(row)]
     except csv.Error as error:
-        raise InputError(f"{path} is no valid CSV: {error}") from None
+        raise InputError(f"{path} is no valid CSV ({error}); save it as CSV again") from None
     if not rows:
         raise InputError(f"{path} is empty, expected a header line {','.join(_COLUMNS)}")
     return [name.lower() for name in rows[0][1]], rows[1:]
 
 
 def _places(header: list[str], columns: Mapping[str, str], path: Path) -> dict[str, int]:
-    """Return the place of each column in a row: by the option ``columns``, by its own name, or by a usual one."""
+    """Return the index of each column in a row, by the option ``columns``, by its own name, or by a usual one."""
     columns = rename_former_keys("columns", columns, "options of data set 'csv'")
     for column in columns:
         if column not in _COLUMNS:
@@ -147,21 +147,29 @@ def _images(
             yield image
         else:
             part = f" for {image.split}" if image.split else ""
-            report("bad list entry", f"{file}, line {number}: {image.path} stands in line {first}{part} already")
+            report(
+                "bad list entry", f"{file}, line {number}: {image.path} is in line {first}{part} already; remove one"
+            )
 
 
 def _image(
     cells: list[str], header: list[str], places: Mapping[str, int], root: Path, source: str
 ) -> LabelledImage | None:
     if len(cells) != len(header):
-        report("bad list entry", f"{source} has {len(cells)} fields, expected {len(header)}: {', '.join(header)}")
+        report(
+            "bad list entry",
+            f"{source} has {len(cells)} fields, expected {len(header)}: {', '.join(header)}; correct the line",
+        )
         return None
     row = {column: cells[i] for column, i in places.items()}
     path = resolve_inner_path(row["path"], source=source, root=root)
     if path is None:
         return None
     if not is_image_name(path.rpartition("/")[2]):
-        report("unparsable name", f"{source}: {path} is not the name of an image; expected .jpg, .png or the like")
+        report(
+            "unparsable name",
+            f"{source}: {path} is not the name of an image; expected .jpg, .png or the like: correct it",
+        )
         return None
     split = row.get("split", "").lower()
     if "split" in row and split not in SPLITS:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import h5py
     import numpy as np
 
+    from dcs_nas.data.images import Progress
 
 _MAT = "cuhk-03.mat"
 _RELEASE = "cuhk03_release"
@@ -35,9 +36,8 @@ _NEW_FACTS = {
     "labeled": Facts((767, 7_368), (700, 1_400), (700, 5_328), distractors=0, cameras=2),
 }
 _CLASSIC_FACTS = Facts((1_367, None), (100, None), (100, None), distractors=0, cameras=2)
+_UNPACK = "unpack cuhk03_release.zip again"
 _PROTOCOL = ("filelist", "labels", "camId", "train_idx", "query_idx", "gallery_idx")
-Progress = Callable[[int, int], None]
-"""Called with the number of images written and their total number."""
 
 
 @DATASETS.register("cuhk03")
@@ -69,9 +69,7 @@ def cuhk03(
         split (0 to 19, default 0): which of the classic protocol's 20 splits; results are averages over them
     """
     if protocol == "new" and split is not None:
-        raise InputError(
-            f"cuhk03: the option split={split} is for protocol=classic, found protocol=new; leave split out"
-        )
+        raise InputError(f"cuhk03: the option split={split} is for protocol=classic, found new; leave split out")
     folder = f"images_{labels}"
     root = find_root(root, parts=(folder, _MAT, _RELEASE, _name_config(labels)), title="CUHK03", aliases=("cuhk03",))
     if protocol == "new":
@@ -82,15 +80,17 @@ def cuhk03(
 def _new_protocol(root: Path, folder: str, labels: str) -> ReidDataset:
     config = _find_file(root, _name_config(labels))
     if config is None:
-        expected = f"{_name_config(labels)} in {root}"
-        raise InputError(f"the new protocol of CUHK03 needs {expected}; found {describe_content(root)}")
+        raise InputError(
+            f"the new protocol of CUHK03 needs {_name_config(labels)} in {root}; found {describe_content(root)}; "
+            "give the folder that holds it"
+        )
     splits = read_protocol(config, folder)
     names = [r.path for records in splits for r in records]
     mat = _find_file(root, _MAT)
     if mat is None and not (root / folder).is_dir():
         raise InputError(
             f"no images of CUHK03 in {root}: expected {folder}/, or {_MAT} here or in {_RELEASE}/ to extract them "
-            f"from; found {describe_content(root)}"
+            f"from; found {describe_content(root)}; give the folder that holds them"
         )
     if mat is not None and find_absent_images(root, names):
         _extract(mat, labels, root / folder)
@@ -105,11 +105,13 @@ def _classic_protocol(root: Path, folder: str, labels: str, split: int) -> ReidD
     if mat is None:
         raise InputError(
             f"the classic protocol of CUHK03 needs {_MAT} (its 20 splits are in it) in {root} or {root / _RELEASE}; "
-            f"found {describe_content(root)}"
+            f"found {describe_content(root)}; give the folder that holds it"
         )
     test_sets = read_test_sets(mat)
     if split >= len(test_sets):
-        raise InputError(f"{mat} holds {len(test_sets)} test sets, expected at least {split + 1} for split={split}")
+        raise InputError(
+            f"{mat} holds {len(test_sets)} test sets, expected at least {split + 1} for split={split}; {_UNPACK}"
+        )
     if not is_extracted(root / folder):
         _extract(mat, labels, root / folder)
     train, test = _split_by_test_set(list_images(root, folder), test_sets[split])
@@ -153,7 +155,7 @@ def _load_mat(config: Path) -> dict[str, Any]:
 
     try:
         content = loadmat(config)
-    except Exception as error:  # the parser raises exceptions of any kind on a damaged file
+    except Exception as error:  # a damaged file can make the parser raise anything
         raise InputError(f"{config} is not a readable MATLAB file ({error}); download it again") from None
     for key in _PROTOCOL:
         if key not in content:
@@ -250,21 +252,18 @@ def _open_mat(mat: Path) -> Iterator[h5py.File]:
     except InputError:
         raise
     except (OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, MemoryError) as error:
-        raise InputError(
-            f"{mat} cannot be read ({error}); it may be truncated: unpack cuhk03_release.zip again"
-        ) from None
+        raise InputError(f"{mat} cannot be read ({error}); it may be truncated: {_UNPACK}") from None
 
 
 @contextmanager
 def _write_atomically(path: Path, *, sync: bool) -> Iterator[Path]:
+    """Write as ``atomic_path``; a fault of writing is an ``InputError``, unlike one of reading the file of images."""
     try:
         with atomic_path(path, sync=sync) as part:
             yield part
     except OSError as error:
-        place = path.parent
-        raise InputError(
-            f"cannot write images into {place}: {error.strerror}; free some space or permit writing"
-        ) from None
+        fault = f"cannot write images into {path.parent}: {error.strerror}"
+        raise InputError(f"{fault}; free some space or permit writing") from None
 
 
 def _read_references(file: h5py.File, name: str, mat: Path) -> np.ndarray:
@@ -273,9 +272,9 @@ def _read_references(file: h5py.File, name: str, mat: Path) -> np.ndarray:
 
     if name not in file:
         names = ", ".join(file) or "nothing"
-        raise InputError(f"{mat} holds {names}, expected '{name}'; is it the cuhk-03.mat of CUHK03?")
+        raise InputError(f"{mat} holds {names}, expected '{name}'; {_UNPACK}")
     if h5py.check_ref_dtype(file[name].dtype) is None:
-        raise InputError(f"{mat}: '{name}' is not a cell array; is it the cuhk-03.mat of CUHK03?")
+        raise InputError(f"{mat}: '{name}' is {file[name].dtype}, expected a cell array; {_UNPACK}")
     return file[name][()].ravel()
 
 
@@ -284,8 +283,8 @@ def _list_cells(file: h5py.File, labels: str, mat: Path) -> Iterator[tuple[str, 
     for pair, pair_reference in enumerate(_read_references(file, labels, mat), start=1):
         identities = file[pair_reference][()].T
         if identities.ndim != 2 or identities.shape[1] != _IMAGES_PER_IDENTITY:
-            expected = f"expected identities x {_IMAGES_PER_IDENTITY}"
-            raise InputError(f"{mat}: camera pair {pair} of '{labels}' has the shape {identities.shape}, {expected}")
+            fault = f"camera pair {pair} of '{labels}' has the shape {identities.shape}"
+            raise InputError(f"{mat}: {fault}, expected identities x {_IMAGES_PER_IDENTITY}; {_UNPACK}")
         for identity, row in enumerate(identities, start=1):
             for image, reference in enumerate(row, start=1):
                 view = 1 if image <= _IMAGES_PER_IDENTITY // 2 else 2
@@ -304,8 +303,7 @@ def _extract_one(cell: h5py.Dataset, path: Path, mat: Path) -> bool:
     pixels = cell[()].T
     if pixels.dtype.name != "uint8" or pixels.shape[2] != 3 or 0 in pixels.shape:
         raise InputError(
-            f"{mat}: the cell of {path.name} holds {pixels.dtype} {pixels.shape}, expected an image; is it the "
-            "cuhk-03.mat of CUHK03?"
+            f"{mat}: the cell of {path.name} holds {pixels.dtype} {pixels.shape}, expected an image; {_UNPACK}"
         )
     with _write_atomically(path, sync=False) as part:
         Image.fromarray(np.ascontiguousarray(pixels)).save(part, format="PNG")

@@ -1,9 +1,9 @@
-"""User-supplied images, sorted into folders."""
+"""User-supplied images, sorted into folders of identities, or of classes to pretrain on."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dcs_nas.data.datasets.labels import LabelledImage, Seed, Share, from_labels
@@ -13,10 +13,11 @@ from dcs_nas.data.datasets.listing import (
     list_images,
     list_images_below,
     pass_over_files,
+    pass_over_folders,
     require_folder,
 )
 from dcs_nas.data.datasets.loaders import DATASETS, pass_over, report
-from dcs_nas.data.records import SPLITS, ReidDataset
+from dcs_nas.data.records import SPLITS, Record, ReidDataset, assign_numbers
 from dcs_nas.errors import InputError
 
 
@@ -58,41 +59,40 @@ def folder(root: Path, *, camera: str = "folder", split: Share = None, seed: See
 
 def _parts(root: Path, *, divide: bool) -> dict[str, list[str]]:
     """List the folders of identities in each part of a data set, of an undivided one in the part ""."""
+    if not divide:
+        splits = _list_parts(root, SPLITS, SPLITS, "for one folder for each identity, give the option split=0.5")
+        for name in splits:
+            pass_over_files(root, name, "files beside the folders of identities")
+        return {name: list_folders(root / name) for name in splits}
     folders = list_folders(root)
-    splits = [name for name in SPLITS if name in folders]
-    if divide:
-        if splits:
-            raise InputError(f"{root} holds {', '.join(splits)}, which divide it already; leave the option split out")
-        pass_over_files(root, "", "files beside the folders of identities")
-        filled = [name for name in folders if list_images_below(root / name)[0]]
-        pass_over("folders without images", (f"{name}/" for name in folders if name not in filled))
-        return {"": filled}
-    if not splits:
-        inner = next((name for name in folders if set(SPLITS) & set(list_folders(root / name))), None)
-        advice = f"give {root / inner}" if inner else "for one folder for each identity, give the option split=0.5"
-        raise InputError(
-            f"{root} holds {describe_content(root)}, expected the folders train, query and gallery; {advice}"
-        )
-    beside = [(name, len(list_images_below(root / name)[0])) for name in folders if name not in SPLITS]
-    pass_over("folders beside train, query and gallery", (f"{name}/ ({count:,} images)" for name, count in beside))
-    for name in splits:
-        pass_over_files(root, name, "files beside the folders of identities")
-    return {name: list_folders(root / name) for name in splits}
+    if splits := [name for name in SPLITS if name in folders]:
+        raise InputError(f"{root} holds {', '.join(splits)}, which divide it already; leave the option split out")
+    pass_over_files(root, "", "files beside the folders of identities")
+    filled = [name for name in folders if list_images_below(root / name)[0]]
+    pass_over("folders without images", (f"{name}/" for name in folders if name not in filled))
+    return {"": filled}
+
+
+def _list_parts(root: Path, parts: Sequence[str], needed: Sequence[str], advice: str) -> list[str]:
+    """Return the ``parts`` that ``root`` holds; raise ``InputError`` with none of the ``needed`` ones."""
+    folders, words = list_folders(root), f"{', '.join(parts[:-1])} and {parts[-1]}"
+    if not set(needed) & set(folders):
+        inner = next((name for name in folders if set(needed) & set(list_folders(root / name))), None)
+        advice = f"give {root / inner}" if inner else advice
+        raise InputError(f"{root} holds {describe_content(root)}, expected the folders {words}; {advice}")
+    pass_over_folders(root, (name for name in folders if name not in parts), f"folders beside {words}")
+    return [name for name in parts if name in folders]
 
 
 def _camera_pattern(text: str) -> re.Pattern[str]:
     try:
         pattern = re.compile(text)
+        fault = f"has {pattern.groups} groups" if pattern.groups != 1 else ""
     except re.error as error:
-        raise InputError(
-            f"camera: {text!r} is not a regular expression ({error}); expected 'folder', 'none' or one such as "
-            r"'_c(\d+)_'"
-        ) from None
-    if pattern.groups != 1:
-        raise InputError(
-            f"camera: {text!r} has {pattern.groups} groups, expected 'folder', 'none' or a regular expression with one "
-            r"group, such as '_c(\d+)_'"
-        )
+        fault = f"is not a regular expression ({error})"
+    if fault:
+        expected = r"'folder', 'none' or a regular expression with one group, such as '_c(\d+)_'"
+        raise InputError(f"camera: {text!r} {fault}, expected {expected}; change the option camera")
     return pattern
 
 
@@ -137,3 +137,62 @@ def _camera_of(path: str, pattern: re.Pattern[str] | None) -> str:
         )
         return "?"
     return match[1]
+
+
+@DATASETS.register("class_folders")
+def class_folders(root: Path) -> ReidDataset:
+    """Images of any classes, one folder for each class, as in ImageNet, to pretrain on by `dcs-nas pretrain`.
+
+    ROOT:
+        train/CLASS/*.jpg    images to learn the classes of
+        val/CLASS/*.jpg      images of the same classes to validate on; may be absent
+    CLASS is any name. Classes are numbered in sorted order, and the numbers are kept with the run. Images in folders
+    inside these are read too. Files beside the folders of classes, and other folders beside train/ and val/, are passed
+    over and counted. There is one camera, and nothing to test on.
+
+    Options: none
+    """
+    root = require_folder(root)
+    parts = _list_parts(root, ("train", "val"), ("train",), "sort the images into train/CLASS/ and val/CLASS/")
+    classes = assign_numbers(_list_classes(root, "train"), first=1)
+    if len(classes) < 2:
+        raise InputError(
+            f"{root / 'train'} holds {len(classes)} folders of classes, expected at least two; add another class"
+        )
+    return ReidDataset(
+        name="class_folders",
+        root=root,
+        train=_list_records(root, "train", classes),
+        query=(),
+        gallery=(),
+        version=f"class folders {root.name}",
+        protocol="no_camera_filter",
+        label_map=classes,
+        val=_list_records(root, "val", classes) if "val" in parts else (),
+    )
+
+
+def _list_classes(root: Path, part: str) -> list[str]:
+    names = list_folders(root / part)
+    if not names:
+        content = f"{root / part} holds {describe_content(root / part, 3)}"
+        report("missing part", f"{content}, expected a folder for each class: sort the images into them")
+    pass_over_files(root, part, "files beside the folders of classes")
+    return names
+
+
+def _list_records(root: Path, part: str, classes: dict[str, int]) -> tuple[Record, ...]:
+    names = _list_classes(root, part)
+    unknown = [name for name in names if name not in classes]
+    if unknown:
+        report(
+            "unparsable name",
+            f"{root / part} holds {len(unknown):,} classes that {root / 'train'} does not, first {unknown[0]}; "
+            "expected the same names: rename or remove them",
+        )
+    return tuple(
+        Record(path, classes[name], 0)
+        for name in names
+        if name in classes
+        for path in list_images(root, f"{part}/{name}", deeper=True)
+    )

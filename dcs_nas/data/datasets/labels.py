@@ -57,7 +57,10 @@ def from_labels(
     )
     if bool(query) != bool(gallery):
         present, absent = ("query", "gallery") if query else ("gallery", "query")
-        report("missing part", f"{root} has {present} images but no {absent} images; testing needs both")
+        report(
+            "missing part",
+            f"{root} has {present} images but no {absent} images, expected both to test on; add the others",
+        )
     return ReidDataset(
         name, root, train, query, gallery, version, protocol=protocol, label_map=identities, camera_map=cameras
     )

@@ -28,9 +28,9 @@ def require_folder(root: Path) -> Path:
         if not root.exists():
             raise InputError(f"there is no folder {root}; give the folder that holds the data set")
         if not root.is_dir():
-            raise InputError(f"{root} is a file, expected the folder that holds the data set")
+            raise InputError(f"{root} is a file, expected the folder that holds the data set; give that")
         if not list_visible(root):
-            raise InputError(f"{root} is empty, expected the folder that holds the data set")
+            raise InputError(f"{root} is empty, expected the folder that holds the data set; give that")
     except (OSError, RuntimeError) as error:  # a name too long, a folder that may not be read, ~ of nobody
         raise InputError(f"the folder {root} cannot be read ({get_reason(error)}); check the path") from None
     return root
@@ -81,10 +81,14 @@ def list_images(root: Path, folder: str, *, deeper: bool = False) -> list[str]:
 
 def pass_over_files(root: Path, folder: str, what: str) -> None:
     """Count the files that lie in ``folder`` itself as passed over."""
-    path = root / folder
-    pass_over(
-        what, ((path / name).relative_to(root).as_posix() for name in list_visible(path) if not (path / name).is_dir())
-    )
+    files = (root / folder / name for name in list_visible(root / folder))
+    pass_over(what, (file.relative_to(root).as_posix() for file in files if not file.is_dir()))
+
+
+def pass_over_folders(root: Path, folders: Iterable[str], what: str) -> None:
+    """Count these folders of ``root``, with the number of images below each, as passed over."""
+    counts = ((name, len(list_images_below(root / name)[0])) for name in folders)
+    pass_over(what, (f"{name}/ ({count:,} images)" for name, count in counts))
 
 
 def list_images_below(path: Path, above: tuple[str, ...] = ()) -> tuple[list[str], list[str]]:
@@ -172,7 +176,7 @@ def get_status(path: Path) -> os.stat_result:
 
 
 def get_reason(error: BaseException) -> str:
-    """Return the system's reason why a file does not open, such as "Permission denied"."""
+    """Return the system's message, such as "Permission denied"."""
     return getattr(error, "strerror", None) or str(error)
 
 
@@ -200,16 +204,8 @@ def resolve_inner_path(text: str, *, source: str, root: Path) -> str | None:
 
 
 def find_absent_images(root: Path, paths: Iterable[str]) -> list[str]:
-    """Return the ``paths`` that are no files below ``root``, in their order; each folder is listed once."""
-    files: dict[str, set[str]] = {}
-    absent = []
-    for path in paths:
-        folder, _, name = path.rpartition("/")
-        if folder not in files:
-            files[folder] = _list_files(root / folder)
-        if name not in files[folder]:
-            absent.append(path)
-    return absent
+    """Return the ``paths`` that are no files below ``root``, in their order."""
+    return [path for path in paths if not os.path.isfile(root / path)]
 
 
 def report_absent(root: Path, paths: Iterable[str], *, source: str) -> set[str]:
@@ -239,7 +235,7 @@ def locate(root: Path, paths: Iterable[str], *, source: str) -> dict[str, str]:
 
 def list_visible(path: Path) -> list[str]:
     """Return sorted names in a folder, hidden ones left out."""
-    return sorted(name for name in os.listdir(path) if not _is_hidden(name))
+    return sorted(n for n in os.listdir(path) if not n.startswith(".") and n.lower() not in _OF_SYSTEMS)
 
 
 def describe_content(path: Path, limit: int = 8) -> str:
@@ -290,26 +286,6 @@ def _is_plain(name: str, folder: Path) -> bool:
         what = f"a broken link ({get_reason(error)})" if os.path.islink(path) else get_reason(error)
     report("unparsable name", f"{path} has the name of an image but is {what}; remove it")
     return False
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name.lower() in _OF_SYSTEMS
-
-
-def _list_files(folder: Path) -> set[str]:
-    """Return the names of the files in a folder, none where it cannot be read."""
-    try:
-        with os.scandir(folder) as entries:
-            return {entry.name for entry in entries if _is_file(entry)}
-    except OSError:  # no such folder, a name too long, a folder that may not be read
-        return set()
-
-
-def _is_file(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_file()
-    except OSError:  # a link to itself
-        return False
 
 
 def _simplify(name: str) -> str:

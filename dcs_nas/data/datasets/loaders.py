@@ -1,19 +1,19 @@
 """The registry of loaders, published facts of data sets, and reports of faults.
 
-While loading, the first fault raises; while checking, all faults are collected. Files that are passed over are not
-faults: they are counted and named in the data set.
+A load raises the first fault, a check collects all of them. Files that are passed over are no faults: the data set
+counts and names them.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, TypeVar, get_type_hints
 
 from pydantic import create_model
 
@@ -24,6 +24,8 @@ from dcs_nas.settings import Settings, parse
 
 Kind = Literal["unusable folder", "missing part", "unparsable name", "missing image", "bad list entry", "no match"]
 
+C = TypeVar("C")
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -33,20 +35,18 @@ class Problem:
     message: str
 
 
-_collection: ContextVar[list[Problem] | None] = ContextVar("problems", default=None)
+_problems: ContextVar[list[Problem] | None] = ContextVar("problems", default=None)
+_passed_over: ContextVar[dict[str, list[str]] | None] = ContextVar("passed_over", default=None)
+_NAMED = 3
 
 
 def report(kind: Kind, message: str) -> None:
     """Raise ``InputError(message)``; within `collect_problems` record it instead, and let the loader continue."""
     message = to_one_line(message)
-    problems = _collection.get()
+    problems = _problems.get()
     if problems is None:
         raise InputError(message)
     problems.append(Problem(kind, message))
-
-
-_passed_over: ContextVar[dict[str, list[str]] | None] = ContextVar("passed_over", default=None)
-_NAMED = 3
 
 
 def pass_over(what: str, names: Iterable[str]) -> None:
@@ -57,29 +57,17 @@ def pass_over(what: str, names: Iterable[str]) -> None:
 
 
 @contextmanager
-def collect_passed_over() -> Iterator[list[str]]:
-    """Collect the files that loaders pass over in this block; at its end the list has a line for each kind."""
-    lines: list[str] = []
-    counted: dict[str, list[str]] = {}
-    token = _passed_over.set(counted)
+def _collect(variable: ContextVar[C | None], collection: C) -> Iterator[C]:
+    token = variable.set(collection)
     try:
-        yield lines
+        yield collection
     finally:
-        _passed_over.reset(token)
-    for what, names in counted.items():
-        more = ", ..." if len(names) > _NAMED else ""
-        lines.append(to_one_line(f"passed over {len(names):,} {what}: {', '.join(names[:_NAMED])}{more}"))
+        variable.reset(token)
 
 
-@contextmanager
-def collect_problems() -> Iterator[list[Problem]]:
-    """Collect the problems that loaders report in this block; yield their list."""
-    problems: list[Problem] = []
-    token = _collection.set(problems)
-    try:
-        yield problems
-    finally:
-        _collection.reset(token)
+def collect_problems() -> AbstractContextManager[list[Problem]]:
+    """Collect in a list the problems that loaders report in this block."""
+    return _collect(_problems, [])
 
 
 Count = int | tuple[int, ...] | None
@@ -135,14 +123,18 @@ def load_dataset(name: str, root: Path | str, **options: Any) -> ReidDataset:
     """
     loader = DATASETS[name]
     checked = check_options(name, options)
-    with collect_passed_over() as lines:
+    with _collect(_passed_over, {}) as counted:
         dataset = loader(Path(root), **checked)
     if not isinstance(dataset, ReidDataset):
         kind = type(dataset).__name__
         raise InputError(
             f"the loader of data set '{name}' ({DATASETS.owner(name)}) returns {kind}, expected ReidDataset; change it"
         )
-    return replace(dataset, passed_over=tuple(lines))
+    lines = (
+        f"passed over {len(names):,} {what}: {', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''}"
+        for what, names in counted.items()
+    )
+    return replace(dataset, passed_over=tuple(map(to_one_line, lines)))
 
 
 def check_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -150,9 +142,11 @@ def check_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
     kind = _make_options(DATASETS[name])
     for key, field in kind.model_fields.items():
         if field.is_required() and key not in options:
+            values = [str(v) for v in getattr(field.annotation, "__args__", [])]
+            values = values or [getattr(field.annotation, "__name__", "")]
             raise InputError(
-                f"data set '{name}' needs the option '{key}' ({_describe_values(field.annotation)}), which has no "
-                f"default; give it, e.g. -o {key}={_describe_values(field.annotation).split()[0]}"
+                f"data set '{name}' needs the option '{key}' ({' or '.join(values)}), which has no default; give it, "
+                f"e.g. -o {key}={values[0]}"
             )
     if options and not kind.model_fields:
         raise InputError(f"data set '{name}' takes no options, found {', '.join(options)}; leave them out")
@@ -173,7 +167,3 @@ def _make_options(loader: Loader) -> type[Settings]:
         p.name: (hints.get(p.name, Any), ... if p.default is p.empty else p.default) for p in parameters
     }
     return create_model(f"{loader.__name__}_options", __base__=Settings, **fields)
-
-
-def _describe_values(annotation: Any) -> str:
-    return " or ".join(str(a) for a in getattr(annotation, "__args__", ())) or getattr(annotation, "__name__", "")

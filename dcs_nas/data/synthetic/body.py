@@ -29,7 +29,8 @@ def draw_pedestrian(
         subject: whether this is the subject of the picture, see ``Canvas.polygon``.
     """
     figure = _dress(canvas.image.size, looks, pose, View(pose.yaw, pitch, pose.lean), frame)
-    for part in sorted(_parts(figure), key=lambda part: part.depth):
+    parts = (make_legs, make_torso, make_arms, make_head, make_hat, make_bag)
+    for part in sorted(chain.from_iterable(make(figure) for make in parts), key=lambda part: part.depth):
         canvas.polygon(frame.place(part.outline), part.fill, edge=0.006 * frame.scale, subject=subject)
 
 
@@ -40,12 +41,6 @@ def _dress(size: tuple[int, int], looks: Looks, pose: Pose, view: View, frame: F
     upper, lower = frame.place([view.project(middle) for middle in middles])
     cloth = make_cloth(looks.upper, size, upper, frame.scale, squeeze)
     return Figure(looks, skeleton, view, cloth, make_cloth(looks.lower, size, lower, frame.scale, squeeze))
-
-
-def _parts(figure: Figure) -> Iterator[Part]:
-    return chain(
-        make_legs(figure), make_torso(figure), make_arms(figure), make_head(figure), make_hat(figure), make_bag(figure)
-    )
 
 
 _LEGS, _LOWER, _BEHIND_NECK, _TORSO, _ON_TORSO, _ARMS, _HEAD = -0.5, -0.1, -0.01, 0.0, 0.004, 0.03, 0.12

@@ -55,7 +55,7 @@ class Build:
 
 @dataclass(frozen=True)
 class Garment:
-    """``period`` is the size of the pattern and ``length`` how far sleeves, skirts and coats reach (0 to 1)."""
+    """``period`` is the size of the pattern, ``length`` (0 to 1) that of sleeves, skirts and coats."""
 
     kind: str
     colour: Colour
@@ -96,7 +96,13 @@ class Looks:
 def sample_looks(rng: np.random.Generator) -> Looks:
     """Draw one identity; common kinds and colours have higher weights, so that identities share them."""
     return Looks(
-        build=_sample_build(rng),
+        build=Build(
+            shoulders=rng.uniform(0.104, 0.138),
+            hips=rng.uniform(0.090, 0.118),
+            girth=rng.uniform(0.072, 0.108),
+            legs=rng.uniform(0.455, 0.515),
+            head=rng.uniform(0.128, 0.146),
+        ),
         skin=_SKINS[rng.integers(len(_SKINS))],
         hair=_draw_weighted(rng, _HAIR_STYLES),
         hair_colour=_HAIRS[rng.integers(len(_HAIRS))],
@@ -108,16 +114,6 @@ def sample_looks(rng: np.random.Generator) -> Looks:
         boots=bool(rng.random() < 0.25),
         bag=_sample_accessory(rng, _BAGS),
         hat=_sample_accessory(rng, _HATS),
-    )
-
-
-def _sample_build(rng: np.random.Generator) -> Build:
-    return Build(
-        shoulders=rng.uniform(0.104, 0.138),
-        hips=rng.uniform(0.090, 0.118),
-        girth=rng.uniform(0.072, 0.108),
-        legs=rng.uniform(0.455, 0.515),
-        head=rng.uniform(0.128, 0.146),
     )
 
 

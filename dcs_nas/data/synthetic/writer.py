@@ -39,27 +39,24 @@ def write_synthetic(
     progress: Callable[[int, int], None] | None = None,
     workers: int | None = None,
 ) -> dict[str, int]:
-    """Draw a data set into a new folder, which appears only when it is complete.
+    """Draw a data set into a new folder, which appears when it is complete.
 
     Args:
         out: the folder to make; it may exist if it is empty.
         settings: size and seed; the same settings write the same bytes.
         progress: called with images done and images in all.
-        workers: number of processes, by default one for every processor; it does not change the bytes.
+        workers: number of processes, by default one for each processor; it does not change the bytes.
 
     Returns:
         The number of images in each of ``bounding_box_train``, ``bounding_box_test`` and ``query``.
 
     Raises:
-        InputError: ``out`` is a file, is not empty or cannot be created, or ``workers`` is below 1.
+        InputError: ``out`` is a file or not empty, or ``workers`` is below 1.
+        OSError: ``out`` cannot be written.
     """
     out = Path(out).resolve()
     workers = _check(out, workers)
     entries = list(_entries(settings))
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{out} cannot be created ({error.strerror}); give a folder that you may write to") from error
     with atomic_folder(out) as whole:
         for part in (TRAIN, GALLERY, QUERY):
             (whole / part).mkdir()
@@ -73,7 +70,7 @@ def _check(out: Path, workers: int | None) -> int:
     if out.is_dir() and any(out.iterdir()):
         raise InputError(f"{out} is not empty: expected a new or empty folder; name another one, or remove this one")
     if workers is not None and workers < 1:
-        raise InputError(f"workers is {workers}: expected 1 or more, or leave it out for one for every processor")
+        raise InputError(f"workers is {workers}: expected 1 or more; leave it out for one for each processor")
     return workers or os.cpu_count() or 1
 
 
@@ -95,7 +92,7 @@ def _entries(settings: SyntheticSettings) -> Iterator[_Entry]:
 
 
 def _shots(identity: int, settings: SyntheticSettings) -> Iterator[Shot]:
-    """Yield the images of an identity in all cameras except up to two, and in at least two."""
+    """Yield the images of an identity by all cameras but up to two, and by at least two."""
     rng = settings.rng(TRACK, identity)
     passed = rng.integers(max(2, settings.cameras - 2), settings.cameras, endpoint=True)
     for camera in sorted(rng.permutation(settings.cameras)[:passed]):
