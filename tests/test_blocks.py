@@ -180,7 +180,7 @@ def test_the_part_aware_module_computes_its_equation_part_by_part(height, sizes)
 
 
 def test_the_part_aware_module_refuses_a_map_of_another_height():
-    with pytest.raises(InputError, match="the part-aware module is for maps of 8 rows, got 4"):
+    with pytest.raises(InputError, match="the part-aware module got a map of 4 rows; expected 8"):
         build_attention("part_aware", 4, 8, 2)(random_map(4, 4, 2))
 
 

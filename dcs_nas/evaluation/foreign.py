@@ -14,7 +14,7 @@ there, saved by ``numpy.savez`` or ``torch.save``:
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +161,8 @@ def _read_torch(file: Path) -> dict[str, np.ndarray]:
         return {name: np.concatenate([_to_array(part[name]) for part in content]) for name in content[0]}
     if not isinstance(content, Mapping):
         return {"": _to_array(content)}
-    return {str(name): _to_array(value) for name, value in content.items() if _is_numbers(value)}
+    kinds = (Tensor, np.ndarray, list, tuple)
+    return {str(name): _to_array(value) for name, value in content.items() if isinstance(value, kinds)}
 
 
 def _list_array_types() -> list[Any]:
@@ -175,10 +176,6 @@ def _list_array_types() -> list[Any]:
         (rebuild, "numpy.core.multiarray._reconstruct"),
         (rebuild, "numpy._core.multiarray._reconstruct"),
     ]
-
-
-def _is_numbers(value: Any) -> bool:
-    return isinstance(value, (Tensor, np.ndarray, Sequence)) and not isinstance(value, str)
 
 
 def _to_array(value: Any) -> np.ndarray:

@@ -142,8 +142,10 @@ def find_nearest(
     done = 0
     for block in gallery.blocks():
         far = FeatureDistances(query, block.copy(), metric=gallery.metric).matrix().numpy()
-        indices = np.broadcast_to(np.arange(done, done + len(block)), far.shape)
-        best = _select_smallest(np.hstack([best[0], indices]), np.hstack([best[1], far]), k)
+        indices = np.hstack([best[0], np.broadcast_to(np.arange(done, done + len(block)), far.shape)])
+        distances = np.hstack([best[1], far])
+        order = np.stack([np.lexsort((i, d))[:k] for i, d in zip(indices, distances)])  # of equal distances by index
+        best = [np.take_along_axis(values, order, axis=1) for values in (indices, distances)]
         done += len(block)
         if progress:
             progress(done, count)
@@ -211,12 +213,6 @@ def _normalise(features: np.ndarray, metric: str) -> np.ndarray:
     if metric != "cosine":
         return rows
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-
-
-def _select_smallest(indices: np.ndarray, distances: np.ndarray, k: int) -> list[np.ndarray]:
-    """Return the k columns of smallest distance of every row; among equal distances, the smaller index."""
-    order = np.stack([np.lexsort((i, d))[:k] for i, d in zip(indices, distances)])
-    return [np.take_along_axis(values, order, axis=1) for values in (indices, distances)]
 
 
 def _read_shape(member: IO[bytes], file: Path) -> tuple[int, int]:

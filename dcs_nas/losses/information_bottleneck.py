@@ -333,6 +333,6 @@ class InformationBottleneck(nn.Module):
 
 def _validate(num_classes: int, dim: int, temperature: Temperature) -> None:
     if num_classes < 2 or dim < 1:
-        raise InputError(f"num_classes is {num_classes} and the dimension {dim}; expected at least 2 and 1")
+        raise InputError(f"num_classes is {num_classes}, the dimension {dim}; expected at least 2 classes, 1 dimension")
     if temperature != "auto" and not (isinstance(temperature, int | float) and 0 < temperature < math.inf):
         raise InputError(f"temperature is {temperature!r}, expected a positive number or 'auto'")

@@ -60,7 +60,10 @@ class OSNetSupernet(Supernet):
             stage, block = _locate(label)
             mixture = cast(Mixture, self.mixtures[label])
             getattr(self.osnet, stage)[block] = _Choice(channels, width, mixture, checkpoint=checkpoint)
-        _remove_affine(self.osnet)
+        for module in self.modules():
+            if isinstance(module, _NormBase):
+                module.affine = False
+                module.weight = module.bias = None  # type: ignore[assignment]
 
     def forward(self, images: Tensor) -> Tensor:
         return self.osnet(images)
@@ -154,10 +157,3 @@ def _count_costs(structure: OSNetStructure, network: ChainNetwork, kind: CostKin
         costs[label] = [cost[place] for place in structure.placements]
         rest -= cost["none"]
     return rest, costs
-
-
-def _remove_affine(network: nn.Module) -> None:
-    for module in network.modules():
-        if isinstance(module, _NormBase):
-            module.affine = False
-            module.weight = module.bias = None  # type: ignore[assignment]

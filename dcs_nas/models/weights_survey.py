@@ -114,7 +114,8 @@ def read_weights_file(path: str | Path) -> WeightsFile:
     """
     path = Path(path)
     tensors = read_weights(path)
-    pairs = [(first, second) for first, second in PREFERRED.items() if {first, second} <= _list_parts(tensors)]
+    parts = {part for name in tensors for part in name.split(".")[:3]}
+    pairs = [(first, second) for first, second in PREFERRED.items() if {first, second} <= parts]
     second = find_second_networks(tensors)
     for family, pattern in _FAMILIES:
         for name in (name for name in tensors if name not in second):
@@ -178,10 +179,6 @@ def _find_options(tensors: Mapping[str, Tensor], factory: Any) -> dict[str, Any]
     if norms and "ibn" in known:
         options["ibn"] = min(norms)
     return options
-
-
-def _list_parts(names: Mapping[str, Tensor]) -> set[str]:
-    return {part for name in names for part in name.split(".")[:3]}
 
 
 def _describe_transformer(tensors: Mapping[str, Tensor]) -> Iterator[str]:

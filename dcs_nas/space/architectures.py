@@ -84,7 +84,8 @@ class _CellTexts:
 
     def encode(self, genotype: Genotype) -> str:
         cells = [genotype.cells[kind] for kind in sorted(genotype.cells)]
-        return ";".join(f"{_format_nodes(_sort_nodes(_list_pairs(cell)))}+{cell.attention}" for cell in cells)
+        pairs = [tuple(tuple((edge.op, edge.source) for edge in node) for node in cell.nodes) for cell in cells]
+        return ";".join(f"{_format_nodes(_sort_nodes(p))}+{cell.attention}" for p, cell in zip(pairs, cells))
 
     def decode(self, text: str, space: SpaceSpec, network: NetworkSpec) -> Genotype:
         cells = dict(zip(sorted(network.kinds), map(_parse_cell, text.split(";")), strict=True))
@@ -184,10 +185,6 @@ def _reorder(nodes: Nodes, order: tuple[int, ...]) -> Nodes | None:
     place = {0: 0, 1: 1, **{node + 2: new + 2 for new, node in enumerate(order)}}
     cell = tuple(tuple(sorted((op, place[source]) for op, source in nodes[node])) for node in order)
     return cell if all(source < i + 2 for i, node in enumerate(cell) for _, source in node) else None
-
-
-def _list_pairs(cell: CellGenotype) -> Nodes:
-    return tuple(tuple((edge.op, edge.source) for edge in node) for node in cell.nodes)
 
 
 def _format_nodes(nodes: Nodes) -> str:

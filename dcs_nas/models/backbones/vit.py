@@ -179,7 +179,8 @@ class VisionTransformer(TokenBackbone):
         check_sizes(stride=stride)
         _check_options(drop_path, camera_weight, cameras=cameras, registers=registers)
         self.image_size = (height, width)
-        self.grid = _compute_grid(height, width, patch=self.smallest, stride=stride)
+        rows, columns = (max(0, side - self.smallest) // stride + 1 for side in (height, width))
+        self.grid = rows, columns
         self.registers = registers
         self.num_features = embedding
         self.stages = tuple(f"block{n}" for n in range(depth - 1))
@@ -313,11 +314,6 @@ def strip_root(weights: Mapping[str, Tensor], landmark: str) -> dict[str, Tensor
         raise InputError(f"it holds {len(roots)} networks: {', '.join(roots)}; choose one by retrain.weights_key")
     root = roots[0] if roots else ""
     return {name.removeprefix(root): tensor for name, tensor in weights.items() if name.startswith(root)}
-
-
-def _compute_grid(height: int, width: int, *, patch: int, stride: int) -> tuple[int, int]:
-    rows, columns = (max(0, side - patch) // stride + 1 for side in (height, width))
-    return rows, columns
 
 
 def _check_options(drop_path: float, camera_weight: float, **counts: int) -> None:
