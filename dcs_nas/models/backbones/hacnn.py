@@ -73,7 +73,7 @@ class HACNN(Backbone):
     Args:
         channels: of the three levels, multiples of 4.
         features: D of each vector.
-        learn_region: have the local branch.
+        learn_region: whether there is a local branch.
         gate_start: of the soft attention, "constant" (ours, for training from scratch) or "published".
 
     Raises:

@@ -119,9 +119,9 @@ class ResNet(Backbone):
         base: channels of the stem and width of the first stage; each stage doubles it.
         small_images: a 3x3 stem without pooling, as He et al. use on CIFAR (section 4.2), here with stride 2: the map
             is twice as high and wide.
-        ibn: "a": the first norm of every block is an ``InstanceBatchNorm``, but in the last stage;
-            "b": an instance norm replaces that of the stem and ends each of the first two stages.
-        non_local: have AGW's five non-local blocks: after the last two blocks of the second stage and the last three
+        ibn: "a": the first norm of every block is an ``InstanceBatchNorm``, except in the last stage;
+            "b": an instance norm replaces the norm of the stem and ends each of the first two stages.
+        non_local: whether AGW's five non-local blocks follow the last two blocks of the second stage and the last three
             of the third.
 
     Raises:
