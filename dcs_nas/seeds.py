@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import zlib
 
 
@@ -18,7 +19,17 @@ def seed_everything(*key: int) -> None:
     mixed = mix_seed(*key)
     random.seed(mixed)
     np.random.seed(mixed)
-    torch.manual_seed(mixed)
+    if _has_accelerator():
+        torch.manual_seed(mixed)
+    else:  # torch.manual_seed takes a traceback for each absent device: some milliseconds a step
+        torch.default_generator.manual_seed(mixed)
+
+
+@functools.cache
+def _has_accelerator() -> bool:
+    import torch
+
+    return torch.accelerator.is_available()
 
 
 def mix_seed(*key: int) -> int:

@@ -18,7 +18,7 @@ import yaml
 from dcs_nas.config import load_config
 from dcs_nas.errors import InputError
 from dcs_nas.runs import read_metrics
-from dcs_nas.training.checkpoints import fault, load_checkpoint, save_checkpoint, whole_checkpoint
+from dcs_nas.training.checkpoints import is_damaged, load_checkpoint, save_checkpoint, whole_checkpoint
 from dcs_nas.training.evaluate import evaluate_run, load_trained
 from dcs_nas.training.retrain_job import run_retraining
 from tests.run_folders import genotypes
@@ -79,7 +79,7 @@ def test_a_flip_of_any_bit_is_found_or_harmless(tmp_path: Path) -> None:
     for bit in [*draw.sample(range(bits), 200), *range(bits - 8 * 22, bits, 5)]:
         path.write_bytes(whole)
         _flip(path, bit)
-        if fault(path) is None:
+        if not is_damaged(path):
             found = load_checkpoint(path)["state_dict"]["network.weight"]
             assert bool((found == 3).all())
             harmless += 1
@@ -91,7 +91,7 @@ def test_a_file_cut_off_anywhere_is_damaged(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for length in (0, 1, 100, len(whole) // 2, len(whole) - 22, len(whole) - 1):
         path.write_bytes(whole[:length])
-        assert fault(path) is not None
+        assert is_damaged(path)
         with pytest.raises(InputError, match=r"last\.ckpt is damaged"):
             load_checkpoint(path)
 
@@ -147,7 +147,7 @@ def test_other_checkpoints_have_none_before_them_and_are_named_with_a_way_out(tm
 
 def test_files_of_others_without_a_checksum_are_read(tmp_path: Path) -> None:
     torch.save({"state_dict": {"a": torch.ones(2)}}, tmp_path / "last.ckpt")
-    assert fault(tmp_path / "last.ckpt") is None
+    assert not is_damaged(tmp_path / "last.ckpt")
     assert load_checkpoint(tmp_path / "last.ckpt")["state_dict"]["a"].sum() == 2
 
 
@@ -198,7 +198,7 @@ def test_a_finished_training_with_a_damaged_last_is_made_whole_to_the_bit(
     _damage(run / "checkpoints" / "last.ckpt")
     rows = read_metrics(run / "metrics.csv")
     run_retraining(load_config(job), run, genotype=whole / "genotype.yaml", resume=True)
-    assert fault(run / "checkpoints" / "last.ckpt") is None
+    assert not is_damaged(run / "checkpoints" / "last.ckpt")
     assert _same_bits(whole, run)
     assert _same_bits(whole, run, "best")
     assert read_metrics(run / "metrics.csv") == rows

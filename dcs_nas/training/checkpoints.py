@@ -10,7 +10,7 @@ import logging
 import os
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytorch_lightning as pl
 import torch
@@ -47,7 +47,7 @@ def save_checkpoint(trainer: pl.Trainer, path: Path) -> None:
         torch.save(checkpoint, stream)
         with atomic_path(path) as temporary:
             temporary.write_bytes(stream.getvalue())
-            if path.name == LAST and path.is_file() and fault(path) is None:
+            if path.name == LAST and path.is_file() and _is_whole(path):
                 _keep(path, path.with_name(PREVIOUS))
     trainer.strategy.barrier("save_checkpoint")
 
@@ -68,8 +68,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         InputError: no checkpoint, it and the previous one are damaged, or it was not written by dcs-nas.
     """
-    path = whole_checkpoint(path)
-    checkpoint = _read(path)
+    path, checkpoint = _find_whole(path)
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise InputError(f"{path} holds no 'state_dict'; expected a checkpoint written by dcs-nas")
     return checkpoint
@@ -81,47 +80,61 @@ def whole_checkpoint(path: Path, *, warn: bool = True) -> Path:
     Raises:
         InputError: there is no checkpoint, or no undamaged one.
     """
+    return _find_whole(path, warn=warn)[0]
+
+
+def _find_whole(path: Path, *, warn: bool = True) -> tuple[Path, Any]:
+    """Return ``whole_checkpoint(path)`` and its content."""
     before = path.with_name(PREVIOUS)
     falls_back = path.name == LAST and before.is_file()
     if not path.is_file() and not falls_back:
         raise InputError(f"there is no checkpoint {path}; the run must finish an epoch first")
-    wrong = fault(path) if path.is_file() else "is missing"
+    content, wrong = _try_read(path) if path.is_file() else (None, "is missing")
     if wrong is None:
-        return path
+        return path, content
     if not falls_back:
         other = "" if path.name == LAST else "use --checkpoint last, or "
         raise InputError(f"{path} {wrong}; {other}train again with --overwrite")
-    wrong_before = fault(before)
+    content, wrong_before = _try_read(before)
     if wrong_before is not None:
         raise InputError(f"{path} {wrong}, and {before} {wrong_before}; train again with --overwrite")
     if warn and is_first():
-        log.warning("%s %s; using %s of epoch %d instead", path, wrong, before.name, _read(before)["epoch"] + 1)
-    return before
-
-
-def fault(path: Path) -> str | None:
-    """Return what is wrong with a checkpoint file, as the end of a sentence; None if nothing is."""
-    try:
-        _read(path)
-    except OSError as error:
-        return f"cannot be read ({error.strerror})"
-    except Exception as error:  # a damaged file can make its parser raise anything
-        return f"is damaged or was not written by dcs-nas ({type(error).__name__})"
-    return None
+        log.warning("%s %s; using %s of epoch %d instead", path, wrong, before.name, content["epoch"] + 1)
+    return before, content
 
 
 def is_damaged(path: Path) -> bool:
     """Return whether ``path`` exists and is damaged."""
-    return path.is_file() and fault(path) is not None
+    return path.is_file() and _try_read(path)[1] is not None
 
 
-def _read(path: Path) -> Any:
-    content = path.read_bytes()
-    if content.startswith(b"PK"):
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            if (damaged := archive.testzip()) is not None:
-                raise zipfile.BadZipFile(damaged)
-    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+def _try_read(path: Path) -> tuple[Any, str | None]:
+    """Return the content of a checkpoint file, and what is wrong with it as the end of a sentence."""
+    try:
+        content = path.read_bytes()
+        if content.startswith(b"PK"):
+            _require_checksums(io.BytesIO(content))
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True), None
+    except OSError as error:
+        return None, f"cannot be read ({error.strerror})"
+    except Exception as error:  # a damaged file can make its parser raise anything
+        return None, f"is damaged or was not written by dcs-nas ({type(error).__name__})"
+
+
+def _is_whole(path: Path) -> bool:
+    """Return whether the checksums of an archive, which a job of ours has written, are right."""
+    try:
+        with path.open("rb") as file:
+            _require_checksums(file)
+    except (OSError, zipfile.BadZipFile):
+        return False
+    return True
+
+
+def _require_checksums(file: IO[bytes]) -> None:
+    with zipfile.ZipFile(file) as archive:
+        if (damaged := archive.testzip()) is not None:
+            raise zipfile.BadZipFile(damaged)
 
 
 def _keep(path: Path, before: Path) -> None:
