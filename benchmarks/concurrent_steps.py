@@ -4,7 +4,7 @@
 
 A step is that of search_step.py, in processes of their own with as many threads as there are cores. For each way of
 waiting: seconds of a step alone and beside a second process, in turn; medians. Torch's library by itself spins for
-long; ``dcs-nas`` sets GOMP_SPINCOUNT to end that sooner (dcs_nas/threads.py).
+long; ``dcs-nas`` sets GOMP_SPINCOUNT to end that sooner (dcs_nas/environment.py).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from measure import write_json
 
-from dcs_nas.threads import USERS, limit_spinning
+from dcs_nas.environment import OPENMP_VARIABLES, limit_spinning
 
 WAITS: dict[str, dict[str, str]] = {  # name to variables of the environment
     "library": {},
@@ -52,7 +52,7 @@ def main() -> None:
 
 def _run(name: str, count: int, steps: int) -> float:
     """Return the seconds of a step, the mean over the processes that run at once."""
-    clean = {key: value for key, value in os.environ.items() if key not in (*USERS, "OMP_NUM_THREADS")}
+    clean = {key: value for key, value in os.environ.items() if key not in (*OPENMP_VARIABLES, "OMP_NUM_THREADS")}
     command = [sys.executable, __file__, "--worker", name, "--steps", str(steps)]
     started = [
         subprocess.Popen(

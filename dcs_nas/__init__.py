@@ -53,7 +53,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Return a name of ``dcs_nas.api``, which is imported when the first is asked for."""
+    """Return a name of ``dcs_nas.api`` or ``dcs_nas.api_features``, which are imported on first use."""
     if name not in __all__:
         raise AttributeError(f"module 'dcs_nas' has no attribute '{name}'")
     from dcs_nas import api, api_features

@@ -14,36 +14,30 @@ The command line calls these functions. Heavy modules are loaded when a function
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from dcs_nas import extensions
-from dcs_nas.api_errors import translate_errors
 from dcs_nas.api_features import ExportedModel, Features
 from dcs_nas.api_views import GenotypeView, Scores
 from dcs_nas.config import Config, load_config
-from dcs_nas.errors import InputError
-from dcs_nas.files import write_text
+from dcs_nas.errors import InputError, translate_errors
 from dcs_nas.runs import RunFolder, resume_if_requeued
 from dcs_nas.space import AnyGenotype, find_shipped_file
 from dcs_nas.space import load_genotype as read_genotype
-from dcs_nas.space.table import Table
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from dcs_nas.export.exporting import Deployable, ExportedFile
     from dcs_nas.models.heads import ReidNetwork
-    from dcs_nas.models.weights_survey import Fit, WeightsFile
+    from dcs_nas.space.table import Table
 
 Progress = Callable[[str], Callable[[int, int], None]]
 AnyConfig = str | Path | Config
-Command = Literal["search", "pretrain", "retrain", "tune"]
 
 
 @dataclass(frozen=True)
@@ -121,7 +115,7 @@ def load_settings(config: AnyConfig, overrides: Sequence[str] = ()) -> Config:
     """Return the settings of a configuration file, or of the name of one in configs/.
 
     Args:
-        config: settings themselves are returned as they are.
+        config: a file, a name, or settings, which are returned unchanged.
         overrides: such as ``search.epochs=1``; for a file or a name.
 
     Raises:
@@ -135,11 +129,6 @@ def load_settings(config: AnyConfig, overrides: Sequence[str] = ()) -> Config:
             "change the settings themselves"
         )
     return config
-
-
-def default_folder(settings: Config, command: Command) -> Path:
-    """Return the run folder of a command, ``results/NAME/COMMAND``."""
-    return RunFolder.default(settings, command).path
 
 
 @translate_errors()
@@ -168,7 +157,7 @@ def search(
     from dcs_nas.strategies.job import run_search
 
     settings = load_settings(config, overrides)
-    folder = _job_folder(settings, "search", out)
+    folder = RunFolder.default(settings, "search").path if out is None else Path(out)
     resume, overwrite = resume_if_requeued(folder, resume=resume, overwrite=overwrite)
     run_search(settings, folder, resume=resume, overwrite=overwrite, progress=progress)
     return SearchRun(folder)
@@ -194,13 +183,10 @@ def retrain(
     Raises:
         InputError: bad settings, data, genotype or folder.
     """
-    from dcs_nas.training.retrain_job import run_retraining
-
     settings = load_settings(config, overrides)
     if settings.section("retrain").backbone is None and genotype is None:
         genotype = RunFolder.default(settings, "search").genotype_file
-    folder = _job_folder(settings, "retrain", out)
-    return _train(run_retraining, settings, folder, genotype, resume=resume, overwrite=overwrite, progress=progress)
+    return _train("retrain", settings, genotype, out, resume=resume, overwrite=overwrite, progress=progress)
 
 
 @translate_errors()
@@ -225,30 +211,30 @@ def pretrain(
     Raises:
         InputError: bad settings, data, genotype or folder.
     """
-    from dcs_nas.training.retrain_job import run_pretraining
-
     settings = load_settings(config, overrides)
-    folder = _job_folder(settings, "pretrain", out)
-    return _train(run_pretraining, settings, folder, genotype, resume=resume, overwrite=overwrite, progress=progress)
-
-
-def _job_folder(settings: Config, command: Command, out: str | Path | None) -> Path:
-    return Path(out) if out is not None else default_folder(settings, command)
+    return _train("pretrain", settings, genotype, out, resume=resume, overwrite=overwrite, progress=progress)
 
 
 def _train(
-    run_job: Callable[..., None],
+    job: Literal["retrain", "pretrain"],
     settings: Config,
-    folder: Path,
     genotype: str | Path | AnyGenotype | GenotypeView | None,
+    out: str | Path | None,
     *,
     resume: bool,
     overwrite: bool,
     progress: Progress | None,
 ) -> TrainedRun:
+    from dcs_nas.training.retrain_job import run_retraining
+
+    folder = RunFolder.default(settings, job).path if out is None else Path(out)
     resume, overwrite = resume_if_requeued(folder, resume=resume, overwrite=overwrite)
-    with _as_file(genotype) as path:
-        run_job(settings, folder, genotype=path, resume=resume, overwrite=overwrite, progress=progress)
+    if isinstance(genotype, GenotypeView):
+        genotype = genotype.genotype
+    if not isinstance(genotype, (str, Path, AnyGenotype, type(None))):
+        advice = "; pass run.genotype" if isinstance(genotype, _Run) else ""
+        raise InputError(f"genotype is a {type(genotype).__name__}, expected a genotype or its file{advice}")
+    run_retraining(settings, folder, job=job, genotype=genotype, resume=resume, overwrite=overwrite, progress=progress)
     return TrainedRun(folder)
 
 
@@ -271,12 +257,12 @@ def evaluate(
         run: what ``retrain`` returned, or its folder.
         data_name: another data set than the run's own.
         root: its folder.
-        data_options: of its loader, e.g. ``{"version": "V1"}``.
+        data_options: options of its loader, e.g. ``{"version": "V1"}``.
         checkpoint: ``last``, or ``best`` where identities were held out.
         features: ``network``, ``color-histogram`` or ``color-histogram-corrected``.
-        overrides: other settings in place of the run's own, such as ``data.test_batch=64``.
+        overrides: settings that replace the run's own, such as ``data.test_batch=64``.
         progress: called with a label; returns a function of (done, total).
-        settings: those of ``EvaluateConfig`` that replace the run's own, e.g. ``flip=True``, ``rerank=True``.
+        settings: settings of ``EvaluateConfig`` that replace the run's own, e.g. ``flip=True``, ``rerank=True``.
 
     Raises:
         InputError: a folder that holds no trained run, bad data or settings.
@@ -298,74 +284,14 @@ def evaluate(
 
 
 @translate_errors()
-def evaluate_weights(
-    backbone: str,
-    weights: str | Path,
-    *,
-    data_name: str,
-    root: str | Path,
-    data_options: Mapping[str, Any] | None = None,
-    overrides: Sequence[str] = (),
-    progress: Progress | None = None,
-    **settings: Any,
-) -> Scores:
-    """Score a named backbone with a weights file, as ``dcs-nas evaluate --backbone``; there is no run.
+def evaluate_weights(backbone: str, weights: str | Path, *, root: str | Path, **options: Any) -> Scores:
+    """Score a named backbone with a weights file on the data set in ``root``, as ``dcs-nas evaluate --backbone``.
 
-    Args:
-        backbone: a registered name.
-        weights: the file.
-        data_name: the data set.
-        root: its folder.
-        data_options: of its loader.
-        overrides: settings such as ``data.height=384`` or ``retrain.backbone_options={registers: 4}``.
-        progress: see ``evaluate``.
-        settings: of ``EvaluateConfig``, e.g. ``flip=True``.
-
-    Raises:
-        InputError: an unknown backbone, weights that do not fit, bad data or settings.
+    ``options`` are those of ``dcs_nas.training.evaluate.evaluate_weights``.
     """
     from dcs_nas.training.evaluate import evaluate_weights as run
 
-    evaluation = run(
-        backbone,
-        Path(weights),
-        data_name=data_name,
-        root=Path(root),
-        data_options=data_options,
-        overrides=overrides,
-        progress=progress,
-        **settings,
-    )
-    return Scores(evaluation)
-
-
-@translate_errors()
-def read_weights_file(path: str | Path) -> WeightsFile:
-    """Return a weights file of any project, or the last checkpoint of a run folder, and the network it is of.
-
-    Raises:
-        InputError: a file that is missing, damaged, unsafe or no state dict.
-    """
-    from dcs_nas.models.weights_survey import read_weights_file as read
-    from dcs_nas.training.checkpoints import weights_file
-
-    return read(weights_file(Path(path)))
-
-
-@translate_errors()
-def fit_backbone(file: WeightsFile, name: str, **options: Any) -> Fit:
-    """Compare a weights file with a registered backbone, see ``dcs_nas.models.weights_survey.fit_backbone``."""
-    from dcs_nas.models.weights_survey import fit_backbone as fit
-
-    return fit(file, name, **options)
-
-
-@translate_errors()
-def fitting_backbones(file: WeightsFile, **options: Any) -> list[Fit]:
-    """Return the registered backbones that a weights file fits, the best first, and those it partly fits."""
-    from dcs_nas.models.weights_survey import fitting_backbones as fit
-
-    return fit(file, **options)
+    return Scores(run(backbone, Path(weights), root=Path(root), **options))
 
 
 @translate_errors()
@@ -447,9 +373,9 @@ def load_published(name: str, state: Mapping[str, Tensor], **options: Any) -> nn
     """Return the network of a published state dict, in evaluation mode: ``rga``, ``hacnn``, ``msinet``, ``transreid``.
 
     Args:
-        name: of the network.
-        state: published names to tensors.
-        options: what cannot be read from the state, see ``dcs_nas.models.published.load_published``.
+        name: the name of the network.
+        state: tensors by their published names.
+        options: facts that the state does not show, see ``dcs_nas.models.published.load_published``.
 
     Raises:
         InputError: an unknown name or option, or a state of another network.
@@ -464,12 +390,14 @@ def tabular(name: str, path: str | Path | None = None) -> Table:
     """Return the table of a small space whose architectures are all trained, see docs/bench.md.
 
     Args:
-        name: of the table.
+        name: the name of the table.
         path: a file of ``benchmarks/bench_table.py``; by default the table that ships with the package.
 
     Raises:
         InputError: an unknown name, or a file without such a table.
     """
+    from dcs_nas.space.table import Table
+
     return Table.read(name, None if path is None else Path(path))
 
 
@@ -489,27 +417,9 @@ def load_extensions(*files: str | Path) -> None:
 def _folder(run: TrainedRun | str | Path) -> Path:
     """Return the folder of a trained run."""
     if isinstance(run, SearchRun):
-        raise InputError(
-            f"{run.folder} is a search, expected a trained run; train its genotype: "
-            "dcs_nas.retrain(config, genotype=run.genotype)"
-        )
+        run.evaluate()
     if not isinstance(run, (TrainedRun, str, Path)):
         raise InputError(
             f"run is a {type(run).__name__}, expected a trained run or its folder; pass what dcs_nas.retrain returned"
         )
     return run.folder if isinstance(run, TrainedRun) else Path(run)
-
-
-@contextmanager
-def _as_file(genotype: str | Path | AnyGenotype | GenotypeView | None) -> Iterator[Path | None]:
-    """Yield a file with the genotype."""
-    if genotype is None or isinstance(genotype, (str, Path)):
-        yield None if genotype is None else Path(genotype)
-        return
-    if not isinstance(genotype, (AnyGenotype, GenotypeView)):
-        advice = "; pass run.genotype" if isinstance(genotype, _Run) else ""
-        raise InputError(f"genotype is a {type(genotype).__name__}, expected a genotype or its file{advice}")
-    with tempfile.TemporaryDirectory() as folder:
-        run = RunFolder(Path(folder))
-        write_text(run.genotype_file, genotype.to_yaml())
-        yield run.genotype_file

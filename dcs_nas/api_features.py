@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from dcs_nas.api_errors import translate_errors
+from dcs_nas.errors import translate_errors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +42,7 @@ class Features:
         Args:
             images: an image file, a folder, or several of them.
             checkpoint: ``last``, or ``best`` where identities were held out.
-            overrides: settings in place of the run's own, such as ``evaluate.flip=true``.
+            overrides: settings that replace the run's own, such as ``evaluate.flip=true``.
             progress: called with a label; returns a function of (done, total).
 
         Raises:
@@ -70,7 +70,7 @@ class Features:
             query: an image file.
             gallery: a folder of images, image files, or a features file that ``extract`` wrote.
             top: how many images.
-            index: of a features file, the file of its faiss index, built if it is missing or older than the features.
+            index: the file of a faiss index of the features file; built if it is missing or older than the features.
             approximate: build the index as a graph, which may miss some of the nearest.
             checkpoint: as for ``features``, and so are the other arguments.
             overrides: as for ``features``.
@@ -105,7 +105,7 @@ class Features:
 
         Args:
             images: an image file, a folder, or several of them.
-            out: the file, replaced at once when all features are computed.
+            out: the file, written when all features are computed.
             checkpoint: as for ``features``, and so are the other arguments.
             overrides: as for ``features``.
             progress: as for ``features``.

@@ -11,8 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dcs_nas.api_errors import translate_errors
-from dcs_nas.errors import InputError, choices
+from dcs_nas.errors import InputError, choices, translate_errors
 from dcs_nas.files import atomic_path, write_text
 from dcs_nas.space import AnyGenotype
 
@@ -65,8 +64,8 @@ class GenotypeView:
         """Draw one kind of cell, or all and the whole network, and return the files.
 
         Args:
-            out: a picture (.svg, .png, .pdf, .tex) of one kind; or a folder, for SVG and PNG files of all.
-            kind: of the cell, by default the first of ``kinds``; for a picture alone.
+            out: a picture file (.svg, .png, .pdf, .tex) of one kind, or a folder for SVG and PNG files of all kinds.
+            kind: the kind of cell, by default the first of ``kinds``; only for a picture file.
             theme: ``light`` or ``dark``.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Versions, machine and command, for the records of results."""
+"""Versions, machine and command, for the records of results; the waiting of OpenMP's threads."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 from dcs_nas import __version__
 
+OPENMP_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 _REPORTED = ("torch", "numpy", "nni", "pytorch-lightning", "kornia", "scipy", "networkx", "pillow")
 
 
@@ -38,6 +39,21 @@ def describe_environment(threads: int | None = None) -> dict[str, Any]:
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "git": _git_revision(),
     }
+
+
+def limit_spinning() -> None:
+    """Let waiting threads sleep after 2,000 spins unless the environment sets it; without effect once torch is loaded.
+
+    A thread that waits for another spins first, which takes time from other jobs on the same cores. Results stay.
+    """
+    if "torch" not in sys.modules and not any(name in os.environ for name in OPENMP_VARIABLES):
+        os.environ["GOMP_SPINCOUNT"] = "2000"
+
+
+def describe_waiting() -> str:
+    """Return how threads wait, for the log."""
+    variables = [f"{name}={os.environ[name]}" for name in OPENMP_VARIABLES if name in os.environ]
+    return ", ".join(variables) or "waiting as OpenMP sets it"
 
 
 def _git_revision() -> str | None:

@@ -1,4 +1,4 @@
-"""Errors that a user can fix: bad settings, bad files, bad folders."""
+"""Errors that a user can fix, each in one line that names options, or arguments for callers from Python."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import csv
 import difflib
 import re
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -15,10 +16,16 @@ _FAULTS = (
     OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, ArithmeticError, RuntimeError, csv.Error,
 )  # fmt: skip
 _LONGEST = 3000  # characters of a message
+_FLAGS = ("resume", "overwrite", "rerank", "flip", "approximate")
+_ARGUMENTS = {"data": "data_name", "data-option": "data_options", "extension": "load_extensions"}
+_OPTION = re.compile(
+    r"(?P<command>dcs-nas [^;]*)|(?<![\w-])--(?P<name>[a-z][a-z0-9-]*)(?P<value>[ =](?:[A-Z]{1,9}|\d+|last)\b)?"
+)
+_SETTING = re.compile(r"(?<![\w-])-o (?P<item>[a-z_.]+=\S*[^\s;,.)])")
 
 
 class InputError(ValueError):
-    """A fault of the input, in one line: what was found, what was expected, and how to fix it.
+    """An error in the input, in one line: what was found, what was expected, how to fix it.
 
     The command line prints it and exits with 1; every other exception is a defect of this package. Control characters,
     which may come from untrusted files and control a terminal, are shown as ``?``.
@@ -82,3 +89,43 @@ def require_one_each(weights: Sequence[float] | None, vectors: int, *, setting: 
         raise InputError(
             f"{setting} has {number}, but the network returns {outputs}; give one weight for each, or leave it out"
         )
+
+
+class ApiError(InputError):
+    """An error line that names arguments; ``shell`` is the line that names the command's options."""
+
+    def __init__(self, message: str, *, shell: str) -> None:
+        super().__init__(message)
+        self.shell = shell
+
+
+@contextmanager
+def translate_errors() -> Iterator[None]:
+    """Name Python arguments instead of options in errors of the context or the decorated function."""
+    try:
+        yield
+    except ApiError:
+        raise
+    except InputError as error:
+        raise ApiError(name_arguments(str(error)), shell=str(error)) from error
+
+
+def name_arguments(line: str) -> str:
+    """Return an error line with ``--option VALUE`` as ``option=VALUE``; whole ``dcs-nas`` commands stay.
+
+    >>> name_arguments("it holds a run already; continue it with --resume or replace it with --overwrite")
+    'it holds a run already; continue it with resume=True or replace it with overwrite=True'
+    >>> name_arguments("--data duke needs --root, its folder; -o data.root=/d")
+    "data_name duke needs root, its folder; overrides=['data.root=/d']"
+    """
+
+    def argument(match: re.Match[str]) -> str:
+        if match["command"]:
+            return f"{match['command']} (in a shell)"
+        name = _ARGUMENTS.get(match["name"], match["name"].replace("-", "_"))
+        if match["name"] in _FLAGS:
+            return f"{name}=True{match['value'] or ''}"
+        value = (match["value"] or "")[1:]
+        return name if not value else f'{name}="{value}"' if value == "last" else f"{name}={value}"
+
+    return _SETTING.sub(r"overrides=['\g<item>']", _OPTION.sub(argument, line))

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Extension:
-    """A file as it was when it was imported; ``names`` are (what, name) of what it registers."""
+    """An imported file, its content's SHA-256, and the (what, name) of each name that it registers."""
 
     path: Path
     sha256: str
@@ -102,7 +102,7 @@ def from_record(entries: Any) -> list[Extension]:
 
 
 def require_recorded(recorded: Sequence[Extension], folder: Path, paths: Sequence[Path]) -> None:
-    """Raise ``InputError`` unless the files hold what the run in ``folder`` began with, wherever they lie."""
+    """Raise ``InputError`` unless the files have the contents that the run in ``folder`` began with, at any path."""
     then = {e.sha256: e.path for e in recorded}
     now = {_digest(_content(path)): path for path in paths}
     for digest, path in now.items():
@@ -129,7 +129,9 @@ def _load(path: Path) -> Extension:
     try:
         exec(compile(content, str(path), "exec", dont_inherit=True), module.__dict__)
         names = tuple(list_entries(str(path)))
-        _check_names(names)
+        for what, name in names:
+            if not name.isidentifier():
+                raise InputError(f"{what} '{name}': expected letters, digits and _, beginning with a letter; rename it")
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # sys.exit() too
@@ -155,14 +157,8 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _check_names(names: Sequence[tuple[str, str]]) -> None:
-    for what, name in names:
-        if not name.isidentifier():
-            raise InputError(f"{what} '{name}': expected letters, digits and _, beginning with a letter; rename it")
-
-
 def _locate(error: BaseException, path: Path) -> str:
-    """Return the line of the extension that failed or called what failed."""
+    """Return the last line of the extension in the traceback."""
     if isinstance(error, SyntaxError) and error.filename == str(path):
         return f", line {error.lineno}"
     numbers = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
@@ -177,7 +173,7 @@ def _describe(error: BaseException) -> str:
 
 
 def _trust_file() -> Path:
-    """Return the file of SHA-256 and path of what this user has run, in ``dcs_nas/`` of XDG's state folder."""
+    """Return the file with SHA-256 and path of the extensions that this user has run, in XDG's state folder."""
     base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     return Path(base) / "dcs_nas" / "extensions.txt"
 

@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import logging
 import math
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -23,6 +22,8 @@ from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from dcs_nas.errors import InputError
 
 log = logging.getLogger(__name__)
 _LOOK_SECONDS = 1.0
@@ -60,17 +61,22 @@ def find_launch() -> Launch | None:
     return None
 
 
-def follow_parent() -> None:
-    """Ignore interruptions and exit when the parent process exits: for workers of a pool."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
+def end_with_parent() -> None:
+    """End this process as soon as its parent has ended, whatever it waits for."""
+    parent = os.getppid()
 
-    def wait() -> None:
-        parent.join()
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_LOOK_SECONDS)
         os._exit(1)
 
-    threading.Thread(target=wait, daemon=True).start()
+    threading.Thread(target=watch, daemon=True, name="end-with-parent").start()
+
+
+def follow_parent() -> None:
+    """Ignore interruptions and end with the parent process: for workers of a pool."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
 
 
 def get_world_size() -> int:
@@ -95,6 +101,16 @@ def count_launched() -> int:
     """Return how many processes torchrun or srun have started; 1 where neither has."""
     launch = find_launch()
     return launch.world if launch is not None else 1
+
+
+def require_alone(what: str) -> None:
+    """Raise ``InputError`` if torchrun or srun has started several processes."""
+    launch = find_launch()
+    if launch is not None and launch.world > 1:
+        raise InputError(
+            f"{what} runs as one process, but {launch.launcher} has started {launch.world}; start it without "
+            f"{launch.launcher}"
+        )
 
 
 @contextmanager
@@ -125,7 +141,10 @@ class _Job:
         self._number = 0
 
     def begin(self, timeout: float) -> None:
-        """Begin a new job of the same processes, which ignores the signals of the last one."""
+        """Begin a job of the same processes, whose ``wait_for`` waits ``timeout`` seconds; every process calls it.
+
+        It ignores the signals of the last job.
+        """
         self.timeout, self.failed_first = timeout, None
         self.store = self.store or _connect()
         self._number += 1
@@ -139,10 +158,7 @@ _job = _Job()
 
 
 def begin_job(timeout: float) -> None:
-    """Begin a job whose processes use ``signal_done`` and ``wait_for``; every process calls it.
-
-    ``timeout``: seconds that ``wait_for`` waits.
-    """
+    """Begin a job whose processes use ``signal_done`` and ``wait_for``, see ``_Job.begin``."""
     _job.begin(timeout)
 
 

@@ -65,7 +65,7 @@ _REGISTRIES: list[Registry[Any]] = []
 
 
 def list_entries(owner: str) -> list[tuple[str, str]]:
-    """Return (what, name) of all that ``owner`` registered anywhere."""
+    """Return (what, name) of all registrations by ``owner``."""
     return [(r.what, name) for r in _REGISTRIES for name in r if r.owner(name) == owner]
 
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -115,9 +115,7 @@ for _kind_of_yaml in (_PlainLoader, _PlainDumper):
     _resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
     _kind_of_yaml.yaml_implicit_resolvers = _resolvers
     _kind_of_yaml.add_implicit_resolver(  # 1e-3 is a number here, unlike in YAML 1.1
-        "tag:yaml.org,2002:float",
-        re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
-        list("-+0123456789"),
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
     )
 
 
@@ -141,7 +139,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     text = read_text(path)
     data = parse_yaml(text, source=str(path))
     if not isinstance(data, dict):
-        raise InputError(f"{path} holds {_describe_kind(data)}, expected a mapping of settings (key: value)")
+        kind = "nothing" if data is None else f"a {type(data).__name__}"
+        raise InputError(f"{path} holds {kind}, expected a mapping of settings (key: value)")
     return data
 
 
@@ -255,20 +254,15 @@ def _list_keys(kind: Any, place: tuple) -> list[str]:
         if isinstance(part, int) or not isinstance(kind, type) or not issubclass(kind, BaseModel):
             continue
         field = next((f for n, f in kind.model_fields.items() if part in (n, f.alias)), None)
-        kind = _find_settings(field.annotation) if field else kind
+        kind = find_settings_class(field.annotation) if field else kind
     return [f.alias or n for n, f in kind.model_fields.items()] if hasattr(kind, "model_fields") else []
 
 
-def _find_settings(annotation: Any) -> Any:
-    """Return the settings class inside Optional[...], tuple[..., ...] and the like."""
+def find_settings_class(annotation: Any) -> type[BaseModel] | None:
+    """Return the class of settings in an annotation such as ``SearchConfig | None`` or ``tuple[DataSource, ...]``."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    inner = (_find_settings(a) for a in getattr(annotation, "__args__", ()))
-    return next((a for a in inner if a is not None), None)
-
-
-def _describe_kind(data: Any) -> str:
-    return "nothing" if data is None else f"a {type(data).__name__}"
+    return next((kind for a in get_args(annotation) if (kind := find_settings_class(a)) is not None), None)
 
 
 def _shorten(value: Any) -> str:

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 import dcs_nas
-from dcs_nas.api_errors import ApiError, name_arguments
 from dcs_nas.api_views import GenotypeView
-from dcs_nas.errors import InputError
+from dcs_nas.errors import ApiError, InputError, name_arguments
 from tests.chains import chain_space, random_chain
 from tests.command_line import refused
 from tests.run_folders import searched, trained

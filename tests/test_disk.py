@@ -316,7 +316,7 @@ _TO_STREAMS = {  # they write into memory, and by a method that is atomic, or ap
     "export/extraction.py",  # rows are appended before their names; a row without a name is cut off
     "report/charts.py",
     "report/embedded.py",
-    "runs/child_process.py",
+    "runs/workers.py",
     "runs/lock.py",
     "runs/opening.py",
 }

@@ -28,18 +28,20 @@ from dcs_nas.processes import (
     Launch,
     PeerError,
     _Job,
+    end_with_parent,
     find_launch,
     in_turn,
     is_first,
     is_first_to_fail,
+    require_alone,
     signal_done,
     wait_for,
 )
 from dcs_nas.runs import RunFolder, read_metrics
 from dcs_nas.training.checkpoints import load_checkpoint
-from dcs_nas.training.devices import count_processes, devices_and_machines, require_alone, require_consistent
+from dcs_nas.training.devices import count_processes, devices_and_machines, require_consistent
 from dcs_nas.training.joint_batch import require_equal
-from dcs_nas.training.process_group import end_with_parent, process_group
+from dcs_nas.training.process_group import process_group
 from tests.two_processes import Ended, run_together
 
 ROOT = Path(__file__).parents[1]
@@ -370,9 +372,8 @@ def test_processes_of_one_machine_take_turns(torchrun: Any, tmp_path: Path) -> N
 def test_a_process_of_lightning_ends_with_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
     ended = threading.Event()
     parents = iter([1, 1])
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    monkeypatch.setattr("dcs_nas.training.process_group.os.getppid", lambda: next(parents, 2))
-    monkeypatch.setattr("dcs_nas.training.process_group.os._exit", lambda code: ended.set())
+    monkeypatch.setattr("dcs_nas.processes.os.getppid", lambda: next(parents, 2))
+    monkeypatch.setattr("dcs_nas.processes.os._exit", lambda code: ended.set())
     end_with_parent()
     assert ended.wait(10)
 

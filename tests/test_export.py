@@ -431,7 +431,7 @@ def test_images_without_names_that_say_who_are_listed_by_distance(
     [
         (["--query", "."], "give --query DIR and --gallery DIR, or --root DIR alone"),
         (["--root", ".", "--query", "q", "--gallery", "q"], "give --query DIR and --gallery DIR, or --root DIR alone"),
-        (["--root", "q", "--query", "q"], "nothing says who is in q by the numbers of q; give --top K"),
+        (["--root", "q", "--query", "q"], "the images of q have no identities of the data set in q; give --top K"),
         (["--query", "q", "--gallery", "q", "--data", "folder"], "--data goes with --root DIR"),
         (["--query", "q", "--gallery", "q", "--data-option", "a=1"], "--data-option goes with --root DIR"),
         (["--root", "q", "--data", "foldr"], "unknown data set 'foldr'; did you mean folder"),

@@ -10,13 +10,13 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "dcs_nas"
 LAYERS = {
     "errors": 0, "registry": 0, "files": 0, "settings": 0, "former_keys": 0, "processes": 0, "extensions": 0,
-    "seeds": 0, "environment": 0, "threads": 0, "config": 0,
+    "seeds": 0, "environment": 0, "config": 0,
     "space": 1, "data": 1, "losses": 1, "evaluation": 1,
     "runs": 2, "models": 2,
     "training": 3,
     "strategies": 4,
     "report": 5, "export": 5, "tune": 5,
-    "api_errors": 5, "api_views": 6, "api_features": 6, "api": 7, "__init__": 8, "cli": 8, "__main__": 9,
+    "api_views": 6, "api_features": 6, "api": 7, "__init__": 8, "cli": 8, "__main__": 9,
 }  # fmt: skip
 NNI_MAY_BE_IMPORTED_IN = {"models/nni_imports.py"}
 MODULES = sorted(p.relative_to(PACKAGE).as_posix() for p in PACKAGE.rglob("*.py"))

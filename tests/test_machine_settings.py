@@ -103,7 +103,7 @@ def test_nothing_is_written_before_the_machine_is_checked(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    monkeypatch.setattr("dcs_nas.training.loggers.find_spec", lambda name: None if name == "wandb" else name)
+    monkeypatch.setattr("dcs_nas.training.devices.find_spec", lambda name: None if name == "wandb" else name)
     with pytest.raises(InputError, match=setting.partition("=")[0]):
         run_retraining(load_config(job, [f"trainer.{setting}"]), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -20,11 +20,12 @@ from dcs_nas.data.datamodule import ReidData
 from dcs_nas.data.datasets import load_dataset
 from dcs_nas.errors import InputError
 from dcs_nas.models.heads import Embedding
+from dcs_nas.models.weights_survey import read_weights_file
 from dcs_nas.runs import RunFolder, read_metrics
 from dcs_nas.space import find_shipped_file, load_genotype
-from dcs_nas.training.checkpoints import load_checkpoint
-from dcs_nas.training.pretraining import Pretraining, accuracy
+from dcs_nas.training.checkpoints import load_checkpoint, weights_file
 from dcs_nas.training.retrain_job import run_pretraining, run_retraining
+from dcs_nas.training.retraining import Pretraining, accuracy
 from tests.chains import chain_space, random_chain
 from tests.command_line import refused, run_command
 from tests.make_datasets import write_folder
@@ -183,7 +184,7 @@ def test_a_training_starts_from_the_run_with_the_backbone_whole_and_the_head_new
 
 def test_the_average_of_the_weights_is_what_a_training_starts_from(job: Any, people: Path, tmp_path: Path) -> None:
     run_pretraining(job("pretrain.ema_decay=0.5", "pretrain.epochs=1"), tmp_path / "pretrain")
-    file = api.read_weights_file(tmp_path / "pretrain")
+    file = read_weights_file(weights_file(tmp_path / "pretrain"))
     assert (file.family, file.networks) == ("a network trained by dcs-nas", ("ema", "network"))
     network = api.TrainedRun(tmp_path / "pretrain").network
     run_retraining(_retrain(people, weights=tmp_path / "pretrain", freeze_epochs=1), tmp_path / "retrain")

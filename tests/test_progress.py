@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from dcs_nas.cli.console import show_log
-from dcs_nas.training.progress import JobBar
-from dcs_nas.training.trainer import without_known_warnings
+from dcs_nas.training.trainer import JobBar, without_known_warnings
 
 log = logging.getLogger("dcs_nas.test")
 

@@ -185,7 +185,7 @@ def test_damaged_files_are_named_on_the_page_and_the_rest_is_shown(people: Path,
     text = _Page(found.file.read_text()).text
     for words in ("epoch_001.yaml: left out", "environment.json: left out", "metrics.csv: left out"):
         assert words in text
-    assert "evaluation.json: left out. its scores are no numbers" in text
+    assert "evaluation.json: left out. its scores are not finite numbers" in text
     assert "evaluation_odd.json: left out." in text
     assert "90.0 %" in text
     assert "operations on its edges" in text

@@ -401,7 +401,7 @@ def test_a_search_interrupted_after_its_last_epoch_derives_the_same(derivation: 
 
 
 def test_what_chooses_at_the_end_and_what_stops_before_it_exclude_each_other(job: Path) -> None:
-    with pytest.raises(InputError, match="guard.action 'stop' and derivation 'retrieval' exclude each other"):
+    with pytest.raises(InputError, match="guard.action 'stop' excludes derivation 'retrieval', as both choose"):
         _config(job, "validation=0.2", "derivation=retrieval", "guard={action: stop, max_skips: 1}")
 
 

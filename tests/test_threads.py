@@ -8,14 +8,14 @@ import sys
 
 import pytest
 
-from dcs_nas.threads import USERS
+from dcs_nas.environment import OPENMP_VARIABLES
 
-LOADED = "from dcs_nas.threads import *; limit_spinning(); import torch; print(describe_waiting())"
-LATE = "import torch; from dcs_nas.threads import *; limit_spinning(); print(describe_waiting())"
+LOADED = "from dcs_nas.environment import *; limit_spinning(); import torch; print(describe_waiting())"
+LATE = "import torch; from dcs_nas.environment import *; limit_spinning(); print(describe_waiting())"
 
 
 def _run(code: str, **own: str) -> subprocess.CompletedProcess[str]:
-    clean = {key: value for key, value in os.environ.items() if key not in USERS}
+    clean = {key: value for key, value in os.environ.items() if key not in OPENMP_VARIABLES}
     variables = {**clean, "OMP_DISPLAY_ENV": "verbose", **own}
     return subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=True)
 

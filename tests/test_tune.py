@@ -23,7 +23,7 @@ from dcs_nas.cli import main
 from dcs_nas.config import Config, load_config
 from dcs_nas.errors import InputError
 from dcs_nas.runs.lock import lock_folder
-from dcs_nas.tune import trials, tuning
+from dcs_nas.tune import tuning
 from dcs_nas.tune.space import DISTRIBUTIONS, format_overrides, read_space
 from dcs_nas.tune.study import TUNERS, TuneWorker, create_study, load_study, name_trial, open_storage
 from tests.chains import chain_space, random_chain
@@ -57,7 +57,7 @@ def _folder(tmp_path: Path) -> Path:
 
 
 def _tune(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(trials, "PROGRAM", FAKE)
+    monkeypatch.setattr(tuning, "PROGRAM", FAKE)
     monkeypatch.setattr(tuning, "POLL_SECONDS", 0.02)
     with pytest.raises(SystemExit) as stopped:
         main(["tune", *(str(a) for a in arguments)])
@@ -498,7 +498,7 @@ def test_trials_are_recorded_in_a_database_where_one_is_named(
 
 
 def _start(path: Path, *arguments: str) -> subprocess.Popen:
-    code = f"from dcs_nas.tune import trials; trials.PROGRAM = {FAKE!r}; from dcs_nas.cli import main; main()"
+    code = f"from dcs_nas.tune import tuning; tuning.PROGRAM = {FAKE!r}; from dcs_nas.cli import main; main()"
     return subprocess.Popen(
         [sys.executable, "-c", code, "tune", str(path), *arguments], stderr=subprocess.PIPE, text=True
     )
@@ -566,7 +566,7 @@ def test_a_second_process_joins_and_the_trial_of_a_killed_one_is_repeated(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_ask_to_stop_and_have_their_old_meaning_afterwards(number: signal.Signals) -> None:
     before = signal.getsignal(number)
-    with trials.catch_signals() as stopped:
+    with tuning.catch_signals() as stopped:
         assert not stopped()
         os.kill(os.getpid(), number)
         assert _wait_for(stopped)

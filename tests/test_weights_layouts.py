@@ -28,6 +28,7 @@ from dcs_nas.models.backbones.vit import VisionTransformer
 from dcs_nas.models.backbones.vit_variants import CLIPVisionTransformer, DINOv2
 from dcs_nas.models.weights import load_weights
 from dcs_nas.models.weights_file import read_weights
+from dcs_nas.models.weights_survey import fit_backbone, read_weights_file
 from dcs_nas.report.page import write_report
 from tests.command_line import refused, run_command
 
@@ -246,9 +247,9 @@ def test_clip_under_the_names_of_transformers_is_clip_under_openais(projection: 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_file_is_told_by_its_names(tmp_path: Path, layout: str) -> None:
     path, _, name, options = write(layout, tmp_path)
-    file = api.read_weights_file(path)
+    file = read_weights_file(path)
     assert file.family == LAYOUTS[layout][1]
-    fit = api.fit_backbone(file, name, **SIZE)
+    fit = fit_backbone(file, name, **SIZE)
     assert (fit.problem, fit.share, fit.options) == (None, 1.0, options)
 
 
@@ -335,7 +336,7 @@ def test_a_torchscript_archive_is_read_without_its_code(tmp_path: Path) -> None:
         name: tensor.dtype for name, tensor in source.state_dict().items()
     }
     assert all(torch.equal(tensor, found[name]) for name, tensor in source.state_dict().items())
-    assert api.read_weights_file(tmp_path / "w.pt").format == "TorchScript archive"
+    assert read_weights_file(tmp_path / "w.pt").format == "TorchScript archive"
 
 
 def test_a_torchscript_archive_that_needs_code_is_refused_and_runs_nothing(
@@ -356,7 +357,7 @@ def test_a_torchscript_archive_that_needs_code_is_refused_and_runs_nothing(
 @pytest.mark.parametrize("ibn", ["a", "b"])
 def test_a_file_with_instance_norms_is_compared_with_a_network_that_has_them(tmp_path: Path, ibn: str) -> None:
     torch.save(state_of(BACKBONES["resnet34"](**SIZE, ibn=ibn)), tmp_path / "w.pth")
-    fit = api.fit_backbone(api.read_weights_file(tmp_path / "w.pth"), "resnet34", **SIZE)
+    fit = fit_backbone(read_weights_file(tmp_path / "w.pth"), "resnet34", **SIZE)
     assert (fit.problem, fit.options) == (None, {"ibn": ibn})
 
 

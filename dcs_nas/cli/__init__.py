@@ -1,41 +1,39 @@
-"""The command line: ``dcs-nas COMMAND``. Exit code 0 done, 1 bad input or failure, 2 interrupted."""
+"""The command line: ``dcs-nas COMMAND``. Exit code 0 done, 1 bad input or failure, 2 interrupted.
+
+Commands import torch and other large modules when they run.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
+import threading
 import traceback
-from typing import Annotated
+from collections.abc import Iterator
+from typing import Annotated, Any
 
 import typer
 
-from dcs_nas.cli import (
-    artifacts,
-    bench,
-    config,
-    datasets,
-    demo,
-    evaluate,
-    find,
-    profile,
-    rank,
-    runs,
-    train,
-    tune,
-    weights,
-)
+from dcs_nas.cli import artifacts, bench, config, datasets, demo, evaluate, find, profile, rank, runs, train, weights
 from dcs_nas.cli.console import stop_bars
 from dcs_nas.cli.examples import epilog
-from dcs_nas.cli.interruption import end_by_signals
+from dcs_nas.environment import limit_spinning
 from dcs_nas.errors import InputError, TrainingError
 from dcs_nas.files import describe_os_error
 from dcs_nas.former_keys import current_key
-from dcs_nas.processes import find_launch, is_first_to_fail
-from dcs_nas.threads import limit_spinning
+from dcs_nas.processes import find_launch, is_first_to_fail, require_alone
 
 # typer brings its own click, or the installed one: either way this is the base of its usage errors.
 _UsageError: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
+_SHORT_OPTIONS = {
+    "--k1": "--rerank-k1",
+    "--k2": "--rerank-k2",
+    "--lambda": "--rerank-lambda",
+    "--trapezoid": "--average-precision=trapezoid",
+    "--hits": "--average-precision=hits",
+}
 _DISTRIBUTED = ("search", "pretrain", "retrain", "evaluate")
 
 app = typer.Typer(
@@ -58,12 +56,8 @@ def _options(
 
         print(f"dcs-nas {__version__}")
         raise typer.Exit
-    launched = find_launch()
-    if launched is not None and launched.world > 1 and context.invoked_subcommand not in _DISTRIBUTED:
-        raise InputError(
-            f"dcs-nas {context.invoked_subcommand} runs as one process, but {launched.launcher} has started "
-            f"{launched.world}; start it without {launched.launcher} ({', '.join(_DISTRIBUTED)} run on several)"
-        )
+    if context.invoked_subcommand not in _DISTRIBUTED:
+        require_alone(f"dcs-nas {context.invoked_subcommand}")
 
 
 for command in (
@@ -83,7 +77,7 @@ for command in (
     bench.bench,
     artifacts.export,
     weights.weights,
-    tune.tune,
+    train.tune,
     demo.demo,
 ):
     app.command(epilog=epilog(command.__name__))(command)
@@ -108,7 +102,9 @@ def main(arguments: list[str] | None = None) -> None:
 def _rename_option(word: str) -> str:
     """Return a word of the command line with the present name of an option."""
     option, equals, value = word.partition("=")
-    return f"{current_key(option, source='the command line')}{equals}{value}" if word.startswith("--") else word
+    if not option.startswith("--"):
+        return word
+    return f"{_SHORT_OPTIONS.get(option) or current_key(option, source='the command line')}{equals}{value}"
 
 
 def _run(arguments: list[str], verbose: bool) -> int | None:
@@ -142,7 +138,7 @@ def _run(arguments: list[str], verbose: bool) -> int | None:
 
 
 def _fail(message: str, verbose: bool) -> None:
-    """Say why; of several processes the first to fail says so, whatever the others make of its end."""
+    """Print why the command failed; of several processes only the first to fail prints."""
     stop_bars()
     if not is_first_to_fail():
         return
@@ -151,3 +147,66 @@ def _fail(message: str, verbose: bool) -> None:
     launched = find_launch()
     who = f", process {launched.rank} of {launched.world}" if launched is not None and launched.rank else ""
     print(f"dcs-nas{who}: {' '.join(message.split())}", file=sys.stderr, flush=True)
+
+
+class _Ended(KeyboardInterrupt):
+    """Raised by a signal. Of a plain KeyboardInterrupt that leaves code made from a string, such as a dataclass's,
+    CPython remembers it and ends by SIGINT instead of with our exit code."""
+
+
+@contextlib.contextmanager
+def end_by_signals() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does: partial files are removed, and the exit code is 2.
+
+    An interruption can be lost: Python drops it in a destructor or the callback of a weak reference, and so do
+    libraries that read an attribute from C. A thread therefore checks every half second whether the main thread
+    handles it, and repeats the signal if not. Lightning has a handler of SIGTERM while it trains, which ends the
+    step first and then calls ours.
+    """
+    main, left = threading.get_ident(), threading.Event()
+    watch = threading.Thread(target=_repeat_if_lost, args=(main, left), daemon=True)
+
+    def end(number: int, frame: Any) -> None:
+        if not watch.is_alive() and not left.is_set():
+            watch.start()
+        if signal.getsignal(number) is end:
+            raise _Ended
+
+    def unraisable(dropped: Any) -> None:
+        if not issubclass(dropped.exc_type, KeyboardInterrupt):
+            hook(dropped)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    hook, sys.unraisablehook = sys.unraisablehook, unraisable
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, end)
+    try:
+        yield
+    finally:
+        left.set()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        sys.unraisablehook = hook
+
+
+def _repeat_if_lost(main: int, left: threading.Event) -> None:
+    """Send SIGTERM to the thread ``main`` whenever it handles no interruption, until ``left`` is set."""
+    while not left.wait(0.5):
+        if not _is_ending(sys._current_exceptions().get(main)):
+            signal.pthread_kill(main, signal.SIGTERM)
+
+
+def _is_ending(handled: Any) -> bool:
+    """Return whether an exception is an interruption or follows from one.
+
+    It is a triple (type, value, traceback) in Python 3.10 and 3.11."""
+    error = handled[1] if isinstance(handled, tuple) else handled
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__context__
+    return False

@@ -1,4 +1,4 @@
-"""``dcs-nas report``, ``visualize`` and ``export``: what is made of a run. Heavy imports wait for the command."""
+"""``dcs-nas report``, ``visualize`` and ``export``: pages, pictures and models of a run."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from dcs_nas.cli.options import Extension, load_extension_files
 
 def report(
     run: Annotated[
-        list[Path],
-        typer.Argument(metavar="RUN", help="A run folder, or one that holds runs; several are compared."),
+        list[Path], typer.Argument(metavar="RUN", help="A run folder, or one that holds runs; several are compared.")
     ],
     out: Annotated[
         Path | None,
@@ -52,7 +51,7 @@ def visualize(
     ],
     out: Annotated[Path | None, typer.Option("--out", help="Folder; by default graphs/ beside the file.")] = None,
     format: Annotated[
-        str, typer.Option(help="Some of svg,png,pdf,dot,graphml,tikz (LaTeX), and darts: its text.")
+        str, typer.Option(help="Formats among svg,png,pdf,dot,graphml,tikz (LaTeX) and darts (its text).")
     ] = "svg,png",
     theme: Annotated[str, typer.Option(help="light or dark.")] = "light",
 ) -> None:
@@ -86,7 +85,7 @@ def visualize(
 
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a retraining run.")],
-    format: Annotated[str, typer.Option(help="Some of onnx,pt2.")] = "onnx,pt2",
+    format: Annotated[str, typer.Option(help="Formats among onnx,pt2.")] = "onnx,pt2",
     out: Annotated[Path | None, typer.Option("--out", help="Folder; by default export/ in RUN.")] = None,
     checkpoint: Annotated[str, typer.Option(help="last, or best if identities were held out.")] = "last",
     extension: Extension = None,

@@ -1,4 +1,4 @@
-"""``dcs-nas bench``: how good an architecture is among all of its space. Heavy imports wait for the command."""
+"""``dcs-nas bench``: the rank of an architecture among all of its space."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ def bench(
     Without a target: the tables, their noise, and their best, median and worst architecture.
     """
     from dcs_nas.errors import InputError
+    from dcs_nas.space import load_genotype
     from dcs_nas.space.table import TABLES, Table
 
     if not target:
@@ -44,10 +45,10 @@ def bench(
     if len(target) > _SHOWN:
         raise InputError(f"{len(target)} architectures are named; expected at most {_SHOWN} at a time")
     lookup = Table.read(name or _find_table(target[0]))
-    labels = [_label(text) for text in target]
-    entries = {
-        label if labels.count(label) == 1 else text: _find_entry(text, lookup) for label, text in zip(labels, target)
-    }
+    labels, entries = [_label(text) for text in target], {}
+    for label, text in zip(labels, target):
+        path = _find_genotype(text)
+        entries[label if labels.count(label) == 1 else text] = lookup[text if path is None else load_genotype(path)]
     columns = ["architecture", "mAP", "spread", "rank", "regret", "to the front", "multiply-adds", "parameters"]
     table(f"{lookup.name}: {len(lookup)} architectures, {_format_noise(lookup)}", columns, map(_row, entries.values()))
     if out is not None:
@@ -88,13 +89,6 @@ def _find_table(target: str) -> str:
     if path is not None:
         return load_genotype(path).space.name
     return "bench_cells" if "~" in target else "bench_chain"
-
-
-def _find_entry(target: str, lookup: Table) -> Entry:
-    from dcs_nas.space import load_genotype
-
-    path = _find_genotype(target)
-    return lookup[target if path is None else load_genotype(path)]
 
 
 def _find_genotype(target: str) -> Path | None:

@@ -1,4 +1,4 @@
-"""``dcs-nas config``: what the settings are and mean. Loads no torch."""
+"""``dcs-nas config``: the settings and their meaning. Loads no torch."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ def config(
             metavar="[CONFIG|KEY]", help="A configuration (path or name), or a setting such as search.epochs."
         ),
     ] = None,
-    section: Annotated[str | None, typer.Option(metavar="NAME", help="Only this one, e.g. search or data.")] = None,
+    section: Annotated[str | None, typer.Option(metavar="NAME", help="Only this section, e.g. search or data.")] = None,
     override: Overrides = None,
     schema: Annotated[
-        bool, typer.Option("--schema", help="The JSON schema of configurations, by which editors complete and check.")
+        bool,
+        typer.Option("--schema", help="Print the JSON schema of configurations, for editors."),
     ] = False,
 ) -> None:
     """Explain settings: a whole configuration as YAML with comments, which can be run as it is, or one setting.

@@ -1,4 +1,4 @@
-"""What commands show: progress bars, tables, log lines. All but results goes to standard error."""
+"""Output of commands: results on standard output; progress bars and log lines on standard error."""
 
 from __future__ import annotations
 
@@ -27,8 +27,15 @@ def progress(label: str) -> Callable[[int, int], None]:
         if not (sys.stderr.isatty() and is_first()):
             return
         if not bar:
-            bar.extend(_start(label, total))
-        bar[0].update(bar[1], completed=done)
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            bar.append(Progress(*columns, console=Console(stderr=True), transient=True))
+            bar[0].add_task(label, total=total)
+            bar[0].start()
+            _running.append(bar[0])
+        bar[0].update(bar[0].task_ids[0], completed=done)
         if done >= total:
             bar[0].stop()
             _running.remove(bar[0])
@@ -37,13 +44,13 @@ def progress(label: str) -> Callable[[int, int], None]:
 
 
 def stop_bars() -> None:
-    """Take down whatever bars an error has left."""
+    """Remove the bars that an error has left."""
     while _running:
         _running.pop().stop()
 
 
 def show_log() -> None:
-    """Show what dcs_nas logs, a line for every epoch, above any bar; of several processes all of the first's."""
+    """Show the log of dcs_nas above any bar; of the processes other than the first, only errors."""
     handler = _AboveBars()
     handler.setFormatter(logging.Formatter("%(message)s"))
     handler.setLevel(logging.INFO if is_first() else logging.ERROR)
@@ -77,7 +84,7 @@ def table(
 
 
 class _AboveBars(logging.StreamHandler):
-    """Lines to what is standard error when they come: while a bar is drawn, that is a stand-in which keeps it below."""
+    """A handler that writes to the present ``sys.stderr``, which rich replaces while a bar is drawn."""
 
     @property
     def stream(self) -> Any:
@@ -86,20 +93,3 @@ class _AboveBars(logging.StreamHandler):
     @stream.setter
     def stream(self, stream: Any) -> None:
         pass
-
-
-def _start(label: str, total: int) -> tuple[Any, Any]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
-    bar.start()
-    _running.append(bar)
-    return bar, bar.add_task(label, total=total)

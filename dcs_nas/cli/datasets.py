@@ -52,7 +52,7 @@ def datasets(
         str | None, typer.Argument(metavar="[NAME]", help="A data set; without one, all are listed.")
     ] = None,
     root: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Its folder: check it and print its statistics.")
+        Path | None, typer.Option(metavar="DIR", help="Folder of the data set: check it and print its statistics.")
     ] = None,
     option: Annotated[
         list[str] | None, typer.Option("-o", "--set", metavar="KEY=VALUE", help="An option of the loader.")

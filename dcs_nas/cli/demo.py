@@ -5,18 +5,19 @@ from __future__ import annotations
 import shlex
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from dcs_nas import api
 from dcs_nas.cli.console import progress, say, show_log, table
 from dcs_nas.cli.options import Overrides
+from dcs_nas.environment import describe_environment
+from dcs_nas.files import write_json
 from dcs_nas.runs import RunFolder
-
-if TYPE_CHECKING:
-    from dcs_nas.config import Config
 
 _FEATURES = {  # name in demo.json: features to evaluate, name in the table
     "network": ("network", "searched network"),
@@ -27,7 +28,7 @@ _KEPT = ("mAP", "mINP", "cmc", "protocol", "queries", "gallery_size")
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="Where everything goes.")] = Path("results/demo"),
+    out: Annotated[Path, typer.Option("--out", help="Folder of data, runs and report.")] = Path("results/demo"),
     config: Annotated[str, typer.Option(help="The configuration to run.")] = "demo",
     override: Overrides = None,
 ) -> None:
@@ -35,112 +36,82 @@ def demo(
 
     An interrupted demo resumes; a finished one starts again.
     """
-    from dcs_nas import api
-    from dcs_nas.environment import describe_environment
-    from dcs_nas.files import write_json
+    from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
+    from dcs_nas.models.flops import count
+    from dcs_nas.report.graphs import draw
+    from dcs_nas.report.page import Options, write_report
 
-    summary = out / "demo.json"
+    summary, searching, training = out / "demo.json", RunFolder(out / "search"), RunFolder(out / "retrain")
     if summary.is_file():
         say(f"{out} holds a finished demo: starting again")
-        for part in (*_STAGES, "graphs"):
-            shutil.rmtree(out / part, ignore_errors=True)
+        for folder in (searching.path, training.path, RunFolder(out).graphs):
+            shutil.rmtree(folder, ignore_errors=True)
         summary.unlink()
     settings = api.load_settings(config, override or [])
     settings = settings.model_copy(update={"data": settings.data.model_copy(update={"root": out / "data"})})
     show_log()
     minutes: dict[str, float] = {}
-    results: dict[str, Any] = {}
-    for name, stage in _STAGES.items():
-        say(f"{name} ...")
-        began = time.perf_counter()
-        results |= stage(out, settings)
-        minutes[name] = (time.perf_counter() - began) / 60
-    _show(out, results, minutes)
-    facts = {"data": "synthetic", "config": config, "seed": settings.seed, **describe_environment()}
-    write_json(summary, {**facts, **results, "minutes": minutes})
-
-
-def _synth(out: Path, settings: Config) -> dict[str, Any]:
-    from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
-
-    if not (out / "data").is_dir():
-        write_synthetic(out / "data", settings=SyntheticSettings(), progress=progress("drawing"))
-    return {}
-
-
-def _search(out: Path, settings: Config) -> dict[str, Any]:
-    from dcs_nas import api
-
-    run = RunFolder(out / "search")
-    searched = api.search(settings, out=run.path, resume=run.config_file.is_file(), progress=progress)
-    genotype = searched.genotype.model_dump(mode="json", by_alias=True)
-    return {part: genotype[part] for part in ("cells", "stages") if part in genotype}
-
-
-def _retrain(out: Path, settings: Config) -> dict[str, Any]:
-    from dcs_nas import api
-
-    run, genotype = RunFolder(out / "retrain"), RunFolder(out / "search").genotype_file
-    api.retrain(settings, genotype=genotype, out=run.path, resume=run.config_file.is_file(), progress=progress)
-    return {}
-
-
-def _evaluate(out: Path, settings: Config) -> dict[str, Any]:
-    from dcs_nas import api
-    from dcs_nas.files import write_json
-    from dcs_nas.models.flops import count
-
-    scores = {}
-    run, trained = RunFolder(out / "retrain"), api.TrainedRun(out / "retrain")
-    for name, (features, _) in _FEATURES.items():
-        report = trained.evaluate(features=features, progress=progress).report
-        write_json(run.evaluation_file(*([features] if features != "network" else [])), report)
-        scores[name] = {key: report[key] for key in _KEPT}
-    cost = count(trained.network.backbone, settings.data.height, settings.data.width)
-    return {"scores": scores, "parameters": cost.parameters, "multiply_adds": cost.macs}
-
-
-def _visualize(out: Path, settings: Config) -> dict[str, Any]:
-    from dcs_nas.report.graphs import draw
-
-    drawing = draw(RunFolder(out / "search").genotype(), RunFolder(out).graphs)
-    if drawing.note:
-        say(drawing.note)
-    return {"graphs": [str(file.relative_to(out)) for file in drawing.files]}
-
-
-def _report(out: Path, settings: Config) -> dict[str, Any]:
-    from dcs_nas.report.page import Options, write_report
-
-    page = write_report([out], RunFolder(out).report_file, options=Options(maps=4, ranked=4), progress=progress)
-    for note in page.notes:
+    with _stage("synth", minutes):
+        if not (out / "data").is_dir():
+            write_synthetic(out / "data", settings=SyntheticSettings(), progress=progress("drawing"))
+    with _stage("search", minutes):
+        resume = searching.config_file.is_file()
+        genotype = api.search(settings, out=searching.path, resume=resume, progress=progress).genotype
+    with _stage("retrain", minutes):
+        resume = training.config_file.is_file()
+        file = searching.genotype_file
+        trained = api.retrain(settings, genotype=file, out=training.path, resume=resume, progress=progress)
+    with _stage("evaluate", minutes):
+        scores = {}
+        for name, (features, _) in _FEATURES.items():
+            report = trained.evaluate(features=features, progress=progress).report
+            write_json(training.evaluation_file(*([features] if features != "network" else [])), report)
+            scores[name] = {key: report[key] for key in _KEPT}
+        cost = count(trained.network.backbone, settings.data.height, settings.data.width)
+    with _stage("visualize", minutes):
+        drawing = draw(genotype.genotype, RunFolder(out).graphs)
+    with _stage("report", minutes):
+        options = Options(maps=4, ranked=4)
+        page = write_report([out], RunFolder(out).report_file, options=options, progress=progress)
+    for note in filter(None, (drawing.note, *page.notes)):
         say(note)
-    return {"report": page.file.name}
+    _show_scores(scores)
+    size = [[f"{cost.parameters / 1e6:.3f} M", f"{cost.macs / 1e6:.1f} M"]]
+    table("searched network", ["parameters", "FLOPs (multiply-adds)"], size)
+    times = [f"{value:.2f}" for value in (*minutes.values(), sum(minutes.values()))]
+    table("minutes", [*minutes, "all"], [times])
+    print("open:")
+    for file in (page.file, *drawing.files, searching.genotype_file, training.evaluation_file()):
+        print(f"  {file}")
+    print(f"  tensorboard --logdir {shlex.quote(str(out))}")
+    architecture = genotype.model_dump(mode="json", by_alias=True)
+    facts = {
+        "data": "synthetic",
+        "config": config,
+        "seed": settings.seed,
+        **describe_environment(),
+        **{part: architecture[part] for part in ("cells", "stages") if part in architecture},
+        "scores": scores,
+        "parameters": cost.parameters,
+        "multiply_adds": cost.macs,
+        "graphs": [str(file.relative_to(out)) for file in drawing.files],
+        "report": page.file.name,
+    }
+    write_json(summary, {**facts, "minutes": minutes})
 
 
-_STAGES: dict[str, Callable[[Path, Config], dict[str, Any]]] = {
-    "synth": _synth,
-    "search": _search,
-    "retrain": _retrain,
-    "evaluate": _evaluate,
-    "visualize": _visualize,
-    "report": _report,
-}
+@contextmanager
+def _stage(name: str, minutes: dict[str, float]) -> Iterator[None]:
+    """Announce a stage, and record the minutes that it takes."""
+    say(f"{name} ...")
+    began = time.perf_counter()
+    yield
+    minutes[name] = (time.perf_counter() - began) / 60
 
 
-def _show(out: Path, results: dict[str, Any], minutes: dict[str, float]) -> None:
+def _show_scores(scores: dict[str, dict[str, Any]]) -> None:
     rows = []
     for name, (_, label) in _FEATURES.items():
-        scores = results["scores"][name]
-        values = [*(scores["cmc"][k - 1] for k in (1, 5, 10)), scores["mAP"], scores["mINP"]]
-        rows.append([label, *(f"{100 * value:.1f} %" for value in values)])
+        cmc, mean = scores[name]["cmc"], [scores[name]["mAP"], scores[name]["mINP"]]
+        rows.append([label, *(f"{100 * value:.1f} %" for value in (cmc[0], cmc[4], cmc[9], *mean))])
     table("synthetic data, identities unseen in training", ["", "rank-1", "rank-5", "rank-10", "mAP", "mINP"], rows)
-    size = [[f"{results['parameters'] / 1e6:.3f} M", f"{results['multiply_adds'] / 1e6:.1f} M"]]
-    table("searched network", ["parameters", "FLOPs (multiply-adds)"], size)
-    times = [f"{minutes[stage]:.2f}" for stage in _STAGES]
-    table("minutes", [*_STAGES, "all"], [[*times, f"{sum(minutes.values()):.2f}"]])
-    print(f"open:\n  {out / results['report']}")
-    for file in results["graphs"]:
-        print(f"  {out / file}")
-    print(f"  {out / 'search' / 'genotype.yaml'}\n  {out / 'retrain' / 'evaluation.json'}")
-    print(f"  tensorboard --logdir {shlex.quote(str(out))}")

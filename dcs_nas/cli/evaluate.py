@@ -1,7 +1,4 @@
-"""``dcs-nas evaluate``: scores of one run or the mean of several, and the files and pictures asked for.
-
-Heavy imports wait until a command runs.
-"""
+"""``dcs-nas evaluate``: scores of one run or the mean of several, their files and pictures."""
 
 from __future__ import annotations
 
@@ -12,18 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dcs_nas import api
 from dcs_nas.cli.console import progress, say, show_log
 from dcs_nas.cli.options import (
     Csv,
     Extension,
     Overrides,
     collect_settings,
-    in_order,
     load_extension_files,
     parse_options,
+    refuse_options,
     with_evaluate_options,
 )
 from dcs_nas.cli.tables import average_table, score_table
+from dcs_nas.config import split_overrides
 from dcs_nas.errors import InputError
 from dcs_nas.files import write_json
 from dcs_nas.processes import is_first
@@ -39,16 +38,15 @@ _SAME_SCORES = ("trainer.", "data.root", "data.cache", "data.test_batch", "data.
 @with_evaluate_options()
 def evaluate(
     run: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="RUN...", help="Folder of a retraining run; the mean of several."),
+        list[Path] | None, typer.Argument(metavar="RUN...", help="Folder of a retraining run; the mean of several.")
     ] = None,
     backbone: Annotated[
         str | None, typer.Option(metavar="NAME", help="Instead of RUN: a registered backbone with --weights.")
     ] = None,
-    weights: Annotated[Path | None, typer.Option(metavar="FILE", help="Its weights, see dcs-nas weights.")] = None,
+    weights: Annotated[Path | None, typer.Option(metavar="FILE", help="Weights file of the backbone.")] = None,
     override: Overrides = None,
-    data: Annotated[str | None, typer.Option(metavar="NAME", help="Another data set than the run's own.")] = None,
-    root: Annotated[Path | None, typer.Option(metavar="DIR", help="Its folder.")] = None,
+    data: Annotated[str | None, typer.Option(metavar="NAME", help="Data set to test on; by default the run's.")] = None,
+    root: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of that data set.")] = None,
     data_option: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="An option of its loader, e.g. version=V1. Repeatable."),
@@ -70,9 +68,7 @@ def evaluate(
             metavar="N", min=0, help="Draw the CMC curve and the N hardest queries' ranked lists in RUN/ranked."
         ),
     ] = None,
-    top: Annotated[
-        int | None, typer.Option(min=1, max=100, help="Images of a list in a picture; 10 by default.")
-    ] = None,
+    top: Annotated[int | None, typer.Option(min=1, max=100, help="Images of each ranked list; 10 by default.")] = None,
     extension: Extension = None,
     **settings: Any,
 ) -> None:
@@ -80,93 +76,63 @@ def evaluate(
 
     Options that are left out take the values of the section evaluate of the run's configuration.
     """
-    from dcs_nas import api
-    from dcs_nas.training.overrides import split_overrides
-
     show_log()
     run = run or []
+    several = splits is not None or len(run) > 1
     if not run or backbone is not None or weights is not None:
-        _require_weights_alone(run, backbone, weights, data=data, root=root)
-        for name, count in (("splits", splits), ("pictures", pictures), ("top", top)):
-            if count is not None:
-                raise InputError(f"--{name} is about a RUN; leave it out beside --weights")
-        if (checkpoint, features) != ("last", "network"):
-            raise InputError("--checkpoint and --features are about a RUN; leave them out beside --weights")
+        _require_weights_alone(
+            run, {"backbone NAME": backbone, "weights FILE": weights, "data NAME": data, "root DIR": root}
+        )
+        about_run = {"splits": splits, "pictures": pictures, "top": top}
+        about_run |= {"checkpoint": checkpoint != "last" or None, "features": features != "network" or None}
+        refuse_options(about_run, "is about a RUN; leave it out beside --weights")
     if top is not None and not pictures:
         raise InputError(f"--top {top} goes with --pictures N, the number of ranked lists to draw")
     if splits is not None and len(run) > 1:
         raise InputError(f"--splits {splits} goes with one RUN, found {len(run)}; leave --splits out for their mean")
-    if splits is not None or len(run) > 1:
-        for option, value in (("csv", csv), ("save-features", save_features), ("pictures", pictures)):
-            if value is not None:
-                raise InputError(f"--{option} is about one evaluation, found several; give one RUN and no --splits")
+    if several:
+        about_one = {"csv": csv, "save-features": save_features, "pictures": pictures}
+        refuse_options(about_one, "is about one evaluation, found several; give one RUN and no --splits")
     load_extension_files(extension)
     remaining, of_evaluate = split_overrides(override or [])
-    changes = in_order({**of_evaluate, **collect_settings(settings)})
-    data_options = parse_options(data_option)
-    same: dict[str, Any] = {
-        "data_options": data_options,
-        "features": features,
-        "checkpoint": checkpoint,
-        "overrides": remaining,
-    }
-    what = {**same, "data_name": data, "root": root, "progress": progress, **changes}
+    changes = collect_settings(settings, of_evaluate)
+    shared: dict[str, Any] = {"data_options": parse_options(data_option), "overrides": remaining}
+    named = {**shared, "features": features, "checkpoint": checkpoint}
+    what: dict[str, Any] = {"data_name": data, "root": root, "progress": progress, **changes}
 
+    def name_file(folder: Path, one: Evaluation) -> Path:
+        return RunFolder(folder).evaluation_file(*_name_variants(one, changes, data=data, splits=splits, **named))
+
+    results: list[Evaluation] = []
     if backbone is not None:
-        assert weights is not None
-        assert data is not None
-        assert root is not None
-        one = api.evaluate_weights(
-            backbone,
-            weights,
-            data_name=data,
-            root=root,
-            data_options=data_options,
-            overrides=remaining,
-            progress=progress,
-            **changes,
-        ).evaluation
+        results.append(api.evaluate_weights(backbone, **{"weights": weights, **shared, **what}).evaluation)
         if is_first():
-            score_table(one.report, f"{backbone}, {weights}: {one.report['data']['version']}")
-            _write_report(one.report, [json], "scores")
-            _write_details(one, csv, save_features)
-        return
-
-    def file_of(folder: Path, one: Evaluation) -> Path:
-        return RunFolder(folder).evaluation_file(
-            *_name_variants(one, changes=changes, data=data, splits=splits, **same)
-        )
-
-    if splits is not None:
-        results = [scores.evaluation for scores in api.evaluate_splits(run[0], splits, **what)]
+            score_table(results[0].report, f"{backbone}, {weights}: {results[0].report['data']['version']}")
+            _write_report(results[0].report, [json], "scores")
+    elif splits is not None:
+        results += [scores.evaluation for scores in api.evaluate_splits(run[0], splits, **named, **what)]
         names = [one.dataset.version for one in results]
-        _write_average(results, names, f"{run[0]}, {features}", [json, file_of(run[0], results[0])])
-        return
-    results = []
-    for folder in run:
-        one = api.evaluate(folder, **what).evaluation
+        _write_average(results, names, f"{run[0]}, {features}", [json, name_file(run[0], results[0])])
+    for folder in run if splits is None else ():
+        one = api.evaluate(folder, **named, **what).evaluation
         results.append(one)
-        if not is_first():
-            continue
-        score_table(one.report, f"{folder}: {one.report['data']['version']}, {features}")
-        _write_report(one.report, [None if len(run) > 1 else json, file_of(folder, one)], "scores")
+        if is_first():
+            score_table(one.report, f"{folder}: {one.report['data']['version']}, {features}")
+            _write_report(one.report, [None if several else json, name_file(folder, one)], "scores")
     if len(run) > 1:
         _write_average(results, list(map(str, run)), f"mean of {len(run)} runs, {features}", [json])
-    elif is_first():
+    elif is_first() and not several:
         _write_details(results[0], csv, save_features)
         if pictures is not None:
-            _draw(run[0], results[0], file_of(run[0], results[0]).stem, pictures, top or _TOP)
+            _draw(run[0], results[0], name_file(run[0], results[0]).stem, pictures, top or _TOP)
 
 
-def _require_weights_alone(
-    run: Sequence[Path], backbone: str | None, weights: Path | None, *, data: str | None, root: Path | None
-) -> None:
-    """Raise ``InputError`` unless a backbone, its weights and a data set are given, and no run."""
+def _require_weights_alone(run: Sequence[Path], options: Mapping[str, Any]) -> None:
+    """Raise ``InputError`` unless the options are all given, and no run."""
     if run:
         raise InputError(f"{run[0]} and --backbone or --weights are given; give RUN, or both of these")
-    needed = {"--backbone NAME": backbone, "--weights FILE": weights, "--data NAME": data, "--root DIR": root}
-    missing = [option for option, value in needed.items() if value is None]
-    if len(missing) == len(needed):
+    missing = [f"--{option}" for option, value in options.items() if value is None]
+    if len(missing) == len(options):
         raise InputError("no RUN is given; give one, or --backbone NAME --weights FILE --data NAME --root DIR")
     if missing:
         raise InputError(f"without a RUN, {', '.join(missing)} is needed too")
@@ -196,9 +162,9 @@ def _write_average(
 
 
 def _write_report(report: Mapping[str, Any], targets: Sequence[Path | None], what: str) -> None:
-    """Write a report to the file asked for, and into the run's folder, by which ``runs`` knows it.
+    """Write a report to the requested file and into the run's folder, for ``dcs-nas runs``.
 
-    A run's folder that is write-protected is passed over where the report is kept elsewhere.
+    If the report is written to a file, a folder without write permission is skipped.
     """
     asked, *own = targets
     writable = [path for path in own if path and (asked is None or os.access(path.parent, os.W_OK))]
@@ -237,8 +203,8 @@ def _draw(run: Path, result: Evaluation, name: str, count: int, top: int) -> Non
 
 def _name_variants(
     result: Evaluation,
-    *,
     changes: Mapping[str, Any],
+    *,
     data: str | None,
     data_options: Mapping[str, Any],
     features: str,

@@ -20,10 +20,7 @@ EXAMPLES: dict[str, tuple[str, str]] = {
         "dcs-nas evaluate results/demo/retrain --flip --rerank",
         "dcs-nas evaluate results/demo/retrain -o data.test_batch=64 --pictures 5",
     ),
-    "rank": (
-        "dcs-nas rank features.npz --metric cosine --json scores.json",
-        "dcs-nas rank model.onnx --root people",
-    ),
+    "rank": ("dcs-nas rank features.npz --metric cosine --json scores.json", "dcs-nas rank model.onnx --root people"),
     "extract": (
         "dcs-nas extract results/demo/retrain people/bounding_box_test --out gallery.npz",
         "dcs-nas extract model.onnx a.jpg b.jpg --out two.npz",
@@ -36,10 +33,7 @@ EXAMPLES: dict[str, tuple[str, str]] = {
         "dcs-nas visualize genotype.yaml --format svg,tikz --out figures",
         "dcs-nas visualize before.yaml after.yaml",
     ),
-    "datasets": (
-        "dcs-nas datasets market1501 --root /data/market",
-        "dcs-nas datasets csv --root mine -o split=0.5",
-    ),
+    "datasets": ("dcs-nas datasets market1501 --root /data/market", "dcs-nas datasets csv --root mine -o split=0.5"),
     "config": ("dcs-nas config demo --section search", "dcs-nas config search.guard.action"),
     "report": ("dcs-nas report results/demo", "dcs-nas report results/one results/two --out both.html"),
     "profile": ("dcs-nas profile genotype.yaml", "dcs-nas profile demo --batch 8 --latency-table latency.yaml"),
@@ -62,5 +56,5 @@ EXAMPLES: dict[str, tuple[str, str]] = {
 
 
 def epilog(command: str) -> str:
-    """Return the end of a command's help: its examples, each a line of its own."""
+    """Return the end of a command's help: its examples, one a line."""
     return "\n\n".join(["Examples:", *EXAMPLES[command]])

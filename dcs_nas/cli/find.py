@@ -1,12 +1,7 @@
-"""``dcs-nas extract`` and ``dcs-nas find``: features of any images, and the nearest to one of them.
-
-Heavy imports wait for the command.
-"""
+"""``dcs-nas extract`` and ``dcs-nas find``: features of any images, and the nearest to one of them."""
 
 from __future__ import annotations
 
-import csv as csv_module
-import io
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +9,7 @@ import typer
 
 from dcs_nas.cli.console import progress, say, table
 from dcs_nas.cli.options import Extension, Overrides, load_extension_files
+from dcs_nas.cli.tables import list_nearest
 from dcs_nas.errors import InputError
 
 Model = Annotated[
@@ -25,14 +21,14 @@ Checkpoint = Annotated[str, typer.Option(help="last, or best if identities were 
 def extract(
     run: Model,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Folders of images, and image files.")],
-    out: Annotated[Path, typer.Option(metavar="FILE.npz", help="Where to write.")] = Path("features.npz"),
+    out: Annotated[Path, typer.Option(metavar="FILE.npz", help="File of the features.")] = Path("features.npz"),
     override: Overrides = None,
     checkpoint: Checkpoint = "last",
     extension: Extension = None,
 ) -> None:
     """Write the features of any number of images, with their paths and the metric to compare them by.
 
-    Of a folder all images in it and below are taken. After an interruption the same command resumes.
+    Folders include their subfolders. After an interruption the same command resumes.
     """
     from dcs_nas.export.extraction import extract as write
     from dcs_nas.export.extraction import list_image_files
@@ -55,18 +51,17 @@ def find(
     gallery: Annotated[
         Path, typer.Argument(metavar="GALLERY", help="A folder of images, or the FILE.npz of dcs-nas extract.")
     ],
-    top: Annotated[int, typer.Option(min=1, max=1000, help="How many images.")] = 10,
+    top: Annotated[int, typer.Option(min=1, max=1000, help="Number of images to find.")] = 10,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE.png", help="The picture; by default nearest_QUERY.png, here.")
     ] = None,
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the list as CSV.")] = None,
     index: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Search FILE.npz by a faiss index in this file, made where it is missing."),
+        typer.Option(metavar="FILE", help="Search FILE.npz by a faiss index in this file, built if it is missing."),
     ] = None,
     approximate: Annotated[
-        bool,
-        typer.Option("--approximate", help="With --index: a graph, for millions of images; it may miss some."),
+        bool, typer.Option("--approximate", help="With --index: a graph, for millions of images; it may miss some.")
     ] = False,
     override: Overrides = None,
     checkpoint: Checkpoint = "last",
@@ -93,11 +88,7 @@ def find(
     rows = [[str(one.rank), f"{one.distance:.4f}", str(one.path)] for one in result.images]
     table(f"nearest to {query}", ["rank", f"{result.metric} distance", "image"], rows, words=True)
     if csv is not None:
-        text = io.StringIO()
-        writer = csv_module.writer(text, lineterminator="\n")
-        writer.writerow(["query", "rank", "image", "distance"])
-        writer.writerows([query, one.rank, one.path, f"{one.distance:.6f}"] for one in result.images)
-        write_text(csv, text.getvalue())
+        write_text(csv, list_nearest((query, one.rank, one.path, one.distance) for one in result.images))
         say(f"list: {csv}")
     info = model.info
     draw_nearest(

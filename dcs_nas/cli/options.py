@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
+from pydantic.fields import FieldInfo
 
 from dcs_nas.config import EvaluateConfig
 from dcs_nas.errors import InputError
@@ -31,49 +32,38 @@ Extension = Annotated[
 ]
 Csv = Annotated[Path | None, typer.Option(metavar="FILE", help="One line per query: scores, or why it was skipped.")]
 
-_OTHER_SPELLINGS = {"k1": "rerank_k1", "k2": "rerank_k2", "lambda": "rerank_lambda"}
 _C = TypeVar("_C", bound=Callable[..., None])
 
 
 def with_evaluate_options(*, without: Sequence[str] = ()) -> Callable[[_C], _C]:
     """Give a command an option for each setting of ``EvaluateConfig``; its ``**settings`` receive them all.
 
-    Values are checked by ``EvaluateConfig``, not by the option. The hidden options ``--k1``, ``--k2``, ``--lambda``,
-    ``--trapezoid`` and ``--hits`` are short for those of ``rerank`` and ``average_precision``.
+    Values are checked by ``EvaluateConfig``, not by the option.
     """
 
     def decorate(command: _C) -> _C:
         signature = inspect.signature(command, eval_str=True)
-        fields = EvaluateConfig.model_fields
-        options = {name: _option(name, fields[name], f"--{_to_dashes(name)}") for name in fields if name not in without}
-        for short, name in _OTHER_SPELLINGS.items():
-            options[f"short_{short}"] = _option(name, fields[name], f"--{short}", hidden=True)
-        options["trapezoid"] = Annotated[bool | None, typer.Option("--trapezoid/--hits", hidden=True)]
+        options = {n: _make_option(n, field) for n, field in EvaluateConfig.model_fields.items() if n not in without}
         own = [p for p in signature.parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
-        parameters = [
-            Parameter(n, Parameter.KEYWORD_ONLY, default=None, annotation=option) for n, option in options.items()
-        ]
-        command.__signature__ = signature.replace(parameters=[*own, *parameters])  # type: ignore[attr-defined]
+        added = [Parameter(n, Parameter.KEYWORD_ONLY, default=None, annotation=kind) for n, kind in options.items()]
+        command.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
         command.__annotations__ |= options
         return command
 
     return decorate
 
 
-def collect_settings(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of ``EvaluateConfig`` that the command line gave, in the order of its fields."""
-    values = dict(options)
-    for short, name in _OTHER_SPELLINGS.items():
-        value = values.pop(f"short_{short}")
-        values[name] = value if values[name] is None else values[name]
-    trapezoid = values.pop("trapezoid")
-    if trapezoid is not None and values["average_precision"] is None:
-        values["average_precision"] = "trapezoid" if trapezoid else "hits"
-    return in_order({name: value for name, value in values.items() if value is not None})
+def _make_option(name: str, field: FieldInfo) -> Any:
+    """Return the annotation of the option of a setting: a flag for a truth value, a number, or text."""
+    kind = field.annotation if field.annotation in (bool, int, float) else str
+    spelling = name.replace("_", "-")
+    declaration = f"--{spelling}/--no-{spelling}" if kind is bool else f"--{spelling}"
+    return Annotated[kind | None, typer.Option(declaration, help=field.description)]
 
 
-def in_order(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings of ``EvaluateConfig`` in the order of its fields."""
+def collect_settings(options: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the settings of ``EvaluateConfig`` in ``overrides`` and ``options``, in the order of its fields."""
+    settings = {**(overrides or {}), **{name: value for name, value in options.items() if value is not None}}
     return {name: settings[name] for name in EvaluateConfig.model_fields if name in settings}
 
 
@@ -90,21 +80,16 @@ def parse_options(items: Sequence[str] | None) -> dict[str, Any]:
     return options
 
 
+def refuse_options(options: Mapping[str, Any], why: str) -> None:
+    """Raise ``InputError`` if one of the options, by name, is given."""
+    for name, value in options.items():
+        if value is not None:
+            raise InputError(f"--{name.replace('_', '-')} {why}")
+
+
 def load_extension_files(files: Sequence[Path] | None) -> None:
     """Import the user's files; each replaces what a run folder recorded under the same file name."""
     if files:
         from dcs_nas import api
 
         api.load_extensions(*files)
-
-
-def _option(name: str, field: Any, spelling: str, *, hidden: bool = False) -> Any:
-    """Return the annotation of an option: a flag of a truth value, a number, or else text."""
-    kind = field.annotation if field.annotation in (bool, int, float) else str
-    if kind is bool:
-        spelling = f"{spelling}/--no-{_to_dashes(name)}"
-    return Annotated[kind | None, typer.Option(spelling, help=field.description, hidden=hidden)]
-
-
-def _to_dashes(name: str) -> str:
-    return name.replace("_", "-")

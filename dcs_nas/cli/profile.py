@@ -1,4 +1,4 @@
-"""``dcs-nas profile``: what a network costs, layer by layer, and latency tables. Heavy imports wait for the command."""
+"""``dcs-nas profile``: costs of a network by layer, and latency tables."""
 
 from __future__ import annotations
 
@@ -35,15 +35,16 @@ def profile(
     batch: Annotated[int, typer.Option(min=1, max=65536, help="Images at a time, for latency.")] = 1,
     depth: Annotated[
         int | None,
-        typer.Option(min=1, max=20, help="Of the modules listed; by default 2, or 3 where all candidates are in it."),
+        typer.Option(min=1, max=20, help="Levels of submodules that are listed; by default 2, or 3 for a supernet."),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=0, help="Whose median latency is; 0 measures none.")] = 20,
+    rounds: Annotated[int, typer.Option(min=0, help="Rounds of the median latency; 0 measures none.")] = 20,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="Of the processor.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, max=1024, help="Threads of the processor.")] = None,
     memory: Annotated[
-        float | None, typer.Option(min=0.1, metavar="GIB", help="Of a GPU: does the job fit, with which batch.")
+        float | None,
+        typer.Option(min=0.1, metavar="GIB", help="Memory of a GPU: print the largest batch that fits."),
     ] = None,
-    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to write all of it.")] = None,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the profile as JSON.")] = None,
     latency_table: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Measure every candidate of the space, for search.cost.")
     ] = None,
@@ -96,16 +97,17 @@ def profile(
 
 
 def _show(title: str, result: Profile) -> None:
-    rows = [_row(layer) for layer in result.layers]
-    total = [f"{result.parameters:,}", _millions(result.macs), _kibibytes(result.activation_bytes)]
-    rows.append(["total", "", "", *total, _milliseconds(result.microseconds)])
-    table(title, COLUMNS, rows)
+    rows = [
+        [layer.name or "(itself)", layer.kind, " x ".join(map(str, layer.output)), *_format_costs(layer)]
+        for layer in result.layers
+    ]
+    table(title, COLUMNS, [*rows, ["total", "", "", *_format_costs(result)]])
     measured = f"batch {result.batch}, median of {result.rounds}; " if result.rounds else ""
     say(f"{measured}{result.device}, {result.threads} threads, torch {result.torch}; FLOPs are multiply-adds")
 
 
 def _show_memory(config: Config, needed: StepMemory, card: float | None) -> int:
-    """Print what fits on a GPU of ``card`` GiB, and what a step of the job keeps in each process; return its bytes."""
+    """Print the memory of a training step in each process and what fits on ``card`` GiB; return the step's bytes."""
     from dcs_nas.training.devices import count_processes
     from dcs_nas.training.memory import GIB, SHARE
 
@@ -117,23 +119,19 @@ def _show_memory(config: Config, needed: StepMemory, card: float | None) -> int:
     if card is None:
         return peak
     largest = needed.largest_batch(int(SHARE * card * GIB), multiple=data.images_per_identity)
-    identities = largest // data.images_per_identity
-    if images <= largest:
-        say(f"fits on {card:g} GiB, of which {1 - SHARE:.0%} stay free; largest batch {largest}")
-    elif identities > 1:
-        say(
-            f"does not fit on {card:g} GiB, of which {1 - SHARE:.0%} stay free; largest batch {largest}: "
-            f"-o data.identities_per_batch={identities * processes}"
-        )
+    identities, fits = largest // data.images_per_identity, images <= largest
+    advice = "" if fits else f": -o data.identities_per_batch={identities * processes}"
+    if fits or identities > 1:
+        verdict = "fits" if fits else "does not fit"
+        say(f"{verdict} on {card:g} GiB, of which {1 - SHARE:.0%} stay free; largest batch {largest}{advice}")
     else:
         say(f"does not fit on {card:g} GiB with any batch; take smaller images or a smaller network")
     return peak
 
 
-def _row(layer: LayerProfile) -> list[str]:
-    shape = " x ".join(map(str, layer.output))
-    costs = [f"{layer.parameters:,}", _millions(layer.macs), _kibibytes(layer.activation_bytes)]
-    return [layer.name or "(itself)", layer.kind, shape, *costs, _milliseconds(layer.microseconds)]
+def _format_costs(part: LayerProfile | Profile) -> list[str]:
+    costs = [f"{part.parameters:,}", _millions(part.macs), f"{part.activation_bytes / 1024:,.1f}"]
+    return [*costs, "-" if part.microseconds is None else f"{part.microseconds / 1e3:,.3f}"]
 
 
 def _show_space(subject: Target, latencies: LatencyTable | None) -> None:
@@ -189,11 +187,3 @@ def _measure(
 
 def _millions(count: float) -> str:
     return f"{count / 1e6:,.3f}"
-
-
-def _kibibytes(count: int) -> str:
-    return f"{count / 1024:,.1f}"
-
-
-def _milliseconds(microseconds: float | None) -> str:
-    return "-" if microseconds is None else f"{microseconds / 1e3:,.3f}"

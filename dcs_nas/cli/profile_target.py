@@ -1,4 +1,4 @@
-"""What ``dcs-nas profile`` is pointed at: a genotype, a configuration or a run folder, as a network."""
+"""The network that ``dcs-nas profile`` measures: of a genotype, a configuration or a run folder."""
 
 from __future__ import annotations
 
@@ -20,14 +20,7 @@ from dcs_nas.models.space_kinds import kind_of
 from dcs_nas.models.supernet import Supernet
 from dcs_nas.runs import RunFolder
 from dcs_nas.settings import read_yaml
-from dcs_nas.space import (
-    AnyGenotype,
-    find_shipped_file,
-    genotype_file,
-    is_published,
-    load_genotype,
-    load_space,
-)
+from dcs_nas.space import AnyGenotype, find_shipped_file, genotype_file, is_published, load_genotype, load_space
 from dcs_nas.strategies.bilevel import measure_search
 from dcs_nas.strategies.proposals import supernet_settings
 from dcs_nas.training.memory import StepMemory, measure_retraining
@@ -37,7 +30,7 @@ IDENTITIES = 1000  # of the classifier, about as many as benchmarks have
 
 @dataclass(frozen=True)
 class Sizes:
-    """What replaces the target's own: pixels, width of the first cell, number of cells."""
+    """Sizes that replace those of the target: pixels, width of the first cell, number of cells."""
 
     height: int | None = None
     width: int | None = None
@@ -50,14 +43,12 @@ class Target:
     """A network without its head.
 
     Attributes:
-        title: what it is, in words.
-        network: for images of 3 x height x width.
-        height: of the images.
-        width: of the images.
-        supernet: every candidate is in it.
-        costs: of its space, where that is one of cells.
-        config: of the job that trains it, where the target names one.
-        with_heads: the network with its heads, where it has a ``config``.
+        title: its description.
+        network: the network, for images (3, height, width).
+        supernet: True if it holds every candidate.
+        costs: the costs of a space of cells.
+        config: the settings of the job that trains it, if the target names one.
+        with_heads: the network with its heads, if it has a ``config``.
     """
 
     title: str
@@ -70,7 +61,7 @@ class Target:
     with_heads: ReidNetwork | None = None
 
     def step_memory(self, device: torch.device) -> StepMemory | None:
-        """Return what a training step keeps, in the types of a GPU; None without a ``config``."""
+        """Return the memory of a training step, in the number formats of a GPU; None without a ``config``."""
         if self.config is None or self.with_heads is None:
             return None
         measure = measure_search if self.supernet else measure_retraining
@@ -86,14 +77,11 @@ def read_target(path: Path, sizes: Sizes, overrides: list[str]) -> Target:
     if path.is_dir():
         return _read_run(path, sizes, overrides)
     path = genotype_file(path)
-    if is_published(path):
+    published = is_published(path)
+    data = read_yaml(path) if path.is_file() and not published else {}
+    if published or "format" in data or isinstance(data.get("genotype"), dict):
         _refuse_overrides(path, overrides)
         return _read_genotype(load_genotype(path), sizes, str(path))
-    if path.is_file():
-        data = read_yaml(path)
-        if "format" in data or isinstance(data.get("genotype"), dict):
-            _refuse_overrides(path, overrides)
-            return _read_genotype(load_genotype(path), sizes, str(path))
     config = load_settings(path, overrides)
     if path == RunFolder(path.parent).config_file and RunFolder(path.parent).is_run():
         RunFolder(path.parent).load_extensions()  # a run's own file, so its code is run on the terms of run folders

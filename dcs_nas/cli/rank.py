@@ -1,9 +1,7 @@
-"""``dcs-nas rank``: scores of anyone's features, or lists of the nearest images. Heavy imports wait for the command."""
+"""``dcs-nas rank``: scores of features of any origin, or lists of the nearest images."""
 
 from __future__ import annotations
 
-import csv as csv_module
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from dcs_nas.cli.console import progress, say
-from dcs_nas.cli.options import Csv, collect_settings, parse_options, with_evaluate_options
-from dcs_nas.cli.tables import score_table
+from dcs_nas.cli.options import Csv, collect_settings, parse_options, refuse_options, with_evaluate_options
+from dcs_nas.cli.tables import list_nearest, score_table
 from dcs_nas.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,6 +25,7 @@ if TYPE_CHECKING:
 _FOLDERS = ("query", "bounding_box_test")
 _EXAMPLE = "0002_c1s1_000451_03.jpg"
 _TOP = 10
+_OF_SCORES = ("protocol", "average_precision", "confidence", "max_rank")
 
 
 @with_evaluate_options(without=["flip", "neck"])
@@ -38,11 +37,11 @@ def rank(
         Path | None,
         typer.Option(metavar="DIR", help="With an ONNX file: the folder of the query images, or one image."),
     ] = None,
-    gallery: Annotated[Path | None, typer.Option(metavar="DIR", help="And that of the gallery images.")] = None,
+    gallery: Annotated[Path | None, typer.Option(metavar="DIR", help="The folder of the gallery images.")] = None,
     root: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Instead of both: a folder like Market-1501's, or of the data set that --data names."
+            metavar="DIR", help="In place of both: a folder like Market-1501's, or of the data set that --data names."
         ),
     ] = None,
     data: Annotated[
@@ -57,7 +56,7 @@ def rank(
         typer.Option(metavar="FILE.npz", help="With a distance matrix: q_pids, g_pids, q_camids, g_camids."),
     ] = None,
     queries: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="With fast-reid's feats: how many are queries, num_query.")
+        int | None, typer.Option(metavar="N", min=1, help="With fast-reid's feats: the number of queries, num_query.")
     ] = None,
     top: Annotated[
         int | None,
@@ -67,7 +66,7 @@ def rank(
             help="No scores, but the K nearest gallery images of each query as CSV, to --csv or here; 10 of one image.",
         ),
     ] = None,
-    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to write the scores.")] = None,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the scores as JSON.")] = None,
     csv: Csv = None,
     **settings: Any,
 ) -> None:
@@ -89,9 +88,9 @@ def rank(
 
     changes = collect_settings(settings)
     if features.suffix.lower() != ".onnx" and is_matrix(features):
-        _refuse_beside_matrix(
-            {**changes, "top": top, "query": query, "gallery": gallery, "root": root, "queries": queries}
-        )
+        of_features = {"top": top, "query": query, "gallery": gallery, "root": root, "queries": queries}
+        about_features = {name: value for name, value in {**changes, **of_features}.items() if name not in _OF_SCORES}
+        refuse_options(about_features, "needs features, and a matrix of distances has none; leave it out")
         scores = score_matrix(*read_matrix(features, labels), apply_changes(EvaluateConfig(), changes))
         _write_scores({**scores.report(), **describe_environment()}, scores, str(features), json, csv)
         return
@@ -102,7 +101,8 @@ def rank(
     if top is None and query is not None and _is_image(query):
         top = _TOP
     if top is not None:
-        _refuse_score_options({**changes, "json": json}, top)
+        about_scores = {**{name: changes.get(name) for name in _OF_SCORES}, "json": json}
+        refuse_options(about_scores, f"is about scores, and a list of the {top} nearest images has none; leave it out")
     read, own_metric, protocol = _read(
         features,
         query,
@@ -164,11 +164,11 @@ def _read(
 ) -> _Ranked:
     """Return the features of a file.
 
-    An ``.npz`` file holds them; an ONNX file makes them of two folders, whose image names say who and by which camera
-    (PERSON_cCAMERA...) where ``labelled``, or of a data set.
+    An ``.npz`` file holds them; an ONNX file computes them for a data set, or for two folders, whose image names hold
+    identity and camera (PERSON_cCAMERA...) if ``labelled``.
 
     Raises:
-        InputError: folders that are missing or not wanted, names that don't parse, or what the files themselves refuse.
+        InputError: missing or superfluous folders, names that do not parse, or files that cannot be read.
     """
     from dcs_nas.evaluation import load_features
     from dcs_nas.evaluation.foreign import is_foreign, read_foreign
@@ -188,7 +188,7 @@ def _read(
         raise InputError(f"{file} makes features of images; give --query DIR and --gallery DIR, or --root DIR alone")
     if root is not None and query is not None and labelled:
         raise InputError(
-            f"nothing says who is in {query} by the numbers of {root}; give --top K for the nearest images"
+            f"the images of {query} have no identities of the data set in {root}; give --top K for lists without scores"
         )
     model = OnnxModel(file)
     if root is not None:
@@ -202,51 +202,38 @@ def _read(
 
 
 def _vectors(query: Path, gallery: Path | None, asked: Sequence[str]) -> _Ranked:
-    """Return the features of two folders of .npy files, whose names say who and by which camera."""
-    import numpy as np
-
+    """Return the features of two folders of .npy files, whose names hold identity and camera."""
     from dcs_nas.data.datasets.market1501 import parse_image_names
-    from dcs_nas.evaluation import FeatureSet
     from dcs_nas.evaluation.foreign import read_vectors
 
     if gallery is None or asked:
         raise InputError(f"{query} is a folder; for one of .npy files give that of the gallery, --gallery DIR, alone")
-    arrays: dict[str, Any] = {}
+    parts: dict[str, tuple[Any, _Images]] = {}
     for part, folder in (("query", query), ("gallery", gallery)):
         names, vectors = read_vectors(folder)
         records = parse_image_names(names, example=_EXAMPLE.replace(".jpg", ".npy"))
         kept = {record.path for record in records}  # junk is left out
-        arrays[f"{part}_features"] = vectors[[name in kept for name in names]]
-        arrays[f"{part}_pids"] = np.array([record.identity for record in records], dtype=np.int64)
-        arrays[f"{part}_camids"] = np.array([record.camera for record in records], dtype=np.int64)
-        arrays[f"{part}_paths"] = np.array([record.path for record in records])
-    return _Ranked(FeatureSet(**arrays), "cosine")  # demo.py normalises them
+        parts[part] = vectors[[name in kept for name in names]], records
+    return _Ranked(_build_feature_set(parts), "cosine")  # demo.py normalises them
 
 
-def _refuse_beside_matrix(options: Mapping[str, Any]) -> None:
-    """Raise ``InputError`` for an option that needs features instead of distances."""
-    for name, value in options.items():
-        if value is not None and name not in ("protocol", "average_precision", "confidence", "max_rank"):
-            raise InputError(
-                f"--{name.replace('_', '-')} needs features, and a matrix of distances has none; leave it out"
-            )
+def _build_feature_set(parts: Mapping[str, tuple[Any, _Images]]) -> FeatureSet:
+    """Return the features (n, D) of query and gallery with the identities, cameras and paths of their images."""
+    import numpy as np
 
+    from dcs_nas.evaluation import FeatureSet
 
-def _refuse_score_options(options: Mapping[str, Any], count: int) -> None:
-    """Raise ``InputError`` for an option that is about scores, where lists of ``count`` images are asked for."""
-    for name in ("protocol", "average_precision", "confidence", "max_rank", "json"):
-        if options.get(name) is not None:
-            option = name.replace("_", "-")
-            raise InputError(
-                f"--{option} is about scores, and a list of the {count} nearest images has none; leave it out"
-            )
+    arrays: dict[str, Any] = {}
+    for part, (features, images) in parts.items():
+        arrays[f"{part}_features"] = features
+        arrays[f"{part}_pids"] = np.array([image.identity for image in images], dtype=np.int64)
+        arrays[f"{part}_camids"] = np.array([image.camera for image in images], dtype=np.int64)
+        arrays[f"{part}_paths"] = np.array([Path(image.path).as_posix() for image in images])
+    return FeatureSet(**arrays)
 
 
 def _write_nearest(features: FeatureSet, settings: EvaluateConfig, count: int, target: Path | None) -> None:
-    """Write ``query, rank, image, distance`` for the ``count`` nearest gallery images of every query; none is left out.
-
-    Without ``target`` to standard output.
-    """
+    """Write the ``count`` nearest gallery images of every query as CSV to ``target``, or to standard output."""
     import numpy as np
 
     from dcs_nas.evaluation import compute_distances, top_k
@@ -255,16 +242,17 @@ def _write_nearest(features: FeatureSet, settings: EvaluateConfig, count: int, t
     distances = compute_distances(features, settings)
     labels = [np.zeros(n, dtype=np.int64) for n in distances.shape]
     images, values = top_k(distances, *labels, *labels, k=count, protocol="no_camera_filter")
-    text = io.StringIO()
-    writer = csv_module.writer(text, lineterminator="\n")
-    writer.writerow(["query", "rank", "image", "distance"])
     queries, gallery = _names(features.query_paths, len(images)), _names(features.gallery_paths, distances.shape[1])
-    for name, row, far in zip(queries, images, values):
-        writer.writerows([name, k, gallery[i], f"{d:.6f}"] for k, (i, d) in enumerate(zip(row, far), start=1) if i >= 0)
+    text = list_nearest(
+        (name, k, gallery[i], d)
+        for name, row, far in zip(queries, images, values)
+        for k, (i, d) in enumerate(zip(row, far), start=1)
+        if i >= 0
+    )
     if target is None:
-        print(text.getvalue(), end="")
+        print(text, end="")
         return
-    write_text(target, text.getvalue())
+    write_text(target, text)
     say(f"nearest images: {target}")
 
 
@@ -301,18 +289,11 @@ def _test_images(
 
 
 def _extract(model: OnnxModel, queries: _Images, gallery: _Images, protocol: str) -> _Ranked:
-    import numpy as np
-
-    from dcs_nas.evaluation import FeatureSet
-
-    arrays: dict[str, Any] = {}
+    parts = {}
     for part, images in (("query", queries), ("gallery", gallery)):
         paths = [Path(image.path) for image in images]
-        arrays[f"{part}_features"] = model.features(paths, progress=progress(f"features of {part} images"))
-        arrays[f"{part}_pids"] = np.array([image.identity for image in images], dtype=np.int64)
-        arrays[f"{part}_camids"] = np.array([image.camera for image in images], dtype=np.int64)
-        arrays[f"{part}_paths"] = np.array([path.as_posix() for path in paths])
-    return _Ranked(FeatureSet(**arrays), model.info.metric, protocol)
+        parts[part] = model.features(paths, progress=progress(f"features of {part} images")), images
+    return _Ranked(_build_feature_set(parts), model.info.metric, protocol)
 
 
 def _is_image(path: Path) -> bool:

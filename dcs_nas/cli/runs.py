@@ -53,7 +53,7 @@ app = typer.Typer(
 
 @app.command("list", epilog=epilog("runs list"))
 def list_command(
-    root: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where to look.")] = Path("results"),
+    root: Annotated[Path, typer.Argument(metavar="[DIR]", help="Folder to search.")] = Path("results"),
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write the list as a page, e.g. results/index.html.")
     ] = None,
@@ -68,9 +68,7 @@ def list_command(
 
 
 @app.command(epilog=epilog("runs compare"))
-def compare(
-    run: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Two or more run folders.")],
-) -> None:
+def compare(run: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Two or more run folders.")]) -> None:
     """Compare the settings in which runs differ, and their scores."""
     if len(run) < 2:
         raise InputError(f"found one run, {run[0]}; expected two or more to compare")
@@ -96,7 +94,7 @@ def compare(
 @app.command(epilog=epilog("runs delete"))
 def delete(
     run: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
     """Delete runs with all that is in their folders; asks first, and refuses runs in use."""
     runs = [_contents(folder) for folder in run]
@@ -104,7 +102,7 @@ def delete(
         if one.path.is_symlink():
             raise InputError(f"{one.path} is a link, expected a run folder; name the folder that it leads to")
     if not yes and not sys.stdin.isatty():
-        raise InputError(f"deleting {run[0]} needs a yes, and nobody can be asked here; give --yes")
+        raise InputError(f"deleting {run[0]} needs confirmation, but standard input is no terminal; give --yes")
     for one in runs:
         if not yes and not typer.confirm(f"delete {_describe(one)}?", err=True):
             say(f"kept: {one.path}")
@@ -117,7 +115,7 @@ def delete(
 
 
 def write_index(path: Path, root: Path, runs: Sequence[RunContents]) -> None:
-    """Write the list as a page that works from disk; its links to what each run holds are relative to it."""
+    """Write the list as an HTML page with relative links to the files of each run."""
     head = "".join(f"<th>{name}</th>" for name in (*_COLUMNS, "files"))
     rows = "\n".join(_html_row(run, root, path.parent) for run in runs)
     title = escape(f"Runs in {root}")
@@ -144,12 +142,9 @@ def _html_row(run: RunContents, root: Path, page: Path) -> str:
     cells += "".join(f'<td class="number">{escape(text)}</td>' for text in (seed, progress, score))
     here = run.files
     files = (here.report_file, here.evaluation_file(), here.genotype_file, here.config_file, here.log_file)
-    links = (f'<a href="{_link(file, page)}">{file.name}</a>' for file in files if file.is_file())
+    targets = {file.name: quote(Path(os.path.relpath(file, page)).as_posix()) for file in files if file.is_file()}
+    links = (f'<a href="{escape(target)}">{name}</a>' for name, target in targets.items())
     return f"<tr>{cells}<td>{' '.join(links)}</td></tr>"
-
-
-def _link(file: Path, page: Path) -> str:
-    return escape(quote(Path(os.path.relpath(file, page)).as_posix()), quote=True)
 
 
 def _contents(folder: Path) -> RunContents:

@@ -1,8 +1,10 @@
-"""Genotypes and scores as tables on the terminal."""
+"""Genotypes and scores as tables on the terminal; lists of the nearest images as CSV."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dcs_nas.cli.console import say, table
@@ -21,7 +23,7 @@ def show_genotype(genotype: AnyGenotype) -> None:
 
 
 def show_trained(run: TrainedRun) -> None:
-    """Print what was trained, on what, and the figures of its last epoch."""
+    """Print size, data and last figures of a trained network."""
     from dcs_nas.models.flops import count
     from dcs_nas.runs import RunFolder
     from dcs_nas.settings import read_yaml
@@ -72,6 +74,15 @@ def average_table(report: Mapping[str, Any], names: Sequence[str], title: str) -
     rows.append(["standard deviation", *(f"{100 * s:.2f}" for s in _name_scores(spread)[1])])
     table(title, ["", *columns], rows)
     say(f"each: {_counts_line(report['evaluations'][0])}")
+
+
+def list_nearest(rows: Iterable[tuple[object, int, object, float]]) -> str:
+    """Return query, rank, image and distance of each row as CSV."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["query", "rank", "image", "distance"])
+    writer.writerows([query, rank, image, f"{distance:.6f}"] for query, rank, image, distance in rows)
+    return text.getvalue()
 
 
 def _ranks(report: Mapping[str, Any]) -> list[int]:

@@ -1,23 +1,25 @@
-"""``dcs-nas search``, ``pretrain`` and ``retrain``, and the next command after them.
-
-Heavy imports wait until a command runs.
-"""
+"""``dcs-nas search``, ``pretrain``, ``retrain`` and ``tune``, and the next command after them."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from dcs_nas.cli.console import progress, say, show_log
+import typer
+
+from dcs_nas import api
+from dcs_nas.cli.console import progress, say, show_log, table
 from dcs_nas.cli.options import ConfigFile, Folder, GenotypeFile, Overrides, Overwrite, Resume
 from dcs_nas.cli.tables import show_genotype, show_trained
 from dcs_nas.errors import InputError, command
 from dcs_nas.processes import is_first
 from dcs_nas.runs import RunFolder
 from dcs_nas.settings import read_yaml
+from dcs_nas.space import find_shipped_file
 
 if TYPE_CHECKING:
     from dcs_nas.api import SearchRun
@@ -36,11 +38,8 @@ def search(
     overwrite: Overwrite = False,
 ) -> None:
     """Search an architecture; ends with genotype.yaml in the run folder."""
-    from dcs_nas import api
-
     overrides = override or []
-    settings = _load_job(config, overrides, "search", ("--out", out))
-    show_log()
+    settings = _load_job(config, overrides, "search", out=out)
     run = api.search(settings, out=out, resume=resume, overwrite=overwrite, progress=progress)
     if is_first():
         show_genotype(run.genotype.genotype)
@@ -57,10 +56,7 @@ def pretrain(
     overwrite: Overwrite = False,
 ) -> None:
     """Train a genotype or a backbone by classes of images; retrain.weights then takes the run folder."""
-    from dcs_nas import api
-
-    settings = _load_job(config, override or [], "pretrain", ("--genotype", genotype), ("--out", out))
-    show_log()
+    settings = _load_job(config, override or [], "pretrain", genotype=genotype, out=out)
     run = api.pretrain(settings, genotype=genotype, out=out, resume=resume, overwrite=overwrite, progress=progress)
     if is_first():
         show_trained(run)
@@ -77,10 +73,7 @@ def retrain(
     overwrite: Overwrite = False,
 ) -> None:
     """Train a genotype, or the backbone that retrain.backbone names."""
-    from dcs_nas import api
-
-    settings = _load_job(config, override or [], "retrain", ("--genotype", genotype), ("--out", out))
-    show_log()
+    settings = _load_job(config, override or [], "retrain", genotype=genotype, out=out)
     run = api.retrain(settings, genotype=genotype, out=out, resume=resume, overwrite=overwrite, progress=progress)
     if is_first():
         show_trained(run)
@@ -88,46 +81,78 @@ def retrain(
         say(f"next: {_after_training(settings, run.folder)}")
 
 
+def tune(
+    config: ConfigFile,
+    override: Overrides = None,
+    genotype: Annotated[
+        Path | None, typer.Option(help="For retrain: genotype file; by default that of the search of the same name.")
+    ] = None,
+    out: Folder = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume, or join from another process or machine.")] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Try settings of a search or a retraining; ends with best.yaml and trials.csv."""
+    from dcs_nas.tune.study import get_state, name_trial
+    from dcs_nas.tune.tuning import format_value, run_tuning
+
+    settings = api.load_settings(config, override or [])
+    tuned = settings.section("tune")
+    run = RunFolder(out) if out else RunFolder.default(settings, "tune")
+    folder = run.path
+    show_log()
+    trials = run_tuning(
+        settings, folder, genotype=genotype, resume=resume, overwrite=overwrite, progress=progress("trials")
+    )
+    best = [(trial, values) for trial, values in trials if get_state(trial) == "finished"][:5]
+    rows = [[name_trial(trial), f"{trial.value:.5g}", *map(format_value, values.values())] for trial, values in best]
+    table(f"{folder}: the best of {len(trials)} trials", ["trial", tuned.objective[0], *tuned.space], rows)
+    say(f"all trials: {run.trials_file}")
+    if best:
+        chosen = ["--genotype", run.genotype_file] if run.genotype_file.is_file() else []
+        place = free_folder(folder.parent / "best")
+        say(f"best: {run.best_file}")
+        say(f"next: {command(tuned.command, run.best_file, *chosen, '--out', place)}")
+
+
 def _load_job(
-    config: Path, overrides: Sequence[str], section: Literal["search", "pretrain", "retrain"], *options: Any
+    config: Path,
+    overrides: Sequence[str],
+    section: Literal["search", "pretrain", "retrain"],
+    *,
+    genotype: Path | None = None,
+    out: Path | None = None,
 ) -> Config:
-    """Return the settings of a job that needs a section.
+    """Return the settings of a job that needs a section, and show its log from here on.
 
     Raises:
-        InputError: the section is missing; the line ends with a command that has it, with ``options``.
+        InputError: the section is missing; the line ends with a command that has it.
     """
-    from dcs_nas.api import load_settings
-
-    settings = load_settings(config, overrides)
+    settings = api.load_settings(config, overrides)
     if getattr(settings, section) is None:
-        instead = command(section, *_with_section(config, overrides, section), *_format_options(options))
+        options = [
+            word for name, value in (("--genotype", genotype), ("--out", out)) if value for word in (name, value)
+        ]
+        instead = command(section, *_with_section(config, overrides, section), *options)
         raise InputError(f"the configuration '{config}' has no section '{section}'; use another or add it: {instead}")
+    show_log()
     return settings
 
 
 def _after_search(config: Path, overrides: Sequence[str], settings: Config, run: SearchRun, out: Path | None) -> str:
     """Return the command that trains the genotype of the search."""
-    from dcs_nas.api import default_folder, load_settings
-
     words = _with_section(config, overrides, "retrain")
-    default = default_folder(settings, "retrain")
+    default = RunFolder.default(settings, "retrain").path
     target = free_folder(default if out is None else run.folder.parent / "retrain")
     place = [] if out is None and target == default else ["--out", target]
     unfit = ["channels", "cells"] if "channels" not in run.genotype.supports else []
-    retrain = settings.retrain or load_settings(words[0], words[2::2]).retrain
+    retrain = settings.retrain or api.load_settings(words[0], words[2::2]).retrain
     unset = [f"retrain.{name}=null" for name in ("backbone", *unfit) if getattr(retrain, name, None) is not None]
-    return command(
-        "retrain",
-        *words,
-        *_format_options([("-o", item) for item in unset]),
-        "--genotype",
-        RunFolder(run.folder).genotype_file,
-        *place,
-    )
+    genotype = RunFolder(run.folder).genotype_file
+    return command("retrain", *words, *_as_options(unset), "--genotype", genotype, *place)
 
 
 def _after_training(settings: Config, folder: Path) -> str:
-    """Return the command that evaluates the run in ``folder``, or exports it where its data have no test images."""
+    """Return the command that evaluates the run in ``folder``, or exports it if its data have no test images."""
     data = settings.data
     tested = json.loads(RunFolder(folder).data_file.read_text(encoding="utf-8"))["query"]["images"] > 0
     tested = data.test is not None or (not data.combine_all and (tested or bool(data.also)))
@@ -135,32 +160,27 @@ def _after_training(settings: Config, folder: Path) -> str:
 
 
 def free_folder(path: Path) -> Path:
-    """Return ``path``, or where that exists the same with the lowest number from 2 for which there is nothing."""
-    number, free = 2, path
-    while free.exists():
-        free, number = path.with_name(f"{path.name}-{number}"), number + 1
-    return free
+    """Return ``path``, or if it exists the first of ``path-2``, ``path-3``, ... that does not."""
+    numbered = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
+    return next(folder for folder in itertools.chain([path], numbered) if not folder.exists())
 
 
 def _with_section(config: Path, overrides: Sequence[str], section: str) -> list[Any]:
     """Return configuration and overrides that have the section: of the same name, or with one more override."""
-    from dcs_nas.space import find_shipped_file
-
     file = find_shipped_file("configs", config)
     if section in (*_read_sections(file), *map(_get_section, overrides)):
-        return [config, *_format_options([("-o", item) for item in overrides])]
+        return [config, *_as_options(overrides)]
     name = read_yaml(file).get("name", file.stem)
     fitting = [other for other in sorted(file.parent.glob("*.yaml")) if section in _read_sections(other, name)]
-    if fitting:
-        other = min(fitting, key=lambda f: "backbone" in read_yaml(f)[section])  # one for genotypes, if there is one
-        rest = [item for item in overrides if _get_section(item) not in _SECTIONS]
-        beside = config.with_name(other.name if config.suffix else other.stem)
-        return [beside, *_format_options([("-o", item) for item in rest])]
-    return [config, *_format_options([("-o", item) for item in (*overrides, _LEAST[section])])]
+    if not fitting:
+        return [config, *_as_options([*overrides, _LEAST[section]])]
+    other = min(fitting, key=lambda f: "backbone" in read_yaml(f)[section])  # one for genotypes, if there is one
+    beside = config.with_name(other.name if config.suffix else other.stem)
+    return [beside, *_as_options([item for item in overrides if _get_section(item) not in _SECTIONS])]
 
 
 def _read_sections(file: Path, name: str | None = None) -> list[str]:
-    """Return the sections of a configuration file; none for other files and other values of ``name``."""
+    """Return the sections of a configuration file; none for other files, and for another ``name``."""
     try:
         data = read_yaml(file)
     except (InputError, OSError):
@@ -173,6 +193,5 @@ def _get_section(override: str) -> str:
     return re.split("[.=]", override.strip())[0]
 
 
-def _format_options(pairs: Sequence[Any]) -> list[Any]:
-    """Return the words of (option, value) pairs, without pairs whose value is unset."""
-    return [word for option, value in pairs if value is not None for word in (option, value)]
+def _as_options(overrides: Sequence[str]) -> list[str]:
+    return [word for item in overrides for word in ("-o", item)]

@@ -1,4 +1,4 @@
-"""``dcs-nas weights``: what a weights file is and which backbones it fits. Heavy imports wait for the command."""
+"""``dcs-nas weights``: the content of a weights file and the backbones that it fits."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _MOST_NAMES = 20
 def weights(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A weights file of any project.")],
     backbone: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Report all that fits this backbone and what does not.")
+        str | None, typer.Option(metavar="NAME", help="Report which tensors fit this backbone and which do not.")
     ] = None,
     option: Annotated[
         list[str] | None,
         typer.Option("-o", "--set", metavar="KEY=VALUE", help="An option of --backbone, e.g. registers=4. Repeatable."),
     ] = None,
     key: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of several networks in the file, e.g. student.")
+        str | None, typer.Option(metavar="NAME", help="The network to load from a file with several, e.g. student.")
     ] = None,
-    height: Annotated[int, typer.Option(min=1, max=4096, help="Of the images, pixels.")] = 256,
-    width: Annotated[int, typer.Option(min=1, max=4096, help="Of the images, pixels.")] = 128,
+    height: Annotated[int, typer.Option(min=1, max=4096, help="Height of the images, pixels.")] = 256,
+    width: Annotated[int, typer.Option(min=1, max=4096, help="Width of the images, pixels.")] = 128,
     extension: Extension = None,
 ) -> None:
     """Describe a weights file and the registered backbones that it fits; no code in it is run.
@@ -39,21 +39,22 @@ def weights(
     numbers or more.
     """
     show_log()
-    from dcs_nas import api
+    from dcs_nas.models.weights_survey import fit_backbone, fitting_backbones, read_weights_file
+    from dcs_nas.training.checkpoints import weights_file
 
     load_extension_files(extension)
     if option and backbone is None:
         raise InputError(f"-o {option[0]} is an option of a backbone; name it by --backbone")
-    content = api.read_weights_file(file)
+    content = read_weights_file(weights_file(file))
     print(f"{file}: {content.describe()}")
     if content.networks:
         print(
             f"several networks: {', '.join(content.networks)}; {content.networks[0]} is loaded, --key chooses another"
         )
     if backbone is not None:
-        _report(api.fit_backbone(content, backbone, height=height, width=width, key=key, options=parse_options(option)))
+        _report(fit_backbone(content, backbone, height=height, width=width, key=key, options=parse_options(option)))
         return
-    fits = api.fitting_backbones(content, height=height, width=width, key=key)
+    fits = fitting_backbones(content, height=height, width=width, key=key)
     for fit in fits:
         print(f"{fit.backbone}{_options(fit)}: {100 * fit.share:.1f} % of its numbers, {_verdict(fit)}")
     if not fits:

@@ -13,12 +13,8 @@ from dcs_nas.config.data import AugmentConfig, DataConfig, DataSource, EvaluateC
 from dcs_nas.config.search import (
     CostConfig,
     GuardConfig,
-    HalvingConfig,
-    LocalConfig,
     MemoryConfig,
-    PerturbationConfig,
     PredictorConfig,
-    ProposalsConfig,
     RelaxationConfig,
     RetrievalConfig,
     SearchConfig,
@@ -26,11 +22,13 @@ from dcs_nas.config.search import (
 )
 from dcs_nas.config.training import DcsConfig, HeadConfig, LossConfig, PretrainConfig, RetrainConfig, TrainerConfig
 from dcs_nas.config.tune import TuneConfig
-from dcs_nas.errors import InputError
+from dcs_nas.errors import InputError, choices
 from dcs_nas.former_keys import current_key, rename_former_keys
 from dcs_nas.settings import Settings, parse, parse_yaml, read_yaml
 
 __all__ = [
+    "EVALUATION",
+    "EXTRACTION",
     "AugmentConfig",
     "Config",
     "CostConfig",
@@ -39,15 +37,10 @@ __all__ = [
     "DcsConfig",
     "EvaluateConfig",
     "GuardConfig",
-    "HalvingConfig",
     "HeadConfig",
-    "LocalConfig",
     "LossConfig",
     "MemoryConfig",
-    "PerturbationConfig",
     "PredictorConfig",
-    "PretrainConfig",
-    "ProposalsConfig",
     "RelaxationConfig",
     "RetrainConfig",
     "RetrievalConfig",
@@ -59,7 +52,20 @@ __all__ = [
     "make_config",
     "rename_config_keys",
     "set_value",
+    "split_overrides",
+    "with_overrides",
 ]
+
+_IMAGES = ("data.height", "data.width", "data.mean", "data.std", "data.test_batch")
+_MACHINE = ("trainer.accelerator", "trainer.threads")
+EXTRACTION = (*_IMAGES, *_MACHINE, "evaluate.flip", "evaluate.metric", "evaluate.neck")
+"""Settings that the extraction of features reads."""
+EVALUATION = (
+    *("data.name", "data.root", "data.options", "data.test", "data.cache", *_IMAGES),
+    *(*_MACHINE, "trainer.timeout_minutes"),
+    *(f"evaluate.{name}" for name in EvaluateConfig.model_fields),
+)
+"""Settings that an evaluation reads."""
 
 
 class Config(Settings):
@@ -105,19 +111,10 @@ class Config(Settings):
         return tuple(dict.fromkeys(Path(os.path.abspath(Path(path).expanduser())) for path in paths))
 
     @model_validator(mode="after")
-    def _check_nonfinite(self) -> Config:
-        if (
-            self.trainer.nonfinite == "skip"
-            and self.search is not None
-            and self.search.strategy in ("nni.darts", "nni.gumbel")
-        ):
-            raise ValueError(
-                f"trainer.nonfinite is 'skip', but steps of {self.search.strategy} are NNI's own: use stop"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _check_freezing(self) -> Config:
+    def _check(self) -> Config:
+        strategy = None if self.search is None else self.search.strategy
+        if self.trainer.nonfinite == "skip" and strategy in ("nni.darts", "nni.gumbel"):
+            raise ValueError(f"trainer.nonfinite is 'skip', but steps of {strategy} are NNI's own: use stop")
         if self.retrain is not None and self.retrain.freezes and not self.loss.identity_weight:
             raise ValueError(
                 "retrain freezes the backbone, but loss.identity_weight is 0, and the other terms do not train the "
@@ -139,13 +136,16 @@ class Config(Settings):
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """Return a configuration file, with ``key.key=value`` overrides whose values are YAML.
+    """Return the settings of a configuration file, changed by overrides ``key.key=value`` whose values are YAML.
 
-    Raises ``InputError`` for a missing or malformed file, an unknown key or a wrong value.
+    Raises:
+        InputError: a missing or malformed file, an unknown key or a wrong value.
     """
     data = read_yaml(path)
     if isinstance(data.get("extensions"), list):
-        data["extensions"] = [_resolve_beside(path, extension) for extension in data["extensions"]]
+        data["extensions"] = [
+            path.parent / Path(e).expanduser() if isinstance(e, str) else e for e in data["extensions"]
+        ]
     return make_config({"name": path.stem, **data}, overrides, source=str(path))
 
 
@@ -155,6 +155,42 @@ def make_config(data: dict[str, Any], overrides: Sequence[str] = (), *, source: 
     for override in overrides:
         _apply(data, override)
     return parse(Config, rename_config_keys(data, source), source=source)
+
+
+def with_overrides(config: Config, overrides: Sequence[str], allowed: Sequence[str]) -> Config:
+    """Return a run's settings with ``overrides`` such as ``data.test_batch=64``, all of them among ``allowed``.
+
+    Raises:
+        InputError: a setting that is not read here, or a wrong value.
+    """
+    for item in overrides:
+        key = item.partition("=")[0].strip()
+        if not any(key == name or key.startswith(f"{name}.") for name in allowed):
+            raise InputError(
+                f"-o {item} has no effect on a trained run, which keeps the settings it began with; "
+                f"{choices(key, allowed)}"
+            )
+    if not overrides:
+        return config
+    values = config.model_dump(mode="json", by_alias=True)
+    return make_config(values, overrides, source="settings of the run with -o")
+
+
+def split_overrides(overrides: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Return the overrides that are not of the section ``evaluate``, and the values of those that are, by name.
+
+    >>> split_overrides(["data.test_batch=64", "evaluate.flip=true"])
+    (['data.test_batch=64'], {'flip': True})
+    """
+    remaining, own = [], {}
+    for item in overrides:
+        key, equals, value = item.partition("=")
+        section, _, name = key.strip().partition(".")
+        if equals and section == "evaluate" and name in EvaluateConfig.model_fields:
+            own[name] = parse_yaml(value, source=f"the value of override '{item}'")
+        else:
+            remaining.append(item)
+    return remaining, own
 
 
 def rename_config_keys(data: Mapping[str, Any], source: str | None = None) -> dict[str, Any]:
@@ -177,10 +213,6 @@ def set_value(data: dict[str, Any], key: str, value: Any) -> None:
         if not isinstance(data, dict):
             raise InputError(f"'{'.'.join(path[:depth])}' is a value, not a section")
     data[last] = value
-
-
-def _resolve_beside(file: Path, path: Any) -> Any:
-    return file.parent / Path(path).expanduser() if isinstance(path, str) else path
 
 
 def _apply(data: dict[str, Any], override: str) -> None:

@@ -117,8 +117,7 @@ class EvaluateConfig(Settings):
     """
 
     protocol: Literal["cross_camera", "single_gallery_shot", "no_camera_filter"] | None = Field(
-        default=None,
-        description="cross_camera, single_gallery_shot or no_camera_filter; by default the data set's.",
+        default=None, description="cross_camera, single_gallery_shot or no_camera_filter; by default the data set's."
     )
     metric: Literal["cosine", "euclidean"] = Field(
         default="cosine", description="cosine or euclidean distance; by default the run's, the model's or the file's."

@@ -1,4 +1,4 @@
-"""Settings in words: what each does, its type, bounds and default; a configuration as YAML with comments."""
+"""Descriptions of settings (purpose, type, bounds, default), and configurations as YAML with comments."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from dcs_nas.config import Config
 from dcs_nas.errors import InputError, choices
 from dcs_nas.former_keys import current_key
-from dcs_nas.settings import Settings, dump_flow_yaml
+from dcs_nas.settings import Settings, dump_flow_yaml, find_settings_class
 
 _BOUNDS = {"ge": "at least {}", "gt": "above {}", "le": "at most {}", "lt": "below {}"}
 _LENGTHS = {"min_length": "at least {} entries", "max_length": "at most {} entries"}
@@ -36,7 +36,7 @@ class Key(NamedTuple):
 
 
 def keys(kind: type[BaseModel] = Config, prefix: str = "") -> Iterator[Key]:
-    """Yield every setting, sections before what is in them."""
+    """Yield every setting, a section before its settings."""
     for name, field in kind.model_fields.items():
         key = Key(f"{prefix}{field.alias or name}", field)
         yield key
@@ -53,7 +53,7 @@ def find_key(name: str) -> Key:
 
 
 def describe(key: Key) -> str:
-    """Return lines about a setting: what it does, its type, bounds and default, and for a section its settings."""
+    """Return the description, type, bounds and default of a setting; for a section also its settings."""
     lines = [key.name, *textwrap.wrap(key.field.description or "", _COLUMNS)]
     facts = {"type": describe_type(key.field), "bounds": bounds(key.field), "default": default(key.field)}
     lines += [f"{name}: {value}" for name, value in facts.items() if value]
@@ -114,13 +114,6 @@ def _nearby(name: str, known: list[str]) -> list[str]:
         if inside:
             return inside
     return [key for key in known if "." not in key]
-
-
-def find_settings_class(annotation: Any) -> type[BaseModel] | None:
-    """Return the class of settings in an annotation such as ``SearchConfig | None``."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((kind for a in get_args(annotation) if (kind := find_settings_class(a)) is not None), None)
 
 
 def describe_type(field: FieldInfo) -> str:

@@ -391,9 +391,11 @@ class SearchConfig(Settings):
         if self.choose == "best" and not self.validation:
             raise ValueError("choose is 'best', but validation is 0; hold out a share of the identities, e.g. 0.1")
         if self.choose == "best" and self.derivation != "strongest":
-            raise ValueError(f"choose 'best' and derivation '{self.derivation}' exclude each other: both choose")
+            raise ValueError(f"choose 'best' excludes derivation '{self.derivation}', as both choose; set one of them")
         if self.guard.action == "stop" and self.derivation != "strongest":
-            raise ValueError(f"guard.action 'stop' and derivation '{self.derivation}' exclude each other: both choose")
+            raise ValueError(
+                f"guard.action 'stop' excludes derivation '{self.derivation}', as both choose; set one of them"
+            )
         if self.derivation == "retrieval" and not self.validation:
             raise ValueError(
                 "derivation is 'retrieval', but validation is 0; hold out a share of the identities, e.g. 0.1"
@@ -421,9 +423,9 @@ class SearchConfig(Settings):
             "memory is set": self.memory != MemoryConfig(),
             "cost is set": self.cost != CostConfig(),
         }
-        for found in (text for text, is_so in conflicts.items() if is_so):
+        for conflict in (text for text, is_so in conflicts.items() if is_so):
             raise ValueError(
-                f"weight_share is 1, which leaves no images for the alphas, but {found}, which needs them to learn; "
+                f"weight_share is 1, which leaves no images for the alphas, but {conflict}, which needs them to learn; "
                 "set weight_share below 1, e.g. 0.5"
             )
         return self

@@ -47,7 +47,7 @@ class TuneConfig(Settings):
     @model_validator(mode="before")
     @classmethod
     def _without_nni(cls, data: Any) -> Any:
-        """Drop settings of NNI's manager that ask for nothing; refuse the others."""
+        """Drop settings of NNI's manager that have no effect; refuse the others."""
         if not isinstance(data, dict):
             return data
         for key, plain in _OF_NNI.items():

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dcs_nas import __version__
-from dcs_nas.config import Config
+from dcs_nas.config import EXTRACTION, Config
 from dcs_nas.data.augment import Normalize
 from dcs_nas.errors import InputError
 from dcs_nas.export.feature_model import FeatureModel, describe_weights
@@ -21,7 +21,6 @@ from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.runs import RunFolder
 from dcs_nas.training.checkpoints import whole_checkpoint
 from dcs_nas.training.evaluate import load_trained
-from dcs_nas.training.overrides import EXTRACTION
 
 
 class Extractor(nn.Module):

@@ -1,4 +1,4 @@
-"""The contents of a run folder, for lists and reports: a damaged file is skipped with a note, and is never fatal."""
+"""The contents of a run folder, for lists and reports; a damaged file is skipped with a note."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Evaluation:
 
     @property
     def is_baseline(self) -> bool:
-        """True where it scores other features than those of the trained network."""
+        """True if the features are not those of the trained network."""
         return self.report.get("features") not in (None, "network")
 
     @property
@@ -80,7 +80,7 @@ class RunContents:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The settings as they were written, by their present names."""
+        """The recorded settings, under their present names."""
         return rename_config_keys(self._read(self.files.config_file, read_yaml) or {})
 
     @cached_property
@@ -95,7 +95,7 @@ class RunContents:
 
     @cached_property
     def weights(self) -> dict[str, Any]:
-        """The record of what a weights file gave to the trained network."""
+        """The record of the tensors that a weights file supplied."""
         return self._read(self.files.weights_file, _read_json) or {}
 
     @cached_property
@@ -133,17 +133,17 @@ class RunContents:
 
     @property
     def searched(self) -> bool:
-        """Whether the folder holds a search rather than a training."""
+        """True for a search."""
         return self.kind == "search"
 
     @property
     def trained(self) -> bool:
-        """Whether a fixed network was trained in it, wholly or in part."""
+        """True for a training of a fixed network, finished or not."""
         return self.kind in ("pretrain", "retrain")
 
     @cached_property
     def is_finished(self) -> bool:
-        """Whether the last file of its kind is there."""
+        """True if the last file of the run has been written."""
         last = {"search": self.files.genotype_file, "tune": self.files.best_file}
         return last.get(self.kind, self.files.finished_file).is_file()
 
@@ -186,7 +186,7 @@ class RunContents:
 
     @property
     def own_evaluation(self) -> Evaluation | None:
-        """The plainest evaluation, if it is of the network itself."""
+        """The plainest evaluation of the network itself."""
         evaluation = self.plainest_evaluation
         return None if evaluation is None or evaluation.is_baseline else evaluation
 
@@ -202,7 +202,7 @@ class RunContents:
         return section if isinstance(section, dict) else {}
 
     def read_all(self) -> RunContents:
-        """Read every part, so that ``notes`` is complete."""
+        """Read every part; ``notes`` is complete then."""
         for name in ("environment", "data", "weights", "metrics", "genotype", "epochs", "evaluations"):
             getattr(self, name)
         return self
@@ -242,7 +242,7 @@ def _read_evaluation(path: Path) -> Evaluation:
     report = _read_json(path)
     scores = [report["mAP"], report["mINP"], *report["cmc"]]
     if not report["cmc"] or not all(isinstance(s, (int, float)) and math.isfinite(s) for s in scores):
-        raise ValueError("its scores are no numbers")
+        raise ValueError("its scores are not finite numbers")
     return Evaluation(path.stem, report)
 
 
@@ -250,13 +250,10 @@ def _read_epoch(path: Path) -> EpochRecord:
     data = parse_yaml(read_text(path), source=path.name)
     weights = {str(name): [[_finite(v) for v in row] for row in rows] for name, rows in data["weights"].items()}
     names = {str(name): [str(option) for option in options] for name, options in data["names"].items()}
-    return EpochRecord(int(data["epoch"]), weights, names, _parse_genotype(data.get("genotype"), path.name))
-
-
-def _parse_genotype(data: Any, source: str) -> AnyGenotype | None:
-    if not isinstance(data, Mapping) or data.get("format") != FORMAT:
-        return None
-    return parse_genotype(data, source=source)
+    genotype = data.get("genotype")
+    known = isinstance(genotype, Mapping) and genotype.get("format") == FORMAT
+    read = parse_genotype(genotype, source=path.name) if known else None
+    return EpochRecord(int(data["epoch"]), weights, names, read)
 
 
 def _finite(value: Any) -> float | None:

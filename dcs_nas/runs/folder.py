@@ -23,7 +23,7 @@ from dcs_nas.errors import InputError
 from dcs_nas.extensions import Extension, from_record, load_recorded, require_recorded, to_record
 from dcs_nas.files import write_json, write_text
 from dcs_nas.processes import is_first, signal_done, wait_for
-from dcs_nas.runs.contents import RunContents, flatten, read_metrics
+from dcs_nas.runs.contents import RunContents, read_metrics
 from dcs_nas.runs.lock import require_free
 from dcs_nas.runs.log import log_to
 from dcs_nas.runs.opening import CONFIG, ENVIRONMENT, LOG, open_folder, require_same
@@ -46,48 +46,27 @@ _DEPTH = 5
 
 
 class RunFolder:
-    """The folder of a search, a retraining or a tuning.
-
-    Attributes:
-        path: the folder.
-        config_file: the resolved settings that the run began with.
-        environment_file: versions, machine, command, extensions.
-        log_file: the log, with times.
-        data_file: the images that it began with.
-        metrics_file: a row of figures for each epoch.
-        genotype_file: of a search, its result; of a retraining, the genotype that is trained.
-        weights_file: what the trained network took from a weights file.
-        finished_file: the last file of a pretraining or retraining: its data and duration.
-        report_file: the page of ``dcs-nas report``.
-        job_file: of a tuning, the settings that its trials begin with.
-        trials_file: of a tuning, the table of its trials.
-        best_file: of a tuning, the settings of its best trial.
-        checkpoints: the folder of checkpoints.
-        architecture: the folder of the records of a search's epochs.
-        graphs: the folder of drawings.
-        exported: the folder of exported models.
-        ranked: the folder of ranked lists.
-    """
+    """The folder of a search, a training or a tuning: ``path``, and in it the files and folders below."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.config_file = path / CONFIG
-        self.environment_file = path / ENVIRONMENT
-        self.log_file = path / LOG
-        self.data_file = path / DATA_FILE
-        self.metrics_file = path / "metrics.csv"
-        self.genotype_file = path / "genotype.yaml"
-        self.weights_file = path / "weights.json"
-        self.finished_file = path / "finished.yaml"
+        self.config_file = path / CONFIG  # the resolved settings that the run began with
+        self.environment_file = path / ENVIRONMENT  # versions, machine, command, extensions
+        self.log_file = path / LOG  # with times
+        self.data_file = path / DATA_FILE  # the images that the run began with
+        self.metrics_file = path / "metrics.csv"  # a row of figures for each epoch
+        self.genotype_file = path / "genotype.yaml"  # the result of a search, or the genotype that is trained
+        self.weights_file = path / "weights.json"  # what the network took from a weights file
+        self.finished_file = path / "finished.yaml"  # of a training, its last file: data and duration
         self.report_file = path / "report.html"
-        self.job_file = path / "job.yaml"
-        self.trials_file = path / "trials.csv"
-        self.best_file = path / "best.yaml"
+        self.job_file = path / "job.yaml"  # of a tuning, the settings that its trials begin with
+        self.trials_file = path / "trials.csv"  # of a tuning, the table of its trials
+        self.best_file = path / "best.yaml"  # of a tuning, the settings of its best trial
         self.checkpoints = path / "checkpoints"
-        self.architecture = path / "architecture"
+        self.architecture = path / "architecture"  # of a search, the records of its epochs
         self.graphs = path / "graphs"
         self.exported = path / "export"
-        self.ranked = path / "ranked"
+        self.ranked = path / "ranked"  # ranked lists
         self._rows: list[dict[str, Any]] | None = None
 
     @classmethod
@@ -159,21 +138,27 @@ class RunFolder:
     def config(self) -> Config:
         """Return the resolved settings that the run began with; ``InputError`` where there is no run."""
         if not self.config_file.is_file():
-            raise InputError(f"{self.path} is not a run folder: it has no config.yaml")
+            raise InputError(f"{self.path} is not a run folder: it has no config.yaml; name a run folder")
         return parse(Config, _upgrade(read_yaml(self.config_file)), source=str(self.config_file))
 
     def require_settings(self, config: Config) -> None:
         """Raise ``InputError`` if a setting differs from the one that the run began with."""
-        require_same(self.path, _list_fixed(self.config()), _list_fixed(config))
+        require_same(self.path, self.config(), config, may_change=_MAY_CHANGE)
+
+    def require_genotype(self, genotype: AnyGenotype) -> None:
+        """Raise ``InputError`` if the run began with another genotype."""
+        if self.genotype_file.is_file() and self.genotype() != genotype:
+            raise InputError(
+                f"{self.path} began with another genotype; resume with its own, {self.genotype_file}, "
+                "or use --overwrite"
+            )
 
     def extensions(self) -> list[Extension]:
         """Return the user-supplied files that the run began with; ``InputError`` where the record is damaged."""
         try:
             return from_record(self._read_environment().get("extensions", []))
         except (ValueError, AttributeError, RecursionError) as error:
-            raise InputError(
-                f"{self.environment_file} is damaged ({error}); restore it, or make the run again"
-            ) from None
+            raise InputError(f"{self.environment_file} is damaged ({error}); restore it, or repeat the run") from None
 
     def load_extensions(self) -> None:
         """Import the user-supplied files that the run began with (``dcs_nas.extensions.load_recorded``)."""
@@ -225,10 +210,10 @@ class RunFolder:
         """Write the record of an epoch of a search, from 0.
 
         Args:
-            epoch: its number.
-            genotype: derived after it.
-            names: of the candidates in the columns of the weights, by kind.
-            weights: mixture weights, a list of rows or tensor for each name.
+            epoch: the number of the epoch.
+            genotype: the genotype derived after it.
+            names: the candidates in the columns of the weights, by kind.
+            weights: mixture weights, a list of rows or a tensor for each name.
             alphas: the architecture parameters in the same form.
         """
         content = {
@@ -323,11 +308,6 @@ def _upgrade(data: dict[str, Any]) -> dict[str, Any]:
         stages = {"attention_stages": ["stage2", "stage3", "stage5", "stage7"], **options}
         data["retrain"] = {**retrain, "backbone_options": stages}
     return data
-
-
-def _list_fixed(config: Config) -> dict[str, Any]:
-    """Return the settings that must not change on resume."""
-    return flatten(make_paths_absolute(config).model_dump(mode="json", exclude=_MAY_CHANGE))
 
 
 def _as_rows(values: Any) -> Any:

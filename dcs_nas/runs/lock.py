@@ -43,12 +43,12 @@ class Owner:
 
     @property
     def is_here(self) -> bool:
-        """Whether the process is one of this machine."""
+        """True for a process of this machine."""
         return self.host == socket.gethostname()
 
     @property
     def is_alive(self) -> bool:
-        """Whether the process runs; False for one of another machine."""
+        """True if the process runs on this machine."""
         if not self.is_here:
             return False
         try:

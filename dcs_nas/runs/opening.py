@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dcs_nas.config import Config
 from dcs_nas.errors import InputError
 from dcs_nas.files import LEFTOVER, remove_leftovers
 from dcs_nas.processes import is_requeued
+from dcs_nas.runs.contents import flatten
 from dcs_nas.runs.lock import LOCK, lock_folder, require_free
 from dcs_nas.runs.log import log_to
+from dcs_nas.settings import make_paths_absolute
 
 log = logging.getLogger(__name__)
 CONFIG, ENVIRONMENT, LOG = "config.yaml", "environment.json", "log.txt"
@@ -59,12 +62,13 @@ def resume_if_requeued(path: Path, *, resume: bool, overwrite: bool) -> tuple[bo
     return (True, False) if is_requeued() and (path / CONFIG).is_file() else (resume, overwrite)
 
 
-def require_same(path: Path, began: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise ``InputError`` naming the first setting that differs from what the run in ``path`` began with."""
-    for key in [*began, *(k for k in now if k not in began)]:
-        if began.get(key) != now.get(key):
+def require_same(path: Path, began: Config, now: Config, *, may_change: Any) -> None:
+    """Raise ``InputError`` naming the first setting outside ``may_change`` that has changed since the start."""
+    then, settings = (flatten(make_paths_absolute(c).model_dump(mode="json", exclude=may_change)) for c in (began, now))
+    for key in dict.fromkeys([*then, *settings]):
+        if then.get(key) != settings.get(key):
             raise InputError(
-                f"{path} began with {key}={began.get(key)}, not {now.get(key)}; "
+                f"{path} began with {key}={then.get(key)}, not {settings.get(key)}; "
                 "resume with the same settings, or use --overwrite"
             )
 
@@ -74,7 +78,7 @@ def _check_content(path: Path, what: str, resume: bool, overwrite: bool) -> None
     if resume and not began:
         raise InputError(f"there is no {what} to resume in {path}; start it without --resume")
     if began and overwrite and not (path / ENVIRONMENT).exists():
-        raise InputError(f"{path} holds a config.yaml that is of no {what}, so it is not replaced; give another folder")
+        raise InputError(f"{path} holds a config.yaml that is of no {what}, so it is not replaced; choose another")
     if began and not (resume or overwrite):
         raise InputError(f"{path} holds a {what} already; continue it with --resume or replace it with --overwrite")
     if not began and path.is_dir() and not (path / _STARTING).exists() and any(map(_is_foreign, path.iterdir())):

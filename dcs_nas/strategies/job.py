@@ -10,7 +10,7 @@ from pathlib import Path
 from dcs_nas.config import Config
 from dcs_nas.errors import InputError
 from dcs_nas.extensions import load_extensions
-from dcs_nas.processes import is_first
+from dcs_nas.processes import is_first, require_alone
 from dcs_nas.runs import RunFolder, collect_early_log
 from dcs_nas.runs.lock import is_free
 from dcs_nas.space import AnyGenotype
@@ -26,7 +26,6 @@ from dcs_nas.strategies.random_search import RandomSearch
 from dcs_nas.strategies.trial_strategy import JOURNAL, TrialStrategy
 from dcs_nas.training.acceleration import require_compilable
 from dcs_nas.training.checkpoints import is_damaged
-from dcs_nas.training.devices import require_alone
 from dcs_nas.training.error_messages import training_errors
 from dcs_nas.training.process_group import in_process_group
 from dcs_nas.training.trainer import training_job, without_known_warnings

@@ -18,9 +18,8 @@ from optuna.trial import TrialState, create_trial
 
 from dcs_nas.errors import InputError, TrainingError
 from dcs_nas.runs import RunFolder
-from dcs_nas.runs.child_process import ChildProcess
 from dcs_nas.runs.lock import is_free
-from dcs_nas.runs.workers import Worker, count_living, open_journal, register_worker
+from dcs_nas.runs.workers import ChildProcess, Worker, count_living, open_journal, register_worker
 from dcs_nas.settings import parse
 from dcs_nas.strategies.trial_strategy import TrialStrategy
 from dcs_nas.strategies.trials import Proposal, TrialFolder

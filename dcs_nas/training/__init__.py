@@ -1,1 +1,1 @@
-"""What search and retraining share: Lightning's trainer, checkpoints, the loss of a batch, feature extraction."""
+"""Shared parts of search and retraining: Lightning's trainer, checkpoints, the loss of a batch, feature extraction."""

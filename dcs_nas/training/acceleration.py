@@ -50,7 +50,7 @@ def require_compilable(trainer: TrainerConfig, search: SearchConfig) -> None:
 def choose_fused(module: pl.LightningModule) -> dict[str, Any]:
     """Return the options of an optimizer whose step is one kernel, if the module is on a GPU.
 
-    Not with a scaler, which would leave the gradients scaled until that kernel, behind the back of clipping.
+    Not with a scaler: the gradients would be clipped before they are unscaled.
     """
     return {"fused": True} if module.device.type == "cuda" and not is_scaled(module) else {}
 

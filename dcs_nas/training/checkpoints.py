@@ -1,6 +1,6 @@
 """Checkpoints of a run: ``last.ckpt`` after every epoch, ``previous.ckpt`` before it, ``best.ckpt`` of the best score.
 
-They are torch's ZIP archives, which hold a CRC-32 of every tensor. torch does not compare it on reading; here it is.
+They are torch's ZIP archives, which hold a CRC-32 of every tensor; this module checks it, torch does not.
 """
 
 from __future__ import annotations
@@ -38,8 +38,10 @@ class EpochCheckpoint(Checkpoint):
 def save_checkpoint(trainer: pl.Trainer, path: Path) -> None:
     """Save Lightning's checkpoint atomically; every rank calls this, and one writes.
 
-    A ``last.ckpt`` that is there already becomes ``previous.ckpt``, unless it is damaged. Raises ``OSError`` naming
-    the file where it cannot be written; then both are as they were.
+    An undamaged ``last.ckpt`` becomes ``previous.ckpt``.
+
+    Raises:
+        OSError: the file cannot be written; both files are unchanged then.
     """
     checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
     if trainer.is_global_zero:

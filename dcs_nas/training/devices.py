@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 
 import torch
 
 from dcs_nas.config import Config, TrainerConfig
 from dcs_nas.errors import InputError
 from dcs_nas.processes import Launch, count_launched, find_launch
-from dcs_nas.training.loggers import require_loggers
 
 
 def require_consistent(config: Config, launched: Launch | None, *, training: bool = True) -> None:
     """Raise ``InputError`` if settings, machine and launcher contradict each other.
 
     Args:
-        config: of the job.
-        launched: this process by its launcher.
-        training: batches are divided among the processes.
+        config: the settings of the job.
+        launched: the launch of this process by torchrun or srun.
+        training: True if batches are divided among the processes.
     """
     settings = config.trainer
     if training:
         _require_devices(settings)
-        require_loggers(settings.loggers)
+        for name in settings.loggers:
+            if find_spec(name) is None:
+                raise InputError(
+                    f"trainer.loggers names {name}, which is not installed; pip install {name}, or leave it out"
+                )
     if launched is None:
         _require_launcher(settings)
     else:
@@ -41,22 +45,12 @@ def require_consistent(config: Config, launched: Launch | None, *, training: boo
         )
 
 
-def require_alone(what: str) -> None:
-    """Raise ``InputError`` if torchrun or srun has started several processes."""
-    launched = find_launch()
-    if launched is not None and launched.world > 1:
-        raise InputError(
-            f"{what} runs as one process, but {launched.launcher} has started {launched.world}; start it without "
-            f"{launched.launcher}"
-        )
-
-
 def count_processes(settings: TrainerConfig) -> int:
     """Return the number of training processes: of the launcher if there is one, else of the settings."""
     if find_launch() is not None:
         return count_launched()
-    if str(settings.devices).strip() == "-1":
-        devices = torch.cuda.device_count() if on_gpus(settings) else 1
+    if str(settings.devices).strip() == "-1" and on_gpus(settings):
+        devices = torch.cuda.device_count()
     else:
         devices = _number_of(settings.devices) or 1
     return max(1, devices) * settings.num_nodes
@@ -138,8 +132,6 @@ def _require_launcher(settings: TrainerConfig) -> None:
 def _number_of(devices: int | str) -> int | None:
     """Return the number of requested devices; None for all."""
     text = str(devices).strip()
-    if text in ("auto", "-1"):
-        return None
     if "," in text:
         return len([d for d in text.split(",") if d.strip()])
-    return int(text) if text.isdigit() else 1
+    return None if text in ("auto", "-1") else int(text)

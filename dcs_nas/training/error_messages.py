@@ -18,9 +18,9 @@ _NOT_DETERMINISTIC = "does not have a deterministic implementation"
 
 @contextmanager
 def training_errors(config: Config, job: Literal["search", "pretrain", "retrain", "evaluate"]) -> Iterator[None]:
-    """Within it, errors that a setting can avoid raise ``TrainingError`` that names the setting.
+    """Raise ``TrainingError`` naming a setting in place of errors in the context that the setting avoids.
 
-    These are running out of memory, a failing compiler, and an operation without a deterministic kernel.
+    These are exhausted memory, a failing compiler, and an operation without a deterministic kernel.
     """
     try:
         yield

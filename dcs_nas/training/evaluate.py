@@ -13,16 +13,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from dcs_nas.config import Config, DataConfig, DataSource, EvaluateConfig, RetrainConfig, make_config
+from dcs_nas.config import (
+    EVALUATION,
+    Config,
+    DataConfig,
+    DataSource,
+    EvaluateConfig,
+    RetrainConfig,
+    make_config,
+    split_overrides,
+    with_overrides,
+)
 from dcs_nas.data.datamodule import Images, ReidData
 from dcs_nas.data.datasets import check_options, load_dataset
-from dcs_nas.data.fingerprint import (
-    SourceRecord,
-    at_recorded_roots,
-    read_sources,
-    record_source,
-    was_trained_on,
-)
+from dcs_nas.data.fingerprint import SourceRecord, at_recorded_roots, read_sources, record_source, was_trained_on
 from dcs_nas.data.images import Progress
 from dcs_nas.data.records import ReidDataset
 from dcs_nas.environment import describe_environment
@@ -36,9 +40,8 @@ from dcs_nas.settings import make_absolute, read_yaml
 from dcs_nas.training.checkpoints import load_checkpoint, weights_file, whole_checkpoint
 from dcs_nas.training.error_messages import training_errors
 from dcs_nas.training.features import build_feature_set, compute_color_histograms, extract_features
-from dcs_nas.training.overrides import EVALUATION, split_overrides, with_overrides
-from dcs_nas.training.pretraining import as_retraining
 from dcs_nas.training.process_group import process_group
+from dcs_nas.training.retraining import as_retraining
 from dcs_nas.training.trainer import memory_format
 
 log = logging.getLogger(__name__)
@@ -73,7 +76,7 @@ def evaluate_run(
 ) -> Evaluation:
     """Score a trained run on what its configuration tests on, or on another data set (cross-domain).
 
-    ``features`` is ``network``, or one of the baselines that know clothing colours alone: ``color-histogram`` and
+    ``features`` is ``network``, or one of the baselines that compare only colours: ``color-histogram`` and
     ``color-histogram-corrected`` (colour cast removed). ``changes`` are settings of ``EvaluateConfig`` that replace the
     run's own; so are ``overrides`` such as ``data.test_batch=64``, see ``EVALUATION``. Processes that a launcher has
     started share the images; each has all features and scores in the end.
@@ -89,33 +92,25 @@ def evaluate_run(
     settings = _settings(config.evaluate, {**own_changes, **changes}, features)
     network.test_neck = settings.neck
     source = _source(config.data, data_name, root, dict(data_options or {}))
-    with process_group(_for_any_processes(config), training=False), training_errors(config, "evaluate"):
-        device = torch.device("cuda" if config.trainer.cuda else "cpu")
+    trainer = config.trainer.model_copy(update={"devices": "auto", "num_nodes": 1})  # not those of the training
+    with (
+        process_group(config.model_copy(update={"trainer": trainer}), training=False),
+        training_errors(config, "evaluate"),
+    ):
         _require_folder(source, folder, named=root is not None or bool(overrides))
         data = ReidData(config.model_copy(update={"data": config.data.on(source)}), progress=progress)
         dataset, images = _identify_data(data, folder, trained)
-        query, gallery = data.test()
-        network.to(device)
-        labelled = _features(features, network, data, query, gallery, flip=settings.flip, progress=progress)
-    scored = score(labelled, settings, protocol=dataset.protocol, device=device)
-    scored_what = {
-        "features": features,
+        query, gallery, labelled = _compute_features(features, network, data, config, settings, progress)
+    origin = {
         "run": folder.name,
         "checkpoint": whole_checkpoint(RunFolder(folder).checkpoint(checkpoint), warn=False).stem,
-        "flip": settings.flip,
-        "seed": config.seed,
-        "data": {**dataset.statistics(), "deviations": list(dataset.notes), **images},
     }
-    facts = {
-        **scored_what,
+    training = {
         "trained_on": "+".join(source.name for source in _list_training_data(trained)),
         "training_data": _training_data(folder),
-        **describe_environment(),
     }
-    report = {**scored.report(), **facts}
-    kept = settings.model_copy(update={"protocol": scored.result.protocol.name}).model_dump(mode="json")
-    labelled = replace(labelled, evaluated={"settings": kept, "facts": scored_what})
-    return Evaluation(scored.result, dataset, query, gallery, labelled, scored.distances, report)
+    facts = {"features": features, **origin, "flip": settings.flip, "seed": config.seed}
+    return _score(config, settings, dataset, query, gallery, labelled, {**facts, "data": images}, training)
 
 
 def evaluate_weights(
@@ -145,27 +140,14 @@ def evaluate_weights(
     seed_everything(config.seed)
     network = memory_format(build_fixed(config.section("retrain"), config.data, 1, None, config.dcs)).eval()
     with process_group(config, training=False), training_errors(config, "evaluate"):
-        device = torch.device("cuda" if config.trainer.cuda else "cpu")
         data = ReidData(config, progress=progress)
-        query, gallery = data.test()
         ((source, dataset),) = data.sources
-        network.to(device)
-        labelled = _features("network", network, data, query, gallery, flip=settings.flip, progress=progress)
-    scored = score(labelled, settings, protocol=dataset.protocol, device=device)
+        query, gallery, labelled = _compute_features("network", network, data, config, settings, progress)
     record = record_source(source, dataset)
     images = {"root": str(record.root), "fingerprint": record.fingerprint, "other_images": None}
-    facts = {
-        "features": "network",
-        "backbone": backbone,
-        "weights": str(weights),
-        "flip": settings.flip,
-        "seed": config.seed,
-        "data": {**dataset.statistics(), "deviations": list(dataset.notes), **images},
-    }
-    kept = settings.model_copy(update={"protocol": scored.result.protocol.name}).model_dump(mode="json")
-    labelled = replace(labelled, evaluated={"settings": kept, "facts": facts})
-    report = {**scored.report(), **facts, **describe_environment()}
-    return Evaluation(scored.result, dataset, query, gallery, labelled, scored.distances, report)
+    facts = {"features": "network", "backbone": backbone, "weights": str(weights), "flip": settings.flip}
+    facts |= {"seed": config.seed, "data": images}
+    return _score(config, settings, dataset, query, gallery, labelled, facts)
 
 
 def evaluate_splits(folder: Path, *, splits: int, data_options: Mapping[str, Any], **options: Any) -> list[Evaluation]:
@@ -205,7 +187,7 @@ def load_trained(
 ) -> tuple[Config, ReidNetwork]:
     """Return a trained run's settings and network, in evaluation mode, from ``checkpoints/{checkpoint}.ckpt``.
 
-    ``overrides`` replace some of the ``allowed`` settings; ``trainer.threads`` counts from here on.
+    ``overrides`` replace some of the ``allowed`` settings; ``trainer.threads`` takes effect at once.
     """
     run = RunFolder(folder)
     config = as_retraining(with_overrides(at_recorded_roots(run.config(), folder), overrides, allowed))
@@ -296,7 +278,7 @@ def _identify_data(data: ReidData, folder: Path, trained: DataConfig) -> tuple[R
     Where the run has recorded the data set of that name with other images, the version says so.
 
     Raises:
-        InputError: the images were trained on (``data.combine_all``), in whatever folder they lie.
+        InputError: the images were trained on (``data.combine_all``), in any folder.
     """
     ((source, dataset),) = data.sources
     now, recorded = record_source(source, dataset), read_sources(folder)
@@ -334,11 +316,6 @@ def _identify_data(data: ReidData, folder: Path, trained: DataConfig) -> tuple[R
     return dataset, {**facts, "other_images": other}
 
 
-def _for_any_processes(config: Config) -> Config:
-    """Return the settings without the devices that the run was trained on."""
-    return config.model_copy(update={"trainer": config.trainer.model_copy(update={"devices": "auto", "num_nodes": 1})})
-
-
 def _list_training_data(data: DataConfig) -> tuple[DataSource, ...]:
     return (data.own, *data.also)
 
@@ -347,26 +324,50 @@ def _same(a: DataSource | SourceRecord, b: DataSource) -> bool:
     return a.name == b.name and os.path.abspath(a.root or "") == os.path.abspath(b.root or "")
 
 
-def _features(
+def _compute_features(
     kind: str,
     network: nn.Module,
     data: ReidData,
-    query: Images,
-    gallery: Images,
-    *,
-    flip: bool,
+    config: Config,
+    settings: EvaluateConfig,
     progress: Callable[[str], Progress] | None,
-) -> FeatureSet:
+) -> tuple[Images, Images, FeatureSet]:
+    """Return the queries and the gallery of the test set, and their features of a kind."""
+    query, gallery = data.test()
     if kind == "network":
+        network.to(_device(config))
         bars = [progress(f"features of the {part}") if progress else None for part in ("queries", "gallery")]
-        of_query, of_gallery = (
-            extract_features(network, data, images, flip=flip, progress=bar)
+        features = [
+            extract_features(network, data, images, flip=settings.flip, progress=bar)
             for images, bar in zip((query, gallery), bars)
-        )
+        ]
     else:
         corrected = kind == "color-histogram-corrected"
-        of_query, of_gallery = (compute_color_histograms(images, corrected=corrected) for images in (query, gallery))
-    return build_feature_set(query, gallery, of_query, of_gallery)
+        features = [compute_color_histograms(images, corrected=corrected) for images in (query, gallery)]
+    return query, gallery, build_feature_set(query, gallery, *features)
+
+
+def _score(
+    config: Config,
+    settings: EvaluateConfig,
+    dataset: ReidDataset,
+    query: Images,
+    gallery: Images,
+    features: FeatureSet,
+    facts: dict[str, Any],
+    further: Mapping[str, Any] | None = None,
+) -> Evaluation:
+    """Return the scores of features; the report states the facts, their file all but the ``further`` ones."""
+    scored = score(features, settings, protocol=dataset.protocol, device=_device(config))
+    facts["data"] = {**dataset.statistics(), "deviations": list(dataset.notes), **facts["data"]}
+    report = {**scored.report(), **facts, **(further or {}), **describe_environment()}
+    used = settings.model_copy(update={"protocol": scored.result.protocol.name}).model_dump(mode="json")
+    features = replace(features, evaluated={"settings": used, "facts": facts})
+    return Evaluation(scored.result, dataset, query, gallery, features, scored.distances, report)
+
+
+def _device(config: Config) -> torch.device:
+    return torch.device("cuda" if config.trainer.cuda else "cpu")
 
 
 def _training_data(folder: Path) -> dict[str, Any] | None:

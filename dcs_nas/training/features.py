@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from dcs_nas.config import EvaluateConfig
 from dcs_nas.data.augment import Normalize
@@ -23,54 +22,58 @@ Progress = Callable[[int, int], None]
 
 @torch.inference_mode()
 def extract_features(
-    network: nn.Module,
-    data: ReidData,
-    images: Images,
-    *,
-    flip: bool = False,
-    progress: Progress | None = None,
+    network: nn.Module, data: ReidData, images: Images, *, flip: bool = False, progress: Progress | None = None
 ) -> np.ndarray:
     """Return features (N, D) float32 of a split, in its order; ``flip`` adds those of the mirrored image.
 
-    Of W processes each computes every W-th batch, and all get all: to the bit what one process alone computes. The
-    network keeps its mode. Raises ``TrainingError`` naming images whose features are not finite.
+    Raises:
+        TrainingError: features that are not finite; it names their images.
+    """
+
+    def compute(pixels: Tensor, cameras: Tensor, _: Tensor) -> Tensor:
+        features = network(pixels, cameras)
+        if flip:  # a copy, since a CUDA graph of trainer.compile writes its next output over the last one
+            features = features.clone() + network(pixels.flip(3), cameras)
+        return features.float()
+
+    batches: list[np.ndarray] = []
+    for features in compute_batches(network, data, images, compute):
+        batches.append(features.cpu().numpy())
+        if progress:
+            progress(sum(map(len, batches)), len(images))
+    all_features = np.concatenate(batches)
+    wrong = np.flatnonzero(~np.isfinite(all_features).all(axis=1))
+    if len(wrong):
+        raise TrainingError(
+            f"the features of {len(wrong):,} of {len(images):,} images are NaN or infinite, first of "
+            f"{', '.join(file_names(images, wrong[:3]))}: the network's weights or running statistics are damaged; "
+            "train with a lower learning rate, or in higher precision"
+        )
+    return all_features
+
+
+def compute_batches(
+    network: nn.Module, data: ReidData, images: Images, compute: Callable[[Tensor, Tensor, Tensor], Tensor]
+) -> Iterator[Tensor]:
+    """Yield ``compute(pixels, cameras, labels)`` (n, D) of each batch of ``images``, in evaluation mode.
+
+    Of W processes each computes every W-th batch, and all get all: to the bit what one process alone computes. After
+    the last batch the network returns to its mode.
     """
     parameter = next(network.parameters())
     device, normalize = parameter.device, Normalize(data.settings.mean, data.settings.std).to(parameter)
     was_training = network.training
     network.eval()
-    batches: list[np.ndarray] = []
-    own = _features(network, normalize, data.make_test_loader(images), flip=flip)
-    for features in gather_batches(own, count=len(images), size=data.settings.test_batch, device=device):
-        batches.append(features.cpu().numpy())
-        if progress:
-            progress(sum(map(len, batches)), len(images))
-    network.train(was_training)
-    all_features = np.concatenate(batches)
-    _require_finite(all_features, images)
-    return all_features
-
-
-def _require_finite(features: np.ndarray, images: Images) -> None:
-    wrong = np.flatnonzero(~np.isfinite(features).all(axis=1))
-    if len(wrong):
-        raise TrainingError(
-            f"the features of {len(wrong):,} of {len(features):,} images are NaN or infinite, first of "
-            f"{', '.join(file_names(images, wrong[:3]))}: the network's weights or running statistics are damaged; "
-            "train with a lower learning rate, or in higher precision"
+    own = (
+        compute(
+            normalize(batch["images"].to(device, non_blocking=True)),
+            batch["cameras"].to(device),
+            batch["labels"].to(device),
         )
-
-
-def _features(network: nn.Module, normalize: Normalize, loader: DataLoader, *, flip: bool) -> Iterator[Tensor]:
-    """Yield features (n, D) float32 of each batch of a loader."""
-    device = normalize.scale.device
-    for batch in loader:
-        pixels = normalize(batch["images"].to(device, non_blocking=True))
-        cameras = batch["cameras"].to(device)
-        features = network(pixels, cameras)
-        if flip:  # a copy, since a CUDA graph of trainer.compile writes its next output over the last one
-            features = features.clone() + network(pixels.flip(3), cameras)
-        yield features.float()
+        for batch in data.make_test_loader(images)
+    )
+    yield from gather_batches(own, count=len(images), size=data.settings.test_batch, device=device)
+    network.train(was_training)
 
 
 def compute_color_histograms(images: Images, *, corrected: bool = False) -> np.ndarray:

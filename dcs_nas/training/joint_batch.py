@@ -2,7 +2,7 @@
 
 Losses over pairs of images and class statistics are not sums over images: averaging each process's own loss, as is
 usual, would train something else on two processes than on one. Here features and scores are gathered and every process
-computes the whole loss L. What is differentiated is the sum of L / W over the processes, and gradients are added up.
+computes the whole loss L. Gradients are those of L / W summed over the processes, and are added up.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def joint_embedding(embedding: Embedding) -> Embedding:
 def gather_batches(own: Iterator[Tensor], *, count: int, size: int, device: torch.device) -> Iterator[Tensor]:
     """Yield the batches (n, D) of all processes in order: of W, this one has batches r, r + W, ... of ``count`` rows.
 
-    Every batch has ``size`` rows but the last. W are exchanged at a time; what fills up the last ones is left out.
+    Every batch has ``size`` rows but the last. W batches are exchanged at a time; padding is dropped.
     """
     if get_world_size() == 1:
         yield from own

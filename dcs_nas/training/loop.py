@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dcs_nas.config import Config, DcsConfig
+from dcs_nas.config import Config
 from dcs_nas.data.augment import build_augment
 from dcs_nas.data.datamodule import Images, ReidData
 from dcs_nas.files import name_path_in_errors
@@ -33,7 +33,7 @@ Named = Sequence[tuple[str, nn.Parameter]]
 
 
 class TrainingLoop(pl.LightningModule):
-    """A network in training; a subclass says how one step goes and what is measured after an epoch.
+    """A network in training; a subclass defines the step and the figures of an epoch.
 
     Every step is seeded from (seed, epoch, step, rank), so that a resumed run draws what the uninterrupted one would
     have. A step whose loss or gradients are not finite ends the job, or is left out (``trainer.nonfinite``). The means
@@ -41,11 +41,11 @@ class TrainingLoop(pl.LightningModule):
     and, of those named in ``shown``, a line of the log.
 
     Args:
-        network: with its heads.
+        network: the network with its heads.
         objective: the loss.
-        config: of the job.
-        run: its folder.
-        data: of the job.
+        config: the settings of the job.
+        run: its run folder.
+        data: its data.
         held: images of identities held out of the training, or None.
 
     Attributes:
@@ -91,7 +91,7 @@ class TrainingLoop(pl.LightningModule):
         return list(optimizers) if isinstance(optimizers, (list, tuple)) else [optimizers]
 
     def step_memory(self) -> StepMemory:
-        """Return what a step keeps of the memory of the module's device."""
+        """Return the memory of a step on the module's device."""
         return measure_retraining(self.network, self.config, device=self.device)
 
     def on_train_start(self) -> None:
@@ -99,7 +99,7 @@ class TrainingLoop(pl.LightningModule):
             log.info("%s", self._facts())
 
     def _facts(self) -> str:
-        """Return device, precision, size and batches of the job; on a GPU also what a step keeps of its memory."""
+        """Return device, precision, size and batches of the job; on a GPU also the memory of a step."""
         images = self.config.data.batch_size
         parameters = sum(p.numel() for p in self.network.parameters() if p.requires_grad)
         facts = (
@@ -121,7 +121,7 @@ class TrainingLoop(pl.LightningModule):
             self.step(batch, batch_idx)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Check and clip gradients, after a scaler has given them their size back."""
+        """Check and clip gradients, after a scaler has unscaled them."""
         index = next(i for i, own in enumerate(self.trainer.optimizers) if own is optimizer)
         if index < len(self.checked):
             named, max_norm = self.checked[index]
@@ -130,7 +130,10 @@ class TrainingLoop(pl.LightningModule):
     def on_train_epoch_end(self) -> None:
         average_buffers(self.network)
         figures = self._means.pop() | self._guard.end_epoch() | self.rates()
-        figures |= channel_figures(self.network, self.config.dcs, self.current_epoch)
+        figures["tau"] = self.config.dcs.temperature(self.current_epoch)
+        shares = [share for share in read_kept_shares(self.network).values() if not share.isnan()]
+        if shares:  # of the channels kept by the DCS blocks that the last pass ran
+            figures["dcs_kept"] = float(torch.stack(shares).mean())
         figures |= self.after_epoch()
         if self.trainer.is_global_zero:
             self._log_epoch(figures)
@@ -170,7 +173,7 @@ class TrainingLoop(pl.LightningModule):
 
 
 class Means:
-    """Running means of named scalars over an epoch, kept on their device until asked for."""
+    """Running means of named scalars over an epoch, kept on their device until they are read."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -188,12 +191,3 @@ class Means:
         means = {key: float(total) / self._counts[key] for key, total in self._sums.items()}
         self._sums, self._counts = {}, {}
         return means
-
-
-def channel_figures(network: nn.Module, settings: DcsConfig, epoch: int) -> dict[str, float]:
-    """Return ``tau``, and ``dcs_kept``, the mean share of channels kept by the DCS blocks that the last pass ran."""
-    figures = {"tau": settings.temperature(epoch)}
-    shares = [share for share in read_kept_shares(network).values() if not share.isnan()]
-    if shares:
-        figures["dcs_kept"] = float(torch.stack(shares).mean())
-    return figures

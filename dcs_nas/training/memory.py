@@ -1,4 +1,4 @@
-"""What a training step needs of a device's memory, from the same step on 2 and on 4 images."""
+"""The memory of a training step, measured by the same step on 2 and on 4 images."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _STATES = {"sgd": 1, "adam": 2, "adamw": 2}
 class StepMemory:
     """Bytes of tensors alive in the course of a step, at each of its T operations, linear in the images of the batch.
 
-    What a framework keeps besides (its libraries and kernels, free blocks of its allocator) is not among them.
+    The framework's libraries and kernels and free blocks of its allocator are not included.
 
     Attributes:
         fixed: (T,) whatever the batch: weights, gradients and the optimizer's state among them.
@@ -40,7 +40,7 @@ class StepMemory:
     per_image: np.ndarray
 
     def peak(self, images: int) -> int:
-        """Return the most bytes alive in a step of a batch of ``images``."""
+        """Return the largest number of bytes alive in a step of a batch of ``images``."""
         return int((self.fixed + images * self.per_image).max())
 
     def largest_batch(self, limit: int, *, multiple: int = 1) -> int:
@@ -55,14 +55,14 @@ class StepMemory:
 def measure_step(
     network: ReidNetwork, config: Config, *, states: int, step: Step | None = None, device: torch.device | None = None
 ) -> StepMemory:
-    """Return what a training step of ``network`` keeps; the network and all random generators are left as they were.
+    """Return the memory of a training step of ``network``; the network and all random generators are unchanged.
 
     By two batches of 2 and 4 random images: after each operation what is alive is linear in the batch. The peak of a
     large batch may lie elsewhere than that of a small one.
 
     Args:
-        network: with its heads, uncompiled.
-        config: of the job: image size and precision.
+        network: the network with its heads, uncompiled.
+        config: the settings of the job, of which image size and precision are read.
         states: numbers that the optimizer keeps for each weight.
         step: computes gradients by the function of the loss that it is given; by default one backward pass.
         device: where to measure; without one, on the CPU with the types that a GPU would compute in.
@@ -79,7 +79,7 @@ def measure_step(
 
 
 def measure_retraining(network: ReidNetwork, config: Config, *, device: torch.device | None = None) -> StepMemory:
-    """Return what a step of a retraining keeps: ``measure_step`` with the states of its optimizer and average."""
+    """Return the memory of a step of a retraining: ``measure_step`` with the states of its optimizer and average."""
     settings = config.training
     assert settings is not None
     states = _STATES[settings.optimizer] + (settings.optimizer != "sgd" and settings.amsgrad)

@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is NaN or infinite: the job stops and says where, or leaves the step out."""
+"""Steps whose loss or gradient is NaN or infinite: the job stops and names the place, or skips the step."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class NonFiniteError(TrainingError):
 
 
 def require_finite(terms: Mapping[str, Tensor], *, where: str, files: list[str], skippable: bool = True) -> None:
-    """Raise ``NonFiniteError`` naming the term, the step and the batch's files where the loss is NaN or infinite.
+    """Raise ``NonFiniteError`` naming the term, the step and the batch's files if the loss is NaN or infinite.
 
-    ``skippable``: ``trainer.nonfinite=skip`` can leave out the step.
+    ``skippable``: True if ``trainer.nonfinite=skip`` can skip the step.
     """
     if not bool(torch.isfinite(terms["loss"])):
         term = first_nonfinite(terms) or "loss"
@@ -33,10 +33,12 @@ def require_finite(terms: Mapping[str, Tensor], *, where: str, files: list[str],
 def clip_gradients(
     named: Iterable[tuple[str, nn.Parameter]], max_norm: float | None, *, scaled: bool, where: str, files: list[str]
 ) -> None:
-    """Scale gradients so that their joint norm is at most ``max_norm``; ``None`` leaves them.
+    """Scale gradients so that their joint norm is at most ``max_norm``, if it is set.
 
-    Raises ``NonFiniteError`` naming a parameter whose gradient is NaN or infinite, but not where a scaler of half
-    precision is at work (``scaled``), which leaves out such steps itself.
+    ``scaled``: True if a scaler of half precision is in use, which skips steps of NaN or infinite gradients itself.
+
+    Raises:
+        NonFiniteError: a gradient is NaN or infinite without such a scaler; it names the parameter.
     """
     present = [(name, p) for name, p in named if p.grad is not None]
     if not present or (scaled and max_norm is None):
@@ -51,10 +53,10 @@ def clip_gradients(
 
 
 class StepGuard:
-    """Runs training steps and, where ``skip`` is set, leaves out those that raise ``NonFiniteError``.
+    """A guard of training steps that skips those that raise ``NonFiniteError`` if ``skip`` is set.
 
-    A step left out changes no parameter by its gradient and no running statistic; of a search's step the alphas may
-    have moved already. An epoch without any step is an error all the same.
+    A skipped step changes no parameter by its gradient and no running statistic, but in a search it may have moved the
+    alphas already. An epoch whose steps are all skipped is an error.
     """
 
     def __init__(self, module: nn.Module, *, skip: bool) -> None:
@@ -64,7 +66,7 @@ class StepGuard:
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """Within it, one step is computed."""
+        """Compute one step within the context."""
         buffers = dict(self._module.named_buffers()) if self._skip else {}
         before = {name: buffer.clone() for name, buffer in buffers.items()}
         self._steps += 1

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dcs_nas.config import Config, HeadConfig, LossConfig
+from dcs_nas.config import Config, LossConfig
 from dcs_nas.data.augment import Normalize
 from dcs_nas.data.datamodule import Images
 from dcs_nas.errors import InputError
@@ -25,15 +25,15 @@ def build_objective(
     """Return the objective that the settings describe.
 
     Args:
-        settings: of the loss.
+        settings: the settings of the loss.
         num_identities: A.
         features: D.
-        network: what is trained, by a loop that learns statistics by ``update_objective`` and ``refresh_objective``;
-            where the stem's output is IB's input, its embeddings hold that from now on.
+        network: the trained network, for a loop that calls ``update_objective`` and ``refresh_objective``; with
+            ``ib_input`` stem its embeddings hold the stem's output from now on.
 
     Raises:
-        InputError: settings that need such a loop and no network, a network without a stem, or weights of branches that
-            it has not.
+        InputError: settings that need such a loop without a network, a network without a stem, or weights of branches
+            that it does not have.
     """
     if network is None and (settings.ib_input, settings.ib_estimate) != ("image", "streaming"):
         raise InputError(
@@ -43,7 +43,10 @@ def build_objective(
     channels = 3
     if network is not None and settings.ib_input == "stem":
         channels = network.expose_stem(settings.ib_grid)
-    softmax = None if network is None else _margin_softmax(network.head_settings)
+    softmax = None
+    if network is not None and network.head_settings.margin_softmax:
+        head = network.head_settings
+        softmax = partial(margin_logits, head.classifier, scale=head.scale, margin=head.margin)
     widths = None if network is None else network.widths
     return Objective(
         settings,
@@ -53,12 +56,6 @@ def build_objective(
         input_channels=channels,
         softmax=softmax,
     )
-
-
-def _margin_softmax(head: HeadConfig) -> Callable[[Tensor, Tensor], Tensor] | None:
-    if not head.margin_softmax:
-        return None
-    return partial(margin_logits, head.classifier, scale=head.scale, margin=head.margin)
 
 
 def ib_inputs(objective: Objective, embedding: Embedding, images: Tensor | None) -> Tensor | None:

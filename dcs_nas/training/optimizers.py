@@ -20,7 +20,7 @@ Factors = tuple[float, float]
 def build_optimizer(network: ReidNetwork, settings: RetrainConfig, **options: Any) -> Optimizer:
     """Return the optimizer of the trained parameters, in one group for each pair of factors of ``retrain.groups``.
 
-    The first group is that without factors, where there is one. ``options`` go to the optimizer's class.
+    The group without factors comes first. ``options`` go to the optimizer's class.
     """
     groups: dict[Factors, list[nn.Parameter]] = {(1.0, 1.0): []}
     for parameter, factors in parameter_factors(network, settings):
@@ -63,7 +63,7 @@ def parameter_factors(network: ReidNetwork, settings: RetrainConfig) -> Iterator
 
 
 def learning_rate_factor(epoch: float, settings: RetrainConfig, *, steps_per_epoch: int = 1) -> float:
-    """Return what the learning rates are multiplied by at ``epoch`` (from 0, fractions within an epoch count).
+    """Return the factor on the learning rates at ``epoch`` (from 0, with fractions within an epoch).
 
     Warm-up: from ``warmup_factor`` linearly to 1 over ``warmup_steps`` steps of the optimizer, or ``warmup_epochs``.
     Then ``constant``: 1; ``multistep``: times ``gamma`` at each of ``milestones``; ``cosine``: 1 until ``flat_epochs``,

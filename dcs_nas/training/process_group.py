@@ -5,8 +5,6 @@ from __future__ import annotations
 import atexit
 import os
 import re
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -15,6 +13,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
 import torch.distributed as dist
+from pytorch_lightning.plugins.environments import SLURMEnvironment
 
 from dcs_nas.config import Config, TrainerConfig
 from dcs_nas.errors import TrainingError
@@ -45,8 +44,8 @@ _LOST = re.compile(
 def process_group(config: Config, *, training: bool = True) -> Iterator[None]:
     """Connect the processes that torchrun or srun has started; alone, do nothing.
 
-    A process that fails signals it to the others; one that loses another, of Lightning's too, raises. Processes wait
-    for each other ``trainer.timeout_minutes`` at most. ``training``: batches are divided among them.
+    A process that fails signals it to the others; one that loses another (also of those that Lightning has started)
+    raises. Processes wait ``trainer.timeout_minutes`` for each other. ``training``: batches are divided among them.
 
     Raises:
         InputError: settings that contradict the launcher, the GPUs or each other.
@@ -81,24 +80,12 @@ def in_process_group(job: Callable[Concatenate[Config, P], R]) -> Callable[Conca
     return run
 
 
-def end_with_parent() -> None:
-    """Let a process that Lightning has started end as soon as its parent has, whatever it waits for."""
-    if find_launch() is not None or os.environ.get("LOCAL_RANK", "0") == "0":
-        return
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True, name="end-with-parent").start()
-
-
 def _connect(settings: TrainerConfig, launched: Launch) -> None:
     if not dist.is_initialized():
         if launched.launcher == "srun":
-            _name_first_machine()
+            environment = SLURMEnvironment()
+            os.environ["MASTER_ADDR"] = environment.main_address
+            os.environ["MASTER_PORT"] = str(environment.main_port)
         device = None
         if on_gpus(settings):
             ids = gpu_ids(settings)
@@ -113,13 +100,6 @@ def _connect(settings: TrainerConfig, launched: Launch) -> None:
         )
         atexit.register(lambda: dist.destroy_process_group() if dist.is_initialized() else None)
     begin_job(60 * settings.timeout_minutes)
-
-
-def _name_first_machine() -> None:
-    from lightning_fabric.plugins.environments import SLURMEnvironment
-
-    environment = SLURMEnvironment()
-    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = environment.main_address, str(environment.main_port)
 
 
 def _is_lost(error: Exception) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -23,13 +24,13 @@ from dcs_nas.space import AnyGenotype, find_shipped_file, is_published, load_gen
 from dcs_nas.training.acceleration import accelerate
 from dcs_nas.training.checkpoints import is_damaged, weights_file
 from dcs_nas.training.objective import build_objective
-from dcs_nas.training.pretraining import Pretraining, as_retraining
 from dcs_nas.training.process_group import in_process_group
-from dcs_nas.training.retraining import Retraining
+from dcs_nas.training.retraining import Pretraining, Retraining, as_retraining
 from dcs_nas.training.supernet_weights import inherit
 from dcs_nas.training.trainer import fit, make_trainer, memory_format, training_job
 
 log = logging.getLogger(__name__)
+Job = Literal["retrain", "pretrain"]
 
 
 @in_process_group
@@ -38,126 +39,92 @@ def run_retraining(
     config: Config,
     folder: Path,
     *,
-    genotype: Path | None = None,
+    job: Job = "retrain",
+    genotype: str | Path | AnyGenotype | None = None,
     resume: bool = False,
     overwrite: bool = False,
     progress: Callable[[str], Progress] | None = None,
 ) -> None:
-    """Train as configured, in the run folder ``folder``.
+    """Train by the section ``job`` of the settings, in the run folder ``folder``.
 
-    Raises ``InputError`` for bad settings, data, genotypes or folders; ``KeyboardInterrupt`` where the user stops it,
-    after which ``resume`` continues from the last whole epoch.
+    Raises:
+        InputError: bad settings, data, genotype or folder.
+        KeyboardInterrupt: the user has stopped it; ``resume`` continues from the last whole epoch.
     """
-    config.section("retrain")
-    _train(config, folder, "retrain", genotype=genotype, resume=resume, overwrite=overwrite, progress=progress)
-
-
-@in_process_group
-@collect_early_log()
-def run_pretraining(
-    config: Config,
-    folder: Path,
-    *,
-    genotype: Path | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    progress: Callable[[str], Progress] | None = None,
-) -> None:
-    """Train by the section ``pretrain`` of the settings, see ``run_retraining``; ``retrain.weights`` takes the folder.
-
-    The folder records that section and none of another job.
-    """
-    config.section("pretrain")
-    with _pretrain_named():
-        _train(config, folder, "pretrain", genotype=genotype, resume=resume, overwrite=overwrite, progress=progress)
-
-
-def _train(
-    config: Config,
-    folder: Path,
-    job: Literal["retrain", "pretrain"],
-    *,
-    genotype: Path | None,
-    resume: bool,
-    overwrite: bool,
-    progress: Callable[[str], Progress] | None,
-) -> None:
-    load_extensions(config.extensions)
-    architecture = _read_genotype(config, genotype)
+    config.section(job)
     unused = ("pretrain",) if job == "retrain" else ("search", "retrain", "tune")
     recorded = config.model_copy(update=dict.fromkeys(unused))
-    config = as_retraining(recorded)
-    settings = config.section("retrain")
-    _require_weights(settings.weights)
-    RunFolder.require_free(folder)
-    data = ReidData(config, progress=progress)
-    divided = data.load_training_and_validation if job == "retrain" else data.load_classes_and_validation
-    images, held = divided(share=settings.validation)
-    identities = len(set(images.labels.tolist()))
-    loader = data.make_identity_loader(images, stream=8)
-    seed_everything(config.seed)
-    weights = None if settings.weights is None else weights_file(settings.weights)
-    loaded = settings.model_copy(update={"weights": weights})
-    network = memory_format(build_fixed(loaded, config.data, identities, architecture, config.dcs))
-    if settings.inherit is not None:
-        if architecture is None:
-            raise InputError("retrain.inherit is given without a genotype; give a named backbone retrain.weights")
-        inherit(network, architecture, settings.inherit)
-    network.test_neck = config.evaluate.neck
-    objective = build_objective(config.loss, num_identities=identities, features=network.num_features, network=network)
-    accelerate(network, config)
-    if resume:
-        _check_genotype(folder, architecture)
-    with RunFolder.open(folder, recorded, resume=resume, overwrite=overwrite) as run:
-        if run.finished_file.is_file() and not is_damaged(run.checkpoint("last")):
-            log.info("%s is finished already", folder)
-            return
-        if architecture is not None and is_first():
-            run.write_genotype(architecture)
-        if network.weights_report is not None and is_first():
-            write_json(run.weights_file, network.weights_report.facts())
-        data.save_labels(run.path)
-        loop = Retraining if job == "retrain" else Pretraining
-        module = loop(network, objective, config, run=run, data=data, images=images, held=held)
-        measured = {} if job == "retrain" else {"retrain.validation": held is not None}
-        with training_job(recorded, job, run, network, measured):
-            trainer = make_trainer(config, run, epochs=settings.epochs)
-            fit(trainer, module, loader, run)
-            if trainer.is_global_zero:
-                facts = {"epochs": settings.epochs, "train_people": identities, "train_images": len(images)}
-                run.write_finished(facts)
+    with _name_settings(job):
+        load_extensions(config.extensions)
+        architecture = _read_genotype(config, genotype)
+        config = as_retraining(recorded)
+        settings = config.section("retrain")
+        if settings.weights is not None and not settings.weights.exists():
+            raise InputError(
+                f"retrain.weights {settings.weights} does not exist; expected a file that you have, docs/weights.md "
+                "lists public ones: set retrain.weights to its path, or to null to start from scratch"
+            )
+        RunFolder.require_free(folder)
+        data = ReidData(config, progress=progress)
+        load = data.load_training_and_validation if job == "retrain" else data.load_classes_and_validation
+        images, held = load(share=settings.validation)
+        identities = len(set(images.labels.tolist()))
+        loader = data.make_identity_loader(images, stream=8)
+        seed_everything(config.seed)
+        weights = None if settings.weights is None else weights_file(settings.weights)
+        loaded = settings.model_copy(update={"weights": weights})
+        network = memory_format(build_fixed(loaded, config.data, identities, architecture, config.dcs))
+        if settings.inherit is not None:
+            if architecture is None:
+                raise InputError("retrain.inherit is given without a genotype; give a named backbone retrain.weights")
+            inherit(network, architecture, settings.inherit)
+        network.test_neck = config.evaluate.neck
+        objective = build_objective(
+            config.loss, num_identities=identities, features=network.num_features, network=network
+        )
+        accelerate(network, config)
+        if resume and architecture is not None:
+            RunFolder(folder).require_genotype(architecture)
+        with RunFolder.open(folder, recorded, resume=resume, overwrite=overwrite) as run:
+            if run.finished_file.is_file() and not is_damaged(run.checkpoint("last")):
+                log.info("%s is finished already", folder)
+                return
+            if architecture is not None and is_first():
+                run.write_genotype(architecture)
+            if network.weights_report is not None and is_first():
+                write_json(run.weights_file, network.weights_report.facts())
+            data.save_labels(run.path)
+            loop = Retraining if job == "retrain" else Pretraining
+            module = loop(network, objective, config, run=run, data=data, images=images, held=held)
+            measured = {} if job == "retrain" else {"retrain.validation": held is not None}
+            with training_job(recorded, job, run, network, measured):
+                trainer = make_trainer(config, run, epochs=settings.epochs)
+                fit(trainer, module, loader, run)
+                if trainer.is_global_zero:
+                    facts = {"epochs": settings.epochs, "train_people": identities, "train_images": len(images)}
+                    run.write_finished(facts)
+
+
+run_pretraining = partial(run_retraining, job="pretrain")
 
 
 @contextmanager
-def _pretrain_named() -> Iterator[None]:
-    """Within it, errors that name settings of ``retrain`` name those of ``pretrain``, which are read in their place."""
+def _name_settings(job: Job) -> Iterator[None]:
+    """Name settings of the section ``job`` in errors of the context that name those of ``retrain``."""
     try:
         yield
     except (InputError, TrainingError) as error:
-        error.args = tuple(pretrain_names(str(part)) for part in error.args)
+        if job == "pretrain":
+            error.args = tuple(pretrain_names(str(part)) for part in error.args)
         raise
 
 
-def _require_weights(path: Path | None) -> None:
-    """Raise ``InputError`` for weights that are not there, before any image is read."""
-    if path is not None and not path.exists():
-        raise InputError(
-            f"retrain.weights {path} does not exist; expected a file that you have, docs/weights.md lists public ones: "
-            "set retrain.weights to its path, or to null to start from scratch"
-        )
-
-
-def _read_genotype(config: Config, path: Path | None) -> AnyGenotype | None:
-    if path is None:
+def _read_genotype(config: Config, genotype: str | Path | AnyGenotype | None) -> AnyGenotype | None:
+    """Return the genotype to train; raise ``InputError`` if it does not fit ``search.space``."""
+    if genotype is None:
         return None
     space = load_space(find_shipped_file("search_spaces", config.search.space)) if config.search is not None else None
-    genotype = load_genotype(path, space=space)
-    if space is not None and not is_published(path):
-        genotype.require_space(space, name=space.name, source=str(path))
-    return genotype
-
-
-def _check_genotype(folder: Path, genotype: AnyGenotype | None) -> None:
-    path = RunFolder(folder).genotype_file
-    if genotype is not None and path.is_file() and load_genotype(path) != genotype:
-        raise InputError(f"{folder} began with another genotype; resume with its own, {path}, or use --overwrite")
+    read = load_genotype(Path(genotype), space=space) if isinstance(genotype, (str, Path)) else genotype
+    if space is not None and not (isinstance(genotype, (str, Path)) and is_published(Path(genotype))):
+        read.require_space(space, name=space.name, source="the genotype" if read is genotype else str(genotype))
+    return read

@@ -1,18 +1,18 @@
-"""Training of a fixed network: identity, triplet, center and IB terms (section 7 of DCS, BoT)."""
+"""Training of a fixed network: identity, triplet, center and IB terms (section 7 of DCS, BoT), or by classes alone."""
 
 from __future__ import annotations
 
 import logging
 import math
 from copy import deepcopy
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from dcs_nas.config import Config, RetrainConfig
+from dcs_nas.config import Config, LossConfig, RetrainConfig
 from dcs_nas.data.datamodule import Batch, Images, ReidData, file_names
 from dcs_nas.evaluation import score
 from dcs_nas.losses import Objective
@@ -21,7 +21,7 @@ from dcs_nas.processes import get_world_size
 from dcs_nas.runs import RunFolder, read_metrics
 from dcs_nas.training.acceleration import choose_fused
 from dcs_nas.training.checkpoints import save_checkpoint
-from dcs_nas.training.features import build_feature_set, extract_features
+from dcs_nas.training.features import build_feature_set, compute_batches, extract_features
 from dcs_nas.training.joint_batch import average_buffers, joint, joint_embedding, sum_gradients
 from dcs_nas.training.loop import TrainingLoop
 from dcs_nas.training.nonfinite import require_finite
@@ -33,24 +33,19 @@ log = logging.getLogger(__name__)
 
 
 class Retraining(TrainingLoop):
-    """Trains ``network`` on P x K batches of ``images``.
+    """The training of ``network`` on P x K batches of ``images``.
 
-    Where ``held`` images are given, their mAP is measured every ``validate_every`` epochs, and the best so far is kept
-    as ``checkpoints/best.ckpt``. With ``test_curve`` the mAP on the test set is measured then too, as a figure alone.
+    The mAP of ``held`` images is measured every ``validate_every`` epochs, and the best so far is kept as
+    ``checkpoints/best.ckpt``. With ``test_curve`` the mAP on the test set is measured then too; it chooses nothing.
 
     Attributes:
         best_score: the highest mAP so far, or another first figure of ``measure_held``; -1 before the first.
-        ema: the moving average of the network, where ``ema_decay`` is set; it is what is validated then.
+        ema: the moving average of the network, which is validated, if ``ema_decay`` is set.
     """
 
     shown: ClassVar[tuple[str, ...]] = (
-        "train/loss",
-        "train/identity",
-        "train/triplet",
-        "lr",
-        "validation/mAP",
-        "test/mAP",
-    )
+        "train/loss", "train/identity", "train/triplet", "lr", "validation/mAP", "test/mAP",
+    )  # fmt: skip
     best_score: Tensor
 
     def __init__(
@@ -113,10 +108,12 @@ class Retraining(TrainingLoop):
         self._means.add(terms, "train/")
 
     def _update(self, batch_idx: int) -> None:
-        """Move all parameters by the gradients gathered, and the averaged network with them."""
+        """Update all parameters by the accumulated gradients, then the averaged network."""
         network, *centers = self.optimizer_list()
         sum_gradients([*self.network.parameters(), *self.objective.parameters()])
-        self._set_learning_rate(network, batch_idx)
+        factor = learning_rate_factor(self._epoch(batch_idx), self.settings, steps_per_epoch=self._steps_per_epoch)
+        for group, rate in zip(network.param_groups, self._rates):
+            group["lr"] = rate * factor
         network.step()
         for optimizer in centers:  # centres learn at their own pace, whatever weight the term has (BoT)
             for center in self.objective.parameters():
@@ -151,14 +148,14 @@ class Retraining(TrainingLoop):
         return {"validation/mAP": self.validate()}
 
     def _test(self, query: Images, gallery: Images) -> float:
-        """Return the mAP on the test set as the section ``evaluate`` asks for it; nothing is chosen by it."""
+        """Return the mAP on the test set by the section ``evaluate``; it chooses nothing."""
         settings = self.config.evaluate.model_copy(update={"confidence": 0})
         features = [extract_features(self.evaluated, self._data, x, flip=settings.flip) for x in (query, gallery)]
         labelled = build_feature_set(query, gallery, *features)
         return score(labelled, settings, protocol=self._data.test_dataset.protocol, device=self.device).result.mAP
 
     def _freeze_backbone(self, batch_idx: int) -> None:
-        """Keep the backbone as it is, in evaluation mode, in the first epochs or steps; then train all of it."""
+        """Freeze the backbone, in evaluation mode, in the first epochs or steps; then train all of it."""
         s = self.settings
         epoch = self._epoch(batch_idx)
         frozen = epoch < s.freeze_epochs or round(epoch * self._steps_per_epoch) < s.freeze_steps
@@ -166,18 +163,51 @@ class Retraining(TrainingLoop):
         for parameter in self._backbone:
             parameter.requires_grad_(not frozen)
 
-    def _set_learning_rate(self, optimizer: Any, batch_idx: int) -> None:
-        factor = learning_rate_factor(self._epoch(batch_idx), self.settings, steps_per_epoch=self._steps_per_epoch)
-        for group, rate in zip(optimizer.param_groups, self._rates):
-            group["lr"] = rate * factor
-
     @property
     def _steps_per_epoch(self) -> int:
         return max(1, math.ceil(self.trainer.num_training_batches / self.settings.accumulate))
 
     def _epoch(self, batch_idx: int) -> float:
-        """Return the epochs that all steps of the optimizer before the present one make."""
+        """Return the number of epochs before the present step of the optimizer, with fractions."""
         return self.current_epoch + batch_idx // self.settings.accumulate / self._steps_per_epoch
+
+
+class Pretraining(Retraining):
+    """Training by the classes of images: the accuracy of the images held out is measured, not their mAP."""
+
+    shown = ("train/loss", "lr", "validation/top-1", "validation/top-5")
+
+    def measure_held(self) -> dict[str, float]:
+        assert self._held is not None
+        first, among_first = accuracy(self.evaluated, self._data, self._held)
+        return {"validation/top-1": first, "validation/top-5": among_first}
+
+
+def as_retraining(config: Config) -> Config:
+    """Return the settings with the section ``pretrain``, if there is one, in place of ``retrain``, and its loss."""
+    if config.pretrain is None:
+        return config
+    loss = LossConfig(triplet_weight=0, label_smoothing=config.pretrain.label_smoothing)
+    data = config.data.model_copy(update={"sampler": "shuffle"})
+    return config.model_copy(update={"retrain": config.pretrain, "loss": loss, "data": data})
+
+
+@torch.inference_mode()
+def accuracy(network: ReidNetwork, data: ReidData, images: Images) -> tuple[float, float]:
+    """Return the share of images whose class has the highest score, and whose class is among the highest five.
+
+    The score is the mean over the network's classifiers. Processes share the images, and all get both figures.
+    """
+
+    def compare(pixels: Tensor, cameras: Tensor, labels: Tensor) -> Tensor:
+        logits = network.embed(pixels, cameras).logits
+        assert logits is not None
+        scores = torch.stack(logits).float().mean(0)
+        hits = scores.topk(min(5, scores.shape[1])).indices == labels[:, None]
+        return torch.stack([hits[:, 0], hits.any(1)], dim=1).float()
+
+    hits = torch.cat(list(compute_batches(network, data, images, compare))).double().mean(0)
+    return float(hits[0]), float(hits[1])
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ def load_supernet(folder: Path) -> tuple[Config, Space, ReidNetwork]:
     run = RunFolder(folder)
     config = run.config()
     if config.search is None:
-        raise InputError(f"{folder} is no search run: its config.yaml has no section 'search'")
+        raise InputError(f"{folder} is no search run: its config.yaml has no section 'search'; name one")
     space = load_space(find_shipped_file("search_spaces", config.search.space))
     path = run.checkpoint("last")
     state = load_checkpoint(path)["state_dict"]
@@ -41,10 +41,12 @@ def load_supernet(folder: Path) -> tuple[Config, Space, ReidNetwork]:
 
 
 def inherit(network: ReidNetwork, genotype: AnyGenotype, folder: Path) -> None:
-    """Give the backbone of ``network`` what ``genotype`` takes over from the supernet of the search run ``folder``.
+    """Load the weights that ``genotype`` has in the supernet of the search run ``folder`` into ``network``'s backbone.
 
-    Scales and shifts that the supernet of cells does not have stay as they are. Raises ``InputError`` for a folder that
-    holds no search, and for a genotype of another space, width, depth or image size.
+    Scales and shifts that a supernet of cells does not have are unchanged.
+
+    Raises:
+        InputError: a folder without a search, or a genotype of another space, width, depth or image size.
     """
     _, space, supernet = load_supernet(folder)
     genotype.require_space(space, name=space.name, source="the genotype to train")

@@ -40,8 +40,8 @@ _TAIL = 1e-6  # of a normal distribution, left out on either side
 class Parameter:
     """A setting to try: one of ``DISTRIBUTIONS`` and its numbers, or its choices.
 
-    Optuna draws on a plain scale of its own: choices as numbers and text, normal distributions by their quantile,
-    quantized ones unrounded. ``value`` converts such a draw to the setting's value.
+    Optuna draws on its own scale: choices as numbers and text, normal distributions by their quantile, quantized ones
+    unrounded. ``value`` converts such a draw to the setting's value.
     """
 
     key: str
@@ -78,7 +78,7 @@ class Parameter:
         return drawn
 
     def grid(self, points: int) -> list[Any]:
-        """Return draws that cover the setting: all of a finite number, else ``points``, evenly on their scale."""
+        """Return draws that cover the setting: all of a finite set, else ``points`` evenly spaced on their scale."""
         if self.kind == "choice":
             return [_encode(value) for value in self.values]
         if self.kind == "randint":

@@ -1,4 +1,4 @@
-"""The study of a tuning: Optuna's sampler, pruner and storage, and the workers that hand out trials and end them."""
+"""The study of a tuning: Optuna's sampler, pruner and storage, and the workers that assign and record trials."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import contextlib
 import inspect
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import optuna
@@ -39,6 +39,7 @@ _STATES = {
     TrialState.FAIL: "failed",
 }
 _POINTS = 5
+T = TypeVar("T")
 
 
 class _Grid(GridSampler):
@@ -140,36 +141,35 @@ def make_sampler(config: Config, space: Sequence[Parameter], number: int) -> Bas
     tune: TuneConfig = config.section("tune")
     if tune.tuner not in TUNERS:
         raise InputError(f"tune.tuner: unknown tuner '{tune.tuner}'; {choices(tune.tuner, TUNERS)}")
-    for name in tune.tuner_options:
-        if name not in TUNERS[tune.tuner]:
-            known = TUNERS[tune.tuner]
-            takes = choices(name, known) if known else "leave it out"
-            raise InputError(f"tune.tuner_options: Optuna's {tune.tuner} takes no '{name}'; {takes}")
     seed = int(np.random.SeedSequence([config.seed, number]).generate_state(1)[0])
-    try:
-        if tune.tuner == "GridSearch":
-            return _Grid(_grid(config, space), seed=config.seed)
-        if tune.tuner == "Evolution":
-            return NSGAIISampler(seed=seed, **tune.tuner_options)
-        return RandomSampler(seed=seed) if tune.tuner == "Random" else TPESampler(seed=seed, **tune.tuner_options)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"tune.tuner_options: {tune.tuner} refuses {tune.tuner_options}: {error}") from None
+    kinds: dict[str, Callable[..., BaseSampler]]
+    kinds = {"TPE": TPESampler, "Random": RandomSampler, "Evolution": NSGAIISampler}
+    if tune.tuner == "GridSearch":
+        kinds["GridSearch"] = lambda seed, points=_POINTS: _Grid(_grid(config, space), seed=config.seed)
+    return _create(kinds[tune.tuner], tune.tuner, tune.tuner_options, TUNERS[tune.tuner], "tuner", seed=seed)
 
 
 def make_pruner(config: Config) -> BasePruner:
     """Return the pruner, by ``tune.pruner``; raise ``InputError`` for options that it does not accept."""
     tune: TuneConfig = config.section("tune")
-    kind, options = _PRUNERS[tune.pruner], dict(tune.pruner_options)
-    known = inspect.signature(kind).parameters
-    unknown = next((name for name in options if name not in known), None)
-    if unknown is not None:
-        raise InputError(f"tune.pruner_options: {tune.pruner} takes no '{unknown}'; {choices(unknown, known)}")
+    kind, options = _PRUNERS[tune.pruner], tune.pruner_options
     if tune.pruner == "hyperband":
-        options.setdefault("max_resource", config.section(tune.command).epochs)
+        options = {"max_resource": config.section(tune.command).epochs, **options}
+    return _create(kind, tune.pruner, options, inspect.signature(kind).parameters, "pruner")
+
+
+def _create(
+    kind: Callable[..., T], name: str, options: Mapping[str, Any], known: Collection[str], setting: str, **fixed: Any
+) -> T:
+    """Return an object of one of Optuna's classes; raise ``InputError`` for options that it does not accept."""
+    for option in options:
+        if option not in known:
+            advice = choices(option, known) if known else "leave it out"
+            raise InputError(f"tune.{setting}_options: Optuna's {name} takes no '{option}'; {advice}")
     try:
-        return kind(**options)
+        return kind(**fixed, **options)
     except (TypeError, ValueError) as error:
-        raise InputError(f"tune.pruner_options: {tune.pruner} refuses {tune.pruner_options}: {error}") from None
+        raise InputError(f"tune.{setting}_options: {name} refuses {dict(options)}: {error}") from None
 
 
 def open_storage(tune: TuneConfig, folder: Path) -> BaseStorage:

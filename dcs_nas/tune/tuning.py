@@ -6,8 +6,11 @@ import csv
 import io
 import logging
 import math
+import signal
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +18,14 @@ from optuna.trial import FrozenTrial, Trial
 
 from dcs_nas.config import Config, TuneConfig
 from dcs_nas.environment import describe_environment
-from dcs_nas.errors import InputError, TrainingError
+from dcs_nas.errors import InputError, TrainingError, choices
 from dcs_nas.files import write_json, write_text
-from dcs_nas.runs import RunFolder, log_to, open_folder, require_same
+from dcs_nas.runs import RunFolder, log_to, open_folder, read_metrics, require_same
 from dcs_nas.runs.lock import require_free
+from dcs_nas.runs.workers import ChildProcess
 from dcs_nas.settings import make_paths_absolute, to_yaml
 from dcs_nas.space import load_genotype
-from dcs_nas.tune.space import apply_values, read_space
+from dcs_nas.tune.space import apply_values, format_overrides, read_space
 from dcs_nas.tune.study import (
     TuneWorker,
     create_study,
@@ -33,12 +37,11 @@ from dcs_nas.tune.study import (
     open_storage,
     require_new,
 )
-from dcs_nas.tune.trials import TrialProcess, catch_signals
 
 log = logging.getLogger(__name__)
+PROGRAM: tuple[str, ...] = (sys.executable, "-m", "dcs_nas")
 POLL_SECONDS = 0.2
-_LOCATIONS: Any = {"results": True, "data": {"cache"}}
-_MAY_CHANGE = ("trials", "concurrency", "hours", "gpus", "storage")
+_MAY_CHANGE: Any = {"results": True, "data": {"cache"}, "tune": {"trials", "concurrency", "hours", "gpus", "storage"}}
 
 
 def run_tuning(
@@ -139,21 +142,79 @@ def _require_resumable(path: Path, config: Config, genotype: Path | None) -> Non
             f"{path} is a tuning by NNI's tuners, which this version does not continue; its trials.csv and best.yaml "
             "stay; start again with another --out, or with --overwrite"
         )
-    require_same(path, _list_fixed(run.config()), _list_fixed(config))
-    if genotype is not None and genotype.is_file() and load_genotype(genotype) != run.genotype():
-        raise InputError(
-            f"{path} began with another genotype; resume with its own, {run.genotype_file}, or use --overwrite"
-        )
+    require_same(path, run.config(), config, may_change=_MAY_CHANGE)
+    if genotype is not None and genotype.is_file():
+        run.require_genotype(load_genotype(genotype))
 
 
-def _list_fixed(config: Config) -> dict[str, Any]:
-    """Return the settings that must not change on resume, sections flattened by one level."""
-    flat = {}
-    for section, content in make_paths_absolute(config).model_dump(mode="json", exclude=_LOCATIONS).items():
-        for key, value in content.items() if isinstance(content, dict) else [("", content)]:
-            if section != "tune" or key not in _MAY_CHANGE:
-                flat[f"{section}.{key}".removesuffix(".")] = value
-    return flat
+class TrialProcess(ChildProcess):
+    """One trial as a process group in the tuning's folder; it resumes if its run folder holds a run.
+
+    Its job is ``job.yaml`` with ``values``, its genotype ``genotype.yaml`` if there is one, its output
+    ``logs/LABEL.txt``. Epochs up to ``seen`` are not reported again.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        label: str,
+        values: Mapping[str, Any],
+        tune: TuneConfig,
+        *,
+        device: int | None = None,
+        seen: int = -1,
+    ) -> None:
+        tuning, self._run = RunFolder(folder), RunFolder(folder / label)
+        self._tune, self._seen = tune, seen
+        arguments = [str(tuning.job_file), "--out", str(self._run.path)]
+        arguments += [part for override in format_overrides(values) for part in ("-o", override)]
+        if tuning.genotype_file.is_file():
+            arguments += ["--genotype", str(tuning.genotype_file)]
+        if self._run.config_file.is_file():
+            arguments.append("--resume")
+        self._stamp: tuple[int, int] | None = None
+        super().__init__([*PROGRAM, tune.command, *arguments], folder / "logs" / f"{label}.txt", device=device)
+
+    def read_new_epochs(self) -> list[tuple[int, float]]:
+        """Return (epoch from 0, metric) of the epochs that metrics.csv has gained since the last call."""
+        path = self._run.metrics_file
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            return []
+        if (status.st_mtime_ns, status.st_ino) == self._stamp:
+            return []
+        self._stamp = status.st_mtime_ns, status.st_ino
+        metric, _ = self._tune.objective
+        rows = [(int(r["epoch"]), r[metric]) for r in read_metrics(path) if metric in r and r["epoch"] > self._seen]
+        self._seen = rows[-1][0] if rows else self._seen
+        return rows
+
+    def read_result(self) -> float:
+        """Return the metric of the ended trial; raise ``InputError`` if metrics.csv lacks it."""
+        metric, goal = self._tune.objective
+        path = self._run.metrics_file
+        rows = read_metrics(path) if path.is_file() else []
+        values = [row[metric] for row in rows if metric in row]
+        if not values:
+            known = dict.fromkeys(key for row in rows for key in row if key != "epoch")
+            raise InputError(f"tune.metric: {path} has no column '{metric}'; {choices(metric, known)}")
+        if self._tune.take == "last":
+            return values[-1]
+        return max(values) if goal == "maximize" else min(values)
+
+
+@contextmanager
+def catch_signals() -> Iterator[Callable[[], bool]]:
+    """Catch Ctrl-C, SIGTERM and SIGHUP within the context; yield a function that returns whether one has arrived."""
+    received: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, lambda n, _: received.append(n)) for number in numbers}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _run_trials(worker: TuneWorker, progress: Callable[[int, int], None]) -> None:
