@@ -31,10 +31,10 @@ from dcs_nas.space import (
     load_genotype,
     load_space,
 )
-from dcs_nas.strategies.derive import likely, score_supernet
+from dcs_nas.strategies.derive import draw_likely, score_supernet
 from dcs_nas.strategies.job import run_search
 from dcs_nas.strategies.monitor import CollapseGuard
-from dcs_nas.strategies.perturbation import by_perturbation
+from dcs_nas.strategies.perturbation import choose_by_perturbation
 from dcs_nas.strategies.record import ArchitectureRecord
 from dcs_nas.training.checkpoints import load_checkpoint
 from tests.test_jobs import JOB
@@ -210,7 +210,7 @@ def test_perturbation_keeps_what_is_missed_most() -> None:
         asked.append(weights)
         return -sum(float((weights[name] * worth[name]).sum()) for name in worth)
 
-    found = by_perturbation(start, structure, loss, seed=0)
+    found = choose_by_perturbation(start, structure, loss, seed=0)
     network = NetworkSpec(channels=4, cells=1, height=8, width=8)
     genotype = CellKind().derive(found, SpaceReference.of(structure, "x"), network, origin=Origin())
     assert [(e.op, e.source) for e in genotype.cells["normal"].nodes[0]] == [("skip_connect", 0), ("sep_conv_3x3", 1)]
@@ -379,7 +379,7 @@ def test_derivation_by_retrieval_keeps_the_likely_genotype_that_finds_people_bes
     score = score_supernet(tmp_path / "run", batches=2)
     weights = score.supernet.mixture_weights()
     record = ArchitectureRecord(tmp_path, load_space(file), data="", seed=3, method="")
-    drawn = likely(weights, lambda w: record.genotype(score.supernet, 0, w), candidates=4, seed=3)
+    drawn = draw_likely(weights, lambda w: record.genotype(score.supernet, 0, w), candidates=4, seed=3)
     assert 0 < score(found) == max(score(one) for one in drawn) <= 1
     (tmp_path / "run" / "genotype.yaml").unlink()
     assert run_search(config, tmp_path / "run", resume=True) == found
@@ -409,7 +409,7 @@ def test_likely_genotypes_are_drawn_as_often_as_their_weights_say() -> None:
     weights = {"normal": torch.tensor([[0.7, 0.2, 0.1]])}
     counts = {0: 0, 1: 0, 2: 0}
     for seed in range(1500):
-        first, *others = likely(weights, lambda w: int(w["normal"][0].argmax()), candidates=2, seed=seed)  # type: ignore[arg-type,return-value]
+        first, *others = draw_likely(weights, lambda w: int(w["normal"][0].argmax()), candidates=2, seed=seed)  # type: ignore[arg-type,return-value]
         assert first == 0
         counts[int(others[0])] += 1  # type: ignore[call-overload]
     assert counts[0] == 0
@@ -418,7 +418,7 @@ def test_likely_genotypes_are_drawn_as_often_as_their_weights_say() -> None:
 
 def test_sharp_weights_give_fewer_genotypes_than_were_asked_for() -> None:
     weights = {"normal": torch.tensor([[1.0, 0.0]])}
-    assert likely(weights, lambda w: int(w["normal"][0].argmax()), candidates=5, seed=0) == [0]  # type: ignore[arg-type,return-value,comparison-overlap]
+    assert draw_likely(weights, lambda w: int(w["normal"][0].argmax()), candidates=5, seed=0) == [0]  # type: ignore[arg-type,return-value,comparison-overlap]
 
 
 def test_a_chain_has_no_skips_of_cells_to_cap(job: Path, tmp_path: Path) -> None:

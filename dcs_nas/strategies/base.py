@@ -1,4 +1,4 @@
-"""What all ways to search have in common."""
+"""The base class of search strategies."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ReadProgress = Callable[[str], Progress] | None
 
 
 class Strategy:
-    """A way to search: making one checks settings, space and data before a run folder is written.
+    """A search strategy, which checks settings, space and data before a run folder is written.
 
     Attributes:
         config: of the job, as the strategy uses it.
@@ -53,7 +53,7 @@ class Strategy:
         raise NotImplementedError
 
     def origin(self, note: str, epoch: int | None = None) -> Origin:
-        """Return where a genotype comes from; ``note`` follows the strategy's name."""
+        """Return the origin of a genotype; ``note`` follows the strategy's name."""
         table = self.settings.trials.table
         data = f"table {table}" if table is not None or self.data is None else self.data.dataset.version
         method = f"{self.settings.strategy}, {note}"

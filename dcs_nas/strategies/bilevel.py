@@ -107,7 +107,7 @@ class BilevelSearch(TrainingLoop):
         self.start_epoch(self.current_epoch)
 
     def start_epoch(self, epoch: int) -> None:
-        """Set the temperatures of an epoch, from 0; random draws are of this epoch from now on."""
+        """Set the temperatures of an epoch (from 0), whose number seeds the random draws."""
         s, self._epoch = self.settings, epoch
         set_temperature(self.network, self.config.dcs.temperature(epoch))
         self.supernet.set_temperature(s.relaxation.at(epoch, s.epochs))
@@ -153,7 +153,7 @@ class BilevelSearch(TrainingLoop):
 
     @torch.no_grad()
     def _fill_memory(self, current: Pass) -> None:
-        """Let the alphas' own memory learn while they rest: it would be empty in their first step."""
+        """Update the alphas' own memory while they rest: it would be empty in their first step."""
         assert self.memory is not None
         with frozen_statistics(self.network):
             current.loss()
@@ -247,7 +247,7 @@ def measure_search(network: ReidNetwork, config: Config, *, device: torch.device
 
 @contextmanager
 def without_gradients(parameters: Sequence[Tensor]) -> Iterator[None]:
-    """Within it, backward passes compute no gradients of these parameters."""
+    """Exclude these parameters from backward passes within the context."""
     for parameter in parameters:
         parameter.requires_grad_(False)
     try:

@@ -1,4 +1,4 @@
-"""Derivation by retrieval: of the genotypes that the alphas think likely, the one that finds identities best.
+"""Derivation by retrieval: of genotypes likely under the alphas, the one with the highest mAP.
 
 A supernet that trains one sampled path at a time (relaxation ``gumbel``) ranks its own networks (Guo et al., "Single
 Path One-Shot NAS", arXiv 1904.00420); one that trains weighted sums does not.
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 class SupernetScore:
-    """The supernet as a judge: mAP of a genotype with inherited weights, among identities that a search has held out.
+    """The score of a genotype in a supernet: mAP with inherited weights, on the identities that a search held out.
 
     Running statistics are measured again for every genotype (Guo et al., arXiv 1904.00420, section 3.2).
 
@@ -68,7 +68,7 @@ class SupernetScore:
 
 
 def score_supernet(folder: Path, *, batches: int = 8) -> SupernetScore:
-    """Return the judge that a finished bilevel search's last checkpoint is; ``InputError`` if it held nobody out."""
+    """Return the score by a finished search's last checkpoint; ``InputError`` if no identities were held out."""
     config, _, network = load_supernet(folder)
     settings = config.section("search")
     if not settings.validation:
@@ -87,13 +87,13 @@ def score_supernet(folder: Path, *, batches: int = 8) -> SupernetScore:
 
 
 def derive_by_retrieval(score: SupernetScore, record: ArchitectureRecord, settings: SearchConfig) -> AnyGenotype:
-    """Return the best of some likely genotypes by mAP of the identities held out; the strongest alphas' is first."""
+    """Return the genotype with the highest mAP of some likely ones, of which the strongest is the first."""
     supernet = score.supernet
 
     def genotype(weights: Mapping[str, Tensor]) -> AnyGenotype:
         return record.genotype(supernet, settings.epochs - 1, weights)
 
-    candidates = likely(
+    candidates = draw_likely(
         supernet.mixture_weights(), genotype, candidates=settings.retrieval.candidates, seed=score.config.seed
     )
     scores = [_finite_score(score, one) for one in candidates]
@@ -114,10 +114,10 @@ def _finite_score(score: SupernetScore, genotype: AnyGenotype) -> float:
         return 0.0
 
 
-def likely(
+def draw_likely(
     weights: Mapping[str, Tensor], derive: Callable[[Mapping[str, Tensor]], AnyGenotype], *, candidates: int, seed: int
 ) -> list[AnyGenotype]:
-    """Return distinct genotypes: of the weights (R, O) by name themselves, then of draws by them.
+    """Return distinct genotypes: that of the mixture weights (R, O) by name, then draws by them.
 
     A draw adds Gumbel noise to log weights, so that each row's strongest candidate is that of a draw with the row's
     weights as probabilities. At most 20 draws are made for each genotype wanted: sharp weights give few.

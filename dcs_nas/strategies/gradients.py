@@ -60,7 +60,7 @@ def second_order(
     radius: float = 0.01,
     reduce: Reduce = list,
 ) -> list[Tensor]:
-    """Return the equation above; the weights are as before when it returns.
+    """Return the gradient of the equation above; the weights are unchanged afterwards.
 
     Args:
         train_loss: must draw the same random numbers at every call.

@@ -1,4 +1,4 @@
-"""Measures every epoch of a search: collapse, undecided alphas, retrieval. The genotype is chosen by them."""
+"""The figures of every epoch of a search (collapse, entropy of the alphas, retrieval), which choose the genotype."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class EpochMonitor:
             self.record.write(supernet, epoch)
         return figures
 
-    def chosen(self, supernet: Supernet) -> AnyGenotype:
+    def choose_genotype(self, supernet: Supernet) -> AnyGenotype:
         """Return the genotype that the search ends with: of the best epoch, the last good one, or the last."""
         if self.settings.choose == "best" and self.best is not None:
             return self.record.read(self.best[1])
@@ -145,7 +145,7 @@ class CollapseGuard:
 
     @property
     def stopped(self) -> bool:
-        """True where the search is to stop."""
+        """True if the search has to stop."""
         return self.reason is not None and self.settings.action == "stop"
 
     def judge(self, epoch: int, skips: int, eigenvalue: float | None = None) -> str | None:

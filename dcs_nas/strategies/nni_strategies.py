@@ -102,7 +102,7 @@ class NniOneShot(Strategy):
 
 
 class OneShotTraining(TrainingLoop, LightningModule):
-    """What NNI asks of its user: the loss of a batch and the optimizer of the weights.
+    """The module that NNI's strategies train: the loss of a batch and the optimizer of the weights.
 
     NNI's own module wraps this one. It calls ``training_step`` with even numbers for the architecture's half of the
     images and odd ones for the weights', steps both optimizers, and hands the hooks of an epoch on. ``record`` is
@@ -129,7 +129,7 @@ class OneShotTraining(TrainingLoop, LightningModule):
 
     @property
     def model(self) -> nn.Module:
-        """The supernet, where NNI looks for it."""
+        """The supernet, under the name that NNI reads."""
         return self.network.backbone
 
     @property
@@ -238,7 +238,7 @@ class _Engine(SequentialExecutionEngine):
 
 @contextmanager
 def _without_echoes() -> Iterator[None]:
-    """Within it, NNI does not log exceptions that it raises anyway."""
+    """Silence NNI's log of exceptions, which it raises too, within the context."""
     loggers = [logging.getLogger(f"nni.nas.{name}") for name in ("execution.sequential", "strategy")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

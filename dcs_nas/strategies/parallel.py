@@ -30,7 +30,7 @@ _OPEN = (TrialState.WAITING, TrialState.RUNNING)
 
 
 def search_in_parallel(strategy: TrialStrategy, trials: TrialFolder) -> None:
-    """Propose trials and observe what workers make of them, until no more may begin and all have ended.
+    """Propose trials and observe their outcomes, until no more may begin and all have ended.
 
     Raises:
         TrainingError: a worker that this process has started has failed.
@@ -56,7 +56,7 @@ def search_in_parallel(strategy: TrialStrategy, trials: TrialFolder) -> None:
 
 
 def work_on_trials(strategy: TrialStrategy, run: RunFolder) -> None:
-    """Train what the first process proposes, one trial after another, until the search has ended.
+    """Train the proposals of the first process, one trial after another, until the search has ended.
 
     Raises:
         InputError: the first process has ended before the search.
@@ -97,7 +97,7 @@ def _add_recorded(study: optuna.Study, trials: TrialFolder) -> None:
 
 
 def _advance(study: optuna.Study, strategy: TrialStrategy, trials: TrialFolder, *, workers: int) -> bool:
-    """Observe what has ended and propose as much as workers can train; return whether a trial is open."""
+    """Observe ended trials and propose one for each free worker; return whether a trial is open."""
     known = study.get_trials(deepcopy=False)
     observed = {trial.number for trial in trials.done}
     ended = [each for each in known if each.state == TrialState.COMPLETE and each.number not in observed]

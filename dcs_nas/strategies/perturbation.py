@@ -1,4 +1,4 @@
-"""Derivation by perturbation: what the supernet misses most when it is taken away stays.
+"""Derivation by perturbation: keep the candidates whose removal hurts the supernet most.
 
 Wang et al., "Rethinking Architecture Selection in Differentiable NAS" (DARTS-PT, arXiv 2108.04392, algorithm 1).
 E edges of a cell, O operations, A candidates of attention.
@@ -47,7 +47,7 @@ def derive_by_perturbation(
         with supernet.fix_weights(weights):
             tuner.step(wanted.tune_steps)
 
-    weights = by_perturbation(
+    weights = choose_by_perturbation(
         supernet.mixture_weights(),
         supernet.structure,
         loss,
@@ -82,7 +82,7 @@ def _move_batch(module: BilevelSearch, batch: Batch) -> Batch:
     return {name: value.to(module.device) for name, value in batch.items()}
 
 
-def by_perturbation(
+def choose_by_perturbation(
     start: Mapping[str, Tensor],
     structure: CellStructure,
     loss: Score,
@@ -90,7 +90,7 @@ def by_perturbation(
     seed: int,
     tune: Callable[[Mapping[str, Tensor]], None] | None = None,
 ) -> Weights:
-    """Return mixture weights that are one-hot in what was chosen, ready for ``derive``.
+    """Return mixture weights that are one-hot in the chosen candidates, ready for ``derive``.
 
     First every edge, in random order, keeps the operation without which the loss is highest; then every node keeps the
     ``edges_per_node`` edges without which it is highest; the outputs' attention is chosen as an edge's operation is.
@@ -107,7 +107,7 @@ def by_perturbation(
     for name, row in random.sample(rows, len(rows)):
         columns = _candidates(name, structure)
         if len(columns) > 1:
-            best = max(columns, key=lambda c: loss(_without(weights, name, row, c)))
+            best = max(columns, key=lambda c: loss(_remove(weights, name, row, c)))
         else:
             best = columns[0]
         weights[name][row] = torch.nn.functional.one_hot(torch.tensor(best), weights[name].shape[1])
@@ -116,7 +116,7 @@ def by_perturbation(
     cells = [name for name in weights if not name.endswith("_attention")]
     nodes = [(name, node) for name in cells for node in range(structure.nodes)]
     for name, node in random.sample(nodes, len(nodes)):
-        missed = {source: loss(_without(weights, name, edge_index(node, source))) for source in range(node + 2)}
+        missed = {source: loss(_remove(weights, name, edge_index(node, source))) for source in range(node + 2)}
         for source in sorted(missed, key=lambda s: -missed[s])[structure.edges_per_node :]:
             weights[name][edge_index(node, source)] = 0
         if tune:
@@ -130,7 +130,7 @@ def _candidates(name: str, structure: CellStructure) -> list[int]:
     return [i for i, op in enumerate(structure.operations) if op != "none"]
 
 
-def _without(weights: Mapping[str, Tensor], name: str, row: int, column: int | None = None) -> Weights:
+def _remove(weights: Mapping[str, Tensor], name: str, row: int, column: int | None = None) -> Weights:
     """Return the weights without an edge, or without one operation of it whose weight goes to the others."""
     changed = weights[name].clone()
     if column is None:

@@ -16,7 +16,7 @@ from dcs_nas.strategies.trials import Proposal
 
 
 class PredictorSearch(TrialStrategy):
-    """Trains what promises most by a predictor that learns from all trials before: encodings and evidence.
+    """Train the most promising genotype by a predictor that learns from encodings and evidence of earlier trials.
 
     BANANAS with a Gaussian process or trees in place of its ensemble of networks, and the adjacency encoding.
     """
@@ -32,7 +32,7 @@ class PredictorSearch(TrialStrategy):
         if number < self.settings.trials.predictor.start or not self.observed:
             return self.first(number, known)
         candidates = self.candidates(self.random(number), known)
-        return self.promising(number, candidates) if candidates else None
+        return self.choose_promising(number, candidates) if candidates else None
 
     def first(self, number: int, known: set[str]) -> Proposal | None:
         """Return one of the first trials, without the predictor."""
@@ -58,7 +58,7 @@ class PredictorSearch(TrialStrategy):
             candidates[new.identity()] = new
         return list(candidates.values())
 
-    def promising(self, number: int, candidates: Sequence[AnyGenotype]) -> Proposal:
+    def choose_promising(self, number: int, candidates: Sequence[AnyGenotype]) -> Proposal:
         """Return the candidate with the highest draw from the predicted distributions."""
         evidence = [self.evidence(genotype) for genotype in candidates]
         everything = [trial.genotype for trial in self.observed] + list(candidates)

@@ -29,7 +29,7 @@ from dcs_nas.settings import Settings, parse, read_yaml, to_yaml
 from dcs_nas.space import AnyGenotype
 from dcs_nas.strategies.base import ReadProgress
 from dcs_nas.strategies.bilevel_strategy import Bilevel
-from dcs_nas.strategies.derive import SupernetScore, likely, score_supernet
+from dcs_nas.strategies.derive import SupernetScore, draw_likely, score_supernet
 from dcs_nas.strategies.predictor import PredictorSearch
 from dcs_nas.strategies.trials import AnyKind, Proposal, Trial
 
@@ -157,7 +157,7 @@ class Proposals(PredictorSearch):
             return self._draw_uniformly(settings.candidates)
         supernet = self._supernet.network.backbone
         assert isinstance(supernet, Supernet)
-        derived = likely(
+        derived = draw_likely(
             supernet.mixture_weights(),
             lambda weights: self.kind.derive(weights, self.space, self.spec, origin=self.trial_origin),
             candidates=settings.candidates,

@@ -1,4 +1,4 @@
-"""Genotypes of a supernet in the course of a search, and the records of its epochs in the run folder."""
+"""The records of a search's epochs in the run folder: alphas, mixture weights, genotypes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ArchitectureRecord:
 
 
 def write_trial_record(run: RunFolder, number: int, genotype: AnyGenotype, space: Space) -> None:
-    """Write the record of a trial as an epoch's: the best genotype so far, and weights 1 for what it keeps."""
+    """Write the record of a trial like an epoch's: the best genotype so far, with weights 1 for its choices."""
     run.write_epoch(number, genotype, names=space.names(), weights=genotype.one_hot())
 
 

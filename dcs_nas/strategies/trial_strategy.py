@@ -1,4 +1,4 @@
-"""The interface of strategies by trials, propose, observe and best, and what they have in common."""
+"""The base class of strategies by trials: propose, observe, best."""
 
 from __future__ import annotations
 
@@ -61,24 +61,24 @@ class TrialStrategy(Strategy):
 
     @property
     def trains(self) -> bool:
-        """True where genotypes are scored."""
+        """True if genotypes are scored."""
         return True
 
     @property
     def needs_images(self) -> bool:
-        """True where images are read even if a table takes the place of trainings."""
+        """True if the strategy reads images even with a table in place of trainings."""
         return False
 
     @property
     def most(self) -> int:
-        """How many trials there can be at most."""
+        """The largest number of trials."""
         return self.settings.trials.trials
 
     def begin(self, run: RunFolder) -> None:
         """Prepare what proposals need, in the run folder; called before the first and again on resume."""
 
     def propose(self, number: int, pending: Sequence[Proposal]) -> Proposal | None:
-        """Return what trial ``number`` is to train; None where there is nothing to train before ``pending`` have ended.
+        """Return the proposal of trial ``number``; None if there is none before ``pending`` have ended.
 
         Args:
             number: from 0.
@@ -87,16 +87,16 @@ class TrialStrategy(Strategy):
         raise NotImplementedError
 
     def observe(self, trial: Trial) -> None:
-        """Learn what came of a trial."""
+        """Learn the outcome of a trial."""
         self.observed.append(trial)
         self._identities.append(trial.genotype.identity())
 
     def best(self) -> Trial:
-        """Return the trial whose genotype the search has found."""
+        """Return the best trial, whose genotype is the search's result."""
         return best_of(self.observed, self.rate)
 
     def rate(self, trial: Trial) -> tuple[float, float]:
-        """Return what ranks a trial among all."""
+        """Return the key by which trials are ranked."""
         return rate_by_score(trial)
 
     def search(self, run: RunFolder) -> AnyGenotype:
@@ -135,7 +135,7 @@ class TrialStrategy(Strategy):
         return genotype if parameters is None else fit_width(genotype, parameters)  # type: ignore[arg-type]
 
     def clock(self) -> float:
-        """Return seconds that pass: beside a table, whose seconds are of the processor, the processor's."""
+        """Return a time in seconds: the processor's with a table, whose seconds are the processor's too."""
         return time.process_time() if self._table is not None else time.monotonic()
 
     def evaluate(self, number: int, proposal: Proposal, trials: TrialFolder) -> Outcome:
@@ -189,7 +189,7 @@ class TrialStrategy(Strategy):
 
 
 def count_parameters(network: nn.Module) -> int:
-    """Return how many numbers a network learns."""
+    """Return the number of trainable parameters."""
     return sum(p.numel() for p in network.parameters())
 
 

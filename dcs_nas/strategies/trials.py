@@ -1,4 +1,4 @@
-"""Trials: proposals of genotypes to train, what came of them, and their files in the run folder."""
+"""Trials: proposals of genotypes to train, their outcomes, and their files in the run folder."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ Rate = Callable[[Trial], tuple[float, float]]
 
 
 def rate_by_score(trial: Trial) -> tuple[float, float]:
-    """Return what ranks a trial: first the share of the epochs, then the score."""
+    """Return the key that ranks a trial: the share of the epochs, then the score."""
     return trial.share, trial.score
 
 
@@ -125,7 +125,7 @@ class TrialFolder:
         return trial
 
     def end(self, trial: Trial) -> None:
-        """Count a trial that has ended, and report it."""
+        """Record a trial that has ended: metrics, best genotype, log."""
         self.done.append(trial)
         row, best = len(self.done) - 1, max(self.done, key=lambda each: (not each.problem, *self._rate(each)))
         values = {"validation/mAP": trial.score, "best/mAP": best.score, "parameters": trial.parameters}

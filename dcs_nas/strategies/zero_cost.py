@@ -108,7 +108,7 @@ ZERO_COST: dict[str, Callable[[nn.Module, Tensor, Loss], float]] = {
 
 
 class _Codes(TorchDispatchMode):
-    """Notes for every rectifier in a pass whether its units' inputs are positive."""
+    """Record the signs of the inputs of every rectifier in a pass."""
 
     def __init__(self) -> None:
         super().__init__()
