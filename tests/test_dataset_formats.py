@@ -297,7 +297,7 @@ def test_real_market1501_names_and_labels_agree_with_the_published_facts(tmp_pat
     listing = "dcs_nas.data.datasets.market1501.list_images"
     monkeypatch.setattr(listing, lambda _, folder: [f"{folder}/{name}" for name in names[folder].split()])
     report = check_dataset("market1501", tmp_path)
-    assert (report.ok, report.deviations, report.unmatched) == (True, (), ())
+    assert (report.ok, report.dataset.notes, report.unmatched) == (True, (), ())
     assert report.dataset is not None
     gallery = report.dataset.statistics()["gallery"]
     assert gallery == {"people": 750, "images": 15_913, "cameras": 6, "distractors": 2_798}
@@ -314,7 +314,7 @@ def test_real_cuhk03_protocol_files_agree_with_the_published_facts(tmp_path, mon
     (tmp_path / f"images_{labels}").mkdir()
     monkeypatch.setattr("dcs_nas.data.datasets.cuhk03.report_absent", lambda *_, **__: set())
     report = check_dataset("cuhk03", tmp_path, options={"labels": labels})
-    assert (report.ok, report.deviations, report.unmatched) == (True, (), ())
+    assert (report.ok, report.dataset.notes, report.unmatched) == (True, (), ())
 
 
 # Checking broken folders

@@ -64,31 +64,13 @@ class CheckReport:
         """True if the data set loads and every image that was read decodes; deviations and remarks may remain."""
         return self.dataset is not None and not self.problems and not self.unreadable
 
-    @property
-    def deviations(self) -> tuple[str, ...]:
-        """The counts that differ from the published ones."""
-        return self.dataset.notes if self.dataset else ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain data, for JSON."""
-        return {
-            "name": self.name,
-            "root": str(self.root),
-            "ok": self.ok,
-            "statistics": self.dataset.statistics() if self.dataset else None,
-            "deviations": list(self.deviations),
-            "problems": [{"kind": p.kind, "message": p.message} for p in self.problems],
-            "unreadable": None if self.unreadable is None else list(self.unreadable),
-            "queries_without_match": {u.cause: [q.path for q in u.queries] for u in self.unmatched},
-            "remarks": list(self.remarks),
-        }
-
     def lines(self, *, limit: int = 10) -> list[str]:
         """Return the report as text, at most ``limit`` lines for faults of one kind."""
         lines = [f"{self.name}: {self.dataset.version if self.dataset else 'not loaded'}", f"  folder: {self.root}"]
         if self.dataset is not None:
             lines += _format_statistics(self.dataset)
-        sections: dict[str, Sequence[str]] = {"deviates from the published facts": self.deviations}
+        notes = self.dataset.notes if self.dataset else ()
+        sections: dict[str, Sequence[str]] = {"deviates from the published facts": notes}
         for kind in dict.fromkeys(p.kind for p in self.problems):
             sections[kind] = [p.message for p in self.problems if p.kind == kind]
         sections["unreadable image"] = self.unreadable or ()

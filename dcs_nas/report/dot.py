@@ -1,4 +1,4 @@
-"""Drawings by Graphviz: its program ``dot`` lays out and paints what ``make_drawing_graph`` describes."""
+"""Drawings by Graphviz: its program ``dot`` lays out and paints the graphs of ``make_drawing_graph``."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def _merge(
 
 
 def _rename_attention(graph: networkx.MultiDiGraph) -> networkx.MultiDiGraph:
-    """Return the graph with each attention node renamed after its block, so that another block is another node."""
+    """Return the graph with attention nodes renamed by block, so that different blocks are different nodes."""
     import networkx
 
     keys = {key: f"{key}_{data['label']}" for key, data in graph.nodes(data=True) if data["role"] == "attention"}
