@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dcs_nas.config import SearchConfig
 from dcs_nas.models.space_kinds import SPACE_KINDS, SpaceKind, build_relaxation
-from dcs_nas.models.supernet import Mixture, Supernet
+from dcs_nas.models.supernet import Supernet, build_mixtures
 from dcs_nas.settings import Settings
 from dcs_nas.space import GENOTYPES, SPACES, AnyGenotype, Choice, Origin, Space
 from dcs_nas.space.kinds import Rows, short_hash
@@ -82,8 +82,7 @@ class PlainSupernet(Supernet):
         super().__init__()
         self.structure, self.network, self.num_features = space, network, space.width
         self.stem = nn.Conv2d(3, space.width, 3, 2, 1)
-        names, relaxation = [str(k) for k in space.kernels], build_relaxation(settings.relaxation)
-        self.mixtures = nn.ModuleDict({f"layer{i}": Mixture(names, 1, relaxation) for i in range(space.layers)})
+        self.mixtures = build_mixtures(space.choices(), build_relaxation(settings.relaxation))
         self.layers = nn.ModuleList(
             nn.ModuleList(_layer(space.width, kernel) for kernel in space.kernels) for _ in range(space.layers)
         )

@@ -20,7 +20,7 @@ from dcs_nas.models.flops import CostKind
 from dcs_nas.models.relaxation import GumbelSoftmax, Softmax
 from dcs_nas.models.space_kinds import SPACE_KINDS, SpaceKind, build_relaxation
 from dcs_nas.models.super_block import MaskedWindow, SuperAttention, SuperBlock, Widths
-from dcs_nas.models.supernet import ExpectedCost, Mixture, Supernet, run_checkpointed
+from dcs_nas.models.supernet import ExpectedCost, Supernet, build_mixtures, run_checkpointed
 from dcs_nas.space import (
     WINDOW,
     BlockGenotype,
@@ -70,10 +70,7 @@ class ChainSupernet(Supernet):
             self.stages.append(SuperStage(stage, number, before, size, checkpoint=checkpoint))
             before = stage.widths
         self.head = build_head(max(before), structure=structure)
-        relaxation = relaxation or GumbelSoftmax()
-        self.mixtures = nn.ModuleDict(
-            {c.label: Mixture([str(option) for option in c.options], 1, relaxation) for c in structure.choices()}
-        )
+        self.mixtures = build_mixtures(structure.choices(), relaxation or GumbelSoftmax())
 
     def forward(self, images: Tensor) -> Tensor:
         drawn = {name: mixture().view(-1) for name, mixture in self._mixtures()}

@@ -18,7 +18,7 @@ from dcs_nas.models.backbones.msinet import INTERACTIONS, Branches, MSITrunk
 from dcs_nas.models.flops import Cost, CostKind, count, count_map
 from dcs_nas.models.relaxation import Sample, Softmax
 from dcs_nas.models.space_kinds import SPACE_KINDS, SpaceKind, build_relaxation
-from dcs_nas.models.supernet import ExpectedCost, Mixture, Supernet, expect_cost
+from dcs_nas.models.supernet import ExpectedCost, Supernet, build_mixtures, expect_cost
 from dcs_nas.space import MsiGenotype, MsiNetwork, MsiReference, MsiSpec, MsiStructure, Origin
 from dcs_nas.space.msi import CELLS, LABELS
 
@@ -67,9 +67,8 @@ class MsiSupernet(Supernet):
         super().__init__()
         self.structure, self.network = structure, network
         self.num_features = structure.channels[-1]
-        names, relaxation = list(map(str, structure.interactions)), relaxation or Softmax()
-        self.mixtures = nn.ModuleDict({label: Mixture(names, 1, relaxation) for label in LABELS})
-        makers = [partial(MixedInteraction, names=names, draw=mixture.sample) for _, mixture in self._mixtures()]
+        self.mixtures = build_mixtures(structure.choices(), relaxation or Softmax())
+        makers = [partial(MixedInteraction, names=m.names, draw=m.sample) for _, m in self._mixtures()]
         self.trunk = MSITrunk(makers, structure.channels)
         initialize_convolutional(self.trunk)
 

@@ -20,7 +20,7 @@ from dcs_nas.models.backbones.osnet import OmniScaleBlock, OSNetAIN
 from dcs_nas.models.flops import CostKind, count, count_map
 from dcs_nas.models.relaxation import Softmax
 from dcs_nas.models.space_kinds import SPACE_KINDS, SpaceKind, build_relaxation
-from dcs_nas.models.supernet import ExpectedCost, Mixture, Supernet, expect_cost, run_checkpointed
+from dcs_nas.models.supernet import ExpectedCost, Mixture, Supernet, build_mixtures, expect_cost, run_checkpointed
 from dcs_nas.space import (
     OSNET_BLOCKS,
     ChainNetwork,
@@ -53,8 +53,7 @@ class OSNetSupernet(Supernet):
     ) -> None:
         super().__init__()
         self.structure, self.network, self.num_features = structure, network, structure.features
-        names: list[str] = list(structure.placements)
-        self.mixtures = nn.ModuleDict({label: Mixture(names, 1, relaxation) for label in OSNET_BLOCKS})
+        self.mixtures = build_mixtures(structure.choices(), relaxation)
         self.osnet = OSNetAIN(channels=structure.channels, features=structure.features, placements=_NONE)
         for label, (channels, width) in _list_widths(structure).items():
             stage, block = _locate(label)

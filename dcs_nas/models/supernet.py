@@ -5,7 +5,7 @@ R rows (edges), O operations.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dcs_nas.models.flops import CostKind
 from dcs_nas.models.relaxation import Sample, Softmax, normalize_edges
-from dcs_nas.space import AnyGenotype
+from dcs_nas.space import AnyGenotype, Choice
 
 if TYPE_CHECKING:
     from dcs_nas.models.cell_costs import CellCosts
@@ -165,6 +165,11 @@ class Supernet(nn.Module):
 
     def _mixtures(self) -> Iterator[tuple[str, Mixture]]:
         return cast("Iterator[tuple[str, Mixture]]", iter(self.mixtures.items()))
+
+
+def build_mixtures(choices: Iterable[Choice], relaxation: Softmax) -> nn.ModuleDict:
+    """Return a mixture of one row for each choice, by label."""
+    return nn.ModuleDict({c.label: Mixture([str(option) for option in c.options], 1, relaxation) for c in choices})
 
 
 def one_hot(genotype: AnyGenotype) -> dict[str, Tensor]:

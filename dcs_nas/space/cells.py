@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from dcs_nas.errors import InputError
 from dcs_nas.settings import Settings, parse
 from dcs_nas.space.kinds import (
     BY_POSITIONS,
@@ -133,10 +132,8 @@ class SpaceSpec(CellStructure, Space):
             fields["reductions"] = thirds(fields["cells"])
         source = f"network of space '{self.name}'"
         network = parse(NetworkSpec, fields, source=source)
-        try:
-            check_weights(cells_weights(self, network, edges=self.nodes * (self.nodes + 3) // 2), "its supernet")
-        except ValueError as error:
-            raise InputError(f"{source}: {error}") from None
+        weights = cells_weights(self, network, edges=self.nodes * (self.nodes + 3) // 2)
+        check_weights(weights, f"{source}: its supernet")
         return network
 
     def names(self) -> dict[str, list[Any]]:
@@ -196,7 +193,7 @@ class Genotype(AnyGenotype):
         return self
 
     def check_size(self) -> None:
-        """Raise ``ValueError`` for an unreasonably large network; nothing is allocated to find out."""
+        """Raise ``InputError`` for an unreasonably large network, before anything is allocated."""
         edges = self.space.nodes * self.space.edges_per_node
         check_weights(cells_weights(self.space, self.network, edges=edges), "the network of this genotype")
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from dcs_nas.errors import InputError
 from dcs_nas.settings import Settings, parse
 from dcs_nas.space.kinds import (
     BY_POSITIONS,
@@ -155,10 +154,7 @@ class ChainSpec(ChainStructure, Space):
         """Return the network searched on images of ``height`` x ``width``."""
         source = f"network of space '{self.name}'"
         network = parse(ChainNetwork, {"height": height, "width": width}, source=source)
-        try:
-            check_weights(chain_relations(self, height, width), "its attention")
-        except ValueError as error:
-            raise InputError(f"{source}: {error}") from None
+        check_weights(chain_relations(self, height, width), f"{source}: its attention")
         return network
 
     def group(self, figures: Mapping[str, float]) -> dict[str, float]:

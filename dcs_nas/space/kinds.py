@@ -265,9 +265,9 @@ def require_member(value: Any, known: Iterable[Any], what: str) -> None:
 
 
 def check_weights(total: int, what: str) -> None:
-    """Raise ``ValueError`` where a network is unreasonably large."""
+    """Raise ``InputError`` for an unreasonably large network."""
     if total > LARGEST:
-        raise ValueError(
+        raise InputError(
             f"{what} would have at least {total:,} weights, expected at most {LARGEST:,}; take fewer or narrower "
             "layers, smaller images, or no relations of positions (rga)"
         )
