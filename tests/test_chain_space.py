@@ -143,7 +143,7 @@ def test_the_hash_changes_with_the_chain_and_with_nothing_else() -> None:
     assert chain_space().hash != chain_space(stem=16).hash
     assert chain_space().hash != chain_space(STAGES[:2]).hash
     with pytest.raises(InputError, match="file belongs to space 'tiny' .* not to 'other'"):
-        random_chain(chain_space(), 0).require_space(chain_space(stem=16), name="other", source="file")
+        random_chain(chain_space(), 0).require_space(chain_space(name="other", stem=16), source="file")
 
 
 @pytest.mark.parametrize(

@@ -190,7 +190,7 @@ def test_the_published_networks_of_dcs_dnas_are_of_their_spaces_and_ship(name: s
     space, genotype = load_space(find_shipped_file("search_spaces", name)), load_genotype(Path(name))
     assert isinstance(space, ChainSpec)
     assert isinstance(genotype, ChainGenotype)
-    genotype.require_space(space, name=name, source=name)
+    genotype.require_space(space, source=name)
     assert [stage.blocks for stage in space.stages] == CODES[name]
     assert [stage.attention for stage in genotype.stages].count("dcs_window") == 4
     with torch.device("meta"):
@@ -263,7 +263,7 @@ def test_the_expected_cost_of_osnet_is_that_of_all_networks_by_probability() -> 
 def test_the_published_placement_is_the_backbone_osnet_ain() -> None:
     genotype = load_genotype(Path("osnet_ain"))
     assert isinstance(genotype, OSNetGenotype)
-    genotype.require_space(load_space(find_shipped_file("search_spaces", "osnet_ain")), name="osnet_ain", source="it")
+    genotype.require_space(load_space(find_shipped_file("search_spaces", "osnet_ain")), source="it")
     torch.manual_seed(0)
     network, backbone = OSNetKind().build_fixed_network(genotype), BACKBONES["osnet_ain_x1_0"](height=64, width=32)
     network.load_state_dict(backbone.state_dict())

@@ -76,8 +76,8 @@ def test_the_hash_changes_with_what_a_genotype_depends_on_and_with_nothing_else(
 def test_a_genotype_of_another_space_is_refused() -> None:
     other = _space(name="other", nodes=3)
     with pytest.raises(InputError, match=r"g\.yaml belongs to space 'tiny' .* not to 'other'"):
-        _genotype().require_space(other, name="other", source="g.yaml")
-    _genotype().require_space(_space(name="same"), name="same", source="g.yaml")
+        _genotype().require_space(other, source="g.yaml")
+    _genotype().require_space(_space(name="same"), source="g.yaml")
 
 
 def test_reductions_stand_at_thirds_unless_they_are_given() -> None:

@@ -185,7 +185,7 @@ class _Job:
 def _require_same_space(genotypes: Sequence[tuple[str, AnyGenotype]]) -> None:
     (_, a), *further = genotypes
     for name, b in further:
-        b.require_space(a.space, name=a.space.name, source=name)
+        b.require_space(a.space, source=name)
 
 
 def _graphml(graph: networkx.MultiDiGraph) -> bytes:

@@ -191,7 +191,7 @@ class AnyGenotype(Settings):
         return self.model_copy(update={"network": self.network.model_copy(update=size)})
 
     def to_darts_text(self) -> str:
-        """Return the text of DARTS; raises ``InputError`` where the genotype has none."""
+        """Return the text of DARTS; raise ``InputError`` where the genotype has none."""
         raise InputError(
             f"the text of DARTS holds cells, and this genotype is a {self.kind}; leave the format darts out"
         )
@@ -209,12 +209,12 @@ class AnyGenotype(Settings):
         """Return the text of the genotype's file."""
         return dump_yaml(self.model_dump(mode="json", by_alias=True))
 
-    def require_space(self, structure: Any, *, name: str, source: str) -> None:
-        """Raise ``InputError`` unless this genotype was chosen from the space given."""
-        if self.space.hash != structure.hash:
+    def require_space(self, space: Any, *, source: str) -> None:
+        """Raise ``InputError`` unless this genotype belongs to ``space``."""
+        if self.space.hash != space.hash:
             raise InputError(
-                f"{source} belongs to space '{self.space.name}' ({self.space.hash}), not to '{name}' "
-                f"({structure.hash}); search that space or name the genotype's own"
+                f"{source} belongs to space '{self.space.name}' ({self.space.hash}), not to '{space.name}' "
+                f"({space.hash}); search that space or name the genotype's own"
             )
 
 

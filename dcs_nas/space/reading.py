@@ -20,7 +20,7 @@ def load_space(path: Path) -> Space:
 
 
 def read_space(path: Path) -> SpaceSpec:
-    """Return the space of cells of a file; raises ``InputError`` for another kind."""
+    """Return the space of cells of a file; raise ``InputError`` for another kind."""
     space = load_space(path)
     if not isinstance(space, SpaceSpec):
         raise InputError(f"{path} is a {space.kind} space, expected one of cells; name a cells space")

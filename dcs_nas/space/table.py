@@ -190,7 +190,7 @@ class Table:
         """
         if isinstance(genotype, str):
             genotype = decode(genotype, self.space, *SIZE)
-        genotype.require_space(self.space, name=self.name, source="the genotype")
+        genotype.require_space(self.space, source="the genotype")
         own = self.space.network(*SIZE)
         if genotype.network != own:
             raise InputError(

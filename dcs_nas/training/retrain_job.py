@@ -126,5 +126,5 @@ def _read_genotype(config: Config, genotype: str | Path | AnyGenotype | None) ->
     space = load_space(find_shipped_file("search_spaces", config.search.space)) if config.search is not None else None
     read = load_genotype(Path(genotype), space=space) if isinstance(genotype, (str, Path)) else genotype
     if space is not None and not (isinstance(genotype, (str, Path)) and is_published(Path(genotype))):
-        read.require_space(space, name=space.name, source="the genotype" if read is genotype else str(genotype))
+        read.require_space(space, source="the genotype" if read is genotype else str(genotype))
     return read

@@ -49,7 +49,7 @@ def inherit(network: ReidNetwork, genotype: AnyGenotype, folder: Path) -> None:
         InputError: a folder without a search, or a genotype of another space, width, depth or image size.
     """
     _, space, supernet = load_supernet(folder)
-    genotype.require_space(space, name=space.name, source="the genotype to train")
+    genotype.require_space(space, source="the genotype to train")
     inherited = cast(Supernet, supernet.backbone).inherit_state(genotype)
     try:
         missing = network.backbone.load_state_dict(inherited, strict=False).missing_keys
