@@ -32,6 +32,12 @@ SEARCH_COLUMNS = (
 )  # fmt: skip
 
 
+def start_run(path: Path, config: Config, **options: bool) -> RunFolder:
+    """Open a run folder and release its lock: a run that no job works on."""
+    with RunFolder.open(path, config, **options) as run:
+        return run
+
+
 def config(root: Path, *, name: str = "tiny", **sections: Any) -> Config:
     """Settings for the tiny data set in ``root``."""
     data = {"name": "market1501", "root": root, "height": 32, "width": 16, "cache": root.parent / "cache"}
@@ -75,7 +81,7 @@ def write_metrics(folder: Path, columns: tuple[str, ...], epochs: int) -> None:
 
 def searched(folder: Path, root: Path, *, epochs: int = 3) -> Path:
     """The folder of a finished search."""
-    run = RunFolder.start(folder, config(root, search={"space": "demo_cells", "epochs": epochs}))
+    run = start_run(folder, config(root, search={"space": "demo_cells", "epochs": epochs}))
     found = genotypes(epochs)
     for epoch, genotype in enumerate(found):
         write_record(folder, epoch, genotype, weights(epoch))
@@ -94,7 +100,7 @@ def trained(folder: Path, root: Path, *, attention: tuple[str, str] = ("dcs", "h
     }
     genotype = genotype.model_copy(update={"cells": cells})
     settings = config(root, retrain={"epochs": 3, "warmup_epochs": 1, "channels": 6})
-    run = RunFolder.start(folder, settings)
+    run = start_run(folder, settings)
     assert settings.retrain is not None
     network = build_fixed(settings.retrain, settings.data, 4, genotype)
     state = {f"network.{name}": value for name, value in network.state_dict().items()}

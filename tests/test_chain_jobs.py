@@ -14,12 +14,12 @@ from dcs_nas.models.build import build_fixed, build_supernet
 from dcs_nas.models.chain_kind import ChainSupernet
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.models.relaxation import GumbelSoftmax
-from dcs_nas.runs import RunFolder
 from dcs_nas.settings import to_yaml
 from dcs_nas.training.evaluate import load_trained
 from dcs_nas.training.retrain_job import run_retraining
 from dcs_nas.training.supernet_weights import inherit
 from tests.chains import chain_space, random_chain
+from tests.run_folders import start_run
 
 STAGES = [
     {"blocks": 1, "stride": 2, "widths": [4, 8], "kernels": [3], "attention": ["none", "dcs"]},
@@ -46,7 +46,7 @@ def test_a_chain_genotype_is_trained_and_loaded_again(people: Path, tmp_path: Pa
 def _searched(folder: Path, people: Path, space_file: Path, network: ReidNetwork) -> Path:
     """A run folder as a search leaves it, with the weights of ``network``."""
     config = _config(people).model_copy(update={"search": SearchConfig(space=str(space_file))})
-    run = RunFolder.start(folder, config)
+    run = start_run(folder, config)
     state = {f"network.{name}": value for name, value in network.state_dict().items()}
     (run / "checkpoints").mkdir(exist_ok=True)
     torch.save({"state_dict": state}, run / "checkpoints" / "last.ckpt")
@@ -71,7 +71,7 @@ def test_a_network_inherits_from_the_supernet_of_a_search(people: Path, tmp_path
 
 
 def test_a_run_that_is_no_search_gives_nothing_to_inherit(people: Path, tmp_path: Path) -> None:
-    RunFolder.start(tmp_path / "run", _config(people))
+    start_run(tmp_path / "run", _config(people))
     fixed = build_fixed(RetrainConfig(), DATA, 8, random_chain(chain_space(STAGES), 0))
     with pytest.raises(InputError, match="is no search run: its config.yaml has no section 'search'"):
         inherit(fixed, random_chain(chain_space(STAGES), 0), tmp_path / "run")

@@ -15,10 +15,10 @@ from dcs_nas.config import Config, RetrainConfig, load_config
 from dcs_nas.errors import InputError
 from dcs_nas.files import atomic_path, write_json
 from dcs_nas.registry import Registry
-from dcs_nas.runs import RunFolder
 from dcs_nas.seeds import mix_seed
 from dcs_nas.settings import make_paths_absolute, to_yaml
 from dcs_nas.training.optimizers import learning_rate_factor
+from tests.run_folders import start_run
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 SEARCH = "name: job\nsearch: {space: demo_cells}\n"
@@ -93,18 +93,18 @@ def _config(**changes: object) -> Config:
 def test_a_run_folder_is_neither_replaced_nor_mixed_up(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with pytest.raises(InputError, match="there is no run to resume"):
-        RunFolder.start(folder, _config(), resume=True)
-    RunFolder.start(folder, _config())
+        start_run(folder, _config(), resume=True)
+    start_run(folder, _config())
     (folder / "kept.txt").write_text("x")
     with pytest.raises(InputError, match="holds a run already; continue it with --resume or replace it"):
-        RunFolder.start(folder, _config())
+        start_run(folder, _config())
     with pytest.raises(InputError, match="began with seed=0, not 5"):
-        RunFolder.start(folder, _config(seed=5), resume=True)
+        start_run(folder, _config(seed=5), resume=True)
     with pytest.raises(InputError, match="exclude each other"):
-        RunFolder.start(folder, _config(), resume=True, overwrite=True)
-    assert RunFolder.start(folder, _config(), resume=True).config() == make_paths_absolute(_config())
+        start_run(folder, _config(), resume=True, overwrite=True)
+    assert start_run(folder, _config(), resume=True).config() == make_paths_absolute(_config())
     assert (folder / "kept.txt").exists()
-    RunFolder.start(folder, _config(seed=5), overwrite=True)
+    start_run(folder, _config(seed=5), overwrite=True)
     assert not (folder / "kept.txt").exists()
 
 
@@ -112,12 +112,12 @@ def test_a_folder_of_other_things_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("x")
     for overwrite in (False, True):
         with pytest.raises(InputError, match="is not empty and holds no run"):
-            RunFolder.start(tmp_path, _config(), overwrite=overwrite)
+            start_run(tmp_path, _config(), overwrite=overwrite)
     assert (tmp_path / "thesis.tex").exists()
 
 
 def test_the_environment_is_kept_with_the_run(tmp_path: Path) -> None:
-    RunFolder.start(tmp_path / "run", _config())
+    start_run(tmp_path / "run", _config())
     stamp = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert {"dcs_nas", "python", "torch", "nni"} <= set(stamp["versions"])
     assert stamp["machine"]["threads"] == torch.get_num_threads()
@@ -133,20 +133,20 @@ def test_the_stamp_of_a_process_without_torch_does_not_load_it() -> None:
 
 def test_a_run_that_goes_on_under_other_conditions_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = _config(trainer={"threads": 3})
-    RunFolder.start(tmp_path / "run", config)
-    RunFolder.start(tmp_path / "run", config, resume=True)
+    start_run(tmp_path / "run", config)
+    start_run(tmp_path / "run", config, resume=True)
     assert not caplog.messages
     stamp = tmp_path / "run" / "environment.json"
     began = json.loads(stamp.read_text())
     began["machine"]["threads"], began["versions"]["torch"] = 64, "1.0"
     stamp.write_text(json.dumps(began))
-    RunFolder.start(tmp_path / "run", config, resume=True)
+    start_run(tmp_path / "run", config, resume=True)
     (said,) = caplog.messages
     assert f"torch 1.0 then, {torch.__version__} now; threads 64 then, 3 now" in said
     assert said in (tmp_path / "run" / "log.txt").read_text()
     stamp.write_text("[" * 10_000)
     with pytest.raises(InputError, match=r"environment.json is damaged"):
-        RunFolder.start(tmp_path / "run", config, resume=True)
+        start_run(tmp_path / "run", config, resume=True)
 
 
 def test_a_file_is_whole_or_absent(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from dcs_nas.data.fingerprint import record_source
 from dcs_nas.runs import RunFolder
 from dcs_nas.settings import Settings
 from tests.command_line import refused, run_command
+from tests.run_folders import start_run
 
 JOB = """
 name: tiny
@@ -81,7 +82,7 @@ def test_a_run_keeps_every_path_as_it_is_from_any_folder(tmp_path: Path, monkeyp
         "retrain": {"weights": "w.pth"},
     }
     for changes in ({}, {"retrain": {"inherit": "run"}}):
-        RunFolder.start(tmp_path / "run", Config.model_validate({"name": "a", **sections, **changes}), overwrite=True)
+        start_run(tmp_path / "run", Config.model_validate({"name": "a", **sections, **changes}), overwrite=True)
         monkeypatch.chdir(tmp_path)
         kept = RunFolder(tmp_path / "run").config()
         monkeypatch.chdir(tmp_path / "here")
@@ -96,7 +97,7 @@ def test_a_run_keeps_every_path_as_it_is_from_any_folder(tmp_path: Path, monkeyp
 
 def test_the_name_of_a_space_that_ships_stays_a_name(tmp_path: Path) -> None:
     config = Config.model_validate({"name": "a", "search": {"space": "demo_cells"}})
-    kept = RunFolder.start(tmp_path / "run", config).config()
+    kept = start_run(tmp_path / "run", config).config()
     assert kept.search is not None
     assert kept.search.space == "demo_cells"
 

@@ -23,6 +23,7 @@ from dcs_nas.runs import RunFolder
 from dcs_nas.runs import folder as runs
 from dcs_nas.runs.lock import LOCK, lock_folder, require_free
 from dcs_nas.settings import make_paths_absolute
+from tests.run_folders import start_run
 
 HOLD = """
 import sys
@@ -67,7 +68,7 @@ def _sign(folder: Path, **changes: object) -> None:
 def test_a_second_process_is_refused_in_one_line_that_names_the_first(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    run = RunFolder.start(tmp_path / "run", _config()).path
+    run = start_run(tmp_path / "run", _config()).path
     with _holder(run) as holder:
         with pytest.raises(SystemExit) as stopped:
             main(["runs", "delete", str(run), "--yes"])
@@ -83,16 +84,16 @@ def test_a_second_process_is_refused_in_one_line_that_names_the_first(
 
 @pytest.mark.parametrize("options", [{}, {"resume": True}, {"overwrite": True}])
 def test_neither_resuming_nor_overwriting_enters_a_run_in_use(tmp_path: Path, options: dict[str, bool]) -> None:
-    run = RunFolder.start(tmp_path / "run", _config())
+    run = start_run(tmp_path / "run", _config())
     with _holder(run.path), pytest.raises(InputError, match="is in use by"):
-        RunFolder.start(run.path, _config(), **options)
+        start_run(run.path, _config(), **options)
     assert run.config() == make_paths_absolute(_config())
 
 
 def test_a_lock_whose_owner_was_killed_is_taken_over_with_a_word(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = RunFolder.start(tmp_path / "run", _config())
+    run = start_run(tmp_path / "run", _config())
     with _holder(run.path) as holder:
         pass
     with RunFolder.open(run.path, _config(), resume=True):
@@ -104,12 +105,12 @@ def test_a_lock_whose_owner_was_killed_is_taken_over_with_a_word(
 
 
 def test_a_lock_is_let_go_at_the_end_and_after_an_error(tmp_path: Path) -> None:
-    run = RunFolder.start(tmp_path / "run", _config())
+    run = start_run(tmp_path / "run", _config())
     with pytest.raises(RuntimeError), RunFolder.open(run.path, _config(), resume=True):
         raise RuntimeError
     assert (run / LOCK).read_text() == ""
     require_free(run.path)
-    RunFolder.start(run.path, _config(), resume=True)
+    start_run(run.path, _config(), resume=True)
     assert not (run / "log.txt").exists()
 
 
@@ -135,14 +136,14 @@ def test_where_there_are_no_locks_a_word_is_said_and_a_living_owner_heeded(
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    run = RunFolder.start(tmp_path / "run", _config())
+    run = start_run(tmp_path / "run", _config())
     assert (
         "has no locks (No locks available): make sure that no other process works on it"
         in (run / "log.txt").read_text()
     )
     _sign(run.path, pid=os.getppid())
     with pytest.raises(InputError, match=rf"in use by dcs-nas search demo \(process {os.getppid()} on"):
-        RunFolder.start(run.path, _config(), resume=True)
+        start_run(run.path, _config(), resume=True)
     _sign(run.path)
     with lock_folder(run.path) as notes:
         assert len(notes) == 2
@@ -166,7 +167,7 @@ def test_of_several_processes_only_the_first_takes_the_lock(tmp_path: Path, monk
 
 
 def test_readers_are_not_held_up(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    run = RunFolder.start(tmp_path / "run", _config())
+    run = start_run(tmp_path / "run", _config())
     with _holder(run.path):
         assert run.config() == make_paths_absolute(_config())
         write_json(run.evaluation_file(), {"mAP": 0.5, "mINP": 0.25, "cmc": [0.75]})
@@ -177,8 +178,8 @@ def test_readers_are_not_held_up(tmp_path: Path, capsys: pytest.CaptureFixture) 
 
 
 def test_a_run_in_use_is_not_deleted_nor_a_folder_around_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    outer = RunFolder.start(tmp_path / "tune", _config())
-    inner = RunFolder.start(outer / "trial_000", _config())
+    outer = start_run(tmp_path / "tune", _config())
+    inner = start_run(outer / "trial_000", _config())
     for held in (inner, outer):
         with _holder(held.path), pytest.raises(SystemExit) as stopped:
             main(["runs", "delete", str(outer.path), "--yes"])
@@ -198,20 +199,20 @@ def test_a_start_that_was_killed_is_repeated_and_other_content_is_refused(tmp_pa
         (folder / "environment.json").write_text("{}")
         if begun:
             (folder / ".starting").touch()
-            assert RunFolder.start(folder, _config()).config() == make_paths_absolute(_config())
+            assert start_run(folder, _config()).config() == make_paths_absolute(_config())
         else:
             with pytest.raises(InputError, match="is not empty and holds no run"):
-                RunFolder.start(folder, _config())
+                start_run(folder, _config())
             assert (folder / "environment.json").read_text() == "{}"
 
 
 def test_what_a_killed_process_was_writing_is_cleared_when_a_run_goes_on(tmp_path: Path) -> None:
-    run = RunFolder.start(tmp_path / "run", _config())
+    run = start_run(tmp_path / "run", _config())
     (run / "checkpoints").mkdir()
     left = [run / ".writing-1.json", run / "checkpoints" / ".writing-2.ckpt"]
     for path in left:
         path.write_text("half")
-    RunFolder.start(run.path, _config(), resume=True)
+    start_run(run.path, _config(), resume=True)
     assert not any(path.exists() for path in left)
 
 

@@ -12,6 +12,7 @@ from dcs_nas.cli.options import Extension, load_extension_files, parse_options
 
 
 def synth(
+    context: typer.Context,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to create.")],
     train_identities: Annotated[int, typer.Option(help="Identities to train on.")] = 100,
     test_identities: Annotated[int, typer.Option(help="Other identities, to test on.")] = 60,
@@ -29,20 +30,7 @@ def synth(
     """Draw a synthetic pedestrian data set in Market-1501 layout."""
     from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
 
-    settings = SyntheticSettings(
-        train_identities=train_identities,
-        test_identities=test_identities,
-        distractor_identities=distractor_identities,
-        junk_images=junk_images,
-        cameras=cameras,
-        images_per_camera=images_per_camera,
-        height=height,
-        width=width,
-        occlusion=occlusion,
-        misalignment=misalignment,
-        subject=subject,
-        seed=seed,
-    )
+    settings = SyntheticSettings(**{name: value for name, value in context.params.items() if name != "out"})
     counts = write_synthetic(out, settings=settings, progress=progress("drawing"))
     table(f"{out} (synthetic, seed {seed})", ["part", "images"], [[k, f"{v:,}"] for k, v in counts.items()])
 

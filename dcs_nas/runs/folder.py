@@ -104,12 +104,6 @@ class RunFolder:
             signal_done(f"{path} is open")
             yield run
 
-    @classmethod
-    def start(cls, path: Path, config: Config, *, resume: bool = False, overwrite: bool = False) -> RunFolder:
-        """Open the folder as ``open`` does and release its lock, for folders without a running job."""
-        with cls.open(path, config, resume=resume, overwrite=overwrite) as run:
-            return run
-
     @staticmethod
     def require_free(path: Path) -> None:
         """Raise ``InputError`` if another process works in the folder; call it before a long preparation."""

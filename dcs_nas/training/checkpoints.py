@@ -15,6 +15,7 @@ from typing import IO, Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
+from torch import Tensor
 
 from dcs_nas.errors import InputError
 from dcs_nas.files import atomic_path
@@ -74,6 +75,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise InputError(f"{path} holds no 'state_dict'; expected a checkpoint written by dcs-nas")
     return checkpoint
+
+
+def load_network_state(path: Path, *, prefix: str = "network.") -> dict[str, Tensor]:
+    """Return the state of the network in a checkpoint, or of its average with the prefix ``ema.``."""
+    state = load_checkpoint(path)["state_dict"]
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
 def whole_checkpoint(path: Path, *, warn: bool = True) -> Path:

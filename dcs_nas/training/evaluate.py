@@ -37,7 +37,7 @@ from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.runs import RunFolder
 from dcs_nas.seeds import seed_everything
 from dcs_nas.settings import make_absolute, read_yaml
-from dcs_nas.training.checkpoints import load_checkpoint, weights_file, whole_checkpoint
+from dcs_nas.training.checkpoints import load_network_state, weights_file, whole_checkpoint
 from dcs_nas.training.error_messages import training_errors
 from dcs_nas.training.features import build_feature_set, compute_color_histograms, extract_features
 from dcs_nas.training.process_group import process_group
@@ -199,9 +199,7 @@ def load_trained(
         )
     run.load_extensions()
     path = _checkpoint(run, config.retrain, checkpoint)
-    state = load_checkpoint(path)["state_dict"]
-    prefix = "network." if config.retrain.ema_decay is None else "ema."
-    state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    state = load_network_state(path, prefix="network." if config.retrain.ema_decay is None else "ema.")
     classifier = state.get("heads.0.classifier.weight")
     if classifier is None or any(".mixtures." in key for key in state):
         raise InputError(f"{path} holds no trained network{_advise_training(folder)}")

@@ -13,7 +13,7 @@ from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.models.supernet import Supernet
 from dcs_nas.runs import RunFolder
 from dcs_nas.space import AnyGenotype, Space, find_shipped_file, load_space
-from dcs_nas.training.checkpoints import load_checkpoint
+from dcs_nas.training.checkpoints import load_network_state
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +30,7 @@ def load_supernet(folder: Path) -> tuple[Config, Space, ReidNetwork]:
         raise InputError(f"{folder} is no search run: its config.yaml has no section 'search'; name one")
     space = load_space(find_shipped_file("search_spaces", config.search.space))
     path = run.checkpoint("last")
-    state = load_checkpoint(path)["state_dict"]
-    state = {key.removeprefix("network."): value for key, value in state.items() if key.startswith("network.")}
+    state = load_network_state(path)
     classifier = state.get("heads.0.classifier.weight")
     if classifier is None or not any(".mixtures." in key for key in state):
         raise InputError(f"{path} holds no supernet; give the folder of a finished bilevel search")
