@@ -235,7 +235,8 @@ def _first_error(kind: type[BaseModel], error: ValidationError) -> str:
         return f"unknown key '{place}'; {choices(_cut(str(first['loc'][-1])), _list_keys(kind, first['loc'][:-1]))}"
     if first["type"] == "missing":
         return f"'{place}' is missing"
-    value = "" if first["type"] == "value_error" and not place else f", found {_shorten(first['input'])}"
+    whole = first["type"] == "value_error" and isinstance(first["input"], dict)  # it names the settings that disagree
+    value = "" if whole else f", found {_shorten(first['input'])}"
     message = _cut(first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, "), 1000)
     return f"{place}: {message}{value}{_suggest(first)}" if place else message
 

@@ -351,6 +351,14 @@ def test_trials_are_trained_and_returned_at_the_width_of_the_parameters_asked_fo
     assert found.network.channels in widths
 
 
+def test_more_parameters_than_a_network_may_have_are_refused_before_anything_is_written(
+    job: Job, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"search.trials.parameters is 5000000000: the network of this genotype would"):
+        run_search(job("proposals", "search.trials.parameters=5000000000"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_number_of_parameters_is_for_cells(job: Job, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"search.trials.parameters is for spaces of cells, and this one is of kind"):
         run_search(job("random", "search.trials.parameters=3000", space="chain"), tmp_path / "run")

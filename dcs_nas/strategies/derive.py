@@ -96,6 +96,8 @@ def derive_by_retrieval(score: SupernetScore, record: ArchitectureRecord, settin
     candidates = draw_likely(
         supernet.mixture_weights(), genotype, candidates=settings.retrieval.candidates, seed=score.config.seed
     )
+    if len(candidates) == 1:
+        return candidates[0]
     scores = [_finite_score(score, one) for one in candidates]
     best = max(range(len(candidates)), key=scores.__getitem__)
     log.info(

@@ -58,6 +58,7 @@ class TrialStrategy(Strategy):
         scored = f"of table {trials.table}" if trials.table else f"of {trials.epochs} epochs"
         self.trial_origin: Origin = self.origin(f"best of {trials.trials} trials {scored}")
         self.neighborhood = Neighborhood(self.space, self.spec, self.trial_origin)
+        self._require_size()
 
     @property
     def trains(self) -> bool:
@@ -128,6 +129,12 @@ class TrialStrategy(Strategy):
         genotype = self.fit(proposal.genotype)
         seconds = self.clock() - began + (0 if number else self.preparation_seconds)
         return proposal.model_copy(update={"genotype": genotype, "proposal_seconds": round(seconds, 3)})
+
+    def _require_size(self) -> None:
+        try:
+            self.fit(self.kind.random_genotype(self.space, self.spec, self.random(0), origin=self.trial_origin))
+        except InputError as error:
+            raise InputError(f"search.trials.parameters is {self.settings.trials.parameters}: {error}") from None
 
     def fit(self, genotype: AnyGenotype) -> AnyGenotype:
         """Return the genotype at the width of ``search.trials.parameters``, where that is set."""
