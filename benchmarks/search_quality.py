@@ -29,7 +29,7 @@ from scipy.stats import rankdata, t, ttest_ind
 from dcs_nas.config import Config, load_config
 from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
 from dcs_nas.files import write_json, write_text
-from dcs_nas.models.cell_kind import CellKind, fit_width
+from dcs_nas.models.cell_kind import CellKind
 from dcs_nas.models.cell_space import build_fixed_network
 from dcs_nas.runs import RunFolder
 from dcs_nas.space import (
@@ -174,7 +174,7 @@ def _train(name: str, genotype: Path, data: str, number: int, training: int, arg
     key = {"data": data, "cells": name, "seed": str(number), "training": str(training)}
     if any(key.items() <= row.items() for row in read_rows(arguments.out)):
         return
-    fitted = fit_width(load_genotype(genotype), arguments.parameters)
+    fitted = CellKind().fit_width(load_genotype(genotype), arguments.parameters)
     channels, parameters = fitted.network.channels, count_parameters(build_fixed_network(fitted))
     folder = arguments.work / "retrain" / f"{data}_{_slug(name)}-{number}-{training}"
     config = _config(data, training, [f"retrain.channels={channels}"], arguments)

@@ -86,6 +86,21 @@ def test_a_flip_of_any_bit_is_found_or_harmless(tmp_path: Path) -> None:
     assert harmless < 40
 
 
+def test_a_save_never_keeps_a_damaged_checkpoint_as_the_one_before(tmp_path: Path) -> None:
+    """Whatever of it is damaged, also what Python's ZIP reader takes no account of or stumbles over."""
+    path = _saved(tmp_path, 2)
+    whole, before, draw = path.read_bytes(), path.with_name("previous.ckpt").read_bytes(), random.Random(1)
+    bits = 8 * len(whole)
+    for bit in [*draw.sample(range(bits), 60), *range(bits - 8 * 400, bits, 41)]:
+        path.with_name("previous.ckpt").write_bytes(before)
+        path.write_bytes(whole)
+        _flip(path, bit)
+        damaged = is_damaged(path)
+        save_checkpoint(_trainer(2), path)
+        assert load_checkpoint(path)["epoch"] == 2
+        assert load_checkpoint(path.with_name("previous.ckpt"))["epoch"] == (0 if damaged else 1)
+
+
 def test_a_file_cut_off_anywhere_is_damaged(tmp_path: Path) -> None:
     path = _saved(tmp_path, 1)
     whole = path.read_bytes()

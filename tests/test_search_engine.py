@@ -147,11 +147,14 @@ def test_without_images_for_the_alphas_paths_are_drawn_uniformly_and_retrieval_c
 @pytest.mark.parametrize(
     "change",
     ["derivation=strongest", "strategy=nni.darts", "identity_overlap=0.5", "memory.levels=both",
-     "cost={kind: flops, weight: 1, target: 1}"],
+     "cost={kind: flops, weight: 1, target: 1}", "trials.proposals.supernet=bilevel"],
 )  # fmt: skip
 def test_what_needs_alphas_that_learn_needs_images_for_them(job: Path, change: str) -> None:
+    settings = ["validation=0.3", "derivation=retrieval", change]
+    settings += ["strategy=proposals"] if "proposals" in change else []
     with pytest.raises(InputError, match=r"weight_share is 1, which leaves no images for the alphas, but"):
-        _config(job, "weight_share=1", "validation=0.3", "derivation=retrieval", change)
+        _config(job, "weight_share=1", *settings)
+    _config(job, "weight_share=0.5", *settings)  # the advice
 
 
 def test_a_cheaper_network_is_found_when_cost_weighs_more(job: Path, tmp_path: Path) -> None:

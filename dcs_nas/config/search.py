@@ -414,16 +414,19 @@ class SearchConfig(Settings):
 
     @model_validator(mode="after")
     def _check_resting_alphas(self) -> SearchConfig:
-        if self.weight_share < 1 or self.strategy not in ("bilevel", "nni.darts", "nni.gumbel"):
+        of_bilevel = self.strategy == "proposals" and self.trials.proposals.supernet == "bilevel"
+        if self.weight_share < 1 or (self.strategy in TRIAL_STRATEGIES and not of_bilevel):
             return self
         conflicts = {
+            "trials.proposals.supernet is bilevel": of_bilevel,
             f"strategy is {self.strategy}": self.strategy != "bilevel",
             f"derivation is {self.derivation}": self.derivation != "retrieval",
             f"identity_overlap is {self.identity_overlap:g}": self.identity_overlap < 1,
             "memory is set": self.memory != MemoryConfig(),
             "cost is set": self.cost != CostConfig(),
         }
-        for conflict in (text for text, is_so in conflicts.items() if is_so):
+        conflict = next((text for text, is_so in conflicts.items() if is_so), None)
+        if conflict is not None:
             raise ValueError(
                 f"weight_share is 1, which leaves no images for the alphas, but {conflict}, which needs them to learn; "
                 "set weight_share below 1, e.g. 0.5"

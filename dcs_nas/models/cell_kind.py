@@ -222,27 +222,23 @@ class CellKind(SpaceKind):
         }
         return Genotype(space=SpaceReference.of(space, space.name), network=network, cells=cells, origin=origin)
 
+    def fit_width(self, genotype: Genotype, parameters: int) -> Genotype:
+        def at(channels: int) -> Genotype:
+            return genotype.resize(genotype.network.height, genotype.network.width, channels=channels)
+
+        @functools.cache
+        def count(channels: int) -> int:
+            with torch.device("meta"):
+                return sum(p.numel() for p in build_fixed_network(at(channels)).parameters())
+
+        below, above = 0, genotype.network.channels
+        while count(above) < parameters:
+            below, above = above, 2 * above
+        above = below + 1 + bisect.bisect_left(range(below + 1, above), parameters, key=count)
+        return at(min((max(1, above - 1), above), key=lambda channels: abs(count(channels) - parameters)))
+
     def costs(self, structure: CellStructure, network: NetworkSpec) -> CellCosts:
         return CellCosts(structure, network)
-
-
-def fit_width(genotype: Genotype, parameters: int) -> Genotype:
-    """Return the genotype at the width whose backbone comes nearest to so many parameters."""
-
-    def at(channels: int) -> Genotype:
-        network = genotype.network.model_copy(update={"channels": channels})
-        return genotype.model_copy(update={"network": network})
-
-    @functools.cache
-    def count(channels: int) -> int:
-        with torch.device("meta"):
-            return sum(p.numel() for p in build_fixed_network(at(channels)).parameters())
-
-    below, above = 0, genotype.network.channels
-    while count(above) < parameters:
-        below, above = above, 2 * above
-    above = below + 1 + bisect.bisect_left(range(below + 1, above), parameters, key=count)
-    return at(min((max(1, above - 1), above), key=lambda channels: abs(count(channels) - parameters)))
 
 
 def _derive_cell(weights: Tensor, attention: Tensor, structure: CellStructure, max_skips: int | None) -> CellGenotype:

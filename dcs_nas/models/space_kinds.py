@@ -52,6 +52,13 @@ class SpaceKind:
         """Return the genotype of the choices by label: the inverse of ``AnyGenotype.to_sample``."""
         raise NotImplementedError
 
+    def fit_width(self, genotype: Any, parameters: int) -> AnyGenotype:
+        """Return the genotype at the width whose backbone comes nearest to so many parameters.
+
+        Of kinds that support the setting ``trials.parameters``.
+        """
+        raise NotImplementedError
+
     def costs(self, structure: Any, network: Any) -> CellCosts | None:
         """Return the costs of all candidates, where they can be separated, as latency tables need."""
         return None

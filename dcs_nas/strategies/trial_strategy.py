@@ -13,7 +13,6 @@ from torch import nn
 from dcs_nas.config import Config
 from dcs_nas.data.datamodule import ReidData
 from dcs_nas.errors import InputError, TrainingError
-from dcs_nas.models.cell_kind import fit_width
 from dcs_nas.runs import RunFolder
 from dcs_nas.seeds import mix_seed, seed_everything
 from dcs_nas.space import AnyGenotype, Origin, require_settings
@@ -139,7 +138,7 @@ class TrialStrategy(Strategy):
     def fit(self, genotype: AnyGenotype) -> AnyGenotype:
         """Return the genotype at the width of ``search.trials.parameters``, where that is set."""
         parameters = self.settings.trials.parameters
-        return genotype if parameters is None else fit_width(genotype, parameters)  # type: ignore[arg-type]
+        return genotype if parameters is None else self.kind.fit_width(genotype, parameters)
 
     def clock(self) -> float:
         """Return a time in seconds: the processor's with a table, whose seconds are the processor's too."""
