@@ -117,7 +117,7 @@ REFUSED: list[tuple[str, str, str, str]] = [
     ("search.strategy", "nni.(darts|gumbel)", "loss.ib_input", "stem"),
     ("search.strategy", "nni.(darts|gumbel)", "loss.ib_estimate", "exact"),
     ("search.strategy", "nni.(darts|gumbel)", "trainer.nonfinite", "skip"),
-    ("search.weight_share", "1", "search.strategy", "nni.(darts|gumbel)|proposals"),
+    ("search.weight_share", "1", "search.strategy", "nni.(darts|gumbel)"),
     ("search.weight_share", "1", "search.derivation", "(?!retrieval)"),
     ("search.weight_share", "1", "search.identity_overlap", "0.5"),
     ("search.weight_share", "1", "search.memory.levels", "both"),
