@@ -3,9 +3,10 @@
     scripts/gpu_check.sh                                   # results/reference/gpu.json
     scripts/gpu_check.sh --tiny --device cpu --json x.json # the same way on a CPU, with sizes that say nothing of speed
 
-Each section runs in a process of its own and within a time of its own; the file is written again after every row, so
-that a run that is cut short keeps what it has measured. A section that fails or runs out of time leaves a row with
-``error``; what the toolkit or the device does not have, one with ``refused``. Settings are those of ``trainer``.
+Each section runs in a process of its own, which loads the libraries while the one before it runs, and within a time of
+its own; those without timings come first, side by side. The file is written again after every row, so that a run that
+is cut short keeps what it has measured. A section that fails or runs out of time leaves a row with ``error``; what the
+toolkit or the device does not have, one with ``refused``. Settings are those of ``trainer``.
 Steps are those of search_step.py, in turn; the device is waited for before the clock is read. Half precision there is
 autocast alone, without the scaler that a training in 16-mixed has. Seconds of an epoch are those of a step, times the
 steps that Market-1501's 12,936 training images make; peak memory is that of torch's allocator.
@@ -17,6 +18,7 @@ import argparse
 import functools
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -24,6 +26,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,17 +56,18 @@ class Bench:
 
     @property
     def data(self) -> Path:
-        """Synthetic identities at the run's image size, written once for all sections."""
+        """Synthetic identities at the run's image size."""
+        return self.folder / "people"
+
+    def write_data(self) -> None:
         from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
 
-        people, images = ((4, 4), 2) if self.tiny else ((64, 32), 4)
-        if not (path := self.folder / "people").is_dir():
-            size = {"height": self.height, "width": self.width}
-            settings = SyntheticSettings(
-                train_identities=people[0], test_identities=people[1], cameras=2, images_per_camera=images, **size
-            )
-            write_synthetic(path, settings=settings, workers=os.cpu_count() or 1)
-        return path
+        train, test, images = (4, 4, 2) if self.tiny else (48, 24, 4)
+        size = {"height": self.height, "width": self.width}
+        settings = SyntheticSettings(
+            train_identities=train, test_identities=test, cameras=2, images_per_camera=images, **size
+        )
+        write_synthetic(self.data, settings=settings, workers=1)
 
     def clock(self) -> float:
         return clock(torch.device(self.device))
@@ -85,20 +90,28 @@ class Bench:
 
 def tests(bench: Bench) -> Rows:
     """Tests with the mark ``device``, which compute on the card where there is one."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "device", "tests"]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "4", "-p", "no:benchmark", "-p", "no:cacheprovider"]
+    command += ["-m", "device", "tests"]
     chosen = ["tests/test_rerank.py", "tests/test_ranking.py"] if bench.tiny else []
     environment = {**os.environ, "DCS_NAS_TEST_DEVICE": bench.device}
     run = subprocess.run([*command[:-1], *(chosen or command[-1:])], cwd=ROOT, env=environment, capture_output=True)
     lines = run.stdout.decode(errors="replace").splitlines()
     failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
-    last = lines[-1] if lines else ""
+    last = (lines or run.stderr.decode(errors="replace").splitlines() or [""])[-1]
     yield {"name": "pytest -m device", "exit code": run.returncode, "result": last, "failed": failed}
 
 
 def steps(bench: Bench) -> Rows:
     """A bilevel step in each setting of ``trainer``, NNI's and the published one beside ours in float32 and TF32."""
-    yield from _steps(bench, {"fp32": {}, "tf32": {"matmul_precision": "high"}}, peers=True)
-    yield from _steps(bench, {"bf16": {"precision": "bf16-mixed"}, "fp16": {"precision": "16-mixed"}}, peers=False)
+    settings = {
+        "fp32": ({}, True),
+        "bf16": ({"precision": "bf16-mixed"}, False),
+        "tf32": ({"matmul_precision": "high"}, True),
+        "fp16": ({"precision": "16-mixed"}, False),
+    }
+    for name, (trainer, peers) in settings.items():
+        for space in _spaces(bench):
+            yield _step_row(bench, space, name, trainer, peers=peers)
 
 
 def compiled_steps(bench: Bench) -> Rows:
@@ -107,16 +120,17 @@ def compiled_steps(bench: Bench) -> Rows:
     if bench.device == "cpu":
         modes.pop("CUDA graphs")
         yield {"name": "CUDA graphs", "refused": "a CPU has none"}
-    yield from _steps(bench, modes, peers=False)
+    for name, trainer in modes.items():
+        for space in _spaces(bench):
+            yield _step_row(bench, space, name, trainer, peers=False)
 
 
-def _steps(bench: Bench, settings: Mapping[str, Mapping[str, str]], *, peers: bool) -> Rows:
-    for space, sizes in _spaces(bench).items():
-        for name, trainer in settings.items():
-            try:
-                yield {"name": f"{space}, {name}", **_step(bench, sizes, space.startswith("attention"), trainer, peers)}
-            except Exception as error:  # of one setting: the others go on
-                yield {"name": f"{space}, {name}", "error": _line(error)}
+def _step_row(bench: Bench, space: str, name: str, trainer: Mapping[str, str], *, peers: bool) -> Row:
+    try:
+        step = _step(bench, _spaces(bench)[space], space.startswith("attention"), trainer, peers)
+    except Exception as error:  # of one setting: the others go on
+        return {"name": f"{space}, {name}", "error": _line(error)}
+    return {"name": f"{space}, {name}", **step}
 
 
 def _spaces(bench: Bench) -> dict[str, dict[str, int]]:
@@ -352,25 +366,55 @@ def _configuration(bench: Bench, path: Path) -> Row:
     }
 
 
-def equal_bits(bench: Bench) -> Rows:
-    """Search and retraining, each run twice with deterministic algorithms: whether all weights are equal to the bit."""
+def cells(bench: Bench, precision: str) -> Rows:
+    """The search of market1501_search in half precision, as shipped but for the data: two epochs' losses."""
+    yield _job(bench, "demo" if bench.tiny else "market1501_search", precision)
+
+
+def others(bench: Bench, precision: str) -> Rows:
+    """Further searches and retrainings in half precision, as shipped but for the data: two or three epochs' losses."""
+    for name in ("demo_chain", *(() if bench.tiny else ("msinet_search", "hacnn_market1501", "rga_sc_cuhk03"))):
+        yield _job(bench, name, precision)
+
+
+def _job(bench: Bench, name: str, precision: str) -> Row:
     from dcs_nas.config import load_config
-    from dcs_nas.space import find_shipped_file
+    from dcs_nas.runs.folder import RunFolder
+    from dcs_nas.strategies.job import run_search
+    from dcs_nas.training.retrain_job import run_retraining
+
+    shipped = load_config(_config(name))
+    section, job = ("retrain", run_retraining) if shipped.search is None else ("search", run_search)
+    epochs = 2 if section == "retrain" else 2 + shipped.section("search").warmup_epochs
+    options = [*_options(bench, 8 if bench.tiny else 64, section=section), f"{section}.epochs={epochs}"]
+    options += [f"trainer.precision={precision}", "data.options={}"]
+    row, folder, began = {"name": f"{name}, {precision}"}, bench.folder / f"{name} {precision}", bench.clock()
+    try:
+        job(load_config(_config(name), options), folder)
+    except Exception as error:  # of one job: the others go on
+        return {**row, "error": _line(error)}
+    key = "weights/loss" if section == "search" else "train/loss"
+    losses = [epoch[key] for epoch in RunFolder(folder).metrics()]
+    return {**row, "losses": losses, "seconds": bench.clock() - began}
+
+
+def equal_bits(bench: Bench) -> Rows:
+    """Searches and a retraining, each run twice with deterministic algorithms: whether all weights are equal."""
+    from dcs_nas.config import load_config
     from dcs_nas.strategies.job import run_search
     from dcs_nas.training.checkpoints import load_checkpoint
     from dcs_nas.training.retrain_job import run_retraining
 
-    space = bench.folder / "space.yaml"  # whose every operation has a deterministic kernel
-    space.write_text(find_shipped_file("search_spaces", "demo_cells").read_text().replace("harmonious, ", ""))
-    jobs: dict[str, tuple[Callable[..., object], str, list[str]]] = {
-        "search, DCS and RGA": (run_search, "demo", [f"search.space={space}"]),
-        "search, Harmonious Attention too": (run_search, "demo", []),
-        "search of a chain": (run_search, "demo_chain", []),
-        "retraining, ResNet-50": (run_retraining, "bot_r50", []),
+    jobs: dict[str, tuple[Callable[..., object], str]] = {
+        "search of cells": (run_search, "demo"),
+        "search of a chain": (run_search, "demo_chain"),
+        "retraining, ResNet-50": (run_retraining, "bot_r50"),
     }
-    for name, (job, shipped, own) in list(jobs.items())[: 1 if bench.tiny else None]:
+    for name, (job, shipped) in list(jobs.items())[: 1 if bench.tiny else None]:
         section = "search" if job is run_search else "retrain"
-        options = [*_options(bench, 8, section=section), *own, f"{section}.epochs=1", "trainer.deterministic=true"]
+        options = [*_options(bench, 8 if bench.tiny else 64, section=section), f"{section}.epochs=1"]
+        options += ["trainer.deterministic=true", "data.height=64", "data.width=32"]
+        options += ["search.warmup_epochs=0"] * (section == "search")
         states = []
         for turn in range(2):
             folder = bench.folder / f"{name} {turn}"
@@ -399,16 +443,24 @@ def _config(name: str) -> Path:
     return ROOT / "configs" / f"{name}.yaml"
 
 
-SECTIONS: dict[str, tuple[Callable[[Bench], Rows], int]] = {  # and seconds, 470 in all
-    "tests": (tests, 60),
-    "search step": (steps, 80),
-    "retraining": (retraining, 50),
-    "features": (features, 25),
-    "ranking": (ranking, 50),
-    "equal bits": (equal_bits, 40),
-    "configurations": (configurations, 75),
-    "search step compiled": (compiled_steps, 90),
+# Sections and their seconds. The first seconds of a process go into kernels that its libraries choose or compile: half
+# a minute for the first step of market1501_search in bfloat16.
+SECTIONS: dict[str, tuple[Callable[[Bench], Rows], int]] = {
+    "tests": (tests, 110),
+    "cells in bf16": (functools.partial(cells, precision="bf16-mixed"), 180),
+    "cells in fp16": (functools.partial(cells, precision="16-mixed"), 180),
+    "others in bf16": (functools.partial(others, precision="bf16-mixed"), 110),
+    "others in fp16": (functools.partial(others, precision="16-mixed"), 110),
+    "equal bits": (equal_bits, 110),
+    "retraining": (retraining, 40),
+    "features": (features, 20),
+    "ranking": (ranking, 40),
+    "search step": (steps, 110),
+    "configurations": (configurations, 90),
+    "search step compiled": (compiled_steps, 600),
 }
+UNTIMED = list(SECTIONS)[:6]  # side by side
+ALONE = "search step compiled"  # of minutes, when it is asked for by --only
 
 CPU_PATIENCE = 10  # times the seconds of a GPU
 MARK = "row of gpu_check: "
@@ -422,43 +474,94 @@ def main() -> None:
     rows: list[Row] = []
     device = arguments.device
     facts = {"device": torch.cuda.get_device_name() if device == "cuda" else "CPU", "tiny": arguments.tiny}
-    with tempfile.TemporaryDirectory() as folder:
-        for section in arguments.only or SECTIONS:
+    sections = arguments.only or [name for name in SECTIONS if name != ALONE]
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        Bench(device, Path(folder), tiny=arguments.tiny).write_data()
+        lock = threading.Lock()
+
+        def run(section: Section) -> None:
             began = time.monotonic()
-            for row in _rows_of(section, arguments, folder):
-                rows.append({"section": section, "after": round(time.monotonic() - began, 1), **row})
-                print(json.dumps(rows[-1]), flush=True)
-                write_json(arguments.json, {**facts, "rows": rows})
+            for row in section.rows():
+                with lock:
+                    rows.append({"section": section.name, "after": round(time.monotonic() - began, 1), **row})
+                    print(json.dumps(rows[-1]), flush=True)
+                    write_json(arguments.json, {**facts, "rows": rows})
+
+        open_section = functools.partial(Section, arguments=arguments, folder=folder)
+        together = [stack.enter_context(open_section(name)) for name in sections if name in UNTIMED]
+        timed = [name for name in sections if name not in UNTIMED]
+        waiting = stack.enter_context(open_section(timed[0])) if timed else None
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(run, together))
+        for following in [*timed[1:], None]:
+            if waiting is not None:
+                running = waiting
+                waiting = stack.enter_context(open_section(following)) if following else None
+                run(running)
 
 
-def _rows_of(section: str, arguments: argparse.Namespace, folder: str) -> Iterator[Row]:
-    """Yield the rows of a section that runs in a process of its own, and one of its failure."""
-    command = [sys.executable, __file__, "--section", section, "--device", arguments.device, "--folder", folder]
-    with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(
-            command + ["--tiny"] * arguments.tiny, stdout=subprocess.PIPE, stderr=errors, text=True
+class Section:
+    """A section in a process of its own, which has loaded the libraries and waits for a line; a context."""
+
+    def __init__(self, name: str, arguments: argparse.Namespace, folder: str) -> None:
+        self.name = name
+        command = [sys.executable, __file__, "--section", name, "--device", arguments.device, "--folder", folder]
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self._process = subprocess.Popen(
+            command + ["--tiny"] * arguments.tiny,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            start_new_session=True,  # so that its loaders end with it
         )
-        limit = SECTIONS[section][1] * (CPU_PATIENCE if arguments.device == "cpu" else 1)
-        timer = threading.Timer(limit, process.kill)
+        patience = CPU_PATIENCE if arguments.device == "cpu" else 1
+        self._limit = SECTIONS[name][1] * patience * arguments.patience
+
+    def __enter__(self) -> Section:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._kill()
+        self._process.communicate()
+        self._errors.close()
+
+    def rows(self) -> Rows:
+        """Yield the section's rows, and one of its failure."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        timer = threading.Timer(self._limit, self._kill)
         timer.start()
-        assert process.stdout is not None
-        for line in process.stdout:
+        with suppress(BrokenPipeError):  # it failed before it could wait
+            self._process.stdin.write("go\n")
+            self._process.stdin.flush()
+        for line in self._process.stdout:
             if line.startswith(MARK):
                 yield json.loads(line.removeprefix(MARK))
-        code, in_time = process.wait(), timer.is_alive()
+        code, in_time = self._process.wait(), timer.is_alive()
         timer.cancel()
-        errors.seek(0)
-        last = (errors.read().strip().splitlines() or [""])[-1]
-    if not in_time:
-        yield {"name": "", "error": f"not done after {limit} seconds"}
-    elif code:
-        yield {"name": "", "error": f"exit code {code}: {last[:300]}"}
+        self._errors.seek(0)
+        last = (self._errors.read().strip().splitlines() or [""])[-1]
+        if not in_time:
+            yield {"name": "", "error": f"not done after {self._limit:g} seconds"}
+        elif code:
+            yield {"name": "", "error": f"exit code {code}: {last[:300]}"}
+
+    def _kill(self) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
 
 def _work(arguments: argparse.Namespace) -> None:
     if arguments.device == "cpu":
         torch.set_num_threads(1)
+    import dcs_nas.api
+    import dcs_nas.strategies.job
+    import dcs_nas.training.retrain_job  # noqa: F401
+
     bench = Bench(arguments.device, arguments.folder, tiny=arguments.tiny)
+    torch.zeros(1, device=bench.device)
+    sys.stdin.readline()
     for row in SECTIONS[arguments.section][0](bench):
         print(MARK + json.dumps(row), flush=True)
 
@@ -473,6 +576,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--tiny", action="store_true", help="tiny sizes: to see that everything runs")
     parser.add_argument("--only", nargs="+", choices=list(SECTIONS), help="some of the sections")
     parser.add_argument("--json", type=Path, default=OUT)
+    parser.add_argument("--patience", type=float, default=1, help="times the seconds that a section may take")
     for name, kind in {"--section": str, "--folder": Path}.items():
         parser.add_argument(name, type=kind, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

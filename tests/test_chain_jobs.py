@@ -14,7 +14,10 @@ from dcs_nas.models.build import build_fixed, build_supernet
 from dcs_nas.models.chain_kind import ChainSupernet
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.models.relaxation import GumbelSoftmax
+from dcs_nas.runs import read_metrics
 from dcs_nas.settings import to_yaml
+from dcs_nas.strategies import bilevel
+from dcs_nas.strategies.job import run_search
 from dcs_nas.training.evaluate import load_trained
 from dcs_nas.training.retrain_job import run_retraining
 from dcs_nas.training.supernet_weights import inherit
@@ -68,6 +71,19 @@ def test_a_network_inherits_from_the_supernet_of_a_search(people: Path, tmp_path
         torch.testing.assert_close(fixed.backbone.eval()(images), backbone(images), rtol=1e-5, atol=1e-5)
     with pytest.raises(InputError, match="the genotype to train belongs to space 'tiny'"):
         inherit(fixed, random_chain(chain_space(STAGES[:1]), 0), folder)
+
+
+def test_attention_of_a_width_that_is_drawn_late_is_trained_by_a_gpus_optimizers(
+    people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bilevel, "choose_fused", lambda module: True)  # which a CPU has too
+    space_file = tmp_path / "tiny.yaml"
+    stage = {"blocks": 1, "stride": 2, "widths": [4, 6, 8, 10], "kernels": [3], "attention": ["none", "harmonious"]}
+    space_file.write_text(to_yaml(chain_space([stage])))
+    search = SearchConfig(space=str(space_file), epochs=2, relaxation={"kind": "gumbel_softmax"})
+    run_search(_config(people).model_copy(update={"search": search}), tmp_path / "run")
+    rows = read_metrics(tmp_path / "run" / "metrics.csv")
+    assert len(rows) == 2
 
 
 def test_a_run_that_is_no_search_gives_nothing_to_inherit(people: Path, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from dcs_nas.export.exporting import Deployable, ExportedFile, export_run, mark_
 from dcs_nas.export.metadata import ExportInfo, read_properties
 from dcs_nas.export.onnx_model import OnnxModel
 from dcs_nas.export.run_model import Extractor
-from dcs_nas.models.backbones.hacnn import InceptionB, _crop
+from dcs_nas.models.backbones.hacnn import InceptionB
 from dcs_nas.models.backbones.mobilenet import InvertedResidual
 from dcs_nas.models.backbones.msinet import CrossAttention
 from dcs_nas.models.backbones.osnet import ChannelGate, LightConv
@@ -35,6 +35,7 @@ from dcs_nas.models.backbones.swin import SwinTransformer
 from dcs_nas.models.backbones.transreid import TransReID
 from dcs_nas.models.backbones.vit import VisionTransformer
 from dcs_nas.models.blocks import ATTENTION, build_attention
+from dcs_nas.models.blocks.harmonious import CropRegion
 from dcs_nas.models.chain_space import ConvNorm, SqueezeExcite, fit_channels
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.models.operations import OPERATIONS, DilatedConv, FactorizedReduce, PoolBn, Zero, build_operation
@@ -132,7 +133,7 @@ class Parts(nn.Module):
             *self.cross(x, -x),
             self.instance_norm(x),
             self.features(x),
-            self.incept(_crop(x, theta, (6, 4))),
+            self.incept(CropRegion(4)(x, theta, (6, 4))),
         ]
         maps += [Zero(2)(x), fit_channels(x, 40)]
         maps += [cell(x) for cell in self.cells]

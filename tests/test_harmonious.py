@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from dcs_nas.models.backbones import BACKBONES
-from dcs_nas.models.blocks import HardAttention, HarmoniousAttention, SoftAttention, stack_regions
+from dcs_nas.models.blocks import HardAttention, HarmoniousAttention, SoftAttention, StackRegions
+from dcs_nas.models.blocks.harmonious import CropRegion
 
 
 @pytest.fixture
@@ -54,30 +55,64 @@ def test_channel_attention_has_the_weights_that_the_paper_counts():
     assert sum(kernels) == 2 * 64**2 / 16
 
 
+def stack_by_grid_sample(x: Tensor, theta: Tensor) -> Tensor:
+    parts, regions = [], theta.shape[1]
+    for t in range(regions):
+        matrix = x.new_zeros(len(x), 2, 3)
+        matrix[:, 0, 0], matrix[:, 1, 1], matrix[:, :, 2] = 1, 1 / regions, theta[:, t]
+        size = [*x.shape[:2], x.shape[2] // regions, x.shape[3]]
+        parts.append(F.grid_sample(x, F.affine_grid(matrix, size, align_corners=False), align_corners=False))
+    return torch.cat(parts, dim=2)
+
+
 @pytest.mark.parametrize(("height", "regions"), [(8, 4), (6, 2), (3, 3), (4, 1)])
 def test_the_stack_holds_each_region_sampled_by_an_affine_grid(height, regions):
     x = torch.randn(2, 3, height, 5, dtype=torch.float64)
     theta = torch.rand(2, regions, 2, dtype=torch.float64) * 2 - 1
-    parts = []
-    for t in range(regions):
-        matrix = torch.zeros(2, 2, 3, dtype=torch.float64)
-        matrix[:, 0, 0], matrix[:, 1, 1], matrix[:, :, 2] = 1, 1 / regions, theta[:, t]
-        grid = F.affine_grid(matrix, [2, 3, height // regions, 5], align_corners=False)
-        parts.append(F.grid_sample(x, grid, align_corners=False))
-    torch.testing.assert_close(stack_regions(x, theta), torch.cat(parts, dim=2))
+    torch.testing.assert_close(StackRegions()(x, theta), stack_by_grid_sample(x, theta))
+
+
+@pytest.mark.parametrize("size", [(8, 5), (3, 2), (11, 7), (1, 1)])
+def test_a_region_is_cropped_and_resized_as_by_grid_sample_and_interpolate(size):
+    x = torch.randn(2, 3, 8, 5, dtype=torch.float64)
+    theta = torch.rand(2, 2, dtype=torch.float64) * 2 - 1
+    matrix = torch.zeros(2, 2, 3, dtype=torch.float64)
+    matrix[:, 0, 0], matrix[:, 1, 1], matrix[:, :, 2] = 1, 1 / 4, theta
+    region = F.grid_sample(x, F.affine_grid(matrix, list(x.shape), align_corners=False), align_corners=False)
+    expected = F.interpolate(region, size=size, mode="bilinear", align_corners=True)
+    torch.testing.assert_close(CropRegion(4)(x, theta, size), expected)
+
+
+@pytest.mark.parametrize("moved", [0.0, 0.25, 0.3])
+def test_regions_have_the_gradients_of_grid_sample_also_at_pixels(moved):
+    x = torch.randn(2, 3, 8, 4, dtype=torch.float64, requires_grad=True)
+    theta = torch.tensor([[[moved, -0.75], [0, -0.25 + moved], [-moved, 0.25], [0, 0.75]]] * 2, dtype=torch.float64)
+    weights, theta = torch.randn(2, 3, 8, 4, dtype=torch.float64), theta.requires_grad_()
+    expected, computed = (
+        torch.autograd.grad((stack(x, theta) * weights).sum(), [x, theta])
+        for stack in (stack_by_grid_sample, StackRegions())
+    )
+    assert expected[1].abs().min() > 0
+    torch.testing.assert_close(computed, expected)
+
+
+def test_regions_have_second_derivatives():
+    x = torch.randn(1, 2, 4, 3, dtype=torch.float64, requires_grad=True)
+    theta = (torch.rand(1, 2, 2, dtype=torch.float64) - 0.5).requires_grad_()
+    assert torch.autograd.gradgradcheck(StackRegions(), (x, theta))
 
 
 @pytest.mark.parametrize(("height", "regions"), [(8, 4), (7, 4), (5, 3), (1, 1), (2, 5)])
 def test_regions_at_their_stripes_stack_up_to_the_map_itself(height, regions):
     x = torch.randn(2, 3, height, 4, dtype=torch.float64)
     centres = torch.tensor([[0.0, (2 * t + 1) / regions - 1] for t in range(regions)], dtype=torch.float64)
-    torch.testing.assert_close(stack_regions(x, centres.expand(2, -1, -1)), x)
+    torch.testing.assert_close(StackRegions()(x, centres.expand(2, -1, -1)), x)
 
 
 def test_a_region_moved_by_one_row_shows_the_next_row():
     x = torch.arange(4.0).reshape(1, 1, 4, 1)
     theta = torch.tensor([[[0.0, -0.75], [0.0, -0.25 + 0.5], [0.0, 0.25], [0.0, 5.0]]])
-    torch.testing.assert_close(stack_regions(x, theta).flatten(), torch.tensor([0.0, 2.0, 2.0, 0.0]))
+    torch.testing.assert_close(StackRegions()(x, theta).flatten(), torch.tensor([0.0, 2.0, 2.0, 0.0]))
 
 
 def test_a_new_block_is_its_soft_attention():

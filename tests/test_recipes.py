@@ -58,7 +58,11 @@ def train(people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trai
 
 
 def _state(module: Retraining) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in module.network.state_dict().items()}
+    return _state_of(module.network)
+
+
+def _state_of(network: ReidNetwork) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in network.state_dict().items()}
 
 
 def _network() -> ReidNetwork:
@@ -120,6 +124,22 @@ def test_options_of_an_optimizer_reach_it(optimizer: str) -> None:
         assert (group["momentum"], group["nesterov"]) == (0.7, True)
     else:
         assert (group["betas"], group["amsgrad"]) == ((0.5, 0.9), True)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+def test_a_gpus_optimizers_step_where_some_parameters_have_their_first_gradient_later(optimizer: str) -> None:
+    network = _network()
+    steps = build_optimizer(network, RetrainConfig(optimizer=optimizer), fused=True)
+    for frozen in (True, False):
+        for parameter in network.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        for parameter in network.backbone.conv1.parameters() if frozen else ():
+            parameter.grad = None
+        before = _state_of(network)
+        steps.step()
+        trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
+        unmoved = {name for name, p in trained.items() if torch.equal(p, before[name])}
+        assert unmoved == ({CONV} if frozen else set())
 
 
 def test_each_group_follows_the_schedule_at_its_own_rate_step_by_step(train: Train) -> None:

@@ -18,6 +18,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
+from dcs_nas.models.resampling import Resample
+
 CostKind = Literal["flops", "parameters"]
 
 # torch's meter knows the attention kernels of GPUs alone.
@@ -71,7 +73,7 @@ def count_map(module: nn.Module, shape: Sequence[int]) -> tuple[Cost, tuple[int,
     with attribute(module, meter.get_total_flops) as shares, meter:
         _run_fake(module, shape)
     layers = tuple(layer for layer in _list_layers(module, shares) if layer.parameters or layer.macs)
-    cost = Cost(sum(p.numel() for p in module.parameters()), meter.get_total_flops() // 2, layers)
+    cost = Cost(sum(p.numel() for p in module.parameters()), sum(layer.macs for layer in layers), layers)
     return cost, shares[module].output
 
 
@@ -132,8 +134,9 @@ def _list_layers(model: nn.Module, shares: Mapping[nn.Module, Share]) -> Iterato
         own = set(module.parameters(recurse=False)) - counted
         counted |= own
         share = shares.get(module, Share())
+        macs = 0 if isinstance(module, Resample) else int(share.amount) // 2
         parameters = sum(p.numel() for p in own)
-        yield LayerCost(name, parameters, int(share.amount) // 2, share.uses)
+        yield LayerCost(name, parameters, macs, share.uses)
 
 
 def dry_run(model: nn.Module, height: int, width: int) -> Any:

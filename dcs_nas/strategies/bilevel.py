@@ -95,12 +95,9 @@ class BilevelSearch(TrainingLoop):
     def configure_optimizers(self) -> tuple[list[Optimizer], list[Any]]:
         s = self.settings
         centers = list(self.objective.parameters())
-        weights = SGD(
-            self.weights + centers, lr=s.lr, momentum=s.momentum, weight_decay=s.weight_decay, **choose_fused(self)
-        )
-        alphas = Adam(
-            self.alphas, lr=s.arch_lr, betas=s.arch_betas, weight_decay=s.arch_weight_decay, **choose_fused(self)
-        )
+        weights = SGD(self.weights + centers, lr=s.lr, momentum=s.momentum, weight_decay=s.weight_decay)
+        fused = choose_fused(self)
+        alphas = Adam(self.alphas, s.arch_lr, s.arch_betas, weight_decay=s.arch_weight_decay, fused=fused)
         return [weights, alphas], [CosineAnnealingLR(weights, T_max=s.epochs, eta_min=s.lr_min)]
 
     def on_train_epoch_start(self) -> None:
@@ -197,9 +194,6 @@ class BilevelSearch(TrainingLoop):
         self.recent = None
         self._stop_if_collapsed()
         return figures
-
-    def step_memory(self) -> StepMemory:
-        return measure_search(self.network, self.config, device=self.device)
 
     def on_train_start(self) -> None:
         super().on_train_start()

@@ -47,12 +47,13 @@ def require_compilable(trainer: TrainerConfig, search: SearchConfig) -> None:
             raise InputError(f"trainer.compile is not for search.{what}; or set trainer.compile=off")
 
 
-def choose_fused(module: pl.LightningModule) -> dict[str, Any]:
-    """Return the options of an optimizer whose step is one kernel, if the module is on a GPU.
+def choose_fused(module: pl.LightningModule) -> bool | None:
+    """Return True, for the argument ``fused`` of Adam, if the module is on a GPU, else None: torch's own choice.
 
-    Not with a scaler: the gradients would be clipped before they are unscaled.
+    Not with a scaler: the gradients would be clipped before they are unscaled. Not for SGD, whose fused step with
+    momentum fails where a parameter has its first gradient after others, as in a supernet's paths or after a freeze.
     """
-    return {"fused": True} if module.device.type == "cuda" and not is_scaled(module) else {}
+    return True if module.device.type == "cuda" and not is_scaled(module) else None
 
 
 def is_scaled(module: pl.LightningModule) -> bool:

@@ -25,7 +25,7 @@ from dcs_nas.seeds import seed_everything
 from dcs_nas.training.acceleration import is_scaled
 from dcs_nas.training.features import validate
 from dcs_nas.training.joint_batch import average_buffers
-from dcs_nas.training.memory import GIB, StepMemory, measure_retraining
+from dcs_nas.training.memory import GIB
 from dcs_nas.training.nonfinite import StepGuard, clip_gradients
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class TrainingLoop(pl.LightningModule):
         self.checked: list[tuple[Named, float | None]] = []
         self._run, self._data, self._held = run, data, held
         self._means, self._guard = Means(), StepGuard(self, skip=config.trainer.nonfinite == "skip")
-        self._place, self._files = "", [""]
+        self._place, self._files, self._memory_is_logged = "", [""], False
 
     @property
     def settings(self) -> Any:
@@ -90,27 +90,28 @@ class TrainingLoop(pl.LightningModule):
         optimizers = self.optimizers()
         return list(optimizers) if isinstance(optimizers, (list, tuple)) else [optimizers]
 
-    def step_memory(self) -> StepMemory:
-        """Return the memory of a step on the module's device."""
-        return measure_retraining(self.network, self.config, device=self.device)
-
     def on_train_start(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
         if self.trainer.is_global_zero:
             log.info("%s", self._facts())
 
     def _facts(self) -> str:
-        """Return device, precision, size and batches of the job; on a GPU also the memory of a step."""
+        """Return device, precision, size and batches of the job."""
         images = self.config.data.batch_size
         parameters = sum(p.numel() for p in self.network.parameters() if p.requires_grad)
-        facts = (
+        return (
             f"{device_name(self.device)}, {self.config.trainer.precision}: {parameters:,} parameters, "
             f"{self.trainer.num_training_batches:,} batches of {images} images an epoch"
         )
-        if self.device.type != "cuda":
-            return facts
-        memory = torch.cuda.get_device_properties(self.device).total_memory
-        needed = self.step_memory().peak(images // self.trainer.world_size)
-        return f"{facts}; a step keeps about {needed / GIB:.1f} of {memory / GIB:.0f} GiB"
+
+    def _log_memory(self) -> None:
+        """Log what the tensors of this run's first epoch took of a GPU's memory."""
+        if self.device.type == "cuda" and not self._memory_is_logged:
+            peak = torch.cuda.max_memory_allocated(self.device)
+            whole = torch.cuda.get_device_properties(self.device).total_memory
+            log.info("its tensors take up to %.1f of %.0f GiB", peak / GIB, whole / GIB)
+        self._memory_is_logged = True
 
     def on_train_epoch_start(self) -> None:
         set_temperature(self.network, self.config.dcs.temperature(self.current_epoch))
@@ -137,6 +138,7 @@ class TrainingLoop(pl.LightningModule):
         figures |= self.after_epoch()
         if self.trainer.is_global_zero:
             self._log_epoch(figures)
+            self._log_memory()
 
     def rates(self) -> dict[str, float]:
         """Return ``lr``, the learning rate of the weights in the epoch's last step."""

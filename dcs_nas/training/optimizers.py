@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -17,10 +16,10 @@ _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
 Factors = tuple[float, float]
 
 
-def build_optimizer(network: ReidNetwork, settings: RetrainConfig, **options: Any) -> Optimizer:
+def build_optimizer(network: ReidNetwork, settings: RetrainConfig, *, fused: bool | None = None) -> Optimizer:
     """Return the optimizer of the trained parameters, in one group for each pair of factors of ``retrain.groups``.
 
-    The group without factors comes first. ``options`` go to the optimizer's class.
+    The group without factors comes first. ``fused`` is Adam's and AdamW's.
     """
     groups: dict[Factors, list[nn.Parameter]] = {(1.0, 1.0): []}
     for parameter, factors in parameter_factors(network, settings):
@@ -30,11 +29,11 @@ def build_optimizer(network: ReidNetwork, settings: RetrainConfig, **options: An
         for (lr, weight_decay), members in groups.items()
         if members
     ]
-    common = {"lr": settings.lr, "weight_decay": settings.weight_decay, **options}
+    lr, decay = settings.lr, settings.weight_decay
     if settings.optimizer == "sgd":
-        return SGD(parameters, momentum=settings.momentum, nesterov=settings.nesterov, **common)
+        return SGD(parameters, lr, settings.momentum, weight_decay=decay, nesterov=settings.nesterov)
     adam = Adam if settings.optimizer == "adam" else AdamW
-    return adam(parameters, betas=settings.betas, amsgrad=settings.amsgrad, **common)
+    return adam(parameters, lr, settings.betas, weight_decay=decay, amsgrad=settings.amsgrad, fused=fused)
 
 
 def parameter_factors(network: ReidNetwork, settings: RetrainConfig) -> Iterator[tuple[nn.Parameter, Factors]]:

@@ -73,7 +73,7 @@ class Retraining(TrainingLoop):
         return self.config.section("retrain")
 
     def configure_optimizers(self) -> list[Optimizer]:
-        network = build_optimizer(self.network, self.settings, **choose_fused(self))
+        network = build_optimizer(self.network, self.settings, fused=choose_fused(self))
         self._rates = [group["lr"] for group in network.param_groups]
         centers = list(self.objective.parameters())
         return [network, *([SGD(centers, lr=self.settings.center_lr)] if centers else [])]

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from dcs_nas.errors import InputError
 from dcs_nas.models.backbones.backbone import Backbone, register_backbone
-from dcs_nas.models.blocks.harmonious import ConvBlock, HardAttention, SoftAttention
-from dcs_nas.models.blocks.parts import check_sizes, widen
+from dcs_nas.models.blocks.harmonious import ConvBlock, CropRegion, HardAttention, SoftAttention
+from dcs_nas.models.blocks.parts import check_sizes
 
 REGIONS = 4
 # Height and width of a region's map at each of the three levels, whatever the image's size.
@@ -99,6 +99,7 @@ class HACNN(Backbone):
             raise InputError(f"HA-CNN's channels are {tuple(channels)}; expected multiples of 4")
         self.num_features = features
         self.learn_region = learn_region
+        self.crop = CropRegion(REGIONS)
         self.conv = ConvBlock(3, 32, 3, stride=2, padding=1)
         for level, (inward, outward) in enumerate(zip((32, *channels), channels), 1):
             inception = nn.Sequential(InceptionA(inward, outward), InceptionB(outward, outward))
@@ -118,7 +119,7 @@ class HACNN(Backbone):
             x, theta = self._run_global_level(level, above)
             if self.learn_region:
                 local_conv = self.get_submodule(f"local_conv{level}")
-                local = [local_conv(_crop(above, theta[:, t], size) + local[t]) for t in range(REGIONS)]
+                local = [local_conv(self.crop(above, theta[:, t], size) + local[t]) for t in range(REGIONS)]
         whole = self.fc_global(x.mean((2, 3)))
         if not self.learn_region:
             return (whole,)
@@ -145,19 +146,6 @@ class UnitHACNN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([F.normalize(vector, dim=1) for vector in self.backbone(x)], dim=1)
-
-
-def _crop(x: Tensor, theta: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return the full-width region of x (B, C, H, W) centred at theta (B, 2) as (tx, ty), resized to ``size``.
-
-    Sampled at H x W points in float32, with zeros beyond the border.
-    """
-    wide = widen(x)
-    scale = torch.tensor([[1.0, 0.0], [0.0, 1 / REGIONS]], device=x.device, dtype=wide.dtype)
-    affine = torch.cat([scale.expand(x.shape[0], 2, 2), theta.to(wide.dtype).unsqueeze(2)], dim=2)
-    grid = F.affine_grid(affine, list(wide.shape), align_corners=False)
-    region = F.grid_sample(wide, grid, align_corners=False)
-    return F.interpolate(region, size=size, mode="bilinear", align_corners=True).to(x.dtype)
 
 
 def _build_convs(channels: int, width: int, *, stride: int = 1) -> nn.Sequential:

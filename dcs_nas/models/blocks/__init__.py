@@ -15,7 +15,7 @@ from torch import nn
 
 from dcs_nas.errors import InputError, choices
 from dcs_nas.models.blocks.dcs import DCSAttention, read_kept_shares, select_channels, set_scale, set_temperature
-from dcs_nas.models.blocks.harmonious import HardAttention, HarmoniousAttention, SoftAttention, stack_regions
+from dcs_nas.models.blocks.harmonious import HardAttention, HarmoniousAttention, SoftAttention, StackRegions
 from dcs_nas.models.blocks.nonlocal_block import NonLocalBlock
 from dcs_nas.models.blocks.part_aware import PartAware
 from dcs_nas.models.blocks.rga import RGA
@@ -32,13 +32,13 @@ __all__ = [
     "NonLocalBlock",
     "PartAware",
     "SoftAttention",
+    "StackRegions",
     "WindowAttention",
     "build_attention",
     "read_kept_shares",
     "select_channels",
     "set_scale",
     "set_temperature",
-    "stack_regions",
 ]
 
 ATTENTION: Registry[Callable[..., nn.Module]] = Registry("attention block")

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dcs_nas.models.blocks.parts import check_sizes, start_gate, widen, zero_started_norm
+from dcs_nas.models.blocks.parts import check_sizes, start_gate, zero_started_norm
 from dcs_nas.models.depthwise import DepthwiseConv, is_faulty_in_half
+from dcs_nas.models.resampling import Resample, interpolation
 
 
 class ConvBlock(nn.Module):
@@ -104,29 +105,69 @@ class HardAttention(nn.Module):
         return torch.tanh(self.fc(x.mean((2, 3)))).unflatten(1, (self.regions, 2))
 
 
-def stack_regions(x: Tensor, theta: Tensor) -> Tensor:
-    """Return the T regions of x (B, C, H, W) centred at theta (B, T, 2), from top to bottom in one map (B, C, H, W).
+class StackRegions(nn.Module):
+    """The T regions of a map, from top to bottom in one map of the same shape.
 
     A region has the full width and 1 / T of the height. Where H is a multiple of T this is ``affine_grid`` with
     [[1, 0, tx], [0, 1/T, ty]] and ``grid_sample`` for each region, with zeros beyond the border; other heights divide
     the stack between the regions at fractions of rows. Half precision is sampled in float32.
     """
-    wide = widen(x)
-    height, width = x.shape[2:]
-    regions = theta.shape[1]
-    depth = (torch.arange(height, device=x.device, dtype=wide.dtype) + 0.5) * (regions / height)
-    region = depth.floor().long()
-    rows = (2 * (depth - region) - 1) / regions
-    columns = (2 * torch.arange(width, device=x.device, dtype=wide.dtype) + 1) / width - 1
-    offsets = theta.to(wide.dtype)[:, region].unsqueeze(2)
-    base = torch.stack([columns.expand(height, -1), rows.unsqueeze(1).expand(-1, width)], dim=-1)
-    return F.grid_sample(wide, base + offsets, align_corners=False).to(x.dtype)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.resample = Resample()
+
+    def forward(self, x: Tensor, theta: Tensor) -> Tensor:
+        """Map x (B, C, H, W) and the regions' centres theta (B, T, 2) to (B, C, H, W)."""
+        centres = _widen_centres(x, theta)
+        height, width = x.shape[2:]
+        regions = theta.shape[1]
+        depth = (torch.arange(height, device=x.device, dtype=centres.dtype) + 0.5) * (regions / height)
+        region = depth.floor().long()
+        rows = _interpolate_rows(centres[:, region, 1] + (2 * (depth - region) - 1) / regions, height)
+        return self.resample(x, rows, _shift_columns(centres[..., 0], width)[:, region])
+
+
+class CropRegion(nn.Module):
+    """One of T regions of a map, resized, as HA-CNN has it.
+
+    That is ``grid_sample`` at H x W points of ``affine_grid`` with [[1, 0, tx], [0, 1/T, ty]], with zeros beyond the
+    border, then ``interpolate`` with aligned corners. Half precision is sampled in float32.
+    """
+
+    def __init__(self, regions: int) -> None:
+        super().__init__()
+        self.regions = regions
+        self.resample = Resample()
+
+    def forward(self, x: Tensor, theta: Tensor, size: tuple[int, int]) -> Tensor:
+        """Map x (B, C, H, W) and the region's centre theta (B, 2) to (B, C, *size)."""
+        centres = _widen_centres(x, theta)
+        height, width = x.shape[2:]
+        depth = (2 * torch.arange(height, device=x.device, dtype=centres.dtype) + 1) / height - 1
+        rows = _interpolate_rows(centres[:, 1:] + depth / self.regions, height)
+        region = self.resample(x, rows, _shift_columns(centres[:, :1], width))
+        return F.interpolate(region, size=size, mode="bilinear", align_corners=True)
+
+
+def _widen_centres(x: Tensor, theta: Tensor) -> Tensor:
+    return theta.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _interpolate_rows(down: Tensor, height: int) -> Tensor:
+    """Return the interpolation (..., H) of the rows of a map at positions (...) in [-1, 1]."""
+    return interpolation(((down + 1) * height - 1) / 2, height)
+
+
+def _shift_columns(tx: Tensor, width: int) -> Tensor:
+    """Return the interpolation (..., W, W) of the columns of a map, moved by tx (...) halves of its width."""
+    return interpolation(tx.unsqueeze(-1) * (width / 2) + torch.arange(width, device=tx.device), width)
 
 
 class HarmoniousAttention(nn.Module):
     """Harmonious Attention as a cell block: (B, C, H, W) to (B, C, H, W).
 
-    out = X o soft(X) + BN(depthwise3x3(stack_regions(X, hard(X))))
+    out = X o soft(X) + BN(depthwise3x3(stack(X, hard(X))))
 
     The second term is a part-aligned view of X; its BN's weight starts at 0.
 
@@ -148,10 +189,11 @@ class HarmoniousAttention(nn.Module):
         check_sizes(channels=channels, height=height, reduction=reduction, regions=regions)
         self.soft_attn = SoftAttention(channels, reduction=reduction, gate_start=gate_start)
         self.hard_attn = HardAttention(channels, regions=min(regions, height))
+        self.stack = StackRegions()
         self.local = DepthwiseConv(channels, 3)
         self.norm = zero_started_norm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Weigh x (B, C, H, W) and add its regions."""
-        parts = self.norm(self.local(stack_regions(x, self.hard_attn(x))))
+        parts = self.norm(self.local(self.stack(x, self.hard_attn(x))))
         return x * self.soft_attn(x) + parts
