@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 from _chain_samples import ChainSampler
-from _front_plot import plot_front
+from _front_plot import Series, plot_front
 
 from dcs_nas.config import Config, load_config
 from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
@@ -74,10 +74,27 @@ def main() -> None:
         raise SystemExit(f"nothing in {arguments.work} is trained yet; run without --table")
     table = _table(rows, arguments)
     write_text(arguments.out, table)
-    plot_front(rows, arguments.out)
+    plot_front(list(_series(rows)), arguments.out, title="Chains on synthetic people")
     if arguments.json:
         write_json(arguments.json, {"rows": rows, "settings": _settings(arguments), **describe_environment()})
     print(table)
+
+
+SERIES = {  # label, family of the palette, marker, line
+    "searched": ("searched, by beta", "separable", "o", "-"),
+    "random": ("random, as many multiply-adds", "pooling", "s", "--"),
+    "smallest": ("smallest", "dilated", "v", "none"),
+    "largest": ("largest", "attention", "^", "none"),
+}
+
+
+def _series(rows: Sequence[Mapping[str, Any]]) -> Iterator[Series]:
+    """Yield the networks of each kind, in groups of one beta."""
+    for how, look in SERIES.items():
+        own = [row for row in rows if row["network"] == how]
+        betas = sorted({row["beta"] for row in own}, key=lambda beta: -float(beta or 0))
+        groups = [[(r["multiply_adds"] / 1e6, r["mAP"]) for r in own if r["beta"] == beta] for beta in betas]
+        yield Series(*look, groups, [f"β {beta}" for beta in betas] if how == "searched" else [])
 
 
 def _search(beta: float, seed: int, arguments: argparse.Namespace) -> None:

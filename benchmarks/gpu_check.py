@@ -1,7 +1,7 @@
-"""Everything that a GPU decides, on one card within 8 minutes: tests, steps, trainings, ranking, memory, equal bits.
+"""Everything that a GPU decides, on one card in about 9 minutes: tests, steps, trainings, ranking, memory, equal bits.
 
     scripts/gpu_check.sh                                   # results/reference/gpu.json
-    scripts/gpu_check.sh --tiny --device cpu --json x.json # the same way on a CPU, with sizes that say nothing of speed
+    scripts/gpu_check.sh --tiny --device cpu --json x.json # to see it run, on a CPU
 
 Each section runs in a process of its own, which loads the libraries while the one before it runs, and within a time of
 its own; those without timings come first, side by side. The file is written again after every row, so that a run that
@@ -90,7 +90,7 @@ class Bench:
 
 def tests(bench: Bench) -> Rows:
     """Tests with the mark ``device``, which compute on the card where there is one."""
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "4", "-p", "no:benchmark", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-n", "4", "-p", "no:benchmark", "-p", "no:cacheprovider"]
     command += ["-m", "device", "tests"]
     chosen = ["tests/test_rerank.py", "tests/test_ranking.py"] if bench.tiny else []
     environment = {**os.environ, "DCS_NAS_TEST_DEVICE": bench.device}
@@ -104,13 +104,13 @@ def tests(bench: Bench) -> Rows:
 def steps(bench: Bench) -> Rows:
     """A bilevel step in each setting of ``trainer``, NNI's and the published one beside ours in float32 and TF32."""
     settings = {
-        "fp32": ({}, True),
         "bf16": ({"precision": "bf16-mixed"}, False),
+        "fp32": ({}, True),
         "tf32": ({"matmul_precision": "high"}, True),
         "fp16": ({"precision": "16-mixed"}, False),
     }
     for name, (trainer, peers) in settings.items():
-        for space in _spaces(bench):
+        for space in reversed(_spaces(bench)):
             yield _step_row(bench, space, name, trainer, peers=peers)
 
 
@@ -455,8 +455,8 @@ SECTIONS: dict[str, tuple[Callable[[Bench], Rows], int]] = {
     "retraining": (retraining, 40),
     "features": (features, 20),
     "ranking": (ranking, 40),
-    "search step": (steps, 110),
-    "configurations": (configurations, 90),
+    "search step": (steps, 140),
+    "configurations": (configurations, 60),
     "search step compiled": (compiled_steps, 600),
 }
 UNTIMED = list(SECTIONS)[:6]  # side by side
@@ -491,28 +491,30 @@ def main() -> None:
         together = [stack.enter_context(open_section(name)) for name in sections if name in UNTIMED]
         timed = [name for name in sections if name not in UNTIMED]
         waiting = stack.enter_context(open_section(timed[0])) if timed else None
-        with ThreadPoolExecutor() as pool:
+        with ThreadPoolExecutor(max(1, len(together))) as pool:
             list(pool.map(run, together))
         for following in [*timed[1:], None]:
             if waiting is not None:
                 running = waiting
                 waiting = stack.enter_context(open_section(following)) if following else None
                 run(running)
+    sys.exit(any("error" in row for row in rows))
 
 
 class Section:
     """A section in a process of its own, which has loaded the libraries and waits for a line; a context."""
 
     def __init__(self, name: str, arguments: argparse.Namespace, folder: str) -> None:
-        self.name = name
+        self.name, self._is_late = name, False
         command = [sys.executable, __file__, "--section", name, "--device", arguments.device, "--folder", folder]
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
         self._process = subprocess.Popen(
             command + ["--tiny"] * arguments.tiny,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
+            errors="replace",
             start_new_session=True,  # so that its loaders end with it
         )
         patience = CPU_PATIENCE if arguments.device == "cpu" else 1
@@ -530,26 +532,33 @@ class Section:
         """Yield the section's rows, and one of its failure."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        timer = threading.Timer(self._limit, self._kill)
+        timer = threading.Timer(self._limit, self._end)
         timer.start()
-        with suppress(BrokenPipeError):  # it failed before it could wait
-            self._process.stdin.write("go\n")
-            self._process.stdin.flush()
-        for line in self._process.stdout:
-            if line.startswith(MARK):
-                yield json.loads(line.removeprefix(MARK))
-        code, in_time = self._process.wait(), timer.is_alive()
-        timer.cancel()
+        try:
+            with suppress(BrokenPipeError):  # it failed before it could wait
+                self._process.stdin.write("go\n")
+                self._process.stdin.flush()
+            for line in self._process.stdout:
+                if line.startswith(MARK) and line.endswith("\n"):  # a killed process may leave half a line
+                    yield json.loads(line.removeprefix(MARK))
+            code = self._process.wait()
+        finally:
+            timer.cancel()
         self._errors.seek(0)
         last = (self._errors.read().strip().splitlines() or [""])[-1]
-        if not in_time:
+        if self._is_late:
             yield {"name": "", "error": f"not done after {self._limit:g} seconds"}
         elif code:
             yield {"name": "", "error": f"exit code {code}: {last[:300]}"}
 
+    def _end(self) -> None:
+        self._is_late = True
+        self._kill()
+
     def _kill(self) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        if self._process.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
 
 
 def _work(arguments: argparse.Namespace) -> None:
@@ -561,7 +570,8 @@ def _work(arguments: argparse.Namespace) -> None:
 
     bench = Bench(arguments.device, arguments.folder, tiny=arguments.tiny)
     torch.zeros(1, device=bench.device)
-    sys.stdin.readline()
+    if not sys.stdin.readline():  # the check has ended
+        return
     for row in SECTIONS[arguments.section][0](bench):
         print(MARK + json.dumps(row), flush=True)
 

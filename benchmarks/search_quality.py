@@ -19,6 +19,7 @@ import json
 import statistics
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -36,8 +37,10 @@ from dcs_nas.space import (
     CellGenotype,
     Edge,
     Genotype,
+    NetworkSpec,
     Origin,
     SpaceReference,
+    SpaceSpec,
     find_shipped_file,
     load_genotype,
     read_space,
@@ -79,7 +82,7 @@ AS_LONG: dict[str, list[str]] = {
 GIVEN = ("random", "DARTS V2 (published)", "all sep_conv_3x3")
 MORE_RANDOM, TRAININGS = 3, 3
 COLUMNS = ["data", "cells", "seed", "training", "mAP", "parameters", "channels", "search_minutes"]
-_V2 = {  # arXiv 1806.09055, cnn/genotypes.py: DARTS_V2
+PUBLISHED_CELLS = {  # arXiv 1806.09055, cnn/genotypes.py: DARTS_V2
     "normal": "sep_conv_3x3 0 sep_conv_3x3 1 sep_conv_3x3 0 sep_conv_3x3 1 "
     "sep_conv_3x3 1 skip_connect 0 skip_connect 0 dil_conv_3x3 2",
     "reduce": "max_pool_3x3 0 max_pool_3x3 1 skip_connect 2 max_pool_3x3 1 "
@@ -121,28 +124,32 @@ def _genotypes(name: str, data: str, seed: int, arguments: argparse.Namespace) -
     if name in (*SEARCHES, *AS_LONG):
         return [(_search(name, data, seed, arguments), seed)]
     if name != "random":
-        cells = _V2 if "V2" in name else dict.fromkeys(_V2, " ".join("sep_conv_3x3 0 sep_conv_3x3 1" for _ in range(4)))
-        return [(_write(_cells(cells), name, 0, arguments), 0)] if seed == arguments.seeds[0] else []
+        plain = dict.fromkeys(PUBLISHED_CELLS, " ".join("sep_conv_3x3 0 sep_conv_3x3 1" for _ in range(4)))
+        genotype = read_cells(PUBLISHED_CELLS if "V2" in name else plain, *_space())
+        return [(_write(genotype, name, 0, arguments), 0)] if seed == arguments.seeds[0] else []
     numbers = [seed, *(100 + i for i in range(MORE_RANDOM) if seed == arguments.seeds[0])]
     return [(_write(_random(number), name, number, arguments), number) for number in numbers]
 
 
-def _random(number: int) -> Genotype:
+def _space() -> tuple[SpaceSpec, NetworkSpec]:
     config = load_config(find_shipped_file("configs", "search_quality"))
     space = read_space(find_shipped_file("search_spaces", "quality_cells"))
-    network = space.network(config.data.height, config.data.width)
-    return CellKind().random_genotype(space, network, np.random.default_rng(number), origin=Origin(method="random"))
+    return space, space.network(config.data.height, config.data.width)
 
 
-def _cells(texts: dict[str, str]) -> Genotype:
-    genotype, cells = _random(0), {}
+def _random(number: int) -> Genotype:
+    return CellKind().random_genotype(*_space(), np.random.default_rng(number), origin=Origin(method="random"))
+
+
+def read_cells(texts: Mapping[str, str], space: SpaceSpec, network: NetworkSpec) -> Genotype:
+    """Return the genotype of cells written as operations and sources, two a node, without attention."""
+    cells = {}
     for kind, text in texts.items():
         words = text.split()
         edges = [Edge(op=op, source=int(source)) for op, source in zip(words[::2], words[1::2])]
         nodes = tuple(tuple(sorted(edges[i : i + 2], key=lambda e: e.source)) for i in range(0, len(edges), 2))
         cells[kind] = CellGenotype(nodes=nodes, attention="none")
-    reference = SpaceReference.of(genotype.space, genotype.space.name)
-    return Genotype(space=reference, network=genotype.network, cells=cells, origin=Origin())
+    return Genotype(space=SpaceReference.of(space, space.name), network=network, cells=cells, origin=Origin())
 
 
 def _write(genotype: Genotype, name: str, number: int, arguments: argparse.Namespace) -> Path:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Measure this project on one GPU within 8 minutes, into results/reference/gpu.json: benchmarks/gpu_check.py.
+# Measure this project on one GPU in about 9 minutes, into results/reference/gpu.json: benchmarks/gpu_check.py.
 # WHEELS=folder holds packages that the machine lacks and can't fetch, PYTHON=python3 names the interpreter.
 set -eu
 cd "$(dirname "$0")/.."

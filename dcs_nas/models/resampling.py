@@ -27,10 +27,10 @@ class Resample(nn.Module):
     def forward(self, x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         """Map x (B, C, H, W), rows (B, h, H) and columns (B, h or 1, w, W) to (B, C, h, w), channels_last.
 
-        Half precision is computed in float32.
+        Computed and returned in the type of ``rows``, also under autocast.
         """
         kind = x.device.type
         with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
             lines = rows @ x.to(rows.dtype).permute(0, 2, 3, 1).flatten(2)
             sampled = columns @ lines.unflatten(2, (x.shape[3], x.shape[1]))
-        return sampled.permute(0, 3, 1, 2).to(x.dtype)
+        return sampled.permute(0, 3, 1, 2)

@@ -70,7 +70,7 @@ class TrainingLoop(pl.LightningModule):
         self.checked: list[tuple[Named, float | None]] = []
         self._run, self._data, self._held = run, data, held
         self._means, self._guard = Means(), StepGuard(self, skip=config.trainer.nonfinite == "skip")
-        self._place, self._files, self._memory_is_logged = "", [""], False
+        self._place, self._files, self._peak = "", [""], 0
 
     @property
     def settings(self) -> Any:
@@ -106,12 +106,14 @@ class TrainingLoop(pl.LightningModule):
         )
 
     def _log_memory(self) -> None:
-        """Log what the tensors of this run's first epoch took of a GPU's memory."""
-        if self.device.type == "cuda" and not self._memory_is_logged:
-            peak = torch.cuda.max_memory_allocated(self.device)
+        """Log the peak of a GPU's memory that tensors took, when it has grown."""
+        if self.device.type != "cuda":
+            return
+        peak = torch.cuda.max_memory_allocated(self.device)
+        if peak > 1.05 * self._peak:
+            self._peak = peak
             whole = torch.cuda.get_device_properties(self.device).total_memory
-            log.info("its tensors take up to %.1f of %.0f GiB", peak / GIB, whole / GIB)
-        self._memory_is_logged = True
+            log.info("peak memory of tensors so far: %.1f of %.0f GiB", peak / GIB, whole / GIB)
 
     def on_train_epoch_start(self) -> None:
         set_temperature(self.network, self.config.dcs.temperature(self.current_epoch))

@@ -125,14 +125,14 @@ class StackRegions(nn.Module):
         depth = (torch.arange(height, device=x.device, dtype=centres.dtype) + 0.5) * (regions / height)
         region = depth.floor().long()
         rows = _interpolate_rows(centres[:, region, 1] + (2 * (depth - region) - 1) / regions, height)
-        return self.resample(x, rows, _shift_columns(centres[..., 0], width)[:, region])
+        return self.resample(x, rows, _shift_columns(centres[..., 0], width)[:, region]).to(x.dtype)
 
 
 class CropRegion(nn.Module):
     """One of T regions of a map, resized, as HA-CNN has it.
 
     That is ``grid_sample`` at H x W points of ``affine_grid`` with [[1, 0, tx], [0, 1/T, ty]], with zeros beyond the
-    border, then ``interpolate`` with aligned corners. Half precision is sampled in float32.
+    border, then ``interpolate`` with aligned corners. Half precision is sampled and resized in float32.
     """
 
     def __init__(self, regions: int) -> None:
@@ -147,7 +147,7 @@ class CropRegion(nn.Module):
         depth = (2 * torch.arange(height, device=x.device, dtype=centres.dtype) + 1) / height - 1
         rows = _interpolate_rows(centres[:, 1:] + depth / self.regions, height)
         region = self.resample(x, rows, _shift_columns(centres[:, :1], width))
-        return F.interpolate(region, size=size, mode="bilinear", align_corners=True)
+        return F.interpolate(region, size=size, mode="bilinear", align_corners=True).to(x.dtype)
 
 
 def _widen_centres(x: Tensor, theta: Tensor) -> Tensor:
