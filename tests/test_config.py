@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -142,7 +143,7 @@ def test_a_run_that_goes_on_under_other_conditions_says_so(tmp_path: Path, caplo
     stamp.write_text(json.dumps(began))
     start_run(tmp_path / "run", config, resume=True)
     (said,) = caplog.messages
-    assert f"torch 1.0 then, {torch.__version__} now; threads 64 then, 3 now" in said
+    assert f"torch 1.0 then, {version('torch')} now; threads 64 then, 3 now" in said
     assert said in (tmp_path / "run" / "log.txt").read_text()
     stamp.write_text("[" * 10_000)
     with pytest.raises(InputError, match=r"environment.json is damaged"):
