@@ -66,10 +66,7 @@ def main() -> None:
         _summarize(rows())
         return
     if not arguments.out.is_file():
-        notes = [
-            "mAP and rank-1 in percent; share: of the shipped widths; minutes of processor time; trained: by the search"
-        ]
-        begin_table(arguments.out, "python benchmarks/spaces.py", notes, COLUMNS)
+        begin_table(arguments.out, "python benchmarks/spaces.py", NOTES, COLUMNS)
     if not (arguments.work / "people").is_dir():
         write_synthetic(arguments.work / "people", settings=DATA)
     for seed, space, how in itertools.product(arguments.seeds, arguments.only, HOW):
