@@ -91,10 +91,9 @@ class Bench:
 def tests(bench: Bench) -> Rows:
     """Tests with the mark ``device``, which compute on the card where there is one."""
     command = [sys.executable, "-m", "pytest", "-n", "4", "-p", "no:benchmark", "-p", "no:cacheprovider"]
-    command += ["-m", "device", "tests"]
-    chosen = ["tests/test_rerank.py", "tests/test_ranking.py"] if bench.tiny else []
+    command += ["-m", "device", *(["tests/test_rerank.py", "tests/test_ranking.py"] if bench.tiny else ["tests"])]
     environment = {**os.environ, "DCS_NAS_TEST_DEVICE": bench.device}
-    run = subprocess.run([*command[:-1], *(chosen or command[-1:])], cwd=ROOT, env=environment, capture_output=True)
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True)
     lines = run.stdout.decode(errors="replace").splitlines()
     failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
     last = (lines or run.stderr.decode(errors="replace").splitlines() or [""])[-1]

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from _front_plot import Series, plot_front
 from measure import append_row, begin_table, read_rows
 from search_quality import PUBLISHED_CELLS, read_cells
@@ -34,8 +33,9 @@ from dcs_nas.models.flops import count
 from dcs_nas.models.space_kinds import kind_of
 from dcs_nas.runs import RunFolder, read_metrics
 from dcs_nas.settings import to_yaml
-from dcs_nas.space import AnyGenotype, Origin, Space, find_shipped_file, load_genotype, load_space, parse_genotype
+from dcs_nas.space import AnyGenotype, Origin, Space, find_shipped_file, load_genotype, load_space
 from dcs_nas.strategies.job import run_search
+from dcs_nas.strategies.trial_strategy import count_parameters
 from dcs_nas.training.evaluate import evaluate_run
 from dcs_nas.training.retrain_job import run_retraining
 
@@ -99,7 +99,7 @@ def _genotype(name: str, how: str, seed: int, arguments: argparse.Namespace) -> 
         return _published(name)
     folder = arguments.work / "search" / f"{name}-{seed}"
     if not RunFolder(folder).finished_file.is_file():
-        share, _ = _fit(_published(name), name, arguments.millions)
+        share, _, _ = _fit(_published(name), name, arguments.millions)
         file = arguments.work / "spaces" / f"{name}.yaml"
         write_text(file, to_yaml(narrow(load_space(find_shipped_file("search_spaces", name)), share)))
         own = [f"search.space={file}", f"search.trials.minutes={arguments.minutes}", "search.trials.trials=1000"]
@@ -151,31 +151,23 @@ def at_share(genotype: AnyGenotype, space: Space, share: float) -> AnyGenotype:
     return kind_of(genotype).genotype_of(sample, narrowed, network, origin=Origin(method="another width"))
 
 
-def _fit(genotype: AnyGenotype, name: str, millions: float) -> tuple[float, AnyGenotype]:
-    """Return the share of the shipped widths that comes nearest to so many multiply-adds, and the genotype there."""
+def _fit(genotype: AnyGenotype, name: str, millions: float) -> tuple[float, AnyGenotype, int]:
+    """Return the share of the shipped widths that comes nearest to so many multiply-adds, the genotype, and theirs."""
     space = load_space(find_shipped_file("search_spaces", name))
 
-    def distance(share: float) -> float:
-        return _macs(at_share(genotype, space, share)) - millions * MILLION
+    @functools.cache
+    def macs(share: float) -> int:
+        fitted = at_share(genotype, space, share)
+        with torch.device("meta"):
+            return count(kind_of(fitted).build_fixed_network(fitted), HEIGHT, WIDTH).macs
 
-    place = bisect.bisect_left(SHARES, 0, key=distance)
-    best = min(SHARES[max(0, place - 1) : place + 1], key=lambda share: abs(distance(share)))
-    return best, at_share(genotype, space, best)
-
-
-def _macs(genotype: AnyGenotype) -> int:
-    return _count(genotype.to_yaml())
-
-
-@functools.cache
-def _count(text: str) -> int:
-    genotype = parse_genotype(yaml.safe_load(text), source="a genotype")
-    with torch.device("meta"):
-        return count(kind_of(genotype).build_fixed_network(genotype), HEIGHT, WIDTH).macs
+    place = bisect.bisect_left(SHARES, millions * MILLION, key=macs)
+    best = min(SHARES[max(0, place - 1) : place + 1], key=lambda share: abs(macs(share) - millions * MILLION))
+    return best, at_share(genotype, space, best), macs(best)
 
 
 def _train(genotype: AnyGenotype, key: dict[str, str], target: float, arguments: argparse.Namespace) -> dict[str, Any]:
-    share, fitted = _fit(genotype, key["space"], target)
+    share, fitted, macs = _fit(genotype, key["space"], target)
     stem = "-".join((*key.values(), f"{target:g}"))
     file, folder = arguments.work / "genotypes" / f"{stem}.yaml", arguments.work / "retrain" / stem
     write_text(file, fitted.to_yaml())
@@ -187,14 +179,13 @@ def _train(genotype: AnyGenotype, key: dict[str, str], target: float, arguments:
     if key["genotype"] == "searched":
         metrics = read_metrics(arguments.work / "search" / f"{key['space']}-{key['seed']}" / "metrics.csv")
         search = {"search_minutes": f"{metrics[-1]['spent'] / 60:.1f}", "trained": len(metrics)}
-    parameters = sum(p.numel() for p in kind_of(fitted).build_fixed_network(fitted).parameters())
     return {
         **key,
         "target": f"{target:g}",
         "mAP": f"{100 * scores['mAP']:.2f}",
         "rank1": f"{100 * scores['cmc'][0]:.2f}",
-        "multiply_adds": _macs(fitted),
-        "parameters": parameters,
+        "multiply_adds": macs,
+        "parameters": count_parameters(kind_of(fitted).build_fixed_network(fitted)),
         "share": f"{share:.4f}",
         **search,
     }
@@ -226,10 +217,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=list(SPACES), default=list(SPACES), help="some of the spaces")
     parser.add_argument("--minutes", type=float, default=15, help="of a search")
     parser.add_argument(
-        "--millions", type=float, default=30, help="multiply-adds of the published genotype in a search"
+        "--millions", type=float, default=20, help="multiply-adds of the published genotype in a search"
     )
     parser.add_argument(
-        "--targets", type=float, nargs="+", default=[15, 30], help="millions of multiply-adds in training"
+        "--targets", type=float, nargs="+", default=[20, 40], help="millions of multiply-adds in training"
     )
     parser.add_argument("--summary", action="store_true", help="print the means of what there is")
     parser.add_argument("--work", type=Path, default=Path("results/spaces"))

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dcs_nas.models.blocks.parts import check_sizes, start_gate, zero_started_norm
+from dcs_nas.models.blocks.parts import check_sizes, start_gate, widen, zero_started_norm
 from dcs_nas.models.depthwise import DepthwiseConv, is_faulty_in_half
 from dcs_nas.models.resampling import Resample, interpolation
 
@@ -119,7 +119,7 @@ class StackRegions(nn.Module):
 
     def forward(self, x: Tensor, theta: Tensor) -> Tensor:
         """Map x (B, C, H, W) and the regions' centres theta (B, T, 2) to (B, C, H, W)."""
-        centres = _widen_centres(x, theta)
+        centres = widen(theta)
         height, width = x.shape[2:]
         regions = theta.shape[1]
         depth = (torch.arange(height, device=x.device, dtype=centres.dtype) + 0.5) * (regions / height)
@@ -142,16 +142,12 @@ class CropRegion(nn.Module):
 
     def forward(self, x: Tensor, theta: Tensor, size: tuple[int, int]) -> Tensor:
         """Map x (B, C, H, W) and the region's centre theta (B, 2) to (B, C, *size)."""
-        centres = _widen_centres(x, theta)
+        centres = widen(theta)
         height, width = x.shape[2:]
         depth = (2 * torch.arange(height, device=x.device, dtype=centres.dtype) + 1) / height - 1
         rows = _interpolate_rows(centres[:, 1:] + depth / self.regions, height)
         region = self.resample(x, rows, _shift_columns(centres[:, :1], width))
         return F.interpolate(region, size=size, mode="bilinear", align_corners=True).to(x.dtype)
-
-
-def _widen_centres(x: Tensor, theta: Tensor) -> Tensor:
-    return theta.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _interpolate_rows(down: Tensor, height: int) -> Tensor:
