@@ -124,12 +124,17 @@ def compiled_steps(bench: Bench) -> Rows:
             yield _step_row(bench, space, name, trainer, peers=False)
 
 
-def _step_row(bench: Bench, space: str, name: str, trainer: Mapping[str, str], *, peers: bool) -> Row:
+def _attempt(name: str, measure: Callable[[], Row]) -> Row:
+    """Return a row, or one of its error: the other rows go on."""
     try:
-        step = _step(bench, _spaces(bench)[space], space.startswith("attention"), trainer, peers)
-    except Exception as error:  # of one setting: the others go on
-        return {"name": f"{space}, {name}", "error": _line(error)}
-    return {"name": f"{space}, {name}", **step}
+        return {"name": name, **measure()}
+    except Exception as error:
+        return {"name": name, "error": _line(error)}
+
+
+def _step_row(bench: Bench, space: str, name: str, trainer: Mapping[str, str], *, peers: bool) -> Row:
+    sizes, attention = _spaces(bench)[space], space.startswith("attention")
+    return _attempt(f"{space}, {name}", lambda: _step(bench, sizes, attention, trainer, peers))
 
 
 def _spaces(bench: Bench) -> dict[str, dict[str, int]]:
@@ -299,10 +304,7 @@ def configurations(bench: Bench) -> Rows:
 
     names = ["demo", "osnet"] if bench.tiny else sorted(p.stem for p in (ROOT / "configs").glob("*.yaml"))
     for name in names:
-        try:
-            yield {"name": name, **_configuration(bench, find_shipped_file("configs", name))}
-        except Exception as error:  # of one configuration: the others go on
-            yield {"name": name, "error": _line(error)}
+        yield _attempt(name, functools.partial(_configuration, bench, find_shipped_file("configs", name)))
 
 
 def _configuration(bench: Bench, path: Path) -> Row:
@@ -367,13 +369,14 @@ def _configuration(bench: Bench, path: Path) -> Row:
 
 def cells(bench: Bench, precision: str) -> Rows:
     """The search of market1501_search in half precision, as shipped but for the data: two epochs' losses."""
-    yield _job(bench, "demo" if bench.tiny else "market1501_search", precision)
+    name = "demo" if bench.tiny else "market1501_search"
+    yield _attempt(f"{name}, {precision}", lambda: _job(bench, name, precision))
 
 
 def others(bench: Bench, precision: str) -> Rows:
     """Further searches and retrainings in half precision, as shipped but for the data: two or three epochs' losses."""
     for name in ("demo_chain", *(() if bench.tiny else ("msinet_search", "hacnn_market1501", "rga_sc_cuhk03"))):
-        yield _job(bench, name, precision)
+        yield _attempt(f"{name}, {precision}", functools.partial(_job, bench, name, precision))
 
 
 def _job(bench: Bench, name: str, precision: str) -> Row:
@@ -387,45 +390,37 @@ def _job(bench: Bench, name: str, precision: str) -> Row:
     epochs = 2 if section == "retrain" else 2 + shipped.section("search").warmup_epochs
     options = [*_options(bench, 8 if bench.tiny else 64, section=section), f"{section}.epochs={epochs}"]
     options += [f"trainer.precision={precision}", "data.options={}"]
-    row, folder, began = {"name": f"{name}, {precision}"}, bench.folder / f"{name} {precision}", bench.clock()
-    try:
-        job(load_config(_config(name), options), folder)
-    except Exception as error:  # of one job: the others go on
-        return {**row, "error": _line(error)}
+    folder, began = bench.folder / f"{name} {precision}", bench.clock()
+    job(load_config(_config(name), options), folder)
     key = "weights/loss" if section == "search" else "train/loss"
-    losses = [epoch[key] for epoch in RunFolder(folder).metrics()]
-    return {**row, "losses": losses, "seconds": bench.clock() - began}
+    return {"losses": [epoch[key] for epoch in RunFolder(folder).metrics()], "seconds": bench.clock() - began}
 
 
 def equal_bits(bench: Bench) -> Rows:
     """Searches and a retraining, each run twice with deterministic algorithms: whether all weights are equal."""
+    names = {"search of cells": "demo", "search of a chain": "demo_chain", "retraining, ResNet-50": "bot_r50"}
+    for name, shipped in list(names.items())[: 1 if bench.tiny else None]:
+        section = "search" if name.startswith("search") else "retrain"
+        yield _attempt(name, functools.partial(_run_twice, bench, shipped, section))
+
+
+def _run_twice(bench: Bench, shipped: str, section: str) -> Row:
     from dcs_nas.config import load_config
     from dcs_nas.strategies.job import run_search
     from dcs_nas.training.checkpoints import load_checkpoint
     from dcs_nas.training.retrain_job import run_retraining
 
-    jobs: dict[str, tuple[Callable[..., object], str]] = {
-        "search of cells": (run_search, "demo"),
-        "search of a chain": (run_search, "demo_chain"),
-        "retraining, ResNet-50": (run_retraining, "bot_r50"),
-    }
-    for name, (job, shipped) in list(jobs.items())[: 1 if bench.tiny else None]:
-        section = "search" if job is run_search else "retrain"
-        options = [*_options(bench, 8 if bench.tiny else 64, section=section), f"{section}.epochs=1"]
-        options += ["trainer.deterministic=true", "data.height=64", "data.width=32"]
-        options += ["search.warmup_epochs=0"] * (section == "search")
-        states = []
-        for turn in range(2):
-            folder = bench.folder / f"{name} {turn}"
-            try:
-                job(load_config(_config(shipped), options), folder)
-            except Exception as error:  # an operation without a deterministic kernel is a result
-                yield {"name": name, "error": _line(error)}
-                break
-            states.append(load_checkpoint(folder / "checkpoints" / "last.ckpt")["state_dict"])
-        else:
-            differ = [key for key, value in states[0].items() if not torch.equal(value, states[1][key])]
-            yield {"name": name, "equal": not differ, "tensors": len(states[0]), "differ": differ[:5]}
+    options = [*_options(bench, 8 if bench.tiny else 64, section=section), f"{section}.epochs=1"]
+    options += ["trainer.deterministic=true", "data.height=64", "data.width=32"]
+    options += ["search.warmup_epochs=0"] * (section == "search")
+    states = []
+    for turn in range(2):
+        folder = bench.folder / f"{shipped} {turn}"
+        job = run_search if section == "search" else run_retraining
+        job(load_config(_config(shipped), options), folder)
+        states.append(load_checkpoint(folder / "checkpoints" / "last.ckpt")["state_dict"])
+    differ = [key for key, value in states[0].items() if not torch.equal(value, states[1][key])]
+    return {"equal": not differ, "tensors": len(states[0]), "differ": differ[:5]}
 
 
 def _options(bench: Bench, batch: int, *, section: str = "retrain") -> list[str]:
