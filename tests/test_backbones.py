@@ -12,6 +12,7 @@ from dcs_nas.errors import InputError
 from dcs_nas.models.backbones import BACKBONES, Backbone, insert_attention, measure_stages
 from dcs_nas.models.backbones.osnet import ChannelGate
 from dcs_nas.models.blocks import ATTENTION
+from dcs_nas.models.depthwise import PointwiseConv
 from tests.backbones import FAMILIES, HEIGHT, WIDTH, without_values
 
 # The cheapest images of which every stage keeps a map.
@@ -74,6 +75,8 @@ def test_every_backbone_gives_what_it_states(name: str) -> None:
     backbone = without_values(BACKBONES[name], height=HEIGHT, width=WIDTH).eval()
     with torch.no_grad():
         check_output(backbone, backbone(torch.randn(1, 3, HEIGHT, WIDTH)))
+    strided = [m for m in backbone.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1) < m.stride]
+    assert {type(m) for m in strided} <= {PointwiseConv}  # why: strided_pointwise
 
 
 def check_training(backbone: Backbone) -> None:

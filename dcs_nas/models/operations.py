@@ -59,8 +59,8 @@ class FactorizedReduce(ReluFirst):
 
     def __init__(self, c_in: int, c_out: int, *, affine: bool = True) -> None:
         super().__init__()
-        self.even = nn.Conv2d(c_in, c_out - c_out // 2, 1, stride=2, bias=False)
-        self.odd = nn.Conv2d(c_in, c_out // 2, 1, stride=2, bias=False) if c_out > 1 else None
+        self.even = PointwiseConv(c_in, c_out - c_out // 2, stride=2)
+        self.odd = PointwiseConv(c_in, c_out // 2, stride=2) if c_out > 1 else None
         self.norm = nn.BatchNorm2d(c_out, affine=affine)
 
     def after_relu(self, x: Tensor, weight: Tensor | None = None) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dcs_nas.errors import InputError
 from dcs_nas.models.backbones.backbone import Backbone, initialize_convolutional, register_backbone
 from dcs_nas.models.blocks.parts import zero_started_norm
+from dcs_nas.models.depthwise import PointwiseConv
 
 # The kind of IBN in each of the four stages.
 _IBN: dict[str, tuple[str | None, ...]] = {"a": ("a", "a", "a", None), "b": ("b", "b", None, None)}
@@ -184,6 +185,8 @@ class ResNet(Backbone):
 
 
 def _build_conv(channels: int, out_channels: int, kernel: int, *, stride: int = 1) -> nn.Conv2d:
+    if kernel == 1 and stride > 1:
+        return PointwiseConv(channels, out_channels, stride)
     return nn.Conv2d(channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=False)
 
 
