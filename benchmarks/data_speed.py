@@ -108,6 +108,7 @@ def _models(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
 def _config(arguments: argparse.Namespace, *overrides: str) -> Config:
     own = [f"data.root={arguments.work / 'data'}", f"results={arguments.work}", "trainer.accelerator=cpu"]
     own += [f"trainer.threads={arguments.threads}", "search.warmup_epochs=0", "search.guard.eigenvalue_iterations=0"]
+    own += ["search.strategy=bilevel", "search.validation=0"]
     return load_config(find_shipped_file("configs", arguments.config), [*own, "retrain.warmup_epochs=0", *overrides])
 
 

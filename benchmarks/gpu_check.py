@@ -332,7 +332,8 @@ def _configuration(bench: Bench, path: Path) -> Row:
     alphas = list(supernet.alphas().values()) if supernet else []
     weights = [p for p in network.parameters() if p.requires_grad and not any(p is a for a in alphas)]
     optimizers = [torch.optim.SGD(weights, lr=1e-4, momentum=0.9)]
-    optimizers += [torch.optim.Adam(alphas, lr=1e-4)] if alphas else []
+    bilevel = supernet is not None and config.section("search").weight_share < 1
+    optimizers += [torch.optim.Adam(alphas, lr=1e-4)] if bilevel else []
 
     def loss() -> Tensor:
         with torch.autocast(bench.device, dtype=half or torch.bfloat16, enabled=half is not None):
@@ -350,12 +351,12 @@ def _configuration(bench: Bench, path: Path) -> Row:
         optimizer.step()
 
     def step() -> None:
-        if alphas:
+        if bilevel:
             half_step(optimizers[1], weights)
         half_step(optimizers[0], alphas)
 
     times = in_turn({"": step}, 1 if bench.tiny else 3, bench.clock)[""]
-    seconds, images_a_step = statistics.median(times), batch * (2 if alphas else 1)
+    seconds, images_a_step = statistics.median(times), batch * (2 if bilevel else 1)
     memory = target.step_memory(torch.device(bench.device))
     return {
         "seconds a step": seconds,
@@ -368,8 +369,8 @@ def _configuration(bench: Bench, path: Path) -> Row:
 
 
 def cells(bench: Bench, precision: str) -> Rows:
-    """The search of market1501_search in half precision, as shipped but for the data: two epochs' losses."""
-    name = "demo" if bench.tiny else "market1501_search"
+    """The search of market1501_darts in half precision, as shipped but for the data: two epochs' losses."""
+    name = "demo" if bench.tiny else "market1501_darts"
     yield _attempt(f"{name}, {precision}", lambda: _job(bench, name, precision))
 
 
@@ -430,7 +431,9 @@ def _options(bench: Bench, batch: int, *, section: str = "retrain") -> list[str]
     options += [f"data.images_per_identity={4 if batch > 8 else 2}"]
     options += [f"data.height={bench.height}", f"data.width={bench.width}", f"trainer.accelerator={bench.accelerator}"]
     options += ["trainer.loggers=[]"]
-    return options + (["retrain.weights=null"] if section == "retrain" else [])
+    return options + (
+        ["retrain.weights=null"] if section == "retrain" else ["search.strategy=bilevel", "search.validation=0"]
+    )
 
 
 def _config(name: str) -> Path:
@@ -438,7 +441,7 @@ def _config(name: str) -> Path:
 
 
 # Sections and their seconds. The first seconds of a process go into kernels that its libraries choose or compile: half
-# a minute for the first step of market1501_search in bfloat16.
+# a minute for the first step of market1501_darts in bfloat16.
 SECTIONS: dict[str, tuple[Callable[[Bench], Rows], int]] = {
     "tests": (tests, 110),
     "cells in bf16": (functools.partial(cells, precision="bf16-mixed"), 180),

@@ -21,8 +21,8 @@ adds both peers with the blocks as their papers write them (_plain_blocks.py): N
 Take a small ``--batch``, of two images or more, as N x N matrices fill the memory. ``--growth``: how a
 step's cost grows with each size, as numbers, fitted exponents and a plot; with ``--attention``, of a smaller network,
 with the number of candidates too.
-``--outside``: the share of a real run of configs/demo.yaml that is not the network's (first epoch and ends of epochs
-left out). ``--clock cpu --threads 1`` on a machine with other work: seconds of this process alone.
+``--outside``: the share of a real bilevel search with configs/demo.yaml that is not the network's (first epoch and ends
+of epochs left out). ``--clock cpu --threads 1`` on a machine with other work: seconds of this process alone.
 """
 
 from __future__ import annotations
@@ -244,6 +244,7 @@ def _outside(arguments: argparse.Namespace) -> dict[str, Any]:
             write_synthetic(root, settings=SyntheticSettings())
         own = [f"data.root={root}", f"results={folder}", f"search.epochs={arguments.epochs}"]
         own += ["trainer.accelerator=cpu", f"trainer.threads={torch.get_num_threads()}"]
+        own += ["search.strategy=bilevel", "search.validation=0"]
         with timed_by(timer):
             run_search(load_config(find_shipped_file("configs", "demo"), own), Path(folder) / "run")
     shares = timer.shares

@@ -26,7 +26,7 @@ _FENCE = re.compile(
 
 # What makes a job of the documentation tiny, after its own settings were accepted as they are.
 _TINY = (
-    "data.height=32", "data.width=16", "data.identities_per_batch=6", "data.images_per_identity=4", "augment.pad=2",
+    "data.height=32", "data.width=16", "data.identities_per_batch=4", "data.images_per_identity=4", "augment.pad=2",
     "trainer.accelerator=cpu", "trainer.devices=1", "trainer.precision=32-true", "trainer.threads=1",
     "trainer.loggers=[]",
 )  # fmt: skip

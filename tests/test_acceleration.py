@@ -87,7 +87,7 @@ def test_compiling_leaves_the_names_of_the_state() -> None:
     ],
 )
 def test_a_search_that_cannot_be_compiled_is_refused(override: str, said: str, tmp_path: Path) -> None:
-    config = load_config(Path("configs/demo.yaml"), ["trainer.compile=default", override])
+    config = load_config(Path("configs/demo.yaml"), ["search.strategy=bilevel", "trainer.compile=default", override])
     with pytest.raises(InputError, match=f"trainer.compile is not for {said}.*set trainer.compile=off"):
         run_search(config, tmp_path / "run")
 

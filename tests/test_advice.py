@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 SETTING = re.compile(r"\b(?:data|loss|search|retrain|evaluate|trainer)(?:\.[a-z_0-9]+)+=(?![= {])[\w./-]*\w")
 CHAIN = ["search.space=demo_chain", "search.channels=null", "search.cells=null"]
 
-# Situations of the FAQ: market1501_search, shrunk; of a message: the settings that lead to it, too. Settings that do
+# Situations of the FAQ: market1501_darts, shrunk; of a message: the settings that lead to it, too. Settings that do
 # not touch each other share a run.
 SITUATIONS: list[list[str]] = [
     # collapse, memory, NaN
@@ -90,7 +90,7 @@ def _advised() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shipped market1501_search, shrunk and on synthetic people; two steps an epoch."""
+    """The shipped market1501_darts, shrunk and on synthetic people; two steps an epoch."""
     folder = tmp_path_factory.mktemp("advice")
     settings = SyntheticSettings(train_identities=12, test_identities=2, cameras=2, width=16, height=32)
     write_synthetic(folder / "people", settings=settings, workers=1)
@@ -98,7 +98,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
 data: {{root: {folder / "people"}, cache: {folder / "cache"}, name: market1501, height: 32, width: 16,
   identities_per_batch: 4, images_per_identity: 4}}
 """
-    text = find_shipped_file("configs", "market1501_search").read_text()
+    text = find_shipped_file("configs", "market1501_darts").read_text()
     text = re.sub(r"(?ms)^data:\n.*?(?=^augment)", shrunk.lstrip(), text)
     text = text.replace("  epochs: 50 ", "  epochs: 1\n  channels: 4\n  cells: 1 ")
     text = text.replace("trainer: {", "trainer: {accelerator: cpu, threads: 1, ")

@@ -38,7 +38,7 @@ def test_every_shipped_configuration_is_on_a_way_that_trains_what_it_searches(sc
     (way,) = script.find_ways(["market1501_search"])
     assert way.name == "market1501_search, market1501_retrain"
     (way,) = script.find_ways(["tune_workers"])
-    assert way.name == "market1501_search, tune_workers"
+    assert way.name == "market1501_darts, tune_workers"
 
 
 def test_the_data_make_two_steps_an_epoch_of_every_composition_of_batches(script: ModuleType, tmp_path: Path) -> None:

@@ -519,11 +519,11 @@ def test_a_run_folder_with_junk_is_read_as_far_as_it_goes(tmp_path: Path) -> Non
     run = RunFolder(tmp_path).read()
     assert len(run.notes) == 5, run.notes
     assert run.metrics == []
-    assert RunFolder(tmp_path).contents().epochs_done == 0
+    assert RunFolder(tmp_path).contents().steps_done == 0
     assert set(RunFolder(tmp_path).contents().scores) == set()
     for junk in ('epoch\n"' + "x" * 200_000 + '"\n', "epoch\ninf\n", "epoch\nx\n", "\0\n\0\n", "loss\n1\n"):
         (tmp_path / "metrics.csv").write_text(junk)
-        assert RunFolder(tmp_path).contents().epochs_done == 0
+        assert RunFolder(tmp_path).contents().steps_done == 0
         assert any("metrics.csv: left out" in note for note in RunFolder(tmp_path).read().notes)
     (tmp_path / "evaluation.json").write_text("[" * 10_000)
     read = RunFolder(tmp_path).read()

@@ -46,7 +46,9 @@ operations: [none, skip_connect, sep_conv_3x3]
 
 
 def config(*overrides: str) -> Config:
-    return load_config(find_shipped_file("configs", "demo"), ["data.height=32", "data.width=16", *overrides])
+    return load_config(
+        find_shipped_file("configs", "demo"), ["data.height=32", "data.width=16", "search.strategy=bilevel", *overrides]
+    )
 
 
 @pytest.fixture
@@ -123,14 +125,16 @@ def test_profile_reads_the_supernet_of_proposals_as_it_trains(capsys: pytest.Cap
         *(word for setting in size for word in ("-o", setting)),
     ]
     kept = []
-    for strategy in ("search.strategy=proposals", "search.relaxation.kind=gumbel", "search.relaxation.kind=softmax"):
-        text = run_command(capsys, "profile", *job, "-o", strategy)[2].replace("\n", " ")
+    bilevel = ["-o", "search.strategy=bilevel", "-o"]
+    for own in ([], [*bilevel, "search.relaxation.kind=gumbel"], [*bilevel, "search.relaxation.kind=softmax"]):
+        text = run_command(capsys, "profile", *job, *own)[2].replace("\n", " ")
         kept.append(float(text.split("keeps about ")[1].split()[0]))
     assert kept[0] == kept[1] < kept[2]
 
 
 def test_profile_says_what_a_step_keeps_and_what_fits(capsys: pytest.CaptureFixture, space: Path) -> None:
     job = ["demo", "--rounds", 0, "-o", f"search.space={space}", "-o", "data.height=32", "-o", "data.width=16"]
+    job += ["-o", "search.strategy=bilevel"]
     assert "in 32-true keeps about" in (text := run_command(capsys, "profile", *job, "--memory", 24)[2])
     assert "fits on 24 GiB" in text
     text = run_command(capsys, "profile", *job, "-o", "data.identities_per_batch=4000", "--memory", 0.5)[2]

@@ -17,6 +17,8 @@ from dcs_nas.config import Config, PredictorConfig, load_config
 from dcs_nas.errors import InputError, TrainingError
 from dcs_nas.models.cell_kind import CellKind
 from dcs_nas.models.space_kinds import kind_of
+from dcs_nas.report.graphs import draw_history
+from dcs_nas.report.page import Options, write_report
 from dcs_nas.runs import RunFolder, read_metrics
 from dcs_nas.runs.workers import Worker, open_journal, register_worker
 from dcs_nas.space import Origin, find_shipped_file, load_genotype, load_space, parse_genotype
@@ -31,6 +33,7 @@ from dcs_nas.strategies.trial_strategy import TrialStrategy
 from dcs_nas.strategies.trials import Proposal, TrialFolder
 from dcs_nas.training import loop
 from dcs_nas.training.checkpoints import load_checkpoint
+from tests.command_line import run_command
 from tests.test_baselines import JOB, _interrupted_at
 from tests.test_search_engine import SPACE
 from tests.test_tabular import written
@@ -97,6 +100,19 @@ def test_a_search_tries_nothing_twice_and_resumes_to_the_same_trials(strategy: s
     other = config.model_copy(update={"seed": 1})
     if strategy == "random":
         assert found != run_search(other, tables / "other")
+
+
+def test_pictures_and_lists_of_a_search_by_trials_count_trials(
+    tables: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = RunFolder(tables / "results" / "search")
+    run_search(on_table("bench_chain", "random", "trials.trials=3"), run.path)
+    page = write_report([run.path], tables / "report.html", options=Options(maps=0, ranked=0)).file.read_text()
+    assert "finished, 3 of 3 trials" in page
+    assert "Best architecture over the trials" in page
+    assert "<label>trial <output>" in page
+    assert {"3/3", "trials"} <= set(run_command(capsys, "runs", tables / "results")[1].split())
+    assert "from trial 1 to trial 3" in draw_history(run.path, tables / "history", formats=["svg"]).note
 
 
 def test_a_search_that_learns_finds_better_than_chance(tables: Path) -> None:

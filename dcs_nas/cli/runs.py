@@ -81,7 +81,7 @@ def compare(run: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help
     head = [
         ["command", *(one.kind for one in runs)],
         ["state", *(one.state for one in runs)],
-        ["epochs", *(one.progress for one in runs)],
+        ["epochs", *(_progress(one) for one in runs)],
         ["trained on", *(one.data_version for one in runs)],
     ]
     table("settings that differ" if differing else "no setting differs", columns, [*head, *differing], words=True)
@@ -133,7 +133,11 @@ def _row(run: RunContents, root: Path, changed: str) -> list[str]:
     score = _UNSET
     if evaluation is not None:
         score = f"{100 * evaluation.scores['mAP']:.2f} %{f' ({evaluation.variant})' if evaluation.variant else ''}"
-    return [name, run.kind, run.state, changed, run.data_version, _text(run.seed), run.progress, score]
+    return [name, run.kind, run.state, changed, run.data_version, _text(run.seed), _progress(run), score]
+
+
+def _progress(run: RunContents) -> str:
+    return run.progress if run.step == "epoch" else f"{run.progress} {run.step}s"
 
 
 def _html_row(run: RunContents, root: Path, page: Path) -> str:
@@ -161,7 +165,7 @@ def _describe(run: RunContents) -> str:
     inner = sum(1 for _ in find_runs(run.path)) - 1
     also = f" and {inner} runs in it" if inner else ""
     return (
-        f"{run.path} ({run.kind}, {run.state}, epochs {run.progress}, last changed {ago:,.0f} min ago{also}; "
+        f"{run.path} ({run.kind}, {run.state}, {run.step}s {run.progress}, last changed {ago:,.0f} min ago{also}; "
         f"{len(files)} files, {size:,.1f} MiB)"
     )
 

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from dcs_nas.config.data import AugmentConfig, DataConfig, DataSource, EvaluateConfig
 from dcs_nas.config.search import (
+    TRIAL_STRATEGIES,
     CostConfig,
     GuardConfig,
     MemoryConfig,
@@ -29,6 +30,7 @@ from dcs_nas.settings import Settings, parse, parse_yaml, read_yaml
 __all__ = [
     "EVALUATION",
     "EXTRACTION",
+    "TRIAL_STRATEGIES",
     "AugmentConfig",
     "Config",
     "CostConfig",

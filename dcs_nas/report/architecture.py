@@ -1,4 +1,4 @@
-"""The architecture over the epochs: pictures of the result and of changes, and the mixture weights."""
+"""The architecture over the epochs or trials: pictures of the result and of changes, and the mixture weights."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ def draw_architecture(run: RunContents, *, films: bool = True) -> Architecture |
         return shown
     shown.films = [_draw_film(part, same) for part in final.parts]
     if is_strip(final):
-        titled = [(f"epoch {epoch}", genotype) for epoch, genotype in same]
+        titled = [(f"{run.step} {epoch}", genotype) for epoch, genotype in same]
         if sum(any(a.part(p) != b.part(p) for p in a.parts) for (_, a), (_, b) in pairwise(same)) >= _MOST_PANELS:
             titled = [*titled[: _MOST_PANELS // 2], *titled[-_MOST_PANELS // 2 :]]  # the first and the last epochs
         shown.strips = [_draw_strip(part, titled) for part in final.parts]
     (first, a), (last, b) = same[0], same[-1]
     for part in (part for part in final.parts if a.part(part) != b.part(part)):
         title, graph = make_title(final, part), make_difference_graph(a.graph(part), b.graph(part))
-        words = f"{title}: from epoch {first} to epoch {last}"
+        words = f"{title}: from {run.step} {first} to {run.step} {last}"
         shown.differences.append(_paint(graph, f"changes of the {title}", words))
     return shown
 
@@ -105,7 +105,7 @@ def _draw_film(part: str, genotypes: Sequence[tuple[int, AnyGenotype]]) -> Film:
 def _draw_strip(part: str, genotypes: Sequence[tuple[str, AnyGenotype]]) -> Picture:
     panels, title = make_strip_panels(genotypes, part), make_title(genotypes[0][1], part)
     return paint_both_themes(
-        lambda name: paint_panels(panels, get_theme(name), "svg")[0], f"the {title} over the epochs", title
+        lambda name: paint_panels(panels, get_theme(name), "svg")[0], f"the {title} over the steps", title
     )
 
 

@@ -96,8 +96,8 @@ class Chart:
     facts: dict[str, Any]
 
 
-def draw_line_chart(title: str, series: Sequence[Series], *, note: str = "") -> Chart | None:
-    """Return a chart over the epochs of all series that have a number, styled by their index; None without any."""
+def draw_line_chart(title: str, series: Sequence[Series], *, note: str = "", step: str = "epoch") -> Chart | None:
+    """Return a chart over the steps of all series that have a number, styled by their index; None without any."""
     styled = [(s, i) for i, s in enumerate(series) if any(y is not None for y in s.ys)]
     if not styled:
         return None
@@ -111,7 +111,7 @@ def draw_line_chart(title: str, series: Sequence[Series], *, note: str = "") -> 
         below = 0.47 + (0.06 + 0.2 * len(styled) if legend else 0.0)  # inches
         figure = Figure(figsize=(_WIDTH, 1.9 + below))
         bottom = below / (1.9 + below)
-        axes = figure.add_axes((_LEFT, bottom, _RIGHT - _LEFT, 0.97 - bottom), xlim=(low, high), xlabel="epoch")
+        axes = figure.add_axes((_LEFT, bottom, _RIGHT - _LEFT, 0.97 - bottom), xlim=(low, high), xlabel=step)
         for line, index in styled:
             ys = np.array([np.nan if y is None else y for y in line.ys])
             size = 3.0 if len(ys) <= 60 else 0.0
@@ -124,8 +124,8 @@ def draw_line_chart(title: str, series: Sequence[Series], *, note: str = "") -> 
         svg = save_figure(figure, "svg")
     places = [round(_LEFT + (x - low) / (high - low) * (_RIGHT - _LEFT), 4) for x in xs]
     lines = [{"name": s.name, "values": [dict(zip(s.xs, s.ys)).get(x) for x in xs]} for s, _ in styled]
-    facts = {"xs": xs, "places": places, "label": "epoch", "lines": lines}
-    return Chart(title, note, embed_chart(svg, f"{title} over epochs"), facts)
+    facts = {"xs": xs, "places": places, "label": step, "lines": lines}
+    return Chart(title, note, embed_chart(svg, f"{title} over {step}s"), facts)
 
 
 def embed_chart(light: bytes, alt: str) -> Picture:

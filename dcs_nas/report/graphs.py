@@ -210,8 +210,7 @@ def read_epochs(folder: Path) -> list[tuple[int, AnyGenotype]]:
     Raises:
         InputError: no record, or one that does not describe a network.
     """
-    parent = RunFolder(folder.parent)
-    epochs = (parent if folder == parent.architecture else RunFolder(folder)).epoch_genotypes()
+    epochs = _find_run(folder).epoch_genotypes()
     if not epochs:
         raise InputError(
             f"{folder} holds no epochs of a search (architecture/epoch_NNN.yaml); name the run folder of a "
@@ -220,25 +219,32 @@ def read_epochs(folder: Path) -> list[tuple[int, AnyGenotype]]:
     return epochs
 
 
+def _find_run(folder: Path) -> RunFolder:
+    parent = RunFolder(folder.parent)
+    return parent if folder == parent.architecture else RunFolder(folder)
+
+
 def draw_history(folder: Path, out: Path, *, formats: Sequence[str] = ("svg", "png"), theme: str = "light") -> Drawing:
     """Draw the record of the search in ``folder``: strips of its cells or changes of its chain, and animations.
 
     Raises:
         InputError: as ``read_epochs``, ``draw_strip`` and ``draw_difference``.
     """
-    epochs = read_epochs(folder)
+    epochs, step = read_epochs(folder), _find_run(folder).contents().step
     (first, a), (last, b) = epochs[0], epochs[-1]
     if is_strip(b):
-        drawing = draw_strip([(f"epoch {epoch}", g) for epoch, g in epochs], out, formats=formats, theme=theme)
+        drawing = draw_strip([(f"{step} {epoch}", g) for epoch, g in epochs], out, formats=formats, theme=theme)
     else:
         drawing = draw_difference(a, b, out, formats=formats, theme=theme)
-        drawing.note = f"{drawing.files[0].stem}: from epoch {first} to epoch {last}"
-    drawing.files += draw_animation(epochs, out, theme=theme)
+        drawing.note = f"{drawing.files[0].stem}: from {step} {first} to {step} {last}"
+    drawing.files += draw_animation(epochs, out, theme=theme, step=step)
     return drawing
 
 
-def draw_animation(genotypes: Sequence[tuple[int, AnyGenotype]], out: Path, *, theme: str = "light") -> list[Path]:
-    """Write ``animation_normal.gif``, ..., or ``animation_chain.gif``, a frame for each (epoch, genotype).
+def draw_animation(
+    genotypes: Sequence[tuple[int, AnyGenotype]], out: Path, *, theme: str = "light", step: str = "epoch"
+) -> list[Path]:
+    """Write ``animation_normal.gif``, ..., or ``animation_chain.gif``, a frame for each (epoch or trial, genotype).
 
     New operations of an epoch have a plus; a chain shows the changes from the epoch before. The last frame stays
     longer, and the animation repeats.
@@ -248,17 +254,21 @@ def draw_animation(genotypes: Sequence[tuple[int, AnyGenotype]], out: Path, *, t
     """
     if not genotypes:
         raise InputError("an animation has no genotype, expected at least one; name a run with recorded epochs")
-    _require_same_space([(f"epoch {epoch}", genotype) for epoch, genotype in genotypes])
+    _require_same_space([(f"{step} {epoch}", genotype) for epoch, genotype in genotypes])
     colours, parts = get_theme(theme), genotypes[0][1].parts
-    return [_write(list(_frames(genotypes, part, colours)), out / f"animation_{part}.gif", colours) for part in parts]
+    return [
+        _write(list(_frames(genotypes, part, colours, step)), out / f"animation_{part}.gif", colours) for part in parts
+    ]
 
 
-def _frames(genotypes: Sequence[tuple[int, AnyGenotype]], part: str, theme: Theme) -> Iterator[tuple[str, Image.Image]]:
+def _frames(
+    genotypes: Sequence[tuple[int, AnyGenotype]], part: str, theme: Theme, step: str
+) -> Iterator[tuple[str, Image.Image]]:
     before: AnyGenotype | None = None
     for epoch, genotype in genotypes:
         painted, _ = paint_graph(make_epoch_graph(genotype, part, before), theme, "png")
         with Image.open(io.BytesIO(painted)) as picture:
-            yield f"epoch {epoch}: {make_title(genotype, part)}", picture.convert("RGB")
+            yield f"{step} {epoch}: {make_title(genotype, part)}", picture.convert("RGB")
         before = genotype
 
 

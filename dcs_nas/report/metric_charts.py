@@ -24,6 +24,7 @@ _EXPLAINED = {
     "relaxation_temperature": "of the mixture",
     "dcs_kept": "share of channels that DCS-Attention keeps",
     "validation": "by retrieval among identities held out",
+    "evidence/supernet": "mAP of the trial's genotype in the supernet, before it is trained",
     "test": "by retrieval on the test set, only for this curve: nothing is chosen by it",
 }
 GROUPS = {
@@ -53,7 +54,7 @@ def draw_curves(runs: Sequence[RunContents], names: Sequence[str] = ()) -> list[
     runs, ``names`` name their lines and every column has a chart of its own.
     """
     columns = sorted({key for run in runs for row in run.metrics for key in row if key != "epoch"}, key=_order)
-    single = len(runs) == 1
+    single, step = len(runs) == 1, " or ".join(sorted({run.step for run in runs}))
     groups: dict[str, Group] = {}
     for (group, chart), members in groupby(columns, key=lambda c: _find_place(c) if single else (_find_place(c)[0], c)):
         same = list(members)
@@ -61,7 +62,8 @@ def draw_curves(runs: Sequence[RunContents], names: Sequence[str] = ()) -> list[
             series = [_series(runs[0], column, _shorten(column, chart)) for column in same]
         else:
             series = [_series(run, same[0], name) for run, name in zip(runs, names, strict=True)]
-        drawn = draw_line_chart(chart, series, note=_EXPLAINED.get(chart, _EXPLAINED.get(_find_place(same[0])[1], "")))
+        note = _EXPLAINED.get(chart, _EXPLAINED.get(_find_place(same[0])[1], ""))
+        drawn = draw_line_chart(chart, series, note=note, step=step)
         if drawn is not None:
             groups.setdefault(group, Group(group, GROUPS[group])).charts.append(drawn)
     return [groups[key] for key in GROUPS if key in groups]
@@ -82,6 +84,8 @@ def _find_place(column: str) -> tuple[str, str]:
         return "collapse", column
     if head in ("validation", "best"):
         return "validation", "validation"
+    if head == "evidence":
+        return "validation", column
     if head == "test":
         return "validation", "test"
     if column in ("lr", "tau", "relaxation_temperature", "dcs_kept"):

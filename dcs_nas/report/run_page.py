@@ -33,6 +33,7 @@ class RunPage:
     path: Path
     searched: bool
     trained: bool
+    step: str
     summary: Summary
     notes: list[str]
     loaded: Loaded | None = None
@@ -50,7 +51,7 @@ class RunPage:
 
     @property
     def epochs(self) -> list[int]:
-        """The epochs of the slider, from 1."""
+        """The epochs or trials of the slider, from 1."""
         of_films = {e for film in (self.architecture.films if self.architecture else []) for e in film.frames}
         return sorted(of_films | set(self.heats.epochs if self.heats else []))
 
@@ -76,7 +77,7 @@ class RunPage:
             ("loaded", "weights loaded", self.loaded),
             ("scores", "scores", self.scores or self.trained),
             ("curves", "curves", self.groups),
-            ("weights", "over the epochs", self.epochs),
+            ("weights", f"over the {self.step}s", self.epochs),
             ("cells", "architecture", self.architecture),
             ("ranked", "ranked lists", self.trained),
             ("maps", "attention maps", self.trained),
@@ -89,7 +90,7 @@ def make_run_page(run: RunContents, id: str, *, maps: int, ranked: int, progress
     """Return the page of ``run``, with attention maps over ``maps`` images and ``ranked`` best and worst queries."""
     notes = run.notes
     attempt = Attempts(notes)
-    page = RunPage(id, run.name, run.path, run.searched, run.trained, Summary([], [], ""), notes)
+    page = RunPage(id, run.name, run.path, run.searched, run.trained, run.step, Summary([], [], ""), notes)
     page.summary = attempt("summary", lambda: summarize(run), page.summary)
     page.loaded = attempt("weights.json", lambda: describe_loaded_weights(run), None)
     named: list[tuple[str, Evaluation]] = attempt("scores", lambda: name_evaluations(run.evaluations), [])
@@ -98,7 +99,7 @@ def make_run_page(run: RunContents, id: str, *, maps: int, ranked: int, progress
     page.intervals = attempt("intervals", lambda: _explain_intervals(run), "")
     page.cmc = attempt("CMC", lambda: draw_cmc_figure(named), None)
     page.groups = attempt("curves", lambda: draw_curves([run]), [])
-    page.heats = attempt("weights over the epochs", lambda: read_heat_maps(run), None)
+    page.heats = attempt(f"weights over the {run.step}s", lambda: read_heat_maps(run), None)
     page.architecture = attempt("architecture", lambda: draw_architecture(run), None)
     page.cost = attempt("cost", lambda: make_cost_table(run), None)
     if not run.trained:
@@ -157,8 +158,8 @@ class Summary:
 def summarize(run: RunContents) -> Summary:
     """Return the first facts for a reader; facts that the folder lacks are left out."""
     section, data = run.section(run.kind if run.searched or run.trained else "retrain"), run.section("data")
-    epochs, wanted, environment = len(run.metrics), section.get("epochs"), run.environment
-    done = f"{epochs} of {wanted} epochs" if wanted and epochs else f"{epochs} epochs" if epochs else ""
+    steps, wanted, environment = len(run.metrics), run.steps_wanted, run.environment
+    done = f"{steps} of {wanted} {run.step}s" if wanted and steps else f"{steps} {run.step}s" if steps else ""
     facts = {
         "what": {"search": "search", "pretrain": "pretraining on classes of images"}.get(
             run.kind, "training of a fixed network"

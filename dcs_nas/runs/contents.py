@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from dcs_nas.config import rename_config_keys
+from dcs_nas.config import TRIAL_STRATEGIES, rename_config_keys
 from dcs_nas.errors import Attempts
 from dcs_nas.settings import parse_yaml, read_text, read_yaml
 from dcs_nas.space import AnyGenotype, load_genotype, parse_genotype
@@ -100,7 +100,7 @@ class RunContents:
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
-        """A row of figures for each epoch."""
+        """A row of figures for each epoch or trial."""
         return self._read(self.files.metrics_file, read_metrics) or []
 
     @cached_property
@@ -110,7 +110,7 @@ class RunContents:
 
     @cached_property
     def epochs(self) -> list[EpochRecord]:
-        """The records of a search's epochs."""
+        """The records of a search's epochs or trials."""
         files = sorted(self.files.architecture.glob("epoch_*.yaml"))
         return [record for file in files if (record := self._read(file, _read_epoch)) is not None]
 
@@ -168,15 +168,28 @@ class RunContents:
         return str(self.data.get("version") or self.section("data").get("name") or "-")
 
     @property
-    def epochs_done(self) -> int:
-        """The number of epochs done."""
+    def step(self) -> str:
+        """The word for a row of the metrics: ``trial`` in a search by trials, else ``epoch``."""
+        return "trial" if self.searched and self.section("search").get("strategy") in TRIAL_STRATEGIES else "epoch"
+
+    @property
+    def steps_done(self) -> int:
+        """The number of epochs or trials done."""
         return int(self.metrics[-1]["epoch"]) + 1 if self.metrics else 0
 
     @property
+    def steps_wanted(self) -> int | None:
+        """The number of epochs, or of trials at most; None where the settings lack it."""
+        section = self.section(self.kind)
+        if self.step == "epoch":
+            return section.get("epochs")
+        return (section.get("trials") or {}).get("trials")
+
+    @property
     def progress(self) -> str:
-        """Epochs done of the total, such as ``3/10``."""
-        total = self.section(self.kind).get("epochs")
-        return f"{self.epochs_done}/{'?' if total is None else total}"
+        """Epochs or trials done of the total, such as ``3/10``."""
+        total = self.steps_wanted
+        return f"{self.steps_done}/{'?' if total is None else total}"
 
     @property
     def plainest_evaluation(self) -> Evaluation | None:

@@ -129,6 +129,7 @@ class TrialFolder:
         self.done.append(trial)
         row, best = len(self.done) - 1, max(self.done, key=lambda each: (not each.problem, *self._rate(each)))
         values = {"validation/mAP": trial.score, "best/mAP": best.score, "parameters": trial.parameters}
+        values |= {f"evidence/{name}": value for name, value in trial.evidence.items()}
         self.run.write_metrics(row, {**values, "seconds": trial.seconds, "spent": round(self.spent(), 3)})
         write_trial_record(self.run, row, best.genotype, self._space)
         place = f"trial {row + 1}/{self._most}"

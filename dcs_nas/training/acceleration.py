@@ -44,7 +44,9 @@ def require_compilable(trainer: TrainerConfig, search: SearchConfig) -> None:
     }
     for what, is_set in wrong.items():
         if is_set:
-            raise InputError(f"trainer.compile is not for search.{what}; or set trainer.compile=off")
+            raise InputError(
+                f"trainer.compile is not for search.{what}{', or' if ':' in what else ';'} set trainer.compile=off"
+            )
 
 
 def choose_fused(module: pl.LightningModule) -> bool | None:

@@ -12,8 +12,8 @@ from dcs_nas.space.architectures import decode
 
 ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "docs" / "images"
-_NORMAL = "dil_conv_5x5~0&sep_conv_5x5~1|dil_conv_5x5~0&sep_conv_5x5~2|sep_conv_3x3~2&sep_conv_3x3~1+rga"
-_REDUCE = "max_pool_3x3~0&sep_conv_5x5~1|skip_connect~2&sep_conv_3x3~1|sep_conv_5x5~2&skip_connect~3+dcs"
+_NORMAL = "sep_conv_3x3~0&avg_pool_3x3~1|dil_conv_5x5~0&max_pool_3x3~1|dil_conv_3x3~2&max_pool_3x3~3+dcs"
+_REDUCE = "sep_conv_5x5~0&sep_conv_5x5~1|avg_pool_3x3~0&avg_pool_3x3~2|max_pool_3x3~1&dil_conv_3x3~2+none"
 _OWN = "shuffle_conv~0&skip_connect~1|sep_conv_3x3~2&skip_connect~1|shuffle_conv~2&max_pool_3x3~0+dcs"
 
 

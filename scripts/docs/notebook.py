@@ -21,9 +21,10 @@ from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
 people = SyntheticSettings(train_identities=24, test_identities=12, cameras=3, height=64, width=32)
 write_synthetic("people", settings=people)""",
     """`"demo"` is the configuration `configs/demo.yaml`; a path works too. The strings replace settings, as
-`-o` does on the command line.""",
-    """>settings = ["name=notebook", "data.root=people", "data.identities_per_batch=12", "search.epochs=3"]
-run = dcs_nas.search("demo", settings)
+`-o` does on the command line: here by those of a bilevel search.""",
+    """>settings = ["name=notebook", "data.root=people", "data.identities_per_batch=12"]
+bilevel = ["search.strategy=bilevel", "search.validation=0", "search.epochs=3", "search.arch_lr=0.03"]
+run = dcs_nas.search("demo", settings + bilevel)
 run.folder""",
     "The run folder holds the metrics, one row per epoch:",
     """>for row in run.metrics:
