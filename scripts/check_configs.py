@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dcs_nas.cli.console import table
-from dcs_nas.config import Config, load_config
+from dcs_nas.config import TRIAL_STRATEGIES, Config, load_config
 from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -119,6 +119,8 @@ def overrides(config: Config, root: Path) -> list[str]:
         section = getattr(config, name)
         if section is not None:
             settings |= {f"{name}.epochs": EPOCHS, f"{name}.warmup_epochs": min(section.warmup_epochs, EPOCHS - 1)}
+    if config.search is not None and config.search.strategy in TRIAL_STRATEGIES:
+        settings |= {"search.trials.epochs": EPOCHS}
     if config.retrain is not None:
         settings |= {"retrain.flat_epochs": min(config.retrain.flat_epochs, EPOCHS - 1)}
         settings |= {"retrain.weights": "null"} if config.retrain.weights is not None else {}
