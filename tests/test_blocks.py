@@ -95,6 +95,7 @@ def test_an_exported_block_computes_the_same_for_another_batch_size(name):
 
 
 @pytest.mark.filterwarnings("ignore:.*autograd.function.Function.*should not be instantiated")  # the compiler does
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0")
 @pytest.mark.parametrize("name", ATTENTION)
 def test_a_block_traces_without_graph_breaks_in_training(name):
     block = opened(build_attention(name, 8, 4, 2))

@@ -496,13 +496,19 @@ def two_identities(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_configuration_trains_a_step_at_its_own_size(
     name: str, two_identities: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With its own network, losses, optimizer, schedule and augmentation; weights are not there, batches are small."""
+    """With its own network, losses, optimizer, schedule and augmentation; weights are not there, batches are small.
+
+    In float32 on a processor without bfloat16, whose products take thirty times as long there: test_precision.py has it.
+    """
+    precision = [] if torch.ops.mkldnn._is_mkldnn_bf16_supported() else ["trainer.precision=32-true"]
     overrides = {
         "data.name": "market1501", "data.options": "{}", "data.root": two_identities,
         "data.cache": two_identities.parent / "cache", "data.identities_per_batch": 2, "data.images_per_identity": 2,
         "retrain.weights": "null", "trainer.accelerator": "cpu", "trainer.threads": 1, "trainer.loggers": "[]",
     }  # fmt: skip
-    config = load_config(CONFIGS / f"{name}.yaml", [f"{key}={value}" for key, value in overrides.items()])
+    config = load_config(
+        CONFIGS / f"{name}.yaml", [*precision, *(f"{key}={value}" for key, value in overrides.items())]
+    )
     steps: list[bool] = []
     step = Retraining.step
 

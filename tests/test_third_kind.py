@@ -59,6 +59,7 @@ def test_settings_of_cells_are_refused_for_another_kind(tmp_path: Path, capsys: 
     (tmp_path / "tiny.yaml").write_text(SPACE)
     words = ["profile", "demo", "--rounds", 0, "-o", f"search.space={tmp_path / 'tiny.yaml'}"]
     words += ["-o", f"extensions=[{EXTENSION}]", "-o", "search.relaxation.partial_channels=4"]
+    words += ["-o", "search.strategy=bilevel"]
     assert "search.relaxation.partial_channels is for spaces of cells, and this one is of kind plain" in refused(
         capsys, *words
     )

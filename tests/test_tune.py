@@ -242,11 +242,11 @@ def test_help_loads_neither_torch_nor_optuna() -> None:
 def _worker(config: Config, folder: Path, *, joins: bool = False) -> Iterator[TuneWorker]:
     """A worker on a tuning of its own, or one that ``joins`` the tuning of the folder."""
     (folder / "workers").mkdir(exist_ok=True)
-    storage = open_storage(config.section("tune"), folder)
-    if not joins:
-        create_study(config, storage)
-    with TuneWorker.start(config, folder, load_study(config, storage)) as worker:
-        yield worker
+    with open_storage(config.section("tune"), folder) as storage:
+        if not joins:
+            create_study(config, storage)
+        with TuneWorker.start(config, folder, load_study(config, storage)) as worker:
+            yield worker
 
 
 def _all(worker: TuneWorker) -> list[dict[str, Any]]:
@@ -482,7 +482,8 @@ def test_trials_are_recorded_in_a_database_where_one_is_named(
     path, folder = _file(tmp_path, trials=1, storage=address), _folder(tmp_path)
     assert _tune(monkeypatch, path) == 0
     assert "study.db" not in (folder / "config.yaml").read_text()
-    assert len(optuna.load_study(study_name="job", storage=address).trials) == 1
+    with open_storage(load_config(path).section("tune"), folder) as storage:
+        assert len(optuna.load_study(study_name="job", storage=storage).trials) == 1
     assert _tune(monkeypatch, path, "--resume", "-o", "tune.trials=2") == 0
     assert len(_rows(folder)) == 2
     capsys.readouterr()

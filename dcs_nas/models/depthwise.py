@@ -37,7 +37,7 @@ class PointwiseConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.stride != (1, 1):
-            return strided_pointwise(x, self.weight, self.stride[0])
+            return pointwise(x, self.weight, self.stride[0])
         if self.in_channels < 16 or not _is_worthwhile(x):
             return super().forward(x)
         return linear(x.permute(0, 2, 3, 1), self.weight.flatten(1)).permute(0, 3, 1, 2)
@@ -68,7 +68,7 @@ def as_on_gpu(active: bool = True) -> Iterator[None]:
         _types_of_gpu = before
 
 
-def strided_pointwise(x: Tensor, weight: Tensor, stride: int) -> Tensor:
+def pointwise(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     """Convolve every ``stride``-th row and column of x (B, C, H, W) with weight (D, C, 1, 1).
 
     For fewer than 8 channels on a CPU the rows and columns are selected first: torch 2.13 writes past the end of the

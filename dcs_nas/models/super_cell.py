@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import batch_norm, conv2d, max_pool2d, pad
 from torch.utils.checkpoint import checkpoint
 
-from dcs_nas.models.depthwise import DepthwiseConv, depthwise, strided_pointwise
+from dcs_nas.models.depthwise import DepthwiseConv, depthwise, pointwise
 from dcs_nas.models.nni_imports import BaseSuperNetModule, Cell, LayerChoice
 from dcs_nas.models.operations import DilatedConv, FactorizedReduce, ReluFirst, SeparableConv
 from dcs_nas.models.supernet import Mixture, frozen_statistics
@@ -288,10 +288,10 @@ def _stage(bodies: Sequence[nn.Sequential], x: Tensor, weights: Sequence[Tensor]
 
 def _reduce(operations: Sequence[FactorizedReduce], x: Tensor, weights: Sequence[Tensor]) -> Tensor:
     n = len(operations)
-    halves = [strided_pointwise(x, _join([op.even for op in operations]), 2).unflatten(1, (n, -1))]
+    halves = [pointwise(x, _join([op.even for op in operations]), 2).unflatten(1, (n, -1))]
     if operations[0].odd is not None:
         shifted = pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))[:, :, 1:, 1:]
-        odd = strided_pointwise(shifted, _join([cast(nn.Module, op.odd) for op in operations]), 2)
+        odd = pointwise(shifted, _join([cast(nn.Module, op.odd) for op in operations]), 2)
         halves.append(odd.unflatten(1, (n, -1)))
     return _norm([op.norm for op in operations], torch.cat(halves, dim=2).flatten(1, 2), weights)
 

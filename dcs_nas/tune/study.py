@@ -15,7 +15,7 @@ import optuna
 from optuna.exceptions import DuplicatedStudyError
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, GridSampler, NSGAIISampler, RandomSampler, TPESampler
-from optuna.storages import BaseStorage, get_storage
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from dcs_nas.config import Config, TuneConfig
@@ -172,15 +172,22 @@ def _create(
         raise InputError(f"tune.{setting}_options: {name} refuses {dict(options)}: {error}") from None
 
 
-def open_storage(tune: TuneConfig, folder: Path) -> BaseStorage:
+@contextlib.contextmanager
+def open_storage(tune: TuneConfig, folder: Path) -> Iterator[BaseStorage]:
     """Open the record of the trials: the journal in the folder, or the database that ``tune.storage`` names."""
     if tune.storage is None:
-        return open_journal(folder)
+        yield open_journal(folder)
+        return
     try:
-        return get_storage(tune.storage)
+        storage = RDBStorage(tune.storage)
     except Exception as error:  # drivers of databases raise exceptions of any kind
         where = re.sub(r"//.*@", "//...@", tune.storage)
         raise InputError(f"tune.storage: cannot open {where}: {str(error).splitlines()[0]}; see docs/tune.md") from None
+    try:
+        yield storage
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
 
 
 def require_new(storage: BaseStorage, name: str, *, overwrite: bool) -> None:

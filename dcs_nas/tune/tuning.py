@@ -68,8 +68,11 @@ def run_tuning(
     """
     genotype = _check(config, genotype)
     _open_folder(folder, config, genotype, resume=resume, overwrite=overwrite)
-    study = load_study(config, open_storage(config.section("tune"), folder))
-    with TuneWorker.start(config, folder, study) as worker, log_to(RunFolder(folder).log_file):
+    with (
+        open_storage(config.section("tune"), folder) as storage,
+        TuneWorker.start(config, folder, load_study(config, storage)) as worker,
+        log_to(RunFolder(folder).log_file),
+    ):
         _run_trials(worker, progress or (lambda done, total: None))
         worker.require_none_left()
         trials = _write_results(worker)
@@ -116,13 +119,15 @@ def _open_folder(path: Path, config: Config, genotype: Path | None, *, resume: b
     tune: TuneConfig = config.section("tune")
     genotype_text = None if genotype is None else load_genotype(genotype).to_yaml()
     if tune.storage is not None:
-        require_new(open_storage(tune, path), config.name, overwrite=overwrite)
+        with open_storage(tune, path) as storage:
+            require_new(storage, config.name, overwrite=overwrite)
     for worker in (path / "workers").glob("*/"):
         require_free(worker)
     run = RunFolder(path)
     with open_folder(path, what="tuning", resume=resume, overwrite=overwrite):
         (path / "workers").mkdir()
-        create_study(config, open_storage(tune, path))
+        with open_storage(tune, path) as storage:
+            create_study(config, storage)
         write_json(run.environment_file, describe_environment())
         write_text(run.job_file, to_yaml(make_paths_absolute(config.model_copy(update={"tune": None}))))
         if genotype_text is not None:
