@@ -21,11 +21,12 @@ from dcs_nas.models.blocks import ATTENTION
 from dcs_nas.models.build import build_supernet
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.models.operations import OPERATIONS
-from dcs_nas.runs import read_metrics
+from dcs_nas.runs import RunFolder, read_metrics
 from dcs_nas.seeds import seed_everything
 from dcs_nas.space import ChainSpec, SpaceSpec
 from dcs_nas.strategies.bilevel import BilevelSearch
 from dcs_nas.strategies.job import run_search
+from dcs_nas.training import trainer
 from dcs_nas.training.objective import build_objective
 from dcs_nas.training.retrain_job import run_retraining
 from dcs_nas.training.trainer import memory_format
@@ -221,3 +222,16 @@ def test_float16_is_refused_where_it_cannot_work_before_anything_is_written(job:
         with pytest.raises(InputError, match="16-mixed, which needs a GPU, but this job runs on the CPU; use trainer"):
             start(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("slow", "precision"), [(True, "bf16-mixed"), (False, "bf16-mixed"), (True, "32-true")])
+def test_a_processor_without_bfloat16_is_named(
+    slow: bool, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "is_slow_in_bfloat16", lambda: slow)
+    settings = {"name": "a", "retrain": {"backbone": "resnet10_small"}}
+    config = Config.model_validate({**settings, "trainer": {"accelerator": "cpu", "precision": precision}})
+    with trainer.training_job(config, "retrain", RunFolder(tmp_path)):
+        pass
+    said = "trainer.precision=32-true is faster here" in (tmp_path / "log.txt").read_text()
+    assert said == (slow and precision == "bf16-mixed")

@@ -18,6 +18,7 @@ from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
 from dcs_nas.errors import InputError
 from dcs_nas.models.build import build_fixed
 from dcs_nas.training import checkpoints, retrain_job
+from dcs_nas.training.acceleration import is_slow_in_bfloat16
 from dcs_nas.training.retrain_job import run_retraining
 from dcs_nas.training.retraining import Retraining
 from dcs_nas.training.trainer import make_trainer
@@ -498,9 +499,9 @@ def test_a_configuration_trains_a_step_at_its_own_size(
 ) -> None:
     """With its own network, losses, optimizer, schedule and augmentation; weights are not there, batches are small.
 
-    In float32 on a processor without bfloat16, whose products take thirty times as long there: test_precision.py has it.
+    In float32 on a processor without bfloat16, which is slow in it; tests/test_precision.py has it.
     """
-    precision = [] if torch.ops.mkldnn._is_mkldnn_bf16_supported() else ["trainer.precision=32-true"]
+    precision = ["trainer.precision=32-true"] if is_slow_in_bfloat16() else []
     overrides = {
         "data.name": "market1501", "data.options": "{}", "data.root": two_identities,
         "data.cache": two_identities.parent / "cache", "data.identities_per_batch": 2, "data.images_per_identity": 2,

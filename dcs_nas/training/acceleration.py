@@ -49,6 +49,11 @@ def require_compilable(trainer: TrainerConfig, search: SearchConfig) -> None:
             )
 
 
+def is_slow_in_bfloat16() -> bool:
+    """Return whether this processor emulates bfloat16; matrix products then take up to thirty times as long."""
+    return torch.backends.mkldnn.is_available() and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def choose_fused(module: pl.LightningModule) -> bool | None:
     """Return True, for the argument ``fused`` of Adam, if the module is on a GPU, else None: torch's own choice.
 

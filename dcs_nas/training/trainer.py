@@ -27,7 +27,7 @@ from dcs_nas.errors import InputError
 from dcs_nas.models.blocks import read_kept_shares
 from dcs_nas.processes import end_with_parent, find_launch
 from dcs_nas.runs import RunFolder, log_to
-from dcs_nas.training.acceleration import set_precision
+from dcs_nas.training.acceleration import is_slow_in_bfloat16, set_precision
 from dcs_nas.training.checkpoints import EpochCheckpoint, load_checkpoint, whole_checkpoint
 from dcs_nas.training.devices import count_processes, devices_and_machines
 from dcs_nas.training.error_messages import training_errors
@@ -100,6 +100,8 @@ def training_job(
     """
     with log_to(run.log_file), without_known_warnings(), training_errors(config, job):
         log.info("threads: %d, %s", config.trainer.threads or torch.get_num_threads(), describe_waiting())
+        if config.trainer.precision == "bf16-mixed" and not config.trainer.cuda and is_slow_in_bfloat16():
+            log.warning("this processor has no instructions for bfloat16; trainer.precision=32-true is faster here")
         blocks = {DCS_BLOCKS: len(read_kept_shares(network))} if network is not None else {}
         for remark in idle_settings(config, job, {**blocks, **(facts or {})}):
             log.warning("%s", remark)
