@@ -76,7 +76,7 @@ def test_every_backbone_gives_what_it_states(name: str) -> None:
     with torch.no_grad():
         check_output(backbone, backbone(torch.randn(1, 3, HEIGHT, WIDTH)))
     strided = [m for m in backbone.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1) < m.stride]
-    assert {type(m) for m in strided} <= {PointwiseConv}  # why: pointwise
+    assert {type(m) for m in strided} <= {PointwiseConv}  # torch's own damages memory: pointwise
 
 
 def check_training(backbone: Backbone) -> None:

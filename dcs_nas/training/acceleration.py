@@ -38,15 +38,13 @@ def require_compilable(trainer: TrainerConfig, search: SearchConfig) -> None:
     wrong = {
         f"strategy {search.strategy}": search.strategy != "bilevel",
         "relaxation gumbel, which draws another network at every step": search.relaxation.kind == "gumbel",
-        "hessian exact, which differentiates twice: use finite_difference": search.order == 2
+        "hessian exact, which differentiates twice (finite_difference does not)": search.order == 2
         and search.hessian == "exact",
         "derivation perturbation, which tries another network at every step": search.derivation == "perturbation",
     }
     for what, is_set in wrong.items():
         if is_set:
-            raise InputError(
-                f"trainer.compile is not for search.{what}{', or' if ':' in what else ';'} set trainer.compile=off"
-            )
+            raise InputError(f"trainer.compile is not for search.{what}; set trainer.compile=off")
 
 
 def is_slow_in_bfloat16() -> bool:
