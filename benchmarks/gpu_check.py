@@ -35,6 +35,7 @@ import torch
 from measure import in_turn, ratio, write_json
 from torch import Tensor, nn
 
+from dcs_nas.errors import InputError
 from dcs_nas.models.latency import clock
 
 ROOT = Path(__file__).parents[1]
@@ -101,11 +102,11 @@ def tests(bench: Bench) -> Rows:
 
 
 def steps(bench: Bench) -> Rows:
-    """A bilevel step in each setting of ``trainer``, NNI's and the published one beside ours in float32 and TF32."""
+    """A bilevel step in each setting of ``trainer``; NNI's and the published one beside ours in two of them."""
     settings = {
-        "bf16": ({"precision": "bf16-mixed"}, False),
+        "bf16": ({"precision": "bf16-mixed"}, True),
         "fp32": ({}, True),
-        "tf32": ({"matmul_precision": "high"}, True),
+        "tf32": ({"matmul_precision": "high"}, False),
         "fp16": ({"precision": "16-mixed"}, False),
     }
     for name, (trainer, peers) in settings.items():
@@ -159,6 +160,7 @@ def _step(bench: Bench, sizes: dict[str, int], attention: bool, trainer: Mapping
 
     from dcs_nas.config import Config
     from dcs_nas.training.acceleration import accelerate, set_precision
+    from dcs_nas.training.cuda_graphs import GraphedForward
 
     config = Config.model_validate({"name": "step", "trainer": trainer})
     set_precision(config.trainer)
@@ -178,9 +180,17 @@ def _step(bench: Bench, sizes: dict[str, int], attention: bool, trainer: Mapping
         search.autocast = torch.autocast(bench.device, dtype=half or torch.bfloat16, enabled=half is not None)
         return search.step
 
+    def graphed(sizes: dict[str, int], attention: bool) -> Search:
+        search = ours(sizes, attention)
+        GraphedForward.install(search.network)
+        search.network = _Held(search.network)
+        return search
+
     others: dict[str, Callable[..., Search]] = {"NNI": nni, "published": published} if peers else {}
     if config.trainer.compile == "off":
         others["ours in NCHW"] = contiguous
+    if bench.device == "cuda" and config.trainer.compile == "off":
+        others["ours as CUDA graphs"] = graphed
     calls = {name: step(make) for name, make in {"ours": ours, **others}.items()}
     began = bench.clock()
     calls["ours"]()
@@ -189,10 +199,22 @@ def _step(bench: Bench, sizes: dict[str, int], attention: bool, trainer: Mapping
     return {
         "seconds": {name: statistics.median(found) for name, found in times.items()},
         "ratios": {name: ratio(found, to=times["ours"]) for name, found in times.items()},
-        "GiB": {name: bench.peak(call) for name, call in calls.items()},
+        "GiB": {name: bench.peak(call) for name, call in calls.items() if "graphs" not in name},  # which keep theirs
         "first call": first,
         "images": sizes["batch"],
     }
+
+
+class _Held(nn.Module):
+    """A supernet with a classifier, by mixture weights that are held for the whole pass."""
+
+    def __init__(self, classifier: nn.Module) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, images: Tensor) -> Tensor:
+        with self.classifier.supernet.hold_draw():
+            return self.classifier(images)
 
 
 def retraining(bench: Bench) -> Rows:
@@ -302,8 +324,9 @@ def configurations(bench: Bench) -> Rows:
     """Seconds and peak memory of a step of every shipped configuration, and the memory that ``profile`` computes."""
     from dcs_nas.space import find_shipped_file
 
-    names = ["demo", "osnet"] if bench.tiny else sorted(p.stem for p in (ROOT / "configs").glob("*.yaml"))
-    for name in names:
+    names = ["demo", "osnet"] if bench.tiny else [p.stem for p in (ROOT / "configs").glob("*.yaml")]
+    small = ("attention_blocks", "bench", "demo", "tune")
+    for name in sorted(names, key=lambda n: (n != "market1501_darts", n.startswith(small), n)):  # if it is cut short
         yield _attempt(name, functools.partial(_configuration, bench, find_shipped_file("configs", name)))
 
 
@@ -311,7 +334,7 @@ def _configuration(bench: Bench, path: Path) -> Row:
     from dcs_nas.cli.profile_target import IDENTITIES, Sizes, read_target
     from dcs_nas.models.supernet import Supernet
     from dcs_nas.strategies.bilevel import without_gradients
-    from dcs_nas.training.acceleration import set_precision
+    from dcs_nas.training.acceleration import accelerate, require_compilable, set_precision
     from dcs_nas.training.objective import batch_terms, build_objective
     from dcs_nas.training.trainer import memory_format
 
@@ -355,10 +378,10 @@ def _configuration(bench: Bench, path: Path) -> Row:
             half_step(optimizers[1], weights)
         half_step(optimizers[0], alphas)
 
-    times = in_turn({"": step}, 1 if bench.tiny else 3, bench.clock)[""]
-    seconds, images_a_step = statistics.median(times), batch * (2 if bilevel else 1)
+    repeats, images_a_step = 1 if bench.tiny else 3, batch * (2 if bilevel else 1)
+    seconds = statistics.median(in_turn({"": step}, repeats, bench.clock)[""])
     memory = target.step_memory(torch.device(bench.device))
-    return {
+    row = {
         "seconds a step": seconds,
         "seconds an epoch": seconds * IMAGES / images_a_step,
         "GiB": bench.peak(step),
@@ -366,6 +389,21 @@ def _configuration(bench: Bench, path: Path) -> Row:
         "batch": batch,
         "precision": config.trainer.precision,
     }
+    if bench.device == "cpu":
+        return row
+    graphs = config.trainer.model_copy(update={"compile": "cuda-graphs"})
+    try:
+        accelerate(network, config.model_copy(update={"trainer": graphs}))
+        if supernet is not None:
+            require_compilable(config.model_copy(update={"trainer": graphs}), "search")
+    except InputError as error:
+        return {**row, "CUDA graphs": {"refused": str(error)}}
+    began = bench.clock()
+    bench.peak(step)
+    captured, reserved = bench.clock() - began, torch.cuda.max_memory_reserved() / GIB
+    graphed = statistics.median(in_turn({"": step}, repeats, bench.clock)[""])
+    figures = {"seconds a step": graphed, "ratio": seconds / graphed, "first step": captured, "GiB reserved": reserved}
+    return {**row, "CUDA graphs": figures}
 
 
 def cells(bench: Bench, precision: str) -> Rows:
@@ -376,7 +414,8 @@ def cells(bench: Bench, precision: str) -> Rows:
 
 def others(bench: Bench, precision: str) -> Rows:
     """Further searches and retrainings in half precision, as shipped but for the data: two or three epochs' losses."""
-    for name in ("demo_chain", *(() if bench.tiny else ("msinet_search", "hacnn_market1501", "rga_sc_cuhk03"))):
+    more = ("market1501_search", "msinet_search", "hacnn_market1501", "rga_sc_cuhk03")
+    for name in ("demo_chain", *(() if bench.tiny else more)):
         yield _attempt(f"{name}, {precision}", functools.partial(_job, bench, name, precision))
 
 
@@ -388,13 +427,19 @@ def _job(bench: Bench, name: str, precision: str) -> Row:
 
     shipped = load_config(_config(name))
     section, job = ("retrain", run_retraining) if shipped.search is None else ("search", run_search)
+    by_trials = name == "market1501_search"
     epochs = 2 if section == "retrain" else 2 + shipped.section("search").warmup_epochs
     options = [*_options(bench, 8 if bench.tiny else 64, section=section), f"{section}.epochs={epochs}"]
     options += [f"trainer.precision={precision}", "data.options={}"]
+    key = "weights/loss" if section == "search" else "train/loss"
+    if by_trials:
+        key = "validation/mAP"
+        options += ["search.strategy=proposals", "search.validation=0.3", "search.epochs=2", "search.trials.trials=2"]
+        options += ["search.trials.epochs=1", "search.trials.proposals.candidates=20"]
     folder, began = bench.folder / f"{name} {precision}", bench.clock()
     job(load_config(_config(name), options), folder)
-    key = "weights/loss" if section == "search" else "train/loss"
-    return {"losses": [epoch[key] for epoch in RunFolder(folder).metrics()], "seconds": bench.clock() - began}
+    figures = [row[key] for row in RunFolder(folder).metrics()]
+    return {"scores of trials" if by_trials else "losses": figures, "seconds": bench.clock() - began}
 
 
 def equal_bits(bench: Bench) -> Rows:
@@ -453,7 +498,7 @@ SECTIONS: dict[str, tuple[Callable[[Bench], Rows], int]] = {
     "features": (features, 20),
     "ranking": (ranking, 40),
     "search step": (steps, 140),
-    "configurations": (configurations, 60),
+    "configurations": (configurations, 150),
     "search step compiled": (compiled_steps, 600),
 }
 UNTIMED = list(SECTIONS)[:6]  # side by side

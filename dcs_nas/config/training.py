@@ -363,8 +363,8 @@ class TrainerConfig(Settings):
     """Number format of the computation; the mixed ones save time and memory on GPUs that have them."""
     deterministic: bool | None = None
     """Deterministic algorithms only; by default on a CPU. On a GPU they cost speed."""
-    compile: Literal["off", "default", "reduce-overhead", "max-autotune"] = "off"
-    """Mode of torch.compile: faster steps on a GPU after minutes of compiling."""
+    compile: Literal["off", "cuda-graphs", "default", "reduce-overhead", "max-autotune"] = "off"
+    """Faster steps on a GPU: CUDA graphs of whole passes, or a mode of torch.compile, which compiles for minutes."""
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
     """Precision of float32 products on a GPU; high allows TF32."""
     nonfinite: Literal["stop", "skip"] = "stop"

@@ -19,7 +19,7 @@ from dcs_nas.models.chain_space import ConvNorm, build_fixed_chain, build_head, 
 from dcs_nas.models.flops import CostKind
 from dcs_nas.models.relaxation import GumbelSoftmax, Softmax
 from dcs_nas.models.space_kinds import SPACE_KINDS, SpaceKind, build_relaxation
-from dcs_nas.models.super_block import MaskedWindow, SuperAttention, SuperBlock, Widths
+from dcs_nas.models.super_block import MaskedWindow, PerWidth, SuperAttention, SuperBlock, Widths
 from dcs_nas.models.supernet import ExpectedCost, Supernet, build_mixtures, run_checkpointed
 from dcs_nas.space import (
     WINDOW,
@@ -71,6 +71,10 @@ class ChainSupernet(Supernet):
             before = stage.widths
         self.head = build_head(max(before), structure=structure)
         self.mixtures = build_mixtures(structure.choices(), relaxation or GumbelSoftmax())
+
+    @property
+    def reads_weights(self) -> bool:
+        return any(isinstance(module, (MaskedWindow, PerWidth)) for module in self.modules())
 
     def forward(self, images: Tensor) -> Tensor:
         drawn = {name: mixture().view(-1) for name, mixture in self._mixtures()}

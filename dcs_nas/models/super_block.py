@@ -101,7 +101,7 @@ class SuperBlock(nn.Module):
         area = size[0] * size[1] if kind == "flops" else 1
         area_out = -(-size[0] // self.stride) * -(-size[1] // self.stride) if kind == "flops" else 1
         norm = 0 if kind == "flops" else 2
-        taps = combine(weights["kernel"], out.weights.new_tensor([k * k for k in stage.kernels]))
+        taps = combine(weights["kernel"], constants([k * k for k in stage.kernels], like=out.weights))
         width = out.mean(stage.widths)
         hidden = widths.expand(stage.expansions, weights["expansion"])
         into = [
@@ -111,11 +111,11 @@ class SuperBlock(nn.Module):
         ]
         bias = 0 if kind == "flops" else 1
         excite = [2 * e * squeeze_channels(e) + bias * (e + squeeze_channels(e)) for e in hidden.values]
-        excited = combine(weights["squeeze_excite"], out.weights.new_tensor(stage.squeeze_excite))
+        excited = combine(weights["squeeze_excite"], constants(stage.squeeze_excite, like=out.weights))
         projected = hidden.mean(hidden.values) * width
         if self.tied:
             squares = out.mean([c * c for c in stage.widths])
-            projected = combine(weights["expansion"], out.weights.new_tensor(stage.expansions)) * squares
+            projected = combine(weights["expansion"], constants(stage.expansions, like=out.weights)) * squares
         total = hidden.mean(into) + hidden.mean(hidden.values) * (area_out * taps + norm) + area_out * projected
         total = total + excited * hidden.mean(excite) + norm * width
         if len(weights["depth"]) == 1:
@@ -144,7 +144,7 @@ class Widths:
 
     def mean(self, values: Sequence[float]) -> Tensor:
         """Return the weighted mean of one value for each candidate, a scalar."""
-        return combine(self.weights, torch.tensor(values, dtype=self.weights.dtype, device=self.weights.device))
+        return combine(self.weights, constants(values, like=self.weights))
 
     def strongest(self) -> int:
         """Return the candidate with the largest weight; the widest for fake weights, which have no values."""
@@ -165,8 +165,8 @@ class Widths:
 
 def make_nested_masks(widths: Sequence[int], *, like: Tensor) -> Tensor:
     """Return (n, C) with 1 for the first channels of each width, in ``like``'s type and on its device."""
-    sizes = torch.tensor(widths, device=like.device)
-    return (torch.arange(max(widths), device=like.device) < sizes[:, None]).to(like.dtype)
+    places = torch.arange(max(widths), device=like.device)
+    return (places < constants(widths, like=places)[:, None]).to(like.dtype)
 
 
 def kernel_mask(kernels: Sequence[int], weights: Tensor) -> Tensor:
@@ -178,8 +178,13 @@ def kernel_mask(kernels: Sequence[int], weights: Tensor) -> Tensor:
     largest = max(kernels)
     places = (torch.arange(largest, device=weights.device) - largest // 2).abs()
     reach = torch.maximum(places[:, None], places)
-    sizes = torch.tensor(kernels, device=weights.device) // 2
+    sizes = constants(kernels, like=places) // 2
     return combine(weights, (reach <= sizes[:, None, None]).to(weights.dtype))
+
+
+def constants(values: Sequence[float], *, like: Tensor) -> Tensor:
+    """Return the values (n,) in ``like``'s type and on its device, without a copy from the processor to it."""
+    return torch.stack([like.new_full((), value) for value in values])
 
 
 def combine(weights: Tensor, values: Tensor) -> Tensor:

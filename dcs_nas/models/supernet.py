@@ -89,6 +89,11 @@ class Supernet(nn.Module):
     network: Any
     num_features: int
 
+    @property
+    def reads_weights(self) -> bool:
+        """True if a pass chooses modules by the values of the mixture weights, as of the strongest width."""
+        return False
+
     def inherit_state(self, genotype: Any) -> dict[str, Tensor]:
         """Return the parameters and statistics that the genotype's fixed network takes over, under its names."""
         raise NotImplementedError

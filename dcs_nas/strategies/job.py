@@ -64,7 +64,7 @@ def run_search(
     """
     settings = config.section("search")
     load_extensions(config.extensions)
-    require_compilable(config.trainer, settings)
+    require_compilable(config, "search")
     if config.trainer.precision == "16-mixed" and settings.order == 2:
         raise InputError(
             "search.order is 2, which needs gradients that are not scaled, and trainer.precision is 16-mixed; "

@@ -1,9 +1,9 @@
-"""Compilation, reduced-precision products and fused optimizers, by the section ``trainer``."""
+"""Compilation, CUDA graphs, reduced-precision products and fused optimizers, by the section ``trainer``."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -11,16 +11,24 @@ from torch import nn
 
 from dcs_nas.config import Config, SearchConfig, TrainerConfig
 from dcs_nas.errors import InputError
+from dcs_nas.training.cuda_graphs import GraphedForward, pause
 
 
 def accelerate(network: nn.Module, config: Config, *, backend: str = "inductor") -> None:
-    """Compile the network in place if ``trainer.compile`` is set.
+    """Compile the network, or have its passes captured as CUDA graphs, in place and as ``trainer.compile`` says.
 
     A compiled network computes the same values to rounding; its blocks draw other random numbers. Its first passes
     compile for minutes: one graph for each of the weight and the architecture step, one for evaluation.
     """
     settings = config.trainer
-    if settings.compile != "off":
+    if settings.compile == "cuda-graphs":
+        if config.search is not None and getattr(getattr(network, "backbone", None), "reads_weights", False):
+            raise InputError(
+                f"trainer.compile=cuda-graphs is not for search.space {config.search.space}, whose attention is "
+                "computed for the strongest width; set trainer.compile=off"
+            )
+        GraphedForward.install(network)
+    elif settings.compile != "off":
         mode = None if settings.compile == "default" or backend != "inductor" else settings.compile
         network.compile(mode=mode, backend=backend)
 
@@ -31,20 +39,30 @@ def set_precision(settings: TrainerConfig) -> None:
     torch.backends.cudnn.allow_tf32 = settings.matmul_precision != "highest"
 
 
-def require_compilable(trainer: TrainerConfig, search: SearchConfig) -> None:
-    """Raise ``InputError`` for a search that cannot use a compiled network."""
-    if trainer.compile == "off":
+def require_compilable(config: Config, section: Literal["search", "retrain"]) -> None:
+    """Raise ``InputError`` for a job that cannot use a compiled network, or CUDA graphs."""
+    mode = config.trainer.compile
+    if mode == "off":
         return
-    wrong = {
-        f"strategy {search.strategy}": search.strategy != "bilevel",
-        "relaxation gumbel, which draws another network at every step": search.relaxation.kind == "gumbel",
-        "hessian exact, which differentiates twice (finite_difference does not)": search.order == 2
-        and search.hessian == "exact",
-        "derivation perturbation, which tries another network at every step": search.derivation == "perturbation",
-    }
+    wrong: dict[str, bool] = {}
+    if section == "search":
+        search: SearchConfig = config.section("search")
+        exact = search.order == 2 and search.hessian == "exact"
+        wrong = {
+            f"strategy {search.strategy}": search.strategy != "bilevel",
+            "relaxation gumbel, which draws another network at every step": search.relaxation.kind == "gumbel",
+            "hessian exact, which differentiates twice (finite_difference does not)": exact,
+            "derivation perturbation, which tries another network at every step": search.derivation == "perturbation",
+        }
+    if mode == "cuda-graphs" and section == "search":
+        wrong["order 2, whose passes alternate"] = search.order == 2
+        wrong["checkpoint_activations, which computes again in the backward pass"] = search.checkpoint_activations
+    if mode == "cuda-graphs" and section == "retrain":
+        wrong["accumulate above 1: the next pass writes over its gradients"] = config.section("retrain").accumulate > 1
+    name = "trainer.compile=cuda-graphs" if mode == "cuda-graphs" else "trainer.compile"
     for what, is_set in wrong.items():
         if is_set:
-            raise InputError(f"trainer.compile is not for search.{what}; set trainer.compile=off")
+            raise InputError(f"{name} is not for {section}.{what}; set trainer.compile=off")
 
 
 def is_slow_in_bfloat16() -> bool:
@@ -67,5 +85,7 @@ def is_scaled(module: pl.LightningModule) -> bool:
 
 
 def eager(settings: TrainerConfig) -> AbstractContextManager[Any]:
-    """Run a compiled network uncompiled within the context: for passes that differ, or need second derivatives."""
+    """Run a network as it is within the context: for passes that differ, or need second derivatives."""
+    if settings.compile == "cuda-graphs":
+        return pause()
     return nullcontext() if settings.compile == "off" else torch.compiler.set_stance("force_eager")

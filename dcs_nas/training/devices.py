@@ -43,6 +43,11 @@ def require_consistent(config: Config, launched: Launch | None, *, training: boo
             "trainer.precision is 16-mixed, which needs a GPU, but this job runs on the CPU; "
             "use trainer.precision=bf16-mixed or 32-true"
         )
+    if training and settings.compile == "cuda-graphs" and not on_gpus(settings):
+        raise InputError(
+            "trainer.compile is cuda-graphs, which needs a CUDA GPU, but this job runs without one; "
+            "set trainer.compile=off"
+        )
 
 
 def count_processes(settings: TrainerConfig) -> int:

@@ -29,7 +29,7 @@ def training_errors(config: Config, job: Literal["search", "pretrain", "retrain"
     except RuntimeError as error:
         if _CPU_MESSAGE in str(error):
             raise TrainingError(_out_of_memory(config, job)) from error
-        if config.trainer.compile != "off" and _is_from_compiler(error):
+        if config.trainer.compile not in ("off", "cuda-graphs") and _is_from_compiler(error):
             raise TrainingError(_not_compiled(config, error)) from error
         if _NOT_DETERMINISTIC in str(error):
             raise TrainingError(

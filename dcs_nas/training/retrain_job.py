@@ -21,7 +21,7 @@ from dcs_nas.processes import is_first
 from dcs_nas.runs import RunFolder, collect_early_log
 from dcs_nas.seeds import seed_everything
 from dcs_nas.space import AnyGenotype, find_shipped_file, is_published, load_genotype, load_space
-from dcs_nas.training.acceleration import accelerate
+from dcs_nas.training.acceleration import accelerate, require_compilable
 from dcs_nas.training.checkpoints import is_damaged, weights_file
 from dcs_nas.training.objective import build_objective
 from dcs_nas.training.process_group import in_process_group
@@ -59,6 +59,7 @@ def run_retraining(
         architecture = _read_genotype(config, genotype)
         config = as_retraining(recorded)
         settings = config.section("retrain")
+        require_compilable(config, "retrain")
         if settings.weights is not None and not settings.weights.exists():
             raise InputError(
                 f"retrain.weights {settings.weights} does not exist; expected a file that you have, docs/weights.md "

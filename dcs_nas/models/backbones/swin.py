@@ -251,7 +251,7 @@ class SwinTransformer(Backbone):
         """Return the map that leaves stage n, conditioned on the semantic weight."""
         if self.semantic_weight is None:
             return x
-        weights = x.new_tensor([self.semantic_weight, 1 - self.semantic_weight])
+        weights = torch.stack([x.new_full((), w) for w in (self.semantic_weight, 1 - self.semantic_weight)])
         return x * F.softplus(self.semantic_embed_w[n](weights)) + self.semantic_embed_b[n](weights)
 
     def adapt_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,319 @@
+"""Passes as CUDA graphs: the values, gradients, statistics and draws of the plain ones; what can't be captured.
+
+On a CPU graphs are played by functions that, as graphs do, compute on fixed tensors and write over their last outputs.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dcs_nas.config import Config, load_config
+from dcs_nas.errors import InputError, TrainingError
+from dcs_nas.models.build import build_supernet
+from dcs_nas.models.heads import Embedding, ReidNetwork
+from dcs_nas.models.supernet import Supernet
+from dcs_nas.space import SpaceSpec, find_shipped_file, load_space
+from dcs_nas.strategies.bilevel import without_gradients
+from dcs_nas.strategies.job import run_search
+from dcs_nas.training import devices
+from dcs_nas.training.acceleration import accelerate, eager
+from dcs_nas.training.checkpoints import load_checkpoint
+from dcs_nas.training.cuda_graphs import GraphedForward
+from dcs_nas.training.retrain_job import run_retraining
+
+CELLS = SpaceSpec(
+    name="tiny",
+    cells=2,
+    channels=4,
+    nodes=2,
+    reductions=(1,),
+    operations=("none", "skip_connect", "max_pool_3x3", "sep_conv_3x3", "dcs"),
+    attention=("none", "dcs", "harmonious", "rga"),
+)
+SPACES = {"cells": CELLS, **{name: load_space(find_shipped_file("search_spaces", name)) for name in ("osnet_ain",)}}
+RELAXATIONS = ("softmax", "gumbel_softmax", "dirichlet")
+
+
+class Played(torch.autograd.Function):
+    """A graph on a CPU: ``passed`` computes on ``fixed`` tensors, into ``outputs`` that the next pass writes over."""
+
+    @staticmethod
+    def forward(ctx: Any, graph: PlayedGraph, *inputs: Tensor) -> tuple[Tensor, ...]:
+        ctx.graph = graph
+        with torch.no_grad():
+            for fixed, given in zip(graph.fixed, inputs):
+                fixed.copy_(given)
+        with torch.enable_grad():
+            graph.computed = graph.passed(*graph.fixed)
+        if graph.outputs is None:
+            graph.outputs = [x.detach().clone() for x in graph.computed]
+        for output, x in zip(graph.outputs, graph.computed):
+            output.copy_(x.detach())
+        return tuple(x.detach() for x in graph.outputs)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        graph = ctx.graph
+        computed, slopes = zip(*((x, g) for x, g in zip(graph.computed, gradients) if x.requires_grad))
+        learns = [x for x in graph.inputs if x.requires_grad]
+        found = torch.autograd.grad(computed, learns, slopes, allow_unused=True)
+        by_input = dict(zip(map(id, learns), found))
+        return None, *(by_input.get(id(x)) for x in graph.inputs)
+
+
+class PlayedGraph:
+    def __init__(self, whole: nn.Module, samples: Sequence[Tensor]) -> None:
+        self.passed, self.fixed = whole.forward, samples
+        self.inputs = [*samples, *whole.parameters()]
+        self.outputs: list[Tensor] | None = None
+        self.computed: list[Tensor] = []
+        torch.rand(7)  # a capture draws, and computes passes
+        self.passed(*samples)
+
+    def __call__(self, *tensors: Tensor) -> list[Tensor]:
+        return list(Played.apply(self, *tensors, *self.inputs[len(tensors) :]))
+
+
+@pytest.fixture
+def captures(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
+    """The passes that were captured."""
+    captured: list[nn.Module] = []
+    capture = torch.cuda.make_graphed_callables
+
+    def record(whole: nn.Module, samples: tuple[Tensor, ...], **options: Any) -> Any:
+        captured.append(whole)
+        return PlayedGraph(whole, samples) if device.type == "cpu" else capture(whole, samples, **options)
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", record)
+    if device.type == "cpu":
+        monkeypatch.setattr(torch.cuda, "get_rng_state", torch.get_rng_state)
+        monkeypatch.setattr(torch.cuda, "set_rng_state", torch.set_rng_state)
+        install = GraphedForward.install
+        monkeypatch.setattr(GraphedForward, "install", lambda network: install(network, device="cpu"))
+        monkeypatch.setattr(devices, "on_gpus", lambda _settings: True)
+    return captured
+
+
+def _config(**search: Any) -> Config:
+    data = {"height": 64, "width": 32}
+    trainer = {"compile": "cuda-graphs"}
+    return Config.model_validate({"name": "c", "data": data, "search": {"space": "x", **search}, "trainer": trainer})
+
+
+def _network(space: str, device: torch.device, **search: Any) -> ReidNetwork:
+    torch.manual_seed(0)
+    config = _config(**search)
+    network = build_supernet(SPACES[space], config.section("search"), config.data, 5, config.dcs)
+    return network.to(device).train()
+
+
+@contextmanager
+def _half(network: ReidNetwork, name: str) -> Iterator[None]:
+    supernet = network.backbone
+    assert isinstance(supernet, Supernet)
+    alphas = list(supernet.alphas().values())
+    own = {id(alpha) for alpha in alphas}
+    fixed = alphas if name == "weights" else [p for p in network.parameters() if p.requires_grad and id(p) not in own]
+    with without_gradients(fixed):
+        yield
+
+
+def _step(network: ReidNetwork, images: Tensor, half: str) -> tuple[Embedding, dict[str, Tensor]]:
+    """Return the output and the gradients of a pass."""
+    torch.manual_seed(1)
+    network.zero_grad(set_to_none=True)
+    with _half(network, half):
+        with network.backbone.hold_draw():  # type: ignore[operator]
+            embedding = network(images)
+        (embedding.features.square().sum() + sum(x.square().sum() for x in embedding.logits)).backward()
+    return embedding, {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.device
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("relaxation", RELAXATIONS)
+def test_both_halves_of_a_search_have_the_values_gradients_and_statistics_of_the_plain_passes(
+    space: str, relaxation: str, device: torch.device, captures: list[nn.Module]
+) -> None:
+    plain, graphed = (_network(space, device, relaxation={"kind": relaxation}) for _ in range(2))
+    accelerate(graphed, _config())
+    outputs = []
+    for seed in range(3):
+        images = torch.randn(4, 3, 64, 32, generator=torch.Generator().manual_seed(seed)).to(device)
+        for half in ("architecture", "weights"):
+            (expected, slopes), (found, own) = (_step(network, images, half) for network in (plain, graphed))
+            torch.testing.assert_close(found.features, expected.features, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(found.logits, expected.logits, rtol=1e-4, atol=1e-5)
+            assert {name for name, slope in own.items() if slope.any()} <= set(slopes)
+            for name, slope in slopes.items():
+                torch.testing.assert_close(own[name], slope, rtol=1e-3, atol=1e-4, msg=name)
+            outputs.append((found.features, found.features.detach().clone()))
+    assert len(captures) == 2
+    for (name, own_state), state in zip(graphed.named_buffers(), plain.buffers(), strict=True):
+        torch.testing.assert_close(own_state, state, rtol=1e-4, atol=1e-5, msg=name)
+    assert all(torch.equal(kept, copied) for kept, copied in outputs)  # no later pass wrote over them
+
+
+@pytest.mark.device
+def test_a_graph_follows_weights_temperature_and_random_seed(device: torch.device, captures: list[nn.Module]) -> None:
+    from dcs_nas.models.blocks import set_temperature
+
+    network = _network("cells", device)
+    with torch.no_grad():  # a new block of DCS passes nothing on
+        for p in network.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    accelerate(network, _config())
+    images = torch.randn(4, 3, 64, 32, device=device)
+
+    def slope() -> Tensor:
+        return _step(network, images, "weights")[1]["backbone.space.stem.layers.0.weight"]
+
+    first = slope()
+    torch.testing.assert_close(slope(), first, rtol=1e-4, atol=1e-4)
+    set_temperature(network, 0.5)
+    cooled = slope()
+    assert (cooled - first).abs().max() > 1e-3 * first.abs().max()
+    with torch.no_grad():
+        for p in network.backbone.parameters():
+            p.mul_(1.1)
+    assert (slope() - cooled).abs().max() > 1e-2 * cooled.abs().max()
+    assert len(captures) == 1
+
+
+@pytest.mark.device
+def test_every_kind_of_pass_is_captured_once(device: torch.device, captures: list[nn.Module]) -> None:
+    network = _network("cells", device)
+    accelerate(network, _config())
+    large, small = (torch.randn(n, 3, 64, 32, device=device) for n in (4, 2))
+    for images, half, count in [(large, "weights", 1), (large, "weights", 1), (small, "weights", 2)]:
+        _step(network, images, half)
+        assert len(captures) == count
+    _step(network, small, "architecture")
+    network.backbone.eval()
+    _step(network, small, "architecture")
+    assert len(captures) == 4
+
+
+@pytest.mark.device
+def test_passes_that_a_graph_does_not_hold_are_computed_as_they_are(
+    device: torch.device, captures: list[nn.Module]
+) -> None:
+    network = _network("cells", device)
+    accelerate(network, _config())
+    images = torch.randn(4, 3, 64, 32, device=device)
+    supernet = network.backbone
+    assert isinstance(supernet, Supernet)
+    network(images)  # no weights drawn for the whole pass
+    with torch.no_grad(), supernet.hold_draw():
+        network(images)
+    with eager(_config().trainer), supernet.hold_draw():
+        network(images)
+    with supernet.fix_weights(supernet.mixture_weights()), supernet.hold_draw():
+        network(images)
+    features = network.eval()(images)
+    assert isinstance(features, Tensor)
+    twin = copy.deepcopy(network)
+    assert torch.equal(twin(images), features)
+    assert twin.forward is not network.forward
+    assert list(network.state_dict()) == list(_network("cells", device).state_dict())
+    assert captures == []
+
+
+@pytest.fixture
+def job(people: Path, tmp_path: Path, device: torch.device) -> Callable[..., Config]:
+    """Settings of a short search or retraining, with further ones."""
+    size = {"height": 64, "width": 32, "identities_per_batch": 2, "images_per_identity": 2}
+    (tmp_path / "space.yaml").write_text(
+        "name: tiny\ncells: 1\nchannels: 4\nnodes: 2\nreductions: [0]\noperations: [none, skip_connect, sep_conv_3x3]\n"
+        "attention: [none, dcs]\n"
+    )
+
+    def config(*options: str) -> Config:
+        settings = {
+            "name": "job",
+            "data": {"root": people, "cache": tmp_path / "cache", **size},
+            "search": {"space": str(tmp_path / "space.yaml"), "strategy": "bilevel", "epochs": 2, "validation": 0},
+            "retrain": {"backbone": "osnet_x0_25", "epochs": 2},
+            "trainer": {"accelerator": "cpu" if device.type == "cpu" else "gpu", "loggers": [], "deterministic": True},
+        }
+        (tmp_path / "job.yaml").write_text(Config.model_validate(settings).model_dump_json())
+        return load_config(tmp_path / "job.yaml", list(options))
+
+    return config
+
+
+@pytest.mark.device
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_jobs_have_the_weights_of_plain_ones(
+    precision: str, job: Callable[..., Config], tmp_path: Path, captures: list[nn.Module]
+) -> None:
+    weights: dict[str, dict[str, Tensor]] = {}
+    for name, run in {"search": run_search, "retrain": run_retraining}.items():
+        for mode in ("off", "cuda-graphs"):
+            folder = tmp_path / f"{name} {mode}"
+            run(job(f"trainer.compile={mode}", f"trainer.precision={precision}"), folder)
+            weights[mode] = load_checkpoint(folder / "checkpoints" / "last.ckpt")["state_dict"]
+        assert list(weights["off"]) == list(weights["cuda-graphs"])
+        close = {"rtol": 1e-3, "atol": 1e-4} if precision == "32-true" else {"rtol": 0.1, "atol": 0.05}
+        for key, value in weights["off"].items():
+            torch.testing.assert_close(weights["cuda-graphs"][key], value, **close, msg=key)
+    assert len(captures) == 3  # of the search two
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("search.order=2,search.hessian=finite_difference", r"search\.order 2, whose passes alternate"),
+        ("search.checkpoint_activations=true", r"search\.checkpoint_activations, which computes again"),
+        ("search.relaxation.kind=gumbel", r"search\.relaxation gumbel"),
+        ("retrain.accumulate=2", r"retrain\.accumulate above 1"),
+    ],
+)
+def test_jobs_that_a_graph_cannot_hold_are_refused(
+    option: str, said: str, job: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "on_gpus", lambda _settings: True)
+    run = run_search if option.startswith("search") else run_retraining
+    with pytest.raises(InputError, match=rf"trainer.compile=cuda-graphs is not for {said}.*; set trainer.compile=off"):
+        run(job("trainer.compile=cuda-graphs", *option.split(",")), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("attention", ["none", "dcs", "rga", "dcs_window"])
+def test_a_chain_that_picks_modules_by_weights_is_refused(attention: str) -> None:
+    space = load_space(find_shipped_file("search_spaces", "demo_chain"))
+    stages = [s.model_copy(update={"attention": (attention,)}) for s in space.stages]
+    config = _config()
+    network = build_supernet(space.model_copy(update={"stages": stages}), config.section("search"), config.data, 5)
+    if attention in ("none", "dcs"):
+        accelerate(network, config)
+        assert isinstance(network.forward, GraphedForward)
+    else:
+        with pytest.raises(InputError, match="not for search.space x, whose attention is computed for the strongest"):
+            accelerate(network, config)
+
+
+def test_graphs_without_a_gpu_are_refused(job: Callable[..., Config], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cuda-graphs, which needs a CUDA GPU, .* without one; set trainer.compile=o"):
+        run_retraining(job("trainer.compile=cuda-graphs", "trainer.accelerator=cpu"), tmp_path / "run")
+
+
+def test_a_pass_that_cannot_be_captured_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_arguments: Any, **_options: Any) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing\nmore lines")
+
+    network = _network("cells", torch.device("cpu"))
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", fail)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", torch.get_rng_state)
+    GraphedForward.install(network, device="cpu")
+    said = "a pass of ReidNetwork cannot be captured: operation not permitted .* capturing; set trainer.compile=off$"
+    with pytest.raises(TrainingError, match=said):
+        _step(network, torch.randn(2, 3, 64, 32), "weights")
