@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import gc
 import json
 import os
 import signal
@@ -338,6 +339,7 @@ def _configuration(bench: Bench, path: Path) -> Row:
     from dcs_nas.training.objective import batch_terms, build_objective
     from dcs_nas.training.trainer import memory_format
 
+    gc.collect()  # the graphs of the configuration before
     target = read_target(path, Sizes(), [])
     config, network = target.config, target.with_heads
     if config is None or network is None:

@@ -63,6 +63,7 @@ ELSEWHERE = {
     "trainer.accelerator=cpu": "the trainer of most tests",
     "trainer.accelerator=auto": "the default",
     "trainer.compile=off": "the default",
+    "trainer.compile=cuda-graphs": "test_cuda_graphs",
     "trainer.deterministic=false": "test_training_errors",
     "trainer.devices=1": "test_baselines",
     "trainer.num_nodes=1": "test_baselines",

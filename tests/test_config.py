@@ -45,7 +45,7 @@ def test_overrides_replace_values_and_make_sections(tmp_path: Path) -> None:
 def test_compiling_is_called_off_by_the_word_that_yaml_takes_for_false(tmp_path: Path) -> None:
     assert load_config(_file(tmp_path), ["trainer.compile=off"]).trainer.compile == "off"
     assert load_config(_file(tmp_path, SEARCH + "trainer: {compile: off}\n")).trainer.compile == "off"
-    with pytest.raises(InputError, match=r"trainer.compile: Input should be 'off', 'default'.*found True"):
+    with pytest.raises(InputError, match=r"trainer.compile: Input should be 'off', 'cuda-graphs'.*found True"):
         load_config(_file(tmp_path), ["trainer.compile=on"])
 
 

@@ -50,7 +50,7 @@ class GraphedForward:
         network.forward = graphed
         return graphed
 
-    def __call__(self, images: Tensor, *others: Any) -> Any:
+    def __call__(self, images: Tensor, *more: Any) -> Any:
         """Return what the network returns.
 
         Raises:
@@ -62,8 +62,8 @@ class GraphedForward:
         weights = [draw.weights for draw in drawn if draw is not None and draw.columns is None]
         captured = network.training and torch.is_grad_enabled() and images.device.type == self._device
         if self.paused or not captured or len(weights) < len(mixtures):
-            return type(network).forward(network, images, *others)
-        inputs, spec = pytree.tree_flatten((images, *others))
+            return type(network).forward(network, images, *more)
+        inputs, spec = pytree.tree_flatten((images, *more))
         tensors = [x for x in inputs if isinstance(x, Tensor)] + weights
         key = self._state(tensors)
         if key not in self._graphs:
@@ -123,11 +123,11 @@ class _Structure:
 
     def __init__(self, output: Any) -> None:
         leaves, self._spec = pytree.tree_flatten(output)
-        self._others = [None if isinstance(leaf, Tensor) else (leaf,) for leaf in leaves]
+        self._constants = [None if isinstance(leaf, Tensor) else (leaf,) for leaf in leaves]
 
     def restore(self, tensors: Sequence[Tensor]) -> Any:
         remaining = iter(tensors)
-        leaves = [next(remaining) if other is None else other[0] for other in self._others]
+        leaves = [next(remaining) if constant is None else constant[0] for constant in self._constants]
         return pytree.tree_unflatten(leaves, self._spec)
 
 
@@ -145,12 +145,12 @@ class _Whole(nn.Module):
     ) -> None:
         super().__init__()
         self.network, self._mixtures, self._spec = network, list(mixtures), spec
-        self._others = [None if isinstance(x, Tensor) else (x,) for x in inputs]
+        self._constants = [None if isinstance(x, Tensor) else (x,) for x in inputs]
 
     def forward(self, *tensors: Tensor) -> list[Tensor]:
         count = len(tensors) - len(self._mixtures)
         own = iter(tensors[:count])
-        leaves = [next(own) if other is None else other[0] for other in self._others]
+        leaves = [next(own) if constant is None else constant[0] for constant in self._constants]
         arguments = pytree.tree_unflatten(leaves, self._spec)
         held = [mixture.drawn for mixture in self._mixtures]
         for mixture, weights in zip(self._mixtures, tensors[count:]):
