@@ -2,6 +2,7 @@
 
     python benchmarks/recipe_costs.py                       # all of them
     python benchmarks/recipe_costs.py bot_r50 --steps 20    # some of them
+    python benchmarks/recipe_costs.py dcs_fb_osnet --precision 32-true   # on a processor that emulates bfloat16
 
 Each runs by ``dcs-nas retrain``'s own job at its own image size and precision, on synthetic identities, in a process of
 its own with one thread, with batches of four images; those with transformers take ``--large-steps`` steps. A frozen
@@ -50,7 +51,7 @@ def main() -> None:
         write_synthetic(root, settings=settings, workers=1)
         for name in arguments.names or _trained():
             with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
-                row = pool.apply(_measure, (name, root, arguments.steps, arguments.large_steps))
+                row = pool.apply(_measure, (name, root, arguments.steps, arguments.large_steps, arguments.precision))
                 row |= pool.apply(_memory, (name,))
             done[name] = {key: str(value) for key, value in row.items()}
             write_text(arguments.out, _table(list(done.values())))
@@ -62,6 +63,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("names", nargs="*", help="configurations, by default all")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--large-steps", type=int, default=8)
+    parser.add_argument("--precision", help="in place of the configuration's own")
     parser.add_argument("--out", type=Path, default=Path("results/reference/recipe_costs.csv"))
     return parser.parse_args()
 
@@ -72,11 +74,11 @@ def _trained() -> list[str]:
     return [n for n, c in configs.items() if c.retrain and c.retrain.backbone and c.data.name != "synthetic"]
 
 
-def _measure(name: str, root: Path, steps: int, large_steps: int) -> dict[str, Any]:
+def _measure(name: str, root: Path, steps: int, large_steps: int, precision: str | None) -> dict[str, Any]:
     """Train for an epoch to warm up and for so many steps more; return the row of the table."""
     torch.set_num_threads(1)
     published = load_config(CONFIGS / f"{name}.yaml")
-    options = _small(published, root)
+    options = _small(published, root) + ([f"trainer.precision={precision}"] if precision else [])
     config = load_config(CONFIGS / f"{name}.yaml", options)
     large = any(part in str(published.section("retrain").backbone) for part in ("vit", "swin"))
     per_epoch = PEOPLE // 2 * (1 if published.data.sampler == "identity_once" else 2)
@@ -91,7 +93,7 @@ def _measure(name: str, root: Path, steps: int, large_steps: int) -> dict[str, A
     return {
         "configuration": name,
         "size": f"{published.data.height} x {published.data.width}",
-        "precision": published.trainer.precision,
+        "precision": config.trainer.precision,
         "steps": timer.steps,
         "images a step": timer.images // timer.steps,
         "CPU seconds a step": round(timer.seconds["all"] / timer.steps, 2),
