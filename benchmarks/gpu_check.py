@@ -190,17 +190,18 @@ def _step(bench: Bench, sizes: dict[str, int], attention: bool, trainer: Mapping
     others: dict[str, Callable[..., Search]] = {"NNI": nni, "published": published} if peers else {}
     if config.trainer.compile == "off":
         others["ours in NCHW"] = contiguous
-    if bench.device == "cuda" and config.trainer.compile == "off":
-        others["ours as CUDA graphs"] = graphed
     calls = {name: step(make) for name, make in {"ours": ours, **others}.items()}
     began = bench.clock()
     calls["ours"]()
     first = bench.clock() - began
+    peaks = {name: bench.peak(call) for name, call in calls.items()}
+    if bench.device == "cuda" and config.trainer.compile == "off":
+        calls["ours as CUDA graphs"] = step(graphed)
     times = in_turn(calls, bench.repeats, bench.clock)
     return {
         "seconds": {name: statistics.median(found) for name, found in times.items()},
         "ratios": {name: ratio(found, to=times["ours"]) for name, found in times.items()},
-        "GiB": {name: bench.peak(call) for name, call in calls.items() if "graphs" not in name},  # which keep theirs
+        "GiB": peaks,
         "first call": first,
         "images": sizes["batch"],
     }
@@ -396,8 +397,7 @@ def _configuration(bench: Bench, path: Path) -> Row:
     graphs = config.trainer.model_copy(update={"compile": "cuda-graphs"})
     try:
         accelerate(network, config.model_copy(update={"trainer": graphs}))
-        if supernet is not None:
-            require_compilable(config.model_copy(update={"trainer": graphs}), "search")
+        require_compilable(config.model_copy(update={"trainer": graphs}), "retrain" if supernet is None else "search")
     except InputError as error:
         return {**row, "CUDA graphs": {"refused": str(error)}}
     began = bench.clock()
@@ -415,7 +415,7 @@ def cells(bench: Bench, precision: str) -> Rows:
 
 
 def others(bench: Bench, precision: str) -> Rows:
-    """Further searches and retrainings in half precision, as shipped but for the data: two or three epochs' losses."""
+    """Further searches and retrainings in half precision, as shipped but for data, epochs and trials: their losses."""
     more = ("market1501_search", "msinet_search", "hacnn_market1501", "rga_sc_cuhk03")
     for name in ("demo_chain", *(() if bench.tiny else more)):
         yield _attempt(f"{name}, {precision}", functools.partial(_job, bench, name, precision))

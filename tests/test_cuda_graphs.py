@@ -15,12 +15,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dcs_nas.config import Config, load_config
+from dcs_nas.config import Config, TrainerConfig, load_config
 from dcs_nas.errors import InputError, TrainingError
 from dcs_nas.models.build import build_supernet
 from dcs_nas.models.heads import Embedding, ReidNetwork
 from dcs_nas.models.supernet import Supernet
-from dcs_nas.space import SpaceSpec, find_shipped_file, load_space
+from dcs_nas.runs import RunFolder
+from dcs_nas.space import ChainSpec, Space, SpaceSpec, find_shipped_file, load_space
 from dcs_nas.strategies.bilevel import without_gradients
 from dcs_nas.strategies.job import run_search
 from dcs_nas.training import devices
@@ -28,6 +29,7 @@ from dcs_nas.training.acceleration import accelerate, eager
 from dcs_nas.training.checkpoints import load_checkpoint
 from dcs_nas.training.cuda_graphs import GraphedForward
 from dcs_nas.training.retrain_job import run_retraining
+from dcs_nas.training.trainer import training_job
 
 CELLS = SpaceSpec(
     name="tiny",
@@ -38,19 +40,24 @@ CELLS = SpaceSpec(
     operations=("none", "skip_connect", "max_pool_3x3", "sep_conv_3x3", "dcs"),
     attention=("none", "dcs", "harmonious", "rga"),
 )
-SPACES = {"cells": CELLS, **{name: load_space(find_shipped_file("search_spaces", name)) for name in ("osnet_ain",)}}
-RELAXATIONS = ("softmax", "gumbel_softmax", "dirichlet")
+CHAIN: ChainSpec = load_space(find_shipped_file("search_spaces", "demo_chain"))  # type: ignore[assignment]
+WITHOUT_BRANCHES = [s.model_copy(update={"attention": ("none", "dcs")}) for s in CHAIN.stages]
+SPACES: dict[str, Space] = {
+    "cells": CELLS,
+    "chain": CHAIN.model_copy(update={"stages": tuple(WITHOUT_BRANCHES)}),
+    **{name: load_space(find_shipped_file("search_spaces", name)) for name in ("msi", "osnet_ain")},
+}
 
 
 class Played(torch.autograd.Function):
-    """A graph on a CPU: ``passed`` computes on ``fixed`` tensors, into ``outputs`` that the next pass writes over."""
+    """A graph on a CPU: computes on ``fixed`` tensors; the next pass writes over its ``outputs`` and gradients."""
 
     @staticmethod
     def forward(ctx: Any, graph: PlayedGraph, *inputs: Tensor) -> tuple[Tensor, ...]:
         ctx.graph = graph
         with torch.no_grad():
-            for fixed, given in zip(graph.fixed, inputs):
-                fixed.copy_(given)
+            for fixed, value in zip(graph.fixed, inputs):
+                fixed.copy_(value)
         with torch.enable_grad():
             graph.computed = graph.passed(*graph.fixed)
         if graph.outputs is None:
@@ -62,11 +69,13 @@ class Played(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         graph = ctx.graph
-        computed, slopes = zip(*((x, g) for x, g in zip(graph.computed, gradients) if x.requires_grad))
-        learns = [x for x in graph.inputs if x.requires_grad]
-        found = torch.autograd.grad(computed, learns, slopes, allow_unused=True)
-        by_input = dict(zip(map(id, learns), found))
-        return None, *(by_input.get(id(x)) for x in graph.inputs)
+        outputs, factors = zip(*((x, g) for x, g in zip(graph.computed, gradients) if x.requires_grad))
+        places = [n for n, x in enumerate(graph.inputs) if x.requires_grad]
+        values = torch.autograd.grad(outputs, [graph.inputs[n] for n in places], factors, allow_unused=True)
+        for place, value in zip(places, values):
+            if value is not None:
+                graph.gradients.setdefault(place, torch.empty_like(value)).copy_(value)
+        return None, *(graph.gradients[n].detach() if n in graph.gradients else None for n in range(len(graph.inputs)))
 
 
 class PlayedGraph:
@@ -74,6 +83,7 @@ class PlayedGraph:
         self.passed, self.fixed = whole.forward, samples
         self.inputs = [*samples, *whole.parameters()]
         self.outputs: list[Tensor] | None = None
+        self.gradients: dict[int, Tensor] = {}
         self.computed: list[Tensor] = []
         torch.rand(7)  # a capture draws, and computes passes
         self.passed(*samples)
@@ -126,36 +136,47 @@ def _half(network: ReidNetwork, name: str) -> Iterator[None]:
         yield
 
 
-def _step(network: ReidNetwork, images: Tensor, half: str) -> tuple[Embedding, dict[str, Tensor]]:
+def _step(network: ReidNetwork, images: Tensor, half: str, *, seed: int = 1) -> tuple[Embedding, dict[str, Tensor]]:
     """Return the output and the gradients of a pass."""
-    torch.manual_seed(1)
+    torch.manual_seed(seed)
     network.zero_grad(set_to_none=True)
     with _half(network, half):
         with network.backbone.hold_draw():  # type: ignore[operator]
             embedding = network(images)
-        (embedding.features.square().sum() + sum(x.square().sum() for x in embedding.logits)).backward()
+        read = [x for n, x in enumerate(embedding.logits or []) if n not in network.unread]
+        sum((x.square().sum() for x in read), embedding.features.square().sum()).backward()
     return embedding, {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.device
-@pytest.mark.parametrize("space", SPACES)
-@pytest.mark.parametrize("relaxation", RELAXATIONS)
+@pytest.mark.parametrize(
+    ("space", "relaxation", "unread"),
+    [
+        ("cells", "softmax", ()),
+        ("cells", "gumbel_softmax", (0,)),
+        ("cells", "dirichlet", ()),
+        ("chain", "gumbel_softmax", ()),
+        ("msi", "softmax", (0, 1)),
+        ("osnet_ain", "softmax", ()),
+    ],
+)
 def test_both_halves_of_a_search_have_the_values_gradients_and_statistics_of_the_plain_passes(
-    space: str, relaxation: str, device: torch.device, captures: list[nn.Module]
+    space: str, relaxation: str, unread: tuple[int, ...], device: torch.device, captures: list[nn.Module]
 ) -> None:
     plain, graphed = (_network(space, device, relaxation={"kind": relaxation}) for _ in range(2))
     accelerate(graphed, _config())
+    plain.unread = graphed.unread = frozenset(unread)
     outputs = []
     for seed in range(3):
         images = torch.randn(4, 3, 64, 32, generator=torch.Generator().manual_seed(seed)).to(device)
         for half in ("architecture", "weights"):
-            (expected, slopes), (found, own) = (_step(network, images, half) for network in (plain, graphed))
-            torch.testing.assert_close(found.features, expected.features, rtol=1e-4, atol=1e-5)
-            torch.testing.assert_close(found.logits, expected.logits, rtol=1e-4, atol=1e-5)
-            assert {name for name, slope in own.items() if slope.any()} <= set(slopes)
-            for name, slope in slopes.items():
-                torch.testing.assert_close(own[name], slope, rtol=1e-3, atol=1e-4, msg=name)
-            outputs.append((found.features, found.features.detach().clone()))
+            (expected, gradients), (actual, own) = (_step(network, images, half) for network in (plain, graphed))
+            torch.testing.assert_close(actual.features, expected.features, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(actual.logits, expected.logits, rtol=1e-4, atol=1e-5)
+            assert list(own) == list(gradients)  # None of the same parameters
+            for name, gradient in gradients.items():
+                torch.testing.assert_close(own[name], gradient, rtol=1e-3, atol=1e-4, msg=name)
+            outputs.append((actual.features, actual.features.detach().clone()))
     assert len(captures) == 2
     for (name, own_state), state in zip(graphed.named_buffers(), plain.buffers(), strict=True):
         torch.testing.assert_close(own_state, state, rtol=1e-4, atol=1e-5, msg=name)
@@ -173,18 +194,19 @@ def test_a_graph_follows_weights_temperature_and_random_seed(device: torch.devic
     accelerate(network, _config())
     images = torch.randn(4, 3, 64, 32, device=device)
 
-    def slope() -> Tensor:
-        return _step(network, images, "weights")[1]["backbone.space.stem.layers.0.weight"]
+    def gradient(seed: int = 1) -> Tensor:
+        return _step(network, images, "weights", seed=seed)[1]["backbone.space.stem.layers.0.weight"]
 
-    first = slope()
-    torch.testing.assert_close(slope(), first, rtol=1e-4, atol=1e-4)
+    first = gradient()
+    torch.testing.assert_close(gradient(), first, rtol=1e-4, atol=1e-4)
+    assert (gradient(seed=2) - first).abs().max() > 1e-3 * first.abs().max()
     set_temperature(network, 0.5)
-    cooled = slope()
-    assert (cooled - first).abs().max() > 1e-3 * first.abs().max()
+    cold = gradient()
+    assert (cold - first).abs().max() > 1e-3 * first.abs().max()
     with torch.no_grad():
         for p in network.backbone.parameters():
             p.mul_(1.1)
-    assert (slope() - cooled).abs().max() > 1e-2 * cooled.abs().max()
+    assert (gradient() - cold).abs().max() > 1e-2 * cold.abs().max()
     assert len(captures) == 1
 
 
@@ -253,7 +275,7 @@ def job(people: Path, tmp_path: Path, device: torch.device) -> Callable[..., Con
 @pytest.mark.device
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_jobs_have_the_weights_of_plain_ones(
-    precision: str, job: Callable[..., Config], tmp_path: Path, captures: list[nn.Module]
+    precision: str, job: Callable[..., Config], tmp_path: Path, device: torch.device, captures: list[nn.Module]
 ) -> None:
     weights: dict[str, dict[str, Tensor]] = {}
     for name, run in {"search": run_search, "retrain": run_retraining}.items():
@@ -262,7 +284,9 @@ def test_jobs_have_the_weights_of_plain_ones(
             run(job(f"trainer.compile={mode}", f"trainer.precision={precision}"), folder)
             weights[mode] = load_checkpoint(folder / "checkpoints" / "last.ckpt")["state_dict"]
         assert list(weights["off"]) == list(weights["cuda-graphs"])
-        close = {"rtol": 1e-3, "atol": 1e-4} if precision == "32-true" else {"rtol": 0.1, "atol": 0.05}
+        close = {"rtol": 1e-3, "atol": 1e-4}
+        if precision != "32-true" and device.type != "cpu":  # whose kernels differ by the layout of their memory
+            close = {"rtol": 0.1, "atol": 0.05}
         for key, value in weights["off"].items():
             torch.testing.assert_close(weights["cuda-graphs"][key], value, **close, msg=key)
     assert len(captures) == 3  # of the search two
@@ -271,7 +295,7 @@ def test_jobs_have_the_weights_of_plain_ones(
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        ("search.order=2,search.hessian=finite_difference", r"search\.order 2, whose passes alternate"),
+        ("search.order=2,search.hessian=finite_difference", r"search\.order 2, whose extra passes are others"),
         ("search.checkpoint_activations=true", r"search\.checkpoint_activations, which computes again"),
         ("search.relaxation.kind=gumbel", r"search\.relaxation gumbel"),
         ("retrain.accumulate=2", r"retrain\.accumulate above 1"),
@@ -289,10 +313,9 @@ def test_jobs_that_a_graph_cannot_hold_are_refused(
 
 @pytest.mark.parametrize("attention", ["none", "dcs", "rga", "dcs_window"])
 def test_a_chain_that_picks_modules_by_weights_is_refused(attention: str) -> None:
-    space = load_space(find_shipped_file("search_spaces", "demo_chain"))
-    stages = [s.model_copy(update={"attention": (attention,)}) for s in space.stages]
+    stages = tuple(s.model_copy(update={"attention": (attention,)}) for s in CHAIN.stages)
     config = _config()
-    network = build_supernet(space.model_copy(update={"stages": stages}), config.section("search"), config.data, 5)
+    network = build_supernet(CHAIN.model_copy(update={"stages": stages}), config.section("search"), config.data, 5)
     if attention in ("none", "dcs"):
         accelerate(network, config)
         assert isinstance(network.forward, GraphedForward)
@@ -306,14 +329,49 @@ def test_graphs_without_a_gpu_are_refused(job: Callable[..., Config], tmp_path: 
         run_retraining(job("trainer.compile=cuda-graphs", "trainer.accelerator=cpu"), tmp_path / "run")
 
 
-def test_a_pass_that_cannot_be_captured_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("gpu", "option", "said"),
+    [
+        (True, "search.order=1", True),
+        (True, "search.order=2", False),
+        (True, "search.relaxation.kind=gumbel", False),
+        (True, "trainer.compile=default", False),
+        (True, "trainer.devices=2", False),
+        (False, "search.order=1", False),
+    ],
+)
+def test_a_search_on_a_gpu_is_told_of_graphs(
+    gpu: bool, option: str, said: bool, job: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = job(option)
+    monkeypatch.setattr(TrainerConfig, "cuda", property(lambda _self: gpu))
+    with training_job(config, "search", RunFolder(tmp_path / "run")):
+        pass
+    assert ("trainer.compile=cuda-graphs" in (tmp_path / "run" / "log.txt").read_text()) == said
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            RuntimeError("operation not permitted\nmore lines"),
+            "a pass of ReidNetwork cannot be captured: operation not",
+        ),
+        (torch.OutOfMemoryError("no memory"), "^no memory$"),
+    ],
+)
+def test_a_pass_that_cannot_be_captured_is_one_line(
+    error: RuntimeError, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_arguments: Any, **_options: Any) -> None:
-        raise RuntimeError("operation not permitted when stream is capturing\nmore lines")
+        try:
+            raise error
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
 
     network = _network("cells", torch.device("cpu"))
     monkeypatch.setattr(torch.cuda, "make_graphed_callables", fail)
     monkeypatch.setattr(torch.cuda, "get_rng_state", torch.get_rng_state)
     GraphedForward.install(network, device="cpu")
-    said = "a pass of ReidNetwork cannot be captured: operation not permitted .* capturing; set trainer.compile=off$"
-    with pytest.raises(TrainingError, match=said):
+    with pytest.raises((TrainingError, torch.OutOfMemoryError), match=said):
         _step(network, torch.randn(2, 3, 64, 32), "weights")

@@ -132,6 +132,18 @@ def test_profile_reads_the_supernet_of_proposals_as_it_trains(capsys: pytest.Cap
     assert kept[0] == kept[1] < kept[2]
 
 
+def test_profile_counts_both_passes_of_a_search_as_cuda_graphs(capsys: pytest.CaptureFixture, space: Path) -> None:
+    job = ["demo", "--rounds", 0, "-o", f"search.space={space}", "-o", "search.strategy=bilevel"]
+    job += ["-o", "data.identities_per_batch=500", "--memory", 24]
+    texts = [run_command(capsys, "profile", *job, "-o", f"trainer.compile={m}")[2] for m in ("off", "cuda-graphs")]
+    lines = [text.replace("\n", " ") for text in texts]
+    kept = [float(line.split("keeps about ")[1].split()[0]) for line in lines]
+    batches = [int(line.split("largest batch ")[1].split()[0].strip(":").replace(",", "")) for line in lines]
+    assert kept[1] == pytest.approx(2 * kept[0], rel=0.02)
+    assert batches[1] == pytest.approx(batches[0] / 2, rel=0.02)
+    assert "as CUDA graphs of both halves, in 32-true keeps" in lines[1]
+
+
 def test_profile_says_what_a_step_keeps_and_what_fits(capsys: pytest.CaptureFixture, space: Path) -> None:
     job = ["demo", "--rounds", 0, "-o", f"search.space={space}", "-o", "data.height=32", "-o", "data.width=16"]
     job += ["-o", "search.strategy=bilevel"]

@@ -171,6 +171,11 @@ def test_out_of_memory_names_the_settings_to_lower(job: Any, said: str, error: E
     config = Config.model_validate({"name": "m", "search": {"space": "demo_cells"}})
     with pytest.raises(TrainingError, match="out of memory; " + said), training_errors(config, job):
         raise error
+    config = config.model_copy(update={"trainer": config.trainer.model_copy(update={"compile": "cuda-graphs"})})
+    with pytest.raises(TrainingError) as caught, training_errors(config, job):
+        raise error
+    assert ("set trainer.compile=off: CUDA graphs keep" in str(caught.value)) == (job != "evaluate")
+    assert "checkpoint_activations" not in str(caught.value)
 
 
 def test_real_exhaustion_of_memory_is_recognised_and_other_errors_pass() -> None:

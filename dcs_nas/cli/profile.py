@@ -113,12 +113,15 @@ def _show_memory(config: Config, needed: StepMemory, card: float | None) -> int:
 
     data, processes = config.data, count_processes(config.trainer)
     images = data.batch_size // processes
-    peak = needed.peak(images)
+    graphed = config.trainer.compile == "cuda-graphs" and config.search is not None
+    passes = 2 if graphed and config.section("search").weight_share < 1 else 1
+    peak = passes * needed.peak(images)
     each = f" of each of {processes} processes" if processes > 1 else ""
+    each += ", as CUDA graphs of both halves," if passes > 1 else ""
     say(f"a training step of {images} images{each} in {config.trainer.precision} keeps about {peak / GIB:.2f} GiB")
     if card is None:
         return peak
-    largest = needed.largest_batch(int(SHARE * card * GIB), multiple=data.images_per_identity)
+    largest = needed.largest_batch(int(SHARE * card * GIB / passes), multiple=data.images_per_identity)
     identities, fits = largest // data.images_per_identity, images <= largest
     advice = "" if fits else f": -o data.identities_per_batch={identities * processes}"
     if fits or identities > 1:

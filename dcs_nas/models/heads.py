@@ -74,6 +74,7 @@ class ReidNetwork(nn.Module):
     Training: an ``Embedding`` with the features before the heads' batch norm, or after it (``head.loss_features``).
     Evaluation: features (B, D) after it, or before it where ``test_neck`` is ``before``; those of several branches are
     scaled to length 1 each, or weighed by ``head.test_weights``. ``weights_report`` lists the loaded weights.
+    ``unread`` holds the numbers of branches whose scores no loss reads: no gradient reaches what only they need.
 
     Raises:
         InputError: a pooling for a backbone that returns vectors; stripes where there is no map, or one of fewer rows;
@@ -102,6 +103,7 @@ class ReidNetwork(nn.Module):
             self.widths.append(head.parts * head.parts_channels)
         require_one_each(head.test_weights, len(self.widths), setting="retrain.head.test_weights")
         self._stem_grid: tuple[int, int] | None = None
+        self.unread: frozenset[int] = frozenset()
 
     @property
     def num_features(self) -> int:
@@ -147,6 +149,7 @@ class ReidNetwork(nn.Module):
         vectors, stem = self._vectors(images, cameras)
         normed = [head(vector) for head, vector in zip(self.heads, vectors)]
         logits = [cast(ReidHead, head).classifier(x) for head, x in zip(self.heads, normed)]
+        logits = [x.detach() if n in self.unread else x for n, x in enumerate(logits)]
         compared = normed if self.head_settings.loss_features == "after" else vectors
         return Embedding(torch.cat(compared, dim=1), logits, stem)
 

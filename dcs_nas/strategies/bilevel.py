@@ -74,6 +74,7 @@ class BilevelSearch(TrainingLoop):
             self.memory = _memory(self.settings, data.num_identities, network)
         if self.settings.memory.levels == "both":
             self.weight_memory = _memory(self.settings, data.num_identities, network)
+            network.unread = frozenset(range(len(network.heads)))
         memories = {"architecture": self.memory, "weights": self.weight_memory}
         self.loss = SearchLoss(network, objective, memories, config, halves=halves)
         self.monitor = EpochMonitor(self.settings, record, self.validate)

@@ -12,17 +12,22 @@ from torch import nn
 from dcs_nas.config import Config, SearchConfig, TrainerConfig
 from dcs_nas.errors import InputError
 from dcs_nas.training.cuda_graphs import GraphedForward, pause
+from dcs_nas.training.devices import count_processes
 
 
 def accelerate(network: nn.Module, config: Config, *, backend: str = "inductor") -> None:
     """Compile the network, or have its passes captured as CUDA graphs, in place and as ``trainer.compile`` says.
 
-    A compiled network computes the same values to rounding; its blocks draw other random numbers. Its first passes
-    compile for minutes: one graph for each of the weight and the architecture step, one for evaluation.
+    CUDA graphs are those of ``GraphedForward``. A compiled network computes the same values to rounding; its blocks
+    draw other random numbers. Its first passes compile for minutes: one graph for each of the weight and the
+    architecture step, one for evaluation.
+
+    Raises:
+        InputError: CUDA graphs of a search space whose passes read the values of mixture weights.
     """
     settings = config.trainer
     if settings.compile == "cuda-graphs":
-        if config.search is not None and getattr(getattr(network, "backbone", None), "reads_weights", False):
+        if config.search is not None and _reads_weights(network):
             raise InputError(
                 f"trainer.compile=cuda-graphs is not for search.space {config.search.space}, whose attention is "
                 "computed for the strongest width; set trainer.compile=off"
@@ -55,7 +60,7 @@ def require_compilable(config: Config, section: Literal["search", "retrain"]) ->
             "derivation perturbation, which tries another network at every step": search.derivation == "perturbation",
         }
     if mode == "cuda-graphs" and section == "search":
-        wrong["order 2, whose passes alternate"] = search.order == 2
+        wrong["order 2, whose extra passes are others"] = search.order == 2
         wrong["checkpoint_activations, which computes again in the backward pass"] = search.checkpoint_activations
     if mode == "cuda-graphs" and section == "retrain":
         wrong["accumulate above 1: the next pass writes over its gradients"] = config.section("retrain").accumulate > 1
@@ -63,6 +68,23 @@ def require_compilable(config: Config, section: Literal["search", "retrain"]) ->
     for what, is_set in wrong.items():
         if is_set:
             raise InputError(f"{name} is not for {section}.{what}; set trainer.compile=off")
+
+
+def may_use_graphs(config: Config, section: Literal["search", "retrain"], network: nn.Module | None) -> bool:
+    """Return whether the job runs plainly on one GPU, and ``trainer.compile=cuda-graphs`` would be accepted."""
+    trainer = config.trainer
+    if trainer.compile != "off" or not trainer.cuda or count_processes(trainer) > 1 or _reads_weights(network):
+        return False
+    graphed = config.model_copy(update={"trainer": trainer.model_copy(update={"compile": "cuda-graphs"})})
+    try:
+        require_compilable(graphed, section)
+    except InputError:
+        return False
+    return True
+
+
+def _reads_weights(network: nn.Module | None) -> bool:
+    return bool(getattr(getattr(network, "backbone", None), "reads_weights", False))
 
 
 def is_slow_in_bfloat16() -> bool:

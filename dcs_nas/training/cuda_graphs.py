@@ -1,7 +1,8 @@
 """Passes of a network in training as CUDA graphs.
 
 A supernet's pass starts tens of thousands of kernels, most of which end before a processor has started the next. A CUDA
-graph starts all of them at once, and computes the same values.
+graph starts all of them at once, and computes the same values; in half precision to rounding, since gradients of a
+weight that is used several times are added in float32.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class GraphedForward:
     computed as they are, and so are those of a supernet without weights drawn for the whole of it.
 
     A graph's first pass takes the time of about five. The tensors that a graph keeps stay allocated. There are no
-    second derivatives, and gradients have to be read before the next backward pass of the same graph.
+    second derivatives, and gradients have to be read before the next pass of the same graph.
 
     Args:
         network: in training mode, on its device.
@@ -50,7 +51,7 @@ class GraphedForward:
         network.forward = graphed
         return graphed
 
-    def __call__(self, images: Tensor, *more: Any) -> Any:
+    def __call__(self, images: Tensor, *more: Any, **named: Any) -> Any:
         """Return what the network returns.
 
         Raises:
@@ -62,10 +63,10 @@ class GraphedForward:
         weights = [draw.weights for draw in drawn if draw is not None and draw.columns is None]
         captured = network.training and torch.is_grad_enabled() and images.device.type == self._device
         if self.paused or not captured or len(weights) < len(mixtures):
-            return type(network).forward(network, images, *more)
-        inputs, spec = pytree.tree_flatten((images, *more))
+            return type(network).forward(network, images, *more, **named)
+        inputs, spec = pytree.tree_flatten(((images, *more), named))
         tensors = [x for x in inputs if isinstance(x, Tensor)] + weights
-        key = self._state(tensors)
+        key = self._make_key(tensors), spec, tuple(x for x in inputs if not isinstance(x, Tensor))
         if key not in self._graphs:
             whole = _Whole(network, mixtures, inputs, spec)
             self._graphs[key], self._specs[key] = self._capture(whole, tensors), whole.structure
@@ -75,15 +76,17 @@ class GraphedForward:
     def __deepcopy__(self, memo: dict[int, Any]) -> GraphedForward:
         return GraphedForward(copy.deepcopy(self._network, memo), device=self._device)
 
-    def _state(self, tensors: Sequence[Tensor]) -> Hashable:
+    def _make_key(self, tensors: Sequence[Tensor]) -> Hashable:
+        """Return what is fixed in the graph of a pass on such tensors."""
         network, device = self._network, self._device
         number_format = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
         shapes = tuple((tuple(x.shape), x.dtype, x.requires_grad) for x in tensors)
-        modes = tuple(module.training for module in network.modules())
-        return shapes, number_format, modes, tuple(p.requires_grad for p in network.parameters())
+        modes = tuple((module.training, getattr(module, "momentum", None)) for module in network.modules())
+        weights = tuple((p.requires_grad, p.data_ptr()) for p in network.parameters())
+        return shapes, number_format, modes, weights
 
     def _capture(self, whole: _Whole, tensors: Sequence[Tensor]) -> Callable[..., list[Tensor]]:
-        """Return the graph of a pass; it leaves statistics and random numbers as they were."""
+        """Return the graph of a pass; statistics and random numbers are as they were, unless it fails."""
         device = self._device
         buffers = {name: buffer.clone() for name, buffer in self._network.named_buffers()}
         generator = torch.cuda.get_rng_state()
@@ -93,10 +96,11 @@ class GraphedForward:
             with torch.autocast(device, dtype=dtype, enabled=enabled, cache_enabled=False), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="The AccumulateGrad node's stream does not match")
                 graph = torch.cuda.make_graphed_callables(whole, samples, allow_unused_input=True)
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            cause = _find_cause(error)
+            if isinstance(cause, torch.OutOfMemoryError):
+                raise cause from None
+            reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
             raise TrainingError(
                 f"trainer.compile is cuda-graphs, but a pass of {type(self._network).__name__} cannot be captured: "
                 f"{reason}; set trainer.compile=off"
@@ -106,6 +110,13 @@ class GraphedForward:
                 buffer.copy_(buffers[name])
         torch.cuda.set_rng_state(generator)
         return cast("Callable[..., list[Tensor]]", graph)
+
+
+def _find_cause(error: BaseException) -> BaseException:
+    """Return the first of the errors that led to this one: the end of a broken capture raises another."""
+    while (earlier := error.__cause__ or error.__context__) is not None:
+        error = earlier
+    return error
 
 
 class pause:  # noqa: N801, a context such as torch.no_grad
@@ -151,12 +162,12 @@ class _Whole(nn.Module):
         count = len(tensors) - len(self._mixtures)
         own = iter(tensors[:count])
         leaves = [next(own) if constant is None else constant[0] for constant in self._constants]
-        arguments = pytree.tree_unflatten(leaves, self._spec)
+        arguments, named = pytree.tree_unflatten(leaves, self._spec)
         held = [mixture.drawn for mixture in self._mixtures]
         for mixture, weights in zip(self._mixtures, tensors[count:]):
             mixture.drawn = Sample(weights)
         try:
-            output = type(self.network).forward(self.network, *arguments)
+            output = type(self.network).forward(self.network, *arguments, **named)
         finally:
             for mixture, before in zip(self._mixtures, held):
                 mixture.drawn = before

@@ -65,14 +65,18 @@ def _out_of_memory(config: Config, job: str) -> str:
     further = [f"data.height and width ({data.height} x {data.width})"]
     if config.trainer.precision == "32-true" and config.trainer.cuda:
         further.append("or set trainer.precision=bf16-mixed")
-    if job == "search" and config.search is not None and _may_checkpoint(config.search):
+    if job == "search" and _may_checkpoint(config):
         further.append("or set search.checkpoint_activations=true, which trades time for memory")
+    if config.trainer.compile == "cuda-graphs":
+        further.append("or set trainer.compile=off: CUDA graphs keep the tensors of every kind of pass")
     return f"out of memory; lower {batch}, {', '.join(further)}"
 
 
-def _may_checkpoint(search: SearchConfig) -> bool:
+def _may_checkpoint(config: Config) -> bool:
     """Return whether ``search.checkpoint_activations`` is off and would be accepted."""
+    search: SearchConfig = config.section("search")
     exact = search.order == 2 and search.hessian == "exact"
-    if search.checkpoint_activations or search.strategy != "bilevel" or exact:
+    graphed = config.trainer.compile == "cuda-graphs"
+    if search.checkpoint_activations or search.strategy != "bilevel" or exact or graphed:
         return False
     return "checkpoint_activations" in load_space(find_shipped_file("search_spaces", search.space)).supports

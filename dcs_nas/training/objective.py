@@ -47,7 +47,11 @@ def build_objective(
     if network is not None and network.head_settings.margin_softmax:
         head = network.head_settings
         softmax = partial(margin_logits, head.classifier, scale=head.scale, margin=head.margin)
-    widths = None if network is None else network.widths
+    widths = None
+    if network is not None:
+        widths = network.widths
+        shares = settings.identity_branches or [1.0] * len(widths)
+        network.unread = frozenset(n for n, share in enumerate(shares) if not share * settings.identity_weight)
     return Objective(
         settings,
         num_classes=num_identities,

@@ -27,7 +27,7 @@ from dcs_nas.errors import InputError
 from dcs_nas.models.blocks import read_kept_shares
 from dcs_nas.processes import end_with_parent, find_launch
 from dcs_nas.runs import RunFolder, log_to
-from dcs_nas.training.acceleration import is_slow_in_bfloat16, set_precision
+from dcs_nas.training.acceleration import is_slow_in_bfloat16, may_use_graphs, set_precision
 from dcs_nas.training.checkpoints import EpochCheckpoint, load_checkpoint, whole_checkpoint
 from dcs_nas.training.devices import count_processes, devices_and_machines
 from dcs_nas.training.error_messages import training_errors
@@ -102,6 +102,8 @@ def training_job(
         log.info("threads: %d, %s", config.trainer.threads or torch.get_num_threads(), describe_waiting())
         if config.trainer.precision == "bf16-mixed" and not config.trainer.cuda and is_slow_in_bfloat16():
             log.warning("this processor has no instructions for bfloat16; trainer.precision=32-true is faster here")
+        if job == "search" and may_use_graphs(config, job, network):
+            log.info("trainer.compile=cuda-graphs makes a search on a GPU faster, for more memory: docs/machines.md")
         blocks = {DCS_BLOCKS: len(read_kept_shares(network))} if network is not None else {}
         for remark in idle_settings(config, job, {**blocks, **(facts or {})}):
             log.warning("%s", remark)
