@@ -28,6 +28,7 @@ from dcs_nas.training import devices
 from dcs_nas.training.acceleration import accelerate, eager
 from dcs_nas.training.checkpoints import load_checkpoint
 from dcs_nas.training.cuda_graphs import GraphedForward
+from dcs_nas.training.loop import TrainingLoop
 from dcs_nas.training.retrain_job import run_retraining
 from dcs_nas.training.trainer import training_job
 
@@ -290,6 +291,31 @@ def test_jobs_have_the_weights_of_plain_ones(
         for key, value in weights["off"].items():
             torch.testing.assert_close(weights["cuda-graphs"][key], value, **close, msg=key)
     assert len(captures) == 3  # of the search two
+
+
+@pytest.mark.device
+def test_an_interrupted_search_resumes_to_the_same_bits(
+    job: Callable[..., Config], tmp_path: Path, captures: list[nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = job("trainer.compile=cuda-graphs")
+    run_search(config, tmp_path / "whole")
+    end = TrainingLoop.on_train_epoch_end
+
+    def interrupted(self: TrainingLoop) -> None:
+        if self.current_epoch == 1:
+            raise KeyboardInterrupt
+        end(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingLoop, "on_train_epoch_end", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_search(config, tmp_path / "run")
+    run_search(config, tmp_path / "run", resume=True)
+    first, second = (
+        load_checkpoint(tmp_path / name / "checkpoints" / "last.ckpt")["state_dict"] for name in ("whole", "run")
+    )
+    assert [key for key, value in first.items() if not torch.equal(value, second[key])] == []
+    assert len(captures) == 6
 
 
 @pytest.mark.parametrize(
