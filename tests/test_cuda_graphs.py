@@ -294,6 +294,22 @@ def test_jobs_have_the_weights_of_plain_ones(
 
 
 @pytest.mark.device
+@pytest.mark.parametrize("strategy", ["random", "proposals"])
+def test_trials_are_captured(
+    strategy: str, job: Callable[..., Config], tmp_path: Path, captures: list[nn.Module]
+) -> None:
+    options = [f"search.strategy={strategy}", "search.trials.trials=2", "search.trials.epochs=2", "search.epochs=1"]
+    options += ["search.trials.validation=0.4", "search.trials.proposals.candidates=3"]
+    scores = []
+    for mode in ("off", "cuda-graphs"):
+        folder = tmp_path / mode
+        run_search(job(f"trainer.compile={mode}", *options), folder)
+        scores.append([row["validation/mAP"] for row in RunFolder(folder).metrics()])
+    assert scores[1] == pytest.approx(scores[0], abs=1e-3)
+    assert len(captures) == 2  # one a trial, none of the paths
+
+
+@pytest.mark.device
 def test_an_interrupted_search_resumes_to_the_same_bits(
     job: Callable[..., Config], tmp_path: Path, captures: list[nn.Module], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -324,6 +340,8 @@ def test_an_interrupted_search_resumes_to_the_same_bits(
         ("search.order=2,search.hessian=finite_difference", r"search\.order 2, whose extra passes are others"),
         ("search.checkpoint_activations=true", r"search\.checkpoint_activations, which computes again"),
         ("search.relaxation.kind=gumbel", r"search\.relaxation gumbel"),
+        ("search.strategy=nni.random", r"search\.strategy nni\.random"),
+        ("search.strategy=proposals,search.trials.proposals.supernet=bilevel,search.order=2", r"search\.hessian exact"),
         ("retrain.accumulate=2", r"retrain\.accumulate above 1"),
     ],
 )

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from dcs_nas.config import Config, SearchConfig, TrainerConfig
+from dcs_nas.config.search import OWN_TRIALS
 from dcs_nas.errors import InputError
 from dcs_nas.training.cuda_graphs import GraphedForward, pause
 from dcs_nas.training.devices import count_processes
@@ -27,7 +28,7 @@ def accelerate(network: nn.Module, config: Config, *, backend: str = "inductor")
     """
     settings = config.trainer
     if settings.compile == "cuda-graphs":
-        if config.search is not None and _reads_weights(network):
+        if config.search is not None and config.search.relaxation.kind != "gumbel" and _reads_weights(network):
             raise InputError(
                 f"trainer.compile=cuda-graphs is not for search.space {config.search.space}, whose attention is "
                 "computed for the strongest width; set trainer.compile=off"
@@ -49,22 +50,26 @@ def require_compilable(config: Config, section: Literal["search", "retrain"]) ->
     mode = config.trainer.compile
     if mode == "off":
         return
+    graphs = mode == "cuda-graphs"
     wrong: dict[str, bool] = {}
+    if section == "retrain" and graphs:
+        wrong["accumulate above 1: the next pass writes over its gradients"] = config.section("retrain").accumulate > 1
     if section == "search":
         search: SearchConfig = config.section("search")
-        exact = search.order == 2 and search.hessian == "exact"
-        wrong = {
-            f"strategy {search.strategy}": search.strategy != "bilevel",
-            "relaxation gumbel, which draws another network at every step": search.relaxation.kind == "gumbel",
-            "hessian exact, which differentiates twice (finite_difference does not)": exact,
-            "derivation perturbation, which tries another network at every step": search.derivation == "perturbation",
-        }
-    if mode == "cuda-graphs" and section == "search":
-        wrong["order 2, whose extra passes are others"] = search.order == 2
-        wrong["checkpoint_activations, which computes again in the backward pass"] = search.checkpoint_activations
-    if mode == "cuda-graphs" and section == "retrain":
-        wrong["accumulate above 1: the next pass writes over its gradients"] = config.section("retrain").accumulate > 1
-    name = "trainer.compile=cuda-graphs" if mode == "cuda-graphs" else "trainer.compile"
+        by_trials = graphs and search.strategy in OWN_TRIALS  # their trainings are captured
+        wrong[f"strategy {search.strategy}"] = search.strategy != "bilevel" and not by_trials
+        if not by_trials or (search.strategy, search.trials.proposals.supernet) == ("proposals", "bilevel"):
+            exact = search.order == 2 and search.hessian == "exact"
+            wrong |= {
+                "relaxation gumbel, which draws another network at every step": search.relaxation.kind == "gumbel",
+                "hessian exact, which differentiates twice (finite_difference does not)": exact,
+                "derivation perturbation, which tries another network at every step": search.derivation
+                == "perturbation",
+                "order 2, whose extra passes are others": graphs and search.order == 2,
+                "checkpoint_activations, which computes again in the backward pass": graphs
+                and search.checkpoint_activations,
+            }
+    name = "trainer.compile=cuda-graphs" if graphs else "trainer.compile"
     for what, is_set in wrong.items():
         if is_set:
             raise InputError(f"{name} is not for {section}.{what}; set trainer.compile=off")

@@ -19,7 +19,7 @@ from dcs_nas.losses import Objective
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.processes import get_world_size
 from dcs_nas.runs import RunFolder, read_metrics
-from dcs_nas.training.acceleration import choose_fused
+from dcs_nas.training.acceleration import accelerate, choose_fused
 from dcs_nas.training.checkpoints import save_checkpoint
 from dcs_nas.training.features import build_feature_set, compute_batches, extract_features
 from dcs_nas.training.joint_batch import average_buffers, joint, joint_embedding, sum_gradients
@@ -261,6 +261,8 @@ def train_trial(
     it continues to the bits of a training without the stop.
     """
     config = trial_settings(config)
+    if config.trainer.compile == "cuda-graphs":  # a trial is too short for a compiler
+        accelerate(network, config)
     module = Retraining(network, trial_objective(network, config, images), config, run=run, data=data, images=images,
                         held=held)  # fmt: skip
     loader = data.make_identity_loader(images, stream=9)
