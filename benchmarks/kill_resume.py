@@ -6,8 +6,8 @@ Small jobs on synthetic people run once undisturbed. Then, for each seeded point
 SIGKILL, SIGTERM or SIGINT at a moment between the start of its process and its end (an earlier one where it ended by
 then), and is run again: a search or a training with --resume where it had begun. A point has survived where the second
 run succeeds, every file is equal to the undisturbed job's, nothing half written is left, nor a process of the first.
-Compared are all bytes, but for checkpoints, whose content is (all tensors, optimizers and counters), and the
-report, which is without its time. The log, TensorBoard's events and the lock tell of times and stay out.
+Compared are all bytes, but for checkpoints, whose content is (all tensors, optimizers and counters), the name of the
+point's folder, and the time in a report. The log, TensorBoard's events and the lock tell of times and stay out.
 """
 
 from __future__ import annotations
@@ -237,7 +237,7 @@ def _digest(path: Path, folder: Path) -> str:
     digest = hashlib.sha256()
     if path.suffix == ".ckpt":
         _add(digest, torch.load(path, weights_only=True))
-    elif path.suffix == ".html":
+    elif path.suffix in (".html", ".yaml"):  # which name the folder
         digest.update(_TIME.sub(b"", path.read_bytes().replace(str(folder).encode(), b"")))
     else:
         digest.update(path.read_bytes())
