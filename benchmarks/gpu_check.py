@@ -19,20 +19,20 @@ import functools
 import gc
 import json
 import os
-import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
+from _section import Rows, Section, print_row
 from measure import in_turn, ratio, write_json
 from torch import Tensor, nn
 
@@ -44,7 +44,6 @@ OUT = ROOT / "results/reference/gpu.json"
 GIB = 2**30
 IMAGES = 12_936  # Market-1501's, to train on
 Row = dict[str, Any]
-Rows = Iterator[Row]
 
 
 class Bench:
@@ -507,7 +506,6 @@ UNTIMED = list(SECTIONS)[:6]  # side by side
 ALONE = "search step compiled"  # of minutes, when it is asked for by --only
 
 CPU_PATIENCE = 10  # times the seconds of a GPU
-MARK = "row of gpu_check: "
 
 
 def main() -> None:
@@ -531,7 +529,11 @@ def main() -> None:
                     print(json.dumps(rows[-1]), flush=True)
                     write_json(arguments.json, {**facts, "rows": rows})
 
-        open_section = functools.partial(Section, arguments=arguments, folder=folder)
+        def open_section(name: str) -> Section:
+            command = [sys.executable, __file__, "--section", name, "--device", device, "--folder", folder]
+            patience = arguments.patience * (CPU_PATIENCE if device == "cpu" else 1)
+            return Section(name, command + ["--tiny"] * arguments.tiny, seconds=SECTIONS[name][1] * patience)
+
         together = [stack.enter_context(open_section(name)) for name in sections if name in UNTIMED]
         timed = [name for name in sections if name not in UNTIMED]
         waiting = stack.enter_context(open_section(timed[0])) if timed else None
@@ -543,66 +545,6 @@ def main() -> None:
                 waiting = stack.enter_context(open_section(following)) if following else None
                 run(running)
     sys.exit(any("error" in row for row in rows))
-
-
-class Section:
-    """A section in a process of its own, which has loaded the libraries and waits for a line; a context."""
-
-    def __init__(self, name: str, arguments: argparse.Namespace, folder: str) -> None:
-        self.name, self._is_late = name, False
-        command = [sys.executable, __file__, "--section", name, "--device", arguments.device, "--folder", folder]
-        self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
-        self._process = subprocess.Popen(
-            command + ["--tiny"] * arguments.tiny,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-            errors="replace",
-            start_new_session=True,  # so that its loaders end with it
-        )
-        patience = CPU_PATIENCE if arguments.device == "cpu" else 1
-        self._limit = SECTIONS[name][1] * patience * arguments.patience
-
-    def __enter__(self) -> Section:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._kill()
-        self._process.communicate()
-        self._errors.close()
-
-    def rows(self) -> Rows:
-        """Yield the section's rows, and one of its failure."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        timer = threading.Timer(self._limit, self._end)
-        timer.start()
-        try:
-            with suppress(BrokenPipeError):  # it failed before it could wait
-                self._process.stdin.write("go\n")
-                self._process.stdin.flush()
-            for line in self._process.stdout:
-                if line.startswith(MARK) and line.endswith("\n"):  # a killed process may leave half a line
-                    yield json.loads(line.removeprefix(MARK))
-            code = self._process.wait()
-        finally:
-            timer.cancel()
-        self._errors.seek(0)
-        last = (self._errors.read().strip().splitlines() or [""])[-1]
-        if self._is_late:
-            yield {"name": "", "error": f"not done after {self._limit:g} seconds"}
-        elif code:
-            yield {"name": "", "error": f"exit code {code}: {last[:300]}"}
-
-    def _end(self) -> None:
-        self._is_late = True
-        self._kill()
-
-    def _kill(self) -> None:
-        if self._process.poll() is None:
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
 
 
 def _work(arguments: argparse.Namespace) -> None:
@@ -617,7 +559,7 @@ def _work(arguments: argparse.Namespace) -> None:
     if not sys.stdin.readline():  # the check has ended
         return
     for row in SECTIONS[arguments.section][0](bench):
-        print(MARK + json.dumps(row), flush=True)
+        print_row(row)
 
 
 def _line(error: BaseException) -> str:
