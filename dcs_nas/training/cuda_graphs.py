@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Hashable, Sequence
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -41,8 +42,7 @@ class GraphedForward:
 
     def __init__(self, network: nn.Module, *, device: str = "cuda") -> None:
         self._network, self._device = network, device
-        self._graphs: dict[Hashable, Callable[..., list[Tensor]]] = {}
-        self._specs: dict[Hashable, _Structure] = {}
+        self._graphs: dict[Hashable, tuple[Callable[..., list[Tensor]], _Structure]] = {}
 
     @classmethod
     def install(cls, network: nn.Module, *, device: str = "cuda") -> GraphedForward:
@@ -57,24 +57,27 @@ class GraphedForward:
         Raises:
             TrainingError: the pass cannot be captured.
         """
-        network = self._network
-        mixtures = [module for module in network.modules() if isinstance(module, Mixture)]
+        network, mixtures = self._network, self._mixtures
         drawn = [mixture.drawn for mixture in mixtures if mixture.fixed is None]
         weights = [draw.weights for draw in drawn if draw is not None and draw.columns is None]
         captured = network.training and torch.is_grad_enabled() and images.device.type == self._device
         if self.paused or not captured or len(weights) < len(mixtures):
             return type(network).forward(network, images, *more, **named)
-        inputs, spec = pytree.tree_flatten(((images, *more), named))
-        tensors = [x for x in inputs if isinstance(x, Tensor)] + weights
-        key = self._make_key(tensors), spec, tuple(x for x in inputs if not isinstance(x, Tensor))
+        inputs = _Structure(((images, *more), named))
+        tensors = _tensors(((images, *more), named)) + weights
+        key = self._make_key(tensors), inputs.key
         if key not in self._graphs:
-            whole = _Whole(network, mixtures, inputs, spec)
-            self._graphs[key], self._specs[key] = self._capture(whole, tensors), whole.structure
-        # copies: the next pass writes over a graph's outputs
-        return self._specs[key].restore([x.clone() for x in self._graphs[key](*tensors)])
+            whole = _Whole(network, mixtures, inputs)
+            self._graphs[key] = self._capture(whole, tensors), whole.output
+        graph, output = self._graphs[key]
+        return output.restore([x.clone() for x in graph(*tensors)])  # the next pass writes over a graph's outputs
 
     def __deepcopy__(self, memo: dict[int, Any]) -> GraphedForward:
         return GraphedForward(copy.deepcopy(self._network, memo), device=self._device)
+
+    @cached_property
+    def _mixtures(self) -> list[Mixture]:
+        return [module for module in self._network.modules() if isinstance(module, Mixture)]
 
     def _make_key(self, tensors: Sequence[Tensor]) -> Hashable:
         """Return what is fixed in the graph of a pass on such tensors."""
@@ -130,11 +133,15 @@ class pause:  # noqa: N801, a context such as torch.no_grad
 
 
 class _Structure:
-    """The place of tensors among the leaves of an output, whose other leaves are the same in every pass."""
+    """The place of tensors among the leaves of inputs or an output, whose other leaves are the same in every pass."""
 
-    def __init__(self, output: Any) -> None:
-        leaves, self._spec = pytree.tree_flatten(output)
-        self._constants = [None if isinstance(leaf, Tensor) else (leaf,) for leaf in leaves]
+    def __init__(self, tree: Any) -> None:
+        leaves, self._spec = pytree.tree_flatten(tree)
+        self._constants = tuple(None if isinstance(leaf, Tensor) else (leaf,) for leaf in leaves)
+
+    @property
+    def key(self) -> Hashable:
+        return self._spec, self._constants
 
     def restore(self, tensors: Sequence[Tensor]) -> Any:
         remaining = iter(tensors)
@@ -146,23 +153,18 @@ class _Whole(nn.Module):
     """A network as a function of tensors alone, the last of them mixture weights, to the list of its output's tensors.
 
     Attributes:
-        structure: of the last pass's output.
+        output: the structure of the last pass's output.
     """
 
-    structure: _Structure
+    output: _Structure
 
-    def __init__(
-        self, network: nn.Module, mixtures: Sequence[Mixture], inputs: Sequence[Any], spec: pytree.TreeSpec
-    ) -> None:
+    def __init__(self, network: nn.Module, mixtures: Sequence[Mixture], inputs: _Structure) -> None:
         super().__init__()
-        self.network, self._mixtures, self._spec = network, list(mixtures), spec
-        self._constants = [None if isinstance(x, Tensor) else (x,) for x in inputs]
+        self.network, self._mixtures, self._inputs = network, list(mixtures), inputs
 
     def forward(self, *tensors: Tensor) -> list[Tensor]:
         count = len(tensors) - len(self._mixtures)
-        own = iter(tensors[:count])
-        leaves = [next(own) if constant is None else constant[0] for constant in self._constants]
-        arguments, named = pytree.tree_unflatten(leaves, self._spec)
+        arguments, named = self._inputs.restore(tensors[:count])
         held = [mixture.drawn for mixture in self._mixtures]
         for mixture, weights in zip(self._mixtures, tensors[count:]):
             mixture.drawn = Sample(weights)
@@ -171,5 +173,9 @@ class _Whole(nn.Module):
         finally:
             for mixture, before in zip(self._mixtures, held):
                 mixture.drawn = before
-        self.structure = _Structure(output)
-        return [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
+        self.output = _Structure(output)
+        return _tensors(output)
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
