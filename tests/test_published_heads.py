@@ -24,6 +24,7 @@ from dcs_nas.models.backbones.transreid import PublishedTransReID, TransReID
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.models.pooling import POOLS
 from dcs_nas.training.evaluate import evaluate_run
+from dcs_nas.training.objective import build_objective
 from dcs_nas.training.retrain_job import run_retraining
 from tests.run_folders import config
 
@@ -250,6 +251,21 @@ def test_terms_of_branches_equal_a_loop_over_the_vectors(mining: str) -> None:
     expected = sum(w * F.cross_entropy(x, labels, label_smoothing=0.1) for w, x in zip((0.5, 2.0), logits))
     torch.testing.assert_close(terms["identity"], expected)
     torch.testing.assert_close(terms["triplet"], 0.25 * triplet(vector, labels, margin=0.3))
+
+
+@pytest.mark.parametrize(
+    ("settings", "unread"),
+    [({}, set()), ({"identity_branches": (0, 2)}, {0}), ({"identity_weight": 0}, {0, 1})],
+)
+def test_scores_that_no_loss_reads_carry_no_gradient(settings: dict[str, Any], unread: set[int]) -> None:
+    network = ReidNetwork(MSINet(), 5, height=64, width=32)
+    losses = LossConfig(**settings)
+    objective = build_objective(losses, num_identities=5, features=network.num_features, network=network)
+    embedding = network.embed(torch.rand(4, 3, 64, 32))
+    assert {n for n, x in enumerate(embedding.logits or []) if not x.requires_grad} == unread
+    labels = torch.arange(4) // 2
+    objective(embedding.logits, embedding.features, labels)["loss"].backward()
+    assert {n for n, head in enumerate(network.heads) if head.classifier.weight.grad is None} == unread
 
 
 @pytest.mark.parametrize("name", ["identity_branches", "triplet_branches"])

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcs_nas.models.blocks import DCSAttention, WindowAttention, build_attention, select_channels
-from dcs_nas.models.blocks.parts import attend, attention_scale, to_map, to_tokens
+from dcs_nas.models.blocks.parts import attend, attention_scale, constants, to_map, to_tokens
 from dcs_nas.models.chain_space import InvertedResidual, fit_channels
 from dcs_nas.models.flops import count_map
 from dcs_nas.models.supernet import CostKind
@@ -180,11 +180,6 @@ def kernel_mask(kernels: Sequence[int], weights: Tensor) -> Tensor:
     reach = torch.maximum(places[:, None], places)
     sizes = constants(kernels, like=places) // 2
     return combine(weights, (reach <= sizes[:, None, None]).to(weights.dtype))
-
-
-def constants(values: Sequence[float], *, like: Tensor) -> Tensor:
-    """Return the values (n,) in ``like``'s type and on its device, without a copy from the processor to it."""
-    return torch.stack([like.new_full((), value) for value in values])
 
 
 def combine(weights: Tensor, values: Tensor) -> Tensor:

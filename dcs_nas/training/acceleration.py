@@ -75,14 +75,14 @@ def require_compilable(config: Config, section: Literal["search", "retrain"]) ->
             raise InputError(f"{name} is not for {section}.{what}; set trainer.compile=off")
 
 
-def may_use_graphs(config: Config, section: Literal["search", "retrain"], network: nn.Module | None) -> bool:
-    """Return whether the job runs plainly on one GPU, and ``trainer.compile=cuda-graphs`` would be accepted."""
+def may_use_graphs(config: Config, network: nn.Module | None) -> bool:
+    """Return whether the search runs plainly on one GPU, and ``trainer.compile=cuda-graphs`` would be accepted."""
     trainer = config.trainer
     if trainer.compile != "off" or not trainer.cuda or count_processes(trainer) > 1 or _reads_weights(network):
         return False
     graphed = config.model_copy(update={"trainer": trainer.model_copy(update={"compile": "cuda-graphs"})})
     try:
-        require_compilable(graphed, section)
+        require_compilable(graphed, "search")
     except InputError:
         return False
     return True

@@ -102,7 +102,7 @@ def training_job(
         log.info("threads: %d, %s", config.trainer.threads or torch.get_num_threads(), describe_waiting())
         if config.trainer.precision == "bf16-mixed" and not config.trainer.cuda and is_slow_in_bfloat16():
             log.warning("this processor has no instructions for bfloat16; trainer.precision=32-true is faster here")
-        if job == "search" and may_use_graphs(config, job, network):
+        if job == "search" and may_use_graphs(config, network):
             log.info("trainer.compile=cuda-graphs makes a search on a GPU faster, for more memory: docs/machines.md")
         blocks = {DCS_BLOCKS: len(read_kept_shares(network))} if network is not None else {}
         for remark in idle_settings(config, job, {**blocks, **(facts or {})}):

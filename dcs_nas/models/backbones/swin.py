@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dcs_nas.errors import InputError
 from dcs_nas.models.backbones.backbone import Backbone, register_backbone
-from dcs_nas.models.blocks.parts import drop_path
+from dcs_nas.models.blocks.parts import constants, drop_path
 
 WINDOW = 7
 _SEPARATE = -100.0  # added to the logits of positions that only the shift brought together
@@ -251,7 +251,7 @@ class SwinTransformer(Backbone):
         """Return the map that leaves stage n, conditioned on the semantic weight."""
         if self.semantic_weight is None:
             return x
-        weights = torch.stack([x.new_full((), w) for w in (self.semantic_weight, 1 - self.semantic_weight)])
+        weights = constants([self.semantic_weight, 1 - self.semantic_weight], like=x)
         return x * F.softplus(self.semantic_embed_w[n](weights)) + self.semantic_embed_b[n](weights)
 
     def adapt_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -5,6 +5,8 @@ Shapes: B batch, C channels, H x W map, N = HW tokens, D width of queries and ke
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,6 +15,11 @@ from dcs_nas.errors import InputError, choices
 
 SCALES = ("mean", "sqrt", "literal")
 GATE_STARTS = ("constant", "published")
+
+
+def constants(values: Sequence[float], *, like: Tensor) -> Tensor:
+    """Return the values (n,) in ``like``'s type and on its device, without a copy from the processor to it."""
+    return torch.stack([like.new_full((), value) for value in values])
 
 
 def to_tokens(x: Tensor) -> Tensor:
