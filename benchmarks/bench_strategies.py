@@ -8,7 +8,7 @@ time and Kendall's tau of its supernet's scores against the true scores of a ran
 Strategies by trials read the table, at the cost that it has recorded, for as many seconds as each of the searches took
 with the same seed, and for ten trainings; those that look at images too, for scores without training or a supernet of
 their own, for ten trainings alone. Everything that they spend counts. Resumable: rows that --out holds are kept.
---summary prints means.
+--summary prints means, and what the noise of the table leaves to a strategy that knows every architecture's true score.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ import random
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from bench_table import DATA
 from measure import append_row, begin_table, read_rows
@@ -68,7 +70,7 @@ def main() -> None:
     torch.set_num_threads(1)
     table = Table.read(arguments.table)
     if arguments.summary:
-        _summarize(read_rows(arguments.out))
+        _summarize(read_rows(arguments.out), table)
         return
     if not table.whole:
         raise SystemExit(
@@ -89,7 +91,7 @@ def main() -> None:
                 cells_alone = strategy.startswith("nni.") and table.space.kind != "cells"
                 if not (cells_alone or _known(arguments.out, strategy, budget, seed)):
                     _try(strategy, [*overrides, f"data.root={data}"], budget, seconds, seed, table, arguments)
-    _summarize(read_rows(arguments.out))
+    _summarize(read_rows(arguments.out), table)
 
 
 def _arguments() -> argparse.Namespace:
@@ -156,7 +158,9 @@ def _known(out: Path, strategy: str, budget: str, seed: int) -> dict[str, Any] |
     return next((r for r in read_rows(out) if (r["strategy"], r["as_long_as"], r["seed"]) == wanted), None)
 
 
-def _summarize(rows: list[dict[str, str]]) -> None:
+def _summarize(rows: list[dict[str, str]], table: Table) -> None:
+    for what, regret, within in _least_regrets(table):
+        print(f"{what}: regret {regret:.2f}, {within:.0%} within the best 2 % (simulated)")
     for strategy, budget in dict.fromkeys((row["strategy"], row["as_long_as"]) for row in rows):
         own = [row for row in rows if (row["strategy"], row["as_long_as"]) == (strategy, budget)]
         regrets = [float(row["regret"]) for row in own]
@@ -166,6 +170,28 @@ def _summarize(rows: list[dict[str, str]]) -> None:
         tau = f", tau {statistics.mean(taus):.2f}" if taus else ""
         seconds = statistics.mean(float(row["seconds"]) for row in own)
         print(f"{name}: regret {statistics.mean(regrets):.2f}{spread}, {seconds:.0f} s, {len(own)} seeds{tau}")
+
+
+def _least_regrets(table: Table, *, draws: int = 5000) -> Iterator[tuple[str, float, float]]:
+    """Yield regrets, and the share within the best 2 %, of choices by true scores, which no strategy can know.
+
+    The scores are simulated: true scores, the table's moved to their mean so far that their variance and that of the
+    noise make up the table's, and noise.
+    """
+    if table.noise is None:
+        return
+    scores, noise = np.array([entry.score for entry in table]), table.noise.score
+    true = scores.mean() + (scores - scores.mean()) * np.sqrt(max(0, 1 - noise**2 / scores.var()))
+    random, count = np.random.default_rng(0), max(1, len(true) // 50)
+    order = np.argsort(-true)
+    for what, best in (("the true best", 1), ("one of the true best 2 %", count)):
+        regrets, ranks = [], []
+        for _ in range(draws):
+            drawn = true + random.normal(0, noise, len(true))
+            chosen = drawn[random.choice(order[:best])]
+            regrets.append(drawn.max() - chosen)
+            ranks.append(int((drawn > chosen).sum()))
+        yield what, statistics.mean(regrets), statistics.mean(rank < count for rank in ranks)
 
 
 if __name__ == "__main__":
