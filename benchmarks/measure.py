@@ -99,9 +99,11 @@ def _resident(field: str) -> float:
 
 
 def begin_table(out: Path, command: str, notes: Sequence[str], columns: Sequence[str]) -> None:
-    """Write the head of a table whose rows are appended one by one: command, versions, notes, names of the columns."""
-    versions = ", ".join(f"{package} {version}" for package, version in describe_environment(1)["versions"].items())
-    head = [f"# {command}; one thread; {versions}", *(f"# {note}" for note in notes)]
+    """Write the head of a table whose rows are appended one by one: command, commit, versions, notes, names of
+    the columns."""
+    environment = describe_environment(1)
+    versions = ", ".join(f"{package} {version}" for package, version in environment["versions"].items())
+    head = [f"# {command}; one thread; commit {environment['git']}; {versions}", *(f"# {note}" for note in notes)]
     files.write_text(out, "\n".join([*head, ",".join(columns)]) + "\n")
 
 

@@ -5,12 +5,13 @@
     python benchmarks/search_quality.py --data emoji --packages FOLDER   # real pictures: _emoji.py says which
 
 The cells of quality_cells, with attention on their outputs among the choices. Every genotype is trained from scratch
-three times by configs/search_quality.yaml, at the width whose parameters come nearest to --parameters, and scored on
-identities unseen in search and training; each training is a row. Searches by trials train at this size too, as many
-minutes as ``proposals`` took with the same seed. ``random`` are genotypes that nothing chose, one a seed and three
-beside; DARTS' published cell and plain convolutions have no attention. Resumable: rows that --out holds are kept, and
-what is finished in --work is used again. --summary prints, per data set, means over searches with 95 % intervals, the
-difference from random with its p, and over data sets the mean rank and the worst.
+three times by configs/search_quality.yaml, at the width whose parameters come nearest to --parameters, with seeds that
+no search has, and scored on identities unseen in search and training; each training is a row. Searches by trials train
+at this size too, as many minutes as ``proposals`` took with the same seed. ``random`` are genotypes that nothing chose,
+one a seed and three beside; DARTS' published cell and plain convolutions have no attention. Resumable: rows that --out
+holds are kept, and what is finished in --work is used again. --summary prints, per data set, means over searches with
+95 % intervals, the differences from random and of ``proposals`` from the searches as long, each with its p, and over
+data sets the mean rank and the worst. A training that breaks off has no row.
 """
 
 from __future__ import annotations
@@ -24,16 +25,18 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 from _emoji import write_emoji
 from measure import append_row, begin_table, read_rows
 from scipy.stats import rankdata, t, ttest_ind
 
 from dcs_nas.config import Config, load_config
 from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
+from dcs_nas.errors import TrainingError
 from dcs_nas.files import write_json, write_text
 from dcs_nas.models.cell_kind import CellKind
 from dcs_nas.models.cell_space import build_fixed_network
-from dcs_nas.runs import RunFolder
+from dcs_nas.runs import RunFolder, read_metrics
 from dcs_nas.space import (
     CellGenotype,
     Edge,
@@ -81,8 +84,8 @@ AS_LONG: dict[str, list[str]] = {
     "local": ["search.strategy=local", MANY, "search.trials.local.start=3"],
 }
 GIVEN = ("random", "DARTS V2 (published)", "all sep_conv_3x3")
-MORE_RANDOM, TRAININGS = 3, 3
-COLUMNS = ["data", "cells", "seed", "training", "mAP", "parameters", "channels", "search_minutes"]
+MORE_RANDOM, TRAININGS, SEED = 3, 3, 1000  # SEED: of the first training
+COLUMNS = ["data", "cells", "seed", "training", "mAP", "parameters", "channels", "search_minutes", "trained"]
 PUBLISHED_CELLS = {  # arXiv 1806.09055, cnn/genotypes.py: DARTS_V2
     "normal": "sep_conv_3x3 0 sep_conv_3x3 1 sep_conv_3x3 0 sep_conv_3x3 1 "
     "sep_conv_3x3 1 skip_connect 0 skip_connect 0 dil_conv_3x3 2",
@@ -93,12 +96,14 @@ PUBLISHED_CELLS = {  # arXiv 1806.09055, cnn/genotypes.py: DARTS_V2
 
 def main() -> None:
     arguments = _arguments()
+    torch.set_num_threads(1)
     if arguments.summary:
         _summarize(read_rows(arguments.out))
         return
     if not arguments.out.is_file():
         notes = [
-            "mAP in percent; minutes of a search by the clock; data sets: synthetic (DATA in the script), and emoji"
+            f"mAP in percent; parameters: nearest to {arguments.parameters}; data: synthetic (DATA in the script) and",
+            "emoji; search_minutes: by the clock, supernet and trainings; trained: networks that the search trained",
         ]
         begin_table(arguments.out, "python benchmarks/search_quality.py", notes, COLUMNS)
     wanted = [name for name in (*SEARCHES, *AS_LONG, *GIVEN) if name in (arguments.only or name)]
@@ -184,12 +189,19 @@ def _train(name: str, genotype: Path, data: str, number: int, training: int, arg
     fitted = CellKind().fit_width(load_genotype(genotype), arguments.parameters)
     channels, parameters = fitted.network.channels, count_parameters(build_fixed_network(fitted))
     folder = arguments.work / "retrain" / f"{data}_{_slug(name)}-{number}-{training}"
-    config = _config(data, training, [f"retrain.channels={channels}"], arguments)
-    if not RunFolder(folder).finished_file.is_file():
-        run_retraining(config, folder, genotype=genotype, resume=(folder / "config.yaml").is_file())
-    scores = {"mAP": f"{100 * evaluate_run(folder).report['mAP']:.2f}", "parameters": parameters, "channels": channels}
-    minutes = "" if name in GIVEN else f"{_minutes(name, data, number, arguments):.2f}"
-    row = {**key, **scores, "search_minutes": minutes}
+    config = _config(data, SEED + training, [f"retrain.channels={channels}"], arguments)
+    try:
+        if not RunFolder(folder).finished_file.is_file():
+            run_retraining(config, folder, genotype=genotype, resume=(folder / "config.yaml").is_file())
+        report = evaluate_run(folder).report
+    except TrainingError as error:
+        print(f"{key}: {error}", flush=True)
+        return
+    row = {**key, "mAP": f"{100 * report['mAP']:.2f}", "parameters": parameters, "channels": channels}
+    if name not in GIVEN:
+        row["search_minutes"] = f"{_minutes(name, data, number, arguments):.2f}"
+    if name in AS_LONG or name.startswith("proposals"):
+        row["trained"] = len(read_metrics(_folder(name, data, number, arguments) / "metrics.csv"))
     append_row(arguments.out, COLUMNS, row)
     print(row, flush=True)
 
@@ -204,6 +216,9 @@ def _summarize(rows: list[dict[str, str]]) -> None:
         for name, place in zip(means, rankdata([-statistics.mean(values) for values in means.values()])):
             places[name].append(place)
             print(f"{data}: {name}: {_describe(means[name], means.get('random', []))}; place {place:g}")
+        for name in AS_LONG:
+            if "proposals" in means and name in means:
+                print(f"{data}: proposals{_compare(means['proposals'], means[name], name)}")
     for name, each in sorted(places.items(), key=lambda item: statistics.mean(item[1])):
         print(f"{name}: mean place {statistics.mean(each):.1f}, worst {max(each):g}, of {len(each)} data sets")
 
@@ -213,10 +228,16 @@ def _describe(values: list[float], chance: list[float]) -> str:
     if len(values) > 1:
         text += f" +- {t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5:.1f}"
     text += f" ({len(values)} genotypes)"
-    if len(chance) > 1 and values != chance:
-        text += f", {statistics.mean(values) - statistics.mean(chance):+.1f} from random"
-        if len(values) > 1:
-            text += f" (p {ttest_ind(values, chance, equal_var=False, alternative='greater').pvalue:.3f})"
+    return text + (_compare(values, chance, "random") if values != chance else "")
+
+
+def _compare(values: list[float], others: list[float], name: str) -> str:
+    """Return the difference of the means with the p of Welch's test, one-sided; nothing for a single genotype."""
+    if len(others) < 2:
+        return ""
+    text = f", {statistics.mean(values) - statistics.mean(others):+.1f} from {name}"
+    if len(values) > 1:
+        text += f" (p {ttest_ind(values, others, equal_var=False, alternative='greater').pvalue:.3f})"
     return text
 
 

@@ -4,9 +4,11 @@
 
 For each space of SPACES, on synthetic people of 128 x 64: a search by the default strategy of search_quality.yaml for
 --minutes by the clock with everything that it spends (run it alone), and the published genotype. The space is narrowed
-so that the published genotype has --millions of multiply-adds an image. Then every genotype is trained from scratch
-alike, at the width whose multiply-adds come nearest to each of --targets, and scored on identities unseen in search and
-training: a row. A seed is that of search and training. Resumable: rows that --out holds are kept, and what is finished
+so that the published genotype has --millions of multiply-adds an image; the search trains its candidates at that width,
+whatever their multiply-adds, and ends the trial that it has begun. Then every genotype is trained from scratch alike,
+at the width whose multiply-adds come nearest to each of --targets, with a seed that no search has, and scored on
+identities unseen in search and training: a row. Windows of ``dcs_window`` are learned anew. A training that breaks off
+has no row. Resumable: rows that --out holds are kept, and what is finished
 in --work is used again; --summary prints means. Beside --out stands a plot of the same name.
 """
 
@@ -28,6 +30,7 @@ from search_quality import PUBLISHED_CELLS, read_cells
 
 from dcs_nas.config import Config, load_config
 from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
+from dcs_nas.errors import TrainingError
 from dcs_nas.files import write_text
 from dcs_nas.models.flops import count
 from dcs_nas.models.space_kinds import kind_of
@@ -48,6 +51,7 @@ SPACES = {  # and the published genotype
     "osnet_ain": "osnet_ain",
 }
 HOW = ("searched", "published")
+SEED = 1000  # of the first training
 COLUMNS = ["space", "genotype", "seed", "target", "mAP", "rank1", "multiply_adds", "parameters", "share"]
 COLUMNS += ["search_minutes", "trained"]
 NOTES = [
@@ -66,14 +70,19 @@ def main() -> None:
         _summarize(rows())
         return
     if not arguments.out.is_file():
-        begin_table(arguments.out, "python benchmarks/spaces.py", NOTES, COLUMNS)
+        command = f"python benchmarks/spaces.py --minutes {arguments.minutes:g} --millions {arguments.millions:g}"
+        begin_table(arguments.out, command, NOTES, COLUMNS)
     if not (arguments.work / "people").is_dir():
         write_synthetic(arguments.work / "people", settings=DATA)
     for seed, space, how in itertools.product(arguments.seeds, arguments.only, HOW):
         key = {"space": space, "genotype": how, "seed": str(seed)}
         for target in arguments.targets:
             if not any((key | {"target": f"{target:g}"}).items() <= row.items() for row in rows()):
-                row = _train(_genotype(space, how, seed, arguments), key, target, arguments)
+                try:
+                    row = _train(_genotype(space, how, seed, arguments), key, target, arguments)
+                except TrainingError as error:
+                    print(f"{key}, {target:g}: {error}", flush=True)
+                    continue
                 append_row(arguments.out, COLUMNS, row)
                 print(row, flush=True)
     _summarize(rows())
@@ -98,7 +107,7 @@ def _genotype(name: str, how: str, seed: int, arguments: argparse.Namespace) -> 
     if how == "published":
         return _published(name)
     folder = arguments.work / "search" / f"{name}-{seed}"
-    if not RunFolder(folder).finished_file.is_file():
+    if not RunFolder(folder).genotype_file.is_file():
         share, _, _ = _fit(_published(name), name, arguments.millions)
         file = arguments.work / "spaces" / f"{name}.yaml"
         write_text(file, to_yaml(narrow(load_space(find_shipped_file("search_spaces", name)), share)))
@@ -172,7 +181,7 @@ def _train(genotype: AnyGenotype, key: dict[str, str], target: float, arguments:
     file, folder = arguments.work / "genotypes" / f"{stem}.yaml", arguments.work / "retrain" / stem
     write_text(file, fitted.to_yaml())
     if not RunFolder(folder).finished_file.is_file():
-        config = _config(int(key["seed"]), ["search=null"], arguments)
+        config = _config(SEED + int(key["seed"]), ["search=null"], arguments)
         run_retraining(config, folder, genotype=file, resume=RunFolder(folder).is_run())
     scores = evaluate_run(folder).report
     search = {}

@@ -20,7 +20,7 @@ ask() {
 grep -h '^pillow==' constraints.txt | tail -n 1 | sed 's/ ;.*//' >"$work/one.txt"
 asked=0 known=0
 for service in pypi osv; do
-    # One package first: it tells a list that cannot be reached from one that knows something.
+    # One package first: it distinguishes a list that cannot be reached from one that knows something.
     if ! ask "$service" "$work/one.txt" >"$work/said" 2>&1 && ! grep -q 'known vulnerabilit' "$work/said"; then
         echo "audit: $service cannot be asked from here: $(tail -n 1 "$work/said" | cut -c 1-200)"
         continue

@@ -45,7 +45,7 @@ yes-Linux\ x86_64 | yes-Darwin\ arm64)
     fi
     pip install --no-deps --no-build-isolation -e .
     "$venv/bin/python" -m pip check --disable-pip-version-check || {
-        echo "setup: the lock files do not fit each other or pyproject.toml; write them anew by scripts/lock.sh" >&2
+        echo "setup: the lock files do not fit each other or pyproject.toml; regenerate them by scripts/lock.sh" >&2
         exit 1
     }
     ;;

@@ -28,7 +28,7 @@ def bench(
         Path | None, typer.Option("--out", metavar="FILE", help="Draw where they stand: .png, .svg or .pdf.")
     ] = None,
 ) -> None:
-    """Rank, regret and distance to the Pareto front of architectures of a space that is trained as a whole.
+    """Rank, regret and distance to the Pareto front of architectures in a tabular benchmark.
 
     Without a target: the tables, their noise, and their best, median and worst architecture.
     """

@@ -55,7 +55,7 @@ def pretrain(
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Train a genotype or a backbone by classes of images; retrain.weights then takes the run folder."""
+    """Train a genotype or a backbone on image classification; retrain.weights then takes the run folder."""
     settings = _load_job(config, override or [], "pretrain", genotype=genotype, out=out)
     run = api.pretrain(settings, genotype=genotype, out=out, resume=resume, overwrite=overwrite, progress=progress)
     if is_first():

@@ -35,8 +35,8 @@ def weights(
 ) -> None:
     """Describe a weights file and the registered backbones that it fits; no code in it is run.
 
-    A backbone is fitted that retrain.weights would load it into: the first layer, all positions and nine tenths of the
-    numbers or more.
+    A backbone is listed if retrain.weights would accept the file for it: the first layer, all position embeddings and
+    at least nine tenths of its numbers are loaded.
     """
     show_log()
     from dcs_nas.models.weights_survey import fit_backbone, fitting_backbones, read_weights_file

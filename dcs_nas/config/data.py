@@ -24,8 +24,8 @@ class DataSource(Settings):
 class DataConfig(Settings):
     """Images, their size and batches.
 
-    A batch of ``shuffle`` has few identities with a pair for a loss of pairs. An epoch shows every image about once, or
-    with ``identity_once`` ``images_per_identity`` images of every identity.
+    In a batch of ``shuffle`` few identities have two images, so pairwise losses get few positive pairs. An epoch shows
+    every image about once, or with ``identity_once`` ``images_per_identity`` images of every identity.
     """
 
     name: str = "market1501"
@@ -54,7 +54,7 @@ class DataConfig(Settings):
     each identity once an epoch (identity_once), from as many cameras as possible (camera_balanced), or all images
     shuffled (shuffle)."""
     identities_per_batch: int = Field(default=16, ge=1, le=4096)
-    """Identities in a training batch. Lower it where memory runs out; the triplet loss wants many."""
+    """Identities in a training batch. Lower it where memory runs out; the triplet loss works better with many."""
     images_per_identity: int = Field(default=4, ge=1, le=256)
     """Images of each identity in a training batch; at least 2 for losses of pairs."""
     test_batch: int = Field(default=256, ge=1, le=65536)

@@ -312,7 +312,7 @@ class MemoryConfig(Settings):
 
 
 class SearchConfig(Settings):
-    """The bilevel search: weights by SGD and a cosine schedule, architecture parameters (alphas) by Adam.
+    """The search: weights by SGD and a cosine schedule; in a bilevel search, architecture parameters (alphas) by Adam.
 
     Each identity has images in both halves where ``identity_overlap`` is 1; below, only that share of the identities is
     in both halves, and the alphas learn from losses without a classifier (``memory``). The derivation ``retrieval``

@@ -346,6 +346,8 @@ class PretrainConfig(RetrainConfig):
     """From the backbone's map to features and scores of the classes: linear with a bias by default."""
     validate_every: int = Field(default=1, ge=1)
     """Epochs between two measurements of the accuracy."""
+    validation: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the images of each class that is held out to choose the best checkpoint; 0 for none."""
 
 
 class TrainerConfig(Settings):

@@ -167,7 +167,7 @@ def open_index(
     try:
         import faiss
     except ImportError:
-        raise InputError("an index needs faiss-cpu, not installed here; pip install 'dcs-nas[index]'") from None
+        raise InputError("an index needs faiss-cpu, not installed here; pip install faiss-cpu") from None
     if file.is_file() and file.stat().st_mtime_ns >= gallery.file.stat().st_mtime_ns:
         return _read_index(faiss, file, gallery, approximate), False
     count, width = gallery.shape

@@ -21,7 +21,7 @@ def require(*packages: str, purpose: str) -> None:
     """Raise ``InputError`` that names the packages that are not installed."""
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
-        raise InputError(f"{purpose} needs {', '.join(missing)}, not installed here; pip install 'dcs-nas[export]'")
+        raise InputError(f"{purpose} needs {', '.join(missing)}, not installed here; pip install {' '.join(missing)}")
 
 
 def build_model(model: Any, info: ExportInfo) -> Any:

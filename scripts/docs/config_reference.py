@@ -16,7 +16,7 @@ from dcs_nas.space import ChainSpec, MsiSpec, OSNetSpace, SpaceSpec
 
 _INTRODUCTION = """# Configuration
 
-A job is one YAML file. Keys stand in sections; `-o section.key=value` replaces one on the command line, its value
+A job is one YAML file. Keys are grouped in sections; `-o section.key=value` replaces one on the command line, its value
 written as in YAML: `-o search.epochs=20`, `-o retrain.grad_clip=null`,
 `-o data.also='[{name: dukemtmc, root: /data/duke}]'`.
 An unknown key or a wrong value is refused, in one line that names the nearest key. What a run really used stands
@@ -30,7 +30,7 @@ This page is made from the classes in `dcs_nas/config/` by `scripts/docs/referen
 _SPACES = """# Search spaces
 
 A search space is one YAML file, `search.space` in a configuration; those that ship are in
-[search_spaces/](../../search_spaces). What the names mean stands under [names](names.md); how to write one, in
+[search_spaces/](../../search_spaces). The names are explained in [names](names.md); how to write one, in
 [your own search space](../own_space.md).
 """
 Section = tuple[str, type[BaseModel]]

@@ -61,7 +61,7 @@ def csv_list(
         columns (no default): your names of columns, such as {path: photo, identity: who, camera: place, split: fold}
         split (0 to 1, no default): where there is no column split, the share of the identities to train on; of each
                                     other identity the first image by every camera is a query, the rest the gallery
-        seed (default 0): another one divides otherwise
+        seed (default 0): which identities are used for training
     """
     if is_file(root):
         root, file = Path(root).expanduser().parent, Path(root).name

@@ -44,7 +44,7 @@ def folder(root: Path, *, camera: str = "folder", split: Share = None, seed: See
                                  in the file's name, such as '_c(\d+)_' for 17_c2_0001.jpg
         split (0 to 1, no default): the share of the identities of an undivided folder to train on; of each other
                                  identity the first image by every camera is a query, the rest the gallery
-        seed (default 0): another one divides otherwise
+        seed (default 0): which identities are used for training
     """
     root = require_folder(root)
     parts = _parts(root, divide=split is not None)

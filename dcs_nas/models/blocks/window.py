@@ -30,7 +30,7 @@ class WindowAttention(nn.Module):
     out = X + BN(depthwise3x3(T diag(w) T^T X / N)).
 
     No softmax, no projections. T and w are linear between whole numbers, so that start and length have gradients.
-    The sum over channels is taken first: N l C products instead of N^2 C. l stays between C / 4 and C.
+    The sum over positions is taken first: N l C products instead of N^2 C. l stays between C / 4 and C.
     The code divides by H and multiplies by W (``f / H * W``; in FBNetV2_dnl rounded down, which has no gradient): a
     factor that the BN takes away. The BN's weight starts at 0, as in ``ZeroInitBN``, which the code's own networks
     overwrite by 1.
