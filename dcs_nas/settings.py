@@ -144,18 +144,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return data
 
 
-def read_text(path: Path) -> str:
-    """Return a small UTF-8 text file; ``InputError`` if there is none."""
+def read_text(path: Path, *, largest: int = LARGEST_FILE) -> str:
+    """Return a UTF-8 text file of at most ``largest`` bytes; ``InputError`` if there is none."""
     if path.is_dir():
         raise InputError(f"{path} is a folder, expected a file")
     if not path.is_file():
         raise InputError(f"there is no file {path}; check the path")
-    if path.stat().st_size > LARGEST_FILE:
-        raise InputError(f"{path} has {path.stat().st_size:,} bytes, expected at most {LARGEST_FILE:,}")
+    if (size := path.stat().st_size) > largest:
+        raise InputError(f"{path} has {size:,} bytes, expected at most {largest:,}; is it the right file?")
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text (byte {error.start})") from None
+        raise InputError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
 
 
 def parse(kind: type[S], data: Mapping[str, Any], *, source: str) -> S:

@@ -112,7 +112,7 @@ def test_every_figure_of_a_search_is_on_its_page(root: Path, tmp_path: Path) -> 
 
 def test_the_page_of_a_training_has_scores_lists_maps_and_costs(page: Path) -> None:
     found = _Page(page.read_text())
-    for words in ("50.0 %", "cross camera, cosine distance", "12 queries, gallery 40", "color histogram"):
+    for words in ("50.0 %", "protocol cross_camera, cosine distance", "12 queries, gallery 40", "color histogram"):
         assert words in found.text
     for words in ("Worst queries, hardest first", "Best queries, easiest first", "DCS: share of the channels"):
         assert words in found.text
@@ -352,7 +352,7 @@ def test_scores_name_their_rules_and_leave_out_what_was_not_measured() -> None:
     one, two = _rows([("a", Evaluation("a", report)), ("b", Evaluation("b", mean))])
     assert one.cells == ["50.0 %", "25.0 %", "50.0 %", "–", "–"]
     assert one.intervals == ["40.0–60.0", "10.0–20.0", "10.0–90.0", "", ""]
-    assert one.rules == "cross camera, euclidean distance, re-ranked k1 20, k2 6, lambda 0.3"
+    assert one.rules == "protocol cross_camera, euclidean distance, re-ranked with k1 20, k2 6, lambda 0.3"
     assert two.intervals[:2] == ["± 1.0", "± 2.0"]
     assert two.counts == "mean of 2 evaluations, each 12 queries, gallery 40"
     assert not are_comparable([one, two])
@@ -396,6 +396,14 @@ def test_the_easiest_queries_are_the_hardest_in_reverse(root: Path) -> None:
 def test_names_with_dollar_signs_are_no_formulas(tmp_path: Path) -> None:
     for file in draw_cmc([CmcCurve(r"$\frac{a}$", [0.5, 1.0], 0.5)], tmp_path, title="$x"):
         assert file.stat().st_size > 1000
+
+
+def test_the_thousandth_epoch_comes_after_the_others(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root / "search" / "architecture", tmp_path / "architecture")
+    last = (tmp_path / "architecture" / "epoch_002.yaml").read_text()
+    (tmp_path / "architecture" / "epoch_1000.yaml").write_text(last.replace("epoch: 2", "epoch: 1000"))
+    assert [epoch for epoch, _ in read_epochs(tmp_path)] == [1, 2, 3, 1001]
+    assert RunFolder(tmp_path).contents().epochs[-1].number == 1000
 
 
 def test_an_animation_has_a_frame_for_each_epoch(root: Path, tmp_path: Path) -> None:

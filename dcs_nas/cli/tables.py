@@ -96,6 +96,8 @@ def _name_scores(report: Mapping[str, Any]) -> tuple[list[str], list[float]]:
 
 
 def _counts_line(report: Mapping[str, Any]) -> str:
+    from dcs_nas.evaluation.result import describe_protocol
+
     queries, protocol = report["queries"], report["protocol"]
     causes = [(cause.replace("_", " "), count) for cause, count in queries["skipped"].items() if count]
     skipped = "".join(f"; {count} skipped: {cause}" for cause, count in causes)
@@ -103,19 +105,4 @@ def _counts_line(report: Mapping[str, Any]) -> str:
     if report.get("gallery_junk_dropped"):
         gallery += f" ({report['gallery_junk_dropped']} junk images left out)"
     flip = ", mirrored images added" if report.get("flip") else ""
-    return f"{queries['used']} of {queries['total']} queries{skipped}; {gallery}; {_rules(protocol)}{flip}"
-
-
-def _rules(protocol: Mapping[str, Any]) -> str:
-    rules = [f"protocol {protocol['name']}", f"{protocol['metric']} distance"]
-    if protocol["repeats"] > 1:
-        rules.append(f"mean of {protocol['repeats']} drawn galleries, seed {protocol['seed']}")
-    if protocol["average_precision"] != "hits":
-        rules.append(f"average precision by {protocol['average_precision']} rule")
-    if protocol.get("expansion"):
-        expansion = protocol["expansion"]
-        rules.append(f"queries expanded by {expansion['neighbours']} neighbours, alpha {expansion['alpha']:g}")
-    if protocol["rerank"]:
-        settings = protocol["rerank"]
-        rules.append(f"re-ranked with k1 {settings['k1']}, k2 {settings['k2']}, lambda {settings['weight']:g}")
-    return ", ".join(rules)
+    return f"{queries['used']} of {queries['total']} queries{skipped}; {gallery}; {describe_protocol(protocol)}{flip}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -154,7 +153,7 @@ def _after_search(config: Path, overrides: Sequence[str], settings: Config, run:
 def _after_training(settings: Config, folder: Path) -> str:
     """Return the command that evaluates the run in ``folder``, or exports it if its data have no test images."""
     data = settings.data
-    tested = json.loads(RunFolder(folder).data_file.read_text(encoding="utf-8"))["query"]["images"] > 0
+    tested = RunFolder(folder).contents().data["query"]["images"] > 0
     tested = data.test is not None or (not data.combine_all and (tested or bool(data.also)))
     return command("evaluate" if tested else "export", folder)
 

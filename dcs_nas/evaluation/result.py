@@ -213,3 +213,18 @@ def average(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _describe_data(report: Mapping[str, Any]) -> str:
     return ", fingerprint ".join([report["data"]["name"], *filter(None, [report["data"].get("fingerprint", "")[:8]])])
+
+
+def describe_protocol(protocol: Mapping[str, Any]) -> str:
+    """Return a report's protocol in words; what it lacks is left out."""
+    words = [f"protocol {protocol['name']}"] if protocol.get("name") else []
+    words += [f"{protocol['metric']} distance"] if protocol.get("metric") else []
+    if (protocol.get("repeats") or 1) > 1:
+        words.append(f"mean of {protocol['repeats']} drawn galleries, seed {protocol.get('seed')}")
+    if protocol.get("average_precision") not in (None, "hits"):
+        words.append(f"average precision by {protocol['average_precision']} rule")
+    if expansion := protocol.get("expansion"):
+        words.append(f"queries expanded by {expansion['neighbours']} neighbours, alpha {expansion['alpha']:g}")
+    if rerank := protocol.get("rerank"):
+        words.append(f"re-ranked with k1 {rerank['k1']}, k2 {rerank['k2']}, lambda {rerank['weight']:g}")
+    return ", ".join(words)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -98,19 +97,9 @@ def describe_run(config: Config, network: ReidNetwork, folder: Path, checkpoint:
         features=network.test_features,
         cameras="unknown" if network.uses_cameras else "unused",
         network=space or str(config.section("retrain").backbone),
-        trained_on=_read_data_version(run) or data.name,
+        trained_on=run.contents().data.get("version") or data.name,
         run=folder.resolve().name,
         checkpoint=checkpoint,
         seed=config.seed,
         version=__version__,
     )
-
-
-def _read_data_version(run: RunFolder) -> str:
-    """Return the version of the training data that the run recorded; "" without a record."""
-    if not run.data_file.is_file():
-        return ""
-    try:
-        return str(json.loads(run.data_file.read_text(encoding="utf-8"))["version"])
-    except (ValueError, KeyError) as error:
-        raise InputError(f"{run.data_file} is damaged ({error}); remove it, or train the run again") from None

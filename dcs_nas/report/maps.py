@@ -34,8 +34,6 @@ _MOST_BLOCKS = 12
 _HEIGHT = 192  # pixels of a picture
 _COVER = 0.62  # opacity of the heat over the image
 _REGION_COLOURS = ("#e69f00", "#56b4e9", "#f0e442", "#cc79a7", "#009e73", "#d55e00")
-# Cividis (Nunez, Anderton, Renslow, PLOS ONE 13(7), 2018) at five of its points: the same in all colour vision.
-_HEAT = np.array([(0, 32, 77), (65, 77, 107), (124, 123, 120), (188, 175, 111), (255, 233, 69)], dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -95,14 +93,10 @@ def draw_maps(network: nn.Module, config: Config, images: Images) -> AttentionMa
 
 
 def map_to_colours(values: np.ndarray) -> np.ndarray:
-    """Return colours (..., 3) uint8 of values from 0, dark blue, to 1, yellow.
+    """Return colours (..., 3) uint8 of values from 0, dark blue, to 1, yellow: cividis, alike in all colour vision."""
+    from matplotlib import colormaps
 
-    >>> map_to_colours(np.array([0.0, 1.0])).tolist()
-    [[0, 32, 77], [255, 233, 69]]
-    """
-    steps = np.linspace(0, 1, len(_HEAT))
-    channels = [np.interp(values, steps, _HEAT[:, c]) for c in range(3)]
-    return np.stack(channels, axis=-1).round().astype(np.uint8)
+    return colormaps["cividis"](values, bytes=True)[..., :3]
 
 
 def _block(seen: Seen, pixels: np.ndarray, after: str) -> BlockMaps:

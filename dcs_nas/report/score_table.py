@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from dcs_nas.errors import Attempts
+from dcs_nas.evaluation.result import describe_protocol
 from dcs_nas.report.charts import embed_chart, paint_cmc, read_cmc_curve
 from dcs_nas.report.embedded import Picture
 from dcs_nas.runs import Evaluation
@@ -85,7 +86,7 @@ def _row(name: str, report: Mapping[str, Any]) -> Score:
         intervals=_format_intervals(report),
         data=_data(report),
         counts=_counts(report),
-        rules=_rules(_protocol(report)),
+        rules=describe_protocol(_protocol(report)),
         value=float(report["mAP"]),
     )
 
@@ -133,18 +134,3 @@ def _counts(report: Mapping[str, Any]) -> str:
     words += f", gallery {one['gallery_size']:,}" if "gallery_size" in one else ""
     parts = report.get("evaluations")
     return f"mean of {len(parts)} evaluations, each {words}" if parts else words
-
-
-def _rules(protocol: Mapping[str, Any]) -> str:
-    if not protocol:
-        return ""
-    words = [str(protocol.get("name", "")).replace("_", " "), f"{protocol.get('metric', '?')} distance"]
-    if (protocol.get("repeats") or 1) > 1:
-        words.append(f"{protocol['repeats']} drawn galleries, seed {protocol.get('seed')}")
-    if protocol.get("average_precision") not in (None, "hits"):
-        words.append(f"AP by {protocol['average_precision']}")
-    if expansion := protocol.get("expansion"):
-        words.append(f"expanded by {expansion['neighbours']} neighbours, alpha {expansion['alpha']:g}")
-    if rerank := protocol.get("rerank"):
-        words.append(f"re-ranked k1 {rerank['k1']}, k2 {rerank['k2']}, lambda {rerank['weight']:g}")
-    return ", ".join(words)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -107,7 +106,7 @@ def evaluate_run(
     }
     training = {
         "trained_on": "+".join(source.name for source in _list_training_data(trained)),
-        "training_data": _training_data(folder),
+        "training_data": RunFolder(folder).contents().data or None,
     }
     facts = {"features": features, **origin, "flip": settings.flip, "seed": config.seed}
     return _score(config, settings, dataset, query, gallery, labelled, {**facts, "data": images}, training)
@@ -366,12 +365,3 @@ def _score(
 
 def _device(config: Config) -> torch.device:
     return torch.device("cuda" if config.trainer.cuda else "cpu")
-
-
-def _training_data(folder: Path) -> dict[str, Any] | None:
-    """Return the version and counts of the training data, as recorded in the run."""
-    path = RunFolder(folder).data_file
-    try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    except ValueError as error:
-        raise InputError(f"{path} is damaged ({error}); remove it, or train the run again") from None

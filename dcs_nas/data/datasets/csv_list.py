@@ -10,11 +10,11 @@ from pathlib import Path
 
 from dcs_nas.data.datasets.labels import LabelledImage, Seed, Share, from_labels
 from dcs_nas.data.datasets.listing import (
+    LARGEST_LIST,
     describe_content,
     is_file,
     is_image_name,
     locate,
-    read_text,
     require_folder,
     resolve_inner_path,
 )
@@ -22,6 +22,7 @@ from dcs_nas.data.datasets.loaders import DATASETS, report
 from dcs_nas.data.records import SPLITS, ReidDataset
 from dcs_nas.errors import InputError, choices
 from dcs_nas.former_keys import rename_former_keys
+from dcs_nas.settings import read_text
 
 _COLUMNS = {
     "path": "file filename filepath image imagename imagepath imagefile img imgname imgpath",
@@ -79,7 +80,7 @@ def csv_list(
 
 def _read(path: Path) -> tuple[list[str], list[_Row]]:
     """Return the names of the columns, and the rows with their line numbers."""
-    lines = list(io.StringIO(read_text(path), newline=""))
+    lines = list(io.StringIO(read_text(path, largest=LARGEST_LIST), newline=""))
     if lines and lines[0].startswith("sep="):  # Excel's own first line, which names the delimiter
         lines[0] = "\n"
     header = next((line for line in lines if line.strip()), "")

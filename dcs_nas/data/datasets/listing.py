@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from dcs_nas.data.datasets.loaders import pass_over, report
 from dcs_nas.errors import InputError
+from dcs_nas.settings import read_text
 
 LARGEST_LIST = 2**28  # bytes of a list file: several million images
 IMAGE_SUFFIXES = frozenset(
@@ -122,7 +123,7 @@ def read_lines(root: Path, name: str) -> list[tuple[int, str]]:
     if not path.is_file():
         report("missing part", f"no file {name} in {root}; found {describe_content(root)}")
         return []
-    lines = enumerate(read_text(path).splitlines(), start=1)
+    lines = enumerate(read_text(path, largest=LARGEST_LIST).splitlines(), start=1)
     return [(number, line.strip()) for number, line in lines if line.strip()]
 
 
@@ -152,17 +153,6 @@ def is_printable(name: str, folder: Path) -> bool:
     expected = "expected UTF-8 without control characters: rename it"
     report("unparsable name", f"the name {name!r} in {folder} cannot be printed; {expected}")
     return False
-
-
-def read_text(path: Path) -> str:
-    """Return the text of a list file; raise ``InputError`` where it is unreasonably large or not UTF-8."""
-    size = path.stat().st_size
-    if size > LARGEST_LIST:
-        raise InputError(f"{path} has {size:,} bytes, expected at most {LARGEST_LIST:,}; is it the right file?")
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
 
 
 def get_status(path: Path) -> os.stat_result:
