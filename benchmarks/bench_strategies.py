@@ -59,6 +59,7 @@ TRIALS: dict[str, list[str]] = {
 WITH_IMAGES: dict[str, list[str]] = {
     "predictor, zero-cost": ["search.strategy=predictor", FEW, ZERO_COST],
     "proposals": PROPOSALS,
+    "proposals, evolved": [*PROPOSALS, "search.trials.proposals.draw=evolution"],
     "proposals, zero-cost": [*PROPOSALS, ZERO_COST],
     "proposals, bilevel": ["search.strategy=proposals", FEW, *SAMPLED, "search.trials.proposals.supernet=bilevel"],
 }

@@ -73,6 +73,7 @@ MANY = "search.trials.trials=1000"
 SEARCHES: dict[str, list[str]] = {
     "proposals": [],
     "proposals, IB": IB,
+    "proposals, evolved": ["search.trials.proposals.draw=evolution"],
     "softmax": BILEVEL,
     "softmax, order 2": [*BILEVEL, "search.order=2"],
     "paths + cost": PATHS,

@@ -21,7 +21,7 @@ from dcs_nas.report.graphs import draw_history
 from dcs_nas.report.page import Options, write_report
 from dcs_nas.runs import RunFolder, read_metrics
 from dcs_nas.runs.workers import Worker, open_journal, register_worker
-from dcs_nas.space import Origin, find_shipped_file, load_genotype, load_space, parse_genotype
+from dcs_nas.space import AnyGenotype, Origin, find_shipped_file, load_genotype, load_space, parse_genotype
 from dcs_nas.space.architectures import architectures, decode, encode
 from dcs_nas.space.table import SIZE, TABLES
 from dcs_nas.strategies import parallel
@@ -330,6 +330,27 @@ def test_proposals_go_by_the_mean_rank_of_all_evidence_and_resume_to_the_same_tr
     assert run_search(config, tmp_path / "run", resume=True) == whole
     scores = [[trial["score"] for trial in trials_of(tmp_path / name)] for name in ("whole", "run")]
     assert scores[0] == scores[1]
+
+
+def test_half_of_evolved_candidates_are_neighbours_of_those_that_the_supernet_scores_best(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a score that counts the first candidate of every row, of which a random genotype has few."""
+
+    def score(self: Proposals, genotype: AnyGenotype) -> dict[str, float]:
+        return {"supernet": float(sum(np.array(rows)[:, 0].sum() for rows in genotype.one_hot().values()))}
+
+    monkeypatch.setattr(Proposals, "_score", score)
+    pools = {}
+    for draw in ("uniform", "evolution"):
+        few = ["search.epochs=1", "search.trials.trials=1", "search.trials.epochs=1"]
+        own = [f"search.trials.proposals.draw={draw}", "search.trials.proposals.candidates=40"]
+        run_search(job("proposals", *few, *own), tmp_path / draw)
+        pool = yaml.safe_load((tmp_path / draw / "pool.yaml").read_text())["candidates"]
+        pools[draw] = {yaml.safe_dump(each["genotype"]): each["evidence"]["supernet"] for each in pool}
+    assert [len(pool) for pool in pools.values()] == [40, 40]
+    assert len(pools["uniform"].keys() & pools["evolution"].keys()) >= 20
+    assert sum(pools["evolution"].values()) > 1.2 * sum(pools["uniform"].values())
 
 
 @pytest.mark.parametrize("supernet", ["paths", "bilevel"])

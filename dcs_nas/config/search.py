@@ -206,7 +206,8 @@ class ProposalsConfig(Settings):
 
     The supernet scores the candidates with its own parameters. With ``supernet: paths`` its weights train for
     ``search.epochs`` along paths drawn uniformly (Guo et al., "Single Path One-Shot NAS", arXiv 1904.00420).
-    ``bilevel`` trains it by the bilevel search of the configuration. The first ``search.trials.predictor.start`` trials
+    ``bilevel`` trains it by the bilevel search of the configuration. ``draw: evolution`` finds half of the candidates
+    by an evolution on the supernet's scores, as in the same paper. The first ``search.trials.predictor.start`` trials
     follow the order of the scores, the next that of the predictor.
     """
 
@@ -214,8 +215,9 @@ class ProposalsConfig(Settings):
     """Training of the supernet: along paths drawn uniformly, or by a bilevel search with the settings of search."""
     candidates: int = Field(default=60, ge=1, le=100_000)
     """Genotypes that the supernet scores."""
-    draw: Literal["uniform", "alphas"] = "uniform"
-    """Distribution of the candidates: uniform, or by the mixture weights of a supernet of kind bilevel."""
+    draw: Literal["uniform", "evolution", "alphas"] = "uniform"
+    """Origin of the candidates: drawn uniformly; half of them, and then neighbours of those that the supernet scores
+    best (evolution); or drawn by the mixture weights of a supernet of kind bilevel (alphas)."""
     batches: int = Field(default=2, ge=1, le=1000)
     """Batches to measure the running statistics of each candidate."""
     weight: float = Field(default=0.5, ge=0, le=100)

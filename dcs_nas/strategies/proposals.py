@@ -33,6 +33,8 @@ from dcs_nas.strategies.derive import SupernetScore, draw_likely, score_supernet
 from dcs_nas.strategies.predictor import PredictorSearch
 from dcs_nas.strategies.trials import AnyKind, Proposal, Trial
 
+_PARENTS = 10  # of an evolution among the candidates (arXiv 1904.00420)
+
 
 class _Candidate(Settings):
     genotype: AnyKind
@@ -143,18 +145,40 @@ class Proposals(PredictorSearch):
         return scores
 
     def _rank_candidates(self) -> tuple[_Candidate, ...]:
-        candidates = [
-            _Candidate(genotype=genotype, evidence=self._score(genotype)) for genotype in self._draw_candidates()
-        ]
+        candidates = [self._candidate(genotype) for genotype in self._draw_candidates()]
+        if self.settings.trials.proposals.draw == "evolution":
+            self._evolve(candidates)
         names = sorted({name for each in candidates for name in each.evidence})
         columns = [[-each.evidence.get(name, -np.inf) for each in candidates] for name in names]
         ranks = np.mean([rankdata(column) for column in columns], axis=0) if columns else np.zeros(len(candidates))
         return tuple(candidates[i] for i in np.argsort(ranks, kind="stable"))
 
+    def _candidate(self, genotype: AnyGenotype) -> _Candidate:
+        return _Candidate(genotype=genotype, evidence=self._score(genotype))
+
+    def _evolve(self, candidates: list[_Candidate]) -> None:
+        """Fill up the candidates by neighbours of those of the largest mAP in the supernet."""
+        random = np.random.default_rng(mix_seed(self.config.seed, 14))
+        known = {each.genotype.identity() for each in candidates}
+        for _ in range(self.settings.trials.proposals.candidates - len(candidates)):
+            best = sorted(candidates, key=lambda each: -each.evidence.get("supernet", 0.0))[:_PARENTS]
+            children = (
+                child
+                for i in random.permutation(len(best))
+                for child in self.neighborhood.random(best[i].genotype, random)
+                if child.identity() not in known
+            )
+            child = next(children, None)
+            if child is None:
+                return
+            known.add(child.identity())
+            candidates.append(self._candidate(child))
+
     def _draw_candidates(self) -> Sequence[AnyGenotype]:
         settings = self.settings.trials.proposals
-        if settings.draw == "uniform":
-            return self._draw_uniformly(settings.candidates)
+        if settings.draw != "alphas":
+            share = 2 if settings.draw == "evolution" else 1
+            return self._draw_uniformly(-(-settings.candidates // share))
         supernet = self._supernet.network.backbone
         assert isinstance(supernet, Supernet)
         derived = draw_likely(
