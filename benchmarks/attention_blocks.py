@@ -38,7 +38,7 @@ from dcs_nas.space import find_shipped_file
 from dcs_nas.training.evaluate import evaluate_run, load_trained
 from dcs_nas.training.retrain_job import run_retraining
 
-BLOCKS = ("none", "nonlocal", "dcs", "harmonious", "rga_spatial", "rga_channel", "rga")
+BLOCKS = ("none", "nonlocal", "dcs", "harmonious", "rga_spatial", "rga_channel", "rga", "part_aware", "dcs_window")
 IB_KINDS, ETA, ETAS = ("ibb", "ibb_tight", "plugin"), 0.1, (0.01, 0.03, 0.1, 0.3, 1.0)
 
 

@@ -1,7 +1,7 @@
 """How good are strategies on a space that is trained as a whole: regret at equal cost, rank correlation of supernets.
 
     python benchmarks/bench_strategies.py
-    python benchmarks/bench_strategies.py --table bench_chain --out results/bench_strategies_chain.csv
+    python benchmarks/bench_strategies.py --table bench_chain
 
 Searches with a supernet are run on synthetic people by configs/TABLE.yaml; what each finds, its seconds of processor
 time and Kendall's tau of its supernet's scores against the true scores of a random 60 architectures become a row.
@@ -38,12 +38,12 @@ from dcs_nas.strategies.derive import score_supernet
 from dcs_nas.strategies.job import run_search
 
 JUDGED, TEN = 60, "ten trainings"
-SAMPLED = ["search.relaxation.kind=gumbel"]
+BILEVEL, SAMPLED = ["search.strategy=bilevel"], ["search.relaxation.kind=gumbel"]
 SEARCHES: dict[str, list[str]] = {
-    "softmax": [],
-    "softmax, order 2": ["search.order=2"],
-    "gumbel + cost": [*SAMPLED, "search.cost={kind: parameters, form: multiplicative, beta: 0.1}"],
-    "gumbel, retrieval": [*SAMPLED, "search.derivation=retrieval"],
+    "softmax": BILEVEL,
+    "softmax, order 2": [*BILEVEL, "search.order=2"],
+    "gumbel + cost": [*BILEVEL, *SAMPLED, "search.cost={kind: parameters, form: multiplicative, beta: 0.1}"],
+    "gumbel, retrieval": [*BILEVEL, *SAMPLED, "search.derivation=retrieval"],
 }
 FEW = "search.trials.predictor.start=4"  # of ten trainings
 ZERO_COST = "search.trials.evidence=[parameters,naswot,synflow,jacobian,gradient_norm]"
@@ -60,7 +60,8 @@ WITH_IMAGES: dict[str, list[str]] = {
     "predictor, zero-cost": ["search.strategy=predictor", FEW, ZERO_COST],
     "proposals": PROPOSALS,
     "proposals, evolved": [*PROPOSALS, "search.trials.proposals.draw=evolution"],
-    "proposals, zero-cost": [*PROPOSALS, ZERO_COST],
+    "proposals, predictor": [*PROPOSALS, "search.trials.predictor.start=3"],
+    "proposals, zero-cost": [*PROPOSALS, "search.trials.predictor.start=3", ZERO_COST],
     "proposals, bilevel": ["search.strategy=proposals", FEW, *SAMPLED, "search.trials.proposals.supernet=bilevel"],
 }
 COLUMNS = ["strategy", "as_long_as", "seed", "seconds", "architecture", "mAP", "rank", "regret", "attention", "tau"]
@@ -101,8 +102,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--table", choices=TABLES, default="bench_cells")
     parser.add_argument("--summary", action="store_true", help="print the means of what there is")
     parser.add_argument("--work", type=Path, default=Path("results/bench"))
-    parser.add_argument("--out", type=Path, default=Path("results/reference/bench_strategies.csv"))
-    return parser.parse_args()
+    parser.add_argument("--out", type=Path, help="by default results/reference/bench_strategies.csv, or ..._chain.csv")
+    arguments = parser.parse_args()
+    of_chain = "_chain" if arguments.table == "bench_chain" else ""
+    arguments.out = arguments.out or Path(f"results/reference/bench_strategies{of_chain}.csv")
+    return arguments
 
 
 def _begin(arguments: argparse.Namespace) -> None:

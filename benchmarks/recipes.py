@@ -6,13 +6,14 @@
 One row a training, added to results/reference/recipes.csv when it ends; rows that are there are not repeated,
 and an interrupted training resumes. Prints mean and standard deviation over the seeds.
 
-Each recipe keeps its own head, losses, sampler, augmentation and optimizer (sources: see RECIPES). All have the same
-images and 12 epochs, so that these are scaled: milestones, warm-up and the flat part of a schedule, by 12 over the
-recipe's own epochs; the padding, from 10 pixels to 5, as the images from 256 x 128; the rate of Adam, to 0.002 for all
-who use it, as in configs/attention_blocks.yaml, since theirs are for long trainings from ImageNet weights. Small bodies
-stand for large ones: resnet10_small for ResNet-50 (so SBS is without IBN), MSINet at a quarter of its widths, OSNet of
-width 0.25; HA-CNN is whole. The backbone of SBS, untrained here, is not frozen at first. Ours are the cells that the
-search of the demo found (results/reference/demo.json), 12 channels wide, trained by BoT's recipe.
+Each recipe is the configuration of RECIPES: its head, losses, sampler, augmentation, optimizer and evaluation. All have
+the same images and 12 epochs, so that milestones, warm-up and the flat part of a schedule are scaled by 12 over the
+recipe's own epochs (2,000 steps are 10 epochs of Market-1501), and the padding to that of images half as high. Nothing
+is frozen, as nothing is pretrained; the rate of Adam, published for fine-tuning, is 0.002 as in
+configs/attention_blocks.yaml, and OSNet trains by its schedule from scratch (arXiv 1905.00953, section 4.1). Small
+bodies stand for large ones: resnet10_small for ResNet-50, with a non-local block after its second and third stage for
+AGW's and without IBN for SBS, MSINet at a quarter of its widths, OSNet of width 0.25; HA-CNN is whole. Ours are the
+cells that the search of the demo found (results/reference/demo.json), 12 channels wide, trained by BoT's recipe.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dcs_nas.config import Config, make_config
+from dcs_nas.config import Config, load_config
 from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
 from dcs_nas.environment import describe_environment
 from dcs_nas.files import write_text
@@ -40,88 +41,23 @@ from dcs_nas.training.retrain_job import run_retraining
 EPOCHS = 12
 SIZE = {"height": 128, "width": 64}
 PEOPLE = SyntheticSettings(train_identities=80, test_identities=100, **SIZE)
-BASE: dict[str, Any] = {
-    "data": {"name": "synthetic", **SIZE, "identities_per_batch": 16, "images_per_identity": 4},
-    "augment": {"flip": 0.5, "pad": 5, "erase": 0.5},
-    "retrain": {"epochs": EPOCHS},
-    "trainer": {"accelerator": "cpu", "threads": 1, "loggers": []},
+BODY = "retrain.backbone=resnet10_small"
+NON_LOCAL = "retrain.backbone_options={attention: nonlocal, attention_stages: [layer2, layer3]}"
+# 350 epochs, SGD 0.065, steps at 150, 225 and 300: arXiv 1905.00953, section 4.1
+FROM_SCRATCH = [
+    "retrain.optimizer=sgd", "retrain.amsgrad=false", "retrain.lr=0.065", "retrain.epochs=350",
+    "retrain.milestones=[150, 225, 300]",
+]  # fmt: skip
+RECIPES: dict[str, tuple[str, list[str]]] = {  # configuration, and what replaces its body
+    "bot": ("bot_r50", [BODY, "retrain.backbone_options={}"]),
+    "agw": ("agw_r50", [BODY, NON_LOCAL]),
+    "sbs": ("sbs_r50_ibn", [BODY, NON_LOCAL]),
+    "msinet": ("msinet_scratch", ["retrain.backbone_options={channels: [32, 64, 96, 128]}"]),
+    "hacnn": ("hacnn_market1501", []),
+    "osnet": ("osnet", ["retrain.backbone=osnet_x0_25", *FROM_SCRATCH]),
+    "ours": ("bot_r50", ["retrain.backbone=null", "retrain.backbone_options={}", "retrain.channels=12"]),
 }
-ADAM = {"optimizer": "adam", "lr": 0.002, "weight_decay": 0.0005}
-# fast-reid's BoT: 120 epochs, steps at 40 and 90, warm-up from a tenth (2,000 steps; here a tenth of the epochs)
-BOT = {**ADAM, "schedule": "multistep", "milestones": (4, 9), "warmup_epochs": 1.2, "warmup_factor": 0.1}
-# 350 epochs, SGD 0.065, steps at 150, 225 and 300: Zhou et al., arXiv 1905.00953, section 4.1, and MSINet's code
-FROM_SCRATCH = {
-    "optimizer": "sgd", "lr": 0.065, "weight_decay": 0.0005, "schedule": "multistep", "milestones": (5, 8, 10),
-}  # fmt: skip
-SOFT_MARGIN = {"triplet_margin": None}
-RECIPES: dict[str, dict[str, Any]] = {
-    # fast-reid, BoT: features before the neck
-    "bot": {"retrain": {**BOT, "backbone": "resnet10_small"}, "evaluate": {"neck": "before"}},
-    # fast-reid, AGW: non-local blocks, GeM of p 3, weighted soft-margin triplet; features before the neck
-    "agw": {
-        "retrain": {
-            **BOT,
-            "backbone": "resnet10_small",
-            "backbone_options": {"attention": "nonlocal", "attention_stages": ["layer2", "layer3"]},
-            "head": {"pool": "gem_fixed"},
-        },
-        "loss": {**SOFT_MARGIN, "triplet_mining": "weighted"},
-        "evaluate": {"neck": "before"},
-    },
-    # fast-reid, SBS: 60 epochs, flat for 30, then a cosine to 7e-7; K 16, circle softmax, soft-margin hard triplet
-    "sbs": {
-        "data": {"identities_per_batch": 4, "images_per_identity": 16},
-        "augment": {"policy": "autoaugment", "policy_probability": 0.1},
-        "retrain": {
-            **ADAM,
-            "schedule": "cosine",
-            "flat_epochs": 6,
-            "lr_min": 7e-7,
-            "warmup_epochs": 1.2,
-            "warmup_factor": 0.1,
-            "backbone": "resnet10_small",
-            "backbone_options": {"attention": "nonlocal", "attention_stages": ["layer2", "layer3"]},
-            "head": {"pool": "gem", "classifier": "circle", "scale": 64, "margin": 0.35},
-        },
-        "loss": SOFT_MARGIN,
-        "evaluate": {"neck": "before"},
-    },
-    # MSINet from scratch: warm-up over 10 epochs; its features are compared before the neck
-    "msinet": {
-        "retrain": {
-            **FROM_SCRATCH,
-            "warmup_epochs": 0.34,
-            "backbone": "msinet",
-            "backbone_options": {"channels": (32, 64, 96, 128)},
-        },
-        "evaluate": {"neck": "before"},
-    },
-    # torchreid's HA-CNN: softmax loss alone, shuffled images, flip and translation, no neck
-    "hacnn": {
-        "data": {"sampler": "shuffle"},
-        "augment": {"pad": 0, "erase": 0.0, "translate": 0.5},
-        "loss": {"triplet_weight": 0.0},
-        "retrain": {
-            **ADAM,
-            "schedule": "constant",
-            "warmup_epochs": 0,
-            "backbone": "hacnn",
-            "head": {"neck": False, "classifier": "biased"},
-        },
-    },
-    # arXiv 1905.00953, section 4.1: softmax loss with label smoothing alone
-    "osnet": {
-        "data": {"sampler": "shuffle"},
-        "loss": {"triplet_weight": 0.0},
-        "retrain": {
-            **FROM_SCRATCH,
-            "warmup_epochs": 0,
-            "backbone": "osnet_x0_25",
-            "head": {"neck": False, "classifier": "biased"},
-        },
-    },
-    "ours": {"retrain": {**BOT, "channels": 12}, "evaluate": {"neck": "before"}},
-}
+ADAM_RATE, STEPS_OF_AN_EPOCH = 0.002, 202  # the steps of Market-1501: 12,936 images in batches of 64
 COLUMNS = ("recipe", "seed", "mAP", "rank1", "mINP", "parameters", "multiply_adds", "cpu_minutes")
 
 
@@ -145,9 +81,22 @@ def main() -> None:
 
 def recipe(name: str, seed: int, data: Path, work: Path) -> Config:
     """Return the settings of one training."""
-    sections = {key: {**BASE.get(key, {}), **RECIPES[name].get(key, {})} for key in (*BASE, *RECIPES[name])}
-    sections["data"] |= {"root": str(data)}
-    return make_config({"name": name, "seed": seed, "results": str(work), **sections}, source=f"recipe {name}")
+    shipped, body = RECIPES[name]
+    own = ["retrain.weights=null", *body]
+    config = load_config(find_shipped_file("configs", shipped), own)
+    settings, share = config.section("retrain"), EPOCHS / config.section("retrain").epochs
+    warmup = settings.warmup_steps / STEPS_OF_AN_EPOCH if settings.warmup_steps else settings.warmup_epochs
+    scaled: dict[str, Any] = {
+        "name": name, "seed": seed, "results": work, "trainer": "{accelerator: cpu, threads: 1, loggers: []}",
+        "data.name": "synthetic", "data.root": data, "data.height": SIZE["height"], "data.width": SIZE["width"],
+        "augment.pad": config.augment.pad // 2,
+        "retrain.epochs": EPOCHS, "retrain.freeze_epochs": 0, "retrain.freeze_steps": 0, "retrain.warmup_steps": 0,
+        "retrain.warmup_epochs": round(warmup * share, 2), "retrain.flat_epochs": settings.flat_epochs * share,
+        "retrain.milestones": [max(1, round(epoch * share)) for epoch in settings.milestones],
+    }  # fmt: skip
+    if settings.optimizer == "adam":
+        scaled["retrain.lr"] = ADAM_RATE
+    return load_config(find_shipped_file("configs", shipped), [*own, *(f"{k}={v}" for k, v in scaled.items())])
 
 
 def searched_cells() -> Genotype:
@@ -190,13 +139,14 @@ def _train(name: str, seed: int, data: Path, work: Path) -> dict[str, Any]:
 
 def _table(rows: list[dict[str, Any]]) -> str:
     text = io.StringIO()
-    versions = describe_environment()["versions"]
+    environment = describe_environment(1)
+    versions = environment["versions"]
     text.write(
         f"# synthetic people, 128 x 64, {PEOPLE.train_identities} identities to train on, {PEOPLE.test_identities} "
         f"others to test on, {EPOCHS} epochs from scratch\n"
-        "# python benchmarks/recipes.py --seeds 0 1 2; what is scaled: see its docstring\n"
-        f"# torch {versions['torch']}, dcs_nas {versions['dcs_nas']}, one thread; mAP, rank1, mINP in percent, cosine "
-        "distance; minutes of a resumed training are of its last part\n"
+        f"# python benchmarks/recipes.py --seeds 0 1 2; what is scaled: its docstring; commit {environment['git']}\n"
+        f"# torch {versions['torch']}, dcs_nas {versions['dcs_nas']}, one thread; mAP, rank1, mINP in percent; "
+        "minutes of a resumed training are of its last part\n"
     )
     writer = csv.DictWriter(text, COLUMNS)
     writer.writeheader()

@@ -6,12 +6,13 @@
 
 The cells of quality_cells, with attention on their outputs among the choices. Every genotype is trained from scratch
 three times by configs/search_quality.yaml, at the width whose parameters come nearest to --parameters, with seeds that
-no search has, and scored on identities unseen in search and training; each training is a row. Searches by trials train
-at this size too, as many minutes as ``proposals`` took with the same seed. ``random`` are genotypes that nothing chose,
-one a seed and three beside; DARTS' published cell and plain convolutions have no attention. Resumable: rows that --out
-holds are kept, and what is finished in --work is used again. --summary prints, per data set, means over searches with
-95 % intervals, the differences from random and of ``proposals`` from the searches as long, each with its p, and over
-data sets the mean rank and the worst. A training that breaks off has no row.
+no search has and that are the same for the cells of one seed, and scored on identities unseen in search and training;
+each training is a row. Searches by trials train at this size too, as many minutes as ``proposals`` took with the same
+seed. ``random`` are genotypes that nothing chose, one a seed and three beside; DARTS' published cell and plain
+convolutions have no attention. Resumable: rows that --out holds are kept, and what is finished in --work is used again.
+--summary prints, per data set, means over searches with 95 % intervals, the differences from random, and of
+``proposals`` from the searches as long and from the cells given, each with its p, and over data sets the mean rank and
+the worst. A training that breaks off has no row.
 """
 
 from __future__ import annotations
@@ -86,7 +87,18 @@ AS_LONG: dict[str, list[str]] = {
 }
 GIVEN = ("random", "DARTS V2 (published)", "all sep_conv_3x3")
 MORE_RANDOM, TRAININGS, SEED = 3, 3, 1000  # SEED: of the first training
-COLUMNS = ["data", "cells", "seed", "training", "mAP", "parameters", "channels", "search_minutes", "trained"]
+COLUMNS = [
+    "data",
+    "cells",
+    "seed",
+    "training",
+    "mAP",
+    "parameters",
+    "channels",
+    "attention",
+    "search_minutes",
+    "trained",
+]
 PUBLISHED_CELLS = {  # arXiv 1806.09055, cnn/genotypes.py: DARTS_V2
     "normal": "sep_conv_3x3 0 sep_conv_3x3 1 sep_conv_3x3 0 sep_conv_3x3 1 "
     "sep_conv_3x3 1 skip_connect 0 skip_connect 0 dil_conv_3x3 2",
@@ -104,7 +116,8 @@ def main() -> None:
     if not arguments.out.is_file():
         notes = [
             f"mAP in percent; parameters: nearest to {arguments.parameters}; data: synthetic (DATA in the script) and",
-            "emoji; search_minutes: by the clock, supernet and trainings; trained: networks that the search trained",
+            "emoji; search_minutes: by the clock, supernet and trainings; trained: networks that the search trained;",
+            "attention: of the normal and of the reduction cell",
         ]
         begin_table(arguments.out, "python benchmarks/search_quality.py", notes, COLUMNS)
     wanted = [name for name in (*SEARCHES, *AS_LONG, *GIVEN) if name in (arguments.only or name)]
@@ -133,7 +146,7 @@ def _genotypes(name: str, data: str, seed: int, arguments: argparse.Namespace) -
     if name != "random":
         plain = dict.fromkeys(PUBLISHED_CELLS, " ".join("sep_conv_3x3 0 sep_conv_3x3 1" for _ in range(4)))
         genotype = read_cells(PUBLISHED_CELLS if "V2" in name else plain, *_space())
-        return [(_write(genotype, name, 0, arguments), 0)] if seed == arguments.seeds[0] else []
+        return [(_write(genotype, name, seed, arguments), seed)]
     numbers = [seed, *(100 + i for i in range(MORE_RANDOM) if seed == arguments.seeds[0])]
     return [(_write(_random(number), name, number, arguments), number) for number in numbers]
 
@@ -190,7 +203,7 @@ def _train(name: str, genotype: Path, data: str, number: int, training: int, arg
     fitted = CellKind().fit_width(load_genotype(genotype), arguments.parameters)
     channels, parameters = fitted.network.channels, count_parameters(build_fixed_network(fitted))
     folder = arguments.work / "retrain" / f"{data}_{_slug(name)}-{number}-{training}"
-    config = _config(data, SEED + training, [f"retrain.channels={channels}"], arguments)
+    config = _config(data, SEED + TRAININGS * number + training, [f"retrain.channels={channels}"], arguments)
     try:
         if not RunFolder(folder).finished_file.is_file():
             run_retraining(config, folder, genotype=genotype, resume=(folder / "config.yaml").is_file())
@@ -199,6 +212,7 @@ def _train(name: str, genotype: Path, data: str, number: int, training: int, arg
         print(f"{key}: {error}", flush=True)
         return
     row = {**key, "mAP": f"{100 * report['mAP']:.2f}", "parameters": parameters, "channels": channels}
+    row["attention"] = "+".join(fitted.cells[kind].attention for kind in ("normal", "reduce"))
     if name not in GIVEN:
         row["search_minutes"] = f"{_minutes(name, data, number, arguments):.2f}"
     if name in AS_LONG or name.startswith("proposals"):
@@ -217,7 +231,7 @@ def _summarize(rows: list[dict[str, str]]) -> None:
         for name, place in zip(means, rankdata([-statistics.mean(values) for values in means.values()])):
             places[name].append(place)
             print(f"{data}: {name}: {_describe(means[name], means.get('random', []))}; place {place:g}")
-        for name in AS_LONG:
+        for name in (*AS_LONG, *GIVEN[1:]):
             if "proposals" in means and name in means:
                 print(f"{data}: proposals{_compare(means['proposals'], means[name], name)}")
     for name, each in sorted(places.items(), key=lambda item: statistics.mean(item[1])):

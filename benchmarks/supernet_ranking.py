@@ -1,9 +1,10 @@
 """Rank the networks of a space by supernets and by scores without training, and compare with their trainings.
 
     python benchmarks/supernet_ranking.py --seeds 0 1 2
+    python benchmarks/supernet_ranking.py --table bench_chain
     python benchmarks/supernet_ranking.py --summary
 
-Each row is one supernet, trained on the synthetic identities of the table bench_cells, or one zero-cost score. It
+Each row is one supernet, trained on the synthetic identities of a table, or one zero-cost score. It
 scores the architectures that the table holds with at least three seeds, at most 60; Kendall's tau is between these
 scores and the mean test mAP of the table. ``tau_within`` is the mean over the kinds of attention, each alone. The last
 column keeps the scores, so that --summary can join them: mean ranks of several supernets, of a supernet and a zero-cost
@@ -33,10 +34,12 @@ from scipy.stats import kendalltau, rankdata
 
 from dcs_nas.config import Config, load_config
 from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
+from dcs_nas.files import write_text
 from dcs_nas.models.relaxation import Gumbel, Sample
 from dcs_nas.models.space_kinds import kind_of
-from dcs_nas.space import Origin, find_shipped_file
-from dcs_nas.space.table import Entry, Table
+from dcs_nas.settings import to_yaml
+from dcs_nas.space import Origin, SpaceReference, find_shipped_file, load_space
+from dcs_nas.space.table import TABLES, Entry, Table
 from dcs_nas.strategies.bilevel import BilevelSearch, without_gradients
 from dcs_nas.strategies.derive import score_supernet
 from dcs_nas.strategies.evidence import Evidence
@@ -47,6 +50,7 @@ from dcs_nas.strategies.zero_cost import ZERO_COST
 
 MOST, SEEDS_OF_TRUTH = 60, 3
 COLUMNS = ["score", "seed", "train_seconds", "score_seconds", "tau", "tau_within", "scores"]
+SPLIT = "a supernet for each attention, 3 epochs each"
 Patch = Callable[[Config, Table], AbstractContextManager[Any]]
 
 
@@ -74,24 +78,32 @@ def _fair(config: Config, table: Table) -> AbstractContextManager[Any]:
     return mock.patch.object(Gumbel, "sample", sample)
 
 
-def _genotypes(count: int) -> Patch:
+def _not_recalibrated(config: Config, table: Table) -> AbstractContextManager[Any]:
+    """Score with the running statistics of all paths together."""
+    return mock.patch("dcs_nas.strategies.derive.recalibrate_statistics", return_value=nullcontext())
+
+
+def _genotypes(count: int, *, extremes: bool = False) -> Patch:
     """Train networks of the space, with the edges that they keep, in place of one operation on every edge.
 
-    A step takes the mean gradient of ``count`` random genotypes.
+    A step takes the mean gradient of ``count`` random genotypes, with ``extremes`` also of those of the least and the
+    most multiply-adds: the sandwich rule (Yu, Huang, arXiv 1903.05134).
     """
 
     def patch(config: Config, table: Table) -> AbstractContextManager[Any]:
         kind, spec = kind_of(table.space), table.space.network(config.data.height, config.data.width)
         random = np.random.default_rng(config.seed)
         origin = Origin(data="synthetic", seed=config.seed, method="drawn")
+        by_cost = sorted(table, key=lambda entry: entry.multiply_adds)
+        always = [table.genotype(by_cost[i].architecture) for i in (0, -1)] if extremes else []
 
         def step(self: BilevelSearch, current: Any, optimizer: Any) -> None:
+            drawn = [kind.random_genotype(table.space, spec, random, origin=origin) for _ in range(count)]
             optimizer.zero_grad(set_to_none=True)
             with without_gradients(self.alphas):
-                for _ in range(count):
-                    genotype = kind.random_genotype(table.space, spec, random, origin=origin)
+                for genotype in (*always, *drawn):
                     with self.supernet.fix_to(genotype):
-                        self.manual_backward(current.loss() / count)
+                        self.manual_backward(current.loss() / (len(always) + count))
             self._finish(current, optimizer)
 
         return mock.patch.object(BilevelSearch, "_weight_step", step)
@@ -100,7 +112,7 @@ def _genotypes(count: int) -> Patch:
 
 
 SUPERNETS: dict[str, tuple[list[str], Patch]] = {
-    "softmax, 10 epochs": ([], _no_patch),
+    "softmax, 10 epochs": (["search.strategy=bilevel"], _no_patch),
     "paths, 1 epochs": (_epochs(1), _no_patch),
     "paths, 4 epochs": (_epochs(4), _no_patch),
     "paths, 12 epochs": (_epochs(12), _no_patch),
@@ -114,13 +126,16 @@ SUPERNETS: dict[str, tuple[list[str], Patch]] = {
     "genotypes, 4 epochs": (_epochs(4), _genotypes(1)),
     "genotypes, 12 epochs": (_epochs(12), _genotypes(1)),
     "four genotypes a step, 4 epochs": (_epochs(4), _genotypes(4)),
+    "sandwich of four, 4 epochs": (_epochs(4), _genotypes(2, extremes=True)),
+    "paths, 12 epochs, statistics of all paths": (_epochs(12), _not_recalibrated),
+    SPLIT: (_epochs(3), _no_patch),
 }
 
 
 def main() -> None:
     arguments = _arguments()
     torch.set_num_threads(1)
-    table = Table.read("bench_cells")
+    table = Table.read(arguments.table)
     judged = [entry for entry in table if len(entry.trainings) >= SEEDS_OF_TRUTH]
     judged = sorted(judged, key=lambda entry: entry.architecture)[:MOST]
     if arguments.summary:
@@ -131,9 +146,10 @@ def main() -> None:
         write_synthetic(data, settings=SyntheticSettings(**DATA))
     if not arguments.out.is_file():
         _begin(arguments, len(judged))
+    names = arguments.names or [name for name in SUPERNETS if name != SPLIT or table.space.kind == "cells"]
     own = ["trainer.loggers=[]", f"data.root={data}", f"data.cache={arguments.work / 'cache'}"]
     for seed in arguments.seeds:
-        for name in arguments.names or SUPERNETS:
+        for name in names:
             if not _is_known(arguments.out, name, seed):
                 _append(arguments.out, judged, name, seed, *_scored(name, seed, own, table, judged, arguments.work))
         for name in ZERO_COST:
@@ -145,11 +161,14 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"supernets alone: {'; '.join(SUPERNETS)}")
+    parser.add_argument("--table", choices=TABLES, default="bench_cells")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--summary", action="store_true", help="print the means of what there is")
     parser.add_argument("--work", type=Path, default=Path("results/bench"))
-    parser.add_argument("--out", type=Path, default=Path("results/reference/supernet_ranking.csv"))
+    parser.add_argument("--out", type=Path, help="by default results/reference/supernet_ranking.csv, or ..._chain.csv")
     arguments = parser.parse_args()
+    of_chain = "_chain" if arguments.table == "bench_chain" else ""
+    arguments.out = arguments.out or Path(f"results/reference/supernet_ranking{of_chain}.csv")
     if strange := set(arguments.names) - set(SUPERNETS):
         parser.error(f"unknown supernet '{min(strange)}'; choose from: {'; '.join(SUPERNETS)}")
     return arguments
@@ -157,10 +176,10 @@ def _arguments() -> argparse.Namespace:
 
 def _begin(arguments: argparse.Namespace, count: int) -> None:
     notes = [
-        f"{count} architectures of bench_cells; seconds of processor time, score_seconds of all of them; scores in",
+        f"{count} architectures of {arguments.table}; seconds of processor time, score_seconds of all; scores in",
         "the order of the architectures' names: mAP in percent of 30 identities held out, or the zero-cost score",
     ]
-    begin_table(arguments.out, "python benchmarks/supernet_ranking.py", notes, COLUMNS)
+    begin_table(arguments.out, f"python benchmarks/supernet_ranking.py --table {arguments.table}", notes, COLUMNS)
 
 
 def _scored(
@@ -172,13 +191,35 @@ def _scored(
     config = load_config(find_shipped_file("configs", table.name), [f"seed={seed}", *own, *more, *overrides])
     if (search := config.section("search")).strategy == "proposals":
         config = config.model_copy(update={"search": supernet_settings(search)})
+    genotypes = [table.genotype(entry.architecture) for entry in judged]
+    if name != SPLIT:
+        with patch(config, table):
+            return _search_and_score(config, genotypes, work)
+    training, scoring, scores = 0.0, 0.0, dict[int, float]()
+    for attention in table.space.attention:
+        numbers = [i for i, genotype in enumerate(genotypes) if genotype.cells["normal"].attention == attention]
+        narrow = table.space.model_copy(update={"attention": (attention,)})
+        file = work / f"{table.name}_{attention}.yaml"
+        write_text(file, to_yaml(narrow))
+        space = SpaceReference.of(load_space(file), str(file))
+        own_search = config.section("search").model_copy(update={"space": str(file)})
+        seconds = _search_and_score(
+            config.model_copy(update={"search": own_search}),
+            [genotypes[i].model_copy(update={"space": space}) for i in numbers],
+            work,
+        )
+        training, scoring = training + seconds[0], scoring + seconds[1]
+        scores |= dict(zip(numbers, seconds[2]))
+    return training, scoring, [scores[i] for i in range(len(genotypes))]
+
+
+def _search_and_score(config: Config, genotypes: list[Any], work: Path) -> tuple[float, float, list[float]]:
     with tempfile.TemporaryDirectory(dir=work) as folder:
         began = time.process_time()
-        with patch(config, table):
-            run_search(config, Path(folder) / "search")
+        run_search(config, Path(folder) / "search")
         trained = time.process_time()
         judge = score_supernet(Path(folder) / "search")
-        scores = [100 * judge(table.genotype(entry.architecture)) for entry in judged]
+        scores = [100 * judge(genotype) for genotype in genotypes]
     return trained - began, time.process_time() - trained, scores
 
 

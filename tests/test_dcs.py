@@ -151,7 +151,7 @@ def dead_share(tau: float) -> float:
 JOBS = [
     (path.stem, section)
     for path in sorted(find_shipped_file("configs", "demo").parent.glob("*.yaml"))
-    for section in ("search", "retrain")
+    for section in ("search", "pretrain", "retrain")
     if getattr(load_config(path), section) is not None
 ]
 

@@ -304,23 +304,25 @@ def test_every_strategy_trains(strategy: str, space: str, job: Job, tmp_path: Pa
         assert [trial["genotype"] for trial in trials[:2]] == first
 
 
-def test_proposals_go_by_the_mean_rank_of_all_evidence_and_resume_to_the_same_trials(
+def test_evidence_that_no_predictor_would_read_is_refused(job: Job, tmp_path: Path) -> None:
+    for strategy in ("predictor", "proposals"):
+        with pytest.raises(
+            InputError, match=r"read by a predictor after 10 trials, but search.trials.trials is \d; set"
+        ):
+            run_search(job(strategy, "search.trials.evidence=[naswot]"), tmp_path / "run")
+
+
+def test_proposals_go_by_the_supernet_and_resume_to_the_same_trials(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = ["search.epochs=2", "search.trials.evidence=[parameters]"]
+    own = ["search.epochs=2", "search.trials.evidence=[parameters]", "search.trials.predictor.start=2"]
     own += ["search.trials.proposals.supernet=bilevel", "search.trials.proposals.draw=alphas"]
     config = job("proposals", "search.trials.epochs=1", *own)
     whole = run_search(config, tmp_path / "whole")
     pool = yaml.safe_load((tmp_path / "whole/pool.yaml").read_text())["candidates"]
-    ranks = [
-        sum(
-            sum(other["evidence"][name] > each["evidence"][name] for other in pool)
-            + sum(other["evidence"][name] == each["evidence"][name] for other in pool) / 2
-            for name in ("parameters", "supernet")
-        )
-        for each in pool
-    ]
-    assert ranks == sorted(ranks)
+    scores = [each["evidence"]["supernet"] for each in pool]
+    assert scores == sorted(scores, reverse=True)
+    assert all("parameters" in each["evidence"] for each in pool)
     assert (tmp_path / "whole/supernet/genotype.yaml").is_file()
     for call in (1, 3):  # in the supernet, in a trial
         with monkeypatch.context() as patch:

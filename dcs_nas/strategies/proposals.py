@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from pydantic import Field
-from scipy.stats import rankdata
 
 from dcs_nas.config import (
     Config,
@@ -39,6 +39,10 @@ _PARENTS = 10  # of an evolution among the candidates (arXiv 1904.00420)
 class _Candidate(Settings):
     genotype: AnyKind
     evidence: dict[str, float]
+
+
+def _supernet_score(candidate: _Candidate) -> float:
+    return candidate.evidence.get("supernet", -math.inf)
 
 
 class _Pool(Settings):
@@ -74,10 +78,10 @@ def supernet_settings(settings: SearchConfig) -> SearchConfig:
 
 
 class Proposals(PredictorSearch):
-    """Trains a supernet and ranks candidates by it, and by the other evidence where there is any.
+    """Trains a supernet and ranks candidates by it.
 
-    The first trials are the candidates of the best mean rank. Then the predictor, whose features hold the supernet's
-    score too, chooses among the candidates and the neighbours of the best trials.
+    The first trials are the candidates of the best rank. Then the predictor, whose features hold the supernet's score
+    and all other evidence, chooses among the candidates and the neighbours of the best trials.
     """
 
     def __init__(self, config: Config, progress: ReadProgress) -> None:
@@ -148,10 +152,7 @@ class Proposals(PredictorSearch):
         candidates = [self._candidate(genotype) for genotype in self._draw_candidates()]
         if self.settings.trials.proposals.draw == "evolution":
             self._evolve(candidates)
-        names = sorted({name for each in candidates for name in each.evidence})
-        columns = [[-each.evidence.get(name, -np.inf) for each in candidates] for name in names]
-        ranks = np.mean([rankdata(column) for column in columns], axis=0) if columns else np.zeros(len(candidates))
-        return tuple(candidates[i] for i in np.argsort(ranks, kind="stable"))
+        return tuple(sorted(candidates, key=_supernet_score, reverse=True))
 
     def _candidate(self, genotype: AnyGenotype) -> _Candidate:
         return _Candidate(genotype=genotype, evidence=self._score(genotype))
@@ -161,7 +162,7 @@ class Proposals(PredictorSearch):
         random = np.random.default_rng(mix_seed(self.config.seed, 14))
         known = {each.genotype.identity() for each in candidates}
         for _ in range(self.settings.trials.proposals.candidates - len(candidates)):
-            best = sorted(candidates, key=lambda each: -each.evidence.get("supernet", 0.0))[:_PARENTS]
+            best = sorted(candidates, key=_supernet_score, reverse=True)[:_PARENTS]
             children = (
                 child
                 for i in random.permutation(len(best))

@@ -158,5 +158,5 @@ def _build_features(channels: int, features: int) -> nn.Sequential:
 
 @register_backbone("hacnn")
 def hacnn(*, height: int, width: int, learn_region: bool = True, gate_start: str = "constant") -> HACNN:
-    """Return HA-CNN: 4.5 M parameters, 512 global and 512 local features; published for 160 x 64."""
+    """Return HA-CNN: 2.9 M parameters, 512 global and 512 local features; published for 160 x 64."""
     return HACNN(learn_region=learn_region, gate_start=gate_start)
