@@ -309,7 +309,7 @@ def test_evidence_that_no_predictor_would_read_is_refused(job: Job, tmp_path: Pa
         with pytest.raises(
             InputError, match=r"read by a predictor after 10 trials, but search.trials.trials is \d; set"
         ):
-            run_search(job(strategy, "search.trials.evidence=[naswot]"), tmp_path / "run")
+            run_search(job(strategy, *own), tmp_path / "run")
 
 
 def test_proposals_go_by_the_supernet_and_resume_to_the_same_trials(

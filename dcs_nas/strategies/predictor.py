@@ -32,8 +32,7 @@ class PredictorSearch(TrialStrategy):
         if trials.evidence and trials.trials <= trials.predictor.start:
             raise InputError(
                 f"search.trials.evidence is read by a predictor after {trials.predictor.start} trials, but "
-                f"search.trials.trials is {trials.trials}; set search.trials.predictor.start below it, or leave evidence "
-                "out"
+                f"search.trials.trials is {trials.trials}; lower search.trials.predictor.start, or leave evidence out"
             )
 
     @property
