@@ -306,9 +306,8 @@ def test_every_strategy_trains(strategy: str, space: str, job: Job, tmp_path: Pa
 
 def test_evidence_that_no_predictor_would_read_is_refused(job: Job, tmp_path: Path) -> None:
     own = ["search.trials.evidence=[naswot]", "search.trials.predictor.start=10"]
-    for strategy in ("predictor", "proposals"):
-        with pytest.raises(InputError, match=r"a predictor after 10 trials, but search.trials.trials is \d; lower"):
-            run_search(job(strategy, *own), tmp_path / "run")
+    with pytest.raises(InputError, match="a predictor after 10 trials, but search.trials.trials is 4; lower"):
+        run_search(job("proposals", *own), tmp_path / "run")
 
 
 def test_proposals_go_by_the_supernet_and_resume_to_the_same_trials(

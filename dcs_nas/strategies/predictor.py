@@ -6,11 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from dcs_nas.config import Config
-from dcs_nas.errors import InputError
 from dcs_nas.seeds import mix_seed
 from dcs_nas.space import AnyGenotype
-from dcs_nas.strategies.base import ReadProgress
 from dcs_nas.strategies.evidence import Evidence
 from dcs_nas.strategies.neighbors import encode_choices
 from dcs_nas.strategies.surrogate import encode_features, predict
@@ -25,15 +22,6 @@ class PredictorSearch(TrialStrategy):
     """
 
     _evidence: Evidence | None = None
-
-    def __init__(self, config: Config, progress: ReadProgress) -> None:
-        super().__init__(config, progress)
-        trials = self.settings.trials
-        if trials.evidence and trials.trials <= trials.predictor.start:
-            raise InputError(
-                f"search.trials.evidence is read by a predictor after {trials.predictor.start} trials, but "
-                f"search.trials.trials is {trials.trials}; lower search.trials.predictor.start, or leave evidence out"
-            )
 
     @property
     def needs_images(self) -> bool:
