@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from dcs_nas.environment import OPENMP_VARIABLES
+from dcs_nas.runs.workers import ChildProcess
 
 LOADED = "from dcs_nas.environment import *; limit_spinning(); import torch; print(describe_waiting())"
 LATE = "import torch; from dcs_nas.environment import *; limit_spinning(); print(describe_waiting())"
@@ -35,3 +37,17 @@ def test_what_the_user_has_set_stays(own: dict[str, str]) -> None:
 
 def test_nothing_is_said_to_a_library_that_is_loaded() -> None:
     assert _run(LATE).stdout == "waiting as OpenMP sets it\n"
+
+
+@pytest.mark.parametrize(("processes", "own", "threads"), [(1, "", None), (2, "", 3), (8, "", 1), (2, "5", 5)])
+def test_processes_side_by_side_share_the_cores(
+    processes: int, own: str, threads: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if own:
+        monkeypatch.setenv("OMP_NUM_THREADS", own)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    code = "import os; print(os.environ.get('OMP_NUM_THREADS'))"
+    child = ChildProcess([sys.executable, "-c", code], tmp_path / "log.txt", processes=processes)
+    child._process.wait()
+    assert (tmp_path / "log.txt").read_text() == f"{threads}\n"

@@ -455,7 +455,7 @@ def test_workers_train_every_genotype_once_and_a_dead_ones_trial_is_handed_out_a
         def stop(self) -> None:
             pass
 
-    def start(run: Any, number: int, gpus: Any) -> Child:
+    def start(run: Any, number: int, settings: Any) -> Child:
         started.append(run.path)
         return Child()
 

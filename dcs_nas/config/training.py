@@ -196,7 +196,8 @@ class GroupsConfig(Settings):
     """
 
     head: GroupConfig = GroupConfig()
-    """Factors for the new layers; 10 on the learning rate is usual with pretrained backbones."""
+    """Factors for the head; 10 on the learning rate is usual with pretrained backbones. Attention blocks belong to the
+    backbone."""
     bias: GroupConfig = GroupConfig()
     """Factors for biases."""
     norm: GroupConfig = GroupConfig()

@@ -91,11 +91,16 @@ def open_journal(folder: Path) -> JournalStorage:
 
 
 class ChildProcess:
-    """A command in its own process group that writes to the file ``log``, on GPU ``device`` if one is set."""
+    """A command in its own process group that writes to the file ``log``, on GPU ``device`` if one is set.
 
-    def __init__(self, command: Sequence[str], log: Path, *, device: int | None = None) -> None:
+    It has the cores in equal shares with the other ``processes``, unless ``OMP_NUM_THREADS`` is set.
+    """
+
+    def __init__(self, command: Sequence[str], log: Path, *, device: int | None = None, processes: int = 1) -> None:
         self.device, self._log = device, log
         environment = dict(os.environ) | ({} if device is None else {"CUDA_VISIBLE_DEVICES": str(device)})
+        if processes > 1:
+            environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
         log.parent.mkdir(parents=True, exist_ok=True)
         self._began = time.monotonic()
         with log.open("ab") as output:

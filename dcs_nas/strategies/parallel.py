@@ -16,6 +16,7 @@ from optuna.samplers import RandomSampler
 from optuna.trial import Trial as OptunaTrial
 from optuna.trial import TrialState, create_trial
 
+from dcs_nas.config import TrialsConfig
 from dcs_nas.errors import InputError, TrainingError
 from dcs_nas.runs import RunFolder
 from dcs_nas.runs.lock import is_free
@@ -40,7 +41,7 @@ def search_in_parallel(strategy: TrialStrategy, trials: TrialFolder) -> None:
     study = _open_study(folder)
     _add_recorded(study, trials)
     study.set_user_attr(_ENDED, False)
-    children = [_start_worker(trials.run, number, settings.gpus) for number in range(settings.concurrency)]
+    children = [_start_worker(trials.run, number, settings) for number in range(settings.concurrency)]
     try:
         while _advance(study, strategy, trials, workers=max(len(children), count_living(folder))):
             for child in children:
@@ -132,7 +133,8 @@ def _proposal(trial: Any) -> Proposal:
     return parse(Proposal, trial.user_attrs[_PROPOSAL], source=f"trial {trial.number}")
 
 
-def _start_worker(run: RunFolder, number: int, gpus: tuple[int, ...]) -> ChildProcess:
+def _start_worker(run: RunFolder, number: int, settings: TrialsConfig) -> ChildProcess:
     command = [sys.executable, "-m", "dcs_nas", "search", str(run.config_file), "--out", str(run.path), "--resume"]
-    device = gpus[number] if gpus else None
-    return ChildProcess(command, run / f"logs/worker_{number}.txt", device=device)
+    device = settings.gpus[number] if settings.gpus else None
+    log = run / f"logs/worker_{number}.txt"
+    return ChildProcess(command, log, device=device, processes=settings.concurrency)

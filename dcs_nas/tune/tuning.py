@@ -178,7 +178,8 @@ class TrialProcess(ChildProcess):
         if self._run.config_file.is_file():
             arguments.append("--resume")
         self._stamp: tuple[int, int] | None = None
-        super().__init__([*PROGRAM, tune.command, *arguments], folder / "logs" / f"{label}.txt", device=device)
+        command, log = [*PROGRAM, tune.command, *arguments], folder / "logs" / f"{label}.txt"
+        super().__init__(command, log, device=device, processes=tune.concurrency)
 
     def read_new_epochs(self) -> list[tuple[int, float]]:
         """Return (epoch from 0, metric) of the epochs that metrics.csv has gained since the last call."""
