@@ -299,6 +299,31 @@ def test_searches_build_the_supernets_and_bad_osnet_spaces_are_one_clear_line(tm
             load_space(tmp_path / "s.yaml")
 
 
+def test_the_units_and_the_searched_network_of_dcs_dnas_are_those_of_its_code() -> None:
+    """Statistical-Deep-Learning/DCS-Attention at 73573cd: the supernet, then da_fbnetv2_3x with its windows."""
+    space = load_space(find_shipped_file("search_spaces", "dcs_dnas_3x"))
+    units = [stage for stage in space.stages if "dcs_window" in stage.attention]
+    widths = [[16, 20, 24, 28], list(range(16, 41, 8)), list(range(80, 129, 8)), list(range(120, 217, 8))]
+    assert [(unit.blocks, list(unit.widths), unit.stride) for unit in units] == list(
+        zip((3, 12, 21, 12), widths, (2, 2, 2, 1), strict=True)
+    )
+    assert all((unit.kernels, unit.expansions, unit.shared_width) == ((3,), (6,), True) for unit in units)
+    found = [stage for stage in load_genotype(Path("dcs_dnas_3x")).stages if stage.attention == "dcs_window"]
+    assert [stage.blocks[0].width for stage in found] == [24, 32, 112, 216]
+    starts, lengths = (2.497, 10.354, 50.129, 39.979), (18.239, 20.147, 57.233, 156.327)
+    assert [stage.window for stage in found] == list(zip(starts, lengths, strict=True))
+
+
+@pytest.mark.parametrize("name", ["dcs_dnas_3x", "dcs_dnas_6x", "msinet_msmt", "osnet_ain"])
+def test_every_published_genotype_is_drawn_whole(name: str, tmp_path: Path) -> None:
+    genotype = load_genotype(Path(name))
+    drawing = draw(genotype, tmp_path, formats=("svg",))
+    assert len(drawing.files) == len(genotype.parts)
+    for part, file in zip(genotype.parts, drawing.files, strict=True):
+        text, nodes = file.read_text(), make_drawing_graph(genotype.graph(part)).nodes(data=True)
+        assert all(line in text for _, data in nodes for line in data["text"].split("\n")), part
+
+
 def test_the_pictures_say_where_windows_and_instance_norms_are(tmp_path: Path) -> None:
     words = {k: d["text"] for k, d in make_drawing_graph(load_genotype(Path("dcs_dnas_3x")).graph()).nodes(data=True)}
     assert words["2.attention_dcs_window"] == "DCS\nwindow\nattention\nfrom 2.5, 18.2 long"
