@@ -295,3 +295,22 @@ def test_nothing_is_tuned_on_the_test_set() -> None:
     space = {"retrain.lr": {"loguniform": [1e-5, 1e-2]}}
     with pytest.raises(ValueError, match="test/mAP is measured on the test set, by which nothing may be chosen"):
         TuneConfig.model_validate({"space": space, "metric": "test/mAP", "goal": "maximize"})
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_clipped_step_is_as_long_as_rate_and_clip_allow(train: Train, accumulate: int) -> None:
+    """SGD without momentum and decay: the weights move by the rate times the gradient, whose norm is the clip."""
+    plain = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "schedule": "constant", "accumulate": accumulate}
+    weights = {name for name, _ in _network().named_parameters()}
+    for clip in (1e-3, 1e9):
+        steps = train(f"clip-{clip:g}", grad_clip=clip, **plain)
+        moved = [
+            math.sqrt(sum(float((after[n] - before[n]).double().square().sum()) for n in weights & before.keys()))
+            for (_, before), (_, after) in pairwise(steps)
+        ]
+        moved = [length for length in moved if length]
+        assert moved
+        if clip < 1:
+            assert moved == pytest.approx([0.01 * clip] * len(moved), rel=0.05)
+        else:
+            assert min(moved) > 1e-4

@@ -212,6 +212,18 @@ def test_positions_are_whole_or_refused_and_never_left_random(
         assert f"its {count - 1} patch positions ('pos_embed') fit no single grid" in message
 
 
+def test_positions_that_could_be_of_square_images_are_pointed_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """4 x 4 positions, as of 64 x 64 images, into the grid 8 x 2."""
+    target, known = vit(128, 32), positions(17)
+    torch.save(tensors_of(target) | {"pos_embed": known}, tmp_path / "v.pth")
+    with caplog.at_level("WARNING"):
+        load_weights(target, tmp_path / "v.pth")
+    assert "its 16 positions are read as the grid 8 x 2 of this network; where 4 x 4 is meant" in caplog.text
+    assert torch.equal(target.pos_embed, known)
+
+
 def _refusal(call: Callable[[], object]) -> str | None:
     try:
         call()

@@ -9,6 +9,7 @@ damo-cv/TransReID, model/backbones/vit_pytorch.py.
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,6 +21,8 @@ from torch import Tensor, nn
 from dcs_nas.errors import InputError
 from dcs_nas.models.backbones.backbone import Backbone, register_backbone
 from dcs_nas.models.blocks.parts import check_sizes, drop_path, to_map, to_tokens
+
+log = logging.getLogger(__name__)
 
 Activation = Callable[[Tensor], Tensor]
 PATCH = 16
@@ -248,6 +251,13 @@ class VisionTransformer(TokenBackbone):
         count = positions.shape[1] - 1
         self.interpolated.clear()
         if count == math.prod(self.grid):
+            side = math.isqrt(count)
+            if side * side == count and self.grid != (side, side):
+                log.warning(
+                    "its %d positions are read as the grid %d x %d of this network; where %d x %d is meant, the images "
+                    "were square, take another size of images",
+                    count, *self.grid, side, side,
+                )  # fmt: skip
             return positions
         height, width = self._find_grid(count)
         self.interpolated["pos_embed"] = f"{height} x {width} to {self.grid[0]} x {self.grid[1]}"
