@@ -138,8 +138,9 @@ def main() -> None:
     table = Table.read(arguments.table)
     judged = [entry for entry in table if len(entry.trainings) >= SEEDS_OF_TRUTH]
     judged = sorted(judged, key=lambda entry: entry.architecture)[:MOST]
+    noise = table.noise.single if table.noise else 0.0
     if arguments.summary:
-        _summarize(read_rows(arguments.out), judged)
+        _summarize(read_rows(arguments.out), judged, noise)
         return
     data = arguments.work / "people"
     if not data.is_dir():
@@ -155,7 +156,7 @@ def main() -> None:
         for name in ZERO_COST:
             if not arguments.names and not _is_known(arguments.out, name, seed):
                 _append(arguments.out, judged, name, seed, *_without_training(name, seed, own, table, judged))
-    _summarize(read_rows(arguments.out), judged)
+    _summarize(read_rows(arguments.out), judged, noise)
 
 
 def _arguments() -> argparse.Namespace:
@@ -260,7 +261,15 @@ def _is_known(out: Path, name: str, seed: int) -> bool:
     return any((row["score"], row["seed"]) == (name, str(seed)) for row in read_rows(out))
 
 
-def _summarize(rows: list[dict[str, str]], judged: list[Entry]) -> None:
+def _ceiling(judged: list[Entry], single: float, *, draws: int = 500) -> float:
+    """Return the mean tau of true scores and the table's, both simulated: as far apart, with the table's noise."""
+    truth, random = _truth(judged), np.random.default_rng(0)
+    noise = single / statistics.mean(len(entry.trainings) for entry in judged) ** 0.5
+    true = truth.mean() + (truth - truth.mean()) * np.sqrt(max(0, 1 - noise**2 / truth.var()))
+    return statistics.mean(_tau(true, true + random.normal(0, noise, len(true))) for _ in range(draws))
+
+
+def _summarize(rows: list[dict[str, str]], judged: list[Entry], noise: float) -> None:
     """Print the mean tau of each score, alone and joined to others by mean ranks.
 
     Of gradient norms the lower counts as better."""
@@ -271,6 +280,7 @@ def _summarize(rows: list[dict[str, str]], judged: list[Entry]) -> None:
         by_name.setdefault(row["score"], []).append(sign * rankdata([float(s) for s in row["scores"].split(";")]))
     quarter = rankdata([entry.trainings[0].quarter_mAP for entry in judged])
     norms = by_name.get("gradient_norm", [])
+    print(f"the true order, for the noise of the table's scores: {_ceiling(judged, noise):.2f} (simulated)")
     print(f"a quarter of a training: {_tau(quarter, truth):.2f}")
     for name, ranks in by_name.items():
         own = [row for row in rows if row["score"] == name]
