@@ -56,7 +56,10 @@ ELSEWHERE = {
     "search.epochs=20": "an example of an override",
     "search.epochs=5": "an example of an override",
     "search.epochs=1": "an example of an override",
-    "retrain.grad_clip=5": "test_clipping_and_lower_learning_rates_train, below",
+    **dict.fromkeys(
+        ("retrain.grad_clip=5", "data.identities_per_batch=8", "retrain.accumulate=2"),
+        "test_what_is_advised_for_a_training_works, below",
+    ),
     "retrain.test_curve=true": "test_recipes",
     "search.cost.kind=latency": "test_cost",
     "search.cost.other_latency_table=true": "test_cost",
@@ -118,8 +121,15 @@ def test_what_is_advised_for_a_search_works(situation: list[str], job: Path, tmp
     assert (tmp_path / "run" / "genotype.yaml").is_file()
 
 
-def test_clipping_and_lower_learning_rates_train(job: Path, tmp_path: Path) -> None:
-    changes = ["retrain.grad_clip=5", "retrain.lr=0.0001", "retrain.warmup_epochs=1"]
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ["retrain.grad_clip=5", "retrain.lr=0.0001", "retrain.warmup_epochs=1"],
+        ["data.identities_per_batch=8", "retrain.accumulate=2"],
+    ],
+    ids="+".join,
+)
+def test_what_is_advised_for_a_training_works(changes: list[str], job: Path, tmp_path: Path) -> None:
     run_retraining(load_config(job, ["retrain={backbone: resnet10_small, epochs: 1}", *changes]), tmp_path / "run")
 
 

@@ -220,7 +220,7 @@ def test_positions_that_could_be_of_square_images_are_pointed_out(
     torch.save(tensors_of(target) | {"pos_embed": known}, tmp_path / "v.pth")
     with caplog.at_level("WARNING"):
         load_weights(target, tmp_path / "v.pth")
-    assert "its 16 positions are read as the grid 8 x 2 of this network; where 4 x 4 is meant" in caplog.text
+    assert "its 16 positions are read as the grid 8 x 2 of this network; if they are 4 x 4" in caplog.text
     assert torch.equal(target.pos_embed, known)
 
 

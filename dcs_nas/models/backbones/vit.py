@@ -254,8 +254,8 @@ class VisionTransformer(TokenBackbone):
             side = math.isqrt(count)
             if side * side == count and self.grid != (side, side):
                 log.warning(
-                    "its %d positions are read as the grid %d x %d of this network; where %d x %d is meant, the images "
-                    "were square, take another size of images",
+                    "its %d positions are read as the grid %d x %d of this network; if they are %d x %d, of square "
+                    "images, take images of another size",
                     count, *self.grid, side, side,
                 )  # fmt: skip
             return positions
