@@ -329,10 +329,19 @@ def _simulate(rows: list[dict[str, str]], judged: list[Entry], *, pool: int = 40
             choices[f"supernet of {pool}, {count} trained"] = best(first, full, 1)[0]
             weighed = best(first, full + 0.5 * supernet, 1)[0]
             choices[f"supernet of {pool}, {count} trained, and half of the supernet's mAP"] = weighed
+        joined = _standardize(supernet) + _standardize(quarter)
+        for many, few in ((8, 3), (12, 3), (16, 2)):
+            second = best(best(order[:pool], supernet, many), joined, few)
+            name = f"supernet of {pool}, {many} for a quarter, {few} trained, all joined"
+            choices[name] = best(second, joined + 2 * _standardize(full), 1)[0]
         for name, choice in choices.items():
             regrets.setdefault(name, []).append(truth.max() - truth[choice])
     for name, values in regrets.items():
         print(f"{name}: regret {statistics.mean(values):.2f}")
+
+
+def _standardize(values: np.ndarray) -> np.ndarray:
+    return (values - values.mean()) / values.std()
 
 
 if __name__ == "__main__":
