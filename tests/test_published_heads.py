@@ -21,7 +21,7 @@ from dcs_nas.losses.reid import circle_loss, triplet_loss, weighted_triplet_loss
 from dcs_nas.models.backbones import BACKBONES
 from dcs_nas.models.backbones.msinet import INTERACTIONS, MSINet, MSITrunk, PublishedMSINet
 from dcs_nas.models.backbones.transreid import PublishedTransReID, TransReID
-from dcs_nas.models.heads import ReidNetwork
+from dcs_nas.models.heads import ReidNetwork, record_outputs
 from dcs_nas.models.pooling import POOLS
 from dcs_nas.training.evaluate import evaluate_run
 from dcs_nas.training.objective import build_objective
@@ -358,6 +358,23 @@ def test_the_head_of_stripes_equals_a_slow_loop(name: str, parts: int, part: str
     both = [F.normalize(h(v)) for h, v in zip((whole, stripes), found.features.split(network.widths, dim=1))]
     near(network(images), torch.cat(both, dim=1))
     assert network.num_features == network.widths[0] + 5 * parts
+
+
+@pytest.mark.parametrize("name", ["vit_small", "dinov2_vit_small"])
+def test_stripes_of_a_transformer_are_rows_of_its_patches(name: str) -> None:
+    size = 14 if name.startswith("dinov2") else 16
+    options = {"registers": 4} if name.startswith("dinov2") else {}
+    backbone = BACKBONES[name](height=4 * size, width=2 * size, **options)
+    head = HeadConfig(parts=2, parts_channels=3, parts_from="blocks")
+    network = ReidNetwork(backbone, 5, height=4 * size, width=2 * size, head=head).eval()
+    images = torch.rand(2, 3, 4 * size, 2 * size)
+    with record_outputs(backbone.blocks[-1]) as seen, torch.no_grad():
+        vector = network(images)[:, backbone.num_features :]
+    stripes = network.heads[1]
+    rows = seen[0][:, -8:].reshape(2, 4, 2, -1)  # 4 x 2 patches, the last tokens
+    reduced = rows @ stripes.pool.reduce.weight[:, :, 0, 0].T + stripes.pool.reduce.bias
+    expected = torch.cat([reduced[:, :2].mean((1, 2)), reduced[:, 2:].mean((1, 2))], dim=1)
+    near(vector, F.normalize(stripes.neck(expected)))
 
 
 @pytest.mark.parametrize(

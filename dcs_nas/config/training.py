@@ -158,7 +158,8 @@ class HeadConfig(Settings):
     parts_channels: int = Field(default=128, ge=1, le=4096)
     """Channels of the map before it is divided into stripes."""
     parts_from: str | None = Field(default=None, min_length=1, max_length=200)
-    """Submodule whose output is divided, such as layer3 of a ResNet; by default the backbone's map."""
+    """Submodule whose output is divided, such as layer3 of a ResNet or the blocks of a ViT; by default the backbone's
+    map."""
 
     @field_validator("test_weights")
     @classmethod

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dcs_nas.config import HeadConfig
 from dcs_nas.errors import InputError, choices, require_one_each
+from dcs_nas.models.blocks.parts import to_map
 from dcs_nas.models.flops import dry_run
 from dcs_nas.models.pooling import POOLS, StripePool
 from dcs_nas.models.weights import WeightsReport
@@ -166,7 +167,7 @@ class ReidNetwork(nn.Module):
         parts_from = self.head_settings.parts_from if self.head_settings.parts else None
         if parts_from is not None:
             with record_outputs(_get_last(self.backbone.get_submodule(parts_from))) as seen:
-                return [*_as_list(self._features(images, cameras)), seen[-1]]
+                return [*_as_list(self._features(images, cameras)), self._as_map(seen[-1])]
         outputs = _as_list(self._features(images, cameras))
         return [*outputs, outputs[0]] if self.head_settings.parts else outputs
 
@@ -186,12 +187,12 @@ class ReidNetwork(nn.Module):
             raise InputError(f"retrain.head.parts_from is '{path}', no part of {name}; {choices(path, known)}")
         with record_outputs(_get_last(modules[path or ""])) as seen:
             dry_run(self.backbone, *self._image_size)
-        output = seen[-1] if seen else None
+        output = self._as_map(seen[-1]) if seen else None
         where = f"the output of {path or name}"
         if not isinstance(output, Tensor) or output.ndim != 4:
             raise InputError(
                 f"retrain.head.parts is {parts}, but {where} is no map (B, C, h, w) to cut into stripes; leave it out, "
-                "or name a part of the network that returns one in retrain.head.parts_from"
+                "or name a part of the network that returns one in retrain.head.parts_from, such as the blocks of a ViT"
             )
         if output.shape[2] < parts:
             raise InputError(
@@ -200,6 +201,13 @@ class ReidNetwork(nn.Module):
                 "retrain.head.parts_from"
             )
         return output.shape[1]
+
+    def _as_map(self, output: Any) -> Any:
+        """Return the patches of a transformer's tokens (B, 1 + registers + h w, D) as a map; else the output."""
+        grid = getattr(self.backbone, "grid", None)
+        if grid is None or not isinstance(output, Tensor) or output.ndim != 3:
+            return output
+        return to_map(output[:, 1 + getattr(self.backbone, "registers", 0) :], *grid)
 
     def _features(self, images: Tensor, cameras: Tensor | None) -> Any:
         return self.backbone(images, cameras) if self.uses_cameras else self.backbone(images)
