@@ -194,10 +194,14 @@ def test_the_average_of_the_weights_is_what_a_training_starts_from(job: Any, peo
         assert torch.equal(state[f"ema.backbone.{name}"], value)
 
 
-@pytest.mark.parametrize("kind", ["cells", "chain"])
+@pytest.mark.parametrize("kind", ["cells", "chain", "units"])
 def test_a_genotype_is_pretrained_and_then_trained(job: Any, people: Path, tmp_path: Path, kind: str) -> None:
+    """Cells, a chain, and units as in DCS-DNAS' code, whose attention has windows of channels."""
+    unit = {"kernels": [3], "expansions": [6], "shared_width": True, "attention": ["dcs_window"]}
+    units = [{"blocks": 2, "stride": 2, "widths": widths, **unit} for widths in ([8, 12], [12, 16])]
+    space = chain_space(units, head_expansion=6) if kind == "units" else chain_space()
     file = tmp_path / "genotype.yaml"
-    file.write_text(genotypes(1)[0].to_yaml() if kind == "cells" else random_chain(chain_space(), 0).to_yaml())
+    file.write_text(genotypes(1)[0].to_yaml() if kind == "cells" else random_chain(space, 0).to_yaml())
     settings = job("pretrain={epochs: 1, warmup_epochs: 0}", f"results={tmp_path}")
     pretrained = dcs_nas.pretrain(settings, genotype=file)
     assert pretrained.folder == tmp_path / "tiny" / "pretrain"
