@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from _emoji import write_emoji
-from measure import append_row, begin_table, read_rows
+from measure import append_row, begin_table, budgets_of_processor_time, read_rows
 from scipy.stats import rankdata, t, ttest_ind
 
 from dcs_nas.config import Config, load_config
@@ -116,7 +116,7 @@ def main() -> None:
     if not arguments.out.is_file():
         notes = [
             f"mAP in percent; parameters: nearest to {arguments.parameters}; data: synthetic (DATA in the script) and",
-            "emoji; search_minutes: by the clock, supernet and trainings; trained: networks that the search trained;",
+            "emoji; search_minutes: of one processor, supernet and trainings; trained: networks, by the search;",
             "attention: of the normal and of the reduction cell",
         ]
         begin_table(arguments.out, "python benchmarks/search_quality.py", notes, COLUMNS)
@@ -184,12 +184,13 @@ def _search(name: str, data: str, seed: int, arguments: argparse.Namespace) -> P
         overrides = list({**SEARCHES, **AS_LONG}[name])
         if name in AS_LONG:
             overrides.append(f"search.trials.minutes={_minutes('proposals', data, seed, arguments):.3f}")
-        began, spent = time.perf_counter(), folder / "spent.json"  # also that of runs that were interrupted
+        began, spent = time.process_time(), folder / "spent.json"  # also that of runs that were interrupted
         before = json.loads(spent.read_text())["minutes"] if spent.is_file() else 0.0
         try:
-            run_search(_config(data, seed, overrides, arguments), folder, resume=(folder / "config.yaml").is_file())
+            with budgets_of_processor_time():
+                run_search(_config(data, seed, overrides, arguments), folder, resume=(folder / "config.yaml").is_file())
         finally:
-            minutes = {"minutes": before + (time.perf_counter() - began) / 60}
+            minutes = {"minutes": before + (time.process_time() - began) / 60}
             if folder.is_dir():
                 write_json(spent, minutes)
         write_json(folder / "minutes.json", minutes)
@@ -232,7 +233,7 @@ def _summarize(rows: list[dict[str, str]]) -> None:
             places[name].append(place)
             print(f"{data}: {name}: {_describe(means[name], means.get('random', []))}; place {place:g}")
         for name in (*AS_LONG, *GIVEN[1:]):
-            if "proposals" in means and name in means:
+            if "proposals" in means and len(means.get(name, [])) > 1:
                 print(f"{data}: proposals{_compare(means['proposals'], means[name], name)}")
     for name, each in sorted(places.items(), key=lambda item: statistics.mean(item[1])):
         print(f"{name}: mean place {statistics.mean(each):.1f}, worst {max(each):g}, of {len(each)} data sets")

@@ -3,7 +3,7 @@
     python benchmarks/spaces.py --seeds 0 1 2
 
 For each space of SPACES, on synthetic people of 128 x 64: a search by the default strategy of search_quality.yaml for
---minutes by the clock with everything that it spends (run it alone), and the published genotype. The space is narrowed
+--minutes of one processor with everything that it spends, and the published genotype. The space is narrowed
 so that the published genotype has --millions of multiply-adds an image; the search trains its candidates at that width,
 whatever their multiply-adds, and ends the trial that it has begun. Then every genotype is trained from scratch alike,
 at the width whose multiply-adds come nearest to each of --targets, with a seed that no search has, and scored on
@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 from _front_plot import Series, plot_front
-from measure import append_row, begin_table, read_rows
+from measure import append_row, begin_table, budgets_of_processor_time, read_rows
 from search_quality import PUBLISHED_CELLS, read_cells
 
 from dcs_nas.config import Config, load_config
@@ -56,7 +56,7 @@ COLUMNS = ["space", "genotype", "seed", "target", "mAP", "rank1", "multiply_adds
 COLUMNS += ["search_minutes", "trained"]
 NOTES = [
     "mAP and rank-1 in percent; target in millions of multiply-adds; share: of the shipped widths",
-    "search_minutes: by the clock, supernet and trainings; trained: networks by the search",
+    "search_minutes: of one processor, supernet and trainings; trained: networks by the search",
 ]
 SHARES = [n / 64 for n in range(2, 193)]  # of the shipped widths
 MILLION = 1e6
@@ -112,7 +112,8 @@ def _genotype(name: str, how: str, seed: int, arguments: argparse.Namespace) -> 
         file = arguments.work / "spaces" / f"{name}.yaml"
         write_text(file, to_yaml(narrow(load_space(find_shipped_file("search_spaces", name)), share)))
         own = [f"search.space={file}", f"search.trials.minutes={arguments.minutes}", "search.trials.trials=1000"]
-        run_search(_config(seed, own, arguments), folder, resume=RunFolder(folder).is_run())
+        with budgets_of_processor_time():
+            run_search(_config(seed, own, arguments), folder, resume=RunFolder(folder).is_run())
     return load_genotype(folder / "genotype.yaml")
 
 
