@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from bench_table import DATA
-from measure import append_row, begin_table, read_rows
+from measure import append_row, begin_table, read_rows, reference_file, shrink_by_noise
 from scipy.stats import kendalltau
 
 from dcs_nas.config import Config, load_config
@@ -104,8 +104,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=Path("results/bench"))
     parser.add_argument("--out", type=Path, help="by default results/reference/bench_strategies.csv, or ..._chain.csv")
     arguments = parser.parse_args()
-    of_chain = "_chain" if arguments.table == "bench_chain" else ""
-    arguments.out = arguments.out or Path(f"results/reference/bench_strategies{of_chain}.csv")
+    arguments.out = arguments.out or reference_file("bench_strategies", arguments.table)
     return arguments
 
 
@@ -180,13 +179,12 @@ def _summarize(rows: list[dict[str, str]], table: Table) -> None:
 def _least_regrets(table: Table, *, draws: int = 5000) -> Iterator[tuple[str, float, float]]:
     """Yield regrets, and the share within the best 2 %, of choices by true scores, which no strategy can know.
 
-    The scores are simulated: true scores, the table's moved to their mean so far that their variance and that of the
-    noise make up the table's, and noise.
+    The scores are simulated: true ones, see ``shrink_by_noise``, and noise.
     """
     if table.noise is None:
         return
     scores, noise = np.array([entry.score for entry in table]), table.noise.score
-    true = scores.mean() + (scores - scores.mean()) * np.sqrt(max(0, 1 - noise**2 / scores.var()))
+    true = shrink_by_noise(scores, noise)
     random, count = np.random.default_rng(0), max(1, len(true) // 50)
     order = np.argsort(-true)
     for what, best in (("the true best", 1), ("one of the true best 2 %", count)):

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
+
 from dcs_nas import files
 from dcs_nas.environment import describe_environment
 
@@ -107,9 +109,18 @@ def budgets_of_processor_time() -> AbstractContextManager[Any]:
     return mock.patch.object(TrialStrategy, "clock", time.process_time)
 
 
+def shrink_by_noise(scores: np.ndarray, noise: float) -> np.ndarray:
+    """Return the scores (n,) moved to their mean so far that noise of this deviation restores their spread."""
+    return scores.mean() + (scores - scores.mean()) * np.sqrt(max(0, 1 - noise**2 / scores.var()))
+
+
+def reference_file(stem: str, table: str) -> Path:
+    """Return the file of results on a table of trained architectures: STEM.csv, of bench_chain STEM_chain.csv."""
+    return Path("results/reference") / f"{stem}{'_chain' if table == 'bench_chain' else ''}.csv"
+
+
 def begin_table(out: Path, command: str, notes: Sequence[str], columns: Sequence[str]) -> None:
-    """Write the head of a table whose rows are appended one by one: command, commit, versions, notes, names of
-    the columns."""
+    """Write the head of a table whose rows are appended one by one: command, commit, versions, notes and columns."""
     environment = describe_environment(1)
     versions = ", ".join(f"{package} {version}" for package, version in environment["versions"].items())
     head = [f"# {command}; one thread; commit {environment['git']}; {versions}", *(f"# {note}" for note in notes)]

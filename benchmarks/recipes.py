@@ -19,8 +19,6 @@ cells that the search of the demo found (results/reference/demo.json), 12 channe
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 import statistics
 import sys
@@ -28,9 +26,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from measure import append_row, begin_table, read_rows
+
 from dcs_nas.config import Config, load_config
 from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
-from dcs_nas.environment import describe_environment
 from dcs_nas.files import write_text
 from dcs_nas.models.flops import count
 from dcs_nas.runs import RunFolder
@@ -66,13 +65,20 @@ def main() -> None:
     data = arguments.work / "data"
     if not data.is_dir():
         write_synthetic(data, settings=PEOPLE, workers=1)
+    if not arguments.out.is_file():
+        notes = [
+            f"synthetic people, 128 x 64, {PEOPLE.train_identities} identities to train on, {PEOPLE.test_identities} "
+            f"others to test on, {EPOCHS} epochs from scratch",
+            "mAP, rank1, mINP in percent; minutes of a resumed training are of its last part",
+        ]
+        begin_table(arguments.out, "python benchmarks/recipes.py", notes, COLUMNS)
     for seed in arguments.seeds:
         for name in arguments.recipes:
             rows = read_rows(arguments.out)
             if (name, str(seed)) not in {(row["recipe"], row["seed"]) for row in rows}:
                 row = _train(name, seed, data, arguments.work)
                 print(", ".join(f"{key} {value}" for key, value in row.items()), file=sys.stderr, flush=True)
-                write_text(arguments.out, _table([*rows, row]))
+                append_row(arguments.out, COLUMNS, row)
     for name in RECIPES:
         maps = [float(row["mAP"]) for row in read_rows(arguments.out) if row["recipe"] == name]
         if len(maps) > 1:
@@ -106,14 +112,6 @@ def searched_cells() -> Genotype:
     return Genotype(space=SpaceReference.of(space, space.name), network=space.network(**SIZE), cells=cells)
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """Return the rows of the table that is there."""
-    if not path.is_file():
-        return []
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
-    return list(csv.DictReader(lines))
-
-
 def _train(name: str, seed: int, data: Path, work: Path) -> dict[str, Any]:
     folder = work / f"{name}-{seed}"
     genotype = work / "ours.yaml" if name == "ours" else None
@@ -135,23 +133,6 @@ def _train(name: str, seed: int, data: Path, work: Path) -> dict[str, Any]:
         "multiply_adds": cost.macs,
         "cpu_minutes": round(minutes, 1),
     }
-
-
-def _table(rows: list[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    environment = describe_environment(1)
-    versions = environment["versions"]
-    text.write(
-        f"# synthetic people, 128 x 64, {PEOPLE.train_identities} identities to train on, {PEOPLE.test_identities} "
-        f"others to test on, {EPOCHS} epochs from scratch\n"
-        f"# python benchmarks/recipes.py --seeds 0 1 2; what is scaled: its docstring; commit {environment['git']}\n"
-        f"# torch {versions['torch']}, dcs_nas {versions['dcs_nas']}, one thread; mAP, rank1, mINP in percent; "
-        "minutes of a resumed training are of its last part\n"
-    )
-    writer = csv.DictWriter(text, COLUMNS)
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def _arguments() -> argparse.Namespace:

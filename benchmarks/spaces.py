@@ -3,13 +3,13 @@
     python benchmarks/spaces.py --seeds 0 1 2
 
 For each space of SPACES, on synthetic people of 128 x 64: a search by the default strategy of search_quality.yaml for
---minutes of one processor with everything that it spends, and the published genotype. The space is narrowed
-so that the published genotype has --millions of multiply-adds an image; the search trains its candidates at that width,
-whatever their multiply-adds, and ends the trial that it has begun. Then every genotype is trained from scratch alike,
-at the width whose multiply-adds come nearest to each of --targets, with a seed that no search has, and scored on
-identities unseen in search and training: a row. Windows of ``dcs_window`` are learned anew. A training that breaks off
-has no row. Resumable: rows that --out holds are kept, and what is finished
-in --work is used again; --summary prints means. Beside --out stands a plot of the same name.
+--minutes of one processor with everything that it spends, and the published genotype. The space is narrowed so that the
+published genotype has --millions of multiply-adds an image; the search trains its candidates at that width, whatever
+their multiply-adds, and ends the trial that it has begun. Then every genotype is trained from scratch alike, at the
+width whose multiply-adds come nearest to each of --targets, with a seed that no search has, and scored on identities
+unseen in search and training: a row. Windows of ``dcs_window`` are learned again. A training that breaks off has no
+row. Resumable: rows that --out holds are kept, and what is finished in --work is used again; --summary prints means.
+Beside --out stands a plot of the same name.
 """
 
 from __future__ import annotations

@@ -4,12 +4,12 @@
     python benchmarks/supernet_ranking.py --table bench_chain
     python benchmarks/supernet_ranking.py --summary
 
-Each row is one supernet, trained on the synthetic identities of a table, or one zero-cost score. It
-scores the architectures that the table holds with at least three seeds, at most 60; Kendall's tau is between these
-scores and the mean test mAP of the table. ``tau_within`` is the mean over the kinds of attention, each alone. The last
-column keeps the scores, so that --summary can join them: mean ranks of several supernets, of a supernet and a zero-cost
-score, and of both with the validation mAP of a training of a quarter of the epochs, which the table holds; and the
-regret of choices simulated with these scores and the table's trainings.
+Each row is one supernet, trained on the synthetic identities of a table, or one zero-cost score. It scores the
+architectures that the table holds with at least three seeds, at most 60; Kendall's tau is between these scores and the
+mean test mAP of the table. ``tau_within`` is the mean over the kinds of attention, each alone. The last column keeps
+the scores, so that --summary can join them: mean ranks of several supernets, of a supernet and a zero-cost score, and
+of both with the validation mAP of a training of a quarter of the epochs, which the table holds; and the regret of
+choices simulated with these scores and the table's trainings.
 Resumable: rows that --out holds are kept.
 """
 
@@ -29,7 +29,7 @@ from unittest import mock
 import numpy as np
 import torch
 from bench_table import DATA
-from measure import append_row, begin_table, read_rows
+from measure import append_row, begin_table, read_rows, reference_file, shrink_by_noise
 from scipy.stats import kendalltau, rankdata
 
 from dcs_nas.config import Config, load_config
@@ -168,8 +168,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=Path("results/bench"))
     parser.add_argument("--out", type=Path, help="by default results/reference/supernet_ranking.csv, or ..._chain.csv")
     arguments = parser.parse_args()
-    of_chain = "_chain" if arguments.table == "bench_chain" else ""
-    arguments.out = arguments.out or Path(f"results/reference/supernet_ranking{of_chain}.csv")
+    arguments.out = arguments.out or reference_file("supernet_ranking", arguments.table)
     if strange := set(arguments.names) - set(SUPERNETS):
         parser.error(f"unknown supernet '{min(strange)}'; choose from: {'; '.join(SUPERNETS)}")
     return arguments
@@ -265,7 +264,7 @@ def _ceiling(judged: list[Entry], single: float, *, draws: int = 500) -> float:
     """Return the mean tau of true scores and the table's, both simulated: as far apart, with the table's noise."""
     truth, random = _truth(judged), np.random.default_rng(0)
     noise = single / statistics.mean(len(entry.trainings) for entry in judged) ** 0.5
-    true = truth.mean() + (truth - truth.mean()) * np.sqrt(max(0, 1 - noise**2 / truth.var()))
+    true = shrink_by_noise(truth, noise)
     return statistics.mean(_tau(true, true + random.normal(0, noise, len(true))) for _ in range(draws))
 
 

@@ -41,6 +41,17 @@ HALF = {"data.mean": (0.5, 0.5, 0.5), "data.std": (0.5, 0.5, 0.5)}
 P16K4 = {"data.identities_per_batch": 16, "data.images_per_identity": 4}
 PLAIN = {"retrain.groups": {}, "retrain.freeze_steps": 0, "retrain.freeze_epochs": 0, "retrain.ema_decay": None}
 SOFT_MARGIN = {"loss.triplet_margin": None}
+STRONG = P16K4 | {  # the images, augmentation and losses of arXiv 1903.07071, which many took over
+    "data.name": "market1501",
+    "data.height": 256,
+    "data.width": 128,
+    "data.sampler": "identity",
+    "augment.flip": 0.5,
+    "augment.pad": 10,
+    "augment.erase": 0.5,
+    "loss.label_smoothing": 0.1,
+    "loss.triplet_margin": 0.3,
+}
 
 # JDAI-CV/fast-reid at c9bc3ce, configs/Base-bagtricks.yml and fastreid/config/defaults.py.
 FAST_REID = IMAGENET | {
@@ -271,19 +282,10 @@ PUBLISHED = {
     "msinet_scratch": Published(
         "vimar-gu/MSINet at 2a8845b, train.py, reid/",
         IMAGENET
-        | P16K4
+        | STRONG
         | PLAIN
         | {
-            "data.name": "market1501",
-            "data.height": 256,
-            "data.width": 128,
-            "data.sampler": "identity",
-            "augment.flip": 0.5,
-            "augment.pad": 10,
-            "augment.erase": 0.5,
             "augment.erase_area": 0.4,
-            "loss.label_smoothing": 0.1,
-            "loss.triplet_margin": 0.3,
             "loss.triplet_normalize": True,
             "loss.identity_branches": (1, 1),
             "loss.triplet_branches": (1, 1),
@@ -386,18 +388,10 @@ PUBLISHED = {
     "dcs_fb_resnet50": Published(
         "arXiv 1903.07071; michuanhaohao/reid-strong-baseline at 3da7e6f, configs/softmax_triplet_with_center.yml",
         IMAGENET
-        | P16K4
+        | STRONG
         | PLAIN
         | {
-            "data.name": "market1501",
-            "data.height": 256,
-            "data.width": 128,
-            "augment.flip": 0.5,
-            "augment.pad": 10,
-            "augment.erase": 0.5,
             "augment.erase_area": 0.4,
-            "loss.label_smoothing": 0.1,
-            "loss.triplet_margin": 0.3,
             "loss.center_weight": 5e-4,
             "retrain.weights": None,
             "retrain.center_lr": 0.5,
@@ -421,17 +415,8 @@ PUBLISHED = {
     ),
     "dcs_code_mobilenet_v2": Published(
         "Statistical-Deep-Learning/DCS-Attention at 02400e1, configs/reid_DAS_config.yml",
-        P16K4
+        STRONG
         | {
-            "data.name": "market1501",
-            "data.height": 256,
-            "data.width": 128,
-            "data.sampler": "identity",
-            "augment.flip": 0.5,
-            "augment.pad": 10,
-            "augment.erase": 0.5,
-            "loss.label_smoothing": 0.1,
-            "loss.triplet_margin": 0.3,
             "loss.center_weight": 5e-4,
             "retrain.weights": None,  # BACKBONE_PRETRAIN False
             "retrain.backbone": "mobilenet_v2",

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from dcs_nas.config import HeadConfig
 from dcs_nas.errors import InputError, choices, require_one_each
-from dcs_nas.models.blocks.parts import to_map
 from dcs_nas.models.flops import dry_run
 from dcs_nas.models.pooling import POOLS, StripePool
 from dcs_nas.models.weights import WeightsReport
@@ -203,11 +202,10 @@ class ReidNetwork(nn.Module):
         return output.shape[1]
 
     def _as_map(self, output: Any) -> Any:
-        """Return the patches of a transformer's tokens (B, 1 + registers + h w, D) as a map; else the output."""
-        grid = getattr(self.backbone, "grid", None)
-        if grid is None or not isinstance(output, Tensor) or output.ndim != 3:
-            return output
-        return to_map(output[:, 1 + getattr(self.backbone, "registers", 0) :], *grid)
+        """Return the patches of a transformer's tokens (B, N, D) as a map; another output unchanged."""
+        patch_map = getattr(self.backbone, "patch_map", None)
+        are_tokens = patch_map is not None and isinstance(output, Tensor) and output.ndim == 3
+        return patch_map(output) if are_tokens else output  # type: ignore[misc]
 
     def _features(self, images: Tensor, cameras: Tensor | None) -> Any:
         return self.backbone(images, cameras) if self.uses_cameras else self.backbone(images)

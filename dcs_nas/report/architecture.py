@@ -43,7 +43,7 @@ class Architecture:
 
 def draw_architecture(run: RunContents, *, films: bool = True) -> Architecture | None:
     """Return the pictures of a run, without ``films`` of its final architecture alone; None without a genotype."""
-    recorded = run.genotypes
+    recorded = [(e.number + 1, e.genotype) for e in run.epochs if e.genotype is not None]
     final = run.genotype or (recorded[-1][1] if recorded else None)
     if final is None:
         return None

@@ -208,9 +208,9 @@ def read_epochs(folder: Path) -> list[tuple[int, AnyGenotype]]:
     ``folder`` is the run's or the ``architecture/`` in it.
 
     Raises:
-        InputError: no readable record of a network.
+        InputError: no record, or one that does not describe a network.
     """
-    epochs = _find_run(folder).contents().genotypes
+    epochs = _find_run(folder).epoch_genotypes()
     if not epochs:
         raise InputError(
             f"{folder} holds no epochs of a search (architecture/epoch_NNN.yaml); name the run folder of a "

@@ -111,14 +111,9 @@ class RunContents:
     @cached_property
     def epochs(self) -> list[EpochRecord]:
         """The records of a search's epochs or trials, in order."""
-        files = self.files.architecture.glob("epoch_*.yaml")
+        files = sorted(self.files.architecture.glob("epoch_*.yaml"))
         records = (record for file in files if (record := self._read(file, _read_epoch)) is not None)
         return sorted(records, key=lambda record: record.number)
-
-    @property
-    def genotypes(self) -> list[tuple[int, AnyGenotype]]:
-        """The genotypes that a search recorded, with their epochs or trials from 1, in order."""
-        return [(record.number + 1, record.genotype) for record in self.epochs if record.genotype is not None]
 
     @cached_property
     def evaluations(self) -> list[Evaluation]:

@@ -175,6 +175,12 @@ class RunFolder:
         read_yaml(self.config_file)
         return self.contents().read_all()
 
+    def epoch_genotypes(self) -> list[tuple[int, AnyGenotype]]:
+        """Return the genotypes that a search recorded, with their epochs from 1, in order."""
+        numbered = [(path.stem.removeprefix("epoch_"), path) for path in self.architecture.glob("epoch_*.yaml")]
+        genotypes = [(int(n) + 1, load_genotype(path)) for n, path in numbered if n.isdecimal()]
+        return sorted(genotypes, key=lambda pair: pair[0])
+
     def write_metrics(self, epoch: int, values: Mapping[str, float]) -> None:
         """Write the row of an epoch, and drop rows at or after it from before an interruption."""
         if self._rows is None:

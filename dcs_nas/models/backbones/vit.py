@@ -126,9 +126,12 @@ class TokenBackbone(Backbone):
         """Return the tokens (B, N, D) that leave ``stage``, their patches after its attention, if any."""
         if stage not in self.attention:
             return tokens
-        before = 1 + self.registers
-        patches = self.attend(stage, to_map(tokens[:, before:], *self.grid))
-        return torch.cat([tokens[:, :before], to_tokens(patches)], dim=1)
+        patches = self.attend(stage, self.patch_map(tokens))
+        return torch.cat([tokens[:, : 1 + self.registers], to_tokens(patches)], dim=1)
+
+    def patch_map(self, tokens: Tensor) -> Tensor:
+        """Return the patches of tokens (B, N, D) as a map (B, D, h, w)."""
+        return to_map(tokens[:, 1 + self.registers :], *self.grid)
 
 
 class VisionTransformer(TokenBackbone):
