@@ -71,6 +71,8 @@ def test_the_hash_changes_with_what_a_genotype_depends_on_and_with_nothing_else(
     assert _space().hash == _space(name="other", channels=64, cells=9, stem="stride4").hash
     assert _space().hash != _space(nodes=3).hash
     assert _space().hash != _space(attention=["none"]).hash
+    assert _space().hash == _space(max_nodes=None).hash != _space(max_nodes=64).hash
+    assert "max_nodes" not in _genotype().to_yaml()
 
 
 def test_a_genotype_of_another_space_is_refused() -> None:

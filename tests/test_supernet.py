@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from torch.nn.functional import conv2d, cross_entropy
 
 from dcs_nas.errors import InputError
+from dcs_nas.models.blocks import RGA
 from dcs_nas.models.cell_kind import CellKind, CellSupernet
 from dcs_nas.models.cell_space import CellSpace, build_fixed_network
 from dcs_nas.models.operations import OPERATIONS
@@ -88,9 +90,12 @@ def test_sharing_within_a_cell_changes_neither_values_nor_gradients() -> None:
         torch.testing.assert_close(*gradients)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_the_fixed_network_equals_the_supernet_with_one_hot_weights_and_its_parameters(seed: int) -> None:
-    structure, network = _structure(), _network()
+@pytest.mark.parametrize(("seed", "max_nodes"), [(0, None), (1, None), (2, None), (3, None), (0, 8), (3, 8)])
+def test_the_fixed_network_equals_the_supernet_with_one_hot_weights_and_its_parameters(
+    seed: int, max_nodes: int | None
+) -> None:
+    operations = [*_structure().operations, "rga_spatial"]
+    structure, network = _structure(operations=operations, max_nodes=max_nodes), _network()
     supernet = CellSupernet(structure, network)
     images = torch.randn(4, 3, 16, 8)
     for _ in range(2):  # running statistics that are not those of a new network
@@ -158,6 +163,16 @@ def test_every_operation_keeps_the_width_and_divides_the_map(name: str, stride: 
         y.pow(2).sum().backward()
         assert x.grad is not None
         assert x.grad.abs().sum() > 0
+
+
+def test_rga_of_a_space_pools_maps_of_more_than_max_nodes_on_edges_and_outputs() -> None:
+    structure = _structure(operations=["rga_spatial", "dcs"], attention=["harmonious", "rga"], max_nodes=8)
+    blocks = [m for m in CellSpace(structure, _network()).modules() if isinstance(m, RGA)]
+    # two edges a node and the output of a cell; one cell has maps of 8 x 4, two of 4 x 2
+    assert Counter((b.height * b.width, b.stride) for b in blocks) == {(32, 2): 5, (8, 1): 10}
+    assert {b.spatial.relations.weight.shape[2] for b in blocks if b.spatial is not None} == {8}
+    free = CellSpace(structure.model_copy(update={"max_nodes": None}), _network())
+    assert {m.stride for m in free.modules() if isinstance(m, RGA)} == {1}
 
 
 def test_an_unknown_operation_lists_the_choices() -> None:

@@ -5,13 +5,14 @@ Images (B, 3, H, W) to the feature map (B, D, h, w) of the last cell, D = nodes 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 
-from dcs_nas.models.blocks import build_attention
 from dcs_nas.models.nni_imports import Cell, LayerChoice, ModelSpace, freeze_in_place
-from dcs_nas.models.operations import FactorizedReduce, ReluConvBn, build_operation
+from dcs_nas.models.operations import FactorizedReduce, ReluConvBn, build_cell_attention, build_operation
 from dcs_nas.space import CellStructure, Genotype, NetworkSpec
 
 
@@ -47,16 +48,15 @@ class CellSpace(ModelSpace):
             inputs = CellInputs(before, last, channels * 2 if kind == "reduce" else channels, halved, affine)
             if kind == "reduce":
                 channels, height, width = 2 * channels, -(-height // 2), -(-width // 2)
-            width_of_operations = max(1, channels // partial)
-            factories = {
-                op: _edge_factory(kind, op, width_of_operations, height=height, width=width, affine=affine)
-                for op in structure.operations
-            }
+            size: Any = {"height": height, "width": width, "max_nodes": structure.max_nodes}
+            build = functools.partial(build_operation, affine=affine, **size)
+            narrow = max(1, channels // partial)
+            factories = {op: _edge_factory(kind, functools.partial(build, op, narrow)) for op in structure.operations}
             self.cells.append(
                 Cell(factories, structure.nodes, structure.edges_per_node, 2, preprocessor=inputs, label=kind)
             )
             before, last, halved = last, structure.nodes * channels, kind == "reduce"
-            blocks = {name: build_attention(name, last, height, width) for name in structure.attention}
+            blocks = {name: build_cell_attention(name, last, **size) for name in structure.attention}
             self.attention.append(LayerChoice(blocks, label=f"{kind}_attention"))
         self.num_features = last
 
@@ -120,13 +120,10 @@ def build_fixed_network(genotype: Genotype) -> nn.Module:
     return network
 
 
-def _edge_factory(
-    kind: str, op: str, channels: int, *, height: int, width: int, affine: bool
-) -> Callable[[int, int, int | None], nn.Module]:
+def _edge_factory(kind: str, build: Callable[[int], nn.Module]) -> Callable[[int, int, int | None], nn.Module]:
     """Return NNI's factory of one candidate: an edge of a reduction cell strides where it reads the cell's inputs."""
 
     def make(node: int, index: int, source: int | None) -> nn.Module:
-        stride = 2 if kind == "reduce" and (source is None or source < 2) else 1
-        return build_operation(op, channels, stride, height=height, width=width, affine=affine)
+        return build(2 if kind == "reduce" and (source is None or source < 2) else 1)
 
     return make

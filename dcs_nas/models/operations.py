@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import batch_norm
 
 from dcs_nas.errors import InputError
-from dcs_nas.models.blocks import ATTENTION, build_attention
+from dcs_nas.models.blocks import ATTENTION, attention_settings, build_attention
 from dcs_nas.models.custom import build_custom
 from dcs_nas.models.depthwise import DepthwiseConv, PointwiseConv
 from dcs_nas.registry import Registry
@@ -127,14 +127,16 @@ class Zero(nn.Module):
         return torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
 
 
-def build_operation(name: str, channels: int, stride: int, *, height: int, width: int, affine: bool) -> nn.Module:
-    """Return the operation ``name``, or the attention block of that name.
+def build_operation(
+    name: str, channels: int, stride: int, *, height: int, width: int, affine: bool, max_nodes: int | None = None
+) -> nn.Module:
+    """Return the operation ``name``, or the attention block of that name, for which see ``build_cell_attention``.
 
     Raises:
         InputError: an unknown name, or an operation of a user's own that does not do what ``Operation`` says.
     """
-    if name not in OPERATIONS and name in ATTENTION:
-        return _attention(name, channels, stride, height=height, width=width, affine=affine)
+    if name in ATTENTION:
+        return _attention(name, channels, stride, height=height, width=width, affine=affine, max_nodes=max_nodes)
     make = partial(OPERATIONS[name], channels, stride, height=height, width=width, affine=affine)
     if not OPERATIONS.is_extension(name):
         return make()
@@ -192,8 +194,16 @@ def _convolve(
     return kind(channels, kernel, stride, affine=affine)
 
 
-def _attention(name: str, channels: int, stride: int, *, height: int, width: int, affine: bool) -> nn.Module:
-    block = build_attention(name, channels, height, width)
+def build_cell_attention(name: str, channels: int, *, height: int, width: int, max_nodes: int | None) -> nn.Module:
+    """Return the attention block ``name``, which pools larger maps to ``max_nodes`` positions if it can."""
+    pools = max_nodes is not None and "max_nodes" in attention_settings(name)
+    return build_attention(name, channels, height, width, **({"max_nodes": max_nodes} if pools else {}))
+
+
+def _attention(
+    name: str, channels: int, stride: int, *, height: int, width: int, affine: bool, max_nodes: int | None = None
+) -> nn.Module:
+    block = build_cell_attention(name, channels, height=height, width=width, max_nodes=max_nodes)
     return block if stride == 1 else nn.Sequential(FactorizedReduce(channels, channels, affine=affine), block)
 
 

@@ -22,6 +22,7 @@ from dcs_nas.space.kinds import (
     Reference,
     Rows,
     Space,
+    Sparse,
     check_weights,
     require_member,
     require_unique,
@@ -39,13 +40,18 @@ _REORDERED = 5  # nodes, of which all orders are compared
 _STEM_STRIDE = {"conv": 1, "stride2": 2, "stride4": 4}
 
 
-class CellStructure(Settings):
-    """The candidates of a cell, which alone decide whether a genotype fits a space."""
+class CellStructure(Sparse):
+    """The candidates of a cell, which alone decide whether a genotype fits a space.
 
+    Maps of more than ``max_nodes`` positions are average-pooled for attention with such a setting (RGA).
+    """
+
+    optional = ("max_nodes",)
     nodes: int = Field(ge=1, le=16)
     edges_per_node: int = Field(default=2, ge=1, le=2)
     operations: tuple[Name, ...] = Field(min_length=1, max_length=64)
     attention: tuple[Name, ...] = Field(default=("none",), min_length=1, max_length=32)
+    max_nodes: int | None = Field(default=None, ge=1, le=4096)
 
     @model_validator(mode="after")
     def _check(self) -> CellStructure:
@@ -58,7 +64,7 @@ class CellStructure(Settings):
     @property
     def hash(self) -> str:
         """Twelve hex digits that change with anything a genotype depends on."""
-        return short_hash({name: getattr(self, name) for name in CellStructure.model_fields})
+        return short_hash(self.model_dump(mode="json", include=set(CellStructure.model_fields)))
 
     @property
     def computing(self) -> list[str]:
@@ -349,10 +355,11 @@ def cells_weights(structure: CellStructure, network: NetworkSpec, *, edges: int)
     for i in range(network.cells):
         if network.kind(i) == "reduce":
             channels, positions = 2 * channels, -(-positions // 4)
+        related = positions if positions <= (structure.max_nodes or positions) else 0
         total += (before + last) * channels
-        total += edges * _count_candidate_weights(structure.operations, channels, positions)
+        total += edges * _count_candidate_weights(structure.operations, channels, related)
         before, last = last, structure.nodes * channels
-        total += _count_candidate_weights(structure.attention, last, positions)
+        total += _count_candidate_weights(structure.attention, last, related)
     return total
 
 

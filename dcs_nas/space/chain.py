@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
 from dcs_nas.settings import Settings, parse
 from dcs_nas.space.kinds import (
@@ -24,6 +24,7 @@ from dcs_nas.space.kinds import (
     Reference,
     Rows,
     Space,
+    Sparse,
     check_weights,
     require_member,
     require_unique,
@@ -43,19 +44,7 @@ WINDOW = "dcs_window"
 """Attention whose window of channels is learned in the search and kept in the genotype."""
 
 
-class _Sparse(Settings):
-    """Settings whose ``optional`` fields are left out of files and hashes while they have their defaults."""
-
-    optional: ClassVar[tuple[str, ...]] = ()
-
-    @model_serializer(mode="wrap")
-    def _without_defaults(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        fields = type(self).model_fields
-        unset = {name for name in self.optional if getattr(self, name) == fields[name].default}
-        return {name: value for name, value in plain(self).items() if name not in unset}
-
-
-class StageSpec(_Sparse):
+class StageSpec(Sparse):
     """Candidates of the blocks of a stage: each block has its own choice, one attention follows the last.
 
     The first block has the ``stride``. With ``skip`` every later block may be left out. Widths rise: a smaller width
@@ -93,7 +82,7 @@ class StageSpec(_Sparse):
         return DEPTH if self.skip and block > 1 else DEPTH[:1]
 
 
-class ChainStructure(_Sparse):
+class ChainStructure(Sparse):
     """The structure of the chain, which decides whether a genotype fits a space.
 
     A 3x3 convolution to ``stem`` channels, the stages, a 1x1 convolution to ``features`` channels; ``activation``
@@ -175,7 +164,7 @@ class BlockGenotype(Settings):
     squeeze_excite: bool = False
 
 
-class StageGenotype(_Sparse):
+class StageGenotype(Sparse):
     """The blocks that stay, in order; ``skipped`` names those left out, counted from 1 among all of the stage.
 
     ``window`` is the searched window of the attention ``dcs_window``: start and length, in channels. Without it the

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from dcs_nas.errors import InputError
 from dcs_nas.registry import Registry
@@ -75,6 +75,18 @@ class Space(Settings):
     def group(self, figures: Mapping[str, float]) -> dict[str, float]:
         """Return figures by mixture, such as entropies, grouped for the log."""
         return dict(figures)
+
+
+class Sparse(Settings):
+    """Settings whose ``optional`` fields are left out of files and hashes while they have their defaults."""
+
+    optional: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = type(self).model_fields
+        unset = {name for name in self.optional if getattr(self, name) == fields[name].default}
+        return {name: value for name, value in plain(self).items() if name not in unset}
 
 
 class Reference(Settings):

@@ -34,6 +34,7 @@ __all__ = [
     "SoftAttention",
     "StackRegions",
     "WindowAttention",
+    "attention_settings",
     "build_attention",
     "read_kept_shares",
     "select_channels",
@@ -95,6 +96,12 @@ def _none(channels: int, height: int, width: int) -> nn.Module:
     return nn.Identity()
 
 
+def attention_settings(name: str) -> list[str]:
+    """Return the names of the settings that the attention block ``name`` has."""
+    factory = _none if name == "none" else ATTENTION[name]
+    return [p.name for p in inspect.signature(factory).parameters.values() if p.kind is p.KEYWORD_ONLY]
+
+
 def build_attention(name: str, channels: int, height: int, width: int, **settings: Any) -> nn.Module:
     """Return the attention block ``name`` for maps (B, channels, height, width); "none" returns the identity.
 
@@ -103,7 +110,7 @@ def build_attention(name: str, channels: int, height: int, width: int, **setting
             does not keep a map's shape.
     """
     factory = _none if name == "none" else ATTENTION[name]
-    known = [p.name for p in inspect.signature(factory).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    known = attention_settings(name)
     for key in settings:
         if key not in known:
             raise InputError(f"attention block '{name}' has no setting '{key}'; {choices(key, known)}")
