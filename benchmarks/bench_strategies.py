@@ -8,7 +8,8 @@ time and Kendall's tau of its supernet's scores against the true scores of a ran
 Strategies by trials read the table, at the cost that it has recorded, for as many seconds as each of the searches took
 with the same seed, and for ten trainings; those that look at images too, for scores without training or a supernet of
 their own, for ten trainings alone. Everything that they spend counts. Resumable: rows that --out holds are kept.
---summary prints means, and what the noise of the table leaves to a strategy that knows every architecture's true score.
+--only takes strategies; without a search among them the rest have ten trainings each. --summary prints means, and what
+the noise of the table leaves to a strategy that knows every architecture's true score.
 """
 
 from __future__ import annotations
@@ -85,13 +86,13 @@ def main() -> None:
         _begin(arguments)
     for seed in arguments.seeds:
         budgets = {TEN: 10 * statistics.mean(entry.seconds for entry in table)}
-        for name in SEARCHES:
+        for name in filter(arguments.only.__contains__, SEARCHES):
             row = _known(arguments.out, name, "", seed) or _search(name, seed, table, data, arguments)
             budgets[name] = float(row["seconds"])
         for budget, seconds in budgets.items():
             for strategy, overrides in (TRIALS | (WITH_IMAGES if budget == TEN else {})).items():
                 cells_alone = strategy.startswith("nni.") and table.space.kind != "cells"
-                if not (cells_alone or _known(arguments.out, strategy, budget, seed)):
+                if strategy in arguments.only and not (cells_alone or _known(arguments.out, strategy, budget, seed)):
                     _try(strategy, [*overrides, f"data.root={data}"], budget, seconds, seed, table, arguments)
     _summarize(read_rows(arguments.out), table)
 
@@ -99,6 +100,8 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(20)))
+    names = [*SEARCHES, *TRIALS, *WITH_IMAGES]
+    parser.add_argument("--only", nargs="+", choices=names, default=names, help="strategies")
     parser.add_argument("--table", choices=TABLES, default="bench_cells")
     parser.add_argument("--summary", action="store_true", help="print the means of what there is")
     parser.add_argument("--work", type=Path, default=Path("results/bench"))
