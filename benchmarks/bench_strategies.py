@@ -39,7 +39,11 @@ from dcs_nas.strategies.derive import score_supernet
 from dcs_nas.strategies.job import run_search
 
 JUDGED, TEN = 60, "ten trainings"
-BILEVEL, SAMPLED = ["search.strategy=bilevel"], ["search.relaxation.kind=gumbel"]
+ALPHAS = [
+    "search.epochs=10", "search.warmup_epochs=2", "search.arch_lr=0.02", "search.validate_every=5",
+    "search.guard={eigenvalue_iterations: 0}",
+]  # fmt: skip
+BILEVEL, SAMPLED = ["search.strategy=bilevel", *ALPHAS], ["search.relaxation.kind=gumbel"]
 SEARCHES: dict[str, list[str]] = {
     "softmax": BILEVEL,
     "softmax, order 2": [*BILEVEL, "search.order=2"],
@@ -63,7 +67,13 @@ WITH_IMAGES: dict[str, list[str]] = {
     "proposals, evolved": [*PROPOSALS, "search.trials.proposals.draw=evolution"],
     "proposals, predictor": [*PROPOSALS, "search.trials.predictor.start=3"],
     "proposals, zero-cost": [*PROPOSALS, "search.trials.predictor.start=3", ZERO_COST],
-    "proposals, bilevel": ["search.strategy=proposals", FEW, *SAMPLED, "search.trials.proposals.supernet=bilevel"],
+    "proposals, bilevel": [
+        "search.strategy=proposals",
+        FEW,
+        *ALPHAS,
+        *SAMPLED,
+        "search.trials.proposals.supernet=bilevel",
+    ],
 }
 COLUMNS = ["strategy", "as_long_as", "seed", "seconds", "architecture", "mAP", "rank", "regret", "attention", "tau"]
 

@@ -7,17 +7,18 @@
 The cells of quality_cells, with attention on their outputs among the choices. Every genotype is trained from scratch
 three times by configs/search_quality.yaml, at the width whose parameters come nearest to --parameters, with seeds that
 no search has and that are the same for the cells of one seed, and scored on identities unseen in search and training;
-each training is a row. Searches by trials train at this size too, as many minutes as ``proposals`` took with the same
-seed. ``random`` are genotypes that nothing chose, one a seed and three beside; DARTS' published cell and plain
-convolutions have no attention. Resumable: rows that --out holds are kept, and what is finished in --work is used again.
---summary prints, per data set, means over searches with 95 % intervals, the differences from random, and of
-``proposals`` from the searches as long and from the cells given, each with its p, and over data sets the mean rank and
-the worst. A training that breaks off has no row.
+each training is a row, the first of all seeds before the second of any. Searches by trials train at this size too, as
+many minutes as ``proposals`` took with the same seed. ``random`` are genotypes that nothing chose, one a seed and three
+beside; DARTS' published cell and plain convolutions have no attention. Resumable: rows that --out holds are kept, and
+what is finished in --work is used again. --summary prints, per data set, means over searches with 95 % intervals, the
+differences from random, and of ``proposals`` from the searches as long and from the cells given, each with its p, and
+over data sets the mean rank and the worst. A training that breaks off has no row.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import time
@@ -111,14 +112,12 @@ def main() -> None:
         ]
         begin_table(arguments.out, "python benchmarks/search_quality.py", notes, COLUMNS)
     wanted = [name for name in (*SEARCHES, *AS_LONG, *GIVEN) if name in (arguments.only or name)]
-    for seed in arguments.seeds:
-        for data in arguments.data:
-            if not (arguments.work / data).is_dir():
-                _write_data(data, arguments)
-            for name in wanted:
-                for genotype, number in _genotypes(name, data, seed, arguments):
-                    for training in range(TRAININGS):
-                        _train(name, genotype, data, number, training, arguments)
+    for training, seed, data in itertools.product(range(TRAININGS), arguments.seeds, arguments.data):
+        if not (arguments.work / data).is_dir():
+            _write_data(data, arguments)
+        for name in wanted:
+            for genotype, number in _genotypes(name, data, seed, arguments):
+                _train(name, genotype, data, number, training, arguments)
     _summarize(read_rows(arguments.out))
 
 

@@ -28,6 +28,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from bench_strategies import BILEVEL
 from bench_table import DATA
 from measure import append_row, begin_table, read_rows, reference_file, shrink_by_noise
 from scipy.stats import kendalltau, rankdata
@@ -112,7 +113,7 @@ def _genotypes(count: int, *, extremes: bool = False) -> Patch:
 
 
 SUPERNETS: dict[str, tuple[list[str], Patch]] = {
-    "softmax, 10 epochs": (["search.strategy=bilevel"], _no_patch),
+    "softmax, 10 epochs": (BILEVEL, _no_patch),
     "paths, 1 epochs": (_epochs(1), _no_patch),
     "paths, 4 epochs": (_epochs(4), _no_patch),
     "paths, 12 epochs": (_epochs(12), _no_patch),

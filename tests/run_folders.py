@@ -81,7 +81,7 @@ def write_metrics(folder: Path, columns: tuple[str, ...], epochs: int) -> None:
 
 def searched(folder: Path, root: Path, *, epochs: int = 3) -> Path:
     """The folder of a finished search."""
-    run = start_run(folder, config(root, search={"space": "demo_cells", "epochs": epochs}))
+    run = start_run(folder, config(root, search={"strategy": "bilevel", "space": "demo_cells", "epochs": epochs}))
     found = genotypes(epochs)
     for epoch, genotype in enumerate(found):
         write_record(folder, epoch, genotype, weights(epoch))

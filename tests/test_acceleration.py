@@ -37,7 +37,9 @@ def _fresh() -> None:
 
 def _config(**trainer: str) -> Config:
     data = {"height": 32, "width": 16}
-    return Config.model_validate({"name": "c", "data": data, "search": {"space": "tiny"}, "trainer": trainer})
+    return Config.model_validate(
+        {"name": "c", "data": data, "search": {"strategy": "bilevel", "space": "tiny"}, "trainer": trainer}
+    )
 
 
 def _network() -> ReidNetwork:

@@ -140,13 +140,14 @@ def test_what_is_advised_for_a_training_works(changes: list[str], job: Path, tmp
         ({"space": "demo_cells", "order": 2, "hessian": "finite_difference"}, True),
         ({"space": "demo_cells", "order": 2}, False),
         ({"space": "demo_cells", "strategy": "nni.darts"}, False),
+        ({"space": "demo_cells", "strategy": "proposals"}, False),  # its supernet is searched by bilevel
         ({"space": "demo_cells", "checkpoint_activations": True}, False),
         ({"space": "demo_chain"}, True),
         ({"space": "osnet_ain"}, True),
     ],
 )
 def test_checkpoints_are_advised_only_where_they_are_accepted(search: dict[str, Any], advised: bool) -> None:
-    config = Config.model_validate({"name": "a", "search": search})
+    config = Config.model_validate({"name": "a", "search": {"strategy": "bilevel", **search}})
     with pytest.raises(TrainingError) as error, training_errors(config, "search"):
         raise MemoryError
     assert ("search.checkpoint_activations=true" in str(error.value)) == advised

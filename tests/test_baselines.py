@@ -42,7 +42,9 @@ name: tiny
 seed: 3
 data: {name: market1501, height: 24, width: 12, identities_per_batch: 4, images_per_identity: 4}
 augment: {pad: 2}
-search: {epochs: 2, arch_lr: 0.003, trials: {trials: 3, epochs: 1, population: 2, sample: 2, validation: 0.3}}
+search:
+  {strategy: bilevel, epochs: 2, arch_lr: 0.003,
+   trials: {trials: 3, epochs: 1, population: 2, sample: 2, validation: 0.3}}
 trainer: {accelerator: cpu, threads: 1}
 """
 BY_TRIALS = ["random", "nni.random", "nni.evolution"]
@@ -334,7 +336,7 @@ def test_nnis_sample_and_the_genotype_turn_into_each_other() -> None:
         ),
         (
             ["search.strategy=random", "search.cost={kind: flops, target: 1000}"],
-            "strategy random has no cost term; leave cost out, or search by bilevel",
+            "strategy random has no cost term; leave cost out, or set strategy to bilevel",
         ),
     ],
 )

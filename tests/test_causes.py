@@ -33,7 +33,9 @@ JOB = """
 name: tiny
 data: {name: folder, height: 32, width: 16, identities_per_batch: 2, images_per_identity: 2}
 augment: {pad: 2}
-search: {epochs: 1, guard: {eigenvalue_iterations: 0}, trials: {trials: 2, epochs: 1, validation: 0.4}}
+search:
+  {strategy: bilevel, epochs: 1, guard: {eigenvalue_iterations: 0},
+   trials: {trials: 2, epochs: 1, validation: 0.4}}
 retrain: {epochs: 1, warmup_epochs: 0}
 trainer: {accelerator: cpu, threads: 1}
 """

@@ -48,7 +48,7 @@ def test_a_chain_genotype_is_trained_and_loaded_again(people: Path, tmp_path: Pa
 
 def _searched(folder: Path, people: Path, space_file: Path, network: ReidNetwork) -> Path:
     """A run folder as a search leaves it, with the weights of ``network``."""
-    config = _config(people).model_copy(update={"search": SearchConfig(space=str(space_file))})
+    config = _config(people).model_copy(update={"search": SearchConfig(strategy="bilevel", space=str(space_file))})
     run = start_run(folder, config)
     state = {f"network.{name}": value for name, value in network.state_dict().items()}
     (run / "checkpoints").mkdir(exist_ok=True)
@@ -59,7 +59,7 @@ def _searched(folder: Path, people: Path, space_file: Path, network: ReidNetwork
 def test_a_network_inherits_from_the_supernet_of_a_search(people: Path, tmp_path: Path) -> None:
     space_file = tmp_path / "tiny.yaml"
     space_file.write_text(to_yaml(chain_space(STAGES)))
-    supernet = build_supernet(chain_space(STAGES), SearchConfig(space="tiny"), DATA, 5)
+    supernet = build_supernet(chain_space(STAGES), SearchConfig(strategy="bilevel", space="tiny"), DATA, 5)
     folder = _searched(tmp_path / "search", people, space_file, supernet)
     genotype = random_chain(chain_space(STAGES), 0)
     fixed = build_fixed(RetrainConfig(), DATA, 8, genotype)
@@ -80,7 +80,7 @@ def test_attention_of_a_width_that_is_drawn_late_is_trained_by_a_gpus_optimizers
     space_file = tmp_path / "tiny.yaml"
     stage = {"blocks": 1, "stride": 2, "widths": [4, 6, 8, 10], "kernels": [3], "attention": ["none", "harmonious"]}
     space_file.write_text(to_yaml(chain_space([stage])))
-    search = SearchConfig(space=str(space_file), epochs=2, relaxation={"kind": "gumbel_softmax"})
+    search = SearchConfig(strategy="bilevel", space=str(space_file), epochs=2, relaxation={"kind": "gumbel_softmax"})
     run_search(_config(people).model_copy(update={"search": search}), tmp_path / "run")
     rows = read_metrics(tmp_path / "run" / "metrics.csv")
     assert len(rows) == 2
@@ -134,4 +134,9 @@ def test_a_search_gets_the_supernet_of_a_chain_with_its_relaxation() -> None:
 )
 def test_what_only_cells_know_is_refused(settings: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        build_supernet(chain_space(STAGES), SearchConfig.model_validate({"space": "tiny", **settings}), DATA, 5)
+        build_supernet(
+            chain_space(STAGES),
+            SearchConfig.model_validate({"strategy": "bilevel", "space": "tiny", **settings}),
+            DATA,
+            5,
+        )

@@ -265,7 +265,11 @@ def test_what_a_cost_term_cannot_handle_is_refused() -> None:
 )
 def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as refused:
-        parse(Config, {"name": "a", "search": {"space": "demo_cells", "cost": settings}}, source="a.yaml")
+        parse(
+            Config,
+            {"name": "a", "search": {"strategy": "bilevel", "space": "demo_cells", "cost": settings}},
+            source="a.yaml",
+        )
     assert message in str(refused.value)
     assert str(refused.value).startswith(("a.yaml: search.cost", "a.yaml: unknown key 'search.cost.wieght'"))
 

@@ -116,7 +116,9 @@ def captures(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> list[nn.M
 def _config(**search: Any) -> Config:
     data = {"height": 64, "width": 32}
     trainer = {"compile": "cuda-graphs"}
-    return Config.model_validate({"name": "c", "data": data, "search": {"space": "x", **search}, "trainer": trainer})
+    return Config.model_validate(
+        {"name": "c", "data": data, "search": {"strategy": "bilevel", "space": "x", **search}, "trainer": trainer}
+    )
 
 
 def _network(space: str, device: torch.device, **search: Any) -> ReidNetwork:

@@ -41,7 +41,7 @@ seed: 5
 data: {name: market1501, height: 32, width: 16, identities_per_batch: 4, images_per_identity: 4}
 augment: {pad: 2, color_jitter: 0.5}
 loss: {ib_kind: ibb, ib_weight: 0.1, ib_grid: [4, 2], ib_temperature: auto}
-search: {epochs: 2, arch_lr: 0.1, validation: 0.25}
+search: {strategy: bilevel, epochs: 2, arch_lr: 0.1, validation: 0.25}
 retrain: {epochs: 1, warmup_epochs: 0}
 trainer: {accelerator: cpu, threads: 1}
 """

@@ -60,7 +60,7 @@ JOB: dict[str, Any] = {
     "data": {"name": "market1501", "height": 32, "width": 16, "identities_per_batch": 4, "images_per_identity": 4},
     "augment": {"pad": 0, "flip": 0, "erase": 0},
     "loss": {"ib_kind": "ibb", "ib_weight": 0.05, "ib_grid": [4, 2]},
-    "search": {"epochs": 2, "lr": 0.01, "arch_lr": 0.02},
+    "search": {"strategy": "bilevel", "epochs": 2, "lr": 0.01, "arch_lr": 0.02},
     "retrain": {"epochs": 2, "lr": 0.005, "warmup_epochs": 1, "validation": 0.3, "validate_every": 1},
     "trainer": {"accelerator": "cpu", "threads": 1},
 }

@@ -42,7 +42,7 @@ JOB = """
 name: own
 data: {name: synthetic, height: 32, width: 16, identities_per_batch: 4, images_per_identity: 2}
 augment: {pad: 2, erase: 0}
-search: {epochs: 1}
+search: {strategy: bilevel, epochs: 1}
 retrain: {epochs: 1, warmup_epochs: 0}
 trainer: {accelerator: cpu, threads: 1, loggers: []}
 extensions: [my_ops.py]

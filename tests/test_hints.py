@@ -17,7 +17,7 @@ from tests.command_line import refused, run_command
 
 CELLS = "cells: 2\nchannels: 4\nnodes: 1\nreductions: [1]\nstem: stride2\noperations: [skip_connect, avg_pool_3x3]\n"
 DATA = {"name": "market1501", "height": 32, "width": 16, "identities_per_batch": 4, "images_per_identity": 4}
-SEARCH = {"space": "cells.yaml", "epochs": 1, "guard": {"eigenvalue_iterations": 0}}
+SEARCH = {"strategy": "bilevel", "space": "cells.yaml", "epochs": 1, "guard": {"eigenvalue_iterations": 0}}
 RETRAIN = {"epochs": 1, "warmup_epochs": 0}
 JOB = {"name": "a", "data": DATA, "trainer": {"accelerator": "cpu", "threads": 1}}
 WAYS: dict[str, tuple[dict[str, object], list[str]]] = {

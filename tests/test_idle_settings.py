@@ -18,7 +18,7 @@ from dcs_nas.training.retrain_job import run_retraining
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 RETRAIN = "retrain: {backbone: resnet10_small, epochs: 1, warmup_epochs: 0}\n"
-SEARCH = "search: {space: SPACE, epochs: 1, guard: {gap: false, eigenvalue_iterations: 1}}\n"
+SEARCH = "search: {strategy: bilevel, space: SPACE, epochs: 1, guard: {gap: false, eigenvalue_iterations: 1}}\n"
 SPACE = "cells: 2\nchannels: 4\nnodes: 1\nreductions: [1]\nstem: stride2\noperations: [skip_connect, avg_pool_3x3]\n"
 JOB = """
 name: tiny

@@ -41,7 +41,7 @@ seed: 3
 data: {name: market1501, height: 32, width: 16, identities_per_batch: 4, images_per_identity: 2}
 augment: {pad: 2}
 loss: {ib_kind: ibb, ib_weight: 0.1, ib_grid: [4, 2], ib_temperature: auto}
-search: {epochs: 3, arch_lr: 0.1}
+search: {strategy: bilevel, epochs: 3, arch_lr: 0.1}
 retrain: {epochs: 3, lr: 0.005, warmup_epochs: 1}
 trainer: {accelerator: cpu, threads: 1}
 """

@@ -72,7 +72,7 @@ def test_searches_in_a_row_leave_nothing_behind_and_neither_do_those_that_fail(p
         "name": "row",
         "data": {"name": "market1501", "root": str(people), "height": 32, "width": 16, "identities_per_batch": 4},
         "loss": {"ib_kind": "ibb", "ib_weight": 0.1, "ib_temperature": "auto"},
-        "search": {"space": str(tmp_path / "space.yaml"), "epochs": 1},
+        "search": {"strategy": "bilevel", "space": str(tmp_path / "space.yaml"), "epochs": 1},
         "trainer": {"accelerator": "cpu", "threads": 1},
     }
     job["data"] |= {"images_per_identity": 4, "cache": str(tmp_path / "cache")}  # type: ignore[operator]

@@ -78,7 +78,7 @@ def test_a_run_keeps_every_path_as_it_is_from_any_folder(tmp_path: Path, monkeyp
     cost = {"kind": "latency", "latency_table": "table.yaml", "form": "multiplicative"}
     sections: dict[str, Any] = {
         "data": {"root": "~/a", "cache": "c", "also": [source], "test": source},
-        "search": {"space": "space.yaml", "cost": cost},
+        "search": {"strategy": "bilevel", "space": "space.yaml", "cost": cost},
         "retrain": {"weights": "w.pth"},
     }
     for changes in ({}, {"retrain": {"inherit": "run"}}):

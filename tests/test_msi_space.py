@@ -173,7 +173,9 @@ def test_the_fixed_network_equals_the_supernet_with_one_hot_weights(seed: int) -
 
 @pytest.mark.parametrize("kind", list(RELAXATIONS))
 def test_every_relaxation_searches_and_moves_every_alpha(kind: str) -> None:
-    search = SearchConfig.model_validate({"space": "tiny", "relaxation": {"kind": kind, "temperature": 5.0}})
+    search = SearchConfig.model_validate(
+        {"strategy": "bilevel", "space": "tiny", "relaxation": {"kind": kind, "temperature": 5.0}}
+    )
     network = build_supernet(tiny(), search, DataConfig(height=32, width=16), 5)
     for _ in range(8 if kind == "gumbel" else 1):  # which computes one candidate in each pass
         network(torch.randn(4, 3, 32, 16)).features.square().sum().backward()
@@ -310,7 +312,7 @@ def test_an_msi_space_is_searched_trained_scored_drawn_and_reported(
         f"data: {{name: market1501, root: {people}, height: 32, width: 16,\n"
         "  identities_per_batch: 3, images_per_identity: 2}\n"
         "trainer: {accelerator: cpu, threads: 1}\n"
-        f"search: {{space: {tmp_path / 'tiny.yaml'}, epochs: 1, identity_overlap: 0.4,\n"
+        f"search: {{strategy: bilevel, space: {tmp_path / 'tiny.yaml'}, epochs: 1, identity_overlap: 0.4,\n"
         "  memory: {levels: both, update: each}, cost: {kind: flops, target: 1e5},\n"
         "  guard: {eigenvalue_iterations: 0, gap: false}}\n"
         "retrain: {epochs: 1, warmup_epochs: 0, head: {parts: 2, parts_channels: 8, parts_from: cells.5}}\n"

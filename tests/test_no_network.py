@@ -85,7 +85,7 @@ def _job(tmp_path: Path) -> Path:
     job = {
         "name": "offline",
         "data": {"name": "synthetic", "root": str(tmp_path / "out" / "people"), "height": 32, "width": 16},
-        "search": {"space": str(tmp_path / "space.yaml"), "epochs": 1},
+        "search": {"strategy": "bilevel", "space": str(tmp_path / "space.yaml"), "epochs": 1},
         "retrain": {"epochs": 1, "warmup_epochs": 0},
         "trainer": {"accelerator": "cpu", "threads": 1},
     }

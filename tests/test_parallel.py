@@ -34,7 +34,13 @@ def job(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     data["data"] |= {"root": str(people), "cache": str(folder / "cache"), "images_per_identity": 4}
     data["augment"] = {"pad": 0, "flip": 0, "erase": 0}
     data["loss"] |= {"ib_weight": 0.05, "center_weight": 0.001}
-    data["search"] |= {"space": str(folder / "space.yaml"), "epochs": 2, "lr": 0.01, "arch_lr": 0.02}
+    data["search"] |= {
+        "strategy": "bilevel",
+        "space": str(folder / "space.yaml"),
+        "epochs": 2,
+        "lr": 0.01,
+        "arch_lr": 0.02,
+    }
     data["search"] |= {"relaxation": {"kind": "dirichlet", "anchor": 0.01}, "order": 2, "identity_overlap": 0.5}
     data["search"] |= {"cost": {"kind": "flops", "form": "multiplicative"}}
     (folder / "job.yaml").write_text(yaml.safe_dump(data))

@@ -185,7 +185,7 @@ def job(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "space.yaml").write_text(SPACE)
     data = yaml.safe_load(JOB)
     data["data"] |= {"root": str(people), "cache": str(folder / "cache"), "images_per_identity": 4}
-    data["search"] |= {"space": str(folder / "space.yaml"), "epochs": 1}
+    data["search"] |= {"strategy": "bilevel", "space": str(folder / "space.yaml"), "epochs": 1}
     data["retrain"] |= {"epochs": 1, "warmup_epochs": 0}
     (folder / "job.yaml").write_text(yaml.safe_dump(data))
     return folder / "job.yaml"

@@ -284,7 +284,7 @@ def test_both_norms_are_before_and_after_the_shortcut() -> None:
 
 
 def test_searches_build_the_supernets_and_bad_osnet_spaces_are_one_clear_line(tmp_path: Path) -> None:
-    search = SearchConfig(space="tiny", checkpoint_activations=True)
+    search = SearchConfig(strategy="bilevel", space="tiny", checkpoint_activations=True)
     assert isinstance(kind_of(TINY).supernet(TINY, TINY.network(32, 32), search), OSNetSupernet)
     assert kind_of(_units()).supernet(_units(), _units().network(32, 32), search).stages[1].checkpoint
     with pytest.raises(InputError, match="space 'tiny' got images of 64 x 16; expected at least 32 x 32"):

@@ -42,6 +42,7 @@ data: {name: market1501, height: 16, width: 8, identities_per_batch: 4, images_p
 augment: {pad: 2}
 loss: {ib_grid: [4, 2]}
 search:
+  strategy: bilevel
   epochs: 2
   arch_lr: 0.1
   validate_every: 1

@@ -262,7 +262,10 @@ def test_recorded_seconds_are_what_minutes_are_counted_in(shipped):
 @pytest.mark.parametrize(
     ("overrides", "problem"),
     [
-        (["search.trials.table=bench_cells"], "but strategy bilevel trains a supernet; leave it out, or choose"),
+        (
+            ["search.strategy=bilevel", "search.trials.table=bench_cells"],
+            "but strategy bilevel trains a supernet; leave it out, or choose",
+        ),
         (["search.strategy=random", "search.trials.table=bench_cells", "search.space=demo_cells"], "set both alike"),
         (
             ["search.strategy=random", "search.trials.table=bench"],

@@ -37,7 +37,8 @@ def test_a_third_kind_is_searched_trained_drawn_profiled_and_reported(
         f"name: third\nextensions: [{EXTENSION}]\n"
         f"data: {{name: market1501, root: {people}, height: 32, width: 16, identities_per_batch: 4}}\n"
         "trainer: {accelerator: cpu, threads: 1}\n"
-        f"search: {{space: {tmp_path / 'tiny.yaml'}, epochs: 1, warmup_epochs: 0, cost: {{kind: flops, target: 4}}}}\n"
+        f"search: {{strategy: bilevel, space: {tmp_path / 'tiny.yaml'}, epochs: 1,"
+        " warmup_epochs: 0, cost: {kind: flops, target: 4}}\n"
         "retrain: {epochs: 1, warmup_epochs: 0}\n"
     )
     search, trained = tmp_path / "search", tmp_path / "trained"

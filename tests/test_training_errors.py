@@ -32,7 +32,7 @@ def job(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "space.yaml").write_text(SPACE)
     data = yaml.safe_load(JOB)
     data["data"] |= {"root": str(people), "cache": str(folder / "cache")}
-    data["search"] |= {"space": str(folder / "space.yaml"), "epochs": 2}
+    data["search"] |= {"strategy": "bilevel", "space": str(folder / "space.yaml"), "epochs": 2}
     data["retrain"] |= {"epochs": 2, "backbone": "osnet_x1_0"}
     (folder / "job.yaml").write_text(yaml.safe_dump(data))
     return folder / "job.yaml"
@@ -168,7 +168,7 @@ def test_leaving_out_is_refused_where_nni_makes_the_steps(job: Path) -> None:
     [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("[enforce] DefaultCPUAllocator: no")],
 )
 def test_out_of_memory_names_the_settings_to_lower(job: Any, said: str, error: Exception) -> None:
-    config = Config.model_validate({"name": "m", "search": {"space": "demo_cells"}})
+    config = Config.model_validate({"name": "m", "search": {"strategy": "bilevel", "space": "demo_cells"}})
     with pytest.raises(TrainingError, match="out of memory; " + said), training_errors(config, job):
         raise error
     config = config.model_copy(update={"trainer": config.trainer.model_copy(update={"compile": "cuda-graphs"})})

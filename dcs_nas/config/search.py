@@ -353,7 +353,7 @@ class SearchConfig(Settings):
     strategy: Literal[
         "bilevel", "random", "evolution", "local", "predictor", "halving", "proposals",
         "nni.darts", "nni.gumbel", "nni.random", "nni.evolution",
-    ] = "bilevel"  # fmt: skip
+    ] = "proposals"  # fmt: skip
     """Search strategy: by a supernet (bilevel, and NNI's darts and gumbel), or by training one
     network after another (all others, of which proposals trains a supernet too)."""
     trials: TrialsConfig = TrialsConfig()
@@ -452,7 +452,7 @@ class SearchConfig(Settings):
     @model_validator(mode="after")
     def _check_strategy(self) -> SearchConfig:
         if self.strategy != "bilevel" and self.cost != CostConfig():
-            raise ValueError(f"strategy {self.strategy} has no cost term; leave cost out, or search by bilevel")
+            raise ValueError(f"strategy {self.strategy} has no cost term; leave cost out, or set strategy to bilevel")
         if self.trials.table is not None and self.strategy not in TRIAL_STRATEGIES:
             raise ValueError(
                 f"trials.table is '{self.trials.table}', but strategy {self.strategy} trains a supernet; leave it "
