@@ -50,7 +50,7 @@ SEARCHES: dict[str, list[str]] = {
     "gumbel + cost": [*BILEVEL, *SAMPLED, "search.cost={kind: parameters, form: multiplicative, beta: 0.1}"],
     "gumbel, retrieval": [*BILEVEL, *SAMPLED, "search.derivation=retrieval"],
 }
-FEW = "search.trials.predictor.start=4"  # of ten trainings
+FEW = "search.trials.predictor.start=3"  # of ten trainings
 ZERO_COST = "search.trials.evidence=[parameters,naswot,synflow,jacobian,gradient_norm]"
 PROPOSALS = ["search.strategy=proposals", "search.epochs=12", "search.trials.proposals.candidates=100"]
 TRIALS: dict[str, list[str]] = {

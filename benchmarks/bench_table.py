@@ -72,7 +72,7 @@ def main() -> None:
     began = time.time()
     for number, row in enumerate(_trained(missing, name, data, work, arguments.workers), start=1):
         with out.open("a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, COLUMNS).writerow(row)
+            csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(row)
         left = (time.time() - began) / number * (len(missing) - number) / 3600
         print(f"{number}/{len(missing)}, {left:.1f} h left: {row}", flush=True)
 

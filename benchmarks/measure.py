@@ -130,7 +130,7 @@ def begin_table(out: Path, command: str, notes: Sequence[str], columns: Sequence
 def append_row(out: Path, columns: Sequence[str], row: Mapping[str, Any]) -> None:
     """Append a row to a table that ``begin_table`` began."""
     with out.open("a", newline="", encoding="utf-8") as file:
-        csv.DictWriter(file, columns).writerow(row)
+        csv.DictWriter(file, columns, lineterminator="\n").writerow(row)
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

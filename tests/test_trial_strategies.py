@@ -27,10 +27,11 @@ from dcs_nas.space.table import SIZE, TABLES
 from dcs_nas.strategies import parallel
 from dcs_nas.strategies.job import STRATEGIES, run_search
 from dcs_nas.strategies.neighbors import Neighborhood, encode_choices
+from dcs_nas.strategies.predictor import PredictorSearch
 from dcs_nas.strategies.proposals import Proposals
-from dcs_nas.strategies.surrogate import encode_features, predict
+from dcs_nas.strategies.surrogate import Prediction, encode_features, expect_improvement, predict
 from dcs_nas.strategies.trial_strategy import TrialStrategy
-from dcs_nas.strategies.trials import Proposal, TrialFolder
+from dcs_nas.strategies.trials import Outcome, Proposal, Trial, TrialFolder
 from dcs_nas.training import loop
 from dcs_nas.training.checkpoints import load_checkpoint
 from tests.command_line import run_command
@@ -227,7 +228,7 @@ def test_cells_that_differ_in_the_order_of_their_nodes_have_one_identity() -> No
     assert first == same != other
 
 
-def test_the_gaussian_process_is_that_of_its_formula_and_both_models_order_what_they_know() -> None:
+def test_both_predictors_order_what_they_know() -> None:
     random = np.random.default_rng(0)
     features, weights = random.standard_normal((40, 6)), random.standard_normal(6)
     scores, unseen = features @ weights, random.standard_normal((60, 6))
@@ -242,6 +243,57 @@ def test_the_gaussian_process_is_that_of_its_formula_and_both_models_order_what_
     flat = predict(PredictorConfig(), features, np.zeros(40), unseen, seed=0)
     assert (flat.mean == 0).all()
     assert (flat.deviation == 1).all()
+
+
+def test_the_gaussian_process_is_that_of_its_formula() -> None:
+    random = np.random.default_rng(0)
+    features, scores, unseen = random.standard_normal((7, 3)), random.random(7), random.standard_normal((5, 3))
+    mean, spread = scores.mean(), scores.std()
+
+    def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return np.array([[np.exp(-((a - b) ** 2).sum() / 2) for b in y] for a in x])
+
+    inverse = np.linalg.inv(kernel(features, features) + 0.1 * np.eye(7))
+    cross = kernel(unseen, features)
+    found = predict(PredictorConfig(), features, scores, unseen, seed=0)
+    np.testing.assert_allclose(found.mean, mean + spread * cross @ inverse @ ((scores - mean) / spread), rtol=1e-6)
+    np.testing.assert_allclose(found.deviation, spread * np.sqrt(1 - np.diag(cross @ inverse @ cross.T)), rtol=1e-6)
+
+
+def test_the_expected_improvement_is_the_mean_of_what_draws_improve() -> None:
+    prediction = Prediction(np.array([0.2, 0.5, 0.8, 0.4, 0.9]), np.array([0.3, 0.1, 0.05, 0.0, 0.0]))
+    draws = prediction.mean + prediction.deviation * np.random.default_rng(0).standard_normal((400_000, 5))
+    expected = np.maximum(draws - 0.6, 0).mean(0)
+    np.testing.assert_allclose(expect_improvement(prediction, 0.6), expected, atol=3e-4)
+
+
+def test_a_pending_trial_counts_with_its_predicted_score(tables: Path) -> None:
+    strategy = PredictorSearch(on_table("bench_chain", "predictor"), lambda *_: None)
+    random = np.random.default_rng(0)
+    drawn = [strategy.proposal(genotype) for genotype in _draw(strategy, 60)]
+    for number, proposal in enumerate(drawn[:5]):
+        outcome = Outcome(score=float(random.random()), parameters=1, seconds=1)
+        strategy.observe(Trial(number=number, **proposal.model_dump(), **outcome.model_dump()))
+    rest = [proposal.genotype for proposal in drawn[5:]]
+    pending = strategy.choose_promising(5, rest, ())
+    rest.remove(pending.genotype)
+    unaware, aware = (strategy.choose_promising(6, rest, each) for each in ((), (pending,)))
+    assert aware != unaware
+    seen = [trial.genotype for trial in strategy.observed]
+    features = encode_features([encode_choices(each) for each in (*seen, pending.genotype, *rest)], [{}] * 60)
+    scores = np.array([trial.score for trial in strategy.observed])
+    mean, _ = predict(PredictorConfig(), features[:5], scores, features[5:6], seed=0)
+    strategy.observe(Trial(number=5, score=mean[0], parameters=1, seconds=1, **pending.model_dump()))
+    assert strategy.choose_promising(6, rest, ()) == aware
+
+
+def _draw(strategy: TrialStrategy, count: int) -> list[AnyGenotype]:
+    random, known = np.random.default_rng(1), dict[str, AnyGenotype]()
+    while len(known) < count:
+        genotype = strategy.draw(random, set(known))
+        assert genotype is not None
+        known[genotype.identity()] = genotype
+    return list(known.values())
 
 
 def test_features_are_encodings_and_ranks_of_equal_weight() -> None:

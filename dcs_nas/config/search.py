@@ -170,8 +170,8 @@ class LocalConfig(Settings):
 class PredictorConfig(Settings):
     """Search guided by a predictor of scores (as BANANAS, arXiv 1910.11858), fitted to all trials before each.
 
-    Half of the ``candidates`` are neighbours of the ``parents`` best trials, half are random. The one with the highest
-    draw from the predicted distributions is next (independent Thompson sampling, their section 3).
+    Half of the ``candidates`` are neighbours of the ``parents`` best trials, half are random. The one with the largest
+    expected improvement over the best trial is next (Jones, Schonlau, Welch, J. Global Optimization 13, 1998).
     """
 
     model: Literal["gaussian_process", "forest"] = "gaussian_process"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from dcs_nas.seeds import mix_seed
 from dcs_nas.space import AnyGenotype
 from dcs_nas.strategies.evidence import Evidence
 from dcs_nas.strategies.neighbors import encode_choices
-from dcs_nas.strategies.surrogate import encode_features, predict
+from dcs_nas.strategies.surrogate import encode_features, expect_improvement, predict
 from dcs_nas.strategies.trial_strategy import TrialStrategy
 from dcs_nas.strategies.trials import Proposal
 
@@ -32,7 +33,7 @@ class PredictorSearch(TrialStrategy):
         if number < self.settings.trials.predictor.start or not self.observed:
             return self.first(number, known)
         candidates = self.candidates(self.random(number), known)
-        return self.choose_promising(number, candidates) if candidates else None
+        return self.choose_promising(number, candidates, pending) if candidates else None
 
     def first(self, number: int, known: set[str]) -> Proposal | None:
         """Return one of the first trials, without the predictor."""
@@ -58,19 +59,24 @@ class PredictorSearch(TrialStrategy):
             candidates[new.identity()] = new
         return list(candidates.values())
 
-    def choose_promising(self, number: int, candidates: Sequence[AnyGenotype]) -> Proposal:
-        """Return the candidate with the highest draw from the predicted distributions."""
+    def choose_promising(self, number: int, candidates: Sequence[AnyGenotype], pending: Sequence[Proposal]) -> Proposal:
+        """Return the candidate of the largest expected improvement; pending trials count with their predicted scores.
+
+        So several processes do not train one neighbourhood (Ginsbourger, Le Riche, Carraro, 2010: kriging believer).
+        """
         evidence = [self.evidence(genotype) for genotype in candidates]
-        everything = [trial.genotype for trial in self.observed] + list(candidates)
+        trials = [*self.observed, *pending]
         features = encode_features(
-            [encode_choices(genotype) for genotype in everything],
-            [*(trial.evidence for trial in self.observed), *evidence],
+            [encode_choices(genotype) for genotype in (*(trial.genotype for trial in trials), *candidates)],
+            [*(trial.evidence for trial in trials), *evidence],
         )
-        scores, count = np.array([trial.score for trial in self.observed]), len(self.observed)
-        settings, seed = self.settings.trials.predictor, mix_seed(self.config.seed, 12, number)
-        mean, deviation = predict(settings, features[:count], scores, features[count:], seed=seed)
-        drawn = mean + deviation * np.random.default_rng(seed).standard_normal(len(mean))
-        return self.proposal(candidates[int(drawn.argmax())])
+        fit = partial(predict, self.settings.trials.predictor, seed=mix_seed(self.config.seed, 12, number))
+        scores, count = np.array([trial.score for trial in self.observed]), len(trials)
+        if pending:
+            mean, _ = fit(features[: len(scores)], scores, features[len(scores) : count])
+            scores = np.concatenate([scores, mean])
+        gains = expect_improvement(fit(features[:count], scores, features[count:]), float(scores.max()))
+        return self.proposal(candidates[int(gains.argmax())])
 
     def proposal(self, genotype: AnyGenotype) -> Proposal:
         """Return a genotype as a proposal, with its evidence."""

@@ -5,16 +5,17 @@ N trials, M candidates, F numbers of an encoding, E scores without training.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import rankdata
+from scipy.stats import norm, rankdata
 
 from dcs_nas.config import PredictorConfig
 
 _TREES = 200
+_LENGTH = 1.0
+_NOISE = 0.1
 
 
 class Prediction(NamedTuple):
@@ -29,8 +30,8 @@ def predict(
 ) -> Prediction:
     """Return the scores predicted for ``candidates`` (M, F + E) by ``features`` (N, F + E) and ``scores`` (N,).
 
-    ``gaussian_process``: c k(x, y) + noise with an RBF kernel k, its three parameters by maximum marginal likelihood.
-    ``forest``: the mean and the deviation of the trees.
+    ``gaussian_process``: an RBF kernel of length 1 and noise of a tenth of the scores' variance; both fixed, as they
+    proved better so than fitted to ten trials (docs/which_search.md). ``forest``: the mean and the deviation of trees.
     """
     if np.ptp(scores) == 0:
         return Prediction(np.full(len(candidates), scores[0]), np.ones(len(candidates)))
@@ -40,18 +41,11 @@ def predict(
 
 
 def _gaussian_process(features: np.ndarray, scores: np.ndarray, candidates: np.ndarray) -> Prediction:
-    from sklearn.exceptions import ConvergenceWarning
     from sklearn.gaussian_process import GaussianProcessRegressor
-    from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
+    from sklearn.gaussian_process.kernels import RBF
 
-    kernel = ConstantKernel(1.0, (1e-2, 1e2)) * RBF(1.0, (0.1, 10.0)) + WhiteKernel(0.1, (1e-4, 1e1))
-    process = GaussianProcessRegressor(kernel, normalize_y=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a parameter at its bound
-        process.fit(features, scores)
-    mean, deviation = process.predict(candidates, return_std=True)
-    noise = process.kernel_.k2.noise_level * np.var(scores)
-    return Prediction(mean, np.sqrt(np.maximum(deviation**2 - noise, 0)))
+    process = GaussianProcessRegressor(RBF(_LENGTH), alpha=_NOISE, optimizer=None, normalize_y=True)
+    return Prediction(*process.fit(features, scores).predict(candidates, return_std=True))
 
 
 def _forest(features: np.ndarray, scores: np.ndarray, candidates: np.ndarray, seed: int) -> Prediction:
@@ -61,6 +55,16 @@ def _forest(features: np.ndarray, scores: np.ndarray, candidates: np.ndarray, se
     forest.fit(features, scores)
     trees = np.array([tree.predict(candidates) for tree in forest.estimators_])
     return Prediction(trees.mean(0), trees.std(0))
+
+
+def expect_improvement(prediction: Prediction, best: float) -> np.ndarray:
+    """Return E max(score - best, 0) (M,) of normally distributed scores: s (z Phi(z) + phi(z)), z = (mean - best) / s.
+
+    Where s is 0 it is the mean's own improvement.
+    """
+    mean, deviation = prediction
+    z = (mean - best) / np.where(deviation > 0, deviation, 1)
+    return np.where(deviation > 0, deviation * (z * norm.cdf(z) + norm.pdf(z)), np.maximum(mean - best, 0))
 
 
 def encode_features(encodings: Sequence[np.ndarray], evidence: Sequence[Mapping[str, float]]) -> np.ndarray:
