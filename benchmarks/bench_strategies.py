@@ -96,7 +96,7 @@ def main() -> None:
         _begin(arguments)
     for seed in arguments.seeds:
         budgets = {TEN: 10 * statistics.mean(entry.seconds for entry in table)}
-        for name in filter(arguments.only.__contains__, SEARCHES):
+        for name in [name for name in SEARCHES if name in arguments.only]:
             row = _known(arguments.out, name, "", seed) or _search(name, seed, table, data, arguments)
             budgets[name] = float(row["seconds"])
         for budget, seconds in budgets.items():

@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from torch import nn
 
 from dcs_nas import api, extensions, registry
 from dcs_nas.cli import main
@@ -307,6 +308,16 @@ def test_an_own_attention_block_stands_on_outputs_and_on_edges(tmp_path: Path) -
     with pytest.raises(InputError, match=r"attention block 'gate' of .*own.py returns 4 x 7 x 5 for a map 4 x 6 x 4"):
         build_attention("gate", 4, 6, 4, kernel=2)
     assert ATTENTION.is_extension("gate")
+
+
+def test_an_own_operation_with_the_name_of_an_own_attention_block_stands_on_edges(tmp_path: Path) -> None:
+    text = _operation("both", "nn.AvgPool2d(3, stride, padding=1)") + (
+        "from dcs_nas.models.blocks import ATTENTION\n"
+        '@ATTENTION.register("both")\ndef block(channels, height, width):\n    return nn.Dropout()\n'
+    )
+    load_extensions([_write(tmp_path / "own.py", text)])
+    assert isinstance(build_operation("both", 4, 1, height=6, width=4, affine=True, max_nodes=8), nn.AvgPool2d)
+    assert isinstance(build_attention("both", 4, 6, 4), nn.Dropout)
 
 
 def test_an_own_operation_costs_what_its_layers_do(job: Path) -> None:

@@ -120,17 +120,10 @@ TORCHREID = IMAGENET | {
 # damo-cv/TransReID at dec5504, configs/Market/vit_base.yml, config/defaults.py, solver/, loss/make_loss.py.
 TRANSREID = (
     HALF
-    | P16K4
+    | STRONG
     | SOFT_MARGIN
     | {
         "seed": 1234,
-        "data.name": "market1501",
-        "data.height": 256,
-        "data.width": 128,
-        "data.sampler": "identity",
-        "augment.flip": 0.5,
-        "augment.pad": 10,
-        "augment.erase": 0.5,
         "augment.erase_area": pytest.approx(1 / 3, abs=1e-4),  # timm.data.random_erasing
         "augment.erase_fill": "noise",  # mode pixel
         "loss.label_smoothing": 0,  # IF_LABELSMOOTH off

@@ -135,7 +135,7 @@ def build_operation(
     Raises:
         InputError: an unknown name, or an operation of a user's own that does not do what ``Operation`` says.
     """
-    if name in ATTENTION:
+    if name in ATTENTION and not OPERATIONS.is_extension(name):
         return _attention(name, channels, stride, height=height, width=width, affine=affine, max_nodes=max_nodes)
     make = partial(OPERATIONS[name], channels, stride, height=height, width=width, affine=affine)
     if not OPERATIONS.is_extension(name):

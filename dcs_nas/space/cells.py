@@ -346,7 +346,8 @@ def edge_index(node: int, source: int) -> int:
 def cells_weights(structure: CellStructure, network: NetworkSpec, *, edges: int) -> int:
     """Return a lower bound of the number of weights of cells with every candidate on each of ``edges`` edges.
 
-    Counted are the 1x1 convolutions before a cell, two C x C maps for each candidate, and relations of positions.
+    Counted are the 1x1 convolutions before a cell, two C x C maps for each candidate, and relations of positions on
+    maps that are not pooled.
     """
     channels, stride = network.channels, _STEM_STRIDE[network.stem]
     positions = -(-network.height // stride) * -(-network.width // stride)
@@ -355,7 +356,8 @@ def cells_weights(structure: CellStructure, network: NetworkSpec, *, edges: int)
     for i in range(network.cells):
         if network.kind(i) == "reduce":
             channels, positions = 2 * channels, -(-positions // 4)
-        related = positions if positions <= (structure.max_nodes or positions) else 0
+        pooled = structure.max_nodes is not None and positions > structure.max_nodes
+        related = 0 if pooled else positions
         total += (before + last) * channels
         total += edges * _count_candidate_weights(structure.operations, channels, related)
         before, last = last, structure.nodes * channels
