@@ -57,7 +57,8 @@ TRIALS: dict[str, list[str]] = {
     "random": ["search.strategy=random"],
     "evolution": ["search.strategy=evolution", "search.trials.population=5", "search.trials.sample=3"],
     "local": ["search.strategy=local", "search.trials.local.start=3"],
-    "predictor": ["search.strategy=predictor", FEW],
+    "predictor": ["search.strategy=predictor"],
+    "predictor, whole trainings": ["search.strategy=predictor", FEW, "search.trials.predictor.share=1"],
     "halving": ["search.strategy=halving"],
     "nni.evolution": ["search.strategy=nni.evolution"],
 }

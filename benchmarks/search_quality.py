@@ -83,6 +83,7 @@ SEARCHES: dict[str, list[str]] = {
 }
 AS_LONG: dict[str, list[str]] = {
     "NNI evolution": ["search.strategy=nni.evolution", MANY, "search.trials.population=5", "search.trials.sample=3"],
+    "predictor": ["search.strategy=predictor", MANY, "search.trials.epochs=8"],
     "halving": ["search.strategy=halving", MANY],
     "local": ["search.strategy=local", MANY, "search.trials.local.start=3"],
 }

@@ -90,7 +90,8 @@ FACTORS: dict[str, list[str]] = {
 }  # fmt: skip
 # They train by the same code as random, nni.darts and nni.random, and so share their pairs.
 ALIKE = [
-    "evolution", "local", "predictor", "predictor search.trials.evidence=[naswot,synflow,jacobian,gradient_norm]",
+    "evolution", "local", "predictor search.trials.epochs=4", "predictor search.trials.predictor.share=1",
+    "predictor search.trials.epochs=4 search.trials.evidence=[naswot,synflow,jacobian,gradient_norm]",
     "halving search.trials.epochs=2 search.trials.halving.rungs=2", "proposals", "nni.gumbel", "nni.evolution",
 ]  # fmt: skip
 OF_DERIVATION = ("search.derivation", "search.guard", "search.choose")

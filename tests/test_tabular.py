@@ -231,7 +231,7 @@ def test_the_command_refuses_what_it_cannot_show(arguments, problem, shipped, ca
 
 @pytest.mark.parametrize("strategy", ["random", "evolution", "local", "predictor", "nni.random", "nni.evolution"])
 def test_strategies_of_trials_read_a_table_at_its_own_cost_and_need_no_data(strategy, shipped):
-    settings = ["trials.table=bench_cells", "trials.trials=40", f"strategy={strategy}"]
+    settings = ["trials.table=bench_cells", "trials.trials=40", f"strategy={strategy}", "trials.predictor.share=1"]
     config = load_config(find_shipped_file("configs", "bench_cells"), [f"search.{setting}" for setting in settings])
     found = api.tabular("bench_cells")
     genotype = run_search(config, shipped / "run")

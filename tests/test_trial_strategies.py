@@ -169,6 +169,76 @@ def test_halving_trains_to_each_rung_what_was_best_on_the_one_before(tables: Pat
     assert rows[-1]["spent"] == pytest.approx(sum(t["seconds"] for t in trials), abs=0.5)
 
 
+@pytest.mark.parametrize("minutes", ["null", "0.2"])
+def test_the_predictor_trains_shortly_and_the_best_to_the_end(minutes: str, tables: Path, caplog: Any) -> None:
+    """A short training takes 0.625 seconds, its rest 1.875; proposals take some more of the 12 seconds."""
+    config = on_table("bench_cells", "predictor", f"trials.minutes={minutes}", "trials.predictor.finish=3")
+    run_search(config, tables / "run")
+    trials = trials_of(tables / "run")
+    short, finished = trials[:-3], trials[-3:]
+    assert {(t["share"], t["continues"], t["seconds"]) for t in short} == {(0.25, None, 2.5 / 4)}
+    assert {(t["share"], t["after"], t["seconds"]) for t in finished} == {(1.0, 0.25, 2.5 * 3 / 4)}
+    best = sorted(short, key=lambda t: (-t["score"], t["number"]))[:3]
+    assert [t["continues"] for t in finished] == [t["number"] for t in best]
+    spent = read_metrics(tables / "run/metrics.csv")[-1]["spent"]
+    if minutes == "null":
+        assert len(short) == 16
+    else:  # as many as leave the time for three
+        assert 4 <= len(short) <= 11
+        assert spent < 12 + 2.5
+        assert spent > 12 - 2.5
+    assert "no more new genotypes" not in caplog.text
+    first = max(finished, key=lambda t: t["score"])
+    assert load_genotype(tables / "run/genotype.yaml") == load_genotype(
+        tables / f"run/trials/{first['number']:03d}/trial.yaml"
+    )
+
+
+def test_the_predictor_finishes_what_it_has_where_a_space_is_exhausted(
+    job: Job, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three genotypes of a space of four break down or are tried; the best of the others is trained to the end."""
+
+    def train(self: PredictorSearch, number: int, proposal: Any, *_: object) -> float:
+        if number == 1:
+            raise TrainingError("it broke down")
+        return 0.1 + 0.01 * number + (0.5 if proposal.share == 1 else 0)
+
+    def candidates(self: PredictorSearch, random: np.random.Generator, known: set[str]) -> list[Any]:
+        return [new] if len(known) < 3 and (new := self.draw(random, known)) else []
+
+    monkeypatch.setattr(PredictorSearch, "_train", train)
+    monkeypatch.setattr(PredictorSearch, "candidates", candidates)
+    run_search(job("predictor", "search.trials.predictor.finish=5"), tmp_path / "run")
+    trials = trials_of(tmp_path / "run")
+    assert [(t["share"], t["continues"]) for t in trials] == [(0.25, None)] * 3 + [(1.0, 2), (1.0, 0)]
+    assert "found no more new genotypes after 3 trials" in caplog.text
+
+
+def test_best_trials_wait_for_short_ones_of_other_processes(job: Job) -> None:
+    strategy = PredictorSearch(job("predictor"), lambda *_: None)
+    short = [strategy.propose(number, ()) for number in range(2)]
+    for number, proposal in enumerate(short):
+        assert proposal is not None
+        outcome = {"score": 0.2 + 0.1 * number, "parameters": 1, "seconds": 1.0}
+        strategy.observe(Trial(**dict(proposal), **outcome, number=number))
+    third = strategy.propose(2, ())
+    assert third is not None
+    fourth = strategy.propose(3, [third])
+    assert fourth is not None
+    assert fourth.genotype.identity() != third.genotype.identity()
+    assert strategy.propose(4, [third, fourth]) is None
+    for number, proposal in enumerate((third, fourth), start=2):
+        strategy.observe(Trial(**dict(proposal), score=0.05, parameters=1, seconds=1.0, number=number))
+    first = strategy.propose(4, ())
+    assert first is not None
+    assert (first.continues, first.after, first.share) == (1, 0.25, 1.0)
+    second = strategy.propose(5, [first])
+    assert second is not None
+    assert second.continues == 0
+    assert strategy.propose(6, [first, second]) is None
+
+
 def test_local_search_climbs_by_single_changes_and_starts_anew_at_the_top(tables: Path) -> None:
     for neighbors in ("first", "all"):
         folder = tables / neighbors
@@ -335,12 +405,13 @@ BY_TRAINING = [name for name in STRATEGIES if "nni" not in name and name != "bil
 
 @pytest.mark.parametrize(("strategy", "space"), list(zip(BY_TRAINING, itertools.cycle(["cells", "chain"]))))
 def test_every_strategy_trains(strategy: str, space: str, job: Job, tmp_path: Path) -> None:
-    few = ["search.trials.epochs=4" if strategy == "halving" else "search.trials.epochs=1", "search.epochs=1"]
+    staged = strategy in ("halving", "predictor")
+    few = ["search.trials.epochs=4" if staged else "search.trials.epochs=1", "search.epochs=1"]
     evidence = ["search.trials.evidence=[parameters,naswot,synflow,jacobian,gradient_norm]"]
     found = run_search(job(strategy, *few, *evidence, space=space), tmp_path / "run")
     trials = trials_of(tmp_path / "run")
     assert found.kind == space
-    assert len(trials) == 4 or strategy == "halving"
+    assert len(trials) == {"predictor": 4 + 2}.get(strategy, 4) or strategy == "halving"
     assert not list(tmp_path.glob("run/trials/*/checkpoints"))
     rows = read_metrics(tmp_path / "run" / "metrics.csv")
     spent = sum(trial["seconds"] + trial["proposal_seconds"] for trial in trials)
@@ -571,6 +642,8 @@ def test_a_search_of_one_process_continues_with_workers_as_processes_of_their_ow
         ("halving", "trials.halving.rungs=4", "begins with 1/8 of the epochs, but a table has scores after a quarter"),
         ("halving", "trials.halving.factor=3", "begins with 1/9 of the epochs, but a table has"),
         ("halving", "trials.table=null trials.epochs=3", "begins with 1/4 of 3 epochs, less than one; raise trials.ep"),
+        ("predictor", "trials.predictor.share=0.3", "share is 0.3, but a table has scores after a quarter, half and a"),
+        ("predictor", "trials.table=null trials.epochs=3", "share 0.25 of 3 epochs is less than one epoch; raise tr"),
         ("predictor", "trials.evidence=[nas_wot]", "trials.evidence.0: .*'naswot'.*found 'nas_wot'"),
         ("random", "trials.parameters=9", "trials.parameters is 9, but trials.table is 'bench_cells', whose networks"),
         ("genetic", "trials.trials=16", "strategy: .*'evolution'.*found 'genetic'"),

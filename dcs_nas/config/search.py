@@ -171,7 +171,9 @@ class PredictorConfig(Settings):
     """Search guided by a predictor of scores (as BANANAS, arXiv 1910.11858), fitted to all trials before each.
 
     Half of the ``candidates`` are neighbours of the ``parents`` best trials, half are random. The one with the largest
-    expected improvement over the best trial is next (Jones, Schonlau, Welch, J. Global Optimization 13, 1998).
+    expected improvement over the best trial is next (Jones, Schonlau, Welch, J. Global Optimization 13, 1998). It is
+    trained for ``share`` of the epochs of a trial, and the ``finish`` best continue to the end, as in model-based
+    successive halving (Klein et al., arXiv 2003.10865).
     """
 
     model: Literal["gaussian_process", "forest"] = "gaussian_process"
@@ -182,6 +184,10 @@ class PredictorConfig(Settings):
     """Untrained genotypes to choose from."""
     parents: int = Field(default=5, ge=1, le=10_000)
     """Best trials whose neighbours are candidates."""
+    share: float = Field(default=0.25, gt=0, le=1)
+    """Share of a trial's epochs after which the predictor learns its score; 1 for whole trainings alone."""
+    finish: int = Field(default=2, ge=1, le=10_000)
+    """Best trials that are trained to the end, where ``share`` is below 1."""
 
 
 class HalvingConfig(Settings):
@@ -490,7 +496,22 @@ class SearchConfig(Settings):
             )
         if self.strategy == "halving":
             self._check_rungs()
+        if self.strategy == "predictor":
+            self._check_share()
         return self
+
+    def _check_share(self) -> None:
+        share, trials = self.trials.predictor.share, self.trials
+        if trials.table is not None and share not in (0.25, 0.5, 1):
+            raise ValueError(
+                f"trials.predictor.share is {share:g}, but a table has scores after a quarter, half and all of the "
+                "epochs; set it to 0.25, 0.5 or 1"
+            )
+        if trials.table is None and share * trials.epochs < 1:
+            raise ValueError(
+                f"trials.predictor.share {share:g} of {trials.epochs} epochs is less than one epoch; raise "
+                "trials.epochs or trials.predictor.share"
+            )
 
     def _check_rungs(self) -> None:
         halving, trials = self.trials.halving, self.trials

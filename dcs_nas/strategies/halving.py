@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dcs_nas.strategies.trial_strategy import TrialStrategy
-from dcs_nas.strategies.trials import Proposal, Trial
+from dcs_nas.strategies.trials import Proposal, continue_trial
 
 
 class Halving(TrialStrategy):
@@ -27,13 +27,9 @@ class Halving(TrialStrategy):
             promoted |= {p.continues for p in pending if p.share == next_share and p.continues is not None}
             for trial in ended[: len(ended) // halving.factor]:
                 if trial.first not in promoted and not trial.problem:
-                    return _promote(trial, next_share)
+                    return continue_trial(trial, next_share)
         drawn = sum(each.continues is None for each in (*self.observed, *pending))
         if drawn == self.settings.trials.trials:
             return None
         proposal = self.draw_new(number, pending)
         return None if proposal is None else proposal.model_copy(update={"share": halving.share(0)})
-
-
-def _promote(trial: Trial, share: float) -> Proposal:
-    return Proposal(genotype=trial.genotype, share=share, after=trial.share, continues=trial.first)

@@ -1,4 +1,4 @@
-"""The strategy ``predictor``: a predictor of scores chooses among untried genotypes (as BANANAS, arXiv 1910.11858)."""
+"""The strategy ``predictor``: a predictor of scores chooses what is trained shortly, and the best are trained on."""
 
 from __future__ import annotations
 
@@ -13,22 +13,64 @@ from dcs_nas.strategies.evidence import Evidence
 from dcs_nas.strategies.neighbors import encode_choices
 from dcs_nas.strategies.surrogate import encode_features, expect_improvement, predict
 from dcs_nas.strategies.trial_strategy import TrialStrategy
-from dcs_nas.strategies.trials import Proposal
+from dcs_nas.strategies.trials import Proposal, continue_trial
 
 
 class PredictorSearch(TrialStrategy):
     """Train the most promising genotype by a predictor that learns from encodings and evidence of earlier trials.
 
-    BANANAS with a Gaussian process or trees in place of its ensemble of networks, and the adjacency encoding.
+    BANANAS (arXiv 1910.11858) with a Gaussian process or trees in place of its ensemble of networks, and the adjacency
+    encoding. Trials are trained for ``predictor.share`` of the epochs; when all have ended, or the minutes left are
+    those that it takes, the ``predictor.finish`` best continue to the end.
     """
 
     _evidence: Evidence | None = None
+
+    @property
+    def share(self) -> float:
+        """The share of the epochs that a new genotype is trained for."""
+        return self.settings.trials.predictor.share
+
+    @property
+    def most(self) -> int:
+        trials = self.settings.trials
+        return trials.trials + (min(trials.predictor.finish, trials.trials) if self.share < 1 else 0)
 
     @property
     def needs_images(self) -> bool:
         return bool(self.settings.trials.evidence)
 
     def propose(self, number: int, pending: Sequence[Proposal]) -> Proposal | None:
+        if self.share < 1 and self._finishes(pending):
+            return self._finish(pending)
+        proposal = self.propose_new(number, pending)
+        if proposal is None:
+            return self._finish(pending) if self.share < 1 else None
+        return proposal.model_copy(update={"share": self.share})
+
+    def _finishes(self, pending: Sequence[Proposal]) -> bool:
+        """Return whether no new genotype is to be trained: all have been, or the minutes left are for the best."""
+        trials, begun = self.settings.trials, [*self.observed, *pending]
+        if any(each.continues is not None for each in begun):
+            return True
+        if trials.minutes is not None and self.observed:
+            rest = trials.predictor.finish * (1 / self.share - 1)
+            seconds = np.array([(trial.seconds, trial.proposal_seconds) for trial in self.observed])
+            self.in_time = seconds.sum() + rest * seconds[:, 0].mean() < 60 * trials.minutes
+        return not self.in_time or len(begun) == trials.trials
+
+    def _finish(self, pending: Sequence[Proposal]) -> Proposal | None:
+        """Return the best trial that has not been continued, up to ``predictor.finish``, when all short ones ended."""
+        if any(proposal.continues is None for proposal in pending):
+            return None
+        continued = {each.continues for each in (*self.observed, *pending)} - {None}
+        left = [t for t in self.observed if t.continues is None and t.number not in continued and not t.problem]
+        if not left or len(continued) >= self.settings.trials.predictor.finish:
+            return None
+        return continue_trial(max(left, key=self.rate), 1.0)
+
+    def propose_new(self, number: int, pending: Sequence[Proposal]) -> Proposal | None:
+        """Return the proposal of a genotype that has not been tried."""
         known = self.list_known(pending)
         if number < self.settings.trials.predictor.start or not self.observed:
             return self.first(number, known)

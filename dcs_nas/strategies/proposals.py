@@ -99,6 +99,10 @@ class Proposals(PredictorSearch):
     def needs_images(self) -> bool:
         return True
 
+    @property
+    def share(self) -> float:
+        return 1.0
+
     def begin(self, run: RunFolder) -> None:
         self._run, file = run, run / "pool.yaml"
         if not file.is_file():

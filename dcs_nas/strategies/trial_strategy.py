@@ -38,6 +38,8 @@ class TrialStrategy(Strategy):
 
     preparation_seconds = 0.0
     """What ``begin`` took, or had taken before the search was interrupted."""
+    in_time = True
+    """False once a strategy draws no new genotypes because of ``search.trials.minutes``."""
 
     def __init__(self, config: Config, progress: ReadProgress) -> None:
         super().__init__(on_one_device(config))
@@ -114,7 +116,7 @@ class TrialStrategy(Strategy):
                 trials.end(trial)
                 self.observe(trial)
         drawn = sum(trial.continues is None for trial in trials.done)
-        if trials.may_begin() and drawn < self.settings.trials.trials:
+        if self.in_time and trials.may_begin() and drawn < self.settings.trials.trials:
             log.warning("%s found no more new genotypes after %d trials", self.settings.strategy, drawn)
         trials.remove_checkpoints()
         return self.best().genotype

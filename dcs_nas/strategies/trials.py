@@ -73,6 +73,13 @@ class Trial(Proposal, Outcome):
         return self.number if self.continues is None else self.continues
 
 
+def continue_trial(trial: Trial, share: float) -> Proposal:
+    """Return the proposal that trains a trial's network on, up to ``share`` of the epochs."""
+    return Proposal(
+        genotype=trial.genotype, share=share, after=trial.share, continues=trial.first, evidence=trial.evidence
+    )
+
+
 Rate = Callable[[Trial], tuple[float, float]]
 
 
