@@ -136,6 +136,7 @@ def test_every_row_of_the_table_is_in_this_sweep_or_concerns_the_strategy_or_a_g
         ("retrain.backbone_options", "retrain.backbone"),
         ("search.trials.validation", "search.validation"),
         ("search.trials.epochs", "search.trials.table"),
+        ("search.trials.predictor.finish", "search.trials.predictor.share"),
     ]
 
 

@@ -194,6 +194,13 @@ def test_the_predictor_trains_shortly_and_the_best_to_the_end(minutes: str, tabl
     )
 
 
+def test_a_predictor_of_whole_trainings_has_none_to_finish(tables: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole = "trials.predictor.share=1"
+    run_search(on_table("bench_chain", "predictor", whole, "trials.predictor.finish=5"), tables / "run")
+    assert "search.trials.predictor.finish has no effect: search.trials.predictor.share is 1" in caplog.text
+    assert [(t["share"], t["continues"], t["seconds"]) for t in trials_of(tables / "run")] == [(1.0, None, 2.5)] * 16
+
+
 def test_the_predictor_finishes_what_it_has_where_a_space_is_exhausted(
     job: Job, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
