@@ -48,16 +48,20 @@ class PredictorSearch(TrialStrategy):
             return self._finish(pending) if self.share < 1 else None
         return proposal.model_copy(update={"share": self.share})
 
+    @property
+    def in_time(self) -> bool:
+        trials = self.settings.trials
+        if trials.minutes is None or not self.observed:
+            return True
+        training, proposing = np.array([(trial.seconds, trial.proposal_seconds) for trial in self.observed]).T
+        rest = trials.predictor.finish * (1 / self.share - 1) * training.mean()  # of the best
+        return bool(training.sum() + proposing.sum() + rest < 60 * trials.minutes)
+
     def _finishes(self, pending: Sequence[Proposal]) -> bool:
         """Return whether no new genotype is to be trained: all have been, or the minutes left are for the best."""
-        trials, begun = self.settings.trials, [*self.observed, *pending]
-        if any(each.continues is not None for each in begun):
-            return True
-        if trials.minutes is not None and self.observed:
-            rest = trials.predictor.finish * (1 / self.share - 1)
-            seconds = np.array([(trial.seconds, trial.proposal_seconds) for trial in self.observed])
-            self.in_time = seconds.sum() + rest * seconds[:, 0].mean() < 60 * trials.minutes
-        return not self.in_time or len(begun) == trials.trials
+        begun = [*self.observed, *pending]
+        continued = any(each.continues is not None for each in begun)
+        return continued or not self.in_time or len(begun) == self.settings.trials.trials
 
     def _finish(self, pending: Sequence[Proposal]) -> Proposal | None:
         """Return the best trial that has not been continued, up to ``predictor.finish``, when all short ones ended."""

@@ -38,8 +38,6 @@ class TrialStrategy(Strategy):
 
     preparation_seconds = 0.0
     """What ``begin`` took, or had taken before the search was interrupted."""
-    in_time = True
-    """False once a strategy draws no new genotypes because of ``search.trials.minutes``."""
 
     def __init__(self, config: Config, progress: ReadProgress) -> None:
         super().__init__(on_one_device(config))
@@ -70,6 +68,11 @@ class TrialStrategy(Strategy):
     def needs_images(self) -> bool:
         """True if the strategy reads images even with a table in place of trainings."""
         return False
+
+    @property
+    def in_time(self) -> bool:
+        """False where ``search.trials.minutes`` leave none for a new genotype, but for other trials."""
+        return True
 
     @property
     def most(self) -> int:
