@@ -51,19 +51,21 @@ SEARCHES: dict[str, list[str]] = {
     "gumbel, retrieval": [*BILEVEL, *SAMPLED, "search.derivation=retrieval"],
 }
 FEW = "search.trials.predictor.start=3"  # of ten trainings
+EVOLUTION = ["search.trials.population=5", "search.trials.sample=3"]
 ZERO_COST = "search.trials.evidence=[parameters,naswot,synflow,jacobian,gradient_norm]"
 PROPOSALS = ["search.strategy=proposals", "search.epochs=12", "search.trials.proposals.candidates=100"]
 TRIALS: dict[str, list[str]] = {
     "random": ["search.strategy=random"],
-    "evolution": ["search.strategy=evolution", "search.trials.population=5", "search.trials.sample=3"],
+    "evolution": ["search.strategy=evolution", *EVOLUTION],
     "local": ["search.strategy=local", "search.trials.local.start=3"],
     "predictor": ["search.strategy=predictor"],
     "predictor, whole trainings": ["search.strategy=predictor", FEW, "search.trials.predictor.share=1"],
     "halving": ["search.strategy=halving"],
-    "nni.evolution": ["search.strategy=nni.evolution"],
+    "nni.evolution": ["search.strategy=nni.evolution", *EVOLUTION],
+    "nni.evolution, population 10": ["search.strategy=nni.evolution"],
 }
 WITH_IMAGES: dict[str, list[str]] = {
-    "predictor, zero-cost": ["search.strategy=predictor", FEW, ZERO_COST],
+    "predictor, zero-cost": ["search.strategy=predictor", ZERO_COST],
     "proposals": PROPOSALS,
     "proposals, evolved": [*PROPOSALS, "search.trials.proposals.draw=evolution"],
     "proposals, predictor": [*PROPOSALS, "search.trials.predictor.start=3"],

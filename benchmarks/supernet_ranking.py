@@ -269,6 +269,17 @@ def _ceiling(judged: list[Entry], single: float, *, draws: int = 500) -> float:
     return statistics.mean(_tau(true, true + random.normal(0, noise, len(true))) for _ in range(draws))
 
 
+def _tau_of_one(judged: list[Entry], column: str) -> float:
+    """Return the mean tau of a column of one training with the mean mAP of the trainings with other seeds."""
+    seeds = sorted(set.intersection(*(set(entry.trainings) for entry in judged)))
+    taus = []
+    for seed in seeds:
+        own = np.array([getattr(entry.trainings[seed], column) for entry in judged])
+        others = [statistics.mean(entry.trainings[o].mAP for o in seeds if o != seed) for entry in judged]
+        taus.append(_tau(own, np.array(others)))
+    return statistics.mean(taus)
+
+
 def _summarize(rows: list[dict[str, str]], judged: list[Entry], noise: float) -> None:
     """Print the mean tau of each score, alone and joined to others by mean ranks.
 
@@ -281,7 +292,8 @@ def _summarize(rows: list[dict[str, str]], judged: list[Entry], noise: float) ->
     quarter = rankdata([entry.trainings[0].quarter_mAP for entry in judged])
     norms = by_name.get("gradient_norm", [])
     print(f"the true order, for the noise of the table's scores: {_ceiling(judged, noise):.2f} (simulated)")
-    print(f"a quarter of a training: {_tau(quarter, truth):.2f}")
+    for name in ("validation_mAP", "half_mAP", "quarter_mAP"):
+        print(f"{name} of one training, against the mAP of the others: tau {_tau_of_one(judged, name):.2f}")
     for name, ranks in by_name.items():
         own = [row for row in rows if row["score"] == name]
         seconds = statistics.mean(float(row["train_seconds"]) for row in own)

@@ -154,8 +154,9 @@ def test_one_shot_strategies_train_nnis_own_cells_and_move_their_alphas(
     strategy: str, job: Job, finished: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Any] = []
-    monkeypatch.setattr(nni_strategies, "fit", lambda trainer, module, loaders, run: seen.append(module))
-    run_search(job(strategy=strategy), tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(nni_strategies, "fit", lambda trainer, module, loaders, run: seen.append(module))
+        run_search(job(strategy=strategy), tmp_path / "run")
     (module,) = seen
     assert type(module).__module__ == "nni.nas.oneshot.pytorch.differentiable"
     kinds = Counter(type(m) for m in module.supernet_modules())

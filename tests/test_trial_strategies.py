@@ -169,29 +169,100 @@ def test_halving_trains_to_each_rung_what_was_best_on_the_one_before(tables: Pat
     assert rows[-1]["spent"] == pytest.approx(sum(t["seconds"] for t in trials), abs=0.5)
 
 
-@pytest.mark.parametrize("minutes", ["null", "0.2"])
-def test_the_predictor_trains_shortly_and_the_best_to_the_end(minutes: str, tables: Path, caplog: Any) -> None:
-    """A short training takes 0.625 seconds, its rest 1.875; proposals take some more of the 12 seconds."""
-    config = on_table("bench_cells", "predictor", f"trials.minutes={minutes}", "trials.predictor.finish=3")
+@pytest.mark.parametrize(("minutes", "finish", "new"), [("null", 3, 16), ("0.2", 3, 10), ("0.2", 12, 5)])
+def test_the_predictor_trains_briefly_and_the_best_to_the_end(
+    minutes: str, finish: int, new: int, tables: Path, caplog: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 12 seconds a quarter of a training takes 0.625, its rest 1.875; proposals count nothing here."""
+    monkeypatch.setattr(TrialStrategy, "clock", lambda self: 0.0)
+    config = on_table("bench_cells", "predictor", f"trials.minutes={minutes}", f"trials.predictor.finish={finish}")
     run_search(config, tables / "run")
     trials = trials_of(tables / "run")
-    short, finished = trials[:-3], trials[-3:]
-    assert {(t["share"], t["continues"], t["seconds"]) for t in short} == {(0.25, None, 2.5 / 4)}
+    brief, finished = trials[:new], trials[new:]
+    assert len(finished) == min(finish, new)
+    assert {(t["share"], t["continues"], t["seconds"]) for t in brief} == {(0.25, None, 2.5 / 4)}
     assert {(t["share"], t["after"], t["seconds"]) for t in finished} == {(1.0, 0.25, 2.5 * 3 / 4)}
-    best = sorted(short, key=lambda t: (-t["score"], t["number"]))[:3]
+    best = sorted(brief, key=lambda t: (-t["score"], t["number"]))[:finish]
     assert [t["continues"] for t in finished] == [t["number"] for t in best]
-    spent = read_metrics(tables / "run/metrics.csv")[-1]["spent"]
-    if minutes == "null":
-        assert len(short) == 16
-    else:  # as many as leave the time for three
-        assert 4 <= len(short) <= 11
-        assert spent < 12 + 2.5
-        assert spent > 12 - 2.5
     assert "no more new genotypes" not in caplog.text
     first = max(finished, key=lambda t: t["score"])
     assert load_genotype(tables / "run/genotype.yaml") == load_genotype(
         tables / f"run/trials/{first['number']:03d}/trial.yaml"
     )
+    if minutes == "null":
+        assert RunFolder(tables / "run").contents().progress == "19/19"
+
+
+@pytest.mark.parametrize("workers", [1, 4, 16])
+def test_several_processes_leave_time_to_finish_the_best(workers: int, tables: Path) -> None:
+    """A minute of trainings of a second, which end in the order of their beginning."""
+    config = on_table("bench_chain", "predictor", "trials.minutes=1", "trials.trials=400", "trials.predictor.start=399")
+    strategy = PredictorSearch(config, lambda *_: None)
+    pending: list[Proposal] = []
+    while True:
+        while len(pending) < workers and sum(trial.seconds for trial in strategy.observed) < 60:
+            proposal = strategy.propose(len(strategy.observed) + len(pending), pending)
+            if proposal is None:
+                break
+            pending.append(proposal)
+        if not pending:
+            break
+        ended, number = pending.pop(0), len(strategy.observed)
+        seconds = 4 * (ended.share - ended.after)
+        strategy.observe(Trial(**dict(ended), score=0.001 * number, parameters=1, seconds=seconds, number=number))
+    spent = sum(trial.seconds for trial in strategy.observed)
+    assert [trial.share for trial in strategy.observed[-2:]] == [1.0, 1.0]
+    assert {trial.share for trial in strategy.observed[:-2]} == {0.25}
+    assert 58 <= spent < 60
+
+
+def test_a_genotype_whose_training_broke_down_in_the_end_is_not_the_result(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(self: PredictorSearch, number: int, proposal: Proposal, *_: object) -> float:
+        if proposal.continues == 3:
+            raise TrainingError("it broke down")
+        return 0.1 + 0.01 * number
+
+    monkeypatch.setattr(PredictorSearch, "_train", train)
+    run_search(job("predictor", "search.trials.predictor.finish=1"), tmp_path / "run")
+    trials = trials_of(tmp_path / "run")
+    assert [trial["continues"] for trial in trials] == [None] * 4 + [3]
+    assert load_genotype(tmp_path / "run/genotype.yaml") == load_genotype(tmp_path / "run/trials/002/trial.yaml")
+    assert read_metrics(tmp_path / "run/metrics.csv")[-1]["best/mAP"] == pytest.approx(0.12)
+
+
+def test_a_recorded_predictor_keeps_to_whole_trainings(tables: Path) -> None:
+    whole = on_table("bench_chain", "predictor", "trials.predictor.share=1")
+    found = run_search(whole, tables / "run")
+    settings = yaml.safe_load((tables / "run/config.yaml").read_text())
+    del settings["search"]["trials"]["predictor"]["share"]
+    (tables / "run/config.yaml").write_text(yaml.safe_dump(settings))
+    (tables / "run/genotype.yaml").unlink()
+    shutil.rmtree(tables / "run/trials/015")
+    assert RunFolder(tables / "run").config().section("search").trials.predictor.share == 1
+    assert run_search(whole, tables / "run", resume=True) == found
+
+
+def test_only_what_may_continue_keeps_its_checkpoints(job: Job, tmp_path: Path, monkeypatch: Any) -> None:
+    kept: list[list[str]] = []
+
+    def end(self: TrialFolder, trial: Trial) -> None:
+        ended(self, trial)
+        kept.append(sorted(path.parent.name for path in (tmp_path / "run/trials").glob("*/checkpoints")))
+
+    ended = TrialFolder.end
+    monkeypatch.setattr(TrialFolder, "end", end)
+    run_search(job("predictor", "search.trials.predictor.finish=1"), tmp_path / "run")
+    assert [len(folders) for folders in kept] == [1, 1, 1, 1, 0]
+    (best,) = kept[3]
+    assert trials_of(tmp_path / "run")[-1]["continues"] == int(best)
+
+
+def test_proposals_go_on_beyond_a_small_pool(job: Job, tmp_path: Path) -> None:
+    few = ["search.trials.epochs=1", "search.epochs=1", "search.trials.proposals.candidates=2"]
+    run_search(job("proposals", *few, "search.trials.predictor.start=4"), tmp_path / "run")
+    assert len(trials_of(tmp_path / "run")) == 4
 
 
 def test_a_predictor_of_whole_trainings_has_none_to_finish(tables: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -204,7 +275,7 @@ def test_a_predictor_of_whole_trainings_has_none_to_finish(tables: Path, caplog:
 def test_the_predictor_finishes_what_it_has_where_a_space_is_exhausted(
     job: Job, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three genotypes of a space of four break down or are tried; the best of the others is trained to the end."""
+    """Of three genotypes one breaks down; the others are trained to the end."""
 
     def train(self: PredictorSearch, number: int, proposal: Any, *_: object) -> float:
         if number == 1:
@@ -434,12 +505,6 @@ def test_every_strategy_trains(strategy: str, space: str, job: Job, tmp_path: Pa
         assert [trial["genotype"] for trial in trials[:2]] == first
 
 
-def test_evidence_that_no_predictor_would_read_is_refused(job: Job, tmp_path: Path) -> None:
-    own = ["search.trials.evidence=[naswot]", "search.trials.predictor.start=10"]
-    with pytest.raises(InputError, match="a predictor after 10 trials, but search.trials.trials is 4; lower"):
-        run_search(job("proposals", *own), tmp_path / "run")
-
-
 def test_proposals_go_by_the_supernet_and_resume_to_the_same_trials(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -570,7 +635,7 @@ def test_a_promoted_training_continues_to_the_bits_of_one_without_a_stop(
 def test_workers_train_every_genotype_once_and_a_dead_ones_trial_is_handed_out_again(
     tables: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The workers' loop, in this process: one claims a trial and dies, two go on."""
+    """The workers' loop, in this process: one claims a trial, writes it and dies, two go on."""
     folder = tables / "run"
     config = on_table("bench_cells", "evolution", "trials.concurrency=2")
     started: list[Path] = []
@@ -601,20 +666,20 @@ def test_workers_train_every_genotype_once_and_a_dead_ones_trial_is_handed_out_a
             dead = parallel._next(Worker(folder, study, "dead"))  # its lock in workers/ is not held
             assert dead is not None
             handed.append(dead.number)
+            trials.write(dead.number, parallel._proposal(dead), Outcome(score=0.123, parameters=1, seconds=1))
         with register_worker(folder) as one, register_worker(folder) as two:
             claimed = [parallel._next(Worker(folder, study, name)) for name in (one, two)]
             for trial in claimed:
                 if trial is not None:
                     handed.append(trial.number)
-                    proposal = parallel._proposal(trial)
-                    trials.write(trial.number, proposal, strategy.evaluate(trial.number, proposal, trials))
-                    study.tell(trial, 0.5)
+                    parallel._train(trial, strategy, trials)
 
     monkeypatch.setattr(parallel, "_start_worker", start)
     monkeypatch.setattr(parallel, "time", SimpleNamespace(sleep=work))
     found = run_search(config, folder)
     assert len(started) == 2
     assert handed.count(0) == 2
+    assert trials_of(folder)[0]["score"] == 0.123  # not trained again
     assert sorted(set(handed)) == list(range(16))
     assert len(handed) == 17
     identities = [load_genotype(path).identity() for path in folder.glob("trials/*/trial.yaml")]
@@ -642,7 +707,11 @@ def test_a_search_of_one_process_continues_with_workers_as_processes_of_their_ow
     ("strategy", "override", "said"),
     [
         ("nni.random", "trials.concurrency=2", "trials.concurrency is 2, but strategy nni.random runs in one process"),
-        ("random", "trials.concurrency=2 trials.gpus=[0]", "concurrency 2 is more than the 1 devices of gpus"),
+        (
+            "random",
+            "trials.concurrency=2 trials.gpus=[0]",
+            "concurrency is 2, but gpus names 1; set concurrency to one",
+        ),
         ("local", "trials.local.start=16", "trials.local.start 16 of 16 trials leaves none to choose"),
         ("predictor", "trials.predictor.start=20", "trials.predictor.start 20 of 16 trials leaves none to choose"),
         ("evolution", "trials.population=16", "trials.population 16 of 16 trials leaves none to evolve"),
@@ -650,7 +719,21 @@ def test_a_search_of_one_process_continues_with_workers_as_processes_of_their_ow
         ("halving", "trials.halving.factor=3", "begins with 1/9 of the epochs, but a table has"),
         ("halving", "trials.table=null trials.epochs=3", "begins with 1/4 of 3 epochs, less than one; raise trials.ep"),
         ("predictor", "trials.predictor.share=0.3", "share is 0.3, but a table has scores after a quarter, half and a"),
-        ("predictor", "trials.table=null trials.epochs=3", "share 0.25 of 3 epochs is less than one epoch; raise tr"),
+        (
+            "predictor",
+            "trials.table=null trials.epochs=3",
+            "share 0.25 of 3 epochs leaves no whole epoch .*set trials.epochs to 4 or",
+        ),
+        (
+            "predictor",
+            "trials.table=null trials.epochs=4 trials.predictor.share=0.9",
+            "to 10 or more, or trials.predict",
+        ),
+        (
+            "proposals",
+            "trials.evidence=[naswot] trials.predictor.start=20",
+            "read by a predictor after 20 trials, but tri",
+        ),
         ("predictor", "trials.evidence=[nas_wot]", "trials.evidence.0: .*'naswot'.*found 'nas_wot'"),
         ("random", "trials.parameters=9", "trials.parameters is 9, but trials.table is 'bench_cells', whose networks"),
         ("genetic", "trials.trials=16", "strategy: .*'evolution'.*found 'genetic'"),

@@ -79,7 +79,12 @@ EFFECTS = (
     Effect("search.trials.halving", "search.strategy", ("halving",)),
     Effect("search.trials.proposals", "search.strategy", ("proposals",)),
     Effect("search.trials.predictor search.trials.evidence", "search.strategy", ("predictor", "proposals")),
-    Effect("search.trials.predictor.share search.trials.predictor.finish", "search.strategy", ("predictor",)),
+    Effect(
+        "search.trials.predictor.share search.trials.predictor.finish search.trials.predictor.candidates "
+        "search.trials.predictor.parents",
+        "search.strategy",
+        ("predictor",),
+    ),
     Effect("search.trials.predictor.finish", "search.trials.predictor.share", _BelowOne()),
     Effect(
         "search.order search.hessian search.relaxation search.identity_overlap search.arch_betas "

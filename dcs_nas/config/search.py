@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -173,7 +174,7 @@ class PredictorConfig(Settings):
     Half of the ``candidates`` are neighbours of the ``parents`` best trials, half are random. The one with the largest
     expected improvement over the best trial is next (Jones, Schonlau, Welch, J. Global Optimization 13, 1998). It is
     trained for ``share`` of the epochs of a trial, and the ``finish`` best continue to the end, as in model-based
-    successive halving (Klein et al., arXiv 2003.10865).
+    successive halving (Klein et al., arXiv 2003.10865). The strategy proposals reads ``model`` and ``start`` alone.
     """
 
     model: Literal["gaussian_process", "forest"] = "gaussian_process"
@@ -187,7 +188,7 @@ class PredictorConfig(Settings):
     share: float = Field(default=0.25, gt=0, le=1)
     """Share of a trial's epochs after which the predictor learns its score; 1 for whole trainings alone."""
     finish: int = Field(default=2, ge=1, le=10_000)
-    """Best trials that are trained to the end, where ``share`` is below 1."""
+    """Best trials that continue to the end, where ``share`` is below 1."""
 
 
 class HalvingConfig(Settings):
@@ -252,7 +253,7 @@ class TrialsConfig(Settings):
     """
 
     trials: int = Field(default=20, ge=1, le=100_000)
-    """Networks to train at most."""
+    """Networks to train at most; strategies that continue trainings begin so many."""
     epochs: int = Field(default=5, ge=1)
     """Epochs of each training."""
     parameters: int | None = Field(default=None, ge=1)
@@ -271,7 +272,7 @@ class TrialsConfig(Settings):
     concurrency: int = Field(default=1, ge=1, le=1024)
     """Processes that train at the same time."""
     gpus: tuple[int, ...] = ()
-    """GPUs of these processes, in turn."""
+    """GPUs of these processes, one each."""
     evidence: tuple[Evidence, ...] = ()
     """Scores without training that the predictor learns from."""
     local: LocalConfig = LocalConfig()
@@ -287,9 +288,16 @@ class TrialsConfig(Settings):
     def _check(self) -> TrialsConfig:
         if self.sample > self.population:
             raise ValueError(f"sample {self.sample} of a population of {self.population}; lower sample to it or below")
-        if self.gpus and self.concurrency > len(self.gpus):
-            raise ValueError(f"concurrency {self.concurrency} is more than the {len(self.gpus)} devices of gpus")
+        if self.gpus and self.concurrency != len(self.gpus):
+            raise ValueError(
+                f"concurrency is {self.concurrency}, but gpus names {len(self.gpus)}; set concurrency to one process "
+                "for each GPU"
+            )
         return self
+
+    def epochs_of(self, share: float) -> int:
+        """Return the whole number of epochs that is nearest to a share of them, at least one."""
+        return max(1, round(share * self.epochs))
 
     @property
     def in_parallel(self) -> bool:
@@ -498,7 +506,22 @@ class SearchConfig(Settings):
             self._check_rungs()
         if self.strategy == "predictor":
             self._check_share()
+        if self.strategy == "proposals" and trials.evidence and trials.trials <= trials.predictor.start:
+            raise ValueError(
+                f"trials.evidence is read by a predictor after {trials.predictor.start} trials, but trials.trials is "
+                f"{trials.trials}; lower trials.predictor.start, or leave evidence out"
+            )
         return self
+
+    @property
+    def most_trials(self) -> int:
+        """The largest number of trials of the strategy, with those that continue others."""
+        trials = self.trials
+        if self.strategy == "halving":
+            return trials.trials * trials.halving.rungs
+        if self.strategy == "predictor" and trials.predictor.share < 1:
+            return trials.trials + min(trials.predictor.finish, trials.trials)
+        return trials.trials
 
     def _check_share(self) -> None:
         share, trials = self.trials.predictor.share, self.trials
@@ -507,10 +530,12 @@ class SearchConfig(Settings):
                 f"trials.predictor.share is {share:g}, but a table has scores after a quarter, half and all of the "
                 "epochs; set it to 0.25, 0.5 or 1"
             )
-        if trials.table is None and share * trials.epochs < 1:
+        empty = share < 1 and (share * trials.epochs < 1 or trials.epochs_of(share) == trials.epochs)
+        if trials.table is None and empty:
+            least = math.ceil(round(1 / min(share, 1 - share), 6))
             raise ValueError(
-                f"trials.predictor.share {share:g} of {trials.epochs} epochs is less than one epoch; raise "
-                "trials.epochs or trials.predictor.share"
+                f"trials.predictor.share {share:g} of {trials.epochs} epochs leaves no whole epoch before or after; "
+                f"set trials.epochs to {least} or more, or trials.predictor.share to 1"
             )
 
     def _check_rungs(self) -> None:

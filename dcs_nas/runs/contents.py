@@ -6,13 +6,16 @@ import csv
 import json
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from dcs_nas.config import TRIAL_STRATEGIES, rename_config_keys
+from pydantic import ValidationError
+
+from dcs_nas.config import TRIAL_STRATEGIES, SearchConfig, rename_config_keys
 from dcs_nas.errors import Attempts
 from dcs_nas.settings import parse_yaml, read_text, read_yaml
 from dcs_nas.space import AnyGenotype, load_genotype, parse_genotype
@@ -184,7 +187,11 @@ class RunContents:
         section = self.section(self.kind)
         if self.step == "epoch":
             return section.get("epochs")
-        return (section.get("trials") or {}).get("trials")
+        wanted: int | None = (section.get("trials") or {}).get("trials")
+        if wanted is not None:
+            with suppress(ValidationError):  # settings of another version
+                return SearchConfig.model_validate(section).most_trials
+        return wanted
 
     @property
     def progress(self) -> str:

@@ -289,6 +289,9 @@ def _upgrade(data: dict[str, Any]) -> dict[str, Any]:
     if search.get("strategy") == "proposals" and "supernet" not in (trials.get("proposals") or {}):
         proposals = {"supernet": "bilevel", "batches": 8, "weight": 0.0, **(trials.get("proposals") or {})}
         data["search"] = {**search, "trials": {**trials, "proposals": proposals}}
+    if search.get("strategy") == "predictor" and "share" not in (trials.get("predictor") or {}):
+        predictor = {"share": 1.0, **(trials.get("predictor") or {})}
+        data["search"] = {**search, "trials": {**trials, "predictor": predictor}}
     data["dcs"] = {"tau_min": 0.0, "scale": "sqrt", **(data.get("dcs") or {})}
     trainer = data.get("trainer") or {}
     if trainer.get("precision") in PRECISION_NAMES:

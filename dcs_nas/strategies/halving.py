@@ -14,10 +14,6 @@ class Halving(TrialStrategy):
     Algorithm 2 of Li et al., arXiv 1810.05934. A promoted genotype continues its own training.
     """
 
-    @property
-    def most(self) -> int:
-        return self.settings.trials.trials * self.settings.trials.halving.rungs
-
     def propose(self, number: int, pending: Sequence[Proposal]) -> Proposal | None:
         halving = self.settings.trials.halving
         for rung in reversed(range(halving.rungs - 1)):

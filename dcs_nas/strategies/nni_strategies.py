@@ -178,7 +178,7 @@ class NniTrials(TrialStrategy):
         _require_cells(self)
 
     def search(self, run: RunFolder) -> AnyGenotype:
-        trials = TrialFolder(self.settings.trials, run, self.space, most=self.most)
+        trials = self.open_trials(run)
 
         def score(model: ExecutableModelSpace) -> float:
             assert model.sample is not None

@@ -63,16 +63,13 @@ def work_on_trials(strategy: TrialStrategy, run: RunFolder) -> None:
         InputError: the first process has ended before the search.
     """
     study = _open_study(run.path)
-    trials = TrialFolder(strategy.settings.trials, run, strategy.space, most=strategy.most, rate=strategy.rate)
+    trials = strategy.open_trials(run)
     with register_worker(run.path) as name:
         worker = Worker(run.path, study, name)
         while not study.user_attrs.get(_ENDED, False):
             trial = _next(worker)
             if trial is not None:
-                proposal = _proposal(trial)
-                outcome = strategy.evaluate(trial.number, proposal, trials)
-                trials.write(trial.number, proposal, outcome)
-                study.tell(trial, outcome.score)
+                _train(trial, strategy, trials)
             elif is_free(run.path) and not study.user_attrs.get(_ENDED, False):
                 raise InputError(f"the first process of the search in {run.path} has ended; continue with --resume")
             else:
@@ -127,6 +124,14 @@ def _next(worker: Worker) -> OptunaTrial | None:
         trial = worker.study.ask() if left is None else OptunaTrial(worker.study, left._trial_id)
         worker.claim(trial)
         return trial
+
+
+def _train(trial: OptunaTrial, strategy: TrialStrategy, trials: TrialFolder) -> None:
+    done = trials.read(trial.number)  # written by a worker that died then
+    if done is None:
+        proposal = _proposal(trial)
+        done = trials.write(trial.number, proposal, strategy.evaluate(trial.number, proposal, trials))
+    trial.study.tell(trial, done.score)
 
 
 def _proposal(trial: Any) -> Proposal:

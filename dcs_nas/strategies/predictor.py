@@ -1,4 +1,4 @@
-"""The strategy ``predictor``: a predictor of scores chooses what is trained shortly, and the best are trained on."""
+"""The strategy ``predictor``: a predictor of scores chooses what is trained briefly; the best continue to the end."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from dcs_nas.strategies.evidence import Evidence
 from dcs_nas.strategies.neighbors import encode_choices
 from dcs_nas.strategies.surrogate import encode_features, expect_improvement, predict
 from dcs_nas.strategies.trial_strategy import TrialStrategy
-from dcs_nas.strategies.trials import Proposal, continue_trial
+from dcs_nas.strategies.trials import Proposal, continue_trial, seconds_of, working
 
 
 class PredictorSearch(TrialStrategy):
-    """Train the most promising genotype by a predictor that learns from encodings and evidence of earlier trials.
+    """Trains the most promising genotype by a predictor that learns from encodings and evidence of earlier trials.
 
     BANANAS (arXiv 1910.11858) with a Gaussian process or trees in place of its ensemble of networks, and the adjacency
-    encoding. Trials are trained for ``predictor.share`` of the epochs; when all have ended, or the minutes left are
-    those that it takes, the ``predictor.finish`` best continue to the end.
+    encoding. A new genotype is trained for ``predictor.share`` of the epochs; when all ``trials`` have ended, or the
+    minutes left are needed for it, the ``predictor.finish`` best continue to the end.
     """
 
     _evidence: Evidence | None = None
@@ -32,43 +32,46 @@ class PredictorSearch(TrialStrategy):
         return self.settings.trials.predictor.share
 
     @property
-    def most(self) -> int:
-        trials = self.settings.trials
-        return trials.trials + (min(trials.predictor.finish, trials.trials) if self.share < 1 else 0)
+    def kept(self) -> int | None:
+        return self.settings.trials.predictor.finish if self.share < 1 else None
 
     @property
     def needs_images(self) -> bool:
         return bool(self.settings.trials.evidence)
 
     def propose(self, number: int, pending: Sequence[Proposal]) -> Proposal | None:
-        if self.share < 1 and self._finishes(pending):
-            return self._finish(pending)
+        if not self._may_draw(pending):
+            return self._continue_best(pending)
         proposal = self.propose_new(number, pending)
         if proposal is None:
-            return self._finish(pending) if self.share < 1 else None
+            self.exhausted = True
+            return self._continue_best(pending)
         return proposal.model_copy(update={"share": self.share})
 
-    @property
-    def in_time(self) -> bool:
-        trials = self.settings.trials
-        if trials.minutes is None or not self.observed:
-            return True
-        training, proposing = np.array([(trial.seconds, trial.proposal_seconds) for trial in self.observed]).T
-        rest = trials.predictor.finish * (1 / self.share - 1) * training.mean()  # of the best
-        return bool(training.sum() + proposing.sum() + rest < 60 * trials.minutes)
-
-    def _finishes(self, pending: Sequence[Proposal]) -> bool:
-        """Return whether no new genotype is to be trained: all have been, or the minutes left are for the best."""
-        begun = [*self.observed, *pending]
+    def _may_draw(self, pending: Sequence[Proposal]) -> bool:
+        """Return whether a new genotype may be trained: none once the best continue, or the time is needed for them."""
+        trials, begun = self.settings.trials, [*self.observed, *pending]
         continued = any(each.continues is not None for each in begun)
-        return continued or not self.in_time or len(begun) == self.settings.trials.trials
+        if self.exhausted or continued or len(begun) >= trials.trials:
+            return False
+        if trials.minutes is None or not self.observed or self.share == 1:
+            return True
+        continuing = min(trials.predictor.finish, len(working(self.observed)))
+        ahead = len(pending) + 1 + continuing * self._rest()
+        mean = sum(trial.seconds for trial in self.observed) / len(self.observed)
+        return seconds_of(self.observed) + ahead * mean < 60 * trials.minutes
 
-    def _finish(self, pending: Sequence[Proposal]) -> Proposal | None:
-        """Return the best trial that has not been continued, up to ``predictor.finish``, when all short ones ended."""
-        if any(proposal.continues is None for proposal in pending):
+    def _rest(self) -> float:
+        """Return how long continuing to the end takes, as a multiple of the training before."""
+        trials = self.settings.trials
+        return 1 / self.share - 1 if trials.table else trials.epochs / trials.epochs_of(self.share) - 1
+
+    def _continue_best(self, pending: Sequence[Proposal]) -> Proposal | None:
+        """Return the continuation of the best trial that has none, once all new ones have ended, or None."""
+        if self.share == 1 or any(proposal.continues is None for proposal in pending):
             return None
         continued = {each.continues for each in (*self.observed, *pending)} - {None}
-        left = [t for t in self.observed if t.continues is None and t.number not in continued and not t.problem]
+        left = [trial for trial in working(self.observed) if trial.share < 1 and trial.number not in continued]
         if not left or len(continued) >= self.settings.trials.predictor.finish:
             return None
         return continue_trial(max(left, key=self.rate), 1.0)
@@ -77,7 +80,9 @@ class PredictorSearch(TrialStrategy):
         """Return the proposal of a genotype that has not been tried."""
         known = self.list_known(pending)
         if number < self.settings.trials.predictor.start or not self.observed:
-            return self.first(number, known)
+            first = self.first(number, known)
+            if first is not None or not self.observed:
+                return first
         candidates = self.candidates(self.random(number), known)
         return self.choose_promising(number, candidates, pending) if candidates else None
 

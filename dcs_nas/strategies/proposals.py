@@ -20,7 +20,7 @@ from dcs_nas.config import (
     SearchConfig,
     TrialsConfig,
 )
-from dcs_nas.errors import InputError, TrainingError
+from dcs_nas.errors import TrainingError
 from dcs_nas.files import write_text
 from dcs_nas.models.supernet import Supernet
 from dcs_nas.runs import RunFolder
@@ -86,12 +86,6 @@ class Proposals(PredictorSearch):
 
     def __init__(self, config: Config, progress: ReadProgress) -> None:
         super().__init__(config, progress)
-        trials = self.settings.trials
-        if trials.evidence and trials.trials <= trials.predictor.start:
-            raise InputError(
-                f"search.trials.evidence is read by a predictor after {trials.predictor.start} trials, but "
-                f"search.trials.trials is {trials.trials}; lower search.trials.predictor.start, or leave evidence out"
-            )
         own = self.config.model_copy(update={"search": supernet_settings(self.settings)})
         self._bilevel = Bilevel(own, progress)  # its settings are checked before anything is written
 

@@ -38,6 +38,8 @@ class TrialStrategy(Strategy):
 
     preparation_seconds = 0.0
     """What ``begin`` took, or had taken before the search was interrupted."""
+    exhausted = False
+    """True once no new genotype was found."""
 
     def __init__(self, config: Config, progress: ReadProgress) -> None:
         super().__init__(on_one_device(config))
@@ -70,14 +72,9 @@ class TrialStrategy(Strategy):
         return False
 
     @property
-    def in_time(self) -> bool:
-        """False where ``search.trials.minutes`` leave none for a new genotype, but for other trials."""
-        return True
-
-    @property
-    def most(self) -> int:
-        """The largest number of trials."""
-        return self.settings.trials.trials
+    def kept(self) -> int | None:
+        """How many of the best trials may continue; None where all may, or none does."""
+        return None
 
     def begin(self, run: RunFolder) -> None:
         """Prepare what proposals need, in the run folder; called before the first and again on resume."""
@@ -105,7 +102,7 @@ class TrialStrategy(Strategy):
         return rate_by_score(trial)
 
     def search(self, run: RunFolder) -> AnyGenotype:
-        trials = TrialFolder(self.settings.trials, run, self.space, most=self.most, rate=self.rate)
+        trials = self.open_trials(run)
         self.begin(run)
         if self.settings.trials.in_parallel or (run / JOURNAL).is_file():
             from dcs_nas.strategies.parallel import search_in_parallel
@@ -119,10 +116,15 @@ class TrialStrategy(Strategy):
                 trials.end(trial)
                 self.observe(trial)
         drawn = sum(trial.continues is None for trial in trials.done)
-        if self.in_time and trials.may_begin() and drawn < self.settings.trials.trials:
+        if self.exhausted and drawn < self.settings.trials.trials:
             log.warning("%s found no more new genotypes after %d trials", self.settings.strategy, drawn)
         trials.remove_checkpoints()
         return self.best().genotype
+
+    def open_trials(self, run: RunFolder) -> TrialFolder:
+        """Return the trials of a run folder, of which this strategy ranks and keeps the best."""
+        settings = self.settings
+        return TrialFolder(settings.trials, run, self.space, most=settings.most_trials, rate=self.rate, kept=self.kept)
 
     def time_proposal(self, number: int, pending: Sequence[Proposal]) -> Proposal | None:
         """Return ``propose(number, pending)`` with the seconds that it took, the first with those of ``begin``."""
@@ -135,8 +137,11 @@ class TrialStrategy(Strategy):
         return proposal.model_copy(update={"genotype": genotype, "proposal_seconds": round(seconds, 3)})
 
     def _require_size(self) -> None:
+        genotype = self.kind.random_genotype(self.space, self.spec, self.random(0), origin=self.trial_origin)
+        if self._table is not None:
+            self._table[genotype]  # raises where the width or the images are others
         try:
-            self.fit(self.kind.random_genotype(self.space, self.spec, self.random(0), origin=self.trial_origin))
+            self.fit(genotype)
         except InputError as error:
             raise InputError(f"search.trials.parameters is {self.settings.trials.parameters}: {error}") from None
 
@@ -172,7 +177,7 @@ class TrialStrategy(Strategy):
         assert self.data is not None
         assert self.held is not None
         run = trials.folder(number if proposal.continues is None else proposal.continues)
-        epochs = max(1, round(proposal.share * self.settings.trials.epochs))
+        epochs = self.settings.trials.epochs_of(proposal.share)
         return train_trial(
             network, self.config, run=run, data=self.data, images=self.images, held=self.held, epochs=epochs
         )
@@ -196,6 +201,7 @@ class TrialStrategy(Strategy):
     def draw_new(self, number: int, pending: Sequence[Proposal]) -> Proposal | None:
         """Return the proposal of a new random genotype."""
         genotype = self.draw(self.random(number), self.list_known(pending))
+        self.exhausted = genotype is None
         return None if genotype is None else Proposal(genotype=genotype)
 
 
@@ -208,7 +214,12 @@ def _whole_table(name: str | None) -> Table | None:
     if name is None:
         return None
     table = Table.read(name)
-    if not (table.whole and table.seeds):
+    if table.whole and not table.seeds:
+        raise InputError(
+            f"the table {table.name} has no seed with which all architectures were trained, expected one; train the "
+            f"others with benchmarks/bench_table.py {table.name}, or leave search.trials.table out"
+        )
+    if not table.whole:
         raise InputError(
             f"the table {table.name} has {len(table)} architectures and is unfinished, expected a whole one; train the "
             f"others with benchmarks/bench_table.py {table.name}, or leave search.trials.table out"

@@ -99,8 +99,10 @@ class TrialFolder:
         *,
         most: int,
         rate: Rate = rate_by_score,
+        kept: int | None = None,
     ) -> None:
         self.settings, self.run, self._space, self._most, self._rate = settings, run, space, most, rate
+        self._kept = kept
         self.done: list[Trial] = []
 
     def folder(self, number: int) -> RunFolder:
@@ -134,11 +136,15 @@ class TrialFolder:
     def end(self, trial: Trial) -> None:
         """Record a trial that has ended: metrics, best genotype, log."""
         self.done.append(trial)
-        row, best = len(self.done) - 1, max(self.done, key=lambda each: (not each.problem, *self._rate(each)))
+        row, best = len(self.done) - 1, max(working(self.done) or self.done, key=self._rate)
         values = {"validation/mAP": trial.score, "best/mAP": best.score, "parameters": trial.parameters}
         values |= {f"evidence/{name}": value for name, value in trial.evidence.items()}
         self.run.write_metrics(row, {**values, "seconds": trial.seconds, "spent": round(self.spent(), 3)})
         write_trial_record(self.run, row, best.genotype, self._space)
+        if self._kept is not None:
+            new = sorted((each for each in self.done if each.continues is None), key=self._rate, reverse=True)
+            for each in new[self._kept :]:
+                shutil.rmtree(self.folder(each.number).checkpoints, ignore_errors=True)
         place = f"trial {row + 1}/{self._most}"
         if trial.problem:
             log.warning("%s counts as mAP 0: %s", place, trial.problem)
@@ -147,7 +153,7 @@ class TrialFolder:
 
     def spent(self) -> float:
         """Return the seconds of all trials and proposals."""
-        return sum(trial.seconds + trial.proposal_seconds for trial in self.done)
+        return seconds_of(self.done)
 
     def may_begin(self, running: int = 0) -> bool:
         """Return whether trials and minutes are left beside those that run; the first trial always may."""
@@ -166,6 +172,18 @@ def best_of(trials: Sequence[Trial], rate: Rate = rate_by_score) -> Trial:
     Raises:
         TrainingError: none was trained.
     """
-    if all(trial.problem for trial in trials):
+    left = working(trials)
+    if not left:
         raise TrainingError(f"none of {len(trials)} trials could be trained: {trials[-1].problem}")
-    return max((trial for trial in trials if not trial.problem), key=rate)
+    return max(left, key=rate)
+
+
+def working(trials: Sequence[Trial]) -> list[Trial]:
+    """Return the trials whose network never broke down, then or when its training continued."""
+    broken = {trial.first for trial in trials if trial.problem}
+    return [trial for trial in trials if trial.first not in broken]
+
+
+def seconds_of(trials: Sequence[Trial]) -> float:
+    """Return the seconds of trials and their proposals."""
+    return sum(trial.seconds + trial.proposal_seconds for trial in trials)
