@@ -18,6 +18,7 @@ import fcntl
 import hashlib
 import os
 import random
+import statistics
 import tempfile
 import time
 from collections.abc import Iterator
@@ -26,7 +27,9 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import measure
 import torch
+from scipy.stats import kendalltau
 
 from dcs_nas.config import Config, load_config
 from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic
@@ -55,6 +58,9 @@ def main() -> None:
     arguments = _arguments()
     os.nice(arguments.nice)
     name, work = arguments.name, arguments.work
+    if arguments.summary:
+        _compare(name)
+        return
     data = work / ("tiles" if arguments.tiles else "people")
     if not data.is_dir():
         write_synthetic(data, settings=SyntheticSettings(subject=data.name, **DATA))
@@ -79,15 +85,45 @@ def main() -> None:
 
 def read_rows(path: Path) -> list[dict[str, str]]:
     """Return the whole rows of a table; a line that an interruption cut short is dropped."""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
-    return [row for row in rows if row["seconds"]]
+    return [row for row in measure.read_rows(path) if row["seconds"]]
+
+
+def _compare(name: str) -> None:
+    """Print how far the ranking of the sixty on tiles agrees with that on people, and each with its other seed."""
+    on_tiles, on_people = (_scores(ROOT / f"results/reference/{name}{end}.csv") for end in ("_tiles", ""))
+    mean = {
+        subject: [statistics.mean(scores[text][seed] for seed in SEEDS) for text in on_tiles]
+        for subject, scores in (("tiles", on_tiles), ("people", on_people))
+    }
+    tau = lambda a, b: kendalltau(a, b).statistic  # noqa: E731
+    print(f"{name}, {len(on_tiles)} architectures: tau of people and tiles {tau(mean['people'], mean['tiles']):.2f}")
+    for subject, scores in (("people", on_people), ("tiles", on_tiles)):
+        by_seed = [[scores[text][seed] for text in on_tiles] for seed in SEEDS]
+        lowest, highest = min(mean[subject]), max(mean[subject])
+        print(f"{subject}: tau of two seeds {tau(*by_seed):.2f}, mAP {lowest:.1f} to {highest:.1f}")
+    texts = list(on_tiles)
+    blocks = sorted({text.rpartition("+")[2] for text in texts})
+    for block in blocks:
+        own = [i for i, text in enumerate(texts) if text.endswith(f"+{block}")]
+        values = [f"{subject} {statistics.mean(mean[subject][i] for i in own):.1f}" for subject in mean]
+        print(f"+{block}: {', '.join(values)}, {len(own)} architectures")
+    best = max(range(len(texts)), key=lambda i: mean["people"][i])
+    rank = sum(score > mean["tiles"][best] for score in mean["tiles"]) + 1
+    print(f"the best on people, {texts[best]}, is number {rank} on tiles")
+
+
+def _scores(path: Path) -> dict[str, dict[int, float]]:
+    scores: dict[str, dict[int, float]] = {}
+    for row in read_rows(path):
+        scores.setdefault(row["architecture"], {})[int(row["seed"])] = float(row["mAP"])
+    return scores
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=["bench_cells", "bench_chain"])
     parser.add_argument("--tiles", action="store_true", help="the second data set: patterned tiles")
+    parser.add_argument("--summary", action="store_true", help="compare the ranking on tiles with that on people")
     parser.add_argument("--workers", type=int, default=1, help="processes, one a core")
     parser.add_argument("--rows", type=int, help="stop after so many")
     parser.add_argument("--nice", type=int, default=10, help="added to the processes' niceness")
