@@ -248,9 +248,9 @@ def test_folders_linked_in_a_circle_are_passed_over_or_end(tmp_path: Path) -> No
     assert len(load_dataset("market1501", tmp_path).query) == 2
     own = tmp_path / "own"
     for split in ("query", "gallery"):
-        (own / split / "anna" / "door").mkdir(parents=True)
-        Image.fromarray(_pixels()).save(own / split / "anna" / "door" / "a.jpg")
-        (own / split / "anna" / "loop").symlink_to(own / split / "anna" / "loop")
+        (own / split / "id_1" / "door").mkdir(parents=True)
+        Image.fromarray(_pixels()).save(own / split / "id_1" / "door" / "a.jpg")
+        (own / split / "id_1" / "loop").symlink_to(own / split / "id_1" / "loop")
     assert len(load_dataset("folder", own).query) == 1
 
 

@@ -66,8 +66,8 @@ def test_occluded_reid_takes_occluded_images_as_queries_and_whole_ones_as_the_ga
 
 def test_faulty_occluded_reid_folders_are_refused(tmp_path):
     write_occluded_reid(tmp_path)
-    (tmp_path / "whole_body_images" / "anna").mkdir()
-    assert "the folder name whole_body_images/anna does not parse" in refusal("occluded_reid", tmp_path)
+    (tmp_path / "whole_body_images" / "id_1").mkdir()
+    assert "the folder name whole_body_images/id_1 does not parse" in refusal("occluded_reid", tmp_path)
     (tmp_path / "whole_body_images").rename(tmp_path / "whole")
     assert "no folder whole_body_images" in refusal("occluded_reid", tmp_path)
     (tmp_path / "whole_body_images").mkdir()
@@ -344,7 +344,7 @@ def test_a_check_goes_on_after_faults_of_every_format(tmp_path):
 
     reid = write_occluded_reid(tmp_path / "occluded_reid")
     (reid / "whole_body_images").rename(reid / "whole")
-    (reid / "occluded_body_images" / "anna").mkdir()
+    (reid / "occluded_body_images" / "id_1").mkdir()
     report = check_dataset("occluded_reid", reid)
     assert [p.kind for p in report.problems] == ["unparsable name", "missing part"]
 

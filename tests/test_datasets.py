@@ -173,19 +173,19 @@ def test_loading_imports_neither_torch_nor_a_file_format(tmp_path):
 
 
 TREE = {
-    "train/anna/door": ["1.jpg", "2.jpg"],
-    "train/ben/hall": ["1.jpg"],
-    "query/carl/door": ["1.jpg"],
-    "gallery/carl/hall": ["1.png"],
+    "train/id_1/door": ["1.jpg", "2.jpg"],
+    "train/id_2/hall": ["1.jpg"],
+    "query/id_3/door": ["1.jpg"],
+    "gallery/id_3/hall": ["1.png"],
     "gallery/-1/hall": ["9.jpg"],
 }
 
 
 def test_a_folder_data_set_numbers_people_and_cameras_in_sorted_order_and_keeps_the_map(tmp_path):
     data = load_dataset("folder", write_folder(tmp_path / "mine", TREE))
-    assert data.label_map == {"anna": 1, "ben": 2, "carl": 3}
+    assert data.label_map == {"id_1": 1, "id_2": 2, "id_3": 3}
     assert data.camera_map == {"door": 0, "hall": 1}
-    assert data.train[2] == Record("train/ben/hall/1.jpg", 2, 1)
+    assert data.train[2] == Record("train/id_2/hall/1.jpg", 2, 1)
     assert triples(data.query + data.gallery) == [("1.jpg", 3, 0), ("1.png", 3, 1)]
     assert (data.protocol, data.version) == ("cross_camera", "folder mine")
 
@@ -222,12 +222,12 @@ def test_faulty_folder_data_sets_are_refused(tmp_path):
 # CSV
 
 
-ROWS = ["a/1.jpg,anna,door,train", "a/2.jpg,ben,hall,train", "b/3.jpg,carl,hall,query", "b/4.jpg,carl,door,gallery"]
+ROWS = ["a/1.jpg,id_1,door,train", "a/2.jpg,id_2,hall,train", "b/3.jpg,id_3,hall,query", "b/4.jpg,id_3,door,gallery"]
 
 
 def test_a_csv_data_set_is_read_and_its_maps_kept(tmp_path):
     data = load_dataset("csv", write_csv(tmp_path, ROWS))
-    assert data.label_map == {"anna": 1, "ben": 2, "carl": 3}
+    assert data.label_map == {"id_1": 1, "id_2": 2, "id_3": 3}
     assert data.train == (Record("a/1.jpg", 1, 0), Record("a/2.jpg", 2, 1))
     assert (data.query, data.gallery) == ((Record("b/3.jpg", 3, 1),), (Record("b/4.jpg", 3, 0),))
 
@@ -318,14 +318,14 @@ def test_combine_all_trains_on_test_people_too_but_not_on_distractors(tmp_path):
 def test_combined_data_sets_keep_the_names_of_people_and_cameras_by_folder(tmp_path):
     sets = [
         load_dataset(
-            "folder", write_folder(tmp_path / place, {"train/anna/door": ["1.jpg"], f"train/{place}/door": ["1.jpg"]})
+            "folder", write_folder(tmp_path / place, {"train/id_1/door": ["1.jpg"], f"train/{place}/door": ["1.jpg"]})
         )
         for place in ("north", "south")
     ]
     both = combine(sets)
-    assert both.label_map == {"north/anna": 1, "north/north": 2, "south/anna": 3, "south/south": 4}
+    assert both.label_map == {"north/id_1": 1, "north/north": 2, "south/id_1": 3, "south/south": 4}
     assert both.camera_map == {"north/door": 0, "south/door": 1}
-    assert both.train[2] == Record("south/train/anna/door/1.jpg", 3, 1)
+    assert both.train[2] == Record("south/train/id_1/door/1.jpg", 3, 1)
     assert combine([load_dataset("synthetic", write_market(tmp_path / "m"))]).label_map is None
 
 
@@ -429,7 +429,7 @@ def test_distractors_among_the_training_images_are_remarked(tmp_path):
 
 
 def test_a_query_image_that_finds_itself_is_remarked(tmp_path):
-    rows = ["a/1.jpg,anna,query", "a/1.jpg,anna,gallery"]
+    rows = ["a/1.jpg,id_1,query", "a/1.jpg,id_1,gallery"]
     write_csv(tmp_path, rows, header="path,person,split")
     assert "1 query images are gallery images too" in check_dataset("csv", tmp_path).remarks[0]
 

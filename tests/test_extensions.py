@@ -346,7 +346,7 @@ def test_nnis_strategies_search_over_own_operations_too(job: Path, runs: Path, t
 def test_a_data_set_of_an_own_format_is_loaded_checked_and_lists_its_options(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("train/anna-door-1", "train/anna-hall-2", "query/ben-door-1", "gallery/ben-hall-1"):
+    for name in ("train/id_1-door-1", "train/id_1-hall-2", "query/id_2-door-1", "gallery/id_2-hall-1"):
         path = tmp_path / "data" / f"{name}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 16)).save(path)
@@ -355,7 +355,7 @@ def test_a_data_set_of_an_own_format_is_loaded_checked_and_lists_its_options(
     assert "dashes data" in capsys.readouterr().out
     found = load_dataset("dashes", tmp_path / "data")
     assert [len(found.split(split)) for split in ("train", "query", "gallery")] == [2, 1, 1]
-    assert found.label_map == {"anna": 1, "ben": 2}
+    assert found.label_map == {"id_1": 1, "id_2": 2}
     with pytest.raises(InputError, match="unknown key 'sufix'; did you mean suffix"):
         load_dataset("dashes", tmp_path / "data", sufix=".png")
     (tmp_path / "bad.py").write_text(

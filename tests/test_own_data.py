@@ -32,8 +32,8 @@ from tests.make_datasets import (
     write_veri,
 )
 
-ROWS = ["a/1.jpg,anna,door,train", "a/2.jpg,ben,hall,train", "b/3.jpg,carl,hall,query", "b/4.jpg,carl,door,gallery"]
-TREE = {"train/anna/door": ["1.jpg"], "query/carl/door": ["1.jpg"], "gallery/carl/hall": ["1.jpg"]}
+ROWS = ["a/1.jpg,id_1,door,train", "a/2.jpg,id_2,hall,train", "b/3.jpg,id_3,hall,query", "b/4.jpg,id_3,door,gallery"]
+TREE = {"train/id_1/door": ["1.jpg"], "query/id_3/door": ["1.jpg"], "gallery/id_3/hall": ["1.jpg"]}
 
 
 def _refusal(name: str, root: Path, **options: Any) -> str:
@@ -253,17 +253,17 @@ def test_data_that_are_divided_already_or_cannot_be_are_refused_with_advice_that
     for name, root in (("folder", folder), ("csv", listed)):
         assert "leave the option split out" in _refusal(name, root, split=0.5)
         load_dataset(name, root)
-    plain = write_folder(tmp_path / "plain", {"anna": ["1.jpg", "2.jpg"], "ben": ["1.jpg", "2.jpg"]})
+    plain = write_folder(tmp_path / "plain", {"id_1": ["1.jpg", "2.jpg"], "id_2": ["1.jpg", "2.jpg"]})
     assert "for one folder for each identity, give the option split=0.5" in _refusal("folder", plain)
     load_dataset("folder", plain, split=0.5)
     write_csv(tmp_path / "list", ["1.jpg,a", "2.jpg,a", "3.jpg,b", "4.jpg,b"], header="path,person")
     assert "divide by identity with the option split=0.5" in _refusal("csv", tmp_path / "list")
     load_dataset("csv", tmp_path / "list", split=0.5)
     assert f"give {folder}" in _refusal("folder", write_folder(tmp_path / "above", {"x": []}).parent)
-    (plain / "ben" / "2.jpg").unlink()
-    (plain / "anna" / "2.jpg").unlink()
+    (plain / "id_2" / "2.jpg").unlink()
+    (plain / "id_1" / "2.jpg").unlink()
     assert "add images, since no identity has two" in _refusal("folder", plain, split=0.5)
-    shutil.rmtree(plain / "ben")
+    shutil.rmtree(plain / "id_2")
     assert "show 1 identities, expected at least two" in _refusal("folder", plain, split=0.5)
 
 
@@ -289,7 +289,7 @@ def _raises(root: Path, share: float, seed: int) -> bool:
 def test_an_image_of_every_ending_is_listed_and_read(tmp_path: Path, suffix: str) -> None:
     pixels = np.zeros((16, 8, 3), np.uint8)
     pixels[8:] = 255
-    path = tmp_path / "train" / "anna" / "door" / f"1{suffix.upper()}"
+    path = tmp_path / "train" / "id_1" / "door" / f"1{suffix.upper()}"
     path.parent.mkdir(parents=True)
     kind = {".jpx": "JPEG2000", ".jfif": "JPEG", ".jpe": "JPEG"}.get(suffix)
     image = Image.fromarray(pixels)
@@ -319,7 +319,7 @@ LOADERS: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
     "veri776": (lambda root: write_veri(root, lists=False), {}, "image_query"),
     "occluded_reid": (write_occluded_reid, {}, "whole_body_images/001"),
     "cuhk03": (_cuhk03, {"protocol": "classic"}, "images_detected"),
-    "folder": (lambda root: write_folder(root, TREE), {}, "query/carl/door"),
+    "folder": (lambda root: write_folder(root, TREE), {}, "query/id_3/door"),
     "class_folders": (lambda root: write_folder(root, CLASSES), {}, "val/dog"),
 }
 LISTED = {"csv", "msmt17"}
@@ -374,32 +374,32 @@ def test_a_folder_whose_images_lie_deeper_or_are_of_another_kind_is_told_so(name
 def test_a_folder_data_set_reads_deeper_folders_and_counts_what_lies_beside(tmp_path: Path) -> None:
     tree = {
         **TREE,
-        "train/anna/door/monday/early": ["2.jpg"],
-        "train/anna": ["beside.jpg"],
+        "train/id_1/door/monday/early": ["2.jpg"],
+        "train/id_1": ["beside.jpg"],
         "train": ["loose.jpg"],
         "docs": ["plan.png"],
-        "train_all/anna": ["1.jpg", "2.jpg"],
+        "train_all/id_1": ["1.jpg", "2.jpg"],
         "__MACOSX/train": ["._1.jpg"],
     }
     report = check_dataset("folder", write_folder(tmp_path, tree))
     assert report.ok
     assert report.dataset is not None
-    assert [r.path for r in report.dataset.train] == ["train/anna/door/1.jpg", "train/anna/door/monday/early/2.jpg"]
+    assert [r.path for r in report.dataset.train] == ["train/id_1/door/1.jpg", "train/id_1/door/monday/early/2.jpg"]
     assert report.dataset.passed_over == (
         "passed over 3 folders beside train, query and gallery: __MACOSX/ (0 images), docs/ (1 images), "
         "train_all/ (2 images)",
         "passed over 1 files beside the folders of identities: train/loose.jpg",
-        "passed over 1 files beside the folders of cameras: train/anna/beside.jpg",
+        "passed over 1 files beside the folders of cameras: train/id_1/beside.jpg",
     )
     assert load_dataset("folder", tmp_path, camera="none").passed_over == report.dataset.passed_over[:2]
 
 
 def test_an_undivided_folder_passes_over_what_is_no_person(tmp_path: Path) -> None:
-    tree = {"anna": ["1.jpg", "2.jpg"], "ben": ["1.jpg", "2.jpg"], ".": ["loose.jpg"], "__MACOSX/anna": ["._1.jpg"]}
+    tree = {"id_1": ["1.jpg", "2.jpg"], "id_2": ["1.jpg", "2.jpg"], ".": ["loose.jpg"], "__MACOSX/id_1": ["._1.jpg"]}
     write_folder(tmp_path, tree)
     (tmp_path / "docs").mkdir()
     data = load_dataset("folder", tmp_path, split=0.5)
-    assert data.label_map == {"anna": 1, "ben": 2}
+    assert data.label_map == {"id_1": 1, "id_2": 2}
     assert data.protocol == "no_camera_filter"
     assert data.passed_over == (
         "passed over 1 files beside the folders of identities: loose.jpg",
@@ -422,11 +422,11 @@ def test_images_that_a_list_of_veri776_leaves_out_are_counted(tmp_path: Path) ->
 def test_a_linked_folder_is_followed_and_a_circle_of_links_ends(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "data", TREE)
     write_images(tmp_path / "elsewhere", ["2.jpg"])
-    (root / "train" / "anna" / "door" / "link").symlink_to(tmp_path / "elsewhere")
-    (root / "train" / "anna" / "door" / "circle").symlink_to(root / "train" / "anna" / "door")
+    (root / "train" / "id_1" / "door" / "link").symlink_to(tmp_path / "elsewhere")
+    (root / "train" / "id_1" / "door" / "circle").symlink_to(root / "train" / "id_1" / "door")
     assert [r.path for r in load_dataset("folder", root).train] == [
-        "train/anna/door/1.jpg",
-        "train/anna/door/link/2.jpg",
+        "train/id_1/door/1.jpg",
+        "train/id_1/door/link/2.jpg",
     ]
 
 
@@ -442,5 +442,5 @@ def test_what_is_passed_over_is_logged_when_a_job_loads_the_data(
 
 
 def test_an_unknown_part_is_refused_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    write_csv(tmp_path, [*ROWS, "b/5.jpg,carl,hall,test"])
+    write_csv(tmp_path, [*ROWS, "b/5.jpg,id_3,hall,test"])
     assert "is not fit for use as csv" in refused(capsys, "datasets", "csv", "--root", tmp_path)

@@ -39,7 +39,7 @@ def _cuhk03(root: Path) -> None:
 
 
 def _csv(root: Path) -> None:
-    write_csv(root, ["a/1.jpg,anna,door,train", "b/3.jpg,carl,hall,query", "c/4.jpg,carl,door,gallery"])
+    write_csv(root, ["a/1.jpg,id_1,door,train", "b/3.jpg,id_3,hall,query", "c/4.jpg,id_3,door,gallery"])
 
 
 def _folder(root: Path) -> None:

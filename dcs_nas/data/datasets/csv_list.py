@@ -48,8 +48,8 @@ def csv_list(
 
     ROOT (the folder, or the CSV file itself):
         images.csv       path,identity,camera,split
-                         a/0001.jpg,anna,door,train
-                         b/0002.jpg,ben,hall,query
+                         a/0001.jpg,id_1,door,train
+                         b/0002.jpg,id_2,hall,query
         a/0001.jpg ...   the images, anywhere in the folder
     Paths are relative to ROOT, or to the CSV file's folder where ROOT is the file; they may begin with the name of that
     folder, or be absolute, but not lead out of it. split is train, query or gallery. identity and camera are any names,
