@@ -18,8 +18,8 @@ from dcs_nas.models.chain_kind import ChainKind, ChainSupernet
 from dcs_nas.models.chain_space import build_fixed_chain
 from dcs_nas.models.flops import count
 from dcs_nas.models.relaxation import Gumbel, GumbelSoftmax, Softmax
-from dcs_nas.models.super_block import Widths, kernel_mask
-from dcs_nas.models.supernet import one_hot
+from dcs_nas.models.super_block import SuperBlock, Widths, kernel_mask
+from dcs_nas.models.supernet import Mixture, one_hot
 from dcs_nas.space import ChainGenotype, ChainSpec, Origin
 from tests.chains import STAGES, chain_space, random_chain, random_weights
 
@@ -75,6 +75,63 @@ def test_every_attention_is_inherited_at_every_width(attention: str) -> None:
         }
         genotype = ChainKind().genotype_of(sample, space, space.network(32, 16), origin=Origin())
         _check_equal(supernet, genotype)
+
+
+def _pass(supernet: ChainSupernet, images: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The features of a pass with batch statistics, and the gradients of all weights."""
+    _batch_statistics(supernet)
+    features = supernet(images)
+    supernet.zero_grad(set_to_none=True)
+    (features * torch.linspace(-1, 1, features.numel()).view_as(features)).sum().backward()
+    gradients = {name: p.grad for name, p in supernet.named_parameters() if not name.startswith("mixtures")}
+    zeros = {name: torch.zeros_like(p) for name, p in supernet.named_parameters()}
+    return features.detach(), {name: zeros[name] if g is None else g.clone() for name, g in gradients.items()}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_path_computes_what_the_masks_leave(seed: int) -> None:
+    """Its features, gradients and statistics; those of other channels stay."""
+    torch.manual_seed(seed)
+    space = chain_space(head_expansion=2 if seed % 2 else None)
+    path, masked = (_supernet(space) for _ in range(2))
+    masked.load_state_dict(path.state_dict())
+    genotype, images = random_chain(space, seed), torch.randn(4, 3, 32, 16)
+    before = {name: buffer.clone() for name, buffer in path.named_buffers()}
+    with path.fix_to(genotype), masked.fix_to(genotype):
+        for mixture in masked.mixtures.values():
+            assert isinstance(mixture, Mixture)
+            assert mixture.fixed is not None
+            mixture.fixed = mixture.fixed._replace(columns=None)
+        (features, gradients), (wanted, all_gradients) = _pass(path, images), _pass(masked, images)
+    torch.testing.assert_close(features, wanted, rtol=1e-5, atol=1e-5)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, all_gradients[name], rtol=1e-4, atol=1e-4, msg=name)
+    own, other = path.inherit_state(genotype), masked.inherit_state(genotype)
+    torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-5)
+    after = dict(path.named_buffers())
+    moved = [int((after[n] != before[n]).sum()) for n in before if n.endswith("expand.norm.running_mean")]
+    block = genotype.stages[2].blocks[-1] if genotype.stages[2].blocks else None
+    if block is not None:
+        assert 0 < moved[-1] <= block.expansion * 20
+
+
+def test_a_drawn_path_is_computed_alone_unless_the_alphas_learn() -> None:
+    supernet = _supernet(chain_space(), relaxation=Gumbel()).train()
+    images = torch.randn(4, 3, 32, 16)
+    seen: list[int] = []
+    for block in supernet.modules():
+        if isinstance(block, SuperBlock):
+            block.register_forward_hook(lambda module, inputs, output: seen.append(output[0].shape[1] - module.widest))
+            block.widest = max(block.stage.widths)  # type: ignore[assignment]
+    for _ in range(4):
+        supernet(images)
+    assert set(seen) == {0}
+    seen.clear()
+    for alpha in supernet.alphas().values():
+        alpha.requires_grad_(False)
+    for _ in range(4):
+        supernet(images)
+    assert min(seen) < 0
 
 
 def test_the_share_of_channels_kept_counts_no_masked_ones() -> None:

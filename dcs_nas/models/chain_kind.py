@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from dcs_nas.config import SearchConfig
 from dcs_nas.errors import InputError
-from dcs_nas.models.chain_space import ConvNorm, build_fixed_chain, build_head, half
+from dcs_nas.models.chain_space import ConvNorm, build_fixed_chain, build_head, fit_channels, half
 from dcs_nas.models.flops import CostKind
-from dcs_nas.models.relaxation import GumbelSoftmax, Softmax
+from dcs_nas.models.relaxation import GumbelSoftmax, Sample, Softmax
 from dcs_nas.models.space_kinds import SPACE_KINDS, SpaceKind, build_relaxation
 from dcs_nas.models.super_block import MaskedWindow, PerWidth, SuperAttention, SuperBlock, Widths
 from dcs_nas.models.supernet import ExpectedCost, Supernet, build_mixtures, run_checkpointed
@@ -38,11 +38,13 @@ from dcs_nas.space import (
 )
 
 Weights = Callable[[str, int], Tensor]  # label and number of candidates to weights (n,)
+Chosen = Mapping[str, int]  # label to the candidate of a single path
 
 
 class ChainSupernet(Supernet):
     """Images (B, 3, H, W) to (B, D, h, w); every choice is a mixture. ``num_features``: D.
 
+    Where one candidate of each choice is drawn or fixed and the alphas do not learn, only this path is computed.
     The names of the mixtures are the labels of ``structure.choices()``, their weights (1, candidates).
 
     Args:
@@ -77,12 +79,14 @@ class ChainSupernet(Supernet):
         return any(isinstance(module, (MaskedWindow, PerWidth)) for module in self.modules())
 
     def forward(self, images: Tensor) -> Tensor:
-        drawn = {name: mixture().view(-1) for name, mixture in self._mixtures()}
-        weights = _read_weights(drawn, like=self.stem.conv.weight)
+        drawn = {name: mixture.sample() for name, mixture in self._mixtures()}
+        weights = _read_weights({n: s.weights.view(-1) for n, s in drawn.items()}, like=self.stem.conv.weight)
+        chosen = _find_path(drawn)
         x = self.stem(images)
         widths = Widths((self.structure.stem,), x.new_ones(1))
         for stage in self.stages:
-            x, widths = stage(x, widths, weights)
+            x, widths = stage(x, widths, weights, chosen)
+        x = fit_channels(x, widths.largest)
         return self.head(x) if isinstance(self.head, ConvNorm) else self.head(x, self._head_widths(widths).mask())
 
     def alphas(self) -> dict[str, nn.Parameter]:
@@ -174,11 +178,19 @@ class SuperStage(nn.Module):
         self.blocks = nn.ModuleList(SuperBlock(stage, c, first=k == 0) for k, c in enumerate(inputs))
         self.attention = SuperAttention(stage.attention, stage.widths, *size)
 
-    def forward(self, x: Tensor, widths: Widths, weights: Weights) -> tuple[Tensor, Widths]:
+    def forward(
+        self, x: Tensor, widths: Widths, weights: Weights, chosen: Chosen | None = None
+    ) -> tuple[Tensor, Widths]:
+        """Return the map and its widths; with ``chosen`` candidates the map has the channels of one width."""
         for k, block in enumerate(self.blocks, start=1):
             run = run_checkpointed if self.checkpoint and torch.is_grad_enabled() else nn.Module.__call__
-            x, widths = run(block, x, widths, self._of_block(k, weights))
-        return self.attention(x, widths, self._of_attention(weights)), widths
+            path = None
+            if chosen is not None:
+                labels = {what: c.label for what, c in block_choices(self.stage, self.number, k).items()}
+                path = {what: chosen.get(label, 0) for what, label in labels.items()}
+            x, widths = run(block, x, widths, self._of_block(k, weights), path)
+        attention = None if chosen is None else chosen.get(attention_choice(self.stage, self.number).label, 0)
+        return self.attention(x, widths, self._of_attention(weights), attention), widths
 
     def cost(
         self, kind: CostKind, widths: Widths, weights: Weights, size: tuple[int, int]
@@ -201,6 +213,16 @@ class SuperStage(nn.Module):
 def _read_weights(weights: Mapping[str, Tensor], *, like: Tensor) -> Weights:
     """Return the weights by label; a choice with one candidate has no mixture and weight 1."""
     return lambda label, options: weights[label] if options > 1 else like.new_ones(1)
+
+
+def _find_path(drawn: Mapping[str, Sample]) -> Chosen | None:
+    """Return the candidates by label where one of each choice counts, and no gradient of its weight is needed."""
+    chosen = {}
+    for label, sample in drawn.items():
+        if sample.columns is None or len(sample.columns[0]) != 1 or sample.weights.requires_grad:
+            return None
+        (chosen[label],) = sample.columns[0]
+    return chosen
 
 
 def _cut(value: Tensor, shape: torch.Size) -> Tensor:

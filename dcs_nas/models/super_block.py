@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from dcs_nas.models.blocks import DCSAttention, WindowAttention, build_attention, select_channels
 from dcs_nas.models.blocks.parts import attend, attention_scale, constants, to_map, to_tokens
-from dcs_nas.models.chain_space import InvertedResidual, fit_channels
+from dcs_nas.models.chain_space import ConvNorm, InvertedResidual, SqueezeExcite, fit_channels
 from dcs_nas.models.flops import count_map
 from dcs_nas.models.supernet import CostKind
 from dcs_nas.space import WINDOW, StageSpec, squeeze_channels
 
 BlockWeights = Mapping[str, Tensor]  # kernel, expansion, width, squeeze_excite, depth: (n,) each
+Path = Mapping[str, int]  # the chosen option of each
 
 
 class SuperBlock(nn.Module):
@@ -49,8 +50,16 @@ class SuperBlock(nn.Module):
             shortcut=self.shortcut,
         )
 
-    def forward(self, x: Tensor, widths: Widths, weights: BlockWeights) -> tuple[Tensor, Widths]:
-        """Map x (B, C, H, W) of ``widths`` to (B, D, H / stride, W / stride) and its widths; masked channels are 0."""
+    def forward(
+        self, x: Tensor, widths: Widths, weights: BlockWeights, path: Path | None = None
+    ) -> tuple[Tensor, Widths]:
+        """Map x (B, C, H, W) of ``widths`` to (B, D, H / stride, W / stride) and its widths; masked channels are 0.
+
+        Of a ``path``, whose weights are one-hot, only its own channels and kernel are computed: x and the result have
+        the channels of one width.
+        """
+        if path is not None:
+            return self._follow(path, x, widths, weights)
         expanded = widths.expand(self.stage.expansions, weights["expansion"])
         hidden = self._filter(self._expand(x, weights["expansion"]), weights["kernel"])
         hidden = self._excite(_mask(hidden, expanded.mask()), expanded, weights["squeeze_excite"])
@@ -61,6 +70,22 @@ class SuperBlock(nn.Module):
             return y, out
         skip = weights["depth"][1]
         return y + skip * (x - y), out.mix(widths, skip)
+
+    def _follow(self, path: Path, x: Tensor, widths: Widths, weights: BlockWeights) -> tuple[Tensor, Widths]:
+        stage, largest = self.stage, self.largest
+        if path["depth"] == 1:
+            return x, widths
+        expansion, width = stage.expansions[path["expansion"]], stage.widths[path["width"]]
+        y = x
+        if expansion > 1:
+            assert largest.expand is not None
+            y = run_part(largest.expand, x, x.shape[1] * expansion)
+        y = run_part(largest.depthwise, y, y.shape[1], kernel=stage.kernels[path["kernel"]])
+        if stage.squeeze_excite[path["squeeze_excite"]]:
+            assert largest.excite is not None
+            y = y * _gate_part(largest.excite, y)
+        y = run_part(largest.project, y, width)
+        return y + fit_channels(x, width) if self.shortcut else y, Widths(stage.widths, weights["width"])
 
     def _expand(self, x: Tensor, weights: Tensor) -> Tensor:
         """Return the expanded map (B, E, H, W); where expansion 1 is a candidate, with its share of the input."""
@@ -121,6 +146,43 @@ class SuperBlock(nn.Module):
         if len(weights["depth"]) == 1:
             return total, out
         return total * weights["depth"][0], out.mix(widths, weights["depth"][1])
+
+
+def run_part(layer: ConvNorm, x: Tensor, channels: int, *, kernel: int = 1) -> Tensor:
+    """Return the first ``channels`` of the layer's output for an x of its first input channels.
+
+    Of its convolution the middle ``kernel`` x ``kernel`` is used. The statistics of other channels stay as they are.
+    """
+    conv, depthwise = layer.conv, layer.conv.groups > 1
+    margin = (conv.kernel_size[0] - kernel) // 2
+    window = slice(margin, margin + kernel)
+    weight = conv.weight[:channels, : 1 if depthwise else x.shape[1], window, window]
+    y = F.conv2d(x, weight, None, conv.stride, kernel // 2, groups=channels if depthwise else 1)
+    return layer.activation(_norm_part(layer.norm, y))
+
+
+def _norm_part(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    channels = x.shape[1]
+    if channels == norm.num_features:
+        return norm(x)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert norm.num_batches_tracked is not None
+    momentum = norm.momentum
+    if norm.training:
+        norm.num_batches_tracked.add_(1)
+        momentum = 1 / float(norm.num_batches_tracked) if momentum is None else momentum
+    mean, variance = norm.running_mean[:channels], norm.running_var[:channels]
+    scale, shift = norm.weight[:channels], norm.bias[:channels]
+    return F.batch_norm(x, mean, variance, scale, shift, norm.training, momentum or 0.0, norm.eps)
+
+
+def _gate_part(excite: SqueezeExcite, x: Tensor) -> Tensor:
+    """Return the gate (B, C, 1, 1) of the first C channels, through the first C / 4 inside."""
+    channels, inner = x.shape[1], squeeze_channels(x.shape[1])
+    y = F.linear(x.mean((2, 3)), excite.reduce.weight[:inner, :channels], excite.reduce.bias[:inner])
+    y = F.linear(torch.relu(y), excite.expand.weight[:channels, :inner], excite.expand.bias[:channels])
+    return F.hardsigmoid(y)[:, :, None, None]
 
 
 def _mask(x: Tensor, mask: Tensor) -> Tensor:
@@ -203,12 +265,22 @@ class SuperAttention(nn.Module):
                 candidates[name] = PerWidth(name, widths, height, width)
         self.candidates = nn.ModuleDict(candidates)
 
-    def forward(self, x: Tensor, widths: Widths, weights: Tensor) -> Tensor:
-        """Return the sum (B, C, H, W) for x (B, C, H, W) of ``widths``, with ``weights`` (A,) of the candidates."""
+    def forward(self, x: Tensor, widths: Widths, weights: Tensor, chosen: int | None = None) -> Tensor:
+        """Return the sum (B, C, H, W) for x (B, C, H, W) of ``widths``, with ``weights`` (A,) of the candidates.
+
+        Where one is ``chosen``, it alone is computed, and x has the channels of one width.
+        """
+        if chosen is not None:
+            return self._run(self.names[chosen], x, widths)
         total = torch.zeros_like(x)
         for name, weight in zip(self.names, weights):
             total = total + weight * (x if name == "none" else self.candidates[name](x, widths))
         return total
+
+    def _run(self, name: str, x: Tensor, widths: Widths) -> Tensor:
+        if name == "none":
+            return x
+        return self.candidates[name](fit_channels(x, max(self.widths)), widths)[:, : x.shape[1]]
 
     def state(self, name: str, width: int) -> dict[str, Tensor]:
         """Return parameters and statistics of candidate ``name``, from which a block of ``width`` is cut."""
