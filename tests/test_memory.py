@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from dcs_nas.config import Config, load_config
 from dcs_nas.models.build import build_supernet
+from dcs_nas.models.chain_kind import ChainSupernet
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.space import find_shipped_file, load_space
 from dcs_nas.strategies.bilevel import measure_search, without_gradients
 from dcs_nas.training.memory import GIB, StepMemory, _alive, _backward, measure_step
+from tests.chains import chain_space, random_chain
 from tests.command_line import refused, run_command
 
 PLACES, CHANNELS, IDENTITIES = 16 * 8, 64, 10
@@ -112,6 +114,23 @@ def test_a_network_and_the_random_generators_are_left_as_they_were(space: Path) 
 def test_settings_that_spare_memory_need_less_an_image(space: Path, less: list[str], more: list[str]) -> None:
     each = [measure_search(supernet(space, c), c).per_image.max() for c in (config(*less), config(*more))]
     assert each[0] < 0.9 * each[1]
+
+
+def test_no_path_of_a_chain_keeps_more_than_is_said() -> None:
+    """Each path is computed alone, the widest one too."""
+    chain, settings = chain_space(), config("search.relaxation.kind=gumbel")
+    network = build_supernet(chain, settings.section("search"), settings.data, IDENTITIES)
+    found = measure_search(network, settings).per_image.max()
+    supernet_of_chain = network.backbone
+    assert isinstance(supernet_of_chain, ChainSupernet)
+    for alpha in supernet_of_chain.alphas().values():
+        alpha.requires_grad_(False)
+    kept = []
+    for seed in range(8):
+        with supernet_of_chain.fix_to(random_chain(chain, seed)):
+            kept.append(measure_step(network, settings, states=1).per_image.max())
+    assert max(kept) < found
+    assert min(kept) < 0.7 * found
 
 
 def test_profile_reads_the_supernet_of_proposals_as_it_trains(capsys: pytest.CaptureFixture, space: Path) -> None:

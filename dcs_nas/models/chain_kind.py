@@ -78,6 +78,10 @@ class ChainSupernet(Supernet):
     def reads_weights(self) -> bool:
         return any(isinstance(module, (MaskedWindow, PerWidth)) for module in self.modules())
 
+    @property
+    def shares_weights(self) -> bool:
+        return True
+
     def forward(self, images: Tensor) -> Tensor:
         drawn = {name: mixture.sample() for name, mixture in self._mixtures()}
         weights = _read_weights({n: s.weights.view(-1) for n, s in drawn.items()}, like=self.stem.conv.weight)

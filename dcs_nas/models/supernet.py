@@ -94,6 +94,11 @@ class Supernet(nn.Module):
         """True if a pass chooses modules by the values of the mixture weights, as of the strongest width."""
         return False
 
+    @property
+    def shares_weights(self) -> bool:
+        """True if candidates are parts of the same weights, so that the sum of all bounds what any path keeps."""
+        return False
+
     def inherit_state(self, genotype: Any) -> dict[str, Tensor]:
         """Return the parameters and statistics that the genotype's fixed network takes over, under its names."""
         raise NotImplementedError
@@ -134,11 +139,15 @@ class Supernet(nn.Module):
         return {name: mixture.compute_expected() for name, mixture in self._mixtures()}
 
     @contextmanager
-    def hold_draw(self, *, expected: bool = False) -> Iterator[None]:
-        """Use one draw of mixture weights, or the expected ones, in all passes of the block."""
+    def hold_draw(self, *, expected: bool = False, whole: bool = False) -> Iterator[None]:
+        """Use one draw of mixture weights, or the expected ones, in all passes of the block.
+
+        ``whole``: compute all candidates, where a draw is of single ones too.
+        """
         for _, mixture in self._mixtures():
             mixture.drawn = None
-            mixture.drawn = Sample(mixture.compute_expected()) if expected else mixture.sample()
+            drawn = Sample(mixture.compute_expected()) if expected else mixture.sample()
+            mixture.drawn = Sample(drawn.weights) if whole else drawn
         try:
             yield
         finally:

@@ -225,7 +225,7 @@ def measure_search(network: ReidNetwork, config: Config, *, device: torch.device
         alphas = list(supernet.alphas().values())
 
         def draw_step() -> Tensor:
-            with supernet.hold_draw():
+            with supernet.hold_draw(whole=supernet.shares_weights):
                 return loss()
 
         if settings.order == 2:
