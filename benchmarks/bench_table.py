@@ -91,6 +91,9 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 def _compare(name: str) -> None:
     """Print how far the ranking of the sixty on tiles agrees with that on people, and each with its other seed."""
     on_tiles, on_people = (_scores(ROOT / f"results/reference/{name}{end}.csv") for end in ("_tiles", ""))
+    on_tiles = {text: by_seed for text, by_seed in on_tiles.items() if set(SEEDS) <= set(by_seed)}
+    if len(on_tiles) < 2:
+        raise SystemExit(f"{name}_tiles.csv has no two architectures with seeds {SEEDS} yet; train them by --tiles")
     mean = {
         subject: [statistics.mean(scores[text][seed] for seed in SEEDS) for text in on_tiles]
         for subject, scores in (("tiles", on_tiles), ("people", on_people))
