@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,8 @@ from dcs_nas.space import (
 )
 
 Weights = Callable[[str, int], Tensor]  # label and number of candidates to weights (n,)
-Chosen = Mapping[str, int]  # label to the candidate of a single path
+Chosen = Callable[[str, int], int]  # label and number of candidates to the one of a single path
+T = TypeVar("T")
 
 
 class ChainSupernet(Supernet):
@@ -188,13 +189,10 @@ class SuperStage(nn.Module):
         """Return the map and its widths; with ``chosen`` candidates the map has the channels of one width."""
         for k, block in enumerate(self.blocks, start=1):
             run = run_checkpointed if self.checkpoint and torch.is_grad_enabled() else nn.Module.__call__
-            path = None
-            if chosen is not None:
-                labels = {what: c.label for what, c in block_choices(self.stage, self.number, k).items()}
-                path = {what: chosen.get(label, 0) for what, label in labels.items()}
+            path = None if chosen is None else self._of_block(k, chosen)
             x, widths = run(block, x, widths, self._of_block(k, weights), path)
-        attention = None if chosen is None else chosen.get(attention_choice(self.stage, self.number).label, 0)
-        return self.attention(x, widths, self._of_attention(weights), attention), widths
+        name = None if chosen is None else self._of_attention(chosen)
+        return self.attention(x, widths, self._of_attention(weights), name), widths
 
     def cost(
         self, kind: CostKind, widths: Widths, weights: Weights, size: tuple[int, int]
@@ -206,12 +204,12 @@ class SuperStage(nn.Module):
             total, size = total + cost, (half(size[0], block.stride), half(size[1], block.stride))  # type: ignore[arg-type]
         return total + self.attention.cost(kind, widths, self._of_attention(weights)), widths, size
 
-    def _of_block(self, block: int, weights: Weights) -> dict[str, Tensor]:
+    def _of_block(self, block: int, read: Callable[[str, int], T]) -> dict[str, T]:
         choices = block_choices(self.stage, self.number, block)
-        return {what: weights(choice.label, len(choice.options)) for what, choice in choices.items()}
+        return {what: read(choice.label, len(choice.options)) for what, choice in choices.items()}
 
-    def _of_attention(self, weights: Weights) -> Tensor:
-        return weights(attention_choice(self.stage, self.number).label, len(self.stage.attention))
+    def _of_attention(self, read: Callable[[str, int], T]) -> T:
+        return read(attention_choice(self.stage, self.number).label, len(self.stage.attention))
 
 
 def _read_weights(weights: Mapping[str, Tensor], *, like: Tensor) -> Weights:
@@ -226,7 +224,7 @@ def _find_path(drawn: Mapping[str, Sample]) -> Chosen | None:
         if sample.columns is None or len(sample.columns[0]) != 1 or sample.weights.requires_grad:
             return None
         (chosen[label],) = sample.columns[0]
-    return chosen
+    return lambda label, options: chosen[label] if options > 1 else 0
 
 
 def _cut(value: Tensor, shape: torch.Size) -> Tensor:

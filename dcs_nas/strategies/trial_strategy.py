@@ -73,7 +73,7 @@ class TrialStrategy(Strategy):
 
     @property
     def kept(self) -> int | None:
-        """How many of the best trials may continue; None where all may, or none does."""
+        """The number of best trials whose checkpoints are kept for a later trial; None for all."""
         return None
 
     def begin(self, run: RunFolder) -> None:
