@@ -9,19 +9,13 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from dcs_nas.config.bilevel import CostConfig, GuardConfig, MemoryConfig, RelaxationConfig, RetrievalConfig
 from dcs_nas.config.data import AugmentConfig, DataConfig, DataSource, EvaluateConfig
-from dcs_nas.config.search import (
-    TRIAL_STRATEGIES,
-    CostConfig,
-    GuardConfig,
-    MemoryConfig,
-    PredictorConfig,
-    RelaxationConfig,
-    RetrievalConfig,
-    SearchConfig,
-    TrialsConfig,
-)
-from dcs_nas.config.training import DcsConfig, HeadConfig, LossConfig, PretrainConfig, RetrainConfig, TrainerConfig
+from dcs_nas.config.loss import DcsConfig, LossConfig
+from dcs_nas.config.retrain import HeadConfig, PretrainConfig, RetrainConfig
+from dcs_nas.config.search import SearchConfig
+from dcs_nas.config.trainer import TrainerConfig
+from dcs_nas.config.trials import TRIAL_STRATEGIES, PredictorConfig, TrialsConfig
 from dcs_nas.config.tune import TuneConfig
 from dcs_nas.errors import InputError, choices
 from dcs_nas.former_keys import current_key, rename_former_keys

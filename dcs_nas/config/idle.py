@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel
 
-from dcs_nas.config.search import OWN_TRIALS, TRIAL_STRATEGIES
+from dcs_nas.config.trials import OWN_TRIALS, TRIAL_STRATEGIES
 
 DCS_BLOCKS = "the number of DCS-Attention blocks"
 JOB = "the job"

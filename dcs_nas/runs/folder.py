@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dcs_nas.config import Config, rename_config_keys
-from dcs_nas.config.training import PRECISION_NAMES
+from dcs_nas.config.trainer import PRECISION_NAMES
 from dcs_nas.data.fingerprint import DATA_FILE
 from dcs_nas.environment import describe_environment
 from dcs_nas.errors import InputError

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from dcs_nas.config import Config, SearchConfig, TrainerConfig
-from dcs_nas.config.search import OWN_TRIALS
+from dcs_nas.config.trials import OWN_TRIALS
 from dcs_nas.errors import InputError
 from dcs_nas.training.cuda_graphs import GraphedForward, pause
 from dcs_nas.training.devices import count_processes

@@ -1,10 +1,9 @@
-"""Sections ``loss``, ``dcs``, ``retrain`` and ``trainer``: the objective, the training, the machine."""
+"""Sections ``retrain`` and ``pretrain``: the training of a fixed network, and its head."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -12,115 +11,6 @@ from dcs_nas.settings import Settings
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 BranchWeights = Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1, max_length=64)]
-Precision = Literal["32-true", "bf16-mixed", "16-mixed", "64-true"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-PRECISION_NAMES: dict[str, Precision] = {
-    **dict.fromkeys(("32", "fp32", "float32", "tf32", "full"), "32-true"),
-    **dict.fromkeys(("16", "fp16", "float16", "half", "amp"), "16-mixed"),
-    **dict.fromkeys(("bf16", "bfloat16"), "bf16-mixed"),
-    **dict.fromkeys(("64", "fp64", "float64", "double"), "64-true"),
-}
-
-
-class LossConfig(Settings):
-    """The training objective: weights of its terms, and the information bottleneck (IB).
-
-    The circle term is that of pairs (Sun et al., CVPR 2020, equation 6); its softmax form is a classifier,
-    ``retrain.head``.
-
-    Of a network with several vectors the identity term is the mean over their classifiers, the other terms are of all
-    vectors side by side. With ``identity_branches`` or ``triplet_branches`` each vector has a term of its own, and the
-    weighted terms are added.
-    """
-
-    identity_weight: float = Field(default=1.0, ge=0)
-    """Weight of the cross-entropy over the training identities; 0 leaves it out."""
-    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
-    """Share of the target that is spread over all identities; 0 for none."""
-    triplet_weight: float = Field(default=1.0, ge=0)
-    """Weight of the triplet term; 0 leaves it out."""
-    triplet_margin: float | None = Field(default=0.3, ge=0)
-    """Margin of the triplet term, in distances; null for the soft margin."""
-    triplet_mining: Literal["hard", "weighted"] = "hard"
-    """The hardest pairs of each anchor, or all pairs with weights (AGW)."""
-    triplet_normalize: bool = False
-    """Compare features of length 1 in the triplet term."""
-    identity_branches: BranchWeights | None = None
-    """Weights of the identity terms of a network with several vectors, one each; by default their mean."""
-    triplet_branches: BranchWeights | None = None
-    """Weights of the triplet terms of a network with several vectors, one each; by default one term of all."""
-    center_weight: float = Field(default=0.0, ge=0)
-    """Weight of the centre loss, which pulls features to the centre of their identity; 0.0005 is usual, 0 for
-    none."""
-    circle_weight: float = Field(default=0.0, ge=0)
-    """Weight of the circle loss of pairs; 0 leaves it out."""
-    circle_margin: float = Field(default=0.25, gt=0, lt=1)
-    """Margin m of the circle loss; 0.25 as published."""
-    circle_scale: float = Field(default=128.0, gt=0)
-    """Scale gamma of the circle loss; 128 as published for person re-identification."""
-    ib_kind: Literal["none", "ibb", "ibb_tight", "plugin"] = "none"
-    """Information-bottleneck term: the published bound (ibb), a tighter one (ibb_tight), the estimate itself
-    (plugin), or none."""
-    ib_weight: float = Field(default=0.0, ge=0)
-    """Weight of the information-bottleneck term."""
-    ib_grid: tuple[int, int] = (8, 4)
-    """Rows and columns to which the IB term's input is averaged."""
-    ib_input: Literal["image", "stem"] = "image"
-    """Input of the IB term: the image, or the output of the network's stem."""
-    ib_estimate: Literal["streaming", "exact"] = "streaming"
-    """Class statistics of the IB term: gathered during the epoch (streaming), or by an extra pass after it (exact,
-    slower)."""
-    ib_temperature: float | Literal["auto"] = 1.0
-    """Divides the squared distances of the IB term's assignments; auto keeps the assignments soft for features of
-    hundreds of numbers."""
-    ib_normalize: bool = False
-    """Compare features of length 1 in the IB term."""
-
-    @model_validator(mode="after")
-    def _check(self) -> LossConfig:
-        if self.ib_weight > 0 and self.ib_kind == "none":
-            raise ValueError(f"ib_weight is {self.ib_weight:g}, but ib_kind is 'none'; name a kind, e.g. ibb")
-        if self.ib_kind == "none" and (self.ib_input, self.ib_estimate) != ("image", "streaming"):
-            raise ValueError("ib_input or ib_estimate is set, but ib_kind is 'none'; name a kind, e.g. ibb")
-        if not self.identity_weight and not self.triplet_weight and not self.circle_weight:
-            raise ValueError("identity_weight, triplet_weight and circle_weight are all 0; give one of them a weight")
-        for name in ("identity_branches", "triplet_branches"):
-            if getattr(self, name) is not None and not any(getattr(self, name)):
-                raise ValueError(f"{name} are all 0; give one vector a weight, or leave the term out by its own weight")
-        return self
-
-
-class DcsConfig(Settings):
-    """DCS-Attention: the Gumbel temperature starts at ``tau`` and is multiplied by ``decay`` every epoch.
-
-    The values are those of the searched widths in the authors' code, which has no lower bound; applied to masks, it
-    leaves 83 % of the logits without a gradient after 120 epochs. ``tau_min`` is ours. A block's own ``scale``
-    (``dcs_nas.models.blocks.DCSAttention``) replaces the one here.
-    """
-
-    tau: float = Field(default=5.0, gt=0)
-    """Gumbel temperature of the first epoch; high values let all channels learn."""
-    decay: float = Field(default=0.956, gt=0, le=1)
-    """Factor on the temperature after every epoch."""
-    tau_min: float = Field(default=0.5, ge=0)
-    """Lowest temperature, below which few logits have a gradient; 0 for the published schedule without a floor."""
-    scale: Literal["mean", "sqrt", "literal"] = "mean"
-    """Scale of the affinities of tokens with C channels: 1 / C (mean), 1 / sqrt(C) (sqrt), or 1 as the paper writes
-    it (literal)."""
-
-    @model_validator(mode="after")
-    def _check(self) -> DcsConfig:
-        if self.tau_min > self.tau:
-            raise ValueError(f"tau_min is {self.tau_min:g}, above tau {self.tau:g}; set tau_min to tau or below")
-        return self
-
-    def temperature(self, epoch: int) -> float:
-        """Return the temperature of an epoch, from 0: max(tau * decay ** epoch, tau_min).
-
-        >>> [round(DcsConfig().temperature(epoch), 3) for epoch in (0, 10, 60)]
-        [5.0, 3.188, 0.5]
-        """
-        return max(self.tau * self.decay**epoch, self.tau_min)
 
 
 class HeadConfig(Settings):
@@ -350,77 +240,3 @@ class PretrainConfig(RetrainConfig):
     """Epochs between two measurements of the accuracy."""
     validation: float = Field(default=0.0, ge=0, lt=1)
     """Share of the images of each class that is held out to choose the best checkpoint; 0 for none."""
-
-
-class TrainerConfig(Settings):
-    """The machine: passed on to Lightning's Trainer. ``dcs_nas.training.devices`` checks it when a job starts."""
-
-    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
-    """Kind of device; auto takes a GPU where there is one."""
-    devices: int | str = "auto"
-    """Number of devices, numbers of GPUs ('0,2'), or -1 for all; auto takes one, or as many as a launcher started."""
-    num_nodes: int = Field(default=1, ge=1)
-    """Machines that train together, started by torchrun or srun."""
-    timeout_minutes: float = Field(default=30, gt=0, le=10080)
-    """Minutes that a process waits for another that does not answer."""
-    precision: Precision = "32-true"
-    """Number format of the computation; the mixed ones save time and memory on GPUs that have them."""
-    deterministic: bool | None = None
-    """Deterministic algorithms only; by default on a CPU. On a GPU they cost speed."""
-    compile: Literal["off", "cuda-graphs", "default", "reduce-overhead", "max-autotune"] = "off"
-    """Faster steps on a GPU: CUDA graphs of whole passes, or a mode of torch.compile, which compiles for minutes."""
-    matmul_precision: Literal["highest", "high", "medium"] = "highest"
-    """Precision of float32 products on a GPU; high allows TF32."""
-    nonfinite: Literal["stop", "skip"] = "stop"
-    """Action at a NaN or infinite loss or gradient: stop the job, or skip the step."""
-    threads: int | None = Field(default=None, ge=1, le=4096)
-    """Threads of the processor; null for torch's own number."""
-    loggers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
-    """Loggers of each epoch's figures beside metrics.csv; wandb and mlflow have to be installed."""
-
-    @property
-    def cuda(self) -> bool:
-        """True if there is a CUDA GPU and the settings allow it."""
-        import torch
-
-        return torch.cuda.is_available() and self.accelerator != "cpu"
-
-    @property
-    def on_cpu(self) -> bool:
-        """True if the CPU trains: there is no GPU, or the settings refuse it."""
-        import torch
-
-        return self.accelerator == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
-
-    @field_validator("compile", mode="before")
-    @classmethod
-    def _read_off(cls, value: object) -> object:
-        return "off" if value is False else value  # YAML reads off as false
-
-    @field_validator("precision", mode="before")
-    @classmethod
-    def _name_precision(cls, value: Any) -> Any:
-        if value in ("bf16-true", "16-true"):
-            raise ValueError(
-                "weights and alphas in half precision lose most of their steps, which round to zero; use bf16-mixed"
-            )
-        precision = PRECISION_NAMES.get(str(value).lower())
-        if precision is not None:
-            raise ValueError(f"did you mean {precision}? known: {', '.join(PRECISIONS)}")
-        return value
-
-    @field_validator("devices", mode="before")
-    @classmethod
-    def _check_devices(cls, value: Any) -> Any:
-        text = str(value).strip()
-        numbers = [part.strip() for part in text.split(",") if part.strip()]
-        named = "," in text and all(map(str.isdecimal, numbers)) and 0 < len(numbers) == len(set(map(int, numbers)))
-        if isinstance(value, bool) or not (named or re.fullmatch("auto|-1|0*[1-9][0-9]{0,3}", text)):
-            raise ValueError("expected auto, a number of at least 1, -1 for all, or the numbers of GPUs such as '0,2'")
-        return value
-
-    @model_validator(mode="after")
-    def _check_loggers(self) -> TrainerConfig:
-        if len(set(self.loggers)) < len(self.loggers):
-            raise ValueError(f"loggers {', '.join(self.loggers)} name one twice; name each once")
-        return self
