@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,3 +75,31 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     write_synthetic(out, settings=settings, workers=1)
     return out
+
+
+@pytest.fixture(scope="session")
+def made_up_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of made-up tables, one for each that the package has."""
+    from dcs_nas.space.table import TABLES
+    from tests.test_tabular import written
+
+    folder = tmp_path_factory.mktemp("tables")
+    for name in TABLES:
+        written(folder / f"{name}.csv", name)
+    return folder
+
+
+@pytest.fixture
+def tables(made_up_tables: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Made-up tables in place of the shipped ones, in a folder for runs."""
+    shutil.copytree(made_up_tables, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setattr("dcs_nas.space.table._find_shipped", lambda name: tmp_path / f"{name}.csv")
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def trial_job(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """A tiny job on cells or on a chain (``space``), by strategy and overrides."""
+    from tests.trial_searches import write_trial_job
+
+    return write_trial_job(tmp_path_factory.mktemp("job"), people)

@@ -103,6 +103,7 @@ class TrialFolder:
     ) -> None:
         self.settings, self.run, self._space, self._most, self._rate = settings, run, space, most, rate
         self._kept = kept
+        self._kept_trials: list[Trial] = []
         self.done: list[Trial] = []
 
     def folder(self, number: int) -> RunFolder:
@@ -141,9 +142,10 @@ class TrialFolder:
         values |= {f"evidence/{name}": value for name, value in trial.evidence.items()}
         self.run.write_metrics(row, {**values, "seconds": trial.seconds, "spent": round(self.spent(), 3)})
         write_trial_record(self.run, row, best.genotype, self._space)
-        if self._kept is not None:
-            new = sorted((each for each in self.done if each.continues is None), key=self._rate, reverse=True)
-            for each in new[self._kept :]:
+        if self._kept is not None and trial.continues is None:
+            ranked = sorted([*self._kept_trials, trial], key=self._rate, reverse=True)
+            self._kept_trials = ranked[: self._kept]
+            for each in ranked[self._kept :]:
                 shutil.rmtree(self.folder(each.number).checkpoints, ignore_errors=True)
         place = f"trial {row + 1}/{self._most}"
         if trial.problem:
