@@ -18,6 +18,7 @@ import fcntl
 import hashlib
 import os
 import random
+import re
 import statistics
 import tempfile
 import time
@@ -105,11 +106,11 @@ def _compare(name: str) -> None:
         lowest, highest = min(mean[subject]), max(mean[subject])
         print(f"{subject}: tau of two seeds {tau(*by_seed):.2f}, mAP {lowest:.1f} to {highest:.1f}")
     texts = list(on_tiles)
-    blocks = sorted({text.rpartition("+")[2] for text in texts})
-    for block in blocks:
-        own = [i for i, text in enumerate(texts) if text.endswith(f"+{block}")]
+    blocks = [set(re.findall(r"\+(\w+)", text)) - {"none"} for text in texts]
+    for block in [None, *sorted(set().union(*blocks))]:
+        own = [i for i, found in enumerate(blocks) if (block in found if block else not found)]
         values = [f"{subject} {statistics.mean(mean[subject][i] for i in own):.1f}" for subject in mean]
-        print(f"+{block}: {', '.join(values)}, {len(own)} architectures")
+        print(f"{f'with {block}' if block else 'no attention'}: {', '.join(values)}, {len(own)} architectures")
     best = max(range(len(texts)), key=lambda i: mean["people"][i])
     rank = sum(score > mean["tiles"][best] for score in mean["tiles"]) + 1
     print(f"the best on people, {texts[best]}, is number {rank} on tiles")
