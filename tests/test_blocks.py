@@ -15,10 +15,12 @@ SIZES = [(1, 1, 1), (3, 1, 1), (1, 4, 4), (5, 3, 2), (17, 7, 5), (32, 8, 4)]
 
 
 def opened(block: nn.Module) -> nn.Module:
-    """The block with no BatchNorm weight at 0, so that all its paths count."""
+    """The block with no weights at 0, so that all its paths count."""
     for parameter in block.parameters():
         if parameter.dim() == 1:
             nn.init.uniform_(parameter, 0.5, 1.5)
+        elif (parameter == 0).any():
+            nn.init.normal_(parameter)
     return block
 
 
@@ -178,6 +180,11 @@ def test_the_part_aware_module_computes_its_equation_part_by_part(height, sizes)
     weight = block.fuse.weight[:, :, 0, 0]
     fused = torch.einsum("dc,bchw->bdhw", weight[:, :5], x) + torch.einsum("dc,bchw->bdhw", weight[:, 5:], repeated)
     torch.testing.assert_close(block(x), block.norm(fused))
+
+
+def test_a_new_part_aware_module_normalizes_the_map_alone():
+    block, x = build_attention("part_aware", 5, 8, 3), random_map(5, 8, 3)
+    torch.testing.assert_close(block(x), nn.functional.batch_norm(x, None, None, training=True))
 
 
 def test_the_part_aware_module_refuses_a_map_of_another_height():
