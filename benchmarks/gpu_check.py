@@ -159,11 +159,11 @@ def _step(bench: Bench, sizes: dict[str, int], attention: bool, trainer: Mapping
     from search_step import Search, nni, ours, published
 
     from dcs_nas.config import Config
-    from dcs_nas.training.acceleration import accelerate, set_precision
+    from dcs_nas.training.acceleration import accelerate, set_numerics
     from dcs_nas.training.cuda_graphs import GraphedForward
 
     config = Config.model_validate({"name": "step", "trainer": trainer})
-    set_precision(config.trainer)
+    set_numerics(config.trainer)
     torch.compiler.reset()
     half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(config.trainer.precision)
 
@@ -335,7 +335,7 @@ def _configuration(bench: Bench, path: Path) -> Row:
     from dcs_nas.cli.profile_target import IDENTITIES, Sizes, read_target
     from dcs_nas.models.supernet import Supernet
     from dcs_nas.strategies.bilevel import without_gradients
-    from dcs_nas.training.acceleration import accelerate, require_compilable, set_precision
+    from dcs_nas.training.acceleration import accelerate, require_compilable, set_numerics
     from dcs_nas.training.objective import batch_terms, build_objective
     from dcs_nas.training.trainer import memory_format
 
@@ -344,7 +344,7 @@ def _configuration(bench: Bench, path: Path) -> Row:
     config, network = target.config, target.with_heads
     if config is None or network is None:
         return {"refused": "it trains a genotype, which has to be searched first"}
-    set_precision(config.trainer)
+    set_numerics(config.trainer)
     batch = 4 if bench.tiny else config.data.batch_size
     objective = build_objective(config.loss, num_identities=IDENTITIES, features=network.num_features, network=network)
     network, objective = memory_format(network).to(bench.device).train(), objective.to(bench.device)

@@ -17,7 +17,7 @@ from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.space import SpaceSpec
 from dcs_nas.strategies.gradients import dominant_eigenvalue
 from dcs_nas.strategies.job import run_search
-from dcs_nas.training.acceleration import accelerate, eager, set_precision
+from dcs_nas.training.acceleration import accelerate, eager, set_numerics
 
 SPACE = SpaceSpec(
     name="tiny",
@@ -106,9 +106,9 @@ def test_a_compiled_network_runs_uncompiled_where_it_is_differentiated_twice() -
 
 
 def test_the_precision_of_products_is_as_configured() -> None:
-    set_precision(_config(matmul_precision="high").trainer)
+    set_numerics(_config(matmul_precision="high").trainer)
     assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == ("high", True)
-    set_precision(_config().trainer)
+    set_numerics(_config().trainer)
     assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == ("highest", False)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from dcs_nas.config import Config, load_config
 from dcs_nas.data.datamodule import ReidData
@@ -23,6 +25,7 @@ from dcs_nas.strategies.job import run_search
 from dcs_nas.training.checkpoints import load_checkpoint
 from dcs_nas.training.evaluate import evaluate_run, load_trained
 from dcs_nas.training.retrain_job import run_retraining
+from dcs_nas.training.retraining import Retraining
 from tests.command_line import run_command
 from tests.two_processes import start, wait_for
 
@@ -350,3 +353,28 @@ def test_a_searchs_own_checkpoint_is_refused_as_weights_and_taken_by_inherit(
     config = load_config(job, ["retrain.epochs=1", f"retrain.inherit={searched}"])
     run_retraining(config, tmp_path / "run", genotype=searched / "genotype.yaml")
     assert "tensors inherited" in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_a_loss_scale_that_a_step_changed_does_not_scale_the_centres(
+    job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scale of 16-mixed halves within the network's step: gradients times 4 are then divided by 2."""
+
+    def divide_too_little(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        if isinstance(optimizer, torch.optim.SGD):
+            for parameter in optimizer.param_groups[0]["params"]:
+                parameter.grad *= 2
+
+    config = load_config(job, ["retrain.backbone=resnet10_small", "retrain.epochs=1", "loss.center_weight=0.01"])
+    scales = itertools.cycle([4.0, 2.0])
+    run_retraining(config, tmp_path / "plain")
+    monkeypatch.setattr(Retraining, "_loss_scale", lambda self: next(scales))
+    handle = register_optimizer_step_pre_hook(divide_too_little)
+    try:
+        run_retraining(config, tmp_path / "changed")
+    finally:
+        handle.remove()
+    assert next(scales) == 4.0  # two reads a step
+    states = [load_checkpoint(tmp_path / n / "checkpoints" / "last.ckpt")["state_dict"] for n in ("plain", "changed")]
+    (name,) = (key for key in states[0] if "center" in key)
+    assert torch.equal(states[0][name], states[1][name])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +11,12 @@ import torch
 
 from dcs_nas.config import Config, TrainerConfig, load_config
 from dcs_nas.errors import InputError
+from dcs_nas.runs import RunFolder
+from dcs_nas.space import find_shipped_file
+from dcs_nas.strategies.job import run_search
+from dcs_nas.training import trainer
 from dcs_nas.training.devices import devices_and_machines, require_consistent
+from dcs_nas.training.process_group import process_group
 from dcs_nas.training.retrain_job import run_retraining
 
 JOB = """
@@ -120,3 +126,38 @@ def test_every_setting_of_the_section_is_in_this_sweep() -> None:
         for mark in test_a_value_that_no_machine_takes_is_refused_with_the_nearest_right_one.pytestmark  # type: ignore[attr-defined]
     )
     assert {case[0].partition("=")[0] for case in cases} - {"strategy"} == set(TrainerConfig.model_fields)
+
+
+def test_threads_and_precision_of_a_job_are_set_before_its_first_computation() -> None:
+    config = Config.model_validate({"name": "a", "trainer": {"threads": 2, "matmul_precision": "high"}})
+    with process_group(config):
+        assert torch.get_num_threads() == 2
+        assert torch.get_float32_matmul_precision() == "high"
+    with process_group(Config.model_validate({"name": "a"}), training=False):
+        assert torch.get_float32_matmul_precision() == "highest"
+        assert not torch.backends.cudnn.allow_tf32
+
+
+def test_each_training_of_a_process_is_a_run_of_its_own_in_wandb(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[str] = []
+
+    class FakeLogger:
+        experiment = SimpleNamespace(finish=lambda: ended.append("run"))
+
+    def fit(*_: Any, **__: Any) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(trainer, "WandbLogger", FakeLogger)
+    fake: Any = SimpleNamespace(fit=fit, loggers=[FakeLogger(), object()], max_epochs=1)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(fake, None, None, RunFolder(Path("nowhere")))  # type: ignore[arg-type]
+    assert ended == ["run"]
+
+
+@pytest.mark.parametrize("strategy", ["nni.darts", "nni.gumbel"])
+def test_nnis_searches_are_refused_in_float16(strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dcs_nas.training.process_group.require_consistent", lambda *_, **__: None)
+    path = find_shipped_file("configs", "demo")
+    config = load_config(path, [f"search.strategy={strategy}", "trainer.precision=16-mixed"])
+    with pytest.raises(InputError, match=f"16-mixed, but {strategy} clips gradients while they are scaled; use"):
+        run_search(config, tmp_path / "run")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from itertools import combinations
 from pathlib import Path
@@ -21,7 +22,7 @@ from dcs_nas.errors import InputError
 from dcs_nas.losses import PrototypeMemory
 from dcs_nas.models.cell_kind import CellKind
 from dcs_nas.models.supernet import frozen_statistics, recalibrate_statistics
-from dcs_nas.runs import read_metrics
+from dcs_nas.runs import RunFolder, read_metrics
 from dcs_nas.space import (
     CellStructure,
     NetworkSpec,
@@ -33,10 +34,12 @@ from dcs_nas.space import (
 )
 from dcs_nas.strategies.derive import draw_likely, score_supernet
 from dcs_nas.strategies.job import run_search
-from dcs_nas.strategies.monitor import CollapseGuard
+from dcs_nas.strategies.monitor import CollapseGuard, EpochMonitor
+from dcs_nas.strategies.passes import Pass, SearchLoss
 from dcs_nas.strategies.perturbation import choose_by_perturbation
 from dcs_nas.strategies.record import ArchitectureRecord
 from dcs_nas.training.checkpoints import load_checkpoint
+from dcs_nas.training.nonfinite import NonFiniteError
 from tests.test_jobs import JOB
 
 SPACE = """
@@ -428,3 +431,23 @@ def test_a_chain_has_no_skips_of_cells_to_cap(job: Path, tmp_path: Path) -> None
     config = _config(job, "space=demo_chain", "guard={action: cap, max_skips: 1}")
     with pytest.raises(InputError, match="guard.max_skips is for spaces of cells"):
         run_search(config, tmp_path / "x")
+
+
+def test_a_figure_that_is_not_finite_leaves_the_running_statistics_alone(
+    job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pass that overflows within the guard's measurement alone; momentum 0 times infinity is NaN."""
+
+    def gap(self: EpochMonitor, loss: SearchLoss, recent: Pass, genotype: Any) -> dict[str, float]:
+        for buffer in loss.network.buffers():
+            if buffer.is_floating_point():
+                buffer.fill_(math.nan)
+        raise NonFiniteError("an overflow")
+
+    states = []
+    for name in ("plain", "overflow"):
+        run_search(_config(job, "epochs=2", "guard={eigenvalue_iterations: 0, gap: true}"), tmp_path / name)
+        states.append(load_checkpoint(RunFolder(tmp_path / name).checkpoint("last"))["state_dict"])
+        monkeypatch.setattr(EpochMonitor, "_gap", gap)
+    changed = {key.rpartition(".")[2] for key in states[0] if not torch.equal(states[0][key], states[1][key])}
+    assert changed <= {"num_batches_tracked"}

@@ -19,9 +19,10 @@ from dcs_nas.space import find_shipped_file, load_genotype, load_space, parse_ge
 from dcs_nas.space.architectures import architectures, decode, encode
 from dcs_nas.space.table import SIZE, TABLES
 from dcs_nas.strategies.job import STRATEGIES, run_search
+from dcs_nas.strategies.local_search import LocalSearch
 from dcs_nas.strategies.neighbors import encode_choices
 from dcs_nas.strategies.trial_strategy import TrialStrategy
-from dcs_nas.strategies.trials import Proposal, TrialFolder
+from dcs_nas.strategies.trials import Proposal, Trial, TrialFolder
 from dcs_nas.training import loop
 from tests.command_line import run_command
 from tests.test_baselines import _interrupted_at
@@ -256,3 +257,62 @@ def test_combinations_that_make_no_sense_are_refused_in_a_line(strategy: str, ov
     with pytest.raises(InputError, match=said) as caught:
         on_table("bench_cells", strategy, *override.split(" "))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_local_search_leaves_its_center_for_a_worse_trial_only_where_all_neighbours_are_known(
+    workers: int, tables: Path
+) -> None:
+    """Random trials that several processes began at first, and that end after the first neighbour."""
+    strategy = LocalSearch(on_table("bench_cells", "local"), lambda *_: None)
+    random, pending = np.random.default_rng(0), list[Proposal]()
+    for number in range(60):
+        while len(pending) < workers and (proposal := strategy.propose(number + len(pending), pending)) is not None:
+            pending.append(proposal)
+        center, known = strategy.center, strategy.list_known(pending[1:])
+        ended = Trial(**dict(pending.pop(0)), score=random.random(), parameters=1, seconds=1, number=number)
+        neighbors = set() if center is None else set(strategy._neighbors)
+        strategy.observe(ended)
+        if center is not None and strategy.center is not None and strategy.center.score < center.score:
+            assert neighbors <= known | {ended.genotype.identity()}
+
+
+@pytest.mark.parametrize(("strategy", "processes"), [("proposals", 1), ("random", 2)])
+def test_a_search_continues_with_its_images_elsewhere(
+    strategy: str, processes: int, trial_job: Job, people: Path, tmp_path: Path
+) -> None:
+    own = [f"search.trials.concurrency={processes}", "search.trials.epochs=1", "search.epochs=1"]
+    shutil.copytree(people, tmp_path / "here")
+    config = trial_job(strategy, *own, f"data.root={tmp_path / 'here'}")
+    found = run_search(config, tmp_path / "run")
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    (tmp_path / "run/genotype.yaml").unlink()
+    (tmp_path / "run/journal.log").unlink(missing_ok=True)
+    for number in (2, 3):
+        shutil.rmtree(tmp_path / f"run/trials/{number:03d}")
+    moved = trial_job(strategy, *own, f"data.root={tmp_path / 'there'}")
+    assert run_search(moved, tmp_path / "run", resume=True) == found
+
+
+def test_an_interrupted_trial_continues_with_the_genotype_that_it_began(
+    trial_job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = trial_job("random", "search.trials.trials=2")
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "validate", _interrupted_at(1, loop.validate))
+        with pytest.raises(KeyboardInterrupt):
+            run_search(config, tmp_path / "run")
+    begun = load_genotype(tmp_path / "run/trials/000/proposal.yaml")
+    with monkeypatch.context() as patch:
+        patch.setattr(TrialStrategy, "random", lambda self, number: np.random.default_rng(99 + number))
+        run_search(config, tmp_path / "run", resume=True)
+    assert load_genotype(tmp_path / "run/trials/000/trial.yaml") == begun
+    assert not list(tmp_path.glob("run/trials/*/proposal.yaml"))
+
+
+def test_a_single_random_genotype_has_the_parameters_asked_for(trial_job: Job, tmp_path: Path) -> None:
+    own = ["search.trials.trials=1", "search.trials.parameters=3000"]
+    found = run_search(trial_job("random", *own), tmp_path / "run")
+    (row,) = read_metrics(tmp_path / "run/metrics.csv")
+    assert found == CellKind().fit_width(found, 3000)
+    assert row["parameters"] == pytest.approx(3000, rel=0.3)

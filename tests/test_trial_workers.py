@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
+from dcs_nas.errors import InputError
 from dcs_nas.runs import RunFolder, read_metrics
 from dcs_nas.runs.workers import Worker, open_journal, register_worker
 from dcs_nas.space import load_genotype
 from dcs_nas.strategies import parallel
 from dcs_nas.strategies.job import STRATEGIES, run_search
-from dcs_nas.strategies.trial_strategy import TrialStrategy
+from dcs_nas.strategies.trial_strategy import JOINS, TrialStrategy
 from dcs_nas.strategies.trials import Outcome, TrialFolder
 from tests.trial_searches import Job, on_table, trials_of
 
@@ -37,7 +38,7 @@ def test_workers_train_every_genotype_once_and_a_dead_ones_trial_is_handed_out_a
         def stop(self) -> None:
             pass
 
-    def start(run: Any, number: int, settings: Any) -> Child:
+    def start(run: Any, *_: Any) -> Child:
         started.append(run.path)
         return Child()
 
@@ -88,3 +89,12 @@ def test_a_search_of_one_process_continues_with_workers_as_processes(trial_job: 
     assert scores[0] == scores[1]  # the supernet's order looks at no score
     assert found == load_genotype(tmp_path / "one/genotype.yaml")
     assert len(read_metrics(tmp_path / "run/metrics.csv")) == 4
+
+
+def test_a_worker_whose_search_has_ended_begins_none(
+    trial_job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(JOINS, str(tmp_path / "run"))
+    with pytest.raises(InputError, match="the first process of the search in .* has ended; continue with --resume"):
+        run_search(trial_job("random", "search.trials.concurrency=2"), tmp_path / "run", resume=True)
+    assert not (tmp_path / "run").exists()

@@ -23,6 +23,7 @@ from dcs_nas.cli import main
 from dcs_nas.config import Config, load_config
 from dcs_nas.errors import InputError
 from dcs_nas.runs.lock import lock_folder
+from dcs_nas.space import find_shipped_file
 from dcs_nas.tune import tuning
 from dcs_nas.tune.space import DISTRIBUTIONS, format_overrides, read_space
 from dcs_nas.tune.study import TUNERS, TuneWorker, create_study, load_study, name_trial, open_storage
@@ -601,3 +602,22 @@ def test_the_retraining_of_a_chain_is_tuned(tmp_path: Path, people: Path, capsys
     with pytest.raises(SystemExit):
         main(["tune", str(path), "--genotype", str(genotype), "--resume"])
     assert "began with another genotype; resume with its own" in _said(capsys)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "objective"),
+    [
+        (["tune.command=retrain"], ("validation/mAP", "maximize")),
+        (["tune.command=search"], ("best/mAP", "maximize")),
+        (["tune.command=search", "search.strategy=bilevel"], ("architecture/loss", "minimize")),
+        (
+            ["tune.command=search", "search.strategy=bilevel", "search.weight_share=1", "search.relaxation.kind=gumbel",
+             "search.derivation=retrieval", "search.validation=0.2"],
+            ("validation/mAP", "maximize"),
+        ),
+        (["tune.metric=weights/loss", "tune.goal=minimize"], ("weights/loss", "minimize")),
+    ],
+)  # fmt: skip
+def test_a_tuning_is_judged_by_what_its_job_measures(overrides: list[str], objective: tuple[str, str]) -> None:
+    space = "tune={space: {retrain.lr: {uniform: [0.1, 0.2]}}}"
+    assert load_config(find_shipped_file("configs", "demo"), [space, *overrides]).objective == objective

@@ -104,7 +104,7 @@ def tune(
     )
     best = [(trial, values) for trial, values in trials if get_state(trial) == "finished"][:5]
     rows = [[name_trial(trial), f"{trial.value:.5g}", *map(format_value, values.values())] for trial, values in best]
-    table(f"{folder}: the best of {len(trials)} trials", ["trial", tuned.objective[0], *tuned.space], rows)
+    table(f"{folder}: the best of {len(trials)} trials", ["trial", settings.objective[0], *tuned.space], rows)
     say(f"all trials: {run.trials_file}")
     if best:
         chosen = ["--genotype", run.genotype_file] if run.genotype_file.is_file() else []

@@ -119,6 +119,19 @@ class Config(Settings):
         return self
 
     @property
+    def objective(self) -> tuple[str, Literal["maximize", "minimize"]]:
+        """Name and direction of a tuning's metric."""
+        tune: TuneConfig = self.section("tune")
+        if tune.metric is not None and tune.goal is not None:
+            return tune.metric, tune.goal
+        if tune.command == "retrain":
+            return "validation/mAP", "maximize"
+        search: SearchConfig = self.section("search")
+        if search.strategy in TRIAL_STRATEGIES:
+            return "best/mAP", "maximize"
+        return ("architecture/loss", "minimize") if search.weight_share < 1 else ("validation/mAP", "maximize")
+
+    @property
     def training(self) -> RetrainConfig | None:
         """The section ``retrain`` of a fixed network's training, or ``pretrain`` if only that is given."""
         return self.retrain or self.pretrain

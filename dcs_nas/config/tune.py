@@ -26,7 +26,8 @@ class TuneConfig(Settings):
     hours: float | None = Field(default=None, gt=0)
     """Hours after which no trial begins; null for no limit."""
     metric: str | None = None
-    """Column of a trial's metrics.csv to judge by; null for validation/mAP, of a search architecture/loss."""
+    """Column of a trial's metrics.csv to judge by; null for validation/mAP, of a search by trials best/mAP,
+    of one whose alphas learn architecture/loss."""
     goal: Literal["maximize", "minimize"] | None = None
     """Direction of the better metric; set it together with `metric`."""
     take: Literal["last", "best"] = "last"
@@ -71,10 +72,3 @@ class TuneConfig(Settings):
         if self.pruner_options and self.pruner == "none":
             raise ValueError("pruner_options are given without a pruner; set pruner: median or hyperband")
         return self
-
-    @property
-    def objective(self) -> tuple[str, Literal["maximize", "minimize"]]:
-        """Name and direction of the metric."""
-        if self.metric is not None and self.goal is not None:
-            return self.metric, self.goal
-        return ("validation/mAP", "maximize") if self.command == "retrain" else ("architecture/loss", "minimize")

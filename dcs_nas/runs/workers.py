@@ -10,7 +10,7 @@ import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import optuna
@@ -81,7 +81,12 @@ def register_worker(folder: Path) -> Iterator[str]:
 
 def count_living(folder: Path) -> int:
     """Return the number of workers alive."""
-    return sum(not is_free(place) for place in (folder / "workers").glob("*/"))
+    return sum(not is_free(place) for place in list_workers(folder))
+
+
+def list_workers(folder: Path) -> list[Path]:
+    """Return the folders of the workers that are registered."""
+    return [place for place in (folder / "workers").glob("*") if place.is_dir()]
 
 
 def open_journal(folder: Path) -> JournalStorage:
@@ -96,9 +101,19 @@ class ChildProcess:
     It has the cores in equal shares with the other ``processes``, unless ``OMP_NUM_THREADS`` is set.
     """
 
-    def __init__(self, command: Sequence[str], log: Path, *, device: int | None = None, processes: int = 1) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        log: Path,
+        *,
+        device: int | None = None,
+        processes: int = 1,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.device, self._log = device, log
-        environment = dict(os.environ) | ({} if device is None else {"CUDA_VISIBLE_DEVICES": str(device)})
+        environment = {**os.environ, **(environment or {})}
+        if device is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = str(device)
         if processes > 1:
             environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
         log.parent.mkdir(parents=True, exist_ok=True)

@@ -94,7 +94,7 @@ class Bilevel(Strategy):
             images = [module.augment(batch["images"].to(module.device)) for batch in batches]
             score = SupernetScore(module.network, self.data, self.held, images, self.config)
             return derive_by_retrieval(score, record, settings)
-        return module.monitor.choose_genotype(module.supernet)
+        return module.monitor.choose_genotype(module.supernet, epoch)
 
 
 def method(settings: SearchConfig) -> str:

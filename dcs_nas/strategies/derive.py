@@ -78,12 +78,17 @@ def score_supernet(folder: Path, *, batches: int = 8) -> SupernetScore:
         share=settings.weight_share, overlap=settings.identity_overlap, validation=settings.validation
     )
     assert held is not None
+    return make_score(network, data, halves["weights"], held, config, batches=batches)
+
+
+def make_score(
+    network: ReidNetwork, data: ReidData, images: Images, held: Images, config: Config, *, batches: int
+) -> SupernetScore:
+    """Return the score by a trained supernet, whose statistics are measured on ``batches`` of the training images."""
     seed_everything(config.seed)
     augment = build_augment(config)
-    images = [
-        augment(batch["images"]) for batch in islice(data.make_identity_loader(halves["weights"], stream=0), batches)
-    ]
-    return SupernetScore(memory_format(network).eval(), data, held, images, config)
+    measured = [augment(batch["images"]) for batch in islice(data.make_identity_loader(images, stream=0), batches)]
+    return SupernetScore(memory_format(network).eval(), data, held, measured, config)
 
 
 def derive_by_retrieval(score: SupernetScore, record: ArchitectureRecord, settings: SearchConfig) -> AnyGenotype:

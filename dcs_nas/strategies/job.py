@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +24,7 @@ from dcs_nas.strategies.nni_strategies import NniOneShot, NniTrials
 from dcs_nas.strategies.predictor import PredictorSearch
 from dcs_nas.strategies.proposals import Proposals
 from dcs_nas.strategies.random_search import RandomSearch
-from dcs_nas.strategies.trial_strategy import JOURNAL, TrialStrategy
+from dcs_nas.strategies.trial_strategy import JOINS, JOURNAL, TrialStrategy
 from dcs_nas.training.acceleration import require_compilable
 from dcs_nas.training.checkpoints import is_damaged
 from dcs_nas.training.error_messages import training_errors
@@ -70,10 +71,17 @@ def run_search(
             "search.order is 2, which needs gradients that are not scaled, and trainer.precision is 16-mixed; "
             "use trainer.precision=bf16-mixed or search.order=1"
         )
+    if config.trainer.precision == "16-mixed" and settings.strategy in ("nni.darts", "nni.gumbel"):
+        raise InputError(
+            f"trainer.precision is 16-mixed, but {settings.strategy} clips gradients while they are scaled; use "
+            "trainer.precision=bf16-mixed or 32-true"
+        )
     if settings.strategy != "bilevel":
         require_alone(f"search.strategy {settings.strategy}")
     if resume and (folder / JOURNAL).is_file() and not is_free(folder):
         return _join(config, RunFolder(folder), progress)
+    if os.environ.get(JOINS) == str(folder):
+        raise InputError(f"the first process of the search in {folder} has ended; continue with --resume")
     RunFolder.require_free(folder)
     strategy: Strategy = STRATEGIES[settings.strategy](config, progress)
     with RunFolder.open(folder, config, resume=resume, overwrite=overwrite) as run:

@@ -35,8 +35,8 @@ class LocalSearch(TrialStrategy):
     def observe(self, trial: Trial) -> None:
         super().observe(trial)
         if trial.parent is None:
-            at_first = len(self.observed) <= self._start
-            if self.center is None or not at_first or trial.score > self.center.score:
+            restarts = self.center is not None and set(self._neighbors) <= set(self._identities)
+            if self.center is None or restarts or trial.score > self.center.score:
                 self._go_to(trial)
         elif self.settings.trials.local.neighbors == "first":
             if self.center is not None and trial.parent == self.center.number and trial.score > self.center.score:

@@ -52,13 +52,13 @@ class EpochMonitor:
             self.record.write(supernet, epoch)
         return figures
 
-    def choose_genotype(self, supernet: Supernet) -> AnyGenotype:
-        """Return the genotype that the search ends with: of the best epoch, the last good one, or the last."""
+    def choose_genotype(self, supernet: Supernet, epoch: int) -> AnyGenotype:
+        """Return the genotype of a search that ends after ``epoch``: of the best one, the last good one, or this."""
         if self.settings.choose == "best" and self.best is not None:
             return self.record.read(self.best[1])
         if self.guard.stopped and self.guard.last_good is not None:
             return self.record.read(self.guard.last_good)
-        return self.record.genotype(supernet, self.settings.epochs - 1)
+        return self.record.genotype(supernet, epoch)
 
     def state(self) -> dict[str, Any]:
         """Return plain data to resume from."""
@@ -73,11 +73,14 @@ class EpochMonitor:
         self, epoch: int, loss: SearchLoss, recent: Pass, genotype: AnyGenotype, skips: int
     ) -> dict[str, float]:
         figures: dict[str, float] = {}
+        before = [(buffer, buffer.clone()) for buffer in loss.network.buffers()]
         for measure in (self._curvature, self._gap):
             try:
                 figures |= measure(loss, recent, genotype)
             except NonFiniteError as error:
                 log.warning("a figure of epoch %d is left out: %s", epoch + 1, error)
+                for buffer, value in before:  # a momentum of 0 times infinity is NaN
+                    buffer.copy_(value)
         reason = self.guard.judge(epoch, skips, figures.get("guard/eigenvalue"))
         if reason is not None:
             log.warning("collapse in epoch %d: %s", epoch + 1, reason)

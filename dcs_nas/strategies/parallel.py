@@ -18,11 +18,12 @@ from optuna.trial import TrialState, create_trial
 
 from dcs_nas.config import TrialsConfig
 from dcs_nas.errors import InputError, TrainingError
+from dcs_nas.files import write_text
 from dcs_nas.runs import RunFolder
 from dcs_nas.runs.lock import is_free
 from dcs_nas.runs.workers import ChildProcess, Worker, count_living, open_journal, register_worker
-from dcs_nas.settings import parse
-from dcs_nas.strategies.trial_strategy import TrialStrategy
+from dcs_nas.settings import make_paths_absolute, parse, to_yaml
+from dcs_nas.strategies.trial_strategy import JOINS, TrialStrategy
 from dcs_nas.strategies.trials import Proposal, TrialFolder
 
 POLL_SECONDS = 0.2
@@ -41,7 +42,9 @@ def search_in_parallel(strategy: TrialStrategy, trials: TrialFolder) -> None:
     study = _open_study(folder)
     _add_recorded(study, trials)
     study.set_user_attr(_ENDED, False)
-    children = [_start_worker(trials.run, number, settings) for number in range(settings.concurrency)]
+    settings_file = folder / "workers" / "config.yaml"  # those of now: a resumed search may have its images elsewhere
+    write_text(settings_file, to_yaml(make_paths_absolute(strategy.config)))
+    children = [_start_worker(trials.run, settings_file, number, settings) for number in range(settings.concurrency)]
     try:
         while _advance(study, strategy, trials, workers=max(len(children), count_living(folder))):
             for child in children:
@@ -107,7 +110,7 @@ def _advance(study: optuna.Study, strategy: TrialStrategy, trials: TrialFolder, 
         strategy.observe(trial)
     pending = [_proposal(each) for each in known if each.state in _OPEN]
     while len(pending) < workers and trials.may_begin(len(pending)):
-        proposal = strategy.time_proposal(len(trials.done) + len(pending), pending)
+        proposal = strategy.next_proposal(trials, pending)
         if proposal is None:
             break
         study.enqueue_trial({}, user_attrs={_PROPOSAL: proposal.model_dump(mode="json", by_alias=True)})
@@ -138,8 +141,8 @@ def _proposal(trial: Any) -> Proposal:
     return parse(Proposal, trial.user_attrs[_PROPOSAL], source=f"trial {trial.number}")
 
 
-def _start_worker(run: RunFolder, number: int, settings: TrialsConfig) -> ChildProcess:
-    command = [sys.executable, "-m", "dcs_nas", "search", str(run.config_file), "--out", str(run.path), "--resume"]
+def _start_worker(run: RunFolder, settings_file: Path, number: int, settings: TrialsConfig) -> ChildProcess:
+    command = [sys.executable, "-m", "dcs_nas", "search", str(settings_file), "--out", str(run.path), "--resume"]
     device = settings.gpus[number] if settings.gpus else None
     log = run / f"logs/worker_{number}.txt"
-    return ChildProcess(command, log, device=device, processes=settings.concurrency)
+    return ChildProcess(command, log, device=device, processes=settings.concurrency, environment={JOINS: str(run.path)})

@@ -29,9 +29,10 @@ from dcs_nas.settings import Settings, parse, read_yaml, to_yaml
 from dcs_nas.space import AnyGenotype
 from dcs_nas.strategies.base import ReadProgress
 from dcs_nas.strategies.bilevel_strategy import Bilevel
-from dcs_nas.strategies.derive import SupernetScore, draw_likely, score_supernet
+from dcs_nas.strategies.derive import SupernetScore, draw_likely, make_score
 from dcs_nas.strategies.predictor import PredictorSearch
 from dcs_nas.strategies.trials import AnyKind, Proposal, Trial
+from dcs_nas.training.supernet_weights import load_supernet
 
 _PARENTS = 10  # of an evolution among the candidates (arXiv 1904.00420)
 
@@ -86,8 +87,17 @@ class Proposals(PredictorSearch):
 
     def __init__(self, config: Config, progress: ReadProgress) -> None:
         super().__init__(config, progress)
-        own = self.config.model_copy(update={"search": supernet_settings(self.settings)})
+        changes: dict[str, Any] = {"search": supernet_settings(self.settings)}
+        if self._gpu is not None:
+            changes["trainer"] = self.config.trainer.model_copy(update={"devices": f"{self._gpu},"})
+        own = self.config.model_copy(update=changes)
         self._bilevel = Bilevel(own, progress)  # its settings are checked before anything is written
+
+    @property
+    def _gpu(self) -> int | None:
+        """The first of the GPUs that trials have, where the supernet trains too; None without any."""
+        gpus = self.settings.trials.gpus
+        return gpus[0] if gpus and self.config.trainer.cuda else None
 
     @property
     def needs_images(self) -> bool:
@@ -142,9 +152,13 @@ class Proposals(PredictorSearch):
 
     @cached_property
     def _supernet(self) -> SupernetScore:
-        score = score_supernet(self._run / "supernet", batches=self.settings.trials.proposals.batches)
-        score.network.to("cuda" if self.config.trainer.cuda else "cpu")
-        return score
+        own = self._bilevel
+        assert own.data is not None
+        assert own.held is not None
+        network = load_supernet(self._run / "supernet")[2]
+        network.to(f"cuda:{self._gpu or 0}" if self.config.trainer.cuda else "cpu")
+        batches = self.settings.trials.proposals.batches
+        return make_score(network, own.data, own.halves["weights"], own.held, own.config, batches=batches)
 
     def _score(self, genotype: AnyGenotype) -> dict[str, float]:
         scores = dict(super().evidence(genotype))

@@ -25,7 +25,7 @@ class RandomSearch(TrialStrategy):
         if self.trains:
             return super().search(run)
         origin = self.origin("drawn")
-        genotype = self.kind.random_genotype(self.space, self.spec, self.random(0), origin=origin)
+        genotype = self.fit(self.kind.random_genotype(self.space, self.spec, self.random(0), origin=origin))
         run.write_metrics(0, {"parameters": count_parameters(self.kind.build_fixed_network(genotype))})
         write_trial_record(run, 0, genotype, self.space)
         return genotype

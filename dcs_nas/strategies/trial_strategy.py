@@ -24,6 +24,7 @@ from dcs_nas.training.retraining import train_trial
 
 log = logging.getLogger(__name__)
 JOURNAL = "journal.log"
+JOINS = "DCS_NAS_JOINS"  # in the environment of a worker: the run folder of the search that it may join, not begin
 _DRAWS = 100  # of a genotype, until one is new
 _COLUMNS = {0.25: "quarter_mAP", 0.5: "half_mAP", 1.0: "validation_mAP"}
 
@@ -111,8 +112,11 @@ class TrialStrategy(Strategy):
         else:
             for trial in trials.iterate():
                 self.observe(trial)
-            while trials.may_begin() and (proposal := self.time_proposal(len(trials.done), ())) is not None:
-                trial = trials.write(len(trials.done), proposal, self.evaluate(len(trials.done), proposal, trials))
+            while trials.may_begin() and (proposal := self.next_proposal(trials, ())) is not None:
+                number = len(trials.done)
+                if self._table is None:
+                    trials.begin(number, proposal)
+                trial = trials.write(number, proposal, self.evaluate(number, proposal, trials))
                 trials.end(trial)
                 self.observe(trial)
         drawn = sum(trial.continues is None for trial in trials.done)
@@ -126,8 +130,14 @@ class TrialStrategy(Strategy):
         settings = self.settings
         return TrialFolder(settings.trials, run, self.space, most=settings.most_trials, rate=self.rate, kept=self.kept)
 
-    def time_proposal(self, number: int, pending: Sequence[Proposal]) -> Proposal | None:
-        """Return ``propose(number, pending)`` with the seconds that it took, the first with those of ``begin``."""
+    def next_proposal(self, trials: TrialFolder, pending: Sequence[Proposal]) -> Proposal | None:
+        """Return the proposal of the next trial, that of an interrupted one first, with the seconds that it took.
+
+        Those of ``begin`` count for the first.
+        """
+        number = len(trials.done) + len(pending)
+        if (interrupted := trials.interrupted(number)) is not None:
+            return interrupted
         began = self.clock()
         proposal = self.propose(number, pending)
         if proposal is None:

@@ -18,7 +18,7 @@ from dcs_nas.space import AnyGenotype, Space, parse_genotype
 from dcs_nas.strategies.record import write_trial_record
 
 log = logging.getLogger(__name__)
-FILE = "trial.yaml"
+FILE, PROPOSAL = "trial.yaml", "proposal.yaml"
 
 
 def _genotype(data: Any) -> Any:
@@ -126,10 +126,20 @@ class TrialFolder:
             self.end(trial)
             yield trial
 
+    def begin(self, number: int, proposal: Proposal) -> None:
+        """Write what a trial trains, so that its checkpoints are continued by nothing else."""
+        write_text(self.folder(number) / PROPOSAL, to_yaml(proposal))
+
+    def interrupted(self, number: int) -> Proposal | None:
+        """Return the proposal of a trial that began and has not ended, or None."""
+        path = self.folder(number) / PROPOSAL
+        return parse(Proposal, read_yaml(path), source=str(path)) if path.is_file() else None
+
     def write(self, number: int, proposal: Proposal, outcome: Outcome) -> Trial:
         """Write a trial that has ended; its checkpoints stay where a later trial may continue it."""
         trial = Trial(**dict(proposal), **dict(outcome), number=number)
         write_text(self.folder(number) / FILE, to_yaml(trial))
+        (self.folder(number) / PROPOSAL).unlink(missing_ok=True)
         if trial.share == 1:
             shutil.rmtree(self.folder(trial.first).checkpoints, ignore_errors=True)
         return trial

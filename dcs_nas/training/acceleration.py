@@ -39,10 +39,12 @@ def accelerate(network: nn.Module, config: Config, *, backend: str = "inductor")
         network.compile(mode=mode, backend=backend)
 
 
-def set_precision(settings: TrainerConfig) -> None:
-    """Set the precision of float32 products and convolutions on a GPU, by ``trainer.matmul_precision``."""
+def set_numerics(settings: TrainerConfig) -> None:
+    """Set what decides about rounding: threads, and the precision of float32 products and convolutions on a GPU."""
     torch.set_float32_matmul_precision(settings.matmul_precision)
     torch.backends.cudnn.allow_tf32 = settings.matmul_precision != "highest"
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
 
 
 def require_compilable(config: Config, section: Literal["search", "retrain"]) -> None:

@@ -29,6 +29,7 @@ from dcs_nas.processes import (
     is_first_to_fail,
     requeue_on_signal,
 )
+from dcs_nas.training.acceleration import set_numerics
 from dcs_nas.training.devices import gpu_ids, on_gpus, require_consistent
 
 P = ParamSpec("P")
@@ -42,7 +43,7 @@ _LOST = re.compile(
 
 @contextmanager
 def process_group(config: Config, *, training: bool = True) -> Iterator[None]:
-    """Connect the processes that torchrun or srun has started; alone, do nothing.
+    """Connect the processes that torchrun or srun has started; alone, set threads and precision and do no more.
 
     A process that fails signals it to the others; one that loses another (also of those that Lightning has started)
     raises. Processes wait ``trainer.timeout_minutes`` for each other. ``training``: batches are divided among them.
@@ -53,6 +54,7 @@ def process_group(config: Config, *, training: bool = True) -> Iterator[None]:
     """
     launched = find_launch()
     require_consistent(config, launched, training=training)
+    set_numerics(config.trainer)
     try:
         if launched is not None and launched.world > 1:
             _connect(config.trainer, launched)

@@ -114,14 +114,20 @@ class Retraining(TrainingLoop):
         factor = learning_rate_factor(self._epoch(batch_idx), self.settings, steps_per_epoch=self._steps_per_epoch)
         for group, rate in zip(network.param_groups, self._rates):
             group["lr"] = rate * factor
+        scale = self._loss_scale() if centers else 1.0
         network.step()
         for optimizer in centers:  # centres learn at their own pace, whatever weight the term has (BoT)
             for center in self.objective.parameters():
                 if center.grad is not None:
-                    center.grad /= self.config.loss.center_weight
+                    center.grad *= self._loss_scale() / scale / self.config.loss.center_weight
             optimizer.step()
         if self.ema is not None and self.settings.ema_decay is not None:
             update_average(self.ema, self.network, decay=self.settings.ema_decay)
+
+    def _loss_scale(self) -> float:
+        """Return the factor by which 16-mixed has scaled the loss; a step of an optimizer may change it."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        return 1.0 if scaler is None else scaler.get_scale()
 
     @property
     def evaluated(self) -> ReidNetwork:

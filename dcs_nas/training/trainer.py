@@ -14,7 +14,7 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from pytorch_lightning.utilities.types import TRAIN_DATALOADERS
 from rich.console import Console
@@ -27,7 +27,7 @@ from dcs_nas.errors import InputError
 from dcs_nas.models.blocks import read_kept_shares
 from dcs_nas.processes import end_with_parent, find_launch
 from dcs_nas.runs import RunFolder, log_to
-from dcs_nas.training.acceleration import is_slow_in_bfloat16, may_use_graphs, set_precision
+from dcs_nas.training.acceleration import is_slow_in_bfloat16, may_use_graphs, set_numerics
 from dcs_nas.training.checkpoints import EpochCheckpoint, load_checkpoint, whole_checkpoint
 from dcs_nas.training.devices import count_processes, devices_and_machines
 from dcs_nas.training.error_messages import training_errors
@@ -56,9 +56,7 @@ def make_trainer(config: Config, run: RunFolder, *, epochs: int) -> pl.Trainer:
         end_with_parent()  # Lightning has started this process
     for name in ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero", "lightning.pytorch", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    set_precision(settings)
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
+    set_numerics(settings)
     # A guard for debugging, which costs a write of all memory that is allocated.
     setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010
     callbacks: list[Callback] = [EqualProcesses(), EpochCheckpoint(run.checkpoint("last"))]
@@ -133,6 +131,10 @@ def fit(trainer: pl.Trainer, module: pl.LightningModule, loaders: TRAIN_DATALOAD
         trainer.fit(module, loaders, ckpt_path=begin, weights_only=True)
     except SystemExit:
         raise KeyboardInterrupt from None
+    finally:
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):  # the next training of this process has a run of its own
+                logger.experiment.finish()
 
 
 def memory_format(module: Any) -> Any:
@@ -192,7 +194,7 @@ def _make_logger(name: str, config: Config, run: RunFolder) -> Logger:
     """
     if name == "tensorboard":
         return TensorBoardLogger(run.path, name="", version="tensorboard")
-    from pytorch_lightning.loggers import MLFlowLogger, WandbLogger
+    from pytorch_lightning.loggers import MLFlowLogger
 
     title, folder = f"{config.name}/{run.path.name}", run.path.resolve()
     logger: Logger

@@ -78,6 +78,7 @@ class TuneWorker(Worker):
         with self.lock_trials():
             left = next(filter(self._is_left, self.list_in_state(TrialState.RUNNING)), None)
             if left is not None:
+                self.study.sampler = make_sampler(self.config, self._space, left.number)
                 trial = Trial(self.study, left._trial_id)
             else:
                 number = len(self.trials)
@@ -112,7 +113,7 @@ class TuneWorker(Worker):
 
     def rank_trials(self) -> list[FrozenTrial]:
         """Return the trials from the best to the worst, then those that did not finish, by number."""
-        sign = -1 if self.tune.objective[1] == "maximize" else 1
+        sign = -1 if self.config.objective[1] == "maximize" else 1
         done = TrialState.COMPLETE
         return sorted(
             self.trials, key=lambda t: (t.state != done, sign * t.values[0] if t.state == done else 0, t.number)
@@ -201,7 +202,7 @@ def require_new(storage: BaseStorage, name: str, *, overwrite: bool) -> None:
 
 def create_study(config: Config, storage: BaseStorage) -> None:
     """Create the study of the job's name; delete an existing one."""
-    direction = config.section("tune").objective[1]
+    direction = config.objective[1]
     try:
         optuna.create_study(study_name=config.name, storage=storage, direction=direction)
     except DuplicatedStudyError:

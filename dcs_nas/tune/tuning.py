@@ -22,7 +22,7 @@ from dcs_nas.errors import InputError, TrainingError, choices
 from dcs_nas.files import write_json, write_text
 from dcs_nas.runs import RunFolder, log_to, open_folder, read_metrics, require_same
 from dcs_nas.runs.lock import require_free
-from dcs_nas.runs.workers import ChildProcess
+from dcs_nas.runs.workers import ChildProcess, list_workers
 from dcs_nas.settings import make_paths_absolute, to_yaml
 from dcs_nas.space import load_genotype
 from dcs_nas.tune.space import apply_values, format_overrides, read_space
@@ -95,7 +95,7 @@ def _check(config: Config, genotype: Path | None) -> Path | None:
         if genotype is not None:
             raise InputError("--genotype is for tune.command retrain; a search starts without one")
         return None
-    metric, _ = tune.objective
+    metric, _ = config.objective
     if metric.startswith("validation/") and not section.validation and "retrain.validation" not in tune.space:
         raise InputError(
             f"tune.metric is {metric}, but retrain.validation is 0, so no identities are held out; set it, e.g. to 0.2"
@@ -121,7 +121,7 @@ def _open_folder(path: Path, config: Config, genotype: Path | None, *, resume: b
     if tune.storage is not None:
         with open_storage(tune, path) as storage:
             require_new(storage, config.name, overwrite=overwrite)
-    for worker in (path / "workers").glob("*/"):
+    for worker in list_workers(path):
         require_free(worker)
     run = RunFolder(path)
     with open_folder(path, what="tuning", resume=resume, overwrite=overwrite):
@@ -164,13 +164,15 @@ class TrialProcess(ChildProcess):
         folder: Path,
         label: str,
         values: Mapping[str, Any],
-        tune: TuneConfig,
+        config: Config,
         *,
         device: int | None = None,
         seen: int = -1,
     ) -> None:
         tuning, self._run = RunFolder(folder), RunFolder(folder / label)
-        self._tune, self._seen = tune, seen
+        self._tune: TuneConfig = config.section("tune")
+        self._metric, self._goal = config.objective
+        self._seen = seen
         arguments = [str(tuning.job_file), "--out", str(self._run.path)]
         arguments += [part for override in format_overrides(values) for part in ("-o", override)]
         if tuning.genotype_file.is_file():
@@ -178,8 +180,8 @@ class TrialProcess(ChildProcess):
         if self._run.config_file.is_file():
             arguments.append("--resume")
         self._stamp: tuple[int, int] | None = None
-        command, log = [*PROGRAM, tune.command, *arguments], folder / "logs" / f"{label}.txt"
-        super().__init__(command, log, device=device, processes=tune.concurrency)
+        command, log = [*PROGRAM, self._tune.command, *arguments], folder / "logs" / f"{label}.txt"
+        super().__init__(command, log, device=device, processes=self._tune.concurrency)
 
     def read_new_epochs(self) -> list[tuple[int, float]]:
         """Return (epoch from 0, metric) of the epochs that metrics.csv has gained since the last call."""
@@ -191,15 +193,14 @@ class TrialProcess(ChildProcess):
         if (status.st_mtime_ns, status.st_ino) == self._stamp:
             return []
         self._stamp = status.st_mtime_ns, status.st_ino
-        metric, _ = self._tune.objective
-        rows = [(int(r["epoch"]), r[metric]) for r in read_metrics(path) if metric in r and r["epoch"] > self._seen]
+        new = [row for row in read_metrics(path) if self._metric in row and row["epoch"] > self._seen]
+        rows = [(int(row["epoch"]), row[self._metric]) for row in new]
         self._seen = rows[-1][0] if rows else self._seen
         return rows
 
     def read_result(self) -> float:
         """Return the metric of the ended trial; raise ``InputError`` if metrics.csv lacks it."""
-        metric, goal = self._tune.objective
-        path = self._run.metrics_file
+        metric, path = self._metric, self._run.metrics_file
         rows = read_metrics(path) if path.is_file() else []
         values = [row[metric] for row in rows if metric in row]
         if not values:
@@ -207,7 +208,7 @@ class TrialProcess(ChildProcess):
             raise InputError(f"tune.metric: {path} has no column '{metric}'; {choices(metric, known)}")
         if self._tune.take == "last":
             return values[-1]
-        return max(values) if goal == "maximize" else min(values)
+        return max(values) if self._goal == "maximize" else min(values)
 
 
 @contextmanager
@@ -239,7 +240,9 @@ def _run_trials(worker: TuneWorker, progress: Callable[[int, int], None]) -> Non
                     trial, values = assignment
                     seen = max(worker.trials[trial.number].intermediate_values, default=-1)
                     device = devices.pop(0)
-                    process = TrialProcess(worker.folder, name_trial(trial), values, tune, device=device, seen=seen)
+                    process = TrialProcess(
+                        worker.folder, name_trial(trial), values, worker.config, device=device, seen=seen
+                    )
                     running.append((trial, process))
                 if not running:
                     return
@@ -262,7 +265,7 @@ def _poll_trial(worker: TuneWorker, trial: Trial, process: TrialProcess) -> Froz
     """Report new epochs of a trial, stop it if the pruner decides so, and return the trial if it has ended."""
     over, bad = not process.is_running(), False
     for epoch, value in process.read_new_epochs():
-        log.info("%s, epoch %d: %s %.5g", name_trial(trial), epoch + 1, worker.tune.objective[0], value)
+        log.info("%s, epoch %d: %s %.5g", name_trial(trial), epoch + 1, worker.config.objective[0], value)
         if math.isfinite(value):
             trial.report(value, epoch)
             bad = bad or trial.should_prune()
@@ -286,7 +289,7 @@ def _report_end(worker: TuneWorker, trial: FrozenTrial, progress: Callable[[int,
         log.warning("%s: %s", ended, trial.user_attrs["message"])
         return
     values = ", ".join(f"{key}={format_value(value)}" for key, value in worker.values(trial).items())
-    metric, seconds = worker.tune.objective[0], trial.user_attrs["seconds"]
+    metric, seconds = worker.config.objective[0], trial.user_attrs["seconds"]
     log.info("%s, %s %.5g, %.0f s: %s", ended, metric, trial.value, seconds, values)
 
 
@@ -297,7 +300,7 @@ def format_value(value: Any) -> str:
 
 def _write_results(worker: TuneWorker) -> list[FrozenTrial]:
     """Write trials.csv and, if a trial has finished, best.yaml; return the trials, best first."""
-    run, space, metric = RunFolder(worker.folder), worker.tune.space, worker.tune.objective[0]
+    run, space, metric = RunFolder(worker.folder), worker.tune.space, worker.config.objective[0]
     trials = worker.rank_trials()
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
