@@ -68,8 +68,8 @@ def weighted_triplet_loss(features: Tensor, labels: Tensor, *, margin: float | N
 
     d+ and d- are the distances to all samples of the anchor's identity and to all others, each weighted by softmax(d)
     and softmax(-d); then as in ``triplet_loss``. As in fast-reid, the anchor counts as a sample of its own identity,
-    and the sums of the weights are increased by 1e-6, so that negatives beyond a distance of about 14 lose theirs. Zero,
-    with zero gradients, if all samples are of one identity.
+    and the sums of the weights are increased by 1e-6, so that negatives farther than about 14 lose theirs. Zero, with
+    zero gradients, if all samples are of one identity.
 
     Args:
         features: (n, D), not normalised.

@@ -136,7 +136,7 @@ class TrialStrategy(Strategy):
         Those of ``begin`` count for the first.
         """
         number = len(trials.done) + len(pending)
-        if (interrupted := trials.interrupted(number)) is not None:
+        if (interrupted := trials.read_interrupted(number)) is not None:
             return interrupted
         began = self.clock()
         proposal = self.propose(number, pending)

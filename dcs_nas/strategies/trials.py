@@ -130,7 +130,7 @@ class TrialFolder:
         """Write what a trial trains, so that its checkpoints are continued by nothing else."""
         write_text(self.folder(number) / PROPOSAL, to_yaml(proposal))
 
-    def interrupted(self, number: int) -> Proposal | None:
+    def read_interrupted(self, number: int) -> Proposal | None:
         """Return the proposal of a trial that began and has not ended, or None."""
         path = self.folder(number) / PROPOSAL
         return parse(Proposal, read_yaml(path), source=str(path)) if path.is_file() else None
