@@ -185,8 +185,22 @@ def retrain(
     """
     settings = load_settings(config, overrides)
     if settings.section("retrain").backbone is None and genotype is None:
-        genotype = RunFolder.default(settings, "search").genotype_file
+        genotype = _find_genotype(settings, out, resume=resume)
     return _train("retrain", settings, genotype, out, resume=resume, overwrite=overwrite, progress=progress)
+
+
+def _find_genotype(settings: Config, out: str | Path | None, *, resume: bool) -> Path:
+    """Return the file of the genotype that a training began with, else of the search of the same name."""
+    own = RunFolder(Path(out)) if out is not None else RunFolder.default(settings, "retrain")
+    searched = RunFolder.default(settings, "search").genotype_file
+    if resume and own.genotype_file.is_file() and not searched.is_file():
+        return own.genotype_file
+    if not searched.is_file():
+        raise InputError(
+            f"there is no genotype to train: {searched} is missing; search for one by dcs-nas search, or name a file "
+            "by --genotype, or a backbone by retrain.backbone"
+        )
+    return searched
 
 
 @translate_errors()

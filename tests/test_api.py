@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 import dcs_nas
+from dcs_nas.api import _find_genotype
 from dcs_nas.config import load_config
 from dcs_nas.errors import InputError
 from dcs_nas.space import load_genotype
@@ -134,3 +135,15 @@ def test_no_logger_is_one_of_the_choices_and_a_missing_one_is_named(
         load_config(job, ["trainer.loggers=[wandb, wandb]"])
     with pytest.raises(InputError, match="'tensorboard', 'wandb' or 'mlflow'"):
         load_config(job, ["trainer.loggers=[wandbb]"])
+
+
+def test_a_training_that_was_interrupted_resumes_from_its_own_configuration(job: Path, tmp_path: Path) -> None:
+    found = tmp_path / "own" / "retrain" / "genotype.yaml"
+    settings = load_config(job, [f"results={tmp_path}", "name=own"])
+    with pytest.raises(InputError, match="there is no genotype to train: .*/genotype.yaml is missing; search for"):
+        _find_genotype(settings, None, resume=False)
+    found.parent.mkdir(parents=True)
+    found.write_text("kind: cells")
+    assert _find_genotype(settings, None, resume=True) == found
+    with pytest.raises(InputError, match="there is no genotype to train"):
+        _find_genotype(settings, None, resume=False)

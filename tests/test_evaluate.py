@@ -18,6 +18,8 @@ from dcs_nas.config import load_config
 from dcs_nas.data.datamodule import ReidData
 from dcs_nas.errors import InputError
 from dcs_nas.evaluation import average, load_features
+from dcs_nas.runs import RunFolder
+from dcs_nas.training.checkpoints import EpochCheckpoint
 from dcs_nas.training.evaluate import evaluate_run
 from dcs_nas.training.retrain_job import run_retraining
 from tests.command_line import refused, run_command
@@ -390,3 +392,51 @@ def test_no_picture_asked_for_still_draws_the_cmc_curve(capsys: pytest.CaptureFi
     assert {file.name for file in (run / "ranked" / "evaluation").iterdir()} == {"cmc.png", "cmc.svg"}
     with Image.open(run / "ranked" / "evaluation" / "cmc.png") as picture:
         assert picture.size[0] > 800
+
+
+def test_the_score_of_an_unfinished_training_is_not_that_of_the_finished_one(
+    job: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, folder = load_config(job, ["retrain.epochs=2"]), tmp_path / "retrain"
+    with monkeypatch.context() as patch:
+        after = EpochCheckpoint.on_train_epoch_end
+
+        def stop(self: EpochCheckpoint, *arguments: Any) -> None:
+            after(self, *arguments)
+            raise KeyboardInterrupt
+
+        patch.setattr(EpochCheckpoint, "on_train_epoch_end", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_retraining(config, folder)
+    code, _, said = run_command(capsys, "evaluate", folder)
+    assert code == 0
+    assert "is unfinished: its checkpoint is of epoch 1/2" in said
+    assert RunFolder(folder).contents().own_evaluation is not None
+    run_retraining(config, folder, resume=True)
+    contents = RunFolder(folder).contents()
+    assert contents.own_evaluation is None
+    assert contents.notes == ["evaluation.json is of epoch 1, not 2; evaluate again"]
+    run_command(capsys, "evaluate", folder)
+    report = json.loads((folder / "evaluation.json").read_text())
+    assert report["epoch"] == 2
+    own = RunFolder(folder).contents().own_evaluation
+    assert own is not None
+    assert own.report == report
+
+
+def test_two_data_sets_of_ones_own_leave_two_scores(
+    capsys: pytest.CaptureFixture, run: Path, people: Path, tmp_path: Path
+) -> None:
+    for number in (0, 1):
+        folder = tmp_path / f"own{number}"
+        for part, source in (("query", "query"), ("gallery", "bounding_box_test")):
+            for path in sorted((people / source).glob("0*.jpg"))[number:]:
+                place = folder / part / path.name[:4]
+                place.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, place / path.name)
+        shutil.copytree(folder / "gallery", folder / "train")
+        code, _, said = run_command(
+            capsys, "evaluate", run, "--data", "folder", "--root", folder, "--data-option", "camera=none"
+        )
+        assert code == 0, said
+    assert len(list(run.glob("evaluation_folder_images-*.json"))) == 2

@@ -157,7 +157,8 @@ def test_images_that_do_not_decode_are_named_at_the_end_and_the_others_kept(
         (tmp_path / "q" / name).write_bytes(b"no image")
     out = tmp_path / "f.npz"
     line = refused(capsys, "extract", run, tmp_path / "q", "--out", out)
-    assert f"2 images do not decode, the first: {tmp_path / 'q' / '0001_a.jpg'}" in line
+    assert f"2 images do not decode: {tmp_path / 'q' / '0001_a.jpg'}" in line
+    assert f"; {tmp_path / 'q' / '0002_b.jpg'}" in line
     assert not out.exists()
     for name in ("0001_a.jpg", "0002_b.jpg"):
         (tmp_path / "q" / name).unlink()
@@ -325,10 +326,10 @@ def test_evaluate_takes_settings_that_an_evaluation_reads(
     run: Path, people: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     words = ["-o", "data.test_batch=7", "-o", f"data.root={people}", "-o", "trainer.threads=1"]
-    code, _, _ = run_command(
+    code, _, said = run_command(
         capsys, "evaluate", run, *words, "-o", "evaluate.rerank=true", "--json", tmp_path / "a.json"
     )
-    assert code == 0
+    assert code == 0, said
     assert run_command(capsys, "evaluate", run, "--rerank", "--json", tmp_path / "b.json")[0] == 0
     found, plain = (json.loads((tmp_path / name).read_text()) for name in ("a.json", "b.json"))
     assert (found["mAP"], found["protocol"]) == (pytest.approx(plain["mAP"], abs=1e-4), plain["protocol"])

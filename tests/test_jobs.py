@@ -259,7 +259,7 @@ def test_what_to_train_must_be_said_once(job: Path, searched: Path, tmp_path: Pa
 def test_a_folder_without_a_trained_run_is_refused(searched: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not a run folder"):
         load_trained(tmp_path)
-    with pytest.raises(InputError, match="holds no trained network; train what the search found"):
+    with pytest.raises(InputError, match="is a search and has no trained network; train what the search found"):
         load_trained(searched)
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from dcs_nas.training.evaluate import Evaluation
 
 _TOP = 10
+_OWN_DATA = ("folder", "csv")  # whose names say nothing of their images
 _SAME_SCORES = ("trainer.", "data.root", "data.cache", "data.test_batch", "data.test.root")
 
 
@@ -101,7 +102,8 @@ def evaluate(
     what: dict[str, Any] = {"data_name": data, "root": root, "progress": progress, **changes}
 
     def name_file(folder: Path, one: Evaluation) -> Path:
-        return RunFolder(folder).evaluation_file(*_name_variants(one, changes, data=data, splits=splits, **named))
+        variants = _name_variants(one, changes, data=data, splits=splits, features=features, **shared)
+        return RunFolder(folder).evaluation_file(*variants)
 
     results: list[Evaluation] = []
     if backbone is not None:
@@ -208,16 +210,17 @@ def _name_variants(
     data: str | None,
     data_options: Mapping[str, Any],
     features: str,
-    checkpoint: str,
     overrides: Sequence[str],
     splits: int | None,
 ) -> list[str]:
     """Return the options that name the file of an evaluation, e.g. ``dukemtmc, rerank``.
 
     ``changes`` replace settings of the run; intervals don't change scores and are not named. Images other than the
-    run's own are named by the start of their fingerprint, ``overrides`` by key and value.
+    run's own, and those of a data set of one's own, are named by the start of their fingerprint, ``overrides`` by key
+    and value.
     """
-    images = result.report["data"]["fingerprint"][:8] if result.report["data"]["other_images"] else None
+    of_data = result.report["data"]
+    images = of_data["fingerprint"][:8] if of_data["other_images"] or data in _OWN_DATA else None
     settings = {key: value for key, value in changes.items() if key not in ("confidence", "max_rank")}
     parts = [
         data,
@@ -226,7 +229,7 @@ def _name_variants(
         *(_override_name(item) for item in overrides if not item.strip().startswith(_SAME_SCORES)),
         *(_shorten(key, value) for key, value in settings.items()),
         features if features != "network" else None,
-        checkpoint if checkpoint != "last" else None,
+        result.report["checkpoint"] if result.report["checkpoint"] != "last" else None,
         f"{splits}-splits" if splits else None,
     ]
     return [part for part in parts if part]

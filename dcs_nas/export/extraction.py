@@ -17,6 +17,8 @@ from dcs_nas.evaluation.gallery import write_gallery
 from dcs_nas.export.feature_model import FeatureModel
 from dcs_nas.runs.lock import lock_folder
 
+_NAMED = 20  # faulty images in an error line
+
 
 def list_image_files(images: str | Path | Sequence[str | Path]) -> list[Path]:
     """Return the image files named, and of a folder all in it and below, sorted, without hidden files.
@@ -59,8 +61,10 @@ def extract(model: FeatureModel, paths: Sequence[Path], out: Path, *, progress: 
         before = len(set(keys)) - len(todo)
         faults = _compute(model, todo, part, before, progress)
         if faults:
-            several = f"{len(faults):,} images do not decode, the first: " if len(faults) > 1 else ""
-            raise InputError(f"{several}{faults[0]}; then repeat the command, which keeps the others in {folder}")
+            several = f"{len(faults):,} images do not decode: " if len(faults) > 1 else ""
+            named = "; ".join(map(str, faults[:_NAMED]))
+            more = f"; and {len(faults) - _NAMED:,} more" if len(faults) > _NAMED else ""
+            raise InputError(f"{several}{named}{more}; then repeat the command, which keeps the others in {folder}")
         names, facts = [path.as_posix() for path in paths], model.info.model_dump(mode="json")
         write_gallery(out, part.gather(keys), names, metric=model.info.metric, folder=Path.cwd(), model=facts)
         shutil.rmtree(folder)

@@ -57,6 +57,12 @@ class Evaluation:
         return self.report.get("features") not in (None, "network")
 
     @property
+    def epoch(self) -> int | None:
+        """The number of epochs that the network had been trained for; None where that is not recorded, or the best."""
+        known = not self.is_baseline and self.report.get("checkpoint") != "best"
+        return self.report.get("epoch") if known else None
+
+    @property
     def scores(self) -> dict[str, float]:
         """mAP, mINP and rank-1, in [0, 1]."""
         return {"mAP": self.report["mAP"], "mINP": self.report["mINP"], "rank-1": self.report["cmc"][0]}
@@ -120,9 +126,12 @@ class RunContents:
 
     @cached_property
     def evaluations(self) -> list[Evaluation]:
-        """The evaluations, by the names of their files."""
+        """The evaluations, by the names of their files, but for those of a checkpoint that was trained on since."""
         files = sorted(self.path.glob("evaluation*.json"))
-        return [e for file in files if (e := self._read(file, _read_evaluation)) is not None]
+        all_read = [e for file in files if (e := self._read(file, _read_evaluation)) is not None]
+        old = [e for e in all_read if e.epoch is not None and e.epoch < self.steps_done]
+        self.notes += [f"{e.name}.json is of epoch {e.epoch}, not {self.steps_done}; evaluate again" for e in old]
+        return [e for e in all_read if e not in old]
 
     @cached_property
     def kind(self) -> str:
