@@ -12,7 +12,7 @@ trap 'rm -rf "$work"' EXIT
 # What builds the package is locked like what it needs: setup.sh builds without an environment of pip's own.
 printf 'hatchling\neditables\n' >"$work/build.in"
 cat requirements.lock requirements-torch.lock requirements-cuda.lock >"$work/all.lock" 2>/dev/null || cp constraints.txt "$work/all.lock"
-"$work/venv/bin/uv" pip compile --quiet --universal --python-version 3.10 --generate-hashes --all-extras \
+"$work/venv/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --all-extras \
     --no-header --no-annotate --no-emit-index-url --output-file "$work/all.lock" "$@" pyproject.toml "$work/build.in" >/dev/null
 
 # The CPU build of torch has other files than PyPI's. Where pip is set up to prefer it, its hash is added.

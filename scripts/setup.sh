@@ -5,9 +5,9 @@ set -eu
 venv=$1
 python=${PYTHON:-python3}
 
-if ! "$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+if ! "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
     found=$("$python" --version 2>&1 || true)
-    echo "setup: $python is ${found:-missing}, expected Python 3.10 to 3.13; name another with make PYTHON=python3.11" >&2
+    echo "setup: $python is ${found:-missing}, expected Python 3.11 to 3.13; name another with make PYTHON=python3.11" >&2
     exit 1
 fi
 

@@ -6,9 +6,9 @@ An error that mypy no longer finds is one too: its ``type: ignore`` is unused th
 from __future__ import annotations
 
 from pathlib import Path
+from typing import assert_type
 
 import numpy as np
-from typing_extensions import assert_type
 
 import dcs_nas
 

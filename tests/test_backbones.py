@@ -12,6 +12,7 @@ from dcs_nas.errors import InputError
 from dcs_nas.models.backbones import BACKBONES, Backbone, insert_attention, measure_stages
 from dcs_nas.models.backbones.osnet import ChannelGate
 from dcs_nas.models.blocks import ATTENTION
+from dcs_nas.models.blocks.part_aware import PartAware
 from dcs_nas.models.depthwise import PointwiseConv
 from tests.backbones import FAMILIES, HEIGHT, WIDTH, without_values
 
@@ -44,8 +45,10 @@ def vectors(output: Any) -> list[Tensor]:
 
 
 def wake_silent_branches(network: nn.Module) -> None:
-    """A BatchNorm that starts at 0 hides all that is before it from the loss, a gate of two hidden channels may."""
+    """Weights that start at 0 hide all that is before them from the loss, a gate of two hidden channels may."""
     for module in network.modules():
+        if isinstance(module, PartAware):
+            nn.init.normal_(module.fuse.weight)
         if isinstance(module, ChannelGate):
             module.fc1.weight.data.abs_()
         if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) and not module.weight.any():

@@ -8,7 +8,7 @@ import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -118,7 +118,7 @@ def _render(template: str, title: str, heading: str, **values: Any) -> str:
         "title": title,
         "heading": heading,
         "version": __version__,
-        "made": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "style": Markup(style),
         "script": Markup(script),
         "script_hash": digest,

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
@@ -89,9 +89,6 @@ class Sparse(Settings):
         return {name: value for name, value in plain(self).items() if name not in unset}
 
 
-_AnyReference = TypeVar("_AnyReference", bound="Reference")
-
-
 class Reference(Settings):
     """The structure of a space that a genotype keeps, with the space's name and hash."""
 
@@ -103,7 +100,7 @@ class Reference(Settings):
         def hash(self) -> str: ...
 
     @model_validator(mode="after")
-    def _check_hash(self) -> Reference:
+    def _check_hash(self) -> Self:
         if self.declared_hash != self.hash:
             raise ValueError(
                 f"hash {self.declared_hash} does not fit the space beside it, of hash {self.hash}; restore the file"
@@ -111,7 +108,7 @@ class Reference(Settings):
         return self
 
     @classmethod
-    def of(cls: type[_AnyReference], structure: Any, name: str) -> _AnyReference:
+    def of(cls, structure: Any, name: str) -> Self:
         """Return the reference to a space's structure."""
         fields = {field: getattr(structure, field) for field in cls.model_fields if hasattr(structure, field)}
         return cls(**{**fields, "name": name, "declared_hash": structure.hash})
