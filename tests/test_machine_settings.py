@@ -76,7 +76,7 @@ def test_a_value_that_no_machine_takes_is_refused_with_the_nearest_right_one(
 
 @pytest.mark.parametrize("devices", ["auto", "-1", "1", "2", "'0,2'", "'0,'"])
 def test_devices_are_named_by_number_or_one_by_one(job: Path, devices: str) -> None:
-    load_config(job, [f"trainer.devices={devices}"])
+    assert str(load_config(job, [f"trainer.devices={devices}"]).trainer.devices) == devices.strip("'")
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,7 @@ def find_nearest(
             "from different networks; extract the features of the gallery again"
         )
     k = min(k, count)
-    best: list[np.ndarray] = [np.zeros((len(query), 0), dtype=dtype) for dtype in (np.int64, np.float64)]
+    best = [np.zeros((len(query), 0), dtype=dtype) for dtype in (np.int64, np.float64)]
     done = 0
     for block in gallery.blocks():
         far = FeatureDistances(query, block.copy(), metric=gallery.metric).matrix().numpy()

@@ -171,7 +171,7 @@ def rank_matches(
     distances: DistanceBlocks, labels: Labels, queries: np.ndarray, *, camera_filter: bool, query_block: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the query and rank, each (H,), of every match of ``queries`` among the images that are not removed."""
-    results: list[tuple[np.ndarray, np.ndarray]] = [(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))]
+    results = [(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))]
     for selected in split_blocks(queries, query_block):
         block, rows, columns = filter_block(distances, labels, selected, camera_filter=camera_filter)
         results.append((selected[rows], count_ranks(block, rows, columns)))
@@ -187,7 +187,7 @@ def rank_single_shots(
     All queries of a camera share a draw, as in the classic CUHK03 protocol (Li et al., CVPR 2014), where one view is
     probe and the other gallery. The first result holds query * repeats + repeat.
     """
-    results: list[tuple[np.ndarray, np.ndarray]] = [(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))]
+    results = [(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))]
     for camera in np.unique(labels.query_camids[queries]):
         draws = _draw_galleries(labels, int(camera), repeats, seed)
         for selected in split_blocks(queries[labels.query_camids[queries] == camera], query_block):

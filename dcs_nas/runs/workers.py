@@ -81,12 +81,7 @@ def register_worker(folder: Path) -> Iterator[str]:
 
 def count_living(folder: Path) -> int:
     """Return the number of workers alive."""
-    return sum(not is_free(place) for place in list_workers(folder))
-
-
-def list_workers(folder: Path) -> list[Path]:
-    """Return the folders of the workers that are registered."""
-    return [place for place in (folder / "workers").glob("*") if place.is_dir()]
+    return sum(not is_free(place) for place in (folder / "workers").glob("*/"))
 
 
 def open_journal(folder: Path) -> JournalStorage:

@@ -35,14 +35,18 @@ class LocalSearch(TrialStrategy):
     def observe(self, trial: Trial) -> None:
         super().observe(trial)
         if trial.parent is None:
-            restarts = self.center is not None and set(self._neighbors) <= set(self._identities)
-            if self.center is None or restarts or trial.score > self.center.score:
+            if self.center is None or self._knows_all or trial.score > self.center.score:
                 self._go_to(trial)
         elif self.settings.trials.local.neighbors == "first":
             if self.center is not None and trial.parent == self.center.number and trial.score > self.center.score:
                 self._go_to(trial)
         else:
             self._climb()
+
+    @property
+    def _knows_all(self) -> bool:
+        """True if every neighbour of the center has been tried."""
+        return set(self._neighbors) <= set(self._identities)
 
     @property
     def _start(self) -> int:
@@ -56,7 +60,7 @@ class LocalSearch(TrialStrategy):
     def _climb(self) -> None:
         """Move to the best neighbour while all are known and one is better."""
         scored = dict(zip(self._identities, self.observed))
-        while self.center is not None and all(identity in scored for identity in self._neighbors):
+        while self.center is not None and self._knows_all:
             best = max((scored[identity] for identity in self._neighbors), key=lambda t: t.score, default=self.center)
             if best.score <= self.center.score:
                 return

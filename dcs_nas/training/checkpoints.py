@@ -76,10 +76,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         InputError: no checkpoint, it and the previous one are damaged, or it was not written by dcs-nas.
     """
-    path, checkpoint = _find_whole(path)
+    return load_whole(path)[1]
+
+
+def load_whole(path: Path, *, warn: bool = True) -> tuple[Path, dict[str, Any]]:
+    """Return ``whole_checkpoint(path)`` and what ``load_checkpoint`` returns of it; both raise here."""
+    path, checkpoint = _find_whole(path, warn=warn)
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise InputError(f"{path} holds no 'state_dict'; expected a checkpoint written by dcs-nas")
-    return checkpoint
+    return path, checkpoint
 
 
 def load_network_state(path: Path, *, prefix: str = "network.") -> dict[str, Tensor]:

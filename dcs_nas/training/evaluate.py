@@ -36,7 +36,7 @@ from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.runs import RunFolder
 from dcs_nas.seeds import seed_everything
 from dcs_nas.settings import make_absolute, read_yaml
-from dcs_nas.training.checkpoints import load_checkpoint, load_network_state, weights_file, whole_checkpoint
+from dcs_nas.training.checkpoints import load_network_state, load_whole, weights_file
 from dcs_nas.training.error_messages import training_errors
 from dcs_nas.training.features import build_feature_set, compute_color_histograms, extract_features
 from dcs_nas.training.process_group import process_group
@@ -100,14 +100,14 @@ def evaluate_run(
         data = ReidData(config.model_copy(update={"data": config.data.on(source)}), progress=progress)
         dataset, images = _identify_data(data, folder, trained)
         query, gallery, labelled = _compute_features(features, network, data, config, settings, progress)
-    path = whole_checkpoint(RunFolder(folder).checkpoint(checkpoint), warn=False)
-    epoch, contents = load_checkpoint(path).get("epoch"), RunFolder(folder).contents()
+    path, state = load_whole(RunFolder(folder).checkpoint(checkpoint), warn=False)
+    epoch, contents = state.get("epoch"), RunFolder(folder).contents()
     origin = {"run": folder.name, "checkpoint": path.stem, "epoch": None if epoch is None else epoch + 1}
     if epoch is not None and not contents.is_finished:
         log.warning("%s is unfinished: its checkpoint is of epoch %d/%s", folder, epoch + 1, contents.steps_wanted)
     training = {
         "trained_on": "+".join(source.name for source in _list_training_data(trained)),
-        "training_data": RunFolder(folder).contents().data or None,
+        "training_data": contents.data or None,
     }
     facts = {"features": features, **origin, "flip": settings.flip, "seed": config.seed}
     return _score(config, settings, dataset, query, gallery, labelled, {**facts, "data": images}, training)
@@ -198,7 +198,8 @@ def load_trained(
             f"{folder} is no retraining run: its config.yaml has no section 'retrain'{_advise_training(folder)}"
         )
     if run.contents().searched:
-        raise InputError(f"{folder} is a search and has no trained network{_advise_training(folder)}")
+        advice = _advise_training(folder) or "; finish it with --resume, then train what it finds"
+        raise InputError(f"{folder} is a search and has no trained network{advice}")
     run.load_extensions()
     path = _checkpoint(run, config.retrain, checkpoint)
     state = load_network_state(path, prefix="network." if config.retrain.ema_decay is None else "ema.")
@@ -235,10 +236,10 @@ def _checkpoint(run: RunFolder, settings: RetrainConfig, name: str) -> Path:
 
 
 def _advise_training(folder: Path) -> str:
-    """Return the end of an error line: how to train the genotype of the search in ``folder``."""
+    """Return the end of an error line: how to train the genotype of the search in ``folder``, if it is finished."""
     genotype, config = RunFolder(folder).genotype_file, RunFolder(folder).config_file
     if not genotype.is_file():
-        return "; finish it with --resume, then train what it finds"
+        return ""
     section = [] if "retrain" in read_yaml(config) and read_yaml(config)["retrain"] else ["-o", "retrain.epochs=120"]
     words = [config, *section, "--genotype", genotype, "--out", folder.with_name(f"{folder.name}-retrain")]
     return f"; train what the search found: {command('retrain', *words)}"

@@ -27,8 +27,8 @@ from dcs_nas.errors import InputError
 from dcs_nas.models.blocks import read_kept_shares
 from dcs_nas.processes import end_with_parent, find_launch
 from dcs_nas.runs import RunFolder, log_to
-from dcs_nas.training.acceleration import is_slow_in_bfloat16, may_use_graphs, set_numerics
-from dcs_nas.training.checkpoints import EpochCheckpoint, load_checkpoint, whole_checkpoint
+from dcs_nas.training.acceleration import is_slow_in_bfloat16, may_use_graphs
+from dcs_nas.training.checkpoints import EpochCheckpoint, load_whole
 from dcs_nas.training.devices import count_processes, devices_and_machines
 from dcs_nas.training.error_messages import training_errors
 from dcs_nas.training.joint_batch import EqualProcesses, ReplicatedStrategy
@@ -56,7 +56,6 @@ def make_trainer(config: Config, run: RunFolder, *, epochs: int) -> pl.Trainer:
         end_with_parent()  # Lightning has started this process
     for name in ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero", "lightning.pytorch", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    set_numerics(settings)
     # A guard for debugging, which costs a write of all memory that is allocated.
     setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010
     callbacks: list[Callback] = [EqualProcesses(), EpochCheckpoint(run.checkpoint("last"))]
@@ -125,8 +124,8 @@ def fit(trainer: pl.Trainer, module: pl.LightningModule, loaders: TRAIN_DATALOAD
     """
     begin = None
     if run.checkpoint("last").is_file() or run.checkpoint("previous").is_file():
-        begin = whole_checkpoint(run.checkpoint("last"))
-        log.info("resuming after epoch %d of %s", load_checkpoint(begin)["epoch"] + 1, trainer.max_epochs)
+        begin, state = load_whole(run.checkpoint("last"))
+        log.info("resuming after epoch %d of %s", state["epoch"] + 1, trainer.max_epochs)
     try:
         trainer.fit(module, loaders, ckpt_path=begin, weights_only=True)
     except SystemExit:

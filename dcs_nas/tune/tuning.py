@@ -22,7 +22,7 @@ from dcs_nas.errors import InputError, TrainingError, choices
 from dcs_nas.files import write_json, write_text
 from dcs_nas.runs import RunFolder, log_to, open_folder, read_metrics, require_same
 from dcs_nas.runs.lock import require_free
-from dcs_nas.runs.workers import ChildProcess, list_workers
+from dcs_nas.runs.workers import ChildProcess
 from dcs_nas.settings import make_paths_absolute, to_yaml
 from dcs_nas.space import load_genotype
 from dcs_nas.tune.space import apply_values, format_overrides, read_space
@@ -121,7 +121,7 @@ def _open_folder(path: Path, config: Config, genotype: Path | None, *, resume: b
     if tune.storage is not None:
         with open_storage(tune, path) as storage:
             require_new(storage, config.name, overwrite=overwrite)
-    for worker in list_workers(path):
+    for worker in (path / "workers").glob("*/"):
         require_free(worker)
     run = RunFolder(path)
     with open_folder(path, what="tuning", resume=resume, overwrite=overwrite):

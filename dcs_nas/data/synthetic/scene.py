@@ -114,8 +114,8 @@ def _bricks(sketch: _Sketch) -> None:
 def _facade(sketch: _Sketch) -> None:
     """Paint a building of glass: panes between mullions, some lit."""
     wide, high = sketch.rng.uniform(0.1, 0.16), sketch.rng.uniform(0.14, 0.24)
-    for x in np.arange(0, sketch.width, wide).tolist():
-        for y in np.arange(0, sketch.horizon, high).tolist():
+    for x in np.arange(0, sketch.width, wide):
+        for y in np.arange(0, sketch.horizon, high):
             pane = sketch.pick(((84, 100, 116), (70, 84, 100), (122, 136, 146)))
             sketch.rectangle(x + 0.008, y + 0.008, x + wide - 0.008, min(y + high, sketch.horizon) - 0.008, pane)
 
@@ -126,11 +126,11 @@ def _fence(sketch: _Sketch) -> None:
     for _ in range(120):
         x, y = rng.uniform(0, sketch.width), rng.uniform(0.3, 0.9) * sketch.horizon
         sketch.blob(x, y, rng.uniform(0.02, 0.06), sketch.pick(_LEAVES))
-    for x in np.arange(0.1, sketch.width, 0.9).tolist():
+    for x in np.arange(0.1, sketch.width, 0.9):
         at, paint = x + rng.uniform(0, 0.3), sketch.pick(((40, 42, 50), (190, 190, 190), (120, 40, 40), (60, 80, 110)))
         sketch.rectangle(at, 0.62 * sketch.horizon, at + 0.5, 0.95 * sketch.horizon, paint)
         sketch.rectangle(at + 0.1, 0.45 * sketch.horizon, at + 0.4, 0.64 * sketch.horizon, (70, 78, 88))
-    for x in np.arange(0, sketch.width, 0.07).tolist():
+    for x in np.arange(0, sketch.width, 0.07):
         sketch.line([(x, 0.5 * sketch.horizon), (x, sketch.horizon)], 0.008, (88, 88, 92))
     sketch.line([(0, 0.5 * sketch.horizon), (sketch.width, 0.5 * sketch.horizon)], 0.014, (88, 88, 92))
 
@@ -138,7 +138,7 @@ def _fence(sketch: _Sketch) -> None:
 def _tiles(sketch: _Sketch) -> None:
     """Paint joints that run to a vanishing point above the horizon."""
     middle, joint = sketch.width / 2, sketch.pick(((110, 106, 100), (150, 146, 140)))
-    for x in np.arange(-sketch.width, 2 * sketch.width, 0.22).tolist():
+    for x in np.arange(-sketch.width, 2 * sketch.width, 0.22):
         near = middle + 2.2 * (x - middle)
         sketch.line([(x, sketch.horizon), (near, sketch.height)], 0.005, joint)
     gap, y = 0.03, sketch.horizon
@@ -156,7 +156,7 @@ def _kerb(sketch: _Sketch) -> None:
 
 def _markings(sketch: _Sketch) -> None:
     """Paint the white bands of a crossing."""
-    for x in np.arange(sketch.rng.uniform(0, 0.3), sketch.width, 0.42).tolist():
+    for x in np.arange(sketch.rng.uniform(0, 0.3), sketch.width, 0.42):
         low, high = sketch.horizon + 0.1, sketch.height
         corners = [(x, low), (x + 0.1, low), (x + 0.02, high), (x - 0.14, high)]
         sketch.draw.polygon([(sketch.unit * u, sketch.unit * v) for u, v in corners], fill=(196, 194, 188))
