@@ -108,6 +108,14 @@ def remove_leftovers(folder: Path, *, owned: bool = False) -> None:
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder with all that is in it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
 def sync_below(folder: Path) -> None:
     """Sync ``folder`` and everything in it to the disk."""
     for place, _, names in os.walk(folder):

@@ -158,12 +158,18 @@ def read_text(path: Path, *, largest: int = LARGEST_FILE) -> str:
         raise InputError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
 
 
-def parse(kind: type[S], data: Mapping[str, Any], *, source: str) -> S:
-    """Return ``data`` as settings of one kind; raise an ``InputError`` of one line for the first fault."""
+def parse(kind: type[S], data: Mapping[str, Any], *, source: str, sources: Mapping[str, str] | None = None) -> S:
+    """Return ``data`` as settings of one kind; raise an ``InputError`` of one line for the first fault.
+
+    The line names ``source``, or the source of the key in ``sources``.
+    """
     try:
         settings = kind.model_validate(dict(data))
     except ValidationError as error:
-        raise InputError(f"{source}: {_first_error(kind, error)}") from None
+        place = ".".join(map(str, error.errors()[0]["loc"]))
+        keys = [key for key in sources or {} if f"{place}.".startswith(f"{key}.")]
+        named = (sources or {})[max(keys, key=len)] if keys else source
+        raise InputError(f"{named}: {_first_error(kind, error)}") from None
     _require_plain(data, "", source)
     return settings
 
@@ -246,6 +252,8 @@ def _suggest(error: Any) -> str:
     listed = (
         re.findall(r"'([^']*)'", error.get("ctx", {}).get("expected", "")) if error["type"] == "literal_error" else []
     )
+    if error["type"] == "string_type" and isinstance(error["input"], (int, float)):
+        return f", a {'truth value' if isinstance(error['input'], bool) else 'number'}; quote it for text: \"'...'\""
     near = difflib.get_close_matches(str(error["input"]).lower(), listed, n=1)
     return f"; did you mean {near[0]}?" if near else ""
 

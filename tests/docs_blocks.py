@@ -164,7 +164,7 @@ class Runner:
         space.write_text(TINY_SPACE)
         plain = config.parse
 
-        def tiny(model: type[Any], data: dict[str, Any], *, source: str) -> Any:
+        def tiny(model: type[Any], data: dict[str, Any], *, source: str, **rest: Any) -> Any:
             for change in _tiny(plain(model, data, source=source), space):
                 config._apply(data, change)
             return plain(model, data, source=source)

@@ -38,6 +38,11 @@ def start_run(path: Path, config: Config, **options: bool) -> RunFolder:
         return run
 
 
+def foreign_names(folder: Path) -> set[str]:
+    """The names in a run folder that would stay where the run is replaced or deleted."""
+    return {path.name for path in folder.iterdir()} - {path.name for path in RunFolder(folder).parts()} - {".lock"}
+
+
 def config(root: Path, *, name: str = "tiny", **sections: Any) -> Config:
     """Settings for the tiny data set in ``root``."""
     data = {"name": "market1501", "root": root, "height": 32, "width": 16, "cache": root.parent / "cache"}

@@ -13,6 +13,7 @@ from PIL import Image
 
 from dcs_nas.space import Genotype, SpaceReference, find_shipped_file, read_space
 from tests.command_line import refused, run_command
+from tests.run_folders import genotypes
 
 COMMANDS = [
     *("synth", "search", "retrain", "evaluate", "rank", "extract", "find", "visualize", "datasets", "demo"),
@@ -143,7 +144,7 @@ def test_a_truncated_image_is_named(capsys: pytest.CaptureFixture, tmp_path: Pat
     assert f"{NAMES[3]} does not decode as an image" in refused(capsys, *_search(root, tmp_path))
 
 
-def _features(path: Path, *, same_camera: bool = False) -> Path:
+def save_features(path: Path, *, same_camera: bool = False) -> Path:
     generator = np.random.default_rng(0)
     pids = np.repeat(np.arange(1, 6), 2)
     cameras = np.zeros(10, dtype=int) if same_camera else np.tile([0, 1], 5)
@@ -161,7 +162,7 @@ def _features(path: Path, *, same_camera: bool = False) -> Path:
 
 @pytest.mark.parametrize("extra", [[], ["--metric", "cosine"], ["--rerank"], ["--protocol", "no_camera_filter"]])
 def test_features_of_anyone_are_ranked(capsys: pytest.CaptureFixture, tmp_path: Path, extra: list[str]) -> None:
-    file = _features(tmp_path / "f.npz")
+    file = save_features(tmp_path / "f.npz")
     code, out, _ = run_command(capsys, "rank", file, *extra, "--json", tmp_path / "scores.json")
     assert code == 0
     assert "mAP" in out
@@ -173,7 +174,7 @@ def test_features_of_anyone_are_ranked(capsys: pytest.CaptureFixture, tmp_path: 
 
 
 def test_no_query_with_a_match_is_refused(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
-    line = refused(capsys, "rank", _features(tmp_path / "f.npz", same_camera=True))
+    line = refused(capsys, "rank", save_features(tmp_path / "f.npz", same_camera=True))
     assert "match" in line
 
 
@@ -225,3 +226,47 @@ def test_synthetic_people_are_drawn_by_the_command(capsys: pytest.CaptureFixture
     assert run_command(capsys, "synth", out, *few, "--width", 16, "--height", 32)[0] == 0
     assert sorted(p.name for p in out.iterdir()) == ["bounding_box_test", "bounding_box_train", "query"]
     assert str(out) in refused(capsys, "synth", out, *few)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["config", "demo", "-o", "name=2024"],
+            "-o name=2024: name: Input should be a valid string, found 2024, a number;",
+        ),
+        (
+            ["config", "demo", "-o", "search.epochs=x"],
+            "-o search.epochs=x: search.epochs: Input should be a valid integer",
+        ),
+        (
+            ["config", "demo", "-o", "search.guard.x=3"],
+            "-o search.guard.x=3: unknown key 'search.guard.x'; known: action",
+        ),
+        (["datasets", "--root", "."], "--root goes with the NAME of a data set"),
+        (["datasets", "market1501", "--images"], "--images goes with --root DIR"),
+        (["datasets", "-o", "a=b"], "--set goes with --root DIR"),
+        (
+            ["rank", "f.npz", "--queries", "3"],
+            "--queries goes with fast-reid's feats, and f.npz holds none; leave it out",
+        ),
+        (["rank", "f.npz", "--confidence", "20"], "confidence: expected 0, or at least 100 resamples"),
+        (
+            ["bench", "genotype.yaml"],
+            "genotype.yaml is of the space tiny, expected one that has a table: bench_cells or",
+        ),
+    ],
+)
+def test_an_option_without_effect_or_a_wrong_value_is_named(
+    capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_features(Path("f.npz"))
+    Path("genotype.yaml").write_text(genotypes(1)[0].to_yaml())
+    assert message in refused(capsys, *arguments)
+
+
+def test_a_number_in_quotes_is_a_name(capsys: pytest.CaptureFixture) -> None:
+    code, out, _ = run_command(capsys, "config", "demo", "-o", "name='2024'")
+    assert code == 0
+    assert "name: '2024'" in out

@@ -105,8 +105,13 @@ def test_a_run_folder_is_neither_replaced_nor_mixed_up(tmp_path: Path) -> None:
         start_run(folder, _config(), resume=True, overwrite=True)
     assert start_run(folder, _config(), resume=True).config() == make_paths_absolute(_config())
     assert (folder / "kept.txt").exists()
+    (folder / "architecture").mkdir()
+    (folder / "inner/checkpoints").mkdir(parents=True)
     start_run(folder, _config(seed=5), overwrite=True)
-    assert not (folder / "kept.txt").exists()
+    assert sorted(p.name for p in folder.iterdir() if p.name != ".lock") == [
+        "config.yaml", "environment.json", "inner", "kept.txt"
+    ]  # fmt: skip
+    assert (folder / "inner/checkpoints").is_dir()
 
 
 def test_a_folder_of_other_things_is_not_overwritten(tmp_path: Path) -> None:

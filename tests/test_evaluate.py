@@ -24,6 +24,7 @@ from dcs_nas.training.evaluate import evaluate_run
 from dcs_nas.training.retrain_job import run_retraining
 from tests.command_line import refused, run_command
 from tests.make_datasets import write_cuhk03_mat, write_duke, write_msmt17
+from tests.run_folders import foreign_names
 
 JOB = """
 name: tiny
@@ -133,7 +134,7 @@ def test_wrong_settings_are_one_clear_line(job: Path, change: str, message: str)
 
 
 def test_the_configuration_sets_how_to_evaluate_and_options_replace_it(run: Path) -> None:
-    settings = {"rerank": True, "rerank_k1": 4, "rerank_k2": 2, "rerank_lambda": 0.5, "expand": 2, "confidence": 50}
+    settings = {"rerank": True, "rerank_k1": 4, "rerank_k2": 2, "rerank_lambda": 0.5, "expand": 2, "confidence": 100}
     settings |= {"flip": True, "average_precision": "trapezoid", "metric": "euclidean", "max_rank": 5}
     _reconfigured(run, lambda config: config.update(evaluate=settings))
     report = evaluate_run(run).report
@@ -141,7 +142,7 @@ def test_the_configuration_sets_how_to_evaluate_and_options_replace_it(run: Path
     assert protocol["rerank"] == {"method": "k-reciprocal", "k1": 4, "k2": 2, "weight": 0.5}
     assert protocol["expansion"] == {"method": "average query expansion", "neighbours": 2, "alpha": 0.0}
     assert (protocol["metric"], protocol["average_precision"], len(report["cmc"])) == ("euclidean", "trapezoid", 5)
-    assert (report["flip"], report["confidence"]["resamples"], report["confidence"]["level"]) == (True, 50, 0.95)
+    assert (report["flip"], report["confidence"]["resamples"], report["confidence"]["level"]) == (True, 100, 0.95)
     low, high = report["confidence"]["mAP"]
     assert low <= report["mAP"] <= high
     other = evaluate_run(run, rerank=False, expand=0, confidence=0, flip=False, average_precision="hits").report
@@ -193,7 +194,7 @@ VARIANTS = {
     "color-histogram": ["--features", "color-histogram"],
     "color-histogram-corrected": ["--features", "color-histogram-corrected", "--rerank"],
     "flip, rerank": ["--flip", "--rerank", "--metric", "euclidean", "--json", "FOLDER/elsewhere.json"],
-    "dukemtmc": ["--data", "dukemtmc", "--confidence", 20],
+    "dukemtmc": ["--data", "dukemtmc", "--confidence", 100],
 }
 
 
@@ -246,13 +247,13 @@ def test_features_are_saved_with_paths_and_rank_gives_the_same_scores(
     capsys: pytest.CaptureFixture, run: Path, tmp_path: Path
 ) -> None:
     files = {name: tmp_path / name for name in ("f.npz", "q.csv", "rank.csv", "rank.json")}
-    steps = ["--rerank", "--k1", 5, "--k2", 3, "--expand", 2, "--trapezoid", "--confidence", 20]
+    steps = ["--rerank", "--k1", 5, "--k2", 3, "--expand", 2, "--trapezoid", "--confidence", 100]
     options = ["--save-features", files["f.npz"], "--csv", files["q.csv"]]
     code, out, err = run_command(capsys, "evaluate", run, *steps, *options)
     assert code == 0, err
     assert "mAP" in out
     assert "queries expanded by 2 neighbours, alpha 0, re-ranked with k1 5, k2 3, lambda 0.3" in err
-    assert "95 % intervals, 20 bootstrap resamples" in err
+    assert "95 % intervals, 100 bootstrap resamples" in err
     evaluated = json.loads((run / "evaluation_expand-2_rerank_k1-5_k2-3_trapezoid.json").read_text())
     saved = load_features(files["f.npz"])
     assert saved.query_paths is not None
@@ -277,6 +278,7 @@ def test_every_way_to_evaluate_has_its_own_file(capsys: pytest.CaptureFixture, r
 
 def test_pictures_show_the_hardest_queries_first_beside_the_cmc_curve(capsys: pytest.CaptureFixture, run: Path) -> None:
     code, out, _ = run_command(capsys, "evaluate", run, "--pictures", 3, "--top", 4)
+    assert not foreign_names(run)
     assert code == 0
     folder = run / "ranked" / "evaluation"
     index = json.loads((folder / "ranked.json").read_text())

@@ -27,6 +27,7 @@ from dcs_nas.training.evaluate import evaluate_run, load_trained
 from dcs_nas.training.retrain_job import run_retraining
 from dcs_nas.training.retraining import Retraining
 from tests.command_line import run_command
+from tests.run_folders import foreign_names
 from tests.two_processes import start, wait_for
 
 SPACE = """
@@ -113,6 +114,7 @@ def test_a_search_leaves_everything_behind_that_it_promises(searched: Path) -> N
     assert list((searched / "tensorboard").glob("events*"))
     log = (searched / "log.txt").read_text()
     assert re.search(r"32-true: [\d,]+ parameters, \d+ batches of 8 images an epoch\n", log)
+    assert not foreign_names(searched)
     assert "epoch 3/3" in log
 
 
@@ -165,6 +167,7 @@ def test_resuming_a_finished_search_changes_nothing(job: Path, searched: Path) -
 
 def test_a_retraining_learns_and_is_evaluated(trained: Path) -> None:
     rows = read_metrics(trained / "metrics.csv")
+    assert not foreign_names(trained)
     assert rows[-1]["train/identity"] < rows[0]["train/identity"]
     found = evaluate_run(trained).report
     assert set(found) >= {"mAP", "mINP", "cmc", "protocol", "queries", "versions", "seed", "data"}

@@ -15,6 +15,7 @@ from dcs_nas.strategies.job import run_search
 from dcs_nas.strategies.proposals import Proposals
 from dcs_nas.training import loop
 from dcs_nas.training.checkpoints import load_checkpoint
+from tests.run_folders import foreign_names
 from tests.test_baselines import _interrupted_at
 from tests.trial_searches import Job, trials_of
 
@@ -80,6 +81,7 @@ def test_the_supernet_of_proposals_trains_paths_drawn_alike_or_as_a_bilevel_sear
     state = load_checkpoint(RunFolder(tmp_path / "run/supernet").checkpoint("last"))["state_dict"]
     moved = max(float(value.abs().max()) for name, value in state.items() if "alpha" in name)
     assert (moved > 0.01) == (supernet == "bilevel")
+    assert not foreign_names(tmp_path / "run")
 
 
 @pytest.mark.parametrize(("weight", "best"), [(0, 1), (1, 0)])

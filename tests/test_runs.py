@@ -177,6 +177,16 @@ def test_a_yes_deletes_the_run_alone_and_only_a_run(capsys: pytest.CaptureFixtur
     assert "deleted" in err
 
 
+def test_what_no_run_wrote_stays_where_a_run_is_deleted(capsys: pytest.CaptureFixture, results: Path) -> None:
+    run = results / "a" / "retrain"
+    (run / "notes.txt").write_text("a week of work")
+    _make(run / "another", "search")
+    _, _, err = run_command(capsys, "runs", "delete", run, "--yes")
+    assert "except another, notes.txt, which are not of the run" in err
+    assert sorted(path.name for path in run.iterdir() if path.name != ".lock") == ["another", "notes.txt"]
+    assert RunFolder(run / "another").is_run()
+
+
 def test_what_is_no_folder_of_runs_is_named(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
     assert "there is no folder" in refused(capsys, "runs", tmp_path / "nowhere")
     assert "holds no runs" in refused(capsys, "runs", tmp_path)

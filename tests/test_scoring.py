@@ -82,11 +82,11 @@ def test_intervals_of_the_whole_curve_are_those_of_every_rank(features: FeatureS
 
 
 def test_settings_choose_every_step(features: FeatureSet) -> None:
-    own = EvaluateConfig(metric="euclidean", average_precision="trapezoid", confidence=10)
+    own = EvaluateConfig(metric="euclidean", average_precision="trapezoid", confidence=100)
     scored = score(features, own, protocol="cross_camera")
     expected = rank(**features.arrays(), average_precision="trapezoid")
     assert scored.report()["mAP"] == expected.mAP
-    assert scored.report()["confidence"]["resamples"] == 10
+    assert scored.report()["confidence"]["resamples"] == 100
     settings = apply_changes(own, {"protocol": "no_camera_filter", "confidence": 0})
     other = score(features, settings, protocol="cross_camera")
     assert (other.result.protocol.name, other.confidence) == ("no_camera_filter", None)

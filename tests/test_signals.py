@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 
@@ -77,6 +78,20 @@ CLEANING = """
     cli.app = interrupted
     cli.main([])
 """
+
+
+def test_signals_that_follow_the_first_change_nothing() -> None:
+    line = [sys.executable, "-c", textwrap.dedent(COMMAND), str(int(signal.SIGTERM)), "the command"]
+    for pause in (0.0, 0.003, 0.03):
+        process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        process.stdout.readline()
+        while process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGINT)
+            time.sleep(pause)
+        _, said = process.communicate()
+        assert (process.returncode, said.count("\n")) == (2, 1), said
 
 
 def test_an_interruption_lets_a_command_clean_up_for_as_long_as_it_takes() -> None:

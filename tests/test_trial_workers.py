@@ -17,6 +17,7 @@ from dcs_nas.strategies import parallel
 from dcs_nas.strategies.job import STRATEGIES, run_search
 from dcs_nas.strategies.trial_strategy import JOINS, TrialStrategy
 from dcs_nas.strategies.trials import Outcome, TrialFolder
+from tests.run_folders import foreign_names
 from tests.trial_searches import Job, on_table, trials_of
 
 
@@ -89,6 +90,7 @@ def test_a_search_of_one_process_continues_with_workers_as_processes(trial_job: 
     assert scores[0] == scores[1]  # the supernet's order looks at no score
     assert found == load_genotype(tmp_path / "one/genotype.yaml")
     assert len(read_metrics(tmp_path / "run/metrics.csv")) == 4
+    assert not foreign_names(tmp_path / "run")
 
 
 def test_a_worker_whose_search_has_ended_begins_none(

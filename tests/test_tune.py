@@ -28,6 +28,7 @@ from dcs_nas.tune import tuning
 from dcs_nas.tune.space import DISTRIBUTIONS, format_overrides, read_space
 from dcs_nas.tune.study import TUNERS, TuneWorker, create_study, load_study, name_trial, open_storage
 from tests.chains import chain_space, random_chain
+from tests.run_folders import foreign_names
 
 ROOT = Path(__file__).parents[1]
 FAKE = (sys.executable, str(Path(__file__).parent / "fake_trial.py"))
@@ -350,6 +351,7 @@ def test_a_tuning_runs_its_trials_and_writes_the_best_configuration(
     assert f"next: dcs-nas retrain {folder / 'best.yaml'} --out {folder.parent / 'best'}" in err
     assert {"config.yaml", "environment.json", "log.txt", "job.yaml"} <= {p.name for p in folder.iterdir()}
     assert not list((folder / "workers").iterdir())
+    assert foreign_names(folder) <= {"began.txt"}  # of the stand-in
 
 
 def test_one_worker_gives_the_same_trials_from_the_same_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

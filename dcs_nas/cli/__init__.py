@@ -18,6 +18,7 @@ import typer
 from dcs_nas.cli import artifacts, bench, config, datasets, demo, evaluate, find, profile, rank, runs, train, weights
 from dcs_nas.cli.console import stop_bars
 from dcs_nas.cli.examples import epilog
+from dcs_nas.cli.outputs import protect_files
 from dcs_nas.environment import limit_spinning
 from dcs_nas.errors import InputError, TrainingError
 from dcs_nas.files import describe_os_error
@@ -80,7 +81,7 @@ for command in (
     train.tune,
     demo.demo,
 ):
-    app.command(epilog=epilog(command.__name__))(command)
+    app.command(epilog=epilog(command.__name__))(protect_files(command))
 app.add_typer(runs.app, name="runs")
 
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
@@ -163,11 +164,14 @@ def end_by_signals() -> Iterator[None]:
     handles it, and repeats the signal if not. Lightning has a handler of SIGTERM while it trains, which ends the
     step first and then calls ours.
     """
-    main, left = threading.get_ident(), threading.Event()
+    main, left, ended = threading.get_ident(), threading.Event(), threading.Event()
     watch = threading.Thread(target=_repeat_if_lost, args=(main, left), daemon=True)
 
     def end(number: int, frame: Any) -> None:
-        if not watch.is_alive() and not left.is_set():
+        if left.is_set():
+            return
+        if not ended.is_set():
+            ended.set()
             watch.start()
         if signal.getsignal(number) is end:
             raise _Ended
@@ -188,8 +192,8 @@ def end_by_signals() -> Iterator[None]:
         yield
     finally:
         left.set()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, handler in before.items():  # further signals do not disturb the end
+            signal.signal(number, signal.SIG_IGN if ended.is_set() else handler)
         sys.unraisablehook = hook
 
 

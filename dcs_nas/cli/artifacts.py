@@ -9,6 +9,7 @@ import typer
 
 from dcs_nas.cli.console import progress, say, table
 from dcs_nas.cli.options import Extension, load_extension_files
+from dcs_nas.cli.outputs import OUTPUT
 
 
 def report(
@@ -18,6 +19,7 @@ def report(
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="FILE", help="By default report.html, or comparison.html, in the folder."),
+        OUTPUT,
     ] = None,
     maps: Annotated[
         int, typer.Option(metavar="N", min=0, max=64, help="Attention maps over N test images, by the trained network.")

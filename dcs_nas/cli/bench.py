@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dcs_nas.cli.console import say, table
+from dcs_nas.cli.outputs import OUTPUT
 from dcs_nas.runs import RunFolder
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def bench(
         str | None, typer.Option("--table", metavar="NAME", help="bench_cells or bench_chain; by default the target's.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Draw where they stand: .png, .svg or .pdf.")
+        Path | None, typer.Option("--out", metavar="FILE", help="Draw where they stand: .png, .svg or .pdf."), OUTPUT
     ] = None,
 ) -> None:
     """Rank, regret and distance to the Pareto front of architectures in a tabular benchmark.
@@ -83,11 +84,16 @@ def _row(entry: Entry) -> list[str]:
 
 def _find_table(target: str) -> str:
     """Return the name of the table of a target's space; a text is recognised by the notation of chains."""
+    from dcs_nas.errors import InputError
     from dcs_nas.space import load_genotype
+    from dcs_nas.space.table import TABLES
 
     path = _find_genotype(target)
     if path is not None:
-        return load_genotype(path).space.name
+        name = load_genotype(path).space.name
+        if name not in TABLES:
+            raise InputError(f"{path} is of the space {name}, expected one that has a table: {' or '.join(TABLES)}")
+        return name
     return "bench_cells" if "~" in target else "bench_chain"
 
 

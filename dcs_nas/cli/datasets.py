@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dcs_nas.cli.console import progress, table
-from dcs_nas.cli.options import Extension, load_extension_files, parse_options
+from dcs_nas.cli.options import Extension, load_extension_files, parse_options, refuse_options
 
 
 def synth(
@@ -54,7 +54,10 @@ def datasets(
     from dcs_nas.errors import InputError
 
     load_extension_files(extension)
+    if root is None:
+        refuse_options({"set": option, "images": images or None}, "goes with --root DIR, the folder to check; give it")
     if name is None:
+        refuse_options({"root": root}, "goes with the NAME of a data set; give it")
         rows = [[known, describe(known).splitlines()[0]] for known in DATASETS]
         table("data sets", ["name", "what it is"], rows, words=True)
         return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from dcs_nas import api
 from dcs_nas.cli.console import progress, say, show_log, table
 from dcs_nas.cli.options import Overrides
 from dcs_nas.environment import describe_environment
-from dcs_nas.files import write_json
+from dcs_nas.files import remove, write_json
 from dcs_nas.runs import RunFolder
 
 _FEATURES = {  # name in demo.json: features to evaluate, name in the table
@@ -42,13 +41,14 @@ def demo(
     from dcs_nas.report.page import Options, write_report
 
     summary, searching, training = out / "demo.json", RunFolder(out / "search"), RunFolder(out / "retrain")
-    if summary.is_file():
-        say(f"{out} holds a finished demo: starting again")
-        for folder in (searching.path, training.path, RunFolder(out).graphs):
-            shutil.rmtree(folder, ignore_errors=True)
-        summary.unlink()
     settings = api.load_settings(config, override or [])
     settings = settings.model_copy(update={"data": settings.data.model_copy(update={"root": out / "data"})})
+    if summary.is_file():
+        say(f"{out} holds a finished demo: starting again")
+        RunFolder.require_free(searching.path)
+        RunFolder.require_free(training.path)
+        for part in (*searching.parts(), *training.parts(), *out.glob("graphs"), summary):
+            remove(part)
     show_log()
     minutes: dict[str, float] = {}
     with _stage("synth", minutes):

@@ -21,6 +21,7 @@ from dcs_nas.cli.options import (
     refuse_options,
     with_evaluate_options,
 )
+from dcs_nas.cli.outputs import OUTPUT
 from dcs_nas.cli.tables import average_table, score_table
 from dcs_nas.config import split_overrides
 from dcs_nas.errors import InputError
@@ -57,11 +58,14 @@ def evaluate(
     ] = None,
     checkpoint: Annotated[str, typer.Option(help="last, or best if identities were held out.")] = "last",
     features: Annotated[str, typer.Option(help="network, color-histogram or color-histogram-corrected.")] = "network",
-    json: Annotated[Path | None, typer.Option(metavar="FILE", help="By default evaluation.json in RUN.")] = None,
+    json: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="By default evaluation.json in RUN."), OUTPUT
+    ] = None,
     csv: Csv = None,
     save_features: Annotated[
         Path | None,
         typer.Option(metavar="FILE.npz", help="Save features, identities, cameras and paths, as rank reads them."),
+        OUTPUT,
     ] = None,
     pictures: Annotated[
         int | None,

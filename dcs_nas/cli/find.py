@@ -9,6 +9,7 @@ import typer
 
 from dcs_nas.cli.console import progress, say, table
 from dcs_nas.cli.options import Extension, Overrides, load_extension_files
+from dcs_nas.cli.outputs import OUTPUT
 from dcs_nas.cli.tables import list_nearest
 from dcs_nas.errors import InputError
 
@@ -21,7 +22,7 @@ Checkpoint = Annotated[str, typer.Option(help="last, or best if identities were 
 def extract(
     run: Model,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Folders of images, and image files.")],
-    out: Annotated[Path, typer.Option(metavar="FILE.npz", help="File of the features.")] = Path("features.npz"),
+    out: Annotated[Path, typer.Option(metavar="FILE.npz", help="File of the features."), OUTPUT] = Path("features.npz"),
     override: Overrides = None,
     checkpoint: Checkpoint = "last",
     extension: Extension = None,
@@ -53,9 +54,9 @@ def find(
     ],
     top: Annotated[int, typer.Option(min=1, max=1000, help="Number of images to find.")] = 10,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="The picture; by default nearest_QUERY.png, here.")
+        Path | None, typer.Option(metavar="FILE.png", help="The picture; by default nearest_QUERY.png, here."), OUTPUT
     ] = None,
-    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the list as CSV.")] = None,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the list as CSV."), OUTPUT] = None,
     index: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Search FILE.npz by a faiss index in this file, built if it is missing."),

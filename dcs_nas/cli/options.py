@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from pydantic.fields import FieldInfo
 
+from dcs_nas.cli.outputs import OUTPUT
 from dcs_nas.config import EvaluateConfig
 from dcs_nas.errors import InputError
 
@@ -30,7 +31,9 @@ Extension = Annotated[
     list[Path] | None,
     typer.Option("--extension", metavar="FILE", help="A Python file of your own operations or data sets. Repeatable."),
 ]
-Csv = Annotated[Path | None, typer.Option(metavar="FILE", help="One line per query: scores, or why it was skipped.")]
+Csv = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="One line per query: scores, or why it was skipped."), OUTPUT
+]
 
 _C = TypeVar("_C", bound=Callable[..., None])
 

@@ -10,6 +10,7 @@ import typer
 
 from dcs_nas.cli.console import progress, say, show_log, table
 from dcs_nas.cli.options import Extension, Overrides, load_extension_files
+from dcs_nas.cli.outputs import OUTPUT
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +45,7 @@ def profile(
         float | None,
         typer.Option(min=0.1, metavar="GIB", help="Memory of a GPU: print the largest batch that fits."),
     ] = None,
-    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the profile as JSON.")] = None,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the profile as JSON."), OUTPUT] = None,
     latency_table: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Measure every candidate of the space, for search.cost.")
     ] = None,

@@ -11,6 +11,7 @@ import typer
 
 from dcs_nas.cli.console import progress, say
 from dcs_nas.cli.options import Csv, collect_settings, parse_options, refuse_options, with_evaluate_options
+from dcs_nas.cli.outputs import OUTPUT
 from dcs_nas.cli.tables import list_nearest, score_table
 from dcs_nas.errors import InputError
 
@@ -66,7 +67,7 @@ def rank(
             help="No scores, but the K nearest gallery images of each query as CSV, to --csv or here; 10 of one image.",
         ),
     ] = None,
-    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the scores as JSON.")] = None,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the scores as JSON."), OUTPUT] = None,
     csv: Csv = None,
     **settings: Any,
 ) -> None:
@@ -176,6 +177,8 @@ def _read(
 
     options_by_name = {"query": query, "gallery": gallery, "root": root, "data": data, "data-option": options}
     asked = [f"--{name}" for name, value in options_by_name.items() if value]
+    if queries is not None and (file.is_dir() or file.suffix.lower() == ".onnx" or not is_foreign(file)):
+        raise InputError(f"--queries goes with fast-reid's feats, and {file} holds none; leave it out")
     if file.suffix.lower() != ".onnx":
         if file.is_dir():
             return _vectors(file, gallery, [option for option in asked if option != "--gallery"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -17,10 +16,11 @@ from typer.core import TyperGroup
 
 from dcs_nas.cli.console import say, table
 from dcs_nas.cli.examples import epilog
+from dcs_nas.cli.outputs import OUTPUT, protect_files
 from dcs_nas.errors import InputError
-from dcs_nas.files import write_text
+from dcs_nas.files import remove, write_text
 from dcs_nas.runs import RunContents, RunFolder, find_runs, flatten, list_runs
-from dcs_nas.runs.lock import lock_folder, require_free
+from dcs_nas.runs.lock import LOCK, lock_folder, require_free
 
 _UNSET = "-"
 _COLUMNS = ("run", "command", "state", "changed", "data", "seed", "epochs", "mAP")
@@ -52,10 +52,13 @@ app = typer.Typer(
 
 
 @app.command("list", epilog=epilog("runs list"))
+@protect_files
 def list_command(
     root: Annotated[Path, typer.Argument(metavar="[DIR]", help="Folder to search.")] = Path("results"),
     html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Also write the list as a page, e.g. results/index.html.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Also write the list as a page, e.g. results/index.html."),
+        OUTPUT,
     ] = None,
 ) -> None:
     """List the runs in a folder and below it, the latest first."""
@@ -96,7 +99,7 @@ def delete(
     run: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.")],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Delete runs with all that is in their folders; asks first, and refuses runs in use."""
+    """Delete runs; asks first, and refuses runs in use. What else lies in their folders stays."""
     runs = [_contents(folder) for folder in run]
     for one in runs:
         if one.path.is_symlink():
@@ -107,11 +110,23 @@ def delete(
         if not yes and not typer.confirm(f"delete {_describe(one)}?", err=True):
             say(f"kept: {one.path}")
             continue
-        for inner in find_runs(one.path):
+        for inner in _inner_runs(one):
             require_free(inner.path)
         with lock_folder(one.path):
-            shutil.rmtree(one.path)
-        say(f"deleted: {one.path}")
+            for part in one.files.parts():
+                remove(part)
+            rest = _remove_if_empty(one.path)
+        say(f"deleted: {one.path}{rest}")
+
+
+def _remove_if_empty(folder: Path) -> str:
+    """Remove a folder that holds at most a lock; otherwise return words that say what stays in it."""
+    rest = sorted(path.name for path in folder.iterdir() if path.name != LOCK)
+    if rest:
+        return f", except {', '.join(rest[:5])}{', ...' if len(rest) > 5 else ''}, which are not of the run"
+    (folder / LOCK).unlink(missing_ok=True)
+    folder.rmdir()
+    return ""
 
 
 def write_index(path: Path, root: Path, runs: Sequence[RunContents]) -> None:
@@ -159,15 +174,21 @@ def _contents(folder: Path) -> RunContents:
 
 
 def _describe(run: RunContents) -> str:
-    files = [file for file in run.path.rglob("*") if file.is_file() and not file.is_symlink()]
+    parts = run.files.parts()
+    files = [f for part in parts for f in (part, *part.rglob("*")) if f.is_file() and not f.is_symlink()]
     size = sum(file.stat().st_size for file in files) / 2**20
     ago = (datetime.now() - run.changed).total_seconds() / 60
-    inner = sum(1 for _ in find_runs(run.path)) - 1
+    inner = len(_inner_runs(run))
     also = f" and {inner} runs in it" if inner else ""
     return (
         f"{run.path} ({run.kind}, {run.state}, {run.step}s {run.progress}, last changed {ago:,.0f} min ago{also}; "
         f"{len(files)} files, {size:,.1f} MiB)"
     )
+
+
+def _inner_runs(run: RunContents) -> list[RunFolder]:
+    """Return the runs that are part of a run, such as the trials of a search."""
+    return [inner for part in run.files.parts() if part.is_dir() for inner in find_runs(part)]
 
 
 def _short_time(moment: datetime) -> str:

@@ -161,9 +161,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 def make_config(data: dict[str, Any], overrides: Sequence[str] = (), *, source: str) -> Config:
     """Return the settings ``data``, changed by overrides; errors name ``source``. Raises as ``load_config``."""
     data = rename_config_keys(data, source)
-    for override in overrides:
-        _apply(data, override)
-    return parse(Config, rename_config_keys(data, source), source=source)
+    sources = {_apply(data, override): f"-o {override}" for override in overrides}
+    return parse(Config, rename_config_keys(data, source), source=source, sources=sources)
 
 
 def with_overrides(config: Config, overrides: Sequence[str], allowed: Sequence[str]) -> Config:
@@ -224,12 +223,15 @@ def set_value(data: dict[str, Any], key: str, value: Any) -> None:
     data[last] = value
 
 
-def _apply(data: dict[str, Any], override: str) -> None:
+def _apply(data: dict[str, Any], override: str) -> str:
+    """Set the setting of an override; return its key."""
     key, equals, value = override.partition("=")
     if not equals or not key.strip():
         raise InputError(f"override '{override}' is not of the form key=value, e.g. -o search.epochs=20")
     parsed = parse_yaml(value, source=f"the value of override '{override}'")
     try:
-        set_value(data, current_key(key.strip(), source="-o"), parsed)
+        present = current_key(key.strip(), source="-o")
+        set_value(data, present, parsed)
+        return present
     except InputError as error:
         raise InputError(f"override '{override}': {error}") from None

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from dcs_nas.settings import Settings
+
+_FEWEST_RESAMPLES = 100
 
 
 class DataSource(Settings):
@@ -146,6 +148,15 @@ class EvaluateConfig(Settings):
         default="hits", description="hits: at each match; trapezoid: by the trapezoid rule, as in MATLAB."
     )
     confidence: int = Field(
-        default=0, ge=0, description="95 % intervals from this many bootstrap resamples of the queries (1000 is usual)."
+        default=0, ge=0, description="95 % intervals from this many bootstrap resamples of the queries, 100 or more."
     )
     max_rank: int = Field(default=50, ge=1, description="Length of the CMC curve.")
+
+    @field_validator("confidence")
+    @classmethod
+    def _has_tails(cls, value: int) -> int:
+        if 0 < value < _FEWEST_RESAMPLES:
+            raise ValueError(
+                f"expected 0, or at least {_FEWEST_RESAMPLES} resamples, whose tails an interval is made of"
+            )
+        return value

@@ -58,11 +58,13 @@ def read_foreign(file: Path, *, queries: int | None = None) -> FeatureSet:
         queries: number of queries among ``feats pids camids``, fast-reid's ``num_query``.
 
     Raises:
-        InputError: a pickle, other names, or arrays that don't fit.
+        InputError: a pickle, other names, arrays that don't fit, or a number of queries that the file has itself.
     """
     arrays = _read_file(file)
     for names in _NAMES.values():
         if set(names) <= set(arrays):
+            if queries is not None:
+                raise InputError(f"{file} holds queries apart from gallery, so --queries is not needed; leave it out")
             return _to_feature_set(file, {ours: arrays[theirs] for ours, theirs in zip(FEATURE_KEYS, names)})
     if set(_TOGETHER) <= set(arrays):
         if queries is None or not 0 < queries < len(arrays["feats"]):

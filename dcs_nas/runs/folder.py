@@ -21,7 +21,7 @@ from dcs_nas.data.fingerprint import DATA_FILE
 from dcs_nas.environment import describe_environment
 from dcs_nas.errors import InputError
 from dcs_nas.extensions import Extension, from_record, load_recorded, require_recorded, to_record
-from dcs_nas.files import write_json, write_text
+from dcs_nas.files import LEFTOVER, write_json, write_text
 from dcs_nas.processes import is_first, signal_done, wait_for
 from dcs_nas.runs.contents import RunContents, read_metrics
 from dcs_nas.runs.lock import require_free
@@ -43,6 +43,10 @@ _SHARED_SECONDS = 60  # a network file system may show files of another machine 
 
 _INSIDE = frozenset({"architecture", "checkpoints", "export", "graphs", "ranked", "tensorboard"})
 _DEPTH = 5
+_ALSO = (  # written below, by the modules of searches, tunings and loggers
+    "evaluation*.json", "labels.json", "pool.yaml", "supernet", "trial_[0-9]*", "trials", "trials.json", "workers",
+    "logs", "journal.log*", "tensorboard", "wandb", "mlflow", "mlflow.db*", f"{LEFTOVER}*",
+)  # fmt: skip
 
 
 class RunFolder:
@@ -91,7 +95,7 @@ class RunFolder:
             run._require_shared()
             yield run
             return
-        with open_folder(path, what="run", resume=resume, overwrite=overwrite):
+        with open_folder(run, what="run", resume=resume, overwrite=overwrite):
             now = describe_environment(config.trainer.threads)
             if resume:
                 run.require_settings(config)
@@ -112,6 +116,19 @@ class RunFolder:
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
+
+    def records(self) -> list[Path]:
+        """Return the files that a run is read and resumed by, where the folder holds a run."""
+        files = [path for path in vars(self).values() if isinstance(path, Path) and path.suffix]
+        return [path for path in files if path != self.report_file] if self.is_run() else []
+
+    def parts(self) -> list[Path]:
+        """Return the files and folders there that runs write, ``config.yaml`` first: without it the folder is no run.
+
+        What else lies in the folder is the user's.
+        """
+        names = [path.name for path in vars(self).values() if isinstance(path, Path) and path != self.path]
+        return list(dict.fromkeys(path for name in (*names, *_ALSO) for path in self.path.glob(name)))
 
     def checkpoint(self, name: str) -> Path:
         """Return the file of a checkpoint: ``last``, ``previous`` or ``best``."""

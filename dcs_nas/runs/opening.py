@@ -3,36 +3,40 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dcs_nas.config import Config
 from dcs_nas.errors import InputError
-from dcs_nas.files import LEFTOVER, remove_leftovers
+from dcs_nas.files import LEFTOVER, remove, remove_leftovers
 from dcs_nas.processes import is_requeued
 from dcs_nas.runs.contents import flatten
 from dcs_nas.runs.lock import LOCK, lock_folder, require_free
 from dcs_nas.runs.log import log_to
 from dcs_nas.settings import make_paths_absolute
 
+if TYPE_CHECKING:
+    from dcs_nas.runs.folder import RunFolder
+
 log = logging.getLogger(__name__)
 CONFIG, ENVIRONMENT, LOG = "config.yaml", "environment.json", "log.txt"
-_STARTING = ".starting"  # marks a folder that was emptied and holds no run yet: it may be emptied again
+_STARTING = ".starting"  # marks a folder whose run was removed and that holds no other yet: a start may be repeated
 
 
 @contextmanager
-def open_folder(path: Path, *, what: str, resume: bool, overwrite: bool) -> Iterator[None]:
-    """Create, resume or empty a folder and hold its lock within the context; ``what`` names its content, run or tuning.
+def open_folder(run: RunFolder, *, what: str, resume: bool, overwrite: bool) -> Iterator[None]:
+    """Create or resume a folder, or remove its run, and hold its lock within the context.
 
-    The caller writes ``config.yaml`` as the last of the initial files: a start that was killed before is repeated.
+    ``what`` names its content, run or tuning; what else lies there stays. The caller writes ``config.yaml`` as the last
+    of the initial files: a start that was killed before is repeated.
 
     Raises:
         InputError: before any change, for a folder in use, a folder with another run if neither ``resume`` nor
             ``overwrite`` is set, a folder of other content, and a folder with nothing to resume.
     """
+    path = run.path
     if resume and overwrite:
         raise InputError("--resume and --overwrite exclude each other; give one")
     if path.exists() and not path.is_dir():
@@ -45,7 +49,8 @@ def open_folder(path: Path, *, what: str, resume: bool, overwrite: bool) -> Iter
             remove_leftovers(path, owned=True)
         else:
             (path / _STARTING).touch()
-            _empty(path)
+            for part in run.parts():
+                remove(part)
         if notes:
             with log_to(path / LOG):
                 for note in notes:
@@ -87,13 +92,3 @@ def _check_content(path: Path, what: str, resume: bool, overwrite: bool) -> None
 
 def _is_foreign(path: Path) -> bool:
     return path.name not in (LOCK, LOG) and not path.name.startswith(LEFTOVER)
-
-
-def _empty(path: Path) -> None:
-    """Remove everything except the lock and the start mark, ``config.yaml`` first: without it the folder is no run."""
-    (path / CONFIG).unlink(missing_ok=True)
-    for part in path.iterdir():
-        if part.is_dir() and not part.is_symlink():
-            shutil.rmtree(part)
-        elif part.name not in (LOCK, _STARTING):
-            part.unlink()

@@ -212,7 +212,8 @@ def load_trained(
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        raise InputError(f"{path} does not fit the run's own settings: {str(error).splitlines()[-1].strip()}") from None
+        whose = f"its run's settings with -o {' -o '.join(overrides)}" if overrides else "its run's settings"
+        raise InputError(f"{path} does not fit {whose}: {str(error).splitlines()[-1].strip()}") from None
     network.test_neck = config.evaluate.neck
     return config, memory_format(network).eval()
 

@@ -124,7 +124,7 @@ def _open_folder(path: Path, config: Config, genotype: Path | None, *, resume: b
     for worker in (path / "workers").glob("*/"):
         require_free(worker)
     run = RunFolder(path)
-    with open_folder(path, what="tuning", resume=resume, overwrite=overwrite):
+    with open_folder(run, what="tuning", resume=resume, overwrite=overwrite):
         (path / "workers").mkdir()
         with open_storage(tune, path) as storage:
             create_study(config, storage)

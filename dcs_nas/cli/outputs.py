@@ -1,0 +1,59 @@
+"""Files that options name as outputs: none replaces an input of its command, another output or the record of a run."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dcs_nas.errors import InputError
+from dcs_nas.runs import RunFolder
+
+_C = TypeVar("_C", bound=Callable[..., None])
+
+
+OUTPUT = object()
+"""Marks, in its annotation, an option that names a file to write."""
+
+
+def protect_files(command: _C) -> _C:
+    """Return the command with a check of its output files before anything else."""
+    signature = inspect.signature(command, eval_str=True)
+    marked = [p.name for p in signature.parameters.values() if OUTPUT in getattr(p.annotation, "__metadata__", ())]
+    if not marked:
+        return command
+
+    @functools.wraps(command)
+    def check_first(**values: Any) -> None:
+        outputs = {name: values[name] for name in marked if values[name] is not None}
+        inputs = [path for name, value in values.items() if name not in marked for path in _list_files(value)]
+        for name, path in outputs.items():
+            _check(name, path, inputs, [other for key, other in outputs.items() if key != name])
+        command(**values)
+
+    return check_first  # type: ignore[return-value]
+
+
+def _check(name: str, path: Path, inputs: list[Path], rest: list[Path]) -> None:
+    option = f"--{name.replace('_', '-')} {path}"
+    if any(path.absolute() == other.absolute() for other in rest):
+        raise InputError(f"{option} is named for two outputs; expected a file for each: name another")
+    if not path.exists():
+        return
+    if any(path.samefile(file) for file in inputs):
+        raise InputError(f"{option} is an input of this command, which writing would destroy; name another file")
+    if path in RunFolder(path.parent).records():
+        raise InputError(f"{option} belongs to the run in {path.parent}, which writing would damage; name another file")
+
+
+def _list_files(value: Any) -> Iterator[Path]:
+    """Yield the files that a value of an option names: itself, in a list, or after the sign of KEY=VALUE."""
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _list_files(item)
+    elif isinstance(value, str | Path):
+        for text in (str(value), str(value).partition("=")[2]):
+            if text and "\0" not in text and len(text) < 4096 and Path(text).is_file():
+                yield Path(text)
