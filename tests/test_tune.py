@@ -418,7 +418,13 @@ def test_a_metric_that_no_trial_has_stops_the_tuning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     assert _tune(monkeypatch, _file(tmp_path, metric="train/los", goal="minimize")) == 1
-    assert "has no column 'train/los'; did you mean train/loss? known: train/loss, validation/mAP" in _said(capsys)
+    said = "has no column 'train/los'; did you mean train/loss? known: train/loss, validation/mAP; --resume with -o tune"
+    assert said in _said(capsys)
+    file = tmp_path / "job.yaml"
+    assert _tune(monkeypatch, file, "--resume", "-o", "tune.metric=train/loss") == 0
+    assert "train/loss" in _rows(_folder(tmp_path))[0]
+    assert _tune(monkeypatch, file, "--resume", "-o", "tune.metric=validation/mAP") == 1
+    assert "began with tune.metric=train/loss, not validation/mAP" in _said(capsys)
 
 
 def test_a_space_that_is_used_up_ends_the_tuning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

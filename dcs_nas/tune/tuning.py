@@ -132,10 +132,13 @@ def _open_folder(path: Path, config: Config, genotype: Path | None, *, resume: b
         write_text(run.job_file, to_yaml(make_paths_absolute(config.model_copy(update={"tune": None}))))
         if genotype_text is not None:
             write_text(run.genotype_file, genotype_text)
-        recorded = config.model_copy(
-            update={"tune": tune.model_copy(update={"storage": None})}
-        )  # it may hold a password
-        write_text(run.config_file, to_yaml(make_paths_absolute(recorded)))
+        _record(run, config)
+
+
+def _record(run: RunFolder, config: Config) -> None:
+    """Write the settings, without the address of the storage: it may hold a password."""
+    recorded = config.model_copy(update={"tune": config.section("tune").model_copy(update={"storage": None})})
+    write_text(run.config_file, to_yaml(make_paths_absolute(recorded)))
 
 
 def _require_resumable(path: Path, config: Config, genotype: Path | None) -> None:
@@ -147,7 +150,13 @@ def _require_resumable(path: Path, config: Config, genotype: Path | None) -> Non
             f"{path} is a tuning by NNI's tuners, which this version does not continue; its trials.csv and best.yaml "
             "stay; start again with another --out, or with --overwrite"
         )
-    require_same(path, run.config(), config, may_change=_MAY_CHANGE)
+    began = run.config()
+    if run.best_file.is_file():
+        require_same(path, began, config, may_change=_MAY_CHANGE)
+    else:  # no trial has a result: the name of the metric may be corrected
+        tune = began.section("tune").model_copy(update={"metric": config.section("tune").metric})
+        require_same(path, began.model_copy(update={"tune": tune}), config, may_change=_MAY_CHANGE)
+        _record(run, config)
     if genotype is not None and genotype.is_file():
         run.require_genotype(load_genotype(genotype))
 
@@ -205,7 +214,8 @@ class TrialProcess(ChildProcess):
         values = [row[metric] for row in rows if metric in row]
         if not values:
             known = dict.fromkeys(key for row in rows for key in row if key != "epoch")
-            raise InputError(f"tune.metric: {path} has no column '{metric}'; {choices(metric, known)}")
+            hint = f"{choices(metric, known)}; --resume with -o tune.metric=NAME"
+            raise InputError(f"tune.metric: {path} has no column '{metric}'; {hint}")
         if self._tune.take == "last":
             return values[-1]
         return max(values) if self._goal == "maximize" else min(values)
