@@ -418,7 +418,7 @@ def test_a_metric_that_no_trial_has_stops_the_tuning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     assert _tune(monkeypatch, _file(tmp_path, metric="train/los", goal="minimize")) == 1
-    said = "has no column 'train/los'; did you mean train/loss? known: train/loss, validation/mAP; --resume with -o tune"
+    said = "has no column 'train/los'; did you mean train/loss? known: train/loss, validation/mAP; --resume with"
     assert said in _said(capsys)
     file = tmp_path / "job.yaml"
     assert _tune(monkeypatch, file, "--resume", "-o", "tune.metric=train/loss") == 0
