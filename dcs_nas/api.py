@@ -14,14 +14,14 @@ The command line calls these functions. Heavy modules are loaded when a function
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from dcs_nas import extensions
-from dcs_nas.api_features import ExportedModel, Features
+from dcs_nas.api_features import ExportedModel, Features, Progress
 from dcs_nas.api_views import GenotypeView, Scores
 from dcs_nas.config import Config, load_config
 from dcs_nas.errors import InputError, translate_errors
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from dcs_nas.models.heads import ReidNetwork
     from dcs_nas.space.table import Table
 
-Progress = Callable[[str], Callable[[int, int], None]]
 AnyConfig = str | Path | Config
 
 
@@ -371,6 +370,8 @@ def load_run(folder: str | Path) -> SearchRun | TrainedRun:
     run = RunFolder(Path(folder))
     run.config()
     contents = run.contents()
+    if contents.kind == "tune":
+        raise InputError(f"{run.path} is a tuning, expected a search or a training; train its {run.best_file.name}")
     if not contents.is_finished or contents.kind not in ("search", "pretrain", "retrain"):
         raise InputError(f"{run.path} holds an unfinished run; finish it with --resume")
     return SearchRun(run.path) if contents.kind == "search" else TrainedRun(run.path)

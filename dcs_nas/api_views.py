@@ -151,8 +151,11 @@ class Scores:
         return self.evaluation.result.mINP
 
     def rank(self, k: int) -> float:
-        """Return the share of queries with a match among the first k gallery images."""
-        return float(self.evaluation.result.cmc[k - 1])
+        """Return the share of queries with a match among the first k images; ``InputError`` for k beyond the curve."""
+        curve = self.evaluation.result.cmc
+        if not 1 <= k <= len(curve):
+            raise InputError(f"rank {k} is not on the CMC curve, expected 1 to {len(curve)}; raise evaluate.max_rank")
+        return float(curve[k - 1])
 
     def __repr__(self) -> str:
         scores = ", ".join(f"{name} {100 * value:.2f} %" for name, value in self._named.items())

@@ -79,6 +79,11 @@ def follow_parent() -> None:
     end_with_parent()
 
 
+def count_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def get_world_size() -> int:
     """Return W, the number of processes: 1 unless torch.distributed runs."""
     return _ask_torch("get_world_size", 1)

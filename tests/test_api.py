@@ -105,6 +105,14 @@ def test_a_trained_run_is_scored_and_its_scores_show_themselves(trained) -> None
     assert not list(trained.folder.glob("evaluation*"))
 
 
+def test_a_rank_beyond_the_curve_is_refused(trained) -> None:
+    scores = trained.evaluate(max_rank=5)
+    for k in (0, 6, -1):
+        with pytest.raises(InputError, match=f"rank {k} is not on the CMC curve, expected 1 to 5"):
+            scores.rank(k)
+    assert 0 <= scores.rank(1) <= scores.rank(5) <= 1
+
+
 def test_a_trained_run_has_its_network_genotype_and_metrics(trained, run) -> None:
     assert trained.genotype is not None
     assert trained.genotype.cells == run.genotype.cells

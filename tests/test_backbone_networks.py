@@ -356,8 +356,8 @@ def test_unknown_cameras_get_the_mean_vector_in_evaluation_and_are_refused_in_tr
         network(x)
     known = torch.stack([network.embed(x, torch.tensor([camera])) for camera in range(3)])
     torch.testing.assert_close(network.eval().embed(x, None), known.mean(0))
-    assert network.uses_cameras
-    assert not tiny_vit().uses_cameras
+    assert network.cameras
+    assert not tiny_vit().cameras
 
 
 def test_stochastic_depth_drops_whole_images_and_keeps_the_mean() -> None:

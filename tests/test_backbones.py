@@ -85,7 +85,7 @@ def test_every_backbone_gives_what_it_states(name: str) -> None:
 def check_training(backbone: Backbone) -> None:
     wake_silent_branches(backbone)
     keep_last_statistics(backbone)
-    extra = (torch.tensor([0, 1, 2, 1]),) if backbone.uses_cameras else ()
+    extra = (torch.tensor([0, 1, 2, 1]),) if backbone.cameras else ()
     x = torch.randn(4, 3, HEIGHT, WIDTH)
     # The batch's own statistics undo a shift or scale in front of them; those of evaluation let its gradient through.
     for training in (True, False):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from dcs_nas.data import images as decoding
 from dcs_nas.data.images import open_image_cache, read_image
 from dcs_nas.errors import InputError
 
@@ -42,6 +45,30 @@ def test_a_second_call_decodes_nothing(tmp_path: Path) -> None:
         )
     assert calls == [(1, 1)]
     assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_no_more_images_are_decoded_ahead_of_the_disk_than_a_few(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [f"{i}.png" for i in range(20)]
+    for path in paths:
+        Image.new("RGB", (4, 4)).save(tmp_path / path)
+    begun, most = [], []
+    read = decoding.read_image
+
+    def count(*arguments: Any, **options: Any) -> np.ndarray:
+        begun.append(1)
+        return read(*arguments, **options)
+
+    def note(done: int, total: int) -> None:
+        time.sleep(0.01)  # a slow disk
+        most.append(len(begun) - done)
+
+    monkeypatch.setattr(decoding, "read_image", count)
+    monkeypatch.setattr(decoding, "_AHEAD", 3)
+    pixels = open_image_cache(tmp_path, paths, height=2, width=2, folder=tmp_path / "cache", progress=note)
+    assert (len(pixels), len(begun), len(most)) == (20, 20, 20)
+    assert max(most) <= 3
 
 
 def test_another_size_or_a_changed_file_makes_another_cache(tmp_path: Path) -> None:

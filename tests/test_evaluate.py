@@ -81,7 +81,9 @@ def test_two_data_sets_are_trained_on_together_and_the_result_says_so(trained: P
     assert "query identities: 6 found, 750 published" in report["data"]["deviations"]
 
 
-def test_combine_all_trains_on_test_people_too_and_is_never_tested_on_them(job: Path, people: Path) -> None:
+def test_combine_all_trains_on_test_people_too_and_is_never_tested_on_them(
+    job: Path, people: Path, tmp_path: Path
+) -> None:
     data = ReidData(load_config(job, ["data.combine_all=true"]))
     assert len(data.identities) > 8 + 6
     with pytest.raises(InputError, match="trains on the test images of market1501.* set data.test to another data set"):
@@ -90,6 +92,11 @@ def test_combine_all_trains_on_test_people_too_and_is_never_tested_on_them(job: 
     with pytest.raises(
         InputError, match="data.combine_all trains on the test images of market1501 in .* data.test names"
     ):
+        ReidData(load_config(job, same))
+    link = tmp_path / "link"
+    link.symlink_to(people)
+    same = ["data.combine_all=true", f"data.test={{name: market1501, root: {link}}}"]
+    with pytest.raises(InputError, match="data.combine_all trains on the test images"):
         ReidData(load_config(job, same))
     other = ["data.combine_all=true", "data.also=[]", f"data.test={{name: synthetic, root: {people}}}"]
     assert len(ReidData(load_config(job, other)).test()[0]) == 12

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -90,6 +91,11 @@ def test_extract_writes_paths_features_and_metric(
     assert [path.name for path in out.parent.iterdir()] == ["features.npz"]
 
 
+def _all(file: Path) -> np.ndarray:
+    """All features of a gallery, (N, D)."""
+    return np.concatenate(list(Gallery.open(file).blocks()))
+
+
 class _Counting(RunModel):
     """A run's model that counts its images and is interrupted before some batch."""
 
@@ -123,7 +129,7 @@ def test_an_interrupted_extraction_continues_and_leaves_the_old_file_whole(
     again = _Counting(run)
     assert extract(again, paths, out) == 8
     assert again.images == len(paths) - 8
-    np.testing.assert_allclose(Gallery.open(out).features(), _Counting(run).features(paths), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(_all(out), _Counting(run).features(paths), rtol=1e-5, atol=1e-6)
     assert not part.exists()
 
 
@@ -141,12 +147,12 @@ def test_images_that_changed_or_came_are_computed_and_other_settings_start_over(
     paths[2].unlink()
     paths = dcs_nas.image_files(tmp_path / "q")
     assert extract(_Counting(run), paths, out) == 6
-    np.testing.assert_allclose(Gallery.open(out).features(), _Counting(run).features(paths), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(_all(out), _Counting(run).features(paths), rtol=1e-5, atol=1e-6)
     with pytest.raises(KeyboardInterrupt):
         extract(_Counting(run, stop_at=2), paths, out)
     flipped = RunModel(run, overrides=["evaluate.flip=true"])
     assert extract(flipped, paths, out) == 0
-    np.testing.assert_array_equal(Gallery.open(out).features(), flipped.features(paths))
+    np.testing.assert_array_equal(_all(out), flipped.features(paths))
 
 
 def test_images_that_do_not_decode_are_named_at_the_end_and_the_others_kept(
@@ -223,6 +229,34 @@ def test_nearest_reads_blocks_and_keeps_the_order_of_ties(tmp_path: Path, monkey
     np.testing.assert_allclose(distances, np.take_along_axis(exact, order, 1), atol=1e-5)
 
 
+def test_images_are_those_of_the_folder_that_was_extracted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("there", "here"):
+        (tmp_path / folder / "g").mkdir(parents=True)
+        (tmp_path / folder / "g/0.png").touch()
+    write_gallery(
+        tmp_path / "g.npz",
+        np.ones((1, 2), np.float32),
+        ["g/0.png"],
+        folder=tmp_path / "there",
+        metric="cosine",
+        model={},
+    )
+    monkeypatch.chdir(tmp_path / "here")
+    gallery = Gallery.open(tmp_path / "g.npz")
+    assert gallery.image(0) == tmp_path / "there/g/0.png"
+    (tmp_path / "there/g/0.png").unlink()
+    assert gallery.image(0) == Path("g/0.png")
+
+
+def test_names_of_images_are_expanded_and_printable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "0.png").touch()
+    assert dcs_nas.image_files("~") == dcs_nas.image_files(["~/0.png"]) == [tmp_path / "0.png"]
+    (tmp_path / "a\nb.png").touch()
+    with pytest.raises(InputError, match="cannot be printed"):
+        dcs_nas.image_files("~")
+
+
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 def test_an_index_finds_what_comparing_finds(tmp_path: Path, metric: str) -> None:
     pytest.importorskip("faiss", reason="the extra 'index' is not installed")
@@ -250,6 +284,7 @@ def test_an_index_finds_what_comparing_finds(tmp_path: Path, metric: str) -> Non
     with pytest.raises(InputError, match="is the index of another gallery"):
         open_index(tmp_path / "False.faiss", Gallery.open(tmp_path / "h.npz"))
     (tmp_path / "bad.faiss").write_bytes(b"no index")
+    os.utime(tmp_path / "bad.faiss", (1, 1))  # older than the gallery, yet not replaced
     with pytest.raises(InputError, match="is not an index"):
         open_index(tmp_path / "bad.faiss", gallery)
 
@@ -301,7 +336,7 @@ def test_damaged_features_files_are_refused_in_one_line(run: Path, people: Path,
     ("words", "message"),
     [
         (["extract", "RUN", "/no/such"], "there is no folder /no/such"),
-        (["extract", "RUN", "PEOPLE", "--out", "features.txt"], "should be a file named *.npz"),
+        (["extract", "RUN", "PEOPLE", "--out", "features.txt"], "features.txt does not end in .npz; choose a name that does"),
         (["extract", "RUN", "PEOPLE", "-o", "search.epochs=3"], "has no effect on a trained run"),
         (["extract", "RUN", "PEOPLE", "-o", "data.test_bach=3"], "did you mean data.test_batch?"),
         (["extract", "RUN", "PEOPLE", "-o", "evaluate.rerank=true"], "has no effect"),

@@ -11,6 +11,7 @@ import shutil
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -24,9 +25,10 @@ from dcs_nas.space import load_genotype
 from dcs_nas.strategies.job import run_search
 from dcs_nas.training.checkpoints import load_checkpoint
 from dcs_nas.training.evaluate import evaluate_run, load_trained
+from dcs_nas.training.features import extract_features
 from dcs_nas.training.retrain_job import run_retraining
 from dcs_nas.training.retraining import Retraining
-from tests.command_line import run_command
+from tests.command_line import refused, run_command
 from tests.run_folders import foreign_names
 from tests.two_processes import start, wait_for
 
@@ -282,11 +284,49 @@ def test_reports_are_json_with_nothing_left_out(trained: Path) -> None:
     assert json.loads(json.dumps(report, allow_nan=False)) == report
 
 
-def test_a_backbone_that_knows_cameras_is_given_them(job: Path, tmp_path: Path) -> None:
+def test_a_backbone_that_knows_cameras_is_given_them(
+    job: Path, people: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     options = ["retrain.backbone=transreid_small", "retrain.backbone_options={cameras: 2}", "retrain.epochs=1"]
     options += ["data.height=64", "data.width=32"]
     run_retraining(load_config(job, options), tmp_path / "run")
-    assert evaluate_run(tmp_path / "run").report["queries"]["used"] == 12
+    own = evaluate_run(tmp_path / "run")
+    assert own.report["queries"]["used"] == 12
+    moved = tmp_path / "moved"
+    shutil.copytree(people, moved)
+    np.testing.assert_array_equal(
+        evaluate_run(tmp_path / "run", root=moved).features.query_features, own.features.query_features
+    )
+    assert "unknown to the network" not in caplog.text
+
+
+def test_cameras_of_another_data_set_are_unknown_to_a_backbone(
+    job: Path, people: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = ["retrain.backbone=transreid_small", "retrain.backbone_options={cameras: 2}", "retrain.epochs=1"]
+    options += ["data.height=64", "data.width=32"]
+    with pytest.raises(InputError, match=r"retrain.backbone_options.cameras is 1, and .* has 2 cameras; set it to 2"):
+        run_retraining(load_config(job, [*options, "retrain.backbone_options={cameras: 1}"]), tmp_path / "few")
+    run_retraining(load_config(job, options), tmp_path / "run")
+    other = tmp_path / "other"
+    shutil.copytree(people, other)
+    for image in other.glob("*/*_c1*"):  # one camera more, in other places
+        if int(image.name.split("_")[0]) % 2 == 1 and not image.name.startswith("-"):
+            image.rename(image.with_name(image.name.replace("_c1", "_c3")))
+    with caplog.at_level("INFO", logger="dcs_nas"):
+        tested = evaluate_run(tmp_path / "run", root=other)
+    assert "are unknown to the network, which takes the mean of its cameras" in caplog.text
+    _, network = load_trained(tmp_path / "run")
+    own = evaluate_run(tmp_path / "run").features
+    names = [Path(str(path)).name.replace("_c3", "_c1") for path in tested.features.gallery_paths]
+    order = [names.index(Path(str(path)).name) for path in own.gallery_paths]
+    assert not np.allclose(tested.features.gallery_features[order], own.gallery_features)
+    with torch.no_grad():
+        vectors = network.backbone.base.sie_embed
+        vectors.copy_(vectors.mean(0, keepdim=True).expand_as(vectors))
+    data = ReidData(load_config(job, options))
+    same = extract_features(network, data, data.test()[1])
+    np.testing.assert_allclose(tested.features.gallery_features[order], same, rtol=1e-4, atol=1e-5)
 
 
 def test_peoples_own_images_are_searched_and_their_names_kept(job: Path, people: Path, tmp_path: Path) -> None:
@@ -311,10 +351,14 @@ def test_an_interrupted_demo_resumes_and_a_finished_one_restarts(
     out = tmp_path / "my demo"
     shutil.copytree(people, out / "data")
     words = ["demo", "--out", out, "--config", job, "-o", "search.epochs=1", "-o", "retrain.epochs=1"]
+    assert f"data.root is {people}, but the demo draws its own images" in refused(capsys, *words)
+    words += ["-o", "data.root=null", "-o", "evaluate.max_rank=5"]
     code, shown, err = run_command(capsys, *words)
     assert code == 0
     assert "search ..." in err
     assert "colour histogram" in shown
+    assert "rank-5" in shown
+    assert "rank-10" not in shown
     assert shlex.split(re.findall(r"tensorboard --logdir .*", shown)[0])[-1] == str(out)
     summary = json.loads((out / "demo.json").read_text())
     assert summary["parameters"] > 0
@@ -322,6 +366,12 @@ def test_an_interrupted_demo_resumes_and_a_finished_one_restarts(
     assert set(summary["minutes"]) == {"synth", "search", "retrain", "evaluate", "visualize", "report"}
     assert (out / summary["report"]).is_file()
     assert all((out / file).is_file() for file in summary["graphs"])
+
+    own = out / "retrain/config.yaml"
+    recorded = own.read_text()
+    own.write_text(recorded.replace(str(out / "data"), str(people)))
+    assert "is no run of the demo, so it is not replaced" in refused(capsys, *words)
+    own.write_text(recorded)
 
     def stop(*_: object, **__: object) -> None:
         raise InputError("this is far enough")

@@ -179,9 +179,6 @@ def test_an_expanded_feature_is_the_normalised_weighted_mean_of_its_neighbours(a
     new_query, same = average_query_expansion(query, gallery, neighbours=4, alpha=alpha, query_block=3)
     np.testing.assert_allclose(new_query, [expand(q, unit_g) for q in unit_q], atol=1e-6)
     np.testing.assert_allclose(same, unit_g, atol=1e-6)
-    _, new_gallery = average_query_expansion(query, gallery, neighbours=4, alpha=alpha, expand_gallery=True)
-    expected = [expand(g, np.delete(unit_g, i, axis=0)) for i, g in enumerate(unit_g)]
-    np.testing.assert_allclose(new_gallery, expected, atol=1e-6)
 
 
 # ---- bad input
@@ -222,10 +219,6 @@ def test_matrices_that_do_not_fit_give_one_clear_line(place: int, matrix: np.nda
         rerank_distances(*matrices)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [({"neighbours": 6}, "expected neighbours from 1 to 5"), ({"expand_gallery": True}, "neighbours from 1 to 4")],
-)
-def test_more_neighbours_than_the_gallery_has_are_refused(changes: dict, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        average_query_expansion(np.ones((2, 3)), np.ones((5, 3)), **({"neighbours": 5} | changes))
+def test_more_neighbours_than_the_gallery_has_are_refused() -> None:
+    with pytest.raises(InputError, match="expected neighbours from 1 to 5"):
+        average_query_expansion(np.ones((2, 3)), np.ones((5, 3)), neighbours=6)

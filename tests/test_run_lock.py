@@ -192,6 +192,20 @@ def test_a_run_in_use_is_not_deleted_nor_a_folder_around_it(tmp_path: Path, caps
     assert not outer.path.exists()
 
 
+def test_a_folder_whose_trials_a_worker_trains_is_neither_deleted_nor_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    run = start_run(tmp_path / "tune", _config())
+    with _holder(run.path / "workers" / "one"):
+        with pytest.raises(SystemExit) as stopped:
+            main(["runs", "delete", str(run.path), "--yes"])
+        assert stopped.value.code == 1
+        assert "one is in use by" in capsys.readouterr().err
+        with pytest.raises(InputError, match="one is in use by"):
+            start_run(run.path, _config(), overwrite=True)
+    start_run(run.path, _config(), overwrite=True)
+
+
 def test_a_start_that_was_killed_is_repeated_and_other_content_is_refused(tmp_path: Path) -> None:
     for begun in (True, False):
         folder = tmp_path / str(begun)

@@ -177,6 +177,24 @@ def test_a_yes_deletes_the_run_alone_and_only_a_run(capsys: pytest.CaptureFixtur
     assert "deleted" in err
 
 
+def test_a_file_that_is_renamed_meanwhile_does_not_fail_the_list(
+    results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = RunFolder(results / "a" / "search").contents().changed
+    listed = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda self: [*listed(self), self / ".writing-gone"])
+    monkeypatch.setattr(Path, "is_file", lambda self: True)
+    assert RunFolder(results / "a" / "search").contents().changed >= before
+
+
+def test_scores_of_long_options_have_a_file_of_their_own(tmp_path: Path) -> None:
+    files = {RunFolder(tmp_path).evaluation_file(f"root-{'x' * 300}", end) for end in "ab"}
+    assert len(files) == 2
+    for file in files:
+        assert len(file.name) < 200
+        file.touch()
+
+
 def test_what_no_run_wrote_stays_where_a_run_is_deleted(capsys: pytest.CaptureFixture, results: Path) -> None:
     run = results / "a" / "retrain"
     (run / "notes.txt").write_text("a week of work")

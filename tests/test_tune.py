@@ -421,6 +421,9 @@ def test_a_metric_that_no_trial_has_stops_the_tuning(
     said = "has no column 'train/los'; did you mean train/loss? known: train/loss, validation/mAP; --resume with"
     assert said in _said(capsys)
     file = tmp_path / "job.yaml"
+    with lock_folder(_folder(tmp_path) / "workers" / "another"):
+        assert _tune(monkeypatch, file, "--resume", "-o", "tune.metric=train/loss") == 1
+        assert "began with tune.metric=train/los, not train/loss" in _said(capsys)
     assert _tune(monkeypatch, file, "--resume", "-o", "tune.metric=train/loss") == 0
     assert "train/loss" in _rows(_folder(tmp_path))[0]
     assert _tune(monkeypatch, file, "--resume", "-o", "tune.metric=validation/mAP") == 1

@@ -58,7 +58,7 @@ def datasets(
         refuse_options({"set": option, "images": images or None}, "goes with --root DIR, the folder to check; give it")
     if name is None:
         refuse_options({"root": root}, "goes with the NAME of a data set; give it")
-        rows = [[known, describe(known).splitlines()[0]] for known in DATASETS]
+        rows = [[known, describe(known).partition("\n")[0]] for known in DATASETS]
         table("data sets", ["name", "what it is"], rows, words=True)
         return
     if root is None:

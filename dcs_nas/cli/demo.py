@@ -15,14 +15,18 @@ from dcs_nas import api
 from dcs_nas.cli.console import progress, say, show_log, table
 from dcs_nas.cli.options import Overrides
 from dcs_nas.environment import describe_environment
+from dcs_nas.errors import InputError
 from dcs_nas.files import remove, write_json
 from dcs_nas.runs import RunFolder
+from dcs_nas.runs.lock import require_unused
+from dcs_nas.settings import make_absolute
 
 _FEATURES = {  # name in demo.json: features to evaluate, name in the table
     "network": ("network", "searched network"),
     "color_histogram": ("color-histogram", "colour histogram"),
     "corrected": ("color-histogram-corrected", "same, cast removed"),
 }
+_RANKS = (1, 5, 10)
 _KEPT = ("mAP", "mINP", "cmc", "protocol", "queries", "gallery_size")
 
 
@@ -30,6 +34,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder of data, runs and report.")] = Path("results/demo"),
     config: Annotated[str, typer.Option(help="The configuration to run.")] = "demo",
     override: Overrides = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start an interrupted demo again.")] = False,
 ) -> None:
     """Draw a data set, search, retrain, evaluate, draw the architecture, write a report; print a table of the scores.
 
@@ -42,12 +47,15 @@ def demo(
 
     summary, searching, training = out / "demo.json", RunFolder(out / "search"), RunFolder(out / "retrain")
     settings = api.load_settings(config, override or [])
+    if settings.data.root is not None:
+        raise InputError(f"data.root is {settings.data.root}, but the demo draws its own images; leave it out")
     settings = settings.model_copy(update={"data": settings.data.model_copy(update={"root": out / "data"})})
-    if summary.is_file():
-        say(f"{out} holds a finished demo: starting again")
-        RunFolder.require_free(searching.path)
-        RunFolder.require_free(training.path)
-        for part in (*searching.parts(), *training.parts(), *out.glob("graphs"), summary):
+    if overwrite or summary.is_file():
+        if summary.is_file():
+            say(f"{out} holds a finished demo: starting again")
+        for run in (searching, training):
+            _require_own(run, out / "data")
+        for part in (*searching.parts(), *training.parts(), *out.glob("graphs"), *out.glob(summary.name)):
             remove(part)
     show_log()
     minutes: dict[str, float] = {}
@@ -100,6 +108,13 @@ def demo(
     write_json(summary, {**facts, "minutes": minutes})
 
 
+def _require_own(run: RunFolder, data: Path) -> None:
+    """Raise ``InputError`` if a process works on the run, or it is of other images than the demo's."""
+    require_unused(run.path)
+    if run.is_run() and run.config().data.root != make_absolute(data):
+        raise InputError(f"{run.path} is no run of the demo, so it is not replaced; name another folder by --out")
+
+
 @contextmanager
 def _stage(name: str, minutes: dict[str, float]) -> Iterator[None]:
     """Announce a stage, and record the minutes that it takes."""
@@ -113,5 +128,7 @@ def _show_scores(scores: dict[str, dict[str, Any]]) -> None:
     rows = []
     for name, (_, label) in _FEATURES.items():
         cmc, mean = scores[name]["cmc"], [scores[name]["mAP"], scores[name]["mINP"]]
-        rows.append([label, *(f"{100 * value:.1f} %" for value in (cmc[0], cmc[4], cmc[9], *mean))])
-    table("synthetic data, identities unseen in training", ["", "rank-1", "rank-5", "rank-10", "mAP", "mINP"], rows)
+        ranks = [k for k in _RANKS if k <= len(cmc)]
+        rows.append([label, *(f"{100 * value:.1f} %" for value in (*(cmc[k - 1] for k in ranks), *mean))])
+    columns = ["", *(f"rank-{k}" for k in ranks), "mAP", "mINP"]
+    table("synthetic data, identities unseen in training", columns, rows)

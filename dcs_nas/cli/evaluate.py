@@ -124,11 +124,14 @@ def evaluate(
         results.append(one)
         if is_first():
             score_table(one.report, f"{folder}: {one.report['data']['version']}, {features}")
+            if not several:  # what was asked for first: the folder of the run may be read-only
+                _write_details(one, csv, save_features)
             _write_report(one.report, [None if several else json, name_file(folder, one)], "scores")
     if len(run) > 1:
         _write_average(results, list(map(str, run)), f"mean of {len(run)} runs, {features}", [json])
     elif is_first() and not several:
-        _write_details(results[0], csv, save_features)
+        if backbone is not None:
+            _write_details(results[0], csv, save_features)
         if pictures is not None:
             _draw(run[0], results[0], name_file(run[0], results[0]).stem, pictures, top or _TOP)
 

@@ -31,13 +31,13 @@ def extract(
 
     Folders include their subfolders. After an interruption the same command resumes.
     """
+    from dcs_nas.evaluation.gallery import require_npz
     from dcs_nas.export.extraction import extract as write
     from dcs_nas.export.extraction import list_image_files
     from dcs_nas.export.run_model import open_model
 
     load_extension_files(extension)
-    if out.suffix != ".npz":
-        raise InputError(f"--out {out} should be a file named *.npz")
+    require_npz(out)
     paths = list_image_files(images)
     model = open_model(run, checkpoint=checkpoint, overrides=override or [])
     before = write(model, paths, out, progress=progress("features"))
@@ -60,6 +60,7 @@ def find(
     index: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Search FILE.npz by a faiss index in this file, built if it is missing."),
+        OUTPUT,
     ] = None,
     approximate: Annotated[
         bool, typer.Option("--approximate", help="With --index: a graph, for millions of images; it may miss some.")

@@ -47,7 +47,7 @@ def profile(
     ] = None,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the profile as JSON."), OUTPUT] = None,
     latency_table: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Measure every candidate of the space, for search.cost.")
+        Path | None, typer.Option(metavar="FILE", help="Measure every candidate of the space, for search.cost."), OUTPUT
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Measure the latency table again.")] = False,
     extension: Extension = None,

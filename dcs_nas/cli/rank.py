@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from dcs_nas.cli.console import progress, say
-from dcs_nas.cli.options import Csv, collect_settings, parse_options, refuse_options, with_evaluate_options
+from dcs_nas.cli.options import (
+    Csv,
+    Extension,
+    collect_settings,
+    load_extension_files,
+    parse_options,
+    refuse_options,
+    with_evaluate_options,
+)
 from dcs_nas.cli.outputs import OUTPUT
 from dcs_nas.cli.tables import list_nearest, score_table
 from dcs_nas.errors import InputError
@@ -69,6 +77,7 @@ def rank(
     ] = None,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the scores as JSON."), OUTPUT] = None,
     csv: Csv = None,
+    extension: Extension = None,
     **settings: Any,
 ) -> None:
     """Score features of any origin by CMC, mAP and mINP, across cameras unless another protocol or data set is set.
@@ -87,9 +96,18 @@ def rank(
     from dcs_nas.evaluation import apply_changes, get_settings, score, score_matrix
     from dcs_nas.evaluation.foreign import is_matrix, read_matrix
 
+    load_extension_files(extension)
     changes = collect_settings(settings)
     if features.suffix.lower() != ".onnx" and is_matrix(features):
-        of_features = {"top": top, "query": query, "gallery": gallery, "root": root, "queries": queries}
+        of_features = {
+            "top": top,
+            "query": query,
+            "gallery": gallery,
+            "root": root,
+            "queries": queries,
+            "data": data,
+            "data-option": data_option,
+        }
         about_features = {name: value for name, value in {**changes, **of_features}.items() if name not in _OF_SCORES}
         refuse_options(about_features, "needs features, and a matrix of distances has none; leave it out")
         scores = score_matrix(*read_matrix(features, labels), apply_changes(EvaluateConfig(), changes))

@@ -20,7 +20,7 @@ from dcs_nas.cli.outputs import OUTPUT, protect_files
 from dcs_nas.errors import InputError
 from dcs_nas.files import remove, write_text
 from dcs_nas.runs import RunContents, RunFolder, find_runs, flatten, list_runs
-from dcs_nas.runs.lock import LOCK, lock_folder, require_free
+from dcs_nas.runs.lock import LOCK, lock_folder, require_unused
 
 _UNSET = "-"
 _COLUMNS = ("run", "command", "state", "changed", "data", "seed", "epochs", "mAP")
@@ -110,8 +110,8 @@ def delete(
         if not yes and not typer.confirm(f"delete {_describe(one)}?", err=True):
             say(f"kept: {one.path}")
             continue
-        for inner in _inner_runs(one):
-            require_free(inner.path)
+        for inner in (one.files, *_inner_runs(one)):
+            require_unused(inner.path)
         with lock_folder(one.path):
             for part in one.files.parts():
                 remove(part)

@@ -73,6 +73,11 @@ class DataConfig(Settings):
         """The data set ``name``, without those of ``also``."""
         return DataSource(name=self.name, root=self.root, options=self.options)
 
+    @property
+    def tests_trained_cameras(self) -> bool:
+        """True if the cameras of the test images are those of the training images, with the same numbers."""
+        return self.test is None and not self.also
+
     def on(self, source: DataSource) -> DataConfig:
         """Return the same sizes and batches on one data set alone."""
         one = {"name": source.name, "root": source.root, "options": source.options}

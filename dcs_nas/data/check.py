@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from dcs_nas.data.datasets import DATASETS, check_options, load_dataset
 from dcs_nas.data.datasets.loaders import Problem, collect_problems
 from dcs_nas.data.records import DISTRACTOR, SPLITS, Record, ReidDataset
 from dcs_nas.errors import InputError
+from dcs_nas.processes import count_cores
 
 if TYPE_CHECKING:
     from dcs_nas.data.images import Progress
@@ -190,7 +190,7 @@ def find_unreadable_images(dataset: ReidDataset, *, progress: Progress | None = 
     paths = sorted({r.path for r in dataset.records})
     faults: list[str] = []
     files = [dataset.root / path for path in paths]
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, count_cores())) as pool:
         for done, (path, fault) in enumerate(zip(paths, pool.map(find_image_fault, files)), start=1):
             if fault is not None:
                 faults.append(f"{path}: {fault}")

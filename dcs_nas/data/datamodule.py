@@ -86,8 +86,8 @@ class ReidData:
         self.dataset, self.test_dataset, self.sources = load_both(config.data)
         self._progress = progress
         self.identities = sorted({r.identity for r in self.dataset.train})
-        parts = (self.dataset.train, self.test_dataset.query, self.test_dataset.gallery)
-        self.num_cameras = 1 + max((r.camera for part in parts for r in part), default=0)
+        tested = (*self.dataset.query, *self.dataset.gallery) if config.data.tests_trained_cameras else ()
+        self.num_cameras = 1 + max((r.camera for r in (*self.dataset.train, *tested)), default=0)
 
     def save_labels(self, folder: Path) -> None:
         """Record the training data in a run's folder; of several processes only the first writes.
@@ -295,7 +295,7 @@ def load_both(settings: DataConfig) -> tuple[ReidDataset, ReidDataset, list[tupl
     if settings.test is None:
         return training, own, sources
     test = _load(settings.test, "data.test")
-    if settings.combine_all and any((d.name, d.root) == (test.name, test.root) for d in (own, *further)):
+    if settings.combine_all and any(d.name == test.name and d.root.samefile(test.root) for d in (own, *further)):
         raise InputError(
             f"data.combine_all trains on the test images of {test.name} in {test.root}, which data.test names; "
             "test on another data set"

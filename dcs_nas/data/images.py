@@ -10,12 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 import stat
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from PIL import Image, ImageOps
 from dcs_nas.data.datasets.listing import get_status
 from dcs_nas.errors import InputError
 from dcs_nas.files import atomic_path
+from dcs_nas.processes import count_cores
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "PPM", "WEBP", "GIF", "JPEG2000", "AVIF")
 """Formats that are decoded, whatever the file's suffix; none of them runs another program, as PostScript does.
@@ -38,6 +39,7 @@ Bars = Callable[[str], Progress]
 
 log = logging.getLogger(__name__)
 _LAYOUT = 2  # of the cached files
+_AHEAD = 256  # images that are decoded before the one that is written
 _ORIENTATION = 0x0112
 _QUARTER_TURNS = (5, 6, 7, 8)
 _SIXTEEN_BITS = {"I;16", "I;16L", "I;16B", "I;16N"}
@@ -153,13 +155,16 @@ def _make_key(root: Path, paths: Sequence[str], shape: tuple[int, ...]) -> str:
 def _decode_all(
     root: Path, paths: Sequence[str], shape: tuple[int, int, int, int], file: Path, progress: Progress | None
 ) -> None:
-    pool = ThreadPoolExecutor(os.cpu_count())
+    pool = ThreadPoolExecutor(count_cores())
     try:
         with atomic_path(file) as temporary, temporary.open("wb") as target:
-            decoded = pool.map(lambda path: read_image(root / path, height=shape[1], width=shape[2]), paths)
-            for i, image in enumerate(decoded):
-                target.write(image.tobytes())
-                if progress:
-                    progress(i + 1, len(paths))
+            waiting: deque[Future[np.ndarray]] = deque()
+            for i in range(len(paths) + _AHEAD):  # at most as many wait for the disk
+                if i < len(paths):
+                    waiting.append(pool.submit(read_image, root / paths[i], height=shape[1], width=shape[2]))
+                if i >= _AHEAD and waiting:
+                    target.write(waiting.popleft().result().tobytes())
+                    if progress:
+                        progress(i - _AHEAD + 1, len(paths))
     finally:
         pool.shutdown(cancel_futures=True)

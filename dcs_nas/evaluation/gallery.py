@@ -90,14 +90,10 @@ class Gallery:
                     raise InputError(f"{self.file} is cut off after {start:,} of {count:,} features; write it again")
                 yield np.frombuffer(content, dtype="<f4").reshape(rows, width)
 
-    def features(self) -> np.ndarray:
-        """Return all features, (N, D)."""
-        return np.concatenate(list(self.blocks()))
-
     def image(self, index: int) -> Path:
         """Return the path of an image, valid in any working directory."""
         path = Path(str(self.paths[index]))
-        return path if path.exists() else self.folder / path
+        return path if not (self.folder / path).exists() else self.folder / path
 
 
 def write_gallery(
@@ -168,8 +164,11 @@ def open_index(
         import faiss
     except ImportError:
         raise InputError("an index needs faiss-cpu, not installed here; pip install faiss-cpu") from None
-    if file.is_file() and file.stat().st_mtime_ns >= gallery.file.stat().st_mtime_ns:
-        return _read_index(faiss, file, gallery, approximate), False
+    if file.is_file():
+        present = _read_index(faiss, file)
+        if file.stat().st_mtime_ns >= gallery.file.stat().st_mtime_ns:
+            _require_index_of(faiss, present, file, gallery, approximate)
+            return present, False
     count, width = gallery.shape
     metric = faiss.METRIC_INNER_PRODUCT if gallery.metric == "cosine" else faiss.METRIC_L2
     index = faiss.IndexHNSWFlat(width, _LINKS, metric) if approximate else faiss.IndexFlat(width, metric)
@@ -190,13 +189,17 @@ def search_index(index: Any, query: np.ndarray, gallery: Gallery, k: int) -> tup
     return indices, 1 - values if gallery.metric == "cosine" else np.sqrt(np.maximum(values, 0))
 
 
-def _read_index(faiss: Any, file: Path, gallery: Gallery, approximate: bool) -> Any:
+def _read_index(faiss: Any, file: Path) -> Any:
     try:
-        index = faiss.read_index(str(file))
+        return faiss.read_index(str(file))
     except Exception as error:  # faiss raises RuntimeError for any file that it cannot parse
         raise InputError(
-            f"{file} is not an index ({str(error).splitlines()[-1][:120]}); remove it, and it is built again"
+            f"{file} is not an index ({str(error).splitlines()[-1][:120]}); name another file, or remove it, and it is "
+            "built again"
         ) from None
+
+
+def _require_index_of(faiss: Any, index: Any, file: Path, gallery: Gallery, approximate: bool) -> None:
     if (index.ntotal, index.d) != gallery.shape or not np.allclose(
         index.reconstruct(0), _normalise(next(gallery.blocks())[:1], gallery.metric)[0]
     ):
@@ -204,7 +207,6 @@ def _read_index(faiss: Any, file: Path, gallery: Gallery, approximate: bool) -> 
     if isinstance(faiss.downcast_index(index), faiss.IndexHNSW) != approximate:
         kind, option = ("exact", "leave --approximate out") if approximate else ("approximate", "add --approximate")
         raise InputError(f"{file} is an {kind} index; {option}, or name another file")
-    return index
 
 
 def _normalise(features: np.ndarray, metric: str) -> np.ndarray:

@@ -202,7 +202,6 @@ def average_query_expansion(
     *,
     neighbours: int = 5,
     alpha: float = 0.0,
-    expand_gallery: bool = False,
     query_block: int = 256,
     device: torch.device | str | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -213,31 +212,25 @@ def average_query_expansion(
     (Radenovic, Tolias, Chum, TPAMI 2019). Identities and cameras are not used.
 
     Args:
-        neighbours: gallery features averaged with each, at most G (without itself, for the gallery's own).
-        expand_gallery: expand gallery features by their neighbours in the gallery too.
+        neighbours: gallery features averaged with each, at most G.
         query_block: features whose similarities to the gallery are held at a time.
 
     Raises:
         InputError: features as ``rank`` refuses them, or settings out of range.
     """
     query, gallery = as_feature_pair(query_features, gallery_features, device)
-    available = len(gallery) - expand_gallery
-    if not 1 <= neighbours <= available or alpha < 0 or query_block < 1:
+    if not 1 <= neighbours <= len(gallery) or alpha < 0 or query_block < 1:
         raise InputError(
             f"neighbours is {neighbours}, alpha {alpha}, query_block {query_block}; expected neighbours from 1 to "
-            f"{available}, alpha >= 0, query_block >= 1"
+            f"{len(gallery)}, alpha >= 0, query_block >= 1"
         )
     query, gallery = functional.normalize(query), functional.normalize(gallery)
-    expanded = torch.cat([_expand(rows, gallery, neighbours, alpha) for rows in query.split(query_block)])
-    if not expand_gallery:
-        return expanded, gallery
-    blocks = [_expand(rows, gallery, neighbours + 1, alpha, adds_itself=False) for rows in gallery.split(query_block)]
-    return expanded, torch.cat(blocks)
+    return torch.cat([_expand(rows, gallery, neighbours, alpha) for rows in query.split(query_block)]), gallery
 
 
-def _expand(features: Tensor, gallery: Tensor, count: int, alpha: float, *, adds_itself: bool = True) -> Tensor:
-    """Average each feature with its neighbours; a gallery feature is already its own nearest neighbour."""
+def _expand(features: Tensor, gallery: Tensor, count: int, alpha: float) -> Tensor:
+    """Average each feature with its neighbours."""
     similarity, index = (features @ gallery.T).topk(count, dim=1)
     weight = similarity.clamp_min(0).pow(alpha)
     total = torch.einsum("qn,qnc->qc", weight, gallery[index])
-    return functional.normalize(features + total if adds_itself else total)
+    return functional.normalize(features + total)

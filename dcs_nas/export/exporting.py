@@ -104,8 +104,8 @@ def _load(folder: Path, checkpoint: str) -> Deployable:
     """Return the feature extractor of a trained run, and some images of its data."""
     config, network = load_trained(folder, checkpoint=checkpoint)
     notes = []
-    if network.uses_cameras:
-        notes.append("the network uses cameras; the file takes all cameras as unknown, as evaluation on new ones does")
+    if network.cameras:
+        notes.append("the network uses cameras; the file takes all as unknown, as evaluation on another data set does")
     images, missing = _samples(config)
     notes += [missing] if missing else []
     info = describe_run(config, network, folder, checkpoint)

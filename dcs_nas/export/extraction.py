@@ -9,7 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from dcs_nas.data.datasets.listing import describe_content, get_status, is_file, list_images_below, require_folder
+from dcs_nas.data.datasets.listing import (
+    describe_content,
+    get_status,
+    is_file,
+    is_printable,
+    list_images_below,
+    require_folder,
+)
 from dcs_nas.data.images import Progress
 from dcs_nas.errors import InputError
 from dcs_nas.evaluation.features import require_npz
@@ -24,11 +31,11 @@ def list_image_files(images: str | Path | Sequence[str | Path]) -> list[Path]:
     """Return the image files named, and of a folder all in it and below, sorted, without hidden files.
 
     Raises:
-        InputError: no such file or folder, or a folder without images.
+        InputError: no such file or folder, a folder without images, or a name that cannot be printed.
     """
     named = [images] if isinstance(images, (str, Path)) else list(images)
     files: list[Path] = []
-    for path in map(Path, named):
+    for path in (Path(each).expanduser() for each in named):
         if is_file(path):
             files.append(path)
             continue
@@ -40,7 +47,7 @@ def list_image_files(images: str | Path | Sequence[str | Path]) -> list[Path]:
         files += [path / name for name in inside]
     if not files:
         raise InputError("no image is named, expected at least one; name a file or a folder of images")
-    return files
+    return [path for path in files if is_printable(path.name, path.parent)]
 
 
 def extract(model: FeatureModel, paths: Sequence[Path], out: Path, *, progress: Progress | None = None) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +12,7 @@ import numpy as np
 from dcs_nas.data.images import Progress, read_image
 from dcs_nas.errors import InputError
 from dcs_nas.export.metadata import ExportInfo
+from dcs_nas.processes import count_cores
 
 
 class FeatureModel(ABC):
@@ -65,7 +65,7 @@ class FeatureModel(ABC):
 
         The next batch is decoded while the caller computes with one; no more than two are in memory.
         """
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(count_cores()) as pool:
 
             def start(first: int) -> list[Future[np.ndarray | InputError]]:
                 return [pool.submit(self._read, path) for path in paths[first : first + self.batch]]

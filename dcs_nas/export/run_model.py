@@ -95,7 +95,7 @@ def describe_run(config: Config, network: ReidNetwork, folder: Path, checkpoint:
         std=data.std,
         metric=config.evaluate.metric,
         features=network.test_features,
-        cameras="unknown" if network.uses_cameras else "unused",
+        cameras="unknown" if network.cameras else "unused",
         network=space or str(config.section("retrain").backbone),
         trained_on=run.contents().data.get("version") or data.name,
         run=folder.resolve().name,

@@ -94,7 +94,7 @@ class ReidNetwork(nn.Module):
         self.test_neck: Literal["after", "before"] = "after"
         self.weights_report: WeightsReport | None = None
         self.backbone = backbone
-        self.uses_cameras: bool = getattr(backbone, "uses_cameras", False)
+        self.cameras: int = getattr(backbone, "cameras", 0)
         self.widths = _measure_widths(backbone, height, width)
         self.heads = nn.ModuleList(ReidHead(width, identities, head) for width in self.widths)
         self._image_size = (height, width)
@@ -208,7 +208,7 @@ class ReidNetwork(nn.Module):
         return patch_map(output) if are_tokens else output  # type: ignore[misc]
 
     def _features(self, images: Tensor, cameras: Tensor | None) -> Any:
-        return self.backbone(images, cameras) if self.uses_cameras else self.backbone(images)
+        return self.backbone(images, cameras) if self.cameras else self.backbone(images)
 
 
 def find_stem(backbone: nn.Module) -> nn.Module:

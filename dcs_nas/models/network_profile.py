@@ -150,7 +150,7 @@ class _Layers:
 def _prepare_pass(network: nn.Module, images: Tensor) -> Run:
     """Return a function that runs one forward pass of the images."""
     images = images.to(memory_format=torch.channels_last)
-    if getattr(network, "uses_cameras", False):
+    if getattr(network, "cameras", 0):
         cameras = torch.zeros(len(images), dtype=torch.long, device=images.device)
         return lambda: network(images, cameras)
     return lambda: network(images)

@@ -79,7 +79,8 @@ def draw_maps(network: nn.Module, config: Config, images: Images) -> AttentionMa
     normalize = Normalize(config.data.mean, config.data.std).to(device)
     was_training = network.training
     with torch.inference_mode(), collect_maps(network.eval()) as seen:
-        network(normalize(batch["images"].to(device)), batch["cameras"].to(device))
+        known = [batch["cameras"].to(device)] if config.data.tests_trained_cameras else []
+        network(normalize(batch["images"].to(device)), *known)
     network.train(was_training)
     pixels = batch["images"].permute(0, 2, 3, 1).numpy()
     shown = seen[:_MOST_BLOCKS]

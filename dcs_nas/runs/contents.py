@@ -168,7 +168,11 @@ class RunContents:
     @property
     def changed(self) -> datetime:
         """The time of the last change of a file directly in the folder."""
-        return datetime.fromtimestamp(max(f.stat().st_mtime for f in self.path.iterdir() if f.is_file()))
+        times = [self.path.stat().st_mtime]
+        for file in self.path.iterdir():
+            with suppress(FileNotFoundError):  # a temporary file of a job at work
+                times += [file.stat().st_mtime] if file.is_file() else []
+        return datetime.fromtimestamp(max(times[1:] or times))
 
     @property
     def seed(self) -> int | None:

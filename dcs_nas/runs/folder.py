@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import logging
@@ -39,6 +40,7 @@ _MAY_CHANGE: Any = {  # data are checked by fingerprint (dcs_nas.data.fingerprin
     "results": True,
     "extensions": True,
 }
+_LONGEST_NAME = 150
 _SHARED_SECONDS = 60  # a network file system may show files of another machine that late
 
 _INSIDE = frozenset({"architecture", "checkpoints", "export", "graphs", "ranked", "tensorboard"})
@@ -135,8 +137,11 @@ class RunFolder:
         return self.checkpoints / f"{name}.ckpt"
 
     def evaluation_file(self, *variants: str) -> Path:
-        """Return the file of scores; ``variants`` are its options, such as ``rerank``."""
-        return self.path / f"{re.sub(r'[^A-Za-z0-9_.+-]', '-', '_'.join(['evaluation', *variants]))}.json"
+        """Return the file of scores; ``variants`` are its options, such as ``rerank``. A long name ends with a hash."""
+        name = re.sub(r"[^A-Za-z0-9_.+-]", "-", "_".join(["evaluation", *variants]))
+        if len(name) > _LONGEST_NAME:
+            name = f"{name[:_LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        return self.path / f"{name}.json"
 
     def epoch_file(self, epoch: int) -> Path:
         """Return the file of the record of an epoch, from 0."""

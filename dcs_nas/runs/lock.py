@@ -97,6 +97,12 @@ def require_free(folder: Path) -> None:
             raise _make_error(folder, _read(descriptor))
 
 
+def require_unused(folder: Path) -> None:
+    """Raise ``InputError`` if a process works on a folder: it holds its lock, or is a worker of its trials."""
+    for place in (folder, *folder.glob("workers/*/")):
+        require_free(place)
+
+
 def is_free(folder: Path) -> bool:
     """Return whether no process holds the lock of ``folder``."""
     try:

@@ -13,7 +13,7 @@ from dcs_nas.errors import InputError
 from dcs_nas.files import LEFTOVER, remove, remove_leftovers
 from dcs_nas.processes import is_requeued
 from dcs_nas.runs.contents import flatten
-from dcs_nas.runs.lock import LOCK, lock_folder, require_free
+from dcs_nas.runs.lock import LOCK, lock_folder, require_free, require_unused
 from dcs_nas.runs.log import log_to
 from dcs_nas.settings import make_paths_absolute
 
@@ -41,7 +41,8 @@ def open_folder(run: RunFolder, *, what: str, resume: bool, overwrite: bool) -> 
         raise InputError("--resume and --overwrite exclude each other; give one")
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file, expected a run folder; choose another name")
-    require_free(path)
+    check_free = require_free if resume else require_unused
+    check_free(path)
     _check_content(path, what, resume, overwrite)
     with lock_folder(path) as notes:
         _check_content(path, what, resume, overwrite)

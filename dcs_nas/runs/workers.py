@@ -18,6 +18,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from dcs_nas.processes import count_cores
 from dcs_nas.runs.lock import is_free, lock_folder
 
 JOURNAL = "journal.log"
@@ -110,7 +111,7 @@ class ChildProcess:
         if device is not None:
             environment["CUDA_VISIBLE_DEVICES"] = str(device)
         if processes > 1:
-            environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+            environment.setdefault("OMP_NUM_THREADS", str(max(1, count_cores() // processes)))
         log.parent.mkdir(parents=True, exist_ok=True)
         self._began = time.monotonic()
         with log.open("ab") as output:

@@ -98,8 +98,13 @@ def evaluate_run(
     ):
         _require_folder(source, folder, named=root is not None or bool(overrides))
         data = ReidData(config.model_copy(update={"data": config.data.on(source)}), progress=progress)
-        dataset, images = _identify_data(data, folder, trained)
-        query, gallery, labelled = _compute_features(features, network, data, config, settings, progress)
+        dataset, images, of_training = _identify_data(data, folder, trained)
+        cameras = of_training and not trained.also
+        if network.cameras and not cameras:
+            log.info("the cameras of %s are unknown to the network, which takes the mean of its cameras", dataset.name)
+        query, gallery, labelled = _compute_features(
+            features, network, data, config, settings, progress, cameras=cameras
+        )
     path, state = load_whole(RunFolder(folder).checkpoint(checkpoint), warn=False)
     epoch, contents = state.get("epoch"), RunFolder(folder).contents()
     origin = {"run": folder.name, "checkpoint": path.stem, "epoch": None if epoch is None else epoch + 1}
@@ -142,7 +147,9 @@ def evaluate_weights(
     with process_group(config, training=False), training_errors(config, "evaluate"):
         data = ReidData(config, progress=progress)
         ((source, dataset),) = data.sources
-        query, gallery, labelled = _compute_features("network", network, data, config, settings, progress)
+        query, gallery, labelled = _compute_features(
+            "network", network, data, config, settings, progress, cameras=data.num_cameras == network.cameras
+        )
     record = record_source(source, dataset)
     images = {"root": str(record.root), "fingerprint": record.fingerprint, "other_images": None}
     facts = {"features": "network", "backbone": backbone, "weights": str(weights), "flip": settings.flip}
@@ -274,8 +281,8 @@ def _require_folder(source: DataSource, folder: Path, *, named: bool) -> None:
         )
 
 
-def _identify_data(data: ReidData, folder: Path, trained: DataConfig) -> tuple[ReidDataset, dict[str, Any]]:
-    """Return the data set to test on and the facts that identify its images.
+def _identify_data(data: ReidData, folder: Path, trained: DataConfig) -> tuple[ReidDataset, dict[str, Any], bool]:
+    """Return the data set to test on, the facts that identify its images, and whether it is of the training data.
 
     Where the run has recorded the data set of that name with other images, the version says so.
 
@@ -284,9 +291,8 @@ def _identify_data(data: ReidData, folder: Path, trained: DataConfig) -> tuple[R
     """
     ((source, dataset),) = data.sources
     now, recorded = record_source(source, dataset), read_sources(folder)
-    if trained.combine_all and (
-        was_trained_on(now, folder) or any(_same(now, own) for own in _list_training_data(trained))
-    ):
+    of_training = was_trained_on(now, folder) or any(_same(now, own) for own in _list_training_data(trained))
+    if trained.combine_all and of_training:
         raise InputError(
             f"the run was trained on the test images of {now.name} too (data.combine_all), so it cannot be tested "
             "on them; name another data set by data.test, or by --data and --root"
@@ -306,7 +312,7 @@ def _identify_data(data: ReidData, folder: Path, trained: DataConfig) -> tuple[R
             log.info(
                 "%s keeps no fingerprint of its images, so they are not compared with those of %s", folder, now.root
             )
-        return dataset, facts
+        return dataset, facts, of_training
     other = not any(now.is_same(record) for record in same_name)
     if other:
         then = next((record for record in same_name if not record.trained), same_name[0])
@@ -315,7 +321,7 @@ def _identify_data(data: ReidData, folder: Path, trained: DataConfig) -> tuple[R
             *(now.root, now.name, now, folder, then, then.root),
         )
         dataset = replace(dataset, version=f"{dataset.version}, other images ({now.short})")
-    return dataset, {**facts, "other_images": other}
+    return dataset, {**facts, "other_images": other}, of_training
 
 
 def _list_training_data(data: DataConfig) -> tuple[DataSource, ...]:
@@ -323,7 +329,7 @@ def _list_training_data(data: DataConfig) -> tuple[DataSource, ...]:
 
 
 def _same(a: DataSource | SourceRecord, b: DataSource) -> bool:
-    return a.name == b.name and os.path.abspath(a.root or "") == os.path.abspath(b.root or "")
+    return a.name == b.name and os.path.realpath(a.root or "") == os.path.realpath(b.root or "")
 
 
 def _compute_features(
@@ -333,14 +339,16 @@ def _compute_features(
     config: Config,
     settings: EvaluateConfig,
     progress: Callable[[str], Progress] | None,
+    *,
+    cameras: bool,
 ) -> tuple[Images, Images, FeatureSet]:
-    """Return the queries and the gallery of the test set, and their features of a kind."""
+    """Return the queries and the gallery of the test set, and their features of a kind; see ``extract_features``."""
     query, gallery = data.test()
     if kind == "network":
         network.to(_device(config))
         bars = [progress(f"features of the {part}") if progress else None for part in ("queries", "gallery")]
         features = [
-            extract_features(network, data, images, flip=settings.flip, progress=bar)
+            extract_features(network, data, images, flip=settings.flip, cameras=cameras, progress=bar)
             for images, bar in zip((query, gallery), bars)
         ]
     else:

@@ -22,18 +22,27 @@ Progress = Callable[[int, int], None]
 
 @torch.inference_mode()
 def extract_features(
-    network: nn.Module, data: ReidData, images: Images, *, flip: bool = False, progress: Progress | None = None
+    network: nn.Module,
+    data: ReidData,
+    images: Images,
+    *,
+    flip: bool = False,
+    cameras: bool = True,
+    progress: Progress | None = None,
 ) -> np.ndarray:
     """Return features (N, D) float32 of a split, in its order; ``flip`` adds those of the mirrored image.
+
+    ``cameras`` is false for images of other cameras than the network was trained with: it takes them as unknown.
 
     Raises:
         TrainingError: features that are not finite; it names their images.
     """
 
-    def compute(pixels: Tensor, cameras: Tensor, _: Tensor) -> Tensor:
-        features = network(pixels, cameras)
+    def compute(pixels: Tensor, numbers: Tensor, _: Tensor) -> Tensor:
+        known = (numbers,) if cameras else ()
+        features = network(pixels, *known)
         if flip:  # a copy, since a CUDA graph of trainer.compile writes its next output over the last one
-            features = features.clone() + network(pixels.flip(3), cameras)
+            features = features.clone() + network(pixels.flip(3), *known)
         return features.float()
 
     batches: list[np.ndarray] = []

@@ -75,6 +75,11 @@ def run_retraining(
         weights = None if settings.weights is None else weights_file(settings.weights)
         loaded = settings.model_copy(update={"weights": weights})
         network = memory_format(build_fixed(loaded, config.data, identities, architecture, config.dcs))
+        if 0 < network.cameras < data.num_cameras:
+            raise InputError(
+                f"{job}.backbone_options.cameras is {network.cameras}, and {data.dataset.name} has {data.num_cameras} "
+                f"cameras; set it to {data.num_cameras}, or to 0 for none"
+            )
         if settings.inherit is not None:
             if architecture is None:
                 raise InputError("retrain.inherit is given without a genotype; give a named backbone retrain.weights")

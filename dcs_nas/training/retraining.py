@@ -156,7 +156,11 @@ class Retraining(TrainingLoop):
     def _test(self, query: Images, gallery: Images) -> float:
         """Return the mAP on the test set by the section ``evaluate``; it chooses nothing."""
         settings = self.config.evaluate.model_copy(update={"confidence": 0})
-        features = [extract_features(self.evaluated, self._data, x, flip=settings.flip) for x in (query, gallery)]
+        known = self.config.data.tests_trained_cameras
+        features = [
+            extract_features(self.evaluated, self._data, images, flip=settings.flip, cameras=known)
+            for images in (query, gallery)
+        ]
         labelled = build_feature_set(query, gallery, *features)
         return score(labelled, settings, protocol=self._data.test_dataset.protocol, device=self.device).result.mAP
 

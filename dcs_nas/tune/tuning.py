@@ -21,8 +21,7 @@ from dcs_nas.environment import describe_environment
 from dcs_nas.errors import InputError, TrainingError, choices
 from dcs_nas.files import write_json, write_text
 from dcs_nas.runs import RunFolder, log_to, open_folder, read_metrics, require_same
-from dcs_nas.runs.lock import require_free
-from dcs_nas.runs.workers import ChildProcess
+from dcs_nas.runs.workers import ChildProcess, count_living
 from dcs_nas.settings import make_paths_absolute, to_yaml
 from dcs_nas.space import load_genotype
 from dcs_nas.tune.space import apply_values, format_overrides, read_space
@@ -121,8 +120,6 @@ def _open_folder(path: Path, config: Config, genotype: Path | None, *, resume: b
     if tune.storage is not None:
         with open_storage(tune, path) as storage:
             require_new(storage, config.name, overwrite=overwrite)
-    for worker in (path / "workers").glob("*/"):
-        require_free(worker)
     run = RunFolder(path)
     with open_folder(run, what="tuning", resume=resume, overwrite=overwrite):
         (path / "workers").mkdir()
@@ -151,7 +148,7 @@ def _require_resumable(path: Path, config: Config, genotype: Path | None) -> Non
             "stay; start again with another --out, or with --overwrite"
         )
     began = run.config()
-    if run.best_file.is_file():
+    if run.best_file.is_file() or count_living(path):
         require_same(path, began, config, may_change=_MAY_CHANGE)
     else:  # no trial has a result: the name of the metric may be corrected
         tune = began.section("tune").model_copy(update={"metric": config.section("tune").metric})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -15,7 +14,7 @@ from pathlib import Path
 from dcs_nas.data.synthetic.shot import CAST, TRACK, Shot, SyntheticSettings, take_picture
 from dcs_nas.errors import InputError
 from dcs_nas.files import atomic_folder
-from dcs_nas.processes import follow_parent
+from dcs_nas.processes import count_cores, follow_parent
 
 TRAIN, GALLERY, QUERY = "bounding_box_train", "bounding_box_test", "query"
 _DISTRACTOR, _JUNK = 0, -1
@@ -71,7 +70,7 @@ def _check(out: Path, workers: int | None) -> int:
         raise InputError(f"{out} is not empty: expected a new or empty folder; name another one, or remove this one")
     if workers is not None and workers < 1:
         raise InputError(f"workers is {workers}: expected 1 or more; leave it out for one for each processor")
-    return workers or os.cpu_count() or 1
+    return workers or count_cores()
 
 
 def _entries(settings: SyntheticSettings) -> Iterator[_Entry]:

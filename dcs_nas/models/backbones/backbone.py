@@ -28,7 +28,7 @@ class Backbone(nn.Module):
         num_features: C of the map, or D of the first vector.
         stages: the names of the stages, from input to output.
         default_stages: the stages that get attention by default.
-        uses_cameras: ``forward`` also takes the cameras of the images, (B,) from 0.
+        cameras: number of cameras that it has learned; above 0 ``forward`` also takes those of the images, (B,) from 0.
         smallest: least height and width of an image.
         stem_path: name of the submodule that ends the stem and returns the first map (B, C, h, w).
         attention: stage to the block after it; empty for a plain backbone.
@@ -41,7 +41,7 @@ class Backbone(nn.Module):
     num_features: int
     stages: tuple[str, ...]
     default_stages: tuple[str, ...]
-    uses_cameras: bool = False
+    cameras: int = 0
 
     def __init__(self) -> None:
         super().__init__()

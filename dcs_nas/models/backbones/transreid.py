@@ -59,7 +59,7 @@ class TransReID(TokenBackbone):
         self.base = base
         self.num_features, self.grid = base.num_features, base.grid
         self.stages, self.default_stages = base.stages, base.default_stages
-        self.uses_cameras = base.uses_cameras
+        self.cameras = base.cameras
         _check_jigsaw(math.prod(self.grid), shift, groups)
         self.shift, self.groups = shift, groups
 

@@ -191,7 +191,7 @@ class VisionTransformer(TokenBackbone):
         self.num_features = embedding
         self.stages = tuple(f"block{n}" for n in range(depth - 1))
         self.default_stages = tuple(dict.fromkeys(f"block{max(0, depth * quarter // 4 - 1)}" for quarter in (1, 2, 3)))
-        self.uses_cameras = cameras > 0
+        self.cameras = cameras
         self.camera_weight = camera_weight
         self.patch_embed = PatchEmbedding(embedding, stride=stride, patch=self.smallest, bias=patch_bias)
         self.cls_token = nn.Parameter(torch.empty(1, 1, embedding))
