@@ -12,13 +12,13 @@ from torch.nn.functional import conv2d
 
 from dcs_nas.config import CostConfig
 from dcs_nas.errors import InputError
-from dcs_nas.models.blocks import DCSAttention, read_kept_shares, set_temperature
+from dcs_nas.models.blocks import DCSAttention, WindowAttention, read_kept_shares, set_temperature
 from dcs_nas.models.build import build_cost
 from dcs_nas.models.chain_kind import ChainKind, ChainSupernet
 from dcs_nas.models.chain_space import build_fixed_chain
 from dcs_nas.models.flops import count
 from dcs_nas.models.relaxation import Gumbel, GumbelSoftmax, Softmax
-from dcs_nas.models.super_block import SuperBlock, Widths, kernel_mask
+from dcs_nas.models.super_block import SuperAttention, SuperBlock, Widths, kernel_mask
 from dcs_nas.models.supernet import Mixture, one_hot
 from dcs_nas.space import ChainGenotype, ChainSpec, Origin
 from tests.chains import STAGES, chain_space, random_chain, random_weights
@@ -113,6 +113,28 @@ def test_a_path_computes_what_the_masks_leave(seed: int) -> None:
     block = genotype.stages[2].blocks[-1] if genotype.stages[2].blocks else None
     if block is not None:
         assert 0 < moved[-1] <= block.expansion * 20
+
+
+@pytest.mark.parametrize("name", ["dcs", "dcs_window"])
+def test_passes_of_a_narrow_width_leave_the_statistics_of_other_channels(name: str) -> None:
+    attention = SuperAttention((name,), (8, 16), 8, 4).train()
+    norm = attention.candidates[name].norm
+    torch.nn.init.ones_(norm.weight)
+    narrow = Widths((8, 16), torch.tensor([1.0, 0.0]))
+    x = torch.randn(4, 8, 8, 4)
+    whole = torch.cat([x, torch.zeros_like(x)], 1)
+    before = norm.running_var.clone()
+    y = attention(x, narrow, torch.ones(1), chosen=0)
+    assert (y - x).abs().max() > 0
+    assert (norm.running_var[:8] != before[:8]).all()
+    torch.testing.assert_close(norm.running_var[8:], before[8:], rtol=0, atol=0)
+    if name == "dcs_window":
+        fixed = WindowAttention(8).train()
+        state = attention.state(name, 8)
+        fixed.load_state_dict({key: value[:8] if value.shape[:1] == (16,) else value for key, value in state.items()})
+        torch.testing.assert_close(fixed(x), y, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(attention(whole, narrow, torch.ones(1))[:, :8], y, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(norm.running_var[8:], before[8:], rtol=0, atol=0)
 
 
 def test_a_drawn_path_is_computed_alone_unless_the_alphas_learn() -> None:

@@ -336,7 +336,7 @@ def test_damaged_features_files_are_refused_in_one_line(run: Path, people: Path,
     ("words", "message"),
     [
         (["extract", "RUN", "/no/such"], "there is no folder /no/such"),
-        (["extract", "RUN", "PEOPLE", "--out", "features.txt"], "features.txt does not end in .npz; choose a name that does"),
+        (["extract", "RUN", "PEOPLE", "--out", "features.txt"], "features.txt does not end in .npz"),
         (["extract", "RUN", "PEOPLE", "-o", "search.epochs=3"], "has no effect on a trained run"),
         (["extract", "RUN", "PEOPLE", "-o", "data.test_bach=3"], "did you mean data.test_batch?"),
         (["extract", "RUN", "PEOPLE", "-o", "evaluate.rerank=true"], "has no effect"),

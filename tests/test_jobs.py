@@ -406,6 +406,10 @@ def test_a_searchs_own_checkpoint_is_refused_as_weights_and_taken_by_inherit(
     config = load_config(job, ["retrain.epochs=1", f"retrain.inherit={searched}"])
     run_retraining(config, tmp_path / "run", genotype=searched / "genotype.yaml")
     assert "tensors inherited" in (tmp_path / "run" / "log.txt").read_text()
+    for cells in (1, 6):
+        deeper = load_config(job, ["retrain.epochs=1", f"retrain.inherit={searched}", f"retrain.cells={cells}"])
+        with pytest.raises(InputError, match="train at the search's width, depth and image size"):
+            run_retraining(deeper, tmp_path / f"cells{cells}", genotype=searched / "genotype.yaml")
 
 
 def test_a_loss_scale_that_a_step_changed_does_not_scale_the_centres(

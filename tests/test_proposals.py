@@ -6,15 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
+from dcs_nas.config import RetrainConfig
 from dcs_nas.errors import TrainingError
+from dcs_nas.models.build import build_fixed
 from dcs_nas.runs import RunFolder, read_metrics
 from dcs_nas.space import AnyGenotype, load_genotype
 from dcs_nas.strategies.job import run_search
 from dcs_nas.strategies.proposals import Proposals
 from dcs_nas.training import loop
 from dcs_nas.training.checkpoints import load_checkpoint
+from dcs_nas.training.supernet_weights import inherit, load_supernet
 from tests.run_folders import foreign_names
 from tests.test_baselines import _interrupted_at
 from tests.trial_searches import Job, trials_of
@@ -82,6 +86,15 @@ def test_the_supernet_of_proposals_trains_paths_drawn_alike_or_as_a_bilevel_sear
     moved = max(float(value.abs().max()) for name, value in state.items() if "alpha" in name)
     assert (moved > 0.01) == (supernet == "bilevel")
     assert not foreign_names(tmp_path / "run")
+    space, network = load_supernet(tmp_path / "run")[1:]
+    genotype = RunFolder(tmp_path / "run").genotype()
+    fixed = build_fixed(RetrainConfig(), RunFolder(tmp_path / "run").config().data, 3, genotype)
+    inherit(fixed, genotype, tmp_path / "run")
+    inherited = network.backbone.inherit_state(genotype)
+    assert inherited
+    for name, tensor in inherited.items():
+        torch.testing.assert_close(fixed.backbone.state_dict()[name], tensor)
+    assert space.name == genotype.space.name
 
 
 @pytest.mark.parametrize(("weight", "best"), [(0, 1), (1, 0)])

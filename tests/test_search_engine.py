@@ -15,7 +15,7 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor, nn
 
-from dcs_nas.config import Config, GuardConfig, load_config
+from dcs_nas.config import Config, GuardConfig, LossConfig, load_config
 from dcs_nas.data.datamodule import ReidData
 from dcs_nas.data.samplers import split_identities
 from dcs_nas.errors import InputError
@@ -40,6 +40,7 @@ from dcs_nas.strategies.perturbation import choose_by_perturbation
 from dcs_nas.strategies.record import ArchitectureRecord
 from dcs_nas.training.checkpoints import load_checkpoint
 from dcs_nas.training.nonfinite import NonFiniteError
+from dcs_nas.training.objective import build_objective, center_groups
 from tests.test_jobs import JOB
 
 SPACE = """
@@ -204,6 +205,35 @@ def test_retrieval_among_people_held_out_chooses_the_genotype(job: Path, tmp_pat
     scores = [row["validation/mAP_derived"] for row in rows]
     assert found.origin.epoch == scores.index(max(scores))
     assert all(0 < row["validation/mAP"] <= 1 for row in rows)
+
+
+def test_perturbation_keeps_the_weights_of_edges() -> None:
+    operations = ("skip_connect", "sep_conv_3x3")
+    structure = CellStructure(nodes=2, edges_per_node=1, operations=operations, attention=("none",))
+    edges = torch.tensor([0.9, 0.1, 0.5, 0.3, 0.2])  # partial channels with edge normalization
+    start = {"normal": edges[:, None] * torch.full((5, 2), 0.5), "normal_attention": torch.ones(1, 1)}
+    seen: list[Tensor] = []
+
+    def note(weights: Mapping[str, Tensor]) -> None:
+        seen.append(weights["normal"].sum(1).clone())
+
+    choose_by_perturbation(start, structure, lambda _: 0.0, seed=0, tune=note)
+    for sums in seen[:6]:  # of edges and attention, before edges are left out
+        torch.testing.assert_close(sums, edges)
+
+
+def test_centres_follow_their_classes_whatever_weight_the_term_has() -> None:
+    settings = LossConfig(center_weight=5e-4, triplet_weight=0)
+    objective = build_objective(settings, num_identities=4, features=8)
+    means, start = 3 * torch.randn(4, 8), objective.center.centres.detach().clone()
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(1))]}, *center_groups(objective)]
+    optimizer = torch.optim.SGD(groups, lr=0.025, momentum=0.9, weight_decay=3e-4)
+    for _ in range(100):
+        optimizer.zero_grad()
+        (settings.center_weight * objective.center(means, torch.arange(4))).backward()
+        optimizer.step()
+    assert (objective.center.centres - means).norm() < 0.01 * (start - means).norm()
+    assert center_groups(build_objective(LossConfig(), num_identities=4, features=8)) == []
 
 
 def test_perturbation_keeps_what_is_missed_most() -> None:

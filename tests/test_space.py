@@ -10,6 +10,7 @@ import yaml
 
 from dcs_nas.errors import InputError
 from dcs_nas.space import Genotype, SpaceReference, SpaceSpec, find_shipped_file, load_genotype, read_space, thirds
+from tests.run_folders import genotypes
 
 SPACE = {"name": "tiny", "cells": 3, "channels": 4, "nodes": 2, "operations": ["none", "skip_connect", "dcs"]}
 
@@ -80,6 +81,16 @@ def test_a_genotype_of_another_space_is_refused() -> None:
     with pytest.raises(InputError, match=r"g\.yaml belongs to space 'tiny' .* not to 'other'"):
         _genotype().require_space(other, source="g.yaml")
     _genotype().require_space(_space(name="same"), source="g.yaml")
+
+
+def test_another_depth_has_its_reductions_at_thirds_or_at_their_shares() -> None:
+    (genotype,) = genotypes(1)
+    network = genotype.network.model_copy(update={"cells": 8, "reductions": thirds(8)})
+    published = genotype.model_copy(update={"network": network})
+    for cells in (2, 3, 8, 20):
+        assert published.resize(32, 16, cells=cells).network.reductions == thirds(cells)
+    other = genotype.model_copy(update={"network": network.model_copy(update={"reductions": (1, 4)})})
+    assert other.resize(32, 16, cells=16).network.reductions == (2, 8)
 
 
 def test_reductions_stand_at_thirds_unless_they_are_given() -> None:

@@ -134,8 +134,7 @@ class InformationBottleneck(nn.Module):
 
     and IB = I(F;X) - I(F;Y) <= IBB + H(B). Two facts to know before choosing a kind:
 
-    * phi(F_i, .) sums to 1, so the first term is -H(phi(X_i)) and, for raw input X, moves no weight. It can only move
-      what produces X, such as a stem whose output is the input feature.
+    * phi(F_i, .) sums to 1, so the first term is -H(phi(X_i)) and moves no weight of what computes F from X.
     * The bound drops -H(A), H(A) the entropy of the mean feature assignment. IBB - H(A) + H(B) still bounds IB, more
       tightly, and its extra term resists collapse onto few classes: ``ibb_tight``. ``plugin`` is IB of the batch
       itself.

@@ -77,6 +77,11 @@ class Objective(nn.Module):
         """True if ``forward`` needs ``input_features``."""
         return self.information_bottleneck is not None
 
+    @property
+    def needs_images(self) -> bool:
+        """True if those are images, not the stem's output."""
+        return self.needs_inputs and self.settings.ib_input == "image"
+
     def forward(
         self,
         logits: Tensor | Sequence[Tensor] | None,

@@ -190,8 +190,8 @@ class PrototypeMemory(nn.Module):
                 self._move(labels[turns == turn], F.normalize(features[turns == turn]))
             return
         identities, index = labels.unique(return_inverse=True)
-        sums = torch.zeros(len(identities), features.shape[1], dtype=features.dtype, device=features.device)
-        self._move(identities, F.normalize(sums.index_add_(0, index, F.normalize(features))))
+        members = F.one_hot(index, len(identities)).to(features)  # a product, since index_add_ on a GPU is in any order
+        self._move(identities, F.normalize(members.T @ F.normalize(features)))
 
     def _move(self, identities: Tensor, means: Tensor) -> None:
         """Move the prototypes of different identities (k,) towards unit vectors (k, D)."""

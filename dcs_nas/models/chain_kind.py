@@ -188,9 +188,9 @@ class SuperStage(nn.Module):
     ) -> tuple[Tensor, Widths]:
         """Return the map and its widths; with ``chosen`` candidates the map has the channels of one width."""
         for k, block in enumerate(self.blocks, start=1):
-            run = run_checkpointed if self.checkpoint and torch.is_grad_enabled() else nn.Module.__call__
             path = None if chosen is None else self._of_block(k, chosen)
-            x, widths = run(block, x, widths, self._of_block(k, weights), path)
+            own = self._of_block(k, weights)
+            x, widths = run_checkpointed(block, x, widths, own, path, active=self.checkpoint)
         name = None if chosen is None else self._of_attention(chosen)
         return self.attention(x, widths, self._of_attention(weights), name), widths
 

@@ -13,7 +13,7 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message=".*is found to be not a nn.Module", category=RuntimeWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     from nni import choice, report_final_result
-    from nni.mutable import Mutable, MutableExpression, ensure_frozen, frozen_context
+    from nni.mutable import Mutable, MutableExpression, ensure_frozen
     from nni.nas.evaluator import Evaluator
     from nni.nas.evaluator.pytorch import LightningModule
     from nni.nas.execution import SequentialExecutionEngine

@@ -54,7 +54,7 @@ class OSNetSupernet(Supernet):
         super().__init__()
         self.structure, self.network, self.num_features = structure, network, structure.features
         self.mixtures = build_mixtures(structure.choices(), relaxation)
-        self.osnet = OSNetAIN(channels=structure.channels, features=structure.features, placements=_NONE)
+        self.osnet = OSNetAIN(channels=structure.channels, features=structure.features, instance_norm=_NONE)
         for label, (channels, width) in _list_widths(structure).items():
             stage, block = _locate(label)
             mixture = cast(Mixture, self.mixtures[label])
@@ -101,9 +101,9 @@ class _Choice(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         weights, columns = self.mixture.sample()
         names = list(self.candidates)
-        run = run_checkpointed if self.checkpoint and torch.is_grad_enabled() else nn.Module.__call__
         chosen = range(len(names)) if columns is None else columns[0]
-        return torch.stack([weights[0, c] * run(self.candidates[names[c]], x) for c in chosen]).sum(0)
+        candidates = [(weights[0, c], self.candidates[names[c]]) for c in chosen]
+        return torch.stack([w * run_checkpointed(one, x, active=self.checkpoint) for w, one in candidates]).sum(0)
 
 
 @SPACE_KINDS.register("osnet")
@@ -116,7 +116,7 @@ class OSNetKind(SpaceKind):
 
     def build_fixed_network(self, genotype: OSNetGenotype) -> nn.Module:
         space = genotype.space
-        return OSNetAIN(channels=space.channels, features=space.features, placements=genotype.placements)
+        return OSNetAIN(channels=space.channels, features=space.features, instance_norm=genotype.placements)
 
     def genotype_of(
         self, sample: Mapping[str, Any], space: Any, network: ChainNetwork, *, origin: Origin
@@ -145,7 +145,7 @@ def _list_widths(structure: OSNetStructure) -> dict[str, tuple[int, int]]:
 @lru_cache(maxsize=64)
 def _count_costs(structure: OSNetStructure, network: ChainNetwork, kind: CostKind) -> tuple[int, dict[str, list[int]]]:
     """Return the cost of the network without its blocks, and the costs of the placements by block."""
-    plain = OSNetAIN(channels=structure.channels, features=structure.features, placements=_NONE)
+    plain = OSNetAIN(channels=structure.channels, features=structure.features, instance_norm=_NONE)
     rest, costs = count(plain, network.height, network.width).amount(kind), {}
     for i, (label, (channels, width)) in enumerate(_list_widths(structure).items()):
         shape = (channels, *(-(-size // 4) >> i // 2 for size in (network.height, network.width)))

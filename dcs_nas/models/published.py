@@ -14,6 +14,7 @@ from dcs_nas.models.backbones.hacnn import HACNN, UnitHACNN
 from dcs_nas.models.backbones.msinet import CHANNELS, MSMT_GENOTYPE, PublishedMSINet
 from dcs_nas.models.backbones.transreid import STRIDE, PublishedTransReID
 from dcs_nas.models.blocks.rga import RGA
+from dcs_nas.models.weights import join_names
 
 _RGA_LAYERS = {  # our layer: the published convolutions that it joins, each followed by a BatchNorm
     "features": (("gx", 0), ("theta", 0), ("phi", 0)),
@@ -180,8 +181,8 @@ def _check_names(names: Iterable[str], expected: Iterable[str], *, source: str) 
     missing, unknown = sorted(set(expected) - set(names)), sorted(set(names) - set(expected))
     if missing or unknown:
         raise InputError(
-            f"{source}: names missing: {_join(missing)}; names not expected: {_join(unknown)}; expected the published "
-            "module's names and no others: check which parts it has, and strip any prefix"
+            f"{source}: names missing: {join_names(missing)}; names not expected: {join_names(unknown)}; expected the "
+            "published module's names and no others: check which parts it has, and strip any prefix"
         )
 
 
@@ -203,8 +204,3 @@ def _join_rga_tensors(name: str, sources: list[Tensor]) -> Tensor:
     if name == "relations.weight":  # (e, [in, out] M) to (2, e, M) with out first
         return torch.stack(tensor.chunk(2, dim=1)[::-1])
     return tensor
-
-
-def _join(names: list[str], limit: int = 3) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more if names else "none"

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from dcs_nas.models.blocks import DCSAttention, WindowAttention, build_attention, select_channels
 from dcs_nas.models.blocks.parts import attend, attention_scale, constants, to_map, to_tokens
 from dcs_nas.models.chain_space import ConvNorm, InvertedResidual, SqueezeExcite, fit_channels
+from dcs_nas.models.depthwise import depthwise
 from dcs_nas.models.flops import count_map
 from dcs_nas.models.supernet import CostKind
 from dcs_nas.space import WINDOW, StageSpec, squeeze_channels
@@ -280,7 +281,9 @@ class SuperAttention(nn.Module):
     def _run(self, name: str, x: Tensor, widths: Widths) -> Tensor:
         if name == "none":
             return x
-        return self.candidates[name](fit_channels(x, max(self.widths)), widths)[:, : x.shape[1]]
+        padded, block = fit_channels(x, max(self.widths)), self.candidates[name]
+        own = {"channels": x.shape[1]} if isinstance(block, MaskedDCS) else {}
+        return block(padded, widths, **own)[:, : x.shape[1]]
 
     def state(self, name: str, width: int) -> dict[str, Tensor]:
         """Return parameters and statistics of candidate ``name``, from which a block of ``width`` is cut."""
@@ -302,10 +305,11 @@ class MaskedDCS(DCSAttention):
     """DCS-Attention whose channels beyond a candidate width are masked: the same weights serve every width.
 
     Masked channels of X are 0, so they add nothing to the logits of others nor to X o M; the scale and the
-    share of channels kept are those of the candidate width, and the batch norm's shift is masked.
+    share of channels kept are those of the candidate width, and the batch norm's shift is masked. Where ``channels``
+    says that only the first of x are of the width, the statistics of the others stay as they are.
     """
 
-    def forward(self, x: Tensor, widths: Widths | None = None) -> Tensor:
+    def forward(self, x: Tensor, widths: Widths | None = None, *, channels: int | None = None) -> Tensor:
         if widths is None:
             return super().forward(x)
         tokens = to_tokens(x)
@@ -315,7 +319,7 @@ class MaskedDCS(DCSAttention):
         selected = tokens * kept
         scale = widths.mean([attention_scale(self.scale_kind, c) for c in widths.values])
         refined = attend(selected * scale.to(tokens.dtype), selected, tokens, scale=1.0)
-        refined = self.norm(self.local(to_map(refined, x.shape[2], x.shape[3])))
+        refined = _localize(self, to_map(refined, x.shape[2], x.shape[3]), channels or x.shape[1])
         return x + refined * mask.to(refined.dtype)[:, None, None]
 
 
@@ -328,8 +332,17 @@ class MaskedWindow(WindowAttention):
     def forward(self, x: Tensor, widths: Widths | None = None) -> Tensor:
         if widths is None:
             return super().forward(x)
-        refined = fit_channels(self.attend_window(x[:, : widths.strongest()]), x.shape[1])
-        return x + _mask(self.norm(self.local(refined)), widths.mask())
+        channels = widths.strongest()
+        refined = fit_channels(self.attend_window(x[:, :channels]), x.shape[1])
+        return x + _mask(_localize(self, refined, channels), widths.mask())
+
+
+def _localize(block: MaskedDCS | MaskedWindow, x: Tensor, channels: int) -> Tensor:
+    """Return the depthwise convolution and norm of the first ``channels`` of x (B, C, H, W), and zeros beyond."""
+    if channels == x.shape[1]:
+        return block.norm(block.local(x))
+    y = depthwise(x[:, :channels], block.local.weight[:channels], 1)
+    return fit_channels(_norm_part(block.norm, y), x.shape[1])
 
 
 class PerWidth(nn.Module):

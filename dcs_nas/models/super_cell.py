@@ -8,18 +8,16 @@ B batch, C channels, H x W map, E edges of a cell, O operations.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm, conv2d, max_pool2d, pad
-from torch.utils.checkpoint import checkpoint
 
 from dcs_nas.models.depthwise import DepthwiseConv, depthwise, pointwise
 from dcs_nas.models.nni_imports import BaseSuperNetModule, Cell, LayerChoice
 from dcs_nas.models.operations import DilatedConv, FactorizedReduce, ReluFirst, SeparableConv
-from dcs_nas.models.supernet import Mixture, frozen_statistics
+from dcs_nas.models.supernet import Mixture, run_checkpointed
 from dcs_nas.space import edge_index
 
 _MERGEABLE = (SeparableConv, DilatedConv, FactorizedReduce)
@@ -86,13 +84,8 @@ class SuperCell(BaseSuperNetModule):
 
     def forward(self, before: Tensor, last: Tensor) -> Tensor:
         weights, columns = self.mixture.sample()
-        if not (self.checkpointed and torch.is_grad_enabled()):
-            return self._compute(before, last, weights, columns)
-
-        def again() -> tuple[Any, Any]:
-            return nullcontext(), frozen_statistics(self)
-
-        return checkpoint(self._compute, before, last, weights, columns, use_reentrant=False, context_fn=again)
+        inputs = (before, last, weights, columns)
+        return cast(Tensor, run_checkpointed(self, *inputs, active=self.checkpointed, call=self._compute))
 
     def _compute(
         self, before: Tensor, last: Tensor, weights: Tensor, columns: Sequence[Sequence[int]] | None

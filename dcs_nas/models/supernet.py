@@ -207,13 +207,18 @@ def expect_cost(base: float, costs: Mapping[str, Sequence[float]], weights: Mapp
     return total
 
 
-def run_checkpointed(module: nn.Module, *arguments: Any) -> Any:
-    """Return ``module(*arguments)``, whose activations are recomputed in the backward pass (arXiv 1604.06174)."""
+def run_checkpointed(module: nn.Module, *arguments: Any, active: bool, call: Callable[..., Any] | None = None) -> Any:
+    """Return ``module(*arguments)``, or of its method ``call``.
+
+    If ``active``, its activations are recomputed in the backward pass (arXiv 1604.06174).
+    """
+    if not (active and torch.is_grad_enabled()):
+        return (call or module)(*arguments)
 
     def contexts() -> tuple[Any, Any]:
         return nullcontext(), frozen_statistics(module)
 
-    return checkpoint(module, *arguments, use_reentrant=False, context_fn=contexts)
+    return checkpoint(call or module, *arguments, use_reentrant=False, context_fn=contexts)
 
 
 class frozen_statistics:  # noqa: N801, a context such as torch.no_grad

@@ -67,7 +67,7 @@ class WeightsReport:
         below = f" of '{_make_printable(self.prefix)}'" if self.prefix else ""
         return (
             f"{len(self.matched)} tensors loaded{below}{interpolated}, {self.supplied:,} of {self.numbers:,} numbers; "
-            f"skipped from the file: {_join(self.skipped)}; not in the file: {_join(self.missing)}"
+            f"skipped from the file: {join_names(self.skipped)}; not in the file: {join_names(self.missing)}"
         )
 
     def rows(self) -> list[tuple[str, int, str]]:
@@ -75,15 +75,16 @@ class WeightsReport:
         reasons: dict[str, list[str]] = {}
         for name, reason in self.skipped.items():
             reasons.setdefault(reason, []).append(name)
-        unused = "; ".join(f"{_join(names, 2)}: {reason}" for reason, names in list(reasons.items())[:_MOST_REASONS])
+        listed = list(reasons.items())[:_MOST_REASONS]
+        unused = "; ".join(f"{join_names(names, 2)}: {reason}" for reason, names in listed)
         return [
-            ("matched", len(self.matched), _join(self.matched)),
+            ("matched", len(self.matched), join_names(self.matched)),
             (
                 "interpolated",
                 len(self.interpolated),
-                _join(f"{n}, {size}" for n, size in self.interpolated.items()),
+                join_names(f"{n}, {size}" for n, size in self.interpolated.items()),
             ),
-            ("left random", len(self.missing), _join(self.missing)),
+            ("left random", len(self.missing), join_names(self.missing)),
             ("unused", len(self.skipped), unused or "none"),
         ]
 
@@ -158,7 +159,7 @@ def match_weights(
     names = [name for name in tensors if key is None or name.startswith(f"{key}.")]
     if not names:
         heads = dict.fromkeys(name.partition(".")[0] for name in tensors)
-        raise InputError(f"{path} has no names below '{key}' (retrain.weights_key); it has {_join(heads, 8)}")
+        raise InputError(f"{path} has no names below '{key}' (retrain.weights_key); it has {join_names(heads, 8)}")
     second = find_second_networks(names) if key is None else {}
     names = [name for name in names if name not in second]
     prefix = _find_prefix(names, wanted, path) or (f"{key}." if key else "")
@@ -182,8 +183,8 @@ def match_weights(
     report = WeightsReport(str(path), prefix, tuple(fitting), interpolated, skipped, missing, supplied, numbers)
     if not supplied:
         raise InputError(
-            f"nothing in {path} fits {type(model).__name__}: the file has {_join(tensors)}; expected {_join(wanted)}: "
-            "check that it is for this network"
+            f"nothing in {path} fits {type(model).__name__}: the file has {join_names(tensors)}; expected "
+            f"{join_names(wanted)}: check that it is for this network"
         )
     return Match(fitting, report, None if partial else _find_problem(report, model, wanted, inside))
 
@@ -231,7 +232,7 @@ def _find_prefix(names: Iterable[str], wanted: Mapping[str, Tensor], path: str |
         return ""
     if len(equal) > 1 and votes[first] >= 0.5 * sum(tensor.numel() for tensor in wanted.values()):
         raise InputError(
-            f"{path} holds {len(equal)} networks that would fit: {_join(equal, 8)}; choose one, for example by "
+            f"{path} holds {len(equal)} networks that would fit: {join_names(equal, 8)}; choose one, for example by "
             f"retrain.weights_key={_make_printable(equal[0])}"
         )
     return first
@@ -274,7 +275,7 @@ def _find_problem(
     if report.share >= SHARE and not strange and not essential:
         return None
     listed = "; ".join(f"{cause}: {_list_kinds(names, wanted, inside)}" for cause, names in causes.items() if names)
-    random = f"; its first layer or positions would stay random: {_join(essential)}" if essential else ""
+    random = f"; its first layer or positions would stay random: {join_names(essential)}" if essential else ""
     inherit = any(".mixtures." in name for name in report.skipped)
     return (
         f"{report.path} supplies {report.supplied:,} of the {report.numbers:,} numbers of {type(model).__name__} "
@@ -302,7 +303,7 @@ def _list_kinds(names: Iterable[str], wanted: Mapping[str, Tensor], inside: Mapp
         first = groups[kind][0]
         shapes = f", e.g. {_find_mismatch(first, inside[first], wanted)}" if first in wanted and first in inside else ""
         listed.append(f"{kind} (x {len(groups[kind])}{shapes})")
-    return _join(listed)
+    return join_names(listed)
 
 
 def _is_counter(name: str) -> bool:
@@ -310,7 +311,8 @@ def _is_counter(name: str) -> bool:
     return name.endswith("num_batches_tracked")
 
 
-def _join(names: Iterable[str], limit: int = 3) -> str:
+def join_names(names: Iterable[str], limit: int = 3) -> str:
+    """Return the first names from a file, made printable, for messages; "none" without any."""
     listed = list(names)
     more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
     return (", ".join(map(_make_printable, listed[:limit])) or "none") + more

@@ -13,8 +13,8 @@ from dcs_nas.runs import RunContents
 _EXPLAINED = {
     "loss": "the sum that is minimized",
     "ib": "information-bottleneck term",
-    "ib_compression": "information of the features about the input",
-    "ib_relevance": "information of the features about identities",
+    "ib_compression": "its first addend; of ibb and ibb_tight a constant of the input",
+    "ib_relevance": "its second addend; lower where features tell more about identities",
     "entropy": "of the mixture weights: 1 undecided, 0 decided",
     "skips": "skip connections in the derived cells",
     "guard/eigenvalue": "dominant one of the architecture loss's Hessian; sharp growth announces collapse",

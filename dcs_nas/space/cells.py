@@ -263,13 +263,17 @@ class Genotype(AnyGenotype):
         }
 
     def resize(self, height: int, width: int, *, channels: int | None = None, cells: int | None = None) -> Genotype:
-        """Return the genotype at another width, depth and image size; reductions stay at their shares of the depth."""
+        """Return the genotype at another width, depth and image size.
+
+        Reductions stay at thirds of the depth where they are, as in DARTS, otherwise at their shares of the depth.
+        """
         old = self.network
         cells = cells or old.cells
+        shares = tuple(sorted({min(cells - 1, r * cells // old.cells) for r in old.reductions}))
         changes = {
             "channels": channels or old.channels,
             "cells": cells,
-            "reductions": tuple(sorted({min(cells - 1, r * cells // old.cells) for r in old.reductions})),
+            "reductions": thirds(cells) if old.reductions == thirds(old.cells) else shares,
             "height": height,
             "width": width,
         }

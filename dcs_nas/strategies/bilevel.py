@@ -30,7 +30,7 @@ from dcs_nas.training.acceleration import choose_fused, eager
 from dcs_nas.training.joint_batch import sum_gradients, sum_over_processes
 from dcs_nas.training.loop import TrainingLoop
 from dcs_nas.training.memory import StepMemory, measure_step
-from dcs_nas.training.objective import refresh_objective
+from dcs_nas.training.objective import center_groups, refresh_objective
 
 
 class BilevelSearch(TrainingLoop):
@@ -95,8 +95,8 @@ class BilevelSearch(TrainingLoop):
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[Any]]:
         s = self.settings
-        centers = list(self.objective.parameters())
-        weights = SGD(self.weights + centers, lr=s.lr, momentum=s.momentum, weight_decay=s.weight_decay)
+        groups = [{"params": self.weights}, *center_groups(self.objective)]
+        weights = SGD(groups, lr=s.lr, momentum=s.momentum, weight_decay=s.weight_decay)
         fused = choose_fused(self)
         alphas = Adam(self.alphas, s.arch_lr, s.arch_betas, weight_decay=s.arch_weight_decay, fused=fused)
         return [weights, alphas], [CosineAnnealingLR(weights, T_max=s.epochs, eta_min=s.lr_min)]

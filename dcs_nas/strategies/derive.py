@@ -121,22 +121,30 @@ def _finite_score(score: SupernetScore, genotype: AnyGenotype) -> float:
         return 0.0
 
 
+def sum_rows(table: Tensor) -> Tensor:
+    """Return the sums (R, 1) of mixture weights (R, O): the weights of edges in PC-DARTS, otherwise exactly 1."""
+    sums = table.detach().sum(1, keepdim=True)
+    return torch.where((sums - 1).abs() < 1e-4, torch.ones_like(sums), sums)
+
+
 def draw_likely(
     weights: Mapping[str, Tensor], derive: Callable[[Mapping[str, Tensor]], AnyGenotype], *, candidates: int, seed: int
 ) -> list[AnyGenotype]:
     """Return distinct genotypes: that of the mixture weights (R, O) by name, then draws by them.
 
     A draw adds Gumbel noise to log weights, so that each row's strongest candidate is that of a draw with the row's
-    weights as probabilities. At most 20 draws are made for each genotype wanted: sharp weights give few.
+    weights as probabilities; the sum of a row, an edge's weight in PC-DARTS, stays. At most 20 draws are made for each
+    genotype wanted: sharp weights give few.
     """
     generator = torch.Generator().manual_seed(seed)
     rows = {name: table.detach().cpu().double().clamp_min(1e-30).log() for name, table in weights.items()}
+    sums = {name: sum_rows(table).cpu().double() for name, table in weights.items()}
     genotypes = [derive(weights)]
     for _ in range(20 * candidates):
         if len(genotypes) == candidates:
             break
         noise = {n: -torch.empty_like(r).exponential_(generator=generator).log() for n, r in rows.items()}
-        drawn = derive({name: torch.softmax(row + noise[name], dim=1) for name, row in rows.items()})
+        drawn = derive({name: sums[name] * torch.softmax(row + noise[name], dim=1) for name, row in rows.items()})
         if drawn not in genotypes:
             genotypes.append(drawn)
     return genotypes

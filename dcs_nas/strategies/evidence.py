@@ -29,7 +29,8 @@ class Evidence:
         if names:
             assert strategy.data is not None
             config = strategy.config
-            device = torch.device("cuda" if config.trainer.cuda else "cpu")
+            gpus = strategy.settings.trials.gpus
+            device = torch.device(f"cuda:{gpus[0] if gpus else 0}" if config.trainer.cuda else "cpu")
             batch = next(iter(strategy.data.make_identity_loader(strategy.images, stream=9)))
             seed_everything(config.seed)
             self._images = build_augment(config)(batch["images"].to(device))

@@ -47,7 +47,7 @@ from dcs_nas.strategies.trial_strategy import TrialStrategy
 from dcs_nas.strategies.trials import Proposal, TrialFolder
 from dcs_nas.training.loop import TrainingLoop
 from dcs_nas.training.nonfinite import require_finite
-from dcs_nas.training.objective import batch_terms, build_objective, update_objective
+from dcs_nas.training.objective import batch_terms, build_objective, center_groups, update_objective
 from dcs_nas.training.trainer import fit, make_trainer
 
 log = logging.getLogger(__name__)
@@ -139,8 +139,10 @@ class OneShotTraining(TrainingLoop, LightningModule):
     def configure_optimizers(self) -> tuple[list[Optimizer], list[Any]]:
         """NNI takes the alphas out of this optimizer and adds its own for them."""
         s = self.settings
-        parameters = [p for p in self.parameters() if p.requires_grad]
-        weights = SGD(parameters, lr=s.lr, momentum=s.momentum, weight_decay=s.weight_decay)
+        centers = set(self.objective.parameters())
+        parameters = [p for p in self.parameters() if p.requires_grad and p not in centers]
+        groups = [{"params": parameters}, *center_groups(self.objective)]
+        weights = SGD(groups, lr=s.lr, momentum=s.momentum, weight_decay=s.weight_decay)
         return [weights], [CosineAnnealingLR(weights, T_max=s.epochs, eta_min=s.lr_min)]
 
     def on_train_epoch_start(self) -> None:
@@ -278,6 +280,11 @@ def write_architecture(run: RunFolder, supernet: nn.Module, genotype: AnyGenotyp
     for module in supernet.modules():
         if isinstance(module, (DifferentiableMixedCell, DifferentiableMixedLayer)):
             alphas[str(module.label)] = torch.stack([alpha.detach() for alpha in module.arch_parameters()])
+    columns = [*genotype.space.computing, "none"]
+    ours = [op for op in genotype.space.operations if op in columns]
+    ours += [op for op in columns if op not in ours]  # ``none`` where the space has it, else last
+    order = [columns.index(op) for op in ours]
+    alphas = {name: rows if name.endswith("_attention") else rows[:, order] for name, rows in alphas.items()}
     weights = {name: torch.softmax(rows, dim=-1) for name, rows in alphas.items()}
-    names = {"operations": [*genotype.space.computing, "none"], "attention": list(genotype.space.attention)}
+    names = {"operations": ours, "attention": list(genotype.space.attention)}
     run.write_epoch(epoch, genotype, names=names, weights=weights, alphas=alphas)

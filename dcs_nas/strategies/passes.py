@@ -89,7 +89,7 @@ class Pass:
     ) -> None:
         self._loss, self.half, self.batch, self.images, self._key, self.place = loss, half, batch, images, key, place
         self.labels = joint(batch["labels"])
-        self.inputs = joint(images) if loss.objective.needs_inputs else None
+        self.inputs = joint(images) if loss.objective.needs_images else None
 
     @property
     def files(self) -> list[str]:

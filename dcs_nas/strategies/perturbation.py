@@ -6,11 +6,12 @@ E edges of a cell, O operations, A candidates of attention.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from itertools import cycle, islice
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from random import Random
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import SGD
 
@@ -18,6 +19,7 @@ from dcs_nas.data.datamodule import Batch
 from dcs_nas.models.supernet import frozen_statistics
 from dcs_nas.space import AnyGenotype, CellStructure, edge_index
 from dcs_nas.strategies.bilevel import BilevelSearch, without_gradients
+from dcs_nas.strategies.derive import sum_rows
 from dcs_nas.strategies.record import ArchitectureRecord
 from dcs_nas.training.joint_batch import sum_gradients
 
@@ -61,7 +63,7 @@ class _Tuner:
     """Trains the weights on batches that repeat."""
 
     def __init__(self, module: BilevelSearch, loader: Iterable[Batch], *, lr: float) -> None:
-        self._module, self._batches, self._steps = module, cycle(loader), 0
+        self._module, self._batches, self._steps = module, _repeat(loader), 0
         self._optimizer = SGD(module.weights, lr=lr, momentum=module.settings.momentum)
 
     def step(self, count: int) -> None:
@@ -78,6 +80,12 @@ class _Tuner:
             self._steps += 1
 
 
+def _repeat(loader: Iterable[Batch]) -> Iterator[Batch]:
+    """Yield the loader's batches again and again, without keeping them as ``itertools.cycle`` does."""
+    while True:
+        yield from loader
+
+
 def _move_batch(module: BilevelSearch, batch: Batch) -> Batch:
     return {name: value.to(module.device) for name, value in batch.items()}
 
@@ -92,7 +100,8 @@ def choose_by_perturbation(
 ) -> Weights:
     """Return mixture weights that are one-hot in the chosen candidates, ready for ``derive``.
 
-    First every edge, in random order, keeps the operation without which the loss is highest; then every node keeps the
+    First every edge, in random order, keeps the operation without which the loss is highest, with the edge's weight in
+    PC-DARTS; then every node keeps the
     ``edges_per_node`` edges without which it is highest; the outputs' attention is chosen as an edge's operation is.
 
     Args:
@@ -102,6 +111,7 @@ def choose_by_perturbation(
         tune: called with the weights after every edge that is decided, to train the supernet on.
     """
     weights = {name: rows.detach().clone().cpu() for name, rows in start.items()}
+    sums = {name: sum_rows(rows) for name, rows in weights.items()}
     random = Random(seed)
     rows = [(name, row) for name, table in weights.items() for row in range(len(table))]
     for name, row in random.sample(rows, len(rows)):
@@ -110,7 +120,7 @@ def choose_by_perturbation(
             best = max(columns, key=lambda c: loss(_remove(weights, name, row, c)))
         else:
             best = columns[0]
-        weights[name][row] = torch.nn.functional.one_hot(torch.tensor(best), weights[name].shape[1])
+        weights[name][row] = F.one_hot(torch.tensor(best), weights[name].shape[1]) * sums[name][row]
         if tune:
             tune(weights)
     cells = [name for name in weights if not name.endswith("_attention")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,9 @@ from dcs_nas.losses import Objective
 from dcs_nas.losses.margin_softmax import margin_logits
 from dcs_nas.models.heads import Embedding, ReidNetwork
 from dcs_nas.processes import get_rank, get_world_size
+
+CENTER_RATE = 0.5
+"""Learning rate of the centres of a center loss in a search."""
 
 
 def build_objective(
@@ -60,6 +64,16 @@ def build_objective(
         input_channels=channels,
         softmax=softmax,
     )
+
+
+def center_groups(objective: Objective) -> list[dict[str, Any]]:
+    """Return the group of an optimizer that moves the centres of a center loss, if it has one.
+
+    Centres learn at their own pace, whatever weight the term has in the loss (BoT, arXiv 1903.07071).
+    """
+    centers = list(objective.parameters())
+    rate = CENTER_RATE / objective.settings.center_weight if centers else 0.0
+    return [{"params": centers, "lr": rate, "momentum": 0.0, "weight_decay": 0.0}] if centers else []
 
 
 def ib_inputs(objective: Objective, embedding: Embedding, images: Tensor | None) -> Tensor | None:

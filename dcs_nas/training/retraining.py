@@ -93,7 +93,7 @@ class Retraining(TrainingLoop):
             self._freeze_backbone(batch_idx)
         own, labels = self.augment(batch["images"]), joint(batch["labels"])
         embedding = joint_embedding(self.network(own, batch["cameras"]))
-        images = joint(own) if self.objective.needs_inputs else None
+        images = joint(own) if self.objective.needs_images else None
         terms = batch_terms(self.objective, embedding, labels, images)
         require_finite(terms, where=self._place, files=self._files)
         first = batch_idx - batch_idx % self.settings.accumulate

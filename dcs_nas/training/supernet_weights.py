@@ -6,6 +6,8 @@ import logging
 from pathlib import Path
 from typing import cast
 
+from torch import nn
+
 from dcs_nas.config import Config
 from dcs_nas.errors import InputError
 from dcs_nas.models.build import build_supernet
@@ -16,15 +18,17 @@ from dcs_nas.space import AnyGenotype, Space, find_shipped_file, load_space
 from dcs_nas.training.checkpoints import load_network_state
 
 log = logging.getLogger(__name__)
+_AFFINE = (nn.BatchNorm2d, nn.InstanceNorm2d)  # whose scales and shifts a supernet of cells lacks
 
 
 def load_supernet(folder: Path) -> tuple[Config, Space, ReidNetwork]:
-    """Return the settings, space and trained supernet of a bilevel search's run folder.
+    """Return the settings, space and trained supernet of a bilevel search's run folder, or of ``proposals``.
 
     Raises:
         InputError: the folder holds no search, or one without a supernet.
     """
-    run = RunFolder(folder)
+    inner = RunFolder(folder / "supernet")
+    run = inner if inner.is_run() else RunFolder(folder)
     config = run.config()
     if config.search is None:
         raise InputError(f"{folder} is no search run: its config.yaml has no section 'search'; name one")
@@ -33,7 +37,7 @@ def load_supernet(folder: Path) -> tuple[Config, Space, ReidNetwork]:
     state = load_network_state(path)
     classifier = state.get("heads.0.classifier.weight")
     if classifier is None or not any(".mixtures." in key for key in state):
-        raise InputError(f"{path} holds no supernet; give the folder of a finished bilevel search")
+        raise InputError(f"{path} holds no supernet; give the folder of a finished search with one")
     network = build_supernet(space, config.search, config.data, len(classifier), config.dcs)
     network.load_state_dict(state)
     return config, space, network
@@ -50,8 +54,13 @@ def inherit(network: ReidNetwork, genotype: AnyGenotype, folder: Path) -> None:
     _, space, supernet = load_supernet(folder)
     genotype.require_space(space, source="the genotype to train")
     inherited = cast(Supernet, supernet.backbone).inherit_state(genotype)
+    modules = dict(network.backbone.named_modules())
     try:
-        missing = network.backbone.load_state_dict(inherited, strict=False).missing_keys
+        missing, unexpected = network.backbone.load_state_dict(inherited, strict=False)
+        missing_too = [name for name in missing if not isinstance(modules[name.rpartition(".")[0]], _AFFINE)]
+        for names, place in ((missing_too, "the network"), (unexpected, "the supernet")):
+            if names:
+                raise RuntimeError(f"{names[0]} is in {place} alone")
     except RuntimeError as error:
         detail = str(error).splitlines()[-1].strip()
         raise InputError(

@@ -165,24 +165,9 @@ class OSNet(Backbone):
 
 
 class OSNetAIN(OSNet):
-    """OSNet with the searched placement of instance norms; the maps of its last stage need two positions or more.
-
-    Args:
-        channels: see ``OSNet``.
-        features: see ``OSNet``.
-        placements: of the six blocks.
-    """
+    """OSNet with placements of instance norms; the maps of its last stage need two positions or more."""
 
     smallest = 32
-
-    def __init__(
-        self,
-        *,
-        channels: tuple[int, int, int, int] = (64, 256, 384, 512),
-        features: int = 512,
-        placements: tuple[Placement, ...] = _PLACEMENTS["ain"],
-    ) -> None:
-        super().__init__(channels=channels, features=features, instance_norm=placements)
 
     def adapt_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return weights under our names, which are those of torchreid's osnet.py, also from those of osnet_ain.py."""
@@ -222,4 +207,4 @@ for _width, _channels in _WIDTHS.items():
     _register(f"osnet_{_width}", OSNet, channels=_channels)
 _register("osnet_ibn_x1_0", OSNet, instance_norm="ibn")
 for _width, _channels in _WIDTHS.items():
-    _register(f"osnet_ain_{_width}", OSNetAIN, channels=_channels)
+    _register(f"osnet_ain_{_width}", OSNetAIN, channels=_channels, instance_norm="ain")
