@@ -14,7 +14,7 @@ _EXPLAINED = {
     "loss": "the sum that is minimized",
     "ib": "information-bottleneck term",
     "ib_compression": "its first addend; of ibb and ibb_tight a constant of the input",
-    "ib_relevance": "its second addend; lower where features tell more about identities",
+    "ib_relevance": "its second addend; lower where features hold more information about identities",
     "entropy": "of the mixture weights: 1 undecided, 0 decided",
     "skips": "skip connections in the derived cells",
     "guard/eigenvalue": "dominant one of the architecture loss's Hessian; sharp growth announces collapse",
