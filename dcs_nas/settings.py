@@ -8,11 +8,12 @@ import os
 import re
 from collections.abc import Mapping
 from datetime import date
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 from yaml.composer import Composer
 from yaml.constructor import SafeConstructor
 from yaml.resolver import Resolver
@@ -40,6 +41,27 @@ class Settings(BaseModel):
         allow_inf_nan=False,
         use_attribute_docstrings=True,
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_truth_values(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true and false for a number, which pydantic reads as 1 and 0."""
+        if isinstance(value, bool):
+            types = _list_types(cls, str(info.field_name))
+            if types & {int, float} and bool not in types:
+                raise ValueError("expected a number")
+        return value
+
+
+@lru_cache(maxsize=4096)
+def _list_types(kind: type[BaseModel], field: str) -> frozenset[Any]:
+    """Return the types in the annotation of a field, such as int and NoneType for ``int | None``."""
+
+    def list_leaves(annotation: Any) -> list[Any]:
+        inner = get_args(annotation)
+        return [leaf for each in inner for leaf in list_leaves(each)] if inner else [annotation]
+
+    return frozenset(leaf for leaf in list_leaves(kind.model_fields[field].annotation) if isinstance(leaf, type))
 
 
 S = TypeVar("S", bound=Settings)
