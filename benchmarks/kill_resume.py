@@ -50,7 +50,7 @@ JOB: dict[str, Any] = {
     "data": {"name": "synthetic", "height": 32, "width": 16, "identities_per_batch": 8, "images_per_identity": 2},
     "augment": {"pad": 2},
     "loss": {"ib_kind": "ibb", "ib_weight": 0.1, "ib_temperature": "auto"},
-    "search": {"epochs": 4, "order": 2, "validation": 0.2, "validate_every": 2},
+    "search": {"strategy": "bilevel", "epochs": 4, "order": 2, "validation": 0.2, "validate_every": 2},
     "retrain": {"epochs": 5, "warmup_epochs": 1, "validation": 0.25, "validate_every": 1},
     "trainer": {"accelerator": "cpu", "threads": 1},
 }

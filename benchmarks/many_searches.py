@@ -131,7 +131,7 @@ def _job(folder: Path) -> Path:
     write_synthetic(folder / "people", settings=people, workers=1)
     (folder / "space.yaml").write_text(yaml.safe_dump(SPACE))
     data = {**JOB["data"], "root": str(folder / "people"), "cache": str(folder / "cache")}  # type: ignore[dict-item]
-    search = {"space": str(folder / "space.yaml"), "epochs": 1}
+    search = {"space": str(folder / "space.yaml"), "strategy": "bilevel", "epochs": 1}
     (folder / "job.yaml").write_text(yaml.safe_dump({**JOB, "data": data, "search": search}))
     return folder / "job.yaml"
 

@@ -92,6 +92,8 @@ def to_record(paths: Sequence[Path]) -> list[dict[str, Any]]:
 
 def from_record(entries: Any) -> list[Extension]:
     """Return the extensions of a record that ``to_record`` wrote; ``ValueError`` for anything else."""
+    if not isinstance(entries, list):
+        raise ValueError("its extensions are not a list")
     try:
         recorded = [Extension(Path(entry["path"]), entry["sha256"]) for entry in entries]
     except (TypeError, KeyError):

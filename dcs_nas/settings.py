@@ -46,10 +46,10 @@ class Settings(BaseModel):
     @classmethod
     def _refuse_truth_values(cls, value: Any, info: ValidationInfo) -> Any:
         """Refuse true and false for a number, which pydantic reads as 1 and 0."""
-        if isinstance(value, bool):
+        if any(isinstance(each, bool) for each in (value if isinstance(value, (list, tuple)) else [value])):
             types = _list_types(cls, str(info.field_name))
             if types & {int, float} and bool not in types:
-                raise ValueError("expected a number")
+                raise ValueError("true and false are no numbers")
         return value
 
 
@@ -229,7 +229,7 @@ def make_paths_absolute(settings: S) -> S:
     changes = {}
     for name, field in type(settings).model_fields.items():
         value = getattr(settings, name)
-        if FILE_OR_NAME in field.metadata and Path(value).expanduser().is_file():
+        if FILE_OR_NAME in field.metadata and make_absolute(Path(value)).is_file():
             value = str(make_absolute(Path(value)))
         changes[name] = _make_paths_absolute(value)
     return settings.model_copy(update=changes)

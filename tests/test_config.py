@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from dcs_nas.config import Config, RetrainConfig, load_config
 from dcs_nas.errors import InputError
@@ -214,3 +215,26 @@ def test_settings_of_the_optimizer_that_do_not_fit_are_refused(tmp_path: Path, s
     path.write_text(f"{{retrain: {{{settings}}}}}\n")
     with pytest.raises(InputError, match=re.escape(line)):
         load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"search": {"space": "demo_cells", "arch_betas": [1.5, 0.9]}}, "search.arch_betas.0"),
+        ({"search": {"space": "demo_cells", "lr": 0.001, "lr_min": 0.01}}, "lr_min 0.01 is above lr 0.001"),
+        ({"search": {"space": "demo_cells", "trials": {"gpus": [-1]}}}, "search.trials.gpus.0"),
+        ({"loss": {"ib_grid": [0, 4]}}, "loss.ib_grid.0"),
+        ({"loss": {"ib_grid": [True, 4]}}, "loss.ib_grid: true and false are no numbers"),
+        ({"loss": {"ib_temperature": -3}}, "loss.ib_temperature"),
+        ({"data": {"std": [0, 0, 0]}}, "data.std.0"),
+        ({"extensions": ["~nobody_of_that_name/x.py"]}, ""),
+    ],
+)
+def test_values_that_no_job_can_use_are_refused_by_name(change: dict, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text(yaml.safe_dump({"name": "a", **change}))
+    if not said:
+        assert "~nobody_of_that_name" in str(load_config(file).extensions[0])
+        return
+    with pytest.raises(InputError, match=re.escape(said)):
+        load_config(file)

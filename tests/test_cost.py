@@ -404,3 +404,11 @@ def test_an_unknown_device_is_refused() -> None:
     for name in ("tpu9", "cuda:99"):
         with pytest.raises(InputError, match=f"device '{name}' cannot be used here; expected auto, cpu, cuda"):
             resolve_device(name)
+
+
+@pytest.mark.parametrize("form", ["multiplicative", "logarithmic"])
+def test_a_loss_that_is_nan_stays_nan_for_the_check_of_all_losses(form: Any) -> None:
+    loss, cost = torch.tensor(float("nan")), torch.tensor(100.0)
+    assert cost_term(loss, cost, form=form).isnan()
+    with pytest.raises(TrainingError, match="would reward cost"):
+        cost_term(torch.tensor(-1.0), cost, form=form)

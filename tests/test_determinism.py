@@ -123,7 +123,7 @@ def test_decoded_images_do_not_depend_on_the_number_of_threads(
 ) -> None:
     found = []
     for threads in (1, 5):
-        monkeypatch.setattr(os, "cpu_count", lambda threads=threads: threads)
+        monkeypatch.setattr("dcs_nas.data.images.count_cores", lambda threads=threads: threads)
         images: Images = ReidData(load_config(job, [f"data.cache={tmp_path / str(threads)}"])).train()
         found.append(hashlib.sha256(images.pixels[:].tobytes()).hexdigest())
     assert found[0] == found[1]

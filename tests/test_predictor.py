@@ -47,6 +47,17 @@ def test_the_predictor_trains_briefly_and_the_best_to_the_end(
         assert RunFolder(tables / "run").contents().progress == "19/19"
 
 
+def test_a_draw_that_fails_while_others_train_does_not_end_the_search(tables: Path) -> None:
+    search = PredictorSearch(on_table("bench_cells", "predictor"), None)
+    genotype = search.draw(search.random(0), set())
+    assert genotype is not None
+    search.propose_new = lambda number, pending: None  # type: ignore[method-assign]
+    assert search.propose(1, [Proposal(genotype=genotype)]) is None
+    assert not search.exhausted
+    assert search.propose(1, []) is None
+    assert search.exhausted
+
+
 @pytest.mark.parametrize("workers", [1, 4, 16])
 def test_several_processes_leave_time_to_finish_the_best(workers: int, tables: Path) -> None:
     """A minute of trainings of a second, which end in the order of their beginning."""

@@ -192,6 +192,18 @@ def test_a_run_in_use_is_not_deleted_nor_a_folder_around_it(tmp_path: Path, caps
     assert not outer.path.exists()
 
 
+def test_the_temporary_files_of_living_workers_stay_when_a_search_resumes(tmp_path: Path) -> None:
+    run = start_run(tmp_path / "run", _config())
+    writing = run.path / "trials/000/checkpoints/.writing-x.ckpt"
+    writing.parent.mkdir(parents=True)
+    writing.touch()
+    with _holder(run.path / "workers" / "one"):
+        start_run(run.path, _config(), resume=True)
+        assert writing.exists()
+    start_run(run.path, _config(), resume=True)
+    assert not writing.exists()
+
+
 def test_a_folder_whose_trials_a_worker_trains_is_neither_deleted_nor_replaced(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

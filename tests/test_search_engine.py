@@ -40,7 +40,7 @@ from dcs_nas.strategies.perturbation import choose_by_perturbation
 from dcs_nas.strategies.record import ArchitectureRecord
 from dcs_nas.training.checkpoints import load_checkpoint
 from dcs_nas.training.nonfinite import NonFiniteError
-from dcs_nas.training.objective import build_objective, center_groups
+from dcs_nas.training.objective import build_objective, center_groups, restore_center_rate
 from tests.test_jobs import JOB
 
 SPACE = """
@@ -233,6 +233,16 @@ def test_centres_follow_their_classes_whatever_weight_the_term_has() -> None:
         (settings.center_weight * objective.center(means, torch.arange(4))).backward()
         optimizer.step()
     assert (objective.center.centres - means).norm() < 0.01 * (start - means).norm()
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=3, eta_min=0.001)
+    for _ in range(3):
+        optimizer.step()
+        schedule.step()
+        restore_center_rate(optimizer)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.001)
+    assert optimizer.param_groups[1]["lr"] * settings.center_weight == pytest.approx(0.5)
+    features, labels = torch.randn(4, 8), torch.arange(4)
+    assert "center" in objective(torch.randn(4, 4), features, labels)
+    assert "center" not in objective(None, features, labels, partial=True, centers=False)
     assert center_groups(build_objective(LossConfig(), num_identities=4, features=8)) == []
 
 

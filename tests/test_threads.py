@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dcs_nas.environment import OPENMP_VARIABLES
+from dcs_nas.runs import workers
 from dcs_nas.runs.workers import ChildProcess
 
 LOADED = "from dcs_nas.environment import *; limit_spinning(); import torch; print(describe_waiting())"
@@ -39,6 +40,19 @@ def test_nothing_is_said_to_a_library_that_is_loaded() -> None:
     assert _run(LATE).stdout == "waiting as OpenMP sets it\n"
 
 
+@pytest.mark.parametrize(("allotted", "device", "seen"), [(None, 1, "1"), ("2,3", 1, "3"), ("GPU-a,GPU-b", 0, "GPU-a")])
+def test_a_process_gets_one_of_the_gpus_that_were_allotted(
+    allotted: str | None, device: int, seen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if allotted:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", allotted)
+    code = "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])"
+    child = ChildProcess([sys.executable, "-c", code], tmp_path / "log.txt", device=device)
+    child._process.wait()
+    assert (tmp_path / "log.txt").read_text() == f"{seen}\n"
+
+
 @pytest.mark.parametrize(("processes", "own", "threads"), [(1, "", None), (2, "", 3), (8, "", 1), (2, "5", 5)])
 def test_processes_side_by_side_share_the_cores(
     processes: int, own: str, threads: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -46,7 +60,7 @@ def test_processes_side_by_side_share_the_cores(
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if own:
         monkeypatch.setenv("OMP_NUM_THREADS", own)
-    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    monkeypatch.setattr(workers, "count_cores", lambda: 6)
     code = "import os; print(os.environ.get('OMP_NUM_THREADS'))"
     child = ChildProcess([sys.executable, "-c", code], tmp_path / "log.txt", processes=processes)
     child._process.wait()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
-from dcs_nas.errors import InputError
+from dcs_nas.errors import InputError, TrainingError
 from dcs_nas.models.cell_kind import CellKind
 from dcs_nas.report.graphs import draw_history
 from dcs_nas.report.page import Options, write_report
@@ -18,6 +20,7 @@ from dcs_nas.runs import RunFolder, read_metrics
 from dcs_nas.space import find_shipped_file, load_genotype, load_space, parse_genotype
 from dcs_nas.space.architectures import architectures, decode, encode
 from dcs_nas.space.table import SIZE, TABLES
+from dcs_nas.strategies import trial_strategy
 from dcs_nas.strategies.job import STRATEGIES, run_search
 from dcs_nas.strategies.local_search import LocalSearch
 from dcs_nas.strategies.neighbors import encode_choices
@@ -308,6 +311,29 @@ def test_an_interrupted_trial_continues_with_the_genotype_that_it_began(
         run_search(config, tmp_path / "run", resume=True)
     assert load_genotype(tmp_path / "run/trials/000/trial.yaml") == begun
     assert not list(tmp_path.glob("run/trials/*/proposal.yaml"))
+
+
+def test_a_genotype_too_large_for_the_memory_loses_and_the_search_continues(
+    trial_job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, calls = trial_strategy.train_trial, []
+
+    def full(*arguments: Any, **options: Any) -> float:
+        calls.append(1)
+        if len(calls) == failing:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return train(*arguments, **options)
+
+    monkeypatch.setattr(trial_strategy, "train_trial", full)
+    failing = 2
+    run_search(trial_job("random", "search.trials.epochs=1", "search.trials.trials=3"), tmp_path / "run")
+    problems = [trial.get("problem") for trial in trials_of(tmp_path / "run")]
+    assert "CUDA out of memory" in problems[1]
+    assert not problems[0]
+    assert not problems[2]
+    failing = len(calls) + 1
+    with pytest.raises((torch.OutOfMemoryError, InputError, TrainingError), match="out of|memory"):
+        run_search(trial_job("random", "search.trials.epochs=1", "search.trials.trials=2"), tmp_path / "all")
 
 
 def test_a_single_random_genotype_has_the_parameters_asked_for(trial_job: Job, tmp_path: Path) -> None:

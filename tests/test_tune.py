@@ -348,7 +348,8 @@ def test_a_tuning_runs_its_trials_and_writes_the_best_configuration(
     assert best == load_config(
         path, ["tune=null", f"retrain.lr={best.retrain.lr}", f"loss.ib_weight={best.loss.ib_weight}"]
     )
-    assert f"next: dcs-nas retrain {folder / 'best.yaml'} --out {folder.parent / 'best'}" in err
+    whole = "-o retrain.validation=0"  # trained on all identities
+    assert f"next: dcs-nas retrain {folder / 'best.yaml'} {whole} --out {folder.parent / 'best'}" in err
     assert {"config.yaml", "environment.json", "log.txt", "job.yaml"} <= {p.name for p in folder.iterdir()}
     assert not list((folder / "workers").iterdir())
     assert foreign_names(folder) <= {"began.txt"}  # of the stand-in

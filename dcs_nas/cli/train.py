@@ -110,6 +110,8 @@ def tune(
         chosen = ["--genotype", run.genotype_file] if run.genotype_file.is_file() else []
         place = free_folder(folder.parent / "best")
         say(f"best: {run.best_file}")
+        if tuned.command == "retrain" and settings.section("retrain").validation:
+            chosen = ["-o", "retrain.validation=0", *chosen]  # on all identities
         say(f"next: {command(tuned.command, run.best_file, *chosen, '--out', place)}")
 
 

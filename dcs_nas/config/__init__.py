@@ -19,7 +19,7 @@ from dcs_nas.config.trials import TRIAL_STRATEGIES, PredictorConfig, TrialsConfi
 from dcs_nas.config.tune import TuneConfig
 from dcs_nas.errors import InputError, choices
 from dcs_nas.former_keys import current_key, rename_former_keys
-from dcs_nas.settings import Settings, parse, parse_yaml, read_yaml
+from dcs_nas.settings import Settings, make_absolute, parse, parse_yaml, read_yaml
 
 __all__ = [
     "EVALUATION",
@@ -104,7 +104,7 @@ class Config(Settings):
     def _absolute(cls, paths: Any) -> Any:
         if not isinstance(paths, (list, tuple)) or not all(isinstance(path, (str, Path)) for path in paths):
             raise ValueError("expected a list of Python files, e.g. [my_ops.py]")
-        return tuple(dict.fromkeys(Path(os.path.abspath(Path(path).expanduser())) for path in paths))
+        return tuple(dict.fromkeys(make_absolute(Path(path)) for path in paths))
 
     @model_validator(mode="after")
     def _check(self) -> Config:
@@ -153,7 +153,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     data = read_yaml(path)
     if isinstance(data.get("extensions"), list):
         data["extensions"] = [
-            path.parent / Path(e).expanduser() if isinstance(e, str) else e for e in data["extensions"]
+            path.parent / os.path.expanduser(e) if isinstance(e, str) else e for e in data["extensions"]
         ]
     return make_config({"name": path.stem, **data}, overrides, source=str(path))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, PositiveFloat, field_validator
 
 from dcs_nas.settings import Settings
 
@@ -49,7 +49,7 @@ class DataConfig(Settings):
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Mean of each colour channel, of values from 0 to 1, which is subtracted; that of ImageNet. Change it only for
     weights that were trained with another."""
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.229, 0.224, 0.225)
     """Standard deviation of each colour channel, by which it is divided; that of ImageNet."""
     sampler: Literal["identity", "identity_once", "camera_balanced", "shuffle"] = "identity"
     """Sampler of training batches: `identities_per_batch` identities of `images_per_identity` images each (identity),

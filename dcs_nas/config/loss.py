@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from dcs_nas.settings import Settings
 
@@ -52,14 +52,14 @@ class LossConfig(Settings):
     (plugin), or none."""
     ib_weight: float = Field(default=0.0, ge=0)
     """Weight of the information-bottleneck term."""
-    ib_grid: tuple[int, int] = (8, 4)
+    ib_grid: tuple[PositiveInt, PositiveInt] = (8, 4)
     """Rows and columns to which the IB term's input is averaged."""
     ib_input: Literal["image", "stem"] = "image"
     """Input of the IB term: the image, or the output of the network's stem."""
     ib_estimate: Literal["streaming", "exact"] = "streaming"
     """Class statistics of the IB term: gathered during the epoch (streaming), or by an extra pass after it (exact,
     slower)."""
-    ib_temperature: float | Literal["auto"] = 1.0
+    ib_temperature: PositiveFloat | Literal["auto"] = 1.0
     """Divides the squared distances of the IB term's assignments; auto keeps the assignments soft for features of
     hundreds of numbers."""
     ib_normalize: bool = False

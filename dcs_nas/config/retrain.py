@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from dcs_nas.config.loss import BranchWeights
 from dcs_nas.settings import Settings
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
-BranchWeights = Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1, max_length=64)]
 
 
 class HeadConfig(Settings):

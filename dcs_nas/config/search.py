@@ -14,6 +14,7 @@ from dcs_nas.config.bilevel import (
     RelaxationConfig,
     RetrievalConfig,
 )
+from dcs_nas.config.retrain import Beta
 from dcs_nas.config.trials import OWN_TRIALS, TRIAL_STRATEGIES, TrialsConfig
 from dcs_nas.settings import FILE_OR_NAME, Settings
 
@@ -37,7 +38,8 @@ class SearchConfig(Settings):
     warmup_epochs: int = Field(default=0, ge=0)
     """First epochs in which only weights move and the alphas stay."""
     weight_share: float = Field(default=0.5, gt=0, le=1)
-    """Share of the training images that move the weights; the others move the alphas. With 1 the alphas stay as they
+    """Share of the training images that move the weights; the others move the alphas. An epoch ends with the smaller
+    half. With 1 the alphas stay as they
     begin, so that relaxation `gumbel` draws paths uniformly (single-path one-shot); derivation `retrieval` chooses."""
     lr: float = Field(default=0.025, gt=0)
     """Learning rate of the weights in the first epoch (SGD)."""
@@ -51,7 +53,7 @@ class SearchConfig(Settings):
     """Largest norm of the weights' gradient."""
     arch_lr: float = Field(default=3e-4, gt=0)
     """Learning rate of the alphas (Adam); raise it where they hardly move in few epochs."""
-    arch_betas: tuple[float, float] = (0.5, 0.999)
+    arch_betas: tuple[Beta, Beta] = (0.5, 0.999)
     """Betas of the alphas' Adam."""
     arch_weight_decay: float = Field(default=1e-3, ge=0)
     """Weight decay of the alphas."""
@@ -113,6 +115,8 @@ class SearchConfig(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> SearchConfig:
+        if self.lr_min > self.lr:
+            raise ValueError(f"lr_min {self.lr_min} is above lr {self.lr}, at which the cosine begins; lower it")
         if self.warmup_epochs >= self.epochs and self.weight_share < 1:
             raise ValueError(
                 f"warmup_epochs {self.warmup_epochs} leaves no epoch of {self.epochs} in which alphas would move"

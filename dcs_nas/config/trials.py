@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -126,7 +126,7 @@ class TrialsConfig(Settings):
     """Table of a whole space, whose scores are read in place of training."""
     concurrency: int = Field(default=1, ge=1, le=1024)
     """Processes that train at the same time."""
-    gpus: tuple[int, ...] = ()
+    gpus: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """GPUs of these processes, one each."""
     evidence: tuple[Evidence, ...] = ()
     """Scores without training that the predictor learns from."""

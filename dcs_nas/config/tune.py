@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -40,7 +40,7 @@ class TuneConfig(Settings):
     """Pruner, which stops bad trials: median, hyperband or none."""
     pruner_options: dict[str, Any] = {}
     """Options of the pruner."""
-    gpus: tuple[int, ...] = ()
+    gpus: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """Numbers of the GPUs that trials take turns on."""
     storage: str | None = None
     """Address of a database for the trials' record; null for a file in the tuning's folder."""

@@ -51,7 +51,7 @@ def cost_term(
         raise InputError(f"unknown form '{form}' of the cost term; known: additive, multiplicative, logarithmic")
     if form == "logarithmic" and target is not None:
         raise InputError(f"a logarithmic cost term has target={target}; expected none: leave it out")
-    if not bool(loss >= 0):
+    if bool(loss < 0):  # a loss that is NaN stays one, and is refused where all losses are
         raise TrainingError(
             f"the loss is {loss.item():.4g} and a {form} cost term would reward cost where it is below 0; "
             "use search.cost.form=additive with a search.cost.target and without beta, or lower loss.ib_weight"

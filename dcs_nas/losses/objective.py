@@ -90,6 +90,7 @@ class Objective(nn.Module):
         input_features: Tensor | None = None,
         *,
         partial: bool = False,
+        centers: bool = True,
     ) -> dict[str, Tensor]:
         """Return the named scalars: each term unweighted, the addends of IB, and ``loss``, their weighted sum.
 
@@ -100,6 +101,7 @@ class Objective(nn.Module):
             labels: (n,) integers.
             input_features: (n, C, H, W), only for IB, which averages them on ``ib_grid``.
             partial: the caller adds further terms to ``loss``, which is 0 if no term is left.
+            centers: False for identities whose centres do not learn: no center term.
 
         Raises:
             InputError: IB without ``input_features``; no term left to train; shapes or labels that don't fit.
@@ -117,7 +119,7 @@ class Objective(nn.Module):
         if self.weights["circle"]:
             s = self.settings
             terms["circle"] = circle_loss(features, labels, margin=s.circle_margin, scale=s.circle_scale)
-        if self.center is not None:
+        if self.center is not None and centers:
             terms["center"] = self.center(features, labels)
         if self.information_bottleneck is not None:
             terms |= self.information_bottleneck(features, _require_input(input_features), labels)

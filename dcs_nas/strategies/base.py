@@ -72,6 +72,6 @@ def on_one_device(config: Config) -> Config:
     if devices not in ("auto", "1", 1) or nodes > 1:
         raise InputError(
             f"search.strategy {config.section('search').strategy} runs on one device, but trainer.devices is {devices} "
-            f"on {nodes} nodes; set trainer.devices=1 and trainer.num_nodes=1"
+            f"on {nodes} nodes; set trainer.devices=1 and trainer.num_nodes=1, and choose a GPU by CUDA_VISIBLE_DEVICES"
         )
     return config.model_copy(update={"trainer": config.trainer.model_copy(update={"devices": 1})})

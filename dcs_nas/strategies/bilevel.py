@@ -30,7 +30,7 @@ from dcs_nas.training.acceleration import choose_fused, eager
 from dcs_nas.training.joint_batch import sum_gradients, sum_over_processes
 from dcs_nas.training.loop import TrainingLoop
 from dcs_nas.training.memory import StepMemory, measure_step
-from dcs_nas.training.objective import center_groups, refresh_objective
+from dcs_nas.training.objective import center_groups, refresh_objective, restore_center_rate
 
 
 class BilevelSearch(TrainingLoop):
@@ -107,6 +107,7 @@ class BilevelSearch(TrainingLoop):
     def start_epoch(self, epoch: int) -> None:
         """Set the temperatures of an epoch (from 0), whose number seeds the random draws."""
         s, self._epoch = self.settings, epoch
+        restore_center_rate(self.optimizer_list()[0])
         set_temperature(self.network, self.config.dcs.temperature(epoch))
         self.supernet.set_temperature(s.relaxation.at(epoch, s.epochs))
 

@@ -47,7 +47,13 @@ from dcs_nas.strategies.trial_strategy import TrialStrategy
 from dcs_nas.strategies.trials import Proposal, TrialFolder
 from dcs_nas.training.loop import TrainingLoop
 from dcs_nas.training.nonfinite import require_finite
-from dcs_nas.training.objective import batch_terms, build_objective, center_groups, update_objective
+from dcs_nas.training.objective import (
+    batch_terms,
+    build_objective,
+    center_groups,
+    restore_center_rate,
+    update_objective,
+)
 from dcs_nas.training.trainer import fit, make_trainer
 
 log = logging.getLogger(__name__)
@@ -147,6 +153,7 @@ class OneShotTraining(TrainingLoop, LightningModule):
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
+        restore_center_rate(self.optimizer_list()[0])
         self._rates = super().rates()  # NNI's module lowers the rate before the epoch's end
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

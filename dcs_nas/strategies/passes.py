@@ -52,7 +52,9 @@ class SearchLoss:
         if memory is None:
             terms = batch_terms(self.objective, embedding, labels, inputs)
         else:
-            terms = batch_terms(self.objective, embedding._replace(logits=None), labels, inputs, partial=True)
+            own = embedding._replace(logits=None)
+            learns = half == "weights"  # the centres of identities that only move alphas do not learn
+            terms = batch_terms(self.objective, own, labels, inputs, partial=True, centers=learns)
             terms["prototype"] = memory(embedding.features, labels)
             terms["loss"] = terms["loss"] + self.config.loss.identity_weight * terms["prototype"]
         return terms if half == "weights" else self._with_cost(terms)

@@ -44,7 +44,7 @@ class PredictorSearch(TrialStrategy):
             return self._continue_best(pending)
         proposal = self.propose_new(number, pending)
         if proposal is None:
-            self.exhausted = True
+            self.exhausted = not pending  # else a trial that ends may open new ones
             return self._continue_best(pending)
         return proposal.model_copy(update={"share": self.share})
 

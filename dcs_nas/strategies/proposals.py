@@ -128,7 +128,8 @@ class Proposals(PredictorSearch):
         best = max(self.observed, key=lambda trial: trial.score)
         for neighbor in self.neighborhood.random(best.genotype, random):
             candidates.setdefault(neighbor.identity(), neighbor)
-        return [genotype for identity, genotype in candidates.items() if identity not in known]
+        new = [genotype for identity, genotype in candidates.items() if identity not in known]
+        return new or [drawn for drawn in [self.draw(random, known)] if drawn is not None]
 
     def evidence(self, genotype: AnyGenotype) -> Mapping[str, float]:
         key = genotype.identity()

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from dcs_nas.config import Config
@@ -19,7 +20,7 @@ from dcs_nas.space import AnyGenotype, Origin, require_settings
 from dcs_nas.space.table import Table
 from dcs_nas.strategies.base import ReadProgress, Strategy, on_one_device
 from dcs_nas.strategies.neighbors import Neighborhood
-from dcs_nas.strategies.trials import Outcome, Proposal, Trial, TrialFolder, best_of, rate_by_score
+from dcs_nas.strategies.trials import Outcome, Proposal, Trial, TrialFolder, best_of, rate_by_score, working
 from dcs_nas.training.retraining import train_trial
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,9 @@ class TrialStrategy(Strategy):
             )
             self.data.make_identity_loader(self.images, stream=9)  # raises where a batch takes too many identities
         trials = self.settings.trials
+        known = torch.cuda.device_count()
+        if config.trainer.cuda and max(trials.gpus, default=0) >= known:
+            raise InputError(f"search.trials.gpus names GPU {max(trials.gpus)}, expected numbers below {known}")
         require_settings(self.space, {"trials.parameters": trials.parameters is not None})
         scored = f"of table {trials.table}" if trials.table else f"of {trials.epochs} epochs"
         self.trial_origin: Origin = self.origin(f"best of {trials.trials} trials {scored}")
@@ -179,8 +183,11 @@ class TrialStrategy(Strategy):
         result: dict[str, Any] = {"parameters": count_parameters(network.backbone)}
         try:
             result["score"] = self._train(number, proposal, trials, network)
-        except TrainingError as error:
-            result |= {"score": 0, "problem": str(error)}
+        except (TrainingError, torch.OutOfMemoryError) as error:
+            if isinstance(error, torch.OutOfMemoryError) and not working(trials.done):
+                raise  # not this genotype alone
+            result |= {"score": 0, "problem": " ".join(str(error).split())[:300]}
+            torch.cuda.empty_cache()
         return Outcome(**result, seconds=round(self.clock() - began, 3))
 
     def _train(self, number: int, proposal: Proposal, trials: TrialFolder, network: Any) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.optim import Optimizer
 
 from dcs_nas.config import Config, LossConfig
 from dcs_nas.data.augment import Normalize
@@ -69,11 +70,18 @@ def build_objective(
 def center_groups(objective: Objective) -> list[dict[str, Any]]:
     """Return the group of an optimizer that moves the centres of a center loss, if it has one.
 
-    Centres learn at their own pace, whatever weight the term has in the loss (BoT, arXiv 1903.07071).
+    Centres learn at their own pace, whatever weight the term has in the loss (BoT, arXiv 1903.07071); call
+    ``restore_center_rate`` where a schedule changes the rates of all groups.
     """
     centers = list(objective.parameters())
     rate = CENTER_RATE / objective.settings.center_weight if centers else 0.0
     return [{"params": centers, "lr": rate, "momentum": 0.0, "weight_decay": 0.0}] if centers else []
+
+
+def restore_center_rate(optimizer: Optimizer) -> None:
+    """Set the rate of the group of ``center_groups``, after the weights', to its first value."""
+    for group in optimizer.param_groups[1:]:
+        group["lr"] = group["initial_lr"]
 
 
 def ib_inputs(objective: Objective, embedding: Embedding, images: Tensor | None) -> Tensor | None:
@@ -89,14 +97,14 @@ def ib_inputs(objective: Objective, embedding: Embedding, images: Tensor | None)
 
 
 def batch_terms(
-    objective: Objective, embedding: Embedding, labels: Tensor, images: Tensor | None, *, partial: bool = False
+    objective: Objective, embedding: Embedding, labels: Tensor, images: Tensor | None, **options: bool
 ) -> dict[str, Tensor]:
     """Return named loss terms of a batch; ``images`` (B, 3, H, W) or the stem's output feed the information bottleneck.
 
-    The identity term is the mean over the branches' classifiers.
+    The identity term is the mean over the branches' classifiers. ``options`` are those of ``Objective.forward``.
     """
     inputs = ib_inputs(objective, embedding, images)
-    return objective(embedding.logits, embedding.features, labels, inputs, partial=partial)
+    return objective(embedding.logits, embedding.features, labels, inputs, **options)
 
 
 def update_objective(objective: Objective, embedding: Embedding, labels: Tensor, images: Tensor | None) -> None:

@@ -68,6 +68,13 @@ def run_retraining(
         RunFolder.require_free(folder)
         data = ReidData(config, progress=progress)
         load = data.load_training_and_validation if job == "retrain" else data.load_classes_and_validation
+        if settings.warmup_epochs >= settings.epochs > 1:
+            log.warning(
+                "the rate rises to the end: %s.warmup_epochs is %d of %d epochs",
+                job,
+                settings.warmup_epochs,
+                settings.epochs,
+            )
         images, held = load(share=settings.validation)
         identities = len(set(images.labels.tolist()))
         loader = data.make_identity_loader(images, stream=8)

@@ -262,7 +262,7 @@ def train_trial(
     data: ReidData,
     images: Images,
     held: Images,
-    epochs: int | None = None,
+    epochs: int,
 ) -> float:
     """Return the mAP of identities ``held`` out after a trial training on ``images`` (classes from 0).
 
@@ -277,7 +277,7 @@ def train_trial(
                         held=held)  # fmt: skip
     loader = data.make_identity_loader(images, stream=9)
     with without_known_warnings():
-        fit(make_trainer(config, run, epochs=epochs or module.settings.epochs), module, loader, run)
+        fit(make_trainer(config, run, epochs=epochs), module, loader, run)
     return float(torch.tensor(read_metrics(run.metrics_file)[-1]["validation/mAP"]))
 
 

@@ -146,7 +146,7 @@ def check_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
             values = values or [getattr(field.annotation, "__name__", "")]
             raise InputError(
                 f"data set '{name}' needs the option '{key}' ({' or '.join(values)}), which has no default; give it, "
-                f"e.g. -o {key}={values[0]}"
+                f"e.g. data.options.{key}={values[0]} (datasets: -o {key}={values[0]}; evaluate: --data-option)"
             )
     if options and not kind.model_fields:
         raise InputError(f"data set '{name}' takes no options, found {', '.join(options)}; leave them out")
