@@ -200,6 +200,8 @@ def test_jobs_run_in_every_precision(precision: str, job: Path, tmp_path: Path) 
         with pytest.raises(SystemExit) as end:
             main([command, str(job), "--out", str(tmp_path / command), *options, *more])
         assert end.value.code == 0
+    for command in ("search", "retrain"):
+        assert f", {precision}: " in (tmp_path / command / "log.txt").read_text()
     rows = {command: read_metrics(tmp_path / command / "metrics.csv")[-1] for command in ("search", "retrain")}
     assert rows["search"]["architecture/loss"] == pytest.approx(2.6, abs=0.5)
     assert rows["retrain"]["train/loss"] == pytest.approx(2.6, abs=0.5)

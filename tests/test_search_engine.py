@@ -482,12 +482,14 @@ def test_a_figure_that_is_not_finite_leaves_the_running_statistics_alone(
         for buffer in loss.network.buffers():
             if buffer.is_floating_point():
                 buffer.fill_(math.nan)
+        calls.append(1)
         raise NonFiniteError("an overflow")
 
-    states = []
+    states, calls = [], []
     for name in ("plain", "overflow"):
         run_search(_config(job, "epochs=2", "guard={eigenvalue_iterations: 0, gap: true}"), tmp_path / name)
         states.append(load_checkpoint(RunFolder(tmp_path / name).checkpoint("last"))["state_dict"])
         monkeypatch.setattr(EpochMonitor, "_gap", gap)
+    assert len(calls) == 2
     changed = {key.rpartition(".")[2] for key in states[0] if not torch.equal(states[0][key], states[1][key])}
     assert changed <= {"num_batches_tracked"}
