@@ -243,7 +243,7 @@ def test_synthetic_people_are_drawn_by_the_command(capsys: pytest.CaptureFixture
             ["config", "demo", "-o", "search.guard.x=3"],
             "-o search.guard.x=3: unknown key 'search.guard.x'; known: action",
         ),
-        (["config", "demo", "-o", "search.epochs=yes"], "search.epochs: expected a number, found True"),
+        (["config", "demo", "-o", "search.epochs=yes"], "search.epochs: true and false are no numbers, found True"),
         (["datasets", "--root", "."], "--root goes with the NAME of a data set"),
         (["datasets", "market1501", "--images"], "--images goes with --root DIR"),
         (["datasets", "-o", "a=b"], "--set goes with --root DIR"),

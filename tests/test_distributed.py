@@ -469,7 +469,7 @@ def test_the_samples_command_lines_are_ours(tmp_path: Path, monkeypatch: pytest.
     given: dict[str, Any] = {}
     for resumed in (False, True):
         if resumed:
-            run = tmp_path / "results" / "market1501" / "search"
+            run = tmp_path / "results" / "darts" / "search"
             run.mkdir(parents=True)
             (run / "config.yaml").touch()
         subprocess.run(["bash", str(SAMPLES / "slurm_search.sbatch")], cwd=tmp_path, env=environment, check=True)

@@ -6,9 +6,11 @@ Commands import torch and other large modules when they run.
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -85,6 +87,7 @@ for command in (
 app.add_typer(runs.app, name="runs")
 
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
+_REPEAT_SECONDS = 0.5
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -166,10 +169,14 @@ def end_by_signals() -> Iterator[None]:
     """
     main, left, ended = threading.get_ident(), threading.Event(), threading.Event()
     watch = threading.Thread(target=_repeat_if_lost, args=(main, left), daemon=True)
+    last = -math.inf
 
     def end(number: int, frame: Any) -> None:
-        if left.is_set():
+        nonlocal last
+        now = time.monotonic()
+        if left.is_set() or now - last < _REPEAT_SECONDS / 2:  # it ends already, or has just begun to
             return
+        last = now
         if not ended.is_set():
             ended.set()
             watch.start()
@@ -199,7 +206,7 @@ def end_by_signals() -> Iterator[None]:
 
 def _repeat_if_lost(main: int, left: threading.Event) -> None:
     """Send SIGTERM to the thread ``main`` whenever it handles no interruption, until ``left`` is set."""
-    while not left.wait(0.5):
+    while not left.wait(_REPEAT_SECONDS):
         if not _is_ending(sys._current_exceptions().get(main)):
             signal.pthread_kill(main, signal.SIGTERM)
 

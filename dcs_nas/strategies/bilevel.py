@@ -102,12 +102,12 @@ class BilevelSearch(TrainingLoop):
         return [weights, alphas], [CosineAnnealingLR(weights, T_max=s.epochs, eta_min=s.lr_min)]
 
     def on_train_epoch_start(self) -> None:
+        restore_center_rate(self.optimizer_list()[0])
         self.start_epoch(self.current_epoch)
 
     def start_epoch(self, epoch: int) -> None:
         """Set the temperatures of an epoch (from 0), whose number seeds the random draws."""
         s, self._epoch = self.settings, epoch
-        restore_center_rate(self.optimizer_list()[0])
         set_temperature(self.network, self.config.dcs.temperature(epoch))
         self.supernet.set_temperature(s.relaxation.at(epoch, s.epochs))
 
