@@ -6,7 +6,6 @@ Commands import torch and other large modules when they run.
 from __future__ import annotations
 
 import contextlib
-import math
 import signal
 import sys
 import threading
@@ -167,18 +166,17 @@ def end_by_signals() -> Iterator[None]:
     handles it, and repeats the signal if not. Lightning has a handler of SIGTERM while it trains, which ends the
     step first and then calls ours.
     """
-    main, left, ended = threading.get_ident(), threading.Event(), threading.Event()
+    main, left = threading.get_ident(), threading.Event()
     watch = threading.Thread(target=_repeat_if_lost, args=(main, left), daemon=True)
-    last = -math.inf
+    last: float | None = None  # when a signal was obeyed
 
     def end(number: int, frame: Any) -> None:
         nonlocal last
         now = time.monotonic()
-        if left.is_set() or now - last < _REPEAT_SECONDS / 2:  # it ends already, or has just begun to
+        if left.is_set() or (last is not None and now - last < _REPEAT_SECONDS / 2):  # it ends, or has just begun to
             return
-        last = now
-        if not ended.is_set():
-            ended.set()
+        first, last = last is None, now
+        if first:
             watch.start()
         if signal.getsignal(number) is end:
             raise _Ended
@@ -200,7 +198,7 @@ def end_by_signals() -> Iterator[None]:
     finally:
         left.set()
         for number, handler in before.items():  # further signals do not disturb the end
-            signal.signal(number, signal.SIG_IGN if ended.is_set() else handler)
+            signal.signal(number, handler if last is None else signal.SIG_IGN)
         sys.unraisablehook = hook
 
 

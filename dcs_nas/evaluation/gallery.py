@@ -93,7 +93,8 @@ class Gallery:
     def image(self, index: int) -> Path:
         """Return the path of an image, valid in any working directory."""
         path = Path(str(self.paths[index]))
-        return path if not (self.folder / path).exists() else self.folder / path
+        inside = self.folder / path
+        return inside if inside.exists() else path
 
 
 def write_gallery(

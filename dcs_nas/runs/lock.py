@@ -99,8 +99,13 @@ def require_free(folder: Path) -> None:
 
 def require_unused(folder: Path) -> None:
     """Raise ``InputError`` if a process works on a folder: it holds its lock, or is a worker of its trials."""
-    for place in (folder, *folder.glob("workers/*/")):
+    for place in (folder, *_list_workers(folder)):
         require_free(place)
+
+
+def count_living(folder: Path) -> int:
+    """Return the number of workers of a folder's trials that are alive."""
+    return sum(not is_free(place) for place in _list_workers(folder))
 
 
 def is_free(folder: Path) -> bool:
@@ -110,6 +115,10 @@ def is_free(folder: Path) -> bool:
     except InputError:
         return False
     return True
+
+
+def _list_workers(folder: Path) -> Iterator[Path]:
+    return folder.glob("workers/*/")
 
 
 @contextmanager

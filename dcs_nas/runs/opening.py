@@ -13,7 +13,7 @@ from dcs_nas.errors import InputError
 from dcs_nas.files import LEFTOVER, remove, remove_leftovers
 from dcs_nas.processes import is_requeued
 from dcs_nas.runs.contents import flatten
-from dcs_nas.runs.lock import LOCK, is_free, lock_folder, require_free, require_unused
+from dcs_nas.runs.lock import LOCK, count_living, lock_folder, require_free, require_unused
 from dcs_nas.runs.log import log_to
 from dcs_nas.settings import make_paths_absolute
 
@@ -47,7 +47,7 @@ def open_folder(run: RunFolder, *, what: str, resume: bool, overwrite: bool) -> 
     with lock_folder(path) as notes:
         _check_content(path, what, resume, overwrite)
         if resume:
-            remove_leftovers(path, owned=all(map(is_free, path.glob("workers/*/"))))
+            remove_leftovers(path, owned=not count_living(path))
         else:
             (path / _STARTING).touch()
             for part in run.parts():

@@ -80,11 +80,6 @@ def register_worker(folder: Path) -> Iterator[str]:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def count_living(folder: Path) -> int:
-    """Return the number of workers alive."""
-    return sum(not is_free(place) for place in (folder / "workers").glob("*/"))
-
-
 def open_journal(folder: Path) -> JournalStorage:
     """Open the record of the trials in a folder that all workers share."""
     path = str(folder / JOURNAL)

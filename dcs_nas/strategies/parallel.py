@@ -20,8 +20,8 @@ from dcs_nas.config import TrialsConfig
 from dcs_nas.errors import InputError, TrainingError
 from dcs_nas.files import write_text
 from dcs_nas.runs import RunFolder
-from dcs_nas.runs.lock import is_free
-from dcs_nas.runs.workers import ChildProcess, Worker, count_living, open_journal, register_worker
+from dcs_nas.runs.lock import count_living, is_free
+from dcs_nas.runs.workers import ChildProcess, Worker, open_journal, register_worker
 from dcs_nas.settings import make_paths_absolute, parse, to_yaml
 from dcs_nas.strategies.trial_strategy import JOINS, TrialStrategy
 from dcs_nas.strategies.trials import Proposal, TrialFolder

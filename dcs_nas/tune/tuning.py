@@ -21,7 +21,8 @@ from dcs_nas.environment import describe_environment
 from dcs_nas.errors import InputError, TrainingError, choices
 from dcs_nas.files import write_json, write_text
 from dcs_nas.runs import RunFolder, log_to, open_folder, read_metrics, require_same
-from dcs_nas.runs.workers import ChildProcess, count_living
+from dcs_nas.runs.lock import count_living
+from dcs_nas.runs.workers import ChildProcess
 from dcs_nas.settings import make_paths_absolute, to_yaml
 from dcs_nas.space import load_genotype
 from dcs_nas.tune.space import apply_values, format_overrides, read_space
