@@ -40,7 +40,9 @@ def test_nothing_is_said_to_a_library_that_is_loaded() -> None:
     assert _run(LATE).stdout == "waiting as OpenMP sets it\n"
 
 
-@pytest.mark.parametrize(("allotted", "device", "seen"), [(None, 1, "1"), ("2,3", 1, "3"), ("GPU-a,GPU-b", 0, "GPU-a")])
+@pytest.mark.parametrize(
+    ("allotted", "device", "seen"), [(None, 1, "1"), ("2,3", 1, "3"), ("5", 0, "5"), ("GPU-a,GPU-b", 0, "GPU-a")]
+)
 def test_a_process_gets_one_of_the_gpus_that_were_allotted(
     allotted: str | None, device: int, seen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

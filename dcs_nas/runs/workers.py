@@ -104,8 +104,8 @@ class ChildProcess:
         self.device, self._log = device, log
         environment = {**os.environ, **(environment or {})}
         if device is not None:
-            allotted = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-            environment["CUDA_VISIBLE_DEVICES"] = allotted[device] if device < len(allotted) > 1 else str(device)
+            allotted = list(filter(None, os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")))
+            environment["CUDA_VISIBLE_DEVICES"] = allotted[device] if device < len(allotted) else str(device)
         if processes > 1:
             environment.setdefault("OMP_NUM_THREADS", str(max(1, count_cores() // processes)))
         log.parent.mkdir(parents=True, exist_ok=True)

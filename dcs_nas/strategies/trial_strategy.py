@@ -58,7 +58,7 @@ class TrialStrategy(Strategy):
             self.data.make_identity_loader(self.images, stream=9)  # raises where a batch takes too many identities
         trials = self.settings.trials
         known = torch.cuda.device_count()
-        if config.trainer.cuda and max(trials.gpus, default=0) >= known:
+        if config.trainer.cuda and max(trials.gpus, default=-1) >= known:
             raise InputError(f"search.trials.gpus names GPU {max(trials.gpus)}, expected numbers below {known}")
         require_settings(self.space, {"trials.parameters": trials.parameters is not None})
         scored = f"of table {trials.table}" if trials.table else f"of {trials.epochs} epochs"
