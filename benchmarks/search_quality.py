@@ -9,10 +9,11 @@ three times by configs/search_quality.yaml, at the width whose parameters come n
 no search has and that are the same for the cells of one seed, and scored on identities unseen in search and training;
 each training is a row, the first of all seeds before the second of any. Searches by trials train at this size too, as
 many minutes as ``proposals`` took with the same seed. ``random`` are genotypes that nothing chose, one a seed and three
-beside; DARTS' published cell and plain convolutions have no attention. Resumable: rows that --out holds are kept, and
-what is finished in --work is used again. --summary prints, per data set, means over searches with 95 % intervals, the
-differences from random, and of ``proposals`` from the searches as long and from the cells given, each with its p, and
-over data sets the mean rank and the worst. A training that breaks off has no row.
+beside; DARTS' published cell and plain convolutions have no attention. Resumable, also on another machine: rows that
+--out holds are kept, with the architectures that were found; what is finished in --work is used again. --summary
+prints, per data set, means over searches with 95 % intervals, the differences from random, and of ``proposals`` from
+the searches as long and from the cells given, each with its p, and over data sets the mean rank and the worst. A
+training that breaks off has no row.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ from dcs_nas.space import (
     load_genotype,
     read_space,
 )
+from dcs_nas.space.architectures import decode, encode
 from dcs_nas.strategies.job import run_search
 from dcs_nas.strategies.trial_strategy import count_parameters
 from dcs_nas.training.evaluate import evaluate_run
@@ -89,8 +91,8 @@ AS_LONG: dict[str, list[str]] = {
 }
 GIVEN = ("random", "DARTS V2 (published)", "all sep_conv_3x3")
 MORE_RANDOM, TRAININGS, SEED = 3, 3, 1000  # SEED: of the first training
-COLUMNS = ["data", "cells", "seed", "training", "mAP", "parameters", "channels", "attention"]
-COLUMNS += ["search_minutes", "trained"]
+COLUMNS = ["data", "cells", "seed", "training", "mAP", "parameters", "channels", "search_minutes", "trained"]
+COLUMNS += ["architecture"]
 PUBLISHED_CELLS = {  # arXiv 1806.09055, cnn/genotypes.py: DARTS_V2
     "normal": "sep_conv_3x3 0 sep_conv_3x3 1 sep_conv_3x3 0 sep_conv_3x3 1 "
     "sep_conv_3x3 1 skip_connect 0 skip_connect 0 dil_conv_3x3 2",
@@ -109,7 +111,7 @@ def main() -> None:
         notes = [
             f"mAP in percent; parameters: nearest to {arguments.parameters}; data: synthetic (DATA in the script) and",
             "emoji; search_minutes: of one processor, supernet and trainings; trained: networks, by the search;",
-            "attention: of the normal and of the reduction cell",
+            "architecture: the normal and the reduction cell, attention on the output after +",
         ]
         begin_table(arguments.out, "python benchmarks/search_quality.py", notes, COLUMNS)
     wanted = [name for name in (*SEARCHES, *AS_LONG, *GIVEN) if name in (arguments.only or name)]
@@ -117,8 +119,8 @@ def main() -> None:
         if not (arguments.work / data).is_dir():
             _write_data(data, arguments)
         for name in wanted:
-            for genotype, number in _genotypes(name, data, seed, arguments):
-                _train(name, genotype, data, number, training, arguments)
+            for number in _numbers(name, seed, arguments):
+                _train(name, data, number, training, arguments)
     _summarize(read_rows(arguments.out))
 
 
@@ -129,26 +131,32 @@ def _write_data(data: str, arguments: argparse.Namespace) -> None:
         write_synthetic(arguments.work / data, settings=DATA[data])
 
 
-def _genotypes(name: str, data: str, seed: int, arguments: argparse.Namespace) -> list[tuple[Path, int]]:
-    """Return files of genotypes with their numbers: of a search, or of what nothing searched for."""
-    if name in (*SEARCHES, *AS_LONG):
-        return [(_search(name, data, seed, arguments), seed)]
-    if name != "random":
-        plain = dict.fromkeys(PUBLISHED_CELLS, " ".join("sep_conv_3x3 0 sep_conv_3x3 1" for _ in range(4)))
-        genotype = read_cells(PUBLISHED_CELLS if "V2" in name else plain, *_space())
-        return [(_write(genotype, name, seed, arguments), seed)]
-    numbers = [seed, *(100 + i for i in range(MORE_RANDOM) if seed == arguments.seeds[0])]
-    return [(_write(_random(number), name, number, arguments), number) for number in numbers]
+def _numbers(name: str, seed: int, arguments: argparse.Namespace) -> list[int]:
+    """Return the seeds of the genotypes of a row: of random ones, more beside the first seed."""
+    more = range(100, 100 + MORE_RANDOM) if name == "random" and seed == arguments.seeds[0] else ()
+    return [seed, *more]
+
+
+def _genotype(name: str, data: str, number: int, arguments: argparse.Namespace) -> Genotype:
+    """Return the genotype that the table holds, that a search finds, or that is given."""
+    space, network = _space()
+    text = _known({"data": data, "cells": name, "seed": str(number)}, arguments).get("architecture")
+    if text is None and name not in GIVEN:
+        text = encode(load_genotype(_search(name, data, number, arguments) / "genotype.yaml"))
+    if text is not None:
+        genotype = decode(text, space, network.height, network.width)
+        assert isinstance(genotype, Genotype)
+        return genotype
+    if name == "random":
+        return CellKind().random_genotype(space, network, np.random.default_rng(number), origin=Origin(method="random"))
+    plain = dict.fromkeys(PUBLISHED_CELLS, " ".join("sep_conv_3x3 0 sep_conv_3x3 1" for _ in range(4)))
+    return read_cells(PUBLISHED_CELLS if "V2" in name else plain, space, network)
 
 
 def _space() -> tuple[SpaceSpec, NetworkSpec]:
     config = load_config(find_shipped_file("configs", "search_quality"))
     space = read_space(find_shipped_file("search_spaces", "quality_cells"))
     return space, space.network(config.data.height, config.data.width)
-
-
-def _random(number: int) -> Genotype:
-    return CellKind().random_genotype(*_space(), np.random.default_rng(number), origin=Origin(method="random"))
 
 
 def read_cells(texts: Mapping[str, str], space: SpaceSpec, network: NetworkSpec) -> Genotype:
@@ -160,12 +168,6 @@ def read_cells(texts: Mapping[str, str], space: SpaceSpec, network: NetworkSpec)
         nodes = tuple(tuple(sorted(edges[i : i + 2], key=lambda e: e.source)) for i in range(0, len(edges), 2))
         cells[kind] = CellGenotype(nodes=nodes, attention="none")
     return Genotype(space=SpaceReference.of(space, space.name), network=network, cells=cells, origin=Origin())
-
-
-def _write(genotype: Genotype, name: str, number: int, arguments: argparse.Namespace) -> Path:
-    path = arguments.work / "given" / f"{_slug(name)}-{number}.yaml"
-    write_text(path, genotype.to_yaml())
-    return path
 
 
 def _search(name: str, data: str, seed: int, arguments: argparse.Namespace) -> Path:
@@ -184,30 +186,34 @@ def _search(name: str, data: str, seed: int, arguments: argparse.Namespace) -> P
             if folder.is_dir():
                 write_json(spent, minutes)
         write_json(folder / "minutes.json", minutes)
-    return folder / "genotype.yaml"
+    return folder
 
 
-def _train(name: str, genotype: Path, data: str, number: int, training: int, arguments: argparse.Namespace) -> None:
+def _train(name: str, data: str, number: int, training: int, arguments: argparse.Namespace) -> None:
     key = {"data": data, "cells": name, "seed": str(number), "training": str(training)}
-    if any(key.items() <= row.items() for row in read_rows(arguments.out)):
+    if _known(key, arguments):
         return
-    fitted = CellKind().fit_width(load_genotype(genotype), arguments.parameters)
+    fitted = CellKind().fit_width(_genotype(name, data, number, arguments), arguments.parameters)
     channels, parameters = fitted.network.channels, count_parameters(build_fixed_network(fitted))
     folder = arguments.work / "retrain" / f"{data}_{_slug(name)}-{number}-{training}"
     config = _config(data, SEED + TRAININGS * number + training, [f"retrain.channels={channels}"], arguments)
+    file = arguments.work / "genotypes" / f"{folder.name}.yaml"
+    write_text(file, fitted.to_yaml())
     try:
         if not RunFolder(folder).finished_file.is_file():
-            run_retraining(config, folder, genotype=genotype, resume=(folder / "config.yaml").is_file())
+            run_retraining(config, folder, genotype=file, resume=(folder / "config.yaml").is_file())
         report = evaluate_run(folder).report
     except TrainingError as error:
         print(f"{key}: {error}", flush=True)
         return
+    found = _known({**key, "training": "0"}, arguments)
     row = {**key, "mAP": f"{100 * report['mAP']:.2f}", "parameters": parameters, "channels": channels}
-    row["attention"] = "+".join(fitted.cells[kind].attention for kind in ("normal", "reduce"))
+    row["architecture"] = encode(fitted)
     if name not in GIVEN:
         row["search_minutes"] = f"{_minutes(name, data, number, arguments):.2f}"
     if name in AS_LONG or name.startswith("proposals"):
-        row["trained"] = len(read_metrics(_folder(name, data, number, arguments) / "metrics.csv"))
+        metrics = _folder(name, data, number, arguments) / "metrics.csv"
+        row["trained"] = found.get("trained") or len(read_metrics(metrics))
     append_row(arguments.out, COLUMNS, row)
     print(row, flush=True)
 
@@ -255,12 +261,14 @@ def _config(data: str, seed: int, overrides: list[str], arguments: argparse.Name
 
 def _minutes(name: str, data: str, seed: int, arguments: argparse.Namespace) -> float:
     """Return the minutes that a search took; one that is in neither the table nor --work is run."""
-    key = {"data": data, "cells": name, "seed": str(seed)}
-    for row in read_rows(arguments.out):
-        if key.items() <= row.items():
-            return float(row["search_minutes"])
-    _search(name, data, seed, arguments)
-    return float(json.loads((_folder(name, data, seed, arguments) / "minutes.json").read_text())["minutes"])
+    if row := _known({"data": data, "cells": name, "seed": str(seed)}, arguments):
+        return float(row["search_minutes"])
+    return float(json.loads((_search(name, data, seed, arguments) / "minutes.json").read_text())["minutes"])
+
+
+def _known(key: dict[str, str], arguments: argparse.Namespace) -> dict[str, str]:
+    """Return the first row of the table that agrees with ``key``, or nothing."""
+    return next((row for row in read_rows(arguments.out) if key.items() <= row.items()), {})
 
 
 def _folder(name: str, data: str, seed: int, arguments: argparse.Namespace) -> Path:
