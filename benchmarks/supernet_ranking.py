@@ -202,7 +202,7 @@ def _scored(
         narrow = table.space.model_copy(update={"attention": (attention,)})
         file = work / f"{table.name}_{attention}.yaml"
         write_text(file, to_yaml(narrow))
-        space = SpaceReference.of(load_space(file), str(file))
+        space = SpaceReference.of(load_space(file), file.stem)
         own_search = config.section("search").model_copy(update={"space": str(file)})
         seconds = _search_and_score(
             config.model_copy(update={"search": own_search}),
