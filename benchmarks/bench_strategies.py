@@ -4,7 +4,8 @@
     python benchmarks/bench_strategies.py --table bench_chain
 
 Searches with a supernet are run on synthetic people by configs/TABLE.yaml; what each finds, its seconds of processor
-time and Kendall's tau of its supernet's scores against the true scores of a random 60 architectures become a row.
+time and Kendall's tau of its supernet's scores against the true scores of a random 60 architectures become a row. The
+seconds are those of the machine of the table: three of its trainings, repeated first, say how much faster this one is.
 Strategies by trials read the table, at the cost that it has recorded, for as many seconds as each of the searches took
 with the same seed, and for ten trainings; those that look at images too, for scores without training or a supernet of
 their own, for ten trainings alone. Everything that they spend counts. Resumable: rows that --out holds are kept.
@@ -15,18 +16,19 @@ the noise of the table leaves to a strategy that knows every architecture's true
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
 import random
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from bench_table import DATA
+from bench_table import DATA, train
 from measure import append_row, begin_table, read_rows, reference_file, shrink_by_noise
 from scipy.stats import kendalltau
 
@@ -97,10 +99,11 @@ def main() -> None:
         write_synthetic(data, settings=SyntheticSettings(**DATA))
     if not arguments.out.is_file():
         _begin(arguments)
+    speed = functools.cache(lambda: _measure_speed(table, data, arguments.work))
     for seed in arguments.seeds:
         budgets = {TEN: 10 * statistics.mean(entry.seconds for entry in table)}
         for name in [name for name in SEARCHES if name in arguments.only]:
-            row = _known(arguments.out, name, "", seed) or _search(name, seed, table, data, arguments)
+            row = _known(arguments.out, name, "", seed) or _search(name, seed, table, data, speed, arguments)
             budgets[name] = float(row["seconds"])
         for budget, seconds in budgets.items():
             for strategy, overrides in (TRIALS | (WITH_IMAGES if budget == TEN else {})).items():
@@ -127,19 +130,31 @@ def _arguments() -> argparse.Namespace:
 def _begin(arguments: argparse.Namespace) -> None:
     command = f"python benchmarks/bench_strategies.py --table {arguments.table}"
     notes = [
-        "seconds: processor time; as_long_as: whose seconds trials had; mAP, regret: points; tau: Kendall's, of",
-        f"the supernet's mAP of identities held out and the table's scores, {JUDGED} random architectures",
+        "seconds: processor time of the table's machine; as_long_as: whose seconds trials had; mAP, regret: points",
+        f"tau: Kendall's, of the supernet's mAP of identities held out and the table's scores, {JUDGED} random ones",
     ]
     begin_table(arguments.out, command, notes, COLUMNS)
 
 
-def _search(name: str, seed: int, table: Table, data: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+def _measure_speed(table: Table, data: Path, work: Path, *, trainings: int = 3) -> float:
+    """Return how many seconds of the table's machine a second of processor time is here."""
+    drawn = random.Random(0).sample(sorted(entry.architecture for entry in table), trainings)
+    here = sum(float(train(text, table.seeds[0], table.name, data, work)["seconds"]) for text in drawn)
+    there = sum(table[text].trainings[table.seeds[0]].seconds for text in drawn)
+    print(f"{trainings} trainings took {here:.0f} s, in the table {there:.0f} s", flush=True)
+    return there / here
+
+
+def _search(
+    name: str, seed: int, table: Table, data: Path, speed: Callable[[], float], arguments: argparse.Namespace
+) -> dict[str, Any]:
+    scale = speed()
     with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
         own = [f"data.root={data}", f"data.cache={arguments.work / 'cache'}"]
         config = _config(table, seed, [*own, *SEARCHES[name]])
         began = time.process_time()
         genotype = run_search(config, Path(folder) / "search")
-        seconds = time.process_time() - began
+        seconds = scale * (time.process_time() - began)
         judge = score_supernet(Path(folder) / "search")
         texts = random.Random(seed).sample(sorted(entry.architecture for entry in table), JUDGED)
         scores = [judge(table.genotype(text)) for text in texts]

@@ -195,7 +195,7 @@ def _trained(tasks: list[Task], name: str, data: Path, work: Path, workers: int)
     with ProcessPoolExecutor(workers, get_context("spawn"), initializer=follow_parent) as pool:
         running = set()
         for task in tasks:
-            running.add(pool.submit(_train, *task, name, data, work))
+            running.add(pool.submit(train, *task, name, data, work))
             if len(running) > workers:
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in done)
@@ -206,7 +206,8 @@ def _config(name: str, *overrides: str) -> Config:
     return load_config(find_shipped_file("configs", name), ["trainer.loggers=[]", *overrides])
 
 
-def _train(text: str, seed: int, name: str, data: Path, work: Path) -> dict[str, Any]:
+def train(text: str, seed: int, name: str, data: Path, work: Path) -> dict[str, Any]:
+    """Return the row of an architecture trained with a seed: its scores and its seconds of processor time."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(dir=work) as folder:
         run = Path(folder) / "run"

@@ -54,6 +54,9 @@ class CostConfig(Settings):
 
     Units: multiply-adds (``flops``), numbers (``parameters``), microseconds per batch (``latency``). The published
     ``beta`` is 0.07 with a target, 0.6 without, 0.5 for ``logarithmic``.
+
+    With form ``logarithmic`` both ``beta`` and ``weight``, and with ``multiplicative`` the ``weight``, scale the
+    gradient of all alphas alike, which Adam does not notice: what they change is the loss that is printed.
     """
 
     kind: Literal["none", "flops", "parameters", "latency"] = "none"
