@@ -89,7 +89,8 @@ def _dots(cloth: _Cloth) -> None:
 
 
 def _block(cloth: _Cloth) -> None:
-    cloth.draw.rectangle((0, cloth.y, *cloth.size), fill=cloth.colour)
+    if cloth.y <= cloth.size[1]:  # otherwise the garment's middle lies below the picture
+        cloth.draw.rectangle((0, cloth.y, *cloth.size), fill=cloth.colour)
 
 
 _PAINTERS: dict[str, Callable[[_Cloth], None]] = {

@@ -32,7 +32,9 @@ class _Sketch:
         self.draw = ImageDraw.Draw(self.image)
 
     def rectangle(self, left: float, top: float, right: float, bottom: float, colour: Colour) -> None:
-        self.draw.rectangle([self.unit * v for v in (left, top, right, bottom)], fill=colour)
+        """Paint a rectangle; nothing where its right or bottom edge lies before the left or top one."""
+        if right >= left and bottom >= top:
+            self.draw.rectangle([self.unit * v for v in (left, top, right, bottom)], fill=colour)
 
     def line(self, points: list[tuple[float, float]], width: float, colour: Colour) -> None:
         scaled = [(self.unit * x, self.unit * y) for x, y in points]
