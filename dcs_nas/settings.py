@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import date
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, create_model, field_validator
 from yaml.composer import Composer
 from yaml.constructor import SafeConstructor
 from yaml.resolver import Resolver
@@ -65,6 +66,26 @@ def _list_types(kind: type[BaseModel], field: str) -> frozenset[Any]:
 
 
 S = TypeVar("S", bound=Settings)
+
+
+@cache
+def options_of(function: Callable[..., Any]) -> type[Settings]:
+    """Return settings that are the keyword-only parameters of a function, of the types that it declares."""
+    try:
+        hints = get_type_hints(function, include_extras=True)
+    except NameError:  # a type that only a type checker imports
+        hints = {}
+    taken = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    fields: dict[str, Any] = {
+        p.name: (hints.get(p.name, Any), ... if p.default is p.empty else p.default) for p in taken
+    }
+    return create_model(f"{function.__name__}_options", __base__=Settings, **fields)
+
+
+def check_options(function: Callable[..., Any], options: Mapping[str, Any], *, source: str) -> dict[str, Any]:
+    """Return keyword arguments of a function as the types that it declares; ``InputError`` for what is none."""
+    settings = parse(options_of(function), options, source=source)
+    return {key: getattr(settings, key) for key in options}
 
 
 if yaml.__with_libyaml__:  # scans in C, ten times faster

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 from typing import Any
 
 import pytest
@@ -178,11 +180,33 @@ def test_images_of_the_smallest_size_run(name: str) -> None:
         ({"attention_settings": {"tau": 1.0}}, "without attention; name the attention block"),
         ({"last_strid": 2}, "has no option 'last_strid'; did you mean last_stride"),
         ({"last_stride": 3}, "last_stride is 3; expected 1 or 2"),
+        ({"last_stride": True}, "last_stride: true and false are no numbers"),
+        ({"attention": ["dcs"]}, "attention: .* valid string"),
+        ({"attention": "dcs", "attention_stages": 5}, "attention_stages"),
+        ({"attention": "dcs", "attention_settings": [1]}, "attention_settings: .* valid dictionary"),
+        ({"attention": "dcs", "attention_settings": {"tau": "warm"}}, "block 'dcs': tau: .* valid number"),
+        ({"attention": "dcs", "attention_settings": {"tau": math.inf}}, "tau: expected .* a finite number, found inf"),
+        ({"attention": "dcs", "attention_settings": {"scale": ""}}, "unknown attention scale ''"),
     ],
 )
 def test_what_a_backbone_cannot_do_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         build("resnet18", **options)
+
+
+def test_every_option_of_every_backbone_is_refused_in_one_line_if_it_is_of_another_type() -> None:
+    for name in BACKBONES:
+        for option in inspect.signature(BACKBONES[name]).parameters:
+            if option in ("height", "width"):
+                continue
+            with pytest.raises(InputError, match=f"backbone '{name}': {option}") as caught:
+                build(name, **{option: {"neither": "nor"}})
+            assert "\n" not in str(caught.value)
+
+
+def test_a_quoted_no_turns_an_option_off() -> None:
+    names = [type(module).__name__ for module in build("resnet50", non_local="no").modules()]
+    assert "NonLocalBlock" not in names
 
 
 def test_unknown_backbones_and_attention_given_twice_are_refused() -> None:

@@ -9,7 +9,9 @@ import pytest
 import torch
 import yaml
 
+from dcs_nas.config import DataConfig, SearchConfig
 from dcs_nas.errors import InputError
+from dcs_nas.models.build import build_supernet
 from dcs_nas.models.chain_kind import ChainKind
 from dcs_nas.models.chain_space import ChainSpace, build_fixed_chain
 from dcs_nas.space import (
@@ -21,6 +23,7 @@ from dcs_nas.space import (
     load_space,
     read_space,
 )
+from dcs_nas.space.chain import chain_relations
 from tests.chains import STAGES, chain_space, random_chain, random_weights
 
 
@@ -197,3 +200,18 @@ def test_a_bad_chain_genotype_is_one_clear_line(tmp_path: Path, change: Any, mes
 def test_a_chain_genotype_is_plain_data() -> None:
     genotype = random_chain(chain_space(), 0)
     assert ChainGenotype.model_validate(yaml.safe_load(genotype.to_yaml())) == genotype
+
+
+def test_relations_of_positions_are_counted_on_the_map_of_each_stage() -> None:
+    stage = {"blocks": 1, "stride": 2, "widths": [8], "attention": ["rga"]}
+    space = chain_space([stage, stage])
+    network = build_fixed_chain(random_chain(space, 0, height=64, width=32))
+    built = sum(p.numel() for name, p in network.named_parameters() if name.endswith("spatial.relations.weight"))
+    assert built == chain_relations(space, 64, 32) == 2 * (16 * 128 + 4 * 32)
+
+
+def test_a_chain_without_a_choice_is_not_searched() -> None:
+    stage = {"blocks": 1, "widths": [8], "kernels": [3], "expansions": [2]}
+    search = SearchConfig(strategy="bilevel", space="tiny")
+    with pytest.raises(InputError, match="space 'tiny' leaves nothing to choose"):
+        build_supernet(chain_space([stage]), search, DataConfig(root=Path()), 4)

@@ -110,9 +110,7 @@ def test_a_path_computes_what_the_masks_leave(seed: int) -> None:
     torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-5)
     after = dict(path.named_buffers())
     moved = [int((after[n] != before[n]).sum()) for n in before if n.endswith("expand.norm.running_mean")]
-    block = genotype.stages[2].blocks[-1] if genotype.stages[2].blocks else None
-    if block is not None:
-        assert 0 < moved[-1] <= block.expansion * 20
+    assert 0 < moved[-1] <= genotype.stages[2].blocks[-1].expansion * 20
 
 
 @pytest.mark.parametrize("name", ["dcs", "dcs_window"])

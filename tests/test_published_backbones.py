@@ -81,7 +81,7 @@ def test_msinet_has_its_published_size() -> None:
     ("options", "message"),
     [
         ({"genotype": ["ag"] * 11}, "expected 12 names of none, exc, ag, cross_att"),
-        ({"genotype": "ag"}, "expected 12 names of none, exc, ag, cross_att"),
+        ({"genotype": "ag"}, "backbone 'msinet': genotype: .* valid tuple, found 'ag'"),
         ({"genotype": ["cros_att"] * 12}, "unknown interaction 'cros_att'; did you mean cross_att"),
         ({"channels": [16, 64, 96]}, "expected 4 numbers: of the stem and three stages"),
         ({"channels": [16, 64, 96, 130]}, r"MSINet's channels\[3\] is 130; expected a multiple of 4, at least 64"),

@@ -21,7 +21,7 @@ from dcs_nas.losses.reid import circle_loss, triplet_loss, weighted_triplet_loss
 from dcs_nas.models.backbones import BACKBONES
 from dcs_nas.models.backbones.msinet import INTERACTIONS, MSINet, MSITrunk, PublishedMSINet
 from dcs_nas.models.backbones.transreid import PublishedTransReID, TransReID
-from dcs_nas.models.heads import ReidNetwork, record_outputs
+from dcs_nas.models.heads import CosineClassifier, ReidNetwork, record_outputs
 from dcs_nas.models.pooling import POOLS
 from dcs_nas.training.evaluate import evaluate_run
 from dcs_nas.training.objective import build_objective
@@ -91,6 +91,26 @@ def test_generalized_mean_pooling_equals_the_published_one(heads: Golden) -> Non
     near(out, heads["gem_out"])
     near(x.grad, heads["gem_grad_map"])
     near(pool.p.grad, heads["gem_grad_p"])
+
+
+def test_large_powers_of_a_silent_channel_have_finite_gradients() -> None:
+    pool = POOLS["gem"]()
+    with torch.no_grad():
+        pool.p.fill_(9.0)
+    x = torch.rand(2, 3, 4, 2)
+    x[:, 1] = 0
+    pool(x).sum().backward()
+    assert pool.p.grad is not None
+    assert pool.p.grad.isfinite().all()
+
+
+def test_pools_and_cosines_are_in_float32_under_autocast() -> None:
+    x, cosine = 50 * torch.rand(2, 3, 4, 2), CosineClassifier(3, 5, bias=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        pooled, logits = POOLS["gem"]()(x.bfloat16()), cosine(x[:, :, 0, 0])
+    assert (pooled.dtype, logits.dtype) == (torch.float32, torch.float32)
+    torch.testing.assert_close(pooled, POOLS["gem"]()(x.bfloat16().float()))
+    torch.testing.assert_close(logits, cosine(x[:, :, 0, 0]))
 
 
 def test_poolings_equal_slow_loops() -> None:
@@ -179,6 +199,8 @@ def test_without_a_neck_the_classifier_reads_the_feature_itself() -> None:
     embedding = network.train()(torch.rand(4, 3, 32, 16))
     classifier = network.heads[0].classifier
     assert classifier.bias is not None
+    assert not classifier.bias.any()
+    assert 0.005 < classifier.weight.std() < 0.02
     assert embedding.logits is not None
     torch.testing.assert_close(embedding.logits[0], classifier(embedding.features))
 

@@ -175,7 +175,7 @@ def _plain_partial_cell(cell: SuperCell, before: Tensor, last: Tensor) -> Tensor
                 if name != "none"
             )
             if rest.shape[2:] != mixed.shape[2:]:
-                rest = torch.nn.functional.max_pool2d(rest, 2)
+                rest = torch.nn.functional.max_pool2d(rest, 2, ceil_mode=True)
             joined = torch.cat([mixed, rest], dim=1)
             b, c, h, w = joined.shape
             shuffled = joined.view(b, k, c // k, h, w).transpose(1, 2).reshape(b, c, h, w)
@@ -188,7 +188,7 @@ def _plain_partial_cell(cell: SuperCell, before: Tensor, last: Tensor) -> Tensor
 def test_partial_channels_equal_the_published_cell_edge_by_edge(kind: int) -> None:
     supernet = _supernet(partial=4, edges=True).double()
     cell = supernet.space.cells[kind]
-    size = [(24, 8, 4), (24, 8, 4)] if kind == 0 else [(24, 8, 4), (16, 8, 4)]
+    size = [(24, 7, 5), (24, 7, 5)] if kind == 0 else [(24, 7, 5), (16, 7, 5)]
     before, last = (torch.randn(3, *s).double() for s in size)
     found, expected = cell(before, last), _plain_partial_cell(cell, before, last)
     torch.testing.assert_close(found, expected)
@@ -196,6 +196,11 @@ def test_partial_channels_equal_the_published_cell_edge_by_edge(kind: int) -> No
     leaves = [*cell.mixture.parameters(), *cell.parameters()]
     gradients = [torch.autograd.grad((y * direction).sum(), leaves) for y in (found, expected)]
     torch.testing.assert_close(*gradients)
+
+
+def test_partial_channels_that_do_not_divide_a_cell_are_refused() -> None:
+    with pytest.raises(InputError, match=r"partial_channels is 3; expected a divisor of the \d+ channels"):
+        _supernet(partial=3)
 
 
 def test_edge_weights_count_in_what_is_derived() -> None:

@@ -10,6 +10,7 @@ import yaml
 
 from dcs_nas.errors import InputError
 from dcs_nas.space import Genotype, SpaceReference, SpaceSpec, find_shipped_file, load_genotype, read_space, thirds
+from tests.chains import chain_space, random_chain
 from tests.run_folders import genotypes
 
 SPACE = {"name": "tiny", "cells": 3, "channels": 4, "nodes": 2, "operations": ["none", "skip_connect", "dcs"]}
@@ -91,6 +92,22 @@ def test_another_depth_has_its_reductions_at_thirds_or_at_their_shares() -> None
         assert published.resize(32, 16, cells=cells).network.reductions == thirds(cells)
     other = genotype.model_copy(update={"network": network.model_copy(update={"reductions": (1, 4)})})
     assert other.resize(32, 16, cells=16).network.reductions == (2, 8)
+
+
+def test_two_cells_without_a_reduction_have_none_at_another_depth() -> None:
+    (genotype,) = genotypes(1)
+    network = genotype.network.model_copy(update={"cells": 2, "reductions": ()})
+    shallow = genotype.model_copy(update={"network": network, "cells": {"normal": genotype.cells["normal"]}})
+    assert shallow.resize(32, 16, cells=8).network.reductions == ()
+
+
+def test_a_size_that_no_file_of_the_genotype_may_have_is_refused() -> None:
+    sizes = {"osnet_ain": (16, "height: .* 32, found 16"), "msinet_msmt": (8, "height: .* 16, found 8")}
+    for name, (side, message) in sizes.items():
+        with pytest.raises(InputError, match=f"at another size: {message}"):
+            load_genotype(find_shipped_file("genotypes", name)).resize(side, side)
+    with pytest.raises(InputError, match="the attention of this genotype would have at least"):
+        random_chain(chain_space(), 0).resize(2048, 1024)
 
 
 def test_reductions_stand_at_thirds_unless_they_are_given() -> None:

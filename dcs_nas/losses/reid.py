@@ -78,7 +78,9 @@ def weighted_triplet_loss(features: Tensor, labels: Tensor, *, margin: float | N
     same = (labels[:, None] == labels[None, :]).to(features.dtype)
     if bool(same.all()):
         return features.sum() * 0
-    distances = _distance(features[:, None], features[None, :])
+    off_diagonal = 1 - torch.eye(len(labels), dtype=features.dtype, device=features.device)
+    squared = _squared_distances(features).clamp(min=torch.finfo(features.dtype).tiny)
+    distances = squared.sqrt().to(features.dtype) * off_diagonal
     positive = (distances * _weights(distances, same)).sum(1)
     negative = (distances * _weights(-distances, 1 - same)).sum(1)
     gap = positive - negative

@@ -27,11 +27,13 @@ def build_supernet(
 ) -> ReidNetwork:
     """Return the space's supernet with a Re-ID head; ``search.channels`` and ``search.cells`` replace the space's own.
 
-    Raises ``InputError`` for settings that the kind of space does not support.
+    Raises ``InputError`` for settings that the kind of space does not support, and for a space without a choice.
     """
     require_settings(space, cell_settings(search))
     network = space.network(data.height, data.width, channels=search.channels, cells=search.cells)
     supernet = kind_of(space).supernet(space, network, search)
+    if not supernet.alphas():
+        raise InputError(f"space '{space.name}' leaves nothing to choose; give one of its settings two candidates")
     set_scale(supernet, (dcs or DcsConfig()).scale)
     return ReidNetwork(supernet, num_identities, height=data.height, width=data.width)
 

@@ -34,7 +34,7 @@ class Part(Work):
         name: its place, such as "cells.3 node 0 <- 1 sep_conv_3x3".
         weight: the mixture weight of the module; None: every network has it.
         macs: multiply-adds for one image.
-        parameters: trainable numbers.
+        parameters: numbers, frozen ones too.
     """
 
     name: str

@@ -60,6 +60,11 @@ class CellSupernet(Supernet):
         checkpointed: bool = False,
     ) -> None:
         super().__init__()
+        if network.channels % partial:
+            raise InputError(
+                f"search.relaxation.partial_channels is {partial}; expected a divisor of the {network.channels} "
+                "channels of a cell (search.channels)"
+            )
         self.structure, self.network, self.partial = structure, network, partial
         strategy = _MixtureStrategy(relaxation or Softmax(), partial=partial, edges=edges, checkpointed=checkpointed)
         self.space = strategy.mutate_model(CellSpace(structure, network, partial=partial))

@@ -50,7 +50,7 @@ class CellSpace(ModelSpace):
                 channels, height, width = 2 * channels, -(-height // 2), -(-width // 2)
             size: Any = {"height": height, "width": width, "max_nodes": structure.max_nodes}
             build = functools.partial(build_operation, affine=affine, **size)
-            narrow = max(1, channels // partial)
+            narrow = channels // partial
             factories = {op: _edge_factory(kind, functools.partial(build, op, narrow)) for op in structure.operations}
             self.cells.append(
                 Cell(factories, structure.nodes, structure.edges_per_node, 2, preprocessor=inputs, label=kind)
@@ -110,11 +110,7 @@ class CellInputs(nn.Module):
 
 
 def build_fixed_network(genotype: Genotype) -> nn.Module:
-    """Return the network of a genotype: its space with the choices made, trainable from scratch.
-
-    Raises ``InputError`` for an unreasonably large one.
-    """
-    genotype.check_size()
+    """Return the network of a genotype: its space with the choices made, trainable from scratch."""
     network = CellSpace(genotype.space, genotype.network, affine=True)
     freeze_in_place(network, genotype.to_sample())
     return network

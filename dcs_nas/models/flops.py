@@ -48,7 +48,7 @@ class Cost:
     """The cost of a network for one image.
 
     Attributes:
-        parameters: trainable numbers, each counted once.
+        parameters: numbers, frozen ones too, each counted once.
         macs: multiply-accumulates; what Re-ID papers call FLOPs (OSNet's "0.98 GFLOPs" are 0.98e9 of these).
         layers: one row per module with parameters or multiply-accumulates of its own, which add up to the totals.
     """

@@ -44,7 +44,9 @@ class ReidHead(nn.Module):
             self.neck.bias.requires_grad_(False)
         linear = CosineClassifier if settings.margin_softmax else nn.Linear
         self.classifier = linear(features, identities, bias=settings.classifier == "biased")
-        nn.init.normal_(self.classifier.weight, std=0.001)
+        nn.init.normal_(self.classifier.weight, std=0.001 if self.classifier.bias is None else 0.01)
+        if self.classifier.bias is not None:  # as in vimar-gu/MSINet and torchreid's OSNet
+            nn.init.zeros_(self.classifier.bias)
         if isinstance(self.square, nn.Linear):
             nn.init.normal_(self.square.weight, std=0.01)  # as in vimar-gu/MSINet
 

@@ -23,9 +23,9 @@ from dcs_nas.models.space_kinds import SPACE_KINDS, SpaceKind, build_relaxation
 from dcs_nas.models.supernet import ExpectedCost, Mixture, Supernet, build_mixtures, expect_cost, run_checkpointed
 from dcs_nas.space import (
     OSNET_BLOCKS,
-    ChainNetwork,
     Origin,
     OSNetGenotype,
+    OSNetNetwork,
     OSNetReference,
     OSNetSpace,
     OSNetStructure,
@@ -49,7 +49,7 @@ class OSNetSupernet(Supernet):
     stem_path = "osnet.maxpool"
 
     def __init__(
-        self, structure: OSNetStructure, network: ChainNetwork, *, relaxation: Softmax, checkpoint: bool = False
+        self, structure: OSNetStructure, network: OSNetNetwork, *, relaxation: Softmax, checkpoint: bool = False
     ) -> None:
         super().__init__()
         self.structure, self.network, self.num_features = structure, network, structure.features
@@ -110,7 +110,7 @@ class _Choice(nn.Module):
 class OSNetKind(SpaceKind):
     """OSNet whose six blocks choose the placement of instance norms (TPAMI 2021)."""
 
-    def supernet(self, space: OSNetSpace, network: ChainNetwork, settings: SearchConfig) -> OSNetSupernet:
+    def supernet(self, space: OSNetSpace, network: OSNetNetwork, settings: SearchConfig) -> OSNetSupernet:
         relaxation = build_relaxation(settings.relaxation)
         return OSNetSupernet(space, network, relaxation=relaxation, checkpoint=settings.checkpoint_activations)
 
@@ -119,7 +119,7 @@ class OSNetKind(SpaceKind):
         return OSNetAIN(channels=space.channels, features=space.features, instance_norm=genotype.placements)
 
     def genotype_of(
-        self, sample: Mapping[str, Any], space: Any, network: ChainNetwork, *, origin: Origin
+        self, sample: Mapping[str, Any], space: Any, network: OSNetNetwork, *, origin: Origin
     ) -> OSNetGenotype:
         placements = tuple(sample[label] for label in OSNET_BLOCKS)
         reference = OSNetReference.of(space, space.name)
@@ -143,7 +143,7 @@ def _list_widths(structure: OSNetStructure) -> dict[str, tuple[int, int]]:
 
 
 @lru_cache(maxsize=64)
-def _count_costs(structure: OSNetStructure, network: ChainNetwork, kind: CostKind) -> tuple[int, dict[str, list[int]]]:
+def _count_costs(structure: OSNetStructure, network: OSNetNetwork, kind: CostKind) -> tuple[int, dict[str, list[int]]]:
     """Return the cost of the network without its blocks, and the costs of the placements by block."""
     plain = OSNetAIN(channels=structure.channels, features=structure.features, instance_norm=_NONE)
     rest, costs = count(plain, network.height, network.width).amount(kind), {}

@@ -54,7 +54,8 @@ class GeneralizedMeanPool(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             raised = (x if x.dtype == torch.float64 else x.float()).clamp(min=_FLOOR).pow(self.p)
-            return raised.mean(dim=(2, 3)).pow(1 / self.p)
+            mean = raised.mean(dim=(2, 3)).clamp(min=torch.finfo(raised.dtype).tiny)  # of 1e-6^p, where p > 7.5
+            return mean.pow(1 / self.p)
 
 
 @POOLS.register("gem_fixed")

@@ -44,7 +44,7 @@ class SpaceKind:
         return self.genotype_of(sample, space, network, origin=origin)
 
     def random_genotype(self, space: Any, network: Any, random: np.random.Generator, *, origin: Origin) -> AnyGenotype:
-        """Return a genotype drawn uniformly from those that a search may derive."""
+        """Return a genotype that a search may derive, every choice drawn uniformly."""
         sample = {choice.label: choice.options[random.integers(len(choice.options))] for choice in space.choices()}
         return self.genotype_of(sample, space, network, origin=origin)
 

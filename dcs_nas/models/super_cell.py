@@ -143,10 +143,7 @@ class SuperCell(BaseSuperNetModule):
             # an edge's operations have weights that sum to the edge's own
             passed = add_weighted(passed, weights[edge_index(node, source)].sum(), state.bypass(total.shape[2:]))
         assert passed is not None
-        channels = torch.cat([total, passed], dim=1)
-        return (
-            nn.functional.channel_shuffle(channels, self.partial) if channels.shape[1] % self.partial == 0 else channels
-        )
+        return nn.functional.channel_shuffle(torch.cat([total, passed], dim=1), self.partial)
 
     def resample(self, memo: dict[str, Any]) -> dict[str, Any]:
         """Return no choices, since nothing is sampled here (NNI's interface)."""
@@ -194,7 +191,7 @@ class State:
 
     def __init__(self, value: Tensor, partial: int) -> None:
         self.value = self.mixed = value
-        self._seen = max(1, value.shape[1] // partial)
+        self._seen = value.shape[1] // partial
         self.computed: dict[int, Tensor] = {}
         self._done: dict[str, Tensor] = {}
         if partial > 1:

@@ -26,7 +26,7 @@ PREFERRED = {
 }
 """Of two networks in a file, the one to load to the other one: as DINO, timm, MoCo and dcs-nas use them."""
 _INSERTED = "attention."  # blocks put into a backbone: files of plain networks lack them
-_POSITIONS = re.compile(r"(^|\.)(pos_embed|relative_position_bias_table)$")
+_ESSENTIAL = re.compile(r"(^|\.)(pos_embed|relative_position_bias_table|semantic_embed_[wb]\.\d\.(weight|bias))$")
 _SAME = 0.9  # a second network of a file is a candidate too if it supplies this share of the first one's numbers
 _MOST_REASONS = 5
 _UNKNOWN = "the network has no parameter of this name"
@@ -127,8 +127,8 @@ def load_weights(model: nn.Module, path: str | Path, *, partial: bool = False, k
         model: keeps its values where the file has none.
         path: of the file.
         partial: load the tensors that fit. Else a file is refused that supplies less than ``SHARE`` of the model's
-            numbers without inserted attention, lacks its first layer or positions, or has tensors of other shapes or
-            of parts that the model lacks.
+            numbers without inserted attention, lacks its first layer, positions or semantic embedding, or has tensors
+            of other shapes or of parts that the model lacks.
         key: prefix of the file's names to load; None: the only network in the file, or of two the one in
             ``PREFERRED``.
 
@@ -163,13 +163,20 @@ def match_weights(
     second = find_second_networks(names) if key is None else {}
     names = [name for name in names if name not in second]
     prefix = _find_prefix(names, wanted, path) or (f"{key}." if key else "")
+    if prefix.endswith("base.") and f"{prefix.removesuffix('base.')}b1.0.norm1.weight" in tensors and not partial:
+        raise InputError(
+            f"{path} is of TransReID with the jigsaw branch, whose last block stands under b1; name a file of "
+            f"{type(model).__name__}, or train transreid_vit_base"
+        )
     inside = {name.removeprefix(prefix): tensors[name] for name in names if name.startswith(prefix)}
     try:
         inside = getattr(model, "adapt_weights", dict)(inside)
-    except InputError as error:
+    except (InputError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         if not partial:
+            first = (str(error).splitlines() or [""])[0]
+            cause = first if isinstance(error, InputError) else f"its tensors are laid out in another way ({first})"
             raise InputError(
-                f"{path} does not fit {type(model).__name__}: {error}; name a file of this network"
+                f"{path} does not fit {type(model).__name__}: {cause}; name a file of this network"
             ) from None
     skipped = {name: second.get(name, _UNKNOWN) for name in tensors if name in second or not name.startswith(prefix)}
     mismatches = {name: _find_mismatch(name, tensor, wanted) for name, tensor in inside.items()}
@@ -265,7 +272,7 @@ def _find_problem(
     modules = dict(model.named_modules())
     missing = [name for name in report.missing if not name.startswith(_INSERTED)]
     first = next((name for name in wanted if wanted[name].ndim == 4 and not name.startswith(_INSERTED)), None)
-    essential = [name for name in missing if name == first or _POSITIONS.search(name)]
+    essential = [name for name in missing if name == first or _ESSENTIAL.search(name)]
     causes = {
         "absent": [name for name in missing if name not in inside],
         "of another shape or type": [name for name in missing if name in inside],
@@ -275,7 +282,7 @@ def _find_problem(
     if report.share >= SHARE and not strange and not essential:
         return None
     listed = "; ".join(f"{cause}: {_list_kinds(names, wanted, inside)}" for cause, names in causes.items() if names)
-    random = f"; its first layer or positions would stay random: {join_names(essential)}" if essential else ""
+    random = f"; what must not stay random: {join_names(essential)}" if essential else ""
     inherit = any(".mixtures." in name for name in report.skipped)
     return (
         f"{report.path} supplies {report.supplied:,} of the {report.numbers:,} numbers of {type(model).__name__} "

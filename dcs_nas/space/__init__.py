@@ -29,7 +29,15 @@ from dcs_nas.space.chain import (
 from dcs_nas.space.darts_text import is_published, to_darts_text
 from dcs_nas.space.kinds import GENOTYPES, SPACES, AnyGenotype, Choice, Origin, Space, require_settings
 from dcs_nas.space.msi import MsiGenotype, MsiNetwork, MsiReference, MsiSpec, MsiStructure
-from dcs_nas.space.osnet import OSNET_BLOCKS, OSNetGenotype, OSNetReference, OSNetSpace, OSNetStructure, Placement
+from dcs_nas.space.osnet import (
+    OSNET_BLOCKS,
+    OSNetGenotype,
+    OSNetNetwork,
+    OSNetReference,
+    OSNetSpace,
+    OSNetStructure,
+    Placement,
+)
 from dcs_nas.space.reading import (
     find_shipped_file,
     genotype_file,
@@ -64,6 +72,7 @@ __all__ = [
     "MsiStructure",
     "NetworkSpec",
     "OSNetGenotype",
+    "OSNetNetwork",
     "OSNetReference",
     "OSNetSpace",
     "OSNetStructure",

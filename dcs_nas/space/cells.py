@@ -195,13 +195,9 @@ class Genotype(AnyGenotype):
             raise ValueError(f"cells of kind {', '.join(sorted(missing))} are missing; expected one of each kind")
         for kind, cell in self.cells.items():
             _check_cell(kind, cell, self.space)
-        self.check_size()
-        return self
-
-    def check_size(self) -> None:
-        """Raise ``InputError`` for an unreasonably large network, before anything is allocated."""
         edges = self.space.nodes * self.space.edges_per_node
         check_weights(cells_weights(self.space, self.network, edges=edges), "the network of this genotype")
+        return self
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -270,14 +266,14 @@ class Genotype(AnyGenotype):
         old = self.network
         cells = cells or old.cells
         shares = tuple(sorted({min(cells - 1, r * cells // old.cells) for r in old.reductions}))
-        changes = {
-            "channels": channels or old.channels,
-            "cells": cells,
-            "reductions": thirds(cells) if old.reductions == thirds(old.cells) else shares,
-            "height": height,
-            "width": width,
-        }
-        return self.model_copy(update={"network": old.model_copy(update=changes)})
+        at_thirds = old.reductions and old.reductions == thirds(old.cells)
+        return self._with_network(
+            channels=channels or old.channels,
+            cells=cells,
+            reductions=thirds(cells) if at_thirds else shares,
+            height=height,
+            width=width,
+        )
 
     def graph(self, part: str | None = None) -> networkx.MultiDiGraph:
         """Return one cell as a graph from ``c_{k-2}`` and ``c_{k-1}`` through the nodes 0, 1, ... to ``c_{k}``.

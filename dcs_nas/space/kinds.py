@@ -16,7 +16,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 
 from dcs_nas.errors import InputError
 from dcs_nas.registry import Registry
-from dcs_nas.settings import Settings, dump_yaml
+from dcs_nas.settings import Settings, dump_yaml, parse
 
 if TYPE_CHECKING:
     import networkx
@@ -199,8 +199,13 @@ class AnyGenotype(Settings):
 
     def resize(self, height: int, width: int, *, channels: int | None = None, cells: int | None = None) -> AnyGenotype:
         """Return the genotype for images of ``height`` x ``width``, at another width and depth where it has them."""
-        size = {"height": height, "width": width}
-        return self.model_copy(update={"network": self.network.model_copy(update=size)})
+        return self._with_network(height=height, width=width)
+
+    def _with_network(self, **changes: Any) -> Self:
+        """Return the genotype with another network; raise ``InputError`` for one that a file could not hold either."""
+        source = f"the genotype of space {self.space.name} at another size"
+        network = parse(type(self.network), {**dict(self.network), **changes}, source=source)
+        return parse(type(self), {**dict(self), "network": network}, source=source)
 
     def to_darts_text(self) -> str:
         """Return the text of DARTS; raise ``InputError`` where the genotype has none."""

@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from dcs_nas.errors import InputError
 from dcs_nas.settings import Settings, parse
-from dcs_nas.space.chain import ChainNetwork
 from dcs_nas.space.kinds import (
     GENOTYPES,
     SPACES,
@@ -37,8 +35,14 @@ Placement = Literal["none", "inside", "after", "both"]
 """Where a block has instance norms: nowhere, before the shortcut is added, after, or in both places."""
 OSNET_BLOCKS = tuple(f"stage{stage}_block{block}" for stage in (1, 2, 3) for block in (1, 2))
 """The labels of the six blocks, two in each stage."""
-_SMALLEST = 32  # pixels: an instance norm needs two positions of a map
 _WORDS = "IN: where a block has instance norms\nunder a stage: height×width of its maps"
+
+
+class OSNetNetwork(Settings):
+    """The size of the images, in pixels: an instance norm needs two positions of a map."""
+
+    height: int = Field(ge=32, le=4096)
+    width: int = Field(ge=32, le=4096)
 
 
 class OSNetStructure(Settings):
@@ -81,15 +85,9 @@ class OSNetSpace(OSNetStructure, Space):
     name: Name
     kind: Literal["osnet"] = "osnet"
 
-    def network(self, height: int, width: int, **changes: Any) -> ChainNetwork:
+    def network(self, height: int, width: int, **changes: Any) -> OSNetNetwork:
         """Return the network searched on images of ``height`` x ``width``."""
-        if min(height, width) < _SMALLEST:
-            raise InputError(
-                f"space '{self.name}' got images of {height} x {width}; expected at least {_SMALLEST} x {_SMALLEST}: "
-                "raise data.height and data.width"
-            )
-        source = f"network of space '{self.name}'"
-        return parse(ChainNetwork, {"height": height, "width": width}, source=source)
+        return parse(OSNetNetwork, {"height": height, "width": width}, source=f"network of space '{self.name}'")
 
     def group(self, figures: Mapping[str, float]) -> dict[str, float]:
         """Return the mean over all blocks."""
@@ -106,7 +104,7 @@ class OSNetGenotype(AnyGenotype):
 
     kind: Literal["osnet"] = "osnet"
     space: OSNetReference
-    network: ChainNetwork
+    network: OSNetNetwork
     placements: tuple[Placement, ...] = Field(min_length=len(OSNET_BLOCKS), max_length=len(OSNET_BLOCKS))
     origin: Origin = Origin()
 

@@ -11,16 +11,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_type_hints
-
-from pydantic import create_model
+from typing import Any, Literal, TypeVar
 
 from dcs_nas.data.records import SPLITS, ReidDataset
 from dcs_nas.errors import InputError, to_one_line
 from dcs_nas.registry import Registry
-from dcs_nas.settings import Settings, parse
+from dcs_nas.settings import options_of, parse
 
 Kind = Literal["unusable folder", "missing part", "unparsable name", "missing image", "bad list entry", "no match"]
 
@@ -139,7 +136,7 @@ def load_dataset(name: str, root: Path | str, **options: Any) -> ReidDataset:
 
 def check_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
     """Return the options of a data set with their types checked; raise ``InputError`` that lists the known ones."""
-    kind = _make_options(DATASETS[name])
+    kind = options_of(DATASETS[name])
     for key, field in kind.model_fields.items():
         if field.is_required() and key not in options:
             values = [str(v) for v in getattr(field.annotation, "__args__", [])]
@@ -157,13 +154,3 @@ def check_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
 def describe(name: str) -> str:
     """Return the description of a data set, its folder and its options: the loader's docstring."""
     return inspect.getdoc(DATASETS[name]) or ""
-
-
-@cache
-def _make_options(loader: Loader) -> type[Settings]:
-    hints = get_type_hints(loader, include_extras=True)
-    parameters = [p for p in inspect.signature(loader).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    fields: dict[str, Any] = {
-        p.name: (hints.get(p.name, Any), ... if p.default is p.empty else p.default) for p in parameters
-    }
-    return create_model(f"{loader.__name__}_options", __base__=Settings, **fields)

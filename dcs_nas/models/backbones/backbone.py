@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from dcs_nas.errors import InputError, choices
 from dcs_nas.models.blocks import build_attention
 from dcs_nas.models.flops import dry_run
 from dcs_nas.registry import Registry
+from dcs_nas.settings import Settings, check_options, parse
 
 
 class Backbone(nn.Module):
@@ -77,7 +78,7 @@ def measure_stages(backbone: Backbone, height: int, width: int) -> dict[str, tup
 def insert_attention(
     backbone: Backbone,
     name: str,
-    stages: Iterable[str] | None,
+    stages: str | Sequence[str] | None,
     height: int,
     width: int,
     settings: Mapping[str, Any] | None = None,
@@ -102,7 +103,7 @@ def insert_attention(
         backbone.attention[stage] = block.to(next(backbone.parameters())).train(backbone.training)
 
 
-def _check_stages(backbone: Backbone, stages: Iterable[str]) -> tuple[str, ...]:
+def _check_stages(backbone: Backbone, stages: str | Sequence[str]) -> tuple[str, ...]:
     wanted = (stages,) if isinstance(stages, str) else tuple(stages)
     for position, stage in enumerate(wanted):
         if stage not in backbone.stages:
@@ -140,6 +141,14 @@ def initialize_convolutional(network: nn.Module) -> None:
 BACKBONES: Registry[Callable[..., Backbone]] = Registry("backbone")
 
 
+class _Attention(Settings):
+    """The options that every registered backbone has beside its own."""
+
+    attention: str | None = None
+    attention_stages: str | Sequence[str] | None = None
+    attention_settings: Mapping[str, Any] | None = None
+
+
 def register_backbone(name: str) -> Callable[[Callable[..., Backbone]], Callable[..., Backbone]]:
     """Register the decorated ``make(*, height, width, **options)``, which returns a plain backbone, in ``BACKBONES``.
 
@@ -157,7 +166,7 @@ def register_backbone(name: str) -> Callable[[Callable[..., Backbone]], Callable
             height: int,
             width: int,
             attention: str | None = None,
-            attention_stages: Iterable[str] | None = None,
+            attention_stages: str | Sequence[str] | None = None,
             attention_settings: Mapping[str, Any] | None = None,
             **options: Any,
         ) -> Backbone:
@@ -165,7 +174,10 @@ def register_backbone(name: str) -> Callable[[Callable[..., Backbone]], Callable
                 if option not in known:
                     hint = choices(option, known) if known else "it has none"
                     raise InputError(f"backbone '{name}' has no option '{option}'; {hint}")
-            backbone = make(height=height, width=width, **options)
+            source = f"options of backbone '{name}'"
+            own = {"attention": attention, "attention_stages": attention_stages}
+            parse(_Attention, {**own, "attention_settings": attention_settings}, source=source)
+            backbone = make(**check_options(make, {"height": height, "width": width, **options}, source=source))
             for side, value in (("height", height), ("width", width)):
                 if value < backbone.smallest:
                     raise InputError(

@@ -244,7 +244,7 @@ def _check_genotype(genotype: Sequence[str], channels: Sequence[int]) -> None:
 
 @register_backbone("msinet")
 def msinet(
-    *, height: int, width: int, genotype: Sequence[str] = MSMT_GENOTYPE, channels: Sequence[int] = CHANNELS
+    *, height: int, width: int, genotype: tuple[str, ...] = MSMT_GENOTYPE, channels: tuple[int, ...] = CHANNELS
 ) -> MSINet:
     """Return MSINet: 2.0 M parameters without heads, 512 features and 256 of the halves; published for 256 x 128."""
     return MSINet(genotype=genotype, channels=channels)

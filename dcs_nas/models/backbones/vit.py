@@ -183,6 +183,8 @@ class VisionTransformer(TokenBackbone):
         super().__init__()
         stride = self.smallest if stride is None else stride
         check_sizes(stride=stride)
+        if depth < 2:
+            raise InputError(f"a vision transformer has {depth} blocks; expected at least 2")
         _check_options(drop_path, camera_weight, cameras=cameras, registers=registers)
         self.image_size = (height, width)
         rows, columns = (max(0, side - self.smallest) // stride + 1 for side in (height, width))
@@ -371,6 +373,7 @@ def register_transformer(
     taken = [inspect.Parameter(side, inspect.Parameter.KEYWORD_ONLY) for side in ("height", "width")]
     taken += [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=value) for n, value in defaults.items()]
     make.__signature__ = inspect.Signature(taken)  # type: ignore[attr-defined]
+    make.__annotations__ = {n: int | None if value is None else type(value) for n, value in defaults.items()}
     register_backbone(name)(make)
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dcs_nas.models.backbones.vit import VisionTransformer, register_transformer, strip_root
+from dcs_nas.models.blocks.parts import check_sizes
 
 DINOV2_PATCH = 14
 _CLIP_NAMES = (  # CLIP's, ours; the longest first where one starts another
@@ -66,6 +67,7 @@ class CLIPVisionTransformer(VisionTransformer):
         super().__init__(**settings, pre_norm=True, patch_bias=False, activation=quick_gelu, norm_eps=1e-5)
         self.head: nn.Module = nn.Identity()
         if projection is not None:
+            check_sizes(projection=projection)
             self.head = nn.Linear(self.num_features, projection, bias=False)
             nn.init.normal_(self.head.weight, std=self.num_features**-0.5)
             self.num_features = projection

@@ -67,7 +67,7 @@ class DCSAttention(nn.Module):
     def __init__(self, channels: int, *, scale: str | None = None, tau: float = 5.0) -> None:
         super().__init__()
         check_sizes(channels=channels)
-        self.own_scale, self.scale_kind = scale is not None, scale or "mean"
+        self.own_scale, self.scale_kind = scale is not None, "mean" if scale is None else scale
         attention_scale(self.scale_kind, channels)
         self.selector = nn.Linear(channels, channels)
         self.local = DepthwiseConv(channels, 3)

@@ -86,7 +86,8 @@ class WindowAttention(nn.Module):
         share = share.to(tokens.dtype) if isinstance(share, Tensor) else share
         seen = tokens[..., index] * (1 - share) + tokens[..., (index + 1) % width] * share
         weights = (length - places).clamp(0.0, 1.0).to(tokens.dtype)
-        mixed = (seen * weights).mT @ tokens / tokens.shape[1]
+        root = tokens.shape[1] ** -0.5  # in both factors, so that their product stays in the range of float16
+        mixed = (seen * weights * root).mT @ (tokens * root)
         return to_map(seen @ mixed, x.shape[2], x.shape[3])
 
     def _get_window(self, width: int) -> tuple[Any, Any]:
