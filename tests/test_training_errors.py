@@ -150,9 +150,11 @@ def _check_left_out(run: Path) -> None:
     assert all(torch.isfinite(value).all() for value in state.values() if value.is_floating_point())
 
 
-def test_leaving_out_is_refused_where_nni_makes_the_steps(job: Path) -> None:
-    with pytest.raises(InputError, match="trainer.nonfinite is 'skip', but steps of nni.darts are NNI's own"):
-        load_config(job, ["search.strategy=nni.darts", "trainer.nonfinite=skip"])
+def test_leaving_out_is_refused_where_nni_makes_the_steps_of_a_search(job: Path, tmp_path: Path) -> None:
+    config = load_config(job, ["search.strategy=nni.darts", "trainer.nonfinite=skip"])
+    with pytest.raises(InputError, match="trainer.nonfinite is skip, but the steps of nni.darts are NNI's own"):
+        run_search(config, tmp_path / "search")
+    assert not (tmp_path / "search").exists()
 
 
 @pytest.mark.parametrize(

@@ -108,9 +108,6 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> Config:
-        strategy = None if self.search is None else self.search.strategy
-        if self.trainer.nonfinite == "skip" and strategy in ("nni.darts", "nni.gumbel"):
-            raise ValueError(f"trainer.nonfinite is 'skip', but steps of {strategy} are NNI's own: use stop")
         if self.retrain is not None and self.retrain.freezes and not self.loss.identity_weight:
             raise ValueError(
                 "retrain freezes the backbone, but loss.identity_weight is 0, and the other terms do not train the "

@@ -71,7 +71,10 @@ def run_search(
             "search.order is 2, which needs gradients that are not scaled, and trainer.precision is 16-mixed; "
             "use trainer.precision=bf16-mixed or search.order=1"
         )
-    if config.trainer.precision == "16-mixed" and settings.strategy in ("nni.darts", "nni.gumbel"):
+    by_nni = settings.strategy in ("nni.darts", "nni.gumbel")
+    if config.trainer.nonfinite == "skip" and by_nni:
+        raise InputError(f"trainer.nonfinite is skip, but the steps of {settings.strategy} are NNI's own; use stop")
+    if config.trainer.precision == "16-mixed" and by_nni:
         raise InputError(
             f"trainer.precision is 16-mixed, but {settings.strategy} clips gradients while they are scaled; use "
             "trainer.precision=bf16-mixed or 32-true"
