@@ -17,8 +17,9 @@ import yaml
 
 from dcs_nas.config import load_config
 from dcs_nas.errors import InputError
+from dcs_nas.export.run_model import RunModel
 from dcs_nas.runs import read_metrics
-from dcs_nas.training.checkpoints import is_damaged, load_checkpoint, save_checkpoint, whole_checkpoint
+from dcs_nas.training.checkpoints import _try_read, is_damaged, load_checkpoint, save_checkpoint, whole_checkpoint
 from dcs_nas.training.evaluate import evaluate_run, load_trained
 from dcs_nas.training.retrain_job import run_retraining
 from tests.run_folders import genotypes
@@ -218,6 +219,20 @@ def test_a_finished_training_with_a_damaged_last_is_made_whole_to_the_bit(
     assert _same_bits(whole, run, "best")
     assert read_metrics(run / "metrics.csv") == rows
     assert "using previous.ckpt of epoch 2" in (run / "log.txt").read_text()
+
+
+def test_a_checkpoint_is_read_once(trained: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+
+    def spy(path: Path) -> Any:
+        read.append(path)
+        return _try_read(path)
+
+    monkeypatch.setattr("dcs_nas.training.checkpoints._try_read", spy)
+    for use in (evaluate_run, RunModel):
+        use(trained[1])
+        assert read == [trained[1] / "checkpoints" / "last.ckpt"]
+        read.clear()
 
 
 def test_an_evaluation_says_which_checkpoint_it_is_of(trained: tuple[Path, Path], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import json
 import shutil
 from collections.abc import Callable
@@ -14,16 +15,25 @@ import pytest
 import yaml
 from PIL import Image
 
-from dcs_nas.config import load_config
+from dcs_nas.config import DataSource, load_config
 from dcs_nas.data.datamodule import ReidData
+from dcs_nas.data.datasets import load_dataset
+from dcs_nas.data.fingerprint import record_source
 from dcs_nas.errors import InputError
 from dcs_nas.evaluation import average, load_features
 from dcs_nas.runs import RunFolder
 from dcs_nas.training.checkpoints import EpochCheckpoint
-from dcs_nas.training.evaluate import evaluate_run
+from dcs_nas.training.evaluate import Evaluation, evaluate_run
 from dcs_nas.training.retrain_job import run_retraining
 from tests.command_line import refused, run_command
-from tests.make_datasets import write_cuhk03_mat, write_duke, write_msmt17
+from tests.make_datasets import (
+    cuhk03_names,
+    write_cuhk03_mat,
+    write_cuhk03_protocol,
+    write_duke,
+    write_market,
+    write_msmt17,
+)
 from tests.run_folders import foreign_names
 
 JOB = """
@@ -102,13 +112,16 @@ def test_combine_all_trains_on_test_people_too_and_is_never_tested_on_them(
     assert len(ReidData(load_config(job, other)).test()[0]) == 12
 
 
-def test_a_combine_all_run_is_evaluated_on_another_data_set_alone(run: Path, people: Path) -> None:
+def test_a_combine_all_run_is_evaluated_on_other_images_alone(run: Path, people: Path, tmp_path: Path) -> None:
     _reconfigured(run, lambda config: config["data"].update(combine_all=True))
     with pytest.raises(InputError, match="was trained on the test images of market1501 too"):
         evaluate_run(run)
     with pytest.raises(InputError, match="was trained on the test images of dukemtmc too"):
         evaluate_run(run, data_name="dukemtmc")
-    assert evaluate_run(run, data_name="synthetic", root=people).report["data"]["name"] == "synthetic"
+    with pytest.raises(InputError, match="was trained on the test images of synthetic too"):
+        evaluate_run(run, data_name="synthetic", root=people)
+    root = write_market(tmp_path / "others")
+    assert evaluate_run(run, data_name="synthetic", root=root).report["data"]["name"] == "synthetic"
 
 
 def test_the_configuration_names_another_data_set_to_test_on(run: Path, people: Path, job: Path) -> None:
@@ -163,10 +176,11 @@ def test_the_configuration_sets_how_to_evaluate_and_options_replace_it(run: Path
         (["--k1", 5], "rerank_k1 given, but re-ranking is off; add --rerank"),
         (["--lambda", 2, "--rerank"], "rerank_lambda: Input should be less than or equal to 1, found 2"),
         (["--expand-alpha", 3], "expand_alpha given, but query expansion is off; add --expand K"),
-        (["--expand", 999], "expected neighbours from 1 to"),
+        (["--expand", 999], "expand is 999; expected at most"),
         (["--protocol", "cross_cam"], "protocol: Input should be 'cross_camera', 'single_gallery_shot' or"),
         (["--metric", "manhattan"], "metric: Input should be 'cosine' or 'euclidean', found 'manhattan'"),
         (["--features", "color-histogram", "--flip"], "flip adds the network's features of mirrored images"),
+        (["--features", "color-histogram", "--neck", "before"], "neck chooses features of a run's head"),
         (
             ["--features", "colour"],
             "unknown features 'colour'; known: network, color-histogram, color-histogram-corrected",
@@ -283,6 +297,33 @@ def test_every_way_to_evaluate_has_its_own_file(capsys: pytest.CaptureFixture, r
     assert names == {f"evaluation{end}.json" for end in ("", "_flip", "_expand-3", "_synthetic")}
 
 
+def test_scores_of_one_data_set_never_replace_those_of_another_of_its_name(
+    capsys: pytest.CaptureFixture, run: Path, people: Path, tmp_path: Path
+) -> None:
+    for root in (people, write_market(tmp_path / "other"), people):
+        assert run_command(capsys, "evaluate", run, "--data", "synthetic", "--root", root)[0] == 0
+    files = sorted(run.glob("evaluation_synthetic*.json"))
+    assert [json.loads(file.read_text())["data"]["root"] for file in files] == [str(people), str(tmp_path / "other")]
+
+
+def test_a_shorter_curve_has_a_file_of_its_own(capsys: pytest.CaptureFixture, run: Path) -> None:
+    for options in ([], ["--max-rank", 3], ["--max-rank", 60]):
+        assert run_command(capsys, "evaluate", run, *options)[0] == 0
+    lengths = {file.name: len(json.loads(file.read_text())["cmc"]) for file in run.glob("evaluation*.json")}
+    assert lengths == {"evaluation.json": 60, "evaluation_max-rank-3.json": 3}
+
+
+def test_scores_are_kept_where_a_file_beside_them_cannot_be_written(
+    capsys: pytest.CaptureFixture, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run / "is_a_folder.csv").mkdir()
+    refused(capsys, "evaluate", run, "--csv", run / "is_a_folder.csv")
+    assert (run / "evaluation.json").is_file()
+    monkeypatch.setattr("dcs_nas.training.evaluate.extract_features", None)
+    for wrong in (["--save-features", "f.txt"], ["--expand", 999]):
+        refused(capsys, "evaluate", run, *wrong)
+
+
 def test_pictures_show_the_hardest_queries_first_beside_the_cmc_curve(capsys: pytest.CaptureFixture, run: Path) -> None:
     code, out, _ = run_command(capsys, "evaluate", run, "--pictures", 3, "--top", 4)
     assert not foreign_names(run)
@@ -333,15 +374,63 @@ def test_classic_cuhk03_is_the_mean_over_its_splits_of_ten_drawn_galleries(
     )
 
 
-def test_splits_whose_people_were_trained_on_are_refused(
-    capsys: pytest.CaptureFixture, run: Path, tmp_path: Path
+@pytest.mark.parametrize("protocol", ["classic", "new"])
+def test_another_division_of_cuhk03_is_refused_in_any_folder(
+    capsys: pytest.CaptureFixture, run: Path, tmp_path: Path, protocol: str
 ) -> None:
-    copy = Path(shutil.copytree(run, tmp_path / "run"))
-    data = yaml.safe_load((copy / "config.yaml").read_text())
-    data["data"] |= {"name": "cuhk03", "options": {"protocol": "classic"}}
-    (copy / "config.yaml").write_text(yaml.safe_dump(data))
-    line = refused(capsys, "evaluate", copy, "--splits", 20)
-    assert "was trained on one split of cuhk03, whose identities are tested on in the others" in line
+    roots = [tmp_path / "cuhk03", tmp_path / "moved"]
+    write_cuhk03_mat(roots[0] / "cuhk-03.mat")
+    write_cuhk03_protocol(roots[0], cuhk03_names())
+    shutil.copytree(*roots)
+    _train_on(run, name="cuhk03", root=str(roots[0]), options={"protocol": protocol})
+    other = {"classic": "new", "new": "classic"}[protocol]
+    for root in roots:
+        line = refused(capsys, "evaluate", run, "--root", root, "--data-option", f"protocol={other}")
+        assert "identities of its training are tested on; leave the options protocol, split and seed out" in line
+        line = refused(capsys, "evaluate", run, "--root", root, "--splits", 20, "--data-option", "protocol=classic")
+        assert "was trained on one split of cuhk03, whose identities are tested on in the others" in line
+    same = ["--data-option", "split=0"] if protocol == "classic" else []
+    assert run_command(capsys, "evaluate", run, *same)[0] == 0
+
+
+def _train_on(run: Path, **source: Any) -> None:
+    """Change a run's configuration and record as if it had been trained on this data set."""
+    _reconfigured(run, lambda config: config.update(data=config["data"] | {"also": []} | source))
+    dataset = load_dataset(source["name"], source["root"], **source["options"])
+    record = record_source(DataSource(**source), dataset)
+    (run / "data.json").write_text(json.dumps({"sources": [record.model_dump(mode="json")]}))
+
+
+def test_identities_of_the_training_are_not_tested_on_in_a_copy_of_its_images(
+    capsys: pytest.CaptureFixture, run: Path, people: Path, tmp_path: Path
+) -> None:
+    own = _write_undivided(tmp_path / "own", people)
+    copy = shutil.copytree(own, tmp_path / "copy")
+    _train_on(run, name="folder", root=str(own), options={"split": 0.5, "camera": "none"})
+    for root in (own, copy):
+        line = refused(capsys, "evaluate", run, "--root", root, "--data-option", "seed=1")
+        assert "identities of its training are tested on; leave the options" in line
+        assert run_command(capsys, "evaluate", run, "--root", root, "--data-option", "seed=0")[0] == 0
+
+
+def _write_undivided(root: Path, people: Path) -> Path:
+    for path in sorted((people / "bounding_box_test").glob("0*.jpg")):
+        (root / path.name[:4]).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, root / path.name[:4] / path.name)
+    return root
+
+
+def test_an_option_of_the_run_that_does_not_fit_another_folder_can_be_unset(
+    capsys: pytest.CaptureFixture, run: Path, people: Path, tmp_path: Path
+) -> None:
+    own = _write_undivided(tmp_path / "own", people)
+    _train_on(run, name="folder", root=str(own), options={"split": 0.5, "camera": "none"})
+    for part in ("query", "gallery"):
+        _write_undivided(tmp_path / "divided" / part, people)
+    line = refused(capsys, "evaluate", run, "--root", tmp_path / "divided")
+    assert f"the options camera=none, split=0.5 are those of {run}: --data-option KEY=VALUE changes one" in line
+    unset = ["--data-option", "split=null"]
+    assert run_command(capsys, "evaluate", run, "--root", tmp_path / "divided", *unset)[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -365,7 +454,22 @@ def test_several_runs_are_averaged(capsys: pytest.CaptureFixture, run: Path, tmp
     assert "mean of 2 runs" in out
     line = refused(capsys, "evaluate", run, other, "--save-features", tmp_path / "f.npz")
     assert "--save-features is about one evaluation, found several" in line
+    assert f"{run} is given twice" in refused(capsys, "evaluate", run, other, other / ".." / "retrain" / ".." / run)
     assert "--splits 2 goes with one RUN, found 2" in refused(capsys, "evaluate", run, other, "--splits", 2)
+
+
+def test_a_mean_holds_the_features_of_one_evaluation_at_a_time(
+    capsys: pytest.CaptureFixture, run: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[int] = []
+
+    def count(*_: Any) -> None:
+        gc.collect()
+        held.append(sum(type(thing) is Evaluation for thing in gc.get_objects()))
+
+    monkeypatch.setattr("dcs_nas.cli.evaluate._write_average", count)
+    assert run_command(capsys, "evaluate", run, trained)[0] == 0
+    assert held == [0]
 
 
 def test_a_mean_has_the_spread_of_its_parts_and_mixes_nothing() -> None:

@@ -411,6 +411,7 @@ def test_weights_are_scored_without_a_run(tmp_path: Path, people: Path, capsys: 
         "resnet10_small", path, data_name="market1501", root=people, overrides=small[1::2]
     ).mAP  # fmt: skip
     assert {file.name for file in tmp_path.iterdir()} == {"luperson.pth", "e.json", "q.csv"}
+    assert "neck chooses features of a run's head" in refused(capsys, *given, "--neck", "before")
 
 
 def test_a_training_tells_what_it_began_with_in_its_log_folder_and_report(tmp_path: Path, people: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from json import loads as read_json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,7 +24,7 @@ from dcs_nas.cli.options import (
 )
 from dcs_nas.cli.outputs import OUTPUT
 from dcs_nas.cli.tables import average_table, score_table
-from dcs_nas.config import split_overrides
+from dcs_nas.config import EvaluateConfig, split_overrides
 from dcs_nas.errors import InputError
 from dcs_nas.files import write_json
 from dcs_nas.processes import is_first
@@ -98,6 +99,13 @@ def evaluate(
     if several:
         about_one = {"csv": csv, "save-features": save_features, "pictures": pictures}
         refuse_options(about_one, "is about one evaluation, found several; give one RUN and no --splits")
+    repeated = [folder for i, folder in enumerate(run) if folder.resolve() in map(Path.resolve, run[:i])]
+    if repeated:
+        raise InputError(f"{repeated[0]} is given twice, and would count twice in the mean; name each run once")
+    if save_features is not None:
+        from dcs_nas.evaluation.features import require_npz
+
+        require_npz(save_features)
     load_extension_files(extension)
     remaining, of_evaluate = split_overrides(override or [])
     changes = collect_settings(settings, of_evaluate)
@@ -106,34 +114,41 @@ def evaluate(
     what: dict[str, Any] = {"data_name": data, "root": root, "progress": progress, **changes}
 
     def name_file(folder: Path, one: Evaluation) -> Path:
-        variants = _name_variants(one, changes, data=data, splits=splits, features=features, **shared)
-        return RunFolder(folder).evaluation_file(*variants)
+        return _name_file(RunFolder(folder), one, changes, data=data, splits=splits, features=features, **shared)
 
-    results: list[Evaluation] = []
-    if backbone is not None:
-        results.append(api.evaluate_weights(backbone, **{"weights": weights, **shared, **what}).evaluation)
-        if is_first():
-            score_table(results[0].report, f"{backbone}, {weights}: {results[0].report['data']['version']}")
-            _write_report(results[0].report, [json], "scores")
-    elif splits is not None:
-        results += [scores.evaluation for scores in api.evaluate_splits(run[0], splits, **named, **what)]
-        names = [one.dataset.version for one in results]
-        _write_average(results, names, f"{run[0]}, {features}", [json, name_file(run[0], results[0])])
-    for folder in run if splits is None else ():
+    def evaluate_one(folder: Path) -> dict[str, Any]:
+        """Return the report alone, so that features and distances of several runs are not held at a time."""
         one = api.evaluate(folder, **named, **what).evaluation
-        results.append(one)
         if is_first():
             score_table(one.report, f"{folder}: {one.report['data']['version']}, {features}")
-            if not several:  # what was asked for first: the folder of the run may be read-only
+            file = name_file(folder, one)
+            try:
+                _write_report(one.report, [None if several else json, file], "scores")
+            finally:  # the folder of the run may be read-only
                 _write_details(one, csv, save_features)
-            _write_report(one.report, [None if several else json, name_file(folder, one)], "scores")
-    if len(run) > 1:
-        _write_average(results, list(map(str, run)), f"mean of {len(run)} runs, {features}", [json])
-    elif is_first() and not several:
-        if backbone is not None:
-            _write_details(results[0], csv, save_features)
-        if pictures is not None:
-            _draw(run[0], results[0], name_file(run[0], results[0]).stem, pictures, top or _TOP)
+            if pictures is not None:
+                _draw(folder, one, file.stem, pictures, top or _TOP)
+        return one.report
+
+    if backbone is not None:
+        one = api.evaluate_weights(backbone, **{"weights": weights, **shared, **what}).evaluation
+        if is_first():
+            score_table(one.report, f"{backbone}, {weights}: {one.report['data']['version']}")
+            _write_report(one.report, [json], "scores")
+            _write_details(one, csv, save_features)
+    elif splits is not None:
+        from dcs_nas.training.evaluate import evaluate_splits
+
+        reports, names = [], []
+        for one in evaluate_splits(run[0], splits=splits, **named, **what):
+            reports.append(one.report)
+            names.append(one.dataset.version)
+            file = name_file(run[0], one)
+        _write_average(reports, names, f"{run[0]}, {features}", [json, file])
+    else:
+        reports = [evaluate_one(folder) for folder in run]
+        if several:
+            _write_average(reports, list(map(str, run)), f"mean of {len(run)} runs, {features}", [json])
 
 
 def _require_weights_alone(run: Sequence[Path], options: Mapping[str, Any]) -> None:
@@ -160,12 +175,12 @@ def _write_details(result: Evaluation, csv: Path | None, features: Path | None) 
 
 
 def _write_average(
-    results: Sequence[Evaluation], names: Sequence[str], title: str, targets: Sequence[Path | None]
+    reports: Sequence[Mapping[str, Any]], names: Sequence[str], title: str, targets: Sequence[Path | None]
 ) -> None:
     from dcs_nas.evaluation import average
 
     if is_first():
-        mean = average([one.report for one in results])
+        mean = average(reports)
         average_table(mean, names, title)
         _write_report(mean, targets, "mean")
 
@@ -210,6 +225,23 @@ def _draw(run: Path, result: Evaluation, name: str, count: int, top: int) -> Non
     say(f"{len(lists)} ranked lists: {folder}")
 
 
+def _name_file(run: RunFolder, result: Evaluation, changes: Mapping[str, Any], **options: Any) -> Path:
+    """Return the file of an evaluation in a run's folder; scores of other images are not replaced."""
+    file = run.evaluation_file(*_name_variants(result, changes, **options))
+    if _read_fingerprint(file) in (None, result.report["data"]["fingerprint"]):
+        return file
+    return run.evaluation_file(*_name_variants(result, changes, **options, name_images=True))
+
+
+def _read_fingerprint(file: Path) -> str | None:
+    """Return the fingerprint of the images of a report, or of a mean; None without one."""
+    try:
+        report = read_json(file.read_text(encoding="utf-8"))
+        return report.get("evaluations", [report])[0]["data"]["fingerprint"]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+
+
 def _name_variants(
     result: Evaluation,
     changes: Mapping[str, Any],
@@ -219,16 +251,21 @@ def _name_variants(
     features: str,
     overrides: Sequence[str],
     splits: int | None,
+    name_images: bool = False,
 ) -> list[str]:
     """Return the options that name the file of an evaluation, e.g. ``dukemtmc, rerank``.
 
-    ``changes`` replace settings of the run; intervals don't change scores and are not named. Images other than the
-    run's own, and those of a data set of one's own, are named by the start of their fingerprint, ``overrides`` by key
-    and value.
+    ``changes`` replace settings of the run; intervals and a longer CMC curve don't change scores and are not named.
+    Images other than the run's own, and those of a data set of one's own, are named by the start of their fingerprint,
+    ``overrides`` by key and value.
     """
-    of_data = result.report["data"]
-    images = of_data["fingerprint"][:8] if of_data["other_images"] or data in _OWN_DATA else None
-    settings = {key: value for key, value in changes.items() if key not in ("confidence", "max_rank")}
+    of_data, default = result.report["data"], EvaluateConfig().max_rank
+    images = of_data["fingerprint"][:8] if name_images or of_data["other_images"] or data in _OWN_DATA else None
+    settings = {
+        key: value
+        for key, value in changes.items()
+        if key != "confidence" and not (key == "max_rank" and value >= default)
+    }
     parts = [
         data,
         f"images-{images}" if images else None,

@@ -89,12 +89,6 @@ def require_same_images(folder: Path, now: Sequence[SourceRecord]) -> None:
             )
 
 
-def was_trained_on(now: SourceRecord, folder: Path) -> bool:
-    """Return whether the run in ``folder`` has recorded these images as training data, wherever their folder is."""
-    trained = {(record.name, record.fingerprint) for record in read_sources(folder) if record.trained}
-    return (now.name, now.fingerprint) in trained
-
-
 def at_recorded_roots(config: Config, folder: Path) -> Config:
     """Return the settings of the run in ``folder``; data folders that are absent are replaced by the recorded ones."""
     data, records = config.data, read_sources(folder)

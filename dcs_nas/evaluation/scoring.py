@@ -119,11 +119,18 @@ def compute_distances(
     )
 
 
+def require_neighbours(expand: int, images: int) -> None:
+    """Raise ``InputError`` where the gallery has fewer than the ``expand`` images that query expansion averages."""
+    if expand > images:
+        raise InputError(f"expand is {expand}; expected at most {images}, the images of the gallery without junk")
+
+
 def _expand(
     query: Tensor, gallery: Tensor, gallery_pids: np.ndarray, settings: EvaluateConfig
 ) -> tuple[Tensor, Tensor]:
     """Expand both sides by ``average_query_expansion`` without junk, whose gallery features become 0."""
     valid = torch.as_tensor(np.flatnonzero(gallery_pids != JUNK), device=gallery.device)
+    require_neighbours(settings.expand, len(valid))
     options: Any = {"neighbours": settings.expand, "alpha": settings.expand_alpha}
     if len(valid) == len(gallery):
         return average_query_expansion(query, gallery, **options)

@@ -18,8 +18,7 @@ from dcs_nas.export.metadata import ExportInfo
 from dcs_nas.export.onnx_model import OnnxModel
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.runs import RunFolder
-from dcs_nas.training.checkpoints import whole_checkpoint
-from dcs_nas.training.evaluate import load_trained
+from dcs_nas.training.evaluate import open_trained
 
 
 class Extractor(nn.Module):
@@ -47,14 +46,15 @@ class RunModel(FeatureModel):
     """
 
     def __init__(self, folder: Path, *, checkpoint: str = "last", overrides: Sequence[str] = ()) -> None:
-        config, network = load_trained(folder, checkpoint=checkpoint, overrides=overrides, allowed=EXTRACTION)
+        config, network, weights, _ = open_trained(
+            folder, checkpoint=checkpoint, overrides=overrides, allowed=EXTRACTION
+        )
         data = config.data
         self.info = describe_run(config, network, folder, checkpoint)
         self.batch = data.test_batch
         self._device = torch.device("cuda" if config.trainer.cuda else "cpu")
         self._flip = config.evaluate.flip
         self._extractor = Extractor(network, data.mean, data.std).eval().to(self._device)
-        weights = whole_checkpoint(RunFolder(folder).checkpoint(checkpoint), warn=False)
         settings = (data.height, data.width, data.mean, data.std, network.test_neck, self._flip, __version__)
         self.identity = describe_weights(weights, *settings)
 

@@ -87,9 +87,9 @@ def load_whole(path: Path, *, warn: bool = True) -> tuple[Path, dict[str, Any]]:
     return path, checkpoint
 
 
-def load_network_state(path: Path, *, prefix: str = "network.") -> dict[str, Tensor]:
+def select_network(checkpoint: dict[str, Any], *, prefix: str = "network.") -> dict[str, Tensor]:
     """Return the state of the network in a checkpoint, or of its average with the prefix ``ema.``."""
-    state = load_checkpoint(path)["state_dict"]
+    state = checkpoint["state_dict"]
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -25,18 +26,19 @@ from dcs_nas.config import (
 )
 from dcs_nas.data.datamodule import Images, ReidData
 from dcs_nas.data.datasets import check_options, load_dataset
-from dcs_nas.data.fingerprint import SourceRecord, at_recorded_roots, read_sources, record_source, was_trained_on
+from dcs_nas.data.fingerprint import SourceRecord, at_recorded_roots, read_sources, record_source
 from dcs_nas.data.images import Progress
 from dcs_nas.data.records import ReidDataset
 from dcs_nas.environment import describe_environment
 from dcs_nas.errors import InputError, choices, command
 from dcs_nas.evaluation import DistanceBlocks, FeatureSet, RankingResult, apply_changes, score
+from dcs_nas.evaluation.scoring import require_neighbours
 from dcs_nas.models.build import build_fixed
 from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.runs import RunFolder
 from dcs_nas.seeds import seed_everything
 from dcs_nas.settings import make_absolute, read_yaml
-from dcs_nas.training.checkpoints import load_network_state, load_whole, weights_file
+from dcs_nas.training.checkpoints import load_whole, select_network, weights_file
 from dcs_nas.training.error_messages import training_errors
 from dcs_nas.training.features import build_feature_set, compute_color_histograms, extract_features
 from dcs_nas.training.process_group import process_group
@@ -46,6 +48,7 @@ from dcs_nas.training.trainer import memory_format
 log = logging.getLogger(__name__)
 CHECKPOINTS = ("last", "best")
 FEATURES = ("network", "color-histogram", "color-histogram-corrected")
+_DIVIDING = ("protocol", "split", "seed")  # options of loaders that move identities between training and test
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +89,7 @@ def evaluate_run(
     if features not in FEATURES:
         raise InputError(f"unknown features '{features}'; {choices(features, FEATURES)}")
     overrides, own_changes = split_overrides(overrides)
-    config, network = load_trained(folder, checkpoint=checkpoint, overrides=overrides)
+    config, network, path, epoch = open_trained(folder, checkpoint=checkpoint, overrides=overrides)
     trained = at_recorded_roots(RunFolder(folder).config(), folder).data
     settings = _settings(config.evaluate, {**own_changes, **changes}, features)
     network.test_neck = settings.neck
@@ -97,19 +100,20 @@ def evaluate_run(
         training_errors(config, "evaluate"),
     ):
         _require_folder(source, folder, named=root is not None or bool(overrides))
-        data = ReidData(config.model_copy(update={"data": config.data.on(source)}), progress=progress)
+        with _naming_inherited(source.options, data_options or {}, folder, named=root is not None):
+            data = ReidData(config.model_copy(update={"data": config.data.on(source)}), progress=progress)
         dataset, images, of_training = _identify_data(data, folder, trained)
         cameras = of_training and not trained.also
         if network.cameras and not cameras:
             log.info("the cameras of %s are unknown to the network, which takes the mean of its cameras", dataset.name)
+        require_neighbours(settings.expand, len(dataset.gallery))
         query, gallery, labelled = _compute_features(
             features, network, data, config, settings, progress, cameras=cameras
         )
-    path, state = load_whole(RunFolder(folder).checkpoint(checkpoint), warn=False)
-    epoch, contents = state.get("epoch"), RunFolder(folder).contents()
-    origin = {"run": folder.name, "checkpoint": path.stem, "epoch": None if epoch is None else epoch + 1}
+    contents = RunFolder(folder).contents()
+    origin = {"run": folder.name, "checkpoint": path.stem, "epoch": epoch}
     if epoch is not None and not contents.is_finished:
-        log.warning("%s is unfinished: its checkpoint is of epoch %d/%s", folder, epoch + 1, contents.steps_wanted)
+        log.warning("%s is unfinished: its checkpoint is of epoch %d/%s", folder, epoch, contents.steps_wanted)
     training = {
         "trained_on": "+".join(source.name for source in _list_training_data(trained)),
         "training_data": contents.data or None,
@@ -137,16 +141,18 @@ def evaluate_weights(
     Raises:
         InputError: an unknown backbone, weights that do not fit, bad data or settings.
     """
+    overrides, own_changes = split_overrides(overrides)
     data_section = {"name": data_name, "root": str(root), "options": dict(data_options or {})}
     retrain = {"backbone": backbone, "weights": str(weights_file(weights)), "head": {"neck": False}}
     values = {"name": "weights", "data": data_section, "retrain": retrain}
     config = make_config(values, overrides, source="settings of the evaluation")
-    settings = _settings(config.evaluate, changes, "network")
+    settings = _settings(config.evaluate, {**own_changes, **changes}, "pooled")
     seed_everything(config.seed)
     network = memory_format(build_fixed(config.section("retrain"), config.data, 1, None, config.dcs)).eval()
     with process_group(config, training=False), training_errors(config, "evaluate"):
         data = ReidData(config, progress=progress)
         ((source, dataset),) = data.sources
+        require_neighbours(settings.expand, len(dataset.gallery))
         query, gallery, labelled = _compute_features(
             "network", network, data, config, settings, progress, cameras=data.num_cameras == network.cameras
         )
@@ -157,20 +163,21 @@ def evaluate_weights(
     return _score(config, settings, dataset, query, gallery, labelled, facts)
 
 
-def evaluate_splits(folder: Path, *, splits: int, data_options: Mapping[str, Any], **options: Any) -> list[Evaluation]:
-    """Score a run on splits 0, 1, ... of a data set whose loader has an option ``split``, such as classic CUHK03.
+def evaluate_splits(
+    folder: Path, *, splits: int, data_options: Mapping[str, Any], **options: Any
+) -> Iterator[Evaluation]:
+    """Yield the scores of a run on splits 0, 1, ... of a data set with an option ``split``, such as classic CUHK03.
 
     Raises:
-        InputError: as ``evaluate_run``; also where the run was trained on that data set, whose splits share identities,
-            and for a data set without numbered splits.
+        InputError: as ``evaluate_run``; also, before the first is scored, where the run was trained on that data set,
+            whose splits share identities, and for a data set without numbered splits.
     """
     if "split" in data_options:
         raise InputError(
             f"the data option split={data_options['split']} names one split, --splits {splits} several; give one option"
         )
     overrides, _ = split_overrides(options.get("overrides", ()))
-    config, _ = load_trained(folder, checkpoint=options.get("checkpoint", "last"), overrides=overrides)
-    trained_data = at_recorded_roots(RunFolder(folder).config(), folder).data
+    config = with_overrides(at_recorded_roots(RunFolder(folder).config(), folder), overrides, EVALUATION)
     source = _source(config.data, options.get("data_name"), options.get("root"), dict(data_options))
     try:
         check_options(source.name, {**source.options, "split": splits - 1})
@@ -179,20 +186,37 @@ def evaluate_splits(folder: Path, *, splits: int, data_options: Mapping[str, Any
             f"--splits {splits} needs a data set with as many numbered splits, such as cuhk03 with protocol=classic "
             f"(20), found {source.name}: {error}; leave --splits out, or give several runs for their mean"
         ) from None
-    if any(_same(source, trained) for trained in _list_training_data(trained_data)) or was_trained_on(
-        record_source(source, load_dataset(source.name, source.root or "", **{**source.options, "split": 0})), folder
-    ):
+    first = load_dataset(source.name, source.root or "", **{**source.options, "split": 0})
+    trained = at_recorded_roots(RunFolder(folder).config(), folder).data
+    if _find_training_data(record_source(source, first), folder, trained):
         raise InputError(
             f"{folder} was trained on one split of {source.name}, whose identities are tested on in the others; "
             "train one run for each split and give them all: dcs-nas evaluate RUN RUN ..."
         )
-    return [evaluate_run(folder, data_options={**data_options, "split": i}, **options) for i in range(splits)]
+    return (evaluate_run(folder, data_options={**data_options, "split": i}, **options) for i in range(splits))
+
+
+class TrainedNetwork(NamedTuple):
+    """Settings and network of a trained run, the checkpoint that was read, and its epoch from 1, if it has one."""
+
+    config: Config
+    network: ReidNetwork
+    checkpoint: Path
+    epoch: int | None
 
 
 def load_trained(
     folder: Path, *, checkpoint: str = "last", overrides: Sequence[str] = (), allowed: Sequence[str] = EVALUATION
 ) -> tuple[Config, ReidNetwork]:
-    """Return a trained run's settings and network, in evaluation mode, from ``checkpoints/{checkpoint}.ckpt``.
+    """Return the settings and the network of ``open_trained``."""
+    trained = open_trained(folder, checkpoint=checkpoint, overrides=overrides, allowed=allowed)
+    return trained.config, trained.network
+
+
+def open_trained(
+    folder: Path, *, checkpoint: str = "last", overrides: Sequence[str] = (), allowed: Sequence[str] = EVALUATION
+) -> TrainedNetwork:
+    """Return a trained run's network, in evaluation mode, from ``checkpoints/{checkpoint}.ckpt``.
 
     ``overrides`` replace some of the ``allowed`` settings; ``trainer.threads`` takes effect at once.
     """
@@ -208,8 +232,8 @@ def load_trained(
         advice = _advise_training(folder) or "; finish it with --resume, then train what it finds"
         raise InputError(f"{folder} is a search and has no trained network{advice}")
     run.load_extensions()
-    path = _checkpoint(run, config.retrain, checkpoint)
-    state = load_network_state(path, prefix="network." if config.retrain.ema_decay is None else "ema.")
+    path, content = load_whole(_checkpoint(run, config.retrain, checkpoint))
+    state = select_network(content, prefix="network." if config.retrain.ema_decay is None else "ema.")
     classifier = state.get("heads.0.classifier.weight")
     if classifier is None or any(".mixtures." in key for key in state):
         raise InputError(f"{path} holds no trained network{_advise_training(folder)}")
@@ -222,7 +246,8 @@ def load_trained(
         whose = f"its run's settings with -o {' -o '.join(overrides)}" if overrides else "its run's settings"
         raise InputError(f"{path} does not fit {whose}: {str(error).splitlines()[-1].strip()}") from None
     network.test_neck = config.evaluate.neck
-    return config, memory_format(network).eval()
+    epoch = content.get("epoch")
+    return TrainedNetwork(config, memory_format(network).eval(), path, None if epoch is None else epoch + 1)
 
 
 def _checkpoint(run: RunFolder, settings: RetrainConfig, name: str) -> Path:
@@ -255,10 +280,12 @@ def _advise_training(folder: Path) -> str:
 
 def _settings(own: EvaluateConfig, changes: Mapping[str, Any], features: str) -> EvaluateConfig:
     """Return the run's settings with ``changes``; baselines compare by Euclidean distance, without mirrored images."""
-    baseline = {} if features == "network" else {"metric": "euclidean", "flip": False}
+    baseline = {} if features in ("network", "pooled") else {"metric": "euclidean", "flip": False}
     settings = apply_changes(own.model_copy(update=baseline), changes)
-    if settings.flip and features != "network":
+    if settings.flip and baseline:
         raise InputError(f"flip adds the network's features of mirrored images; {features} has none, leave it out")
+    if "neck" in changes and features != "network":
+        raise InputError(f"neck chooses features of a run's head; {features} features have none, leave it out")
     return settings
 
 
@@ -281,6 +308,23 @@ def _require_folder(source: DataSource, folder: Path, *, named: bool) -> None:
         )
 
 
+@contextmanager
+def _naming_inherited(
+    options: Mapping[str, Any], replaced: Mapping[str, Any], folder: Path, *, named: bool
+) -> Iterator[None]:
+    """Name, in an error on the data in a ``named`` folder, the loader's options that come from the run."""
+    inherited = [f"{key}={value}" for key, value in options.items() if key not in replaced]
+    try:
+        yield
+    except InputError as error:
+        if not named or not inherited:
+            raise
+        raise InputError(
+            f"{error}; the options {', '.join(inherited)} are those of {folder}: --data-option KEY=VALUE changes one, "
+            "KEY=null unsets it"
+        ) from None
+
+
 def _identify_data(data: ReidData, folder: Path, trained: DataConfig) -> tuple[ReidDataset, dict[str, Any], bool]:
     """Return the data set to test on, the facts that identify its images, and whether it is of the training data.
 
@@ -291,17 +335,18 @@ def _identify_data(data: ReidData, folder: Path, trained: DataConfig) -> tuple[R
     """
     ((source, dataset),) = data.sources
     now, recorded = record_source(source, dataset), read_sources(folder)
-    of_training = was_trained_on(now, folder) or any(_same(now, own) for own in _list_training_data(trained))
-    if trained.combine_all and of_training:
+    training = _find_training_data(now, folder, trained)
+    if trained.combine_all and training:
         raise InputError(
             f"the run was trained on the test images of {now.name} too (data.combine_all), so it cannot be tested "
             "on them; name another data set by data.test, or by --data and --root"
         )
-    for own in _list_training_data(trained):
-        if _same(now, own) and any(now.options.get(key) != own.options.get(key) for key in ("split", "seed")):
+    for own in training:
+        if _read_division(own) != _read_division(now):
             raise InputError(
-                f"{folder} was trained on {now.name} divided with the options {dict(own.options)}, and with "
-                f"{dict(now.options)} identities of its training are tested on; leave the options split and seed out"
+                f"{folder} was trained on {own.name} divided with the options {dict(own.options)}, and with "
+                f"{dict(now.options)} identities of its training are tested on; leave the options "
+                f"{', '.join(_DIVIDING[:-1])} and {_DIVIDING[-1]} out"
             )
     same_name = [r for r in recorded if (r.name, r.options) == (now.name, now.options)]
     facts = {"root": str(now.root), "fingerprint": now.fingerprint, "other_images": None}
@@ -312,7 +357,7 @@ def _identify_data(data: ReidData, folder: Path, trained: DataConfig) -> tuple[R
             log.info(
                 "%s keeps no fingerprint of its images, so they are not compared with those of %s", folder, now.root
             )
-        return dataset, facts, of_training
+        return dataset, facts, bool(training)
     other = not any(now.is_same(record) for record in same_name)
     if other:
         then = next((record for record in same_name if not record.trained), same_name[0])
@@ -321,11 +366,26 @@ def _identify_data(data: ReidData, folder: Path, trained: DataConfig) -> tuple[R
             *(now.root, now.name, now, folder, then, then.root),
         )
         dataset = replace(dataset, version=f"{dataset.version}, other images ({now.short})")
-    return dataset, {**facts, "other_images": other}, of_training
+    return dataset, {**facts, "other_images": other}, bool(training)
 
 
 def _list_training_data(data: DataConfig) -> tuple[DataSource, ...]:
     return (data.own, *data.also)
+
+
+def _find_training_data(now: SourceRecord, folder: Path, data: DataConfig) -> list[DataSource | SourceRecord]:
+    """Return those training data of a run whose identities ``now`` holds: the same folder, or the same images anywhere.
+
+    The images of CUHK03 have other labels in its other protocol, and so another fingerprint: its name alone counts.
+    """
+    own = [source for source in _list_training_data(data) if _same(now, source) or now.name == source.name == "cuhk03"]
+    return [*own, *(r for r in read_sources(folder) if r.trained and r.fingerprint == now.fingerprint)]
+
+
+def _read_division(source: DataSource | SourceRecord) -> list[Any]:
+    """Return the options that divide the identities, with the loader's defaults; one that divides nothing is 0."""
+    options = check_options(source.name, source.options)
+    return [options.get(key) or 0 for key in _DIVIDING]
 
 
 def _same(a: DataSource | SourceRecord, b: DataSource) -> bool:

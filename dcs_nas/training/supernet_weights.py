@@ -15,7 +15,7 @@ from dcs_nas.models.heads import ReidNetwork
 from dcs_nas.models.supernet import Supernet
 from dcs_nas.runs import RunFolder
 from dcs_nas.space import AnyGenotype, Space, find_shipped_file, load_space
-from dcs_nas.training.checkpoints import load_network_state
+from dcs_nas.training.checkpoints import load_checkpoint, select_network
 
 log = logging.getLogger(__name__)
 _AFFINE = (nn.BatchNorm2d, nn.InstanceNorm2d)  # whose scales and shifts a supernet of cells lacks
@@ -34,7 +34,7 @@ def load_supernet(folder: Path) -> tuple[Config, Space, ReidNetwork]:
         raise InputError(f"{folder} is no search run: its config.yaml has no section 'search'; name one")
     space = load_space(find_shipped_file("search_spaces", config.search.space))
     path = run.checkpoint("last")
-    state = load_network_state(path)
+    state = select_network(load_checkpoint(path))
     classifier = state.get("heads.0.classifier.weight")
     if classifier is None or not any(".mixtures." in key for key in state):
         raise InputError(f"{path} holds no supernet; give the folder of a finished search with one")
