@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from dcs_nas.data.check import check_dataset
 from dcs_nas.data.datasets import load_dataset
@@ -119,6 +119,36 @@ def test_the_exif_orientation_is_applied(tmp_path: Path, orientation: int, corne
     assert found[corner].min() > 240
     others = [(y, x) for y in (0, -1) for x in (0, -1) if (y, x) != corner]
     assert max(found[place].max() for place in others) < 15
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
+def test_every_orientation_is_that_of_pillow(tmp_path: Path, orientation: int, suffix: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(_pixels()).save(path, exif=exif)
+    with Image.open(path) as image:
+        upright = ImageOps.exif_transpose(image).convert("RGB")
+    np.testing.assert_array_equal(_read(path, size=(upright.height, upright.width)), upright)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        struct.pack("<HHIi", 0x128, 9, 1, -5),
+        struct.pack("<HHI4s", 0x100, 2, 2, b"x"),
+        struct.pack("<HHII", 0x10F, 2, 1000, 100_000),
+        struct.pack("<HHII", 0x11A, 5, 1, 4000),
+    ],
+)
+def test_damaged_exif_data_cost_neither_the_image_nor_a_word(tmp_path: Path, entry: bytes) -> None:
+    upright = struct.pack("<HHIHH", 0x112, 3, 1, 6, 0)
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + upright + entry + bytes(4)
+    Image.fromarray(_pixels()).save(tmp_path / "a.jpg", exif=exif)
+    code = "import sys; from dcs_nas.data.images import *; print(find_image_fault(Path(sys.argv[1])))"
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "a.jpg"], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("None\n", "")
 
 
 def test_a_turned_photograph_is_decoded_at_the_scale_that_it_is_needed_at(tmp_path: Path) -> None:

@@ -80,6 +80,20 @@ def test_another_size_or_a_changed_file_makes_another_cache(tmp_path: Path) -> N
     assert len(list((tmp_path / "cache").iterdir())) == 3
 
 
+def test_other_images_of_the_same_names_sizes_and_times_have_another_cache_and_moved_ones_the_same(
+    tmp_path: Path,
+) -> None:
+    for folder, value in (("one", 0), ("other", 255)):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (4, 4), (value, 0, 0)).save(tmp_path / folder / "a.bmp")
+        os.utime(tmp_path / folder / "a.bmp", ns=(1, 1))
+    values = [_cache(tmp_path / folder, ["a.bmp"], tmp_path / "cache")[0, 0, 0, 0] for folder in ("one", "other")]
+    assert values == [0, 255]
+    (tmp_path / "one").rename(tmp_path / "moved")
+    _cache(tmp_path / "moved", ["a.bmp"], tmp_path / "cache")
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
 @pytest.mark.parametrize("mode", ["L", "CMYK", "RGBA", "P", "1", "LA", "I;16"])
 def test_images_of_every_mode_become_rgb(tmp_path: Path, mode: str) -> None:
     path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")

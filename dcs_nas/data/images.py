@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from dcs_nas.data.datasets.listing import get_status
 from dcs_nas.errors import InputError
@@ -40,12 +40,24 @@ Bars = Callable[[str], Progress]
 log = logging.getLogger(__name__)
 _LAYOUT = 2  # of the cached files
 _AHEAD = 256  # images that are decoded before the one that is written
+_SAMPLED = 16  # files whose content is part of a cache's name
 _ORIENTATION = 0x0112
-_QUARTER_TURNS = (5, 6, 7, 8)
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation to what makes the image upright; the quarter turns come last."""
 _SIXTEEN_BITS = {"I;16", "I;16L", "I;16B", "I;16N"}
 
 # Images above Pillow's limit are refused here; its warning would be a second line.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# Of damaged EXIF data, which change no pixel.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 @contextmanager
@@ -73,12 +85,14 @@ def read_image(path: Path, *, height: int, width: int) -> np.ndarray:
     """Return one image as (H, W, 3) uint8, upright, RGB, resized bilinearly; ``InputError`` where it does not decode.
 
     Grey, palette and CMYK images are converted, 16 bits are rounded to 8, alpha is laid over white, and the EXIF
-    orientation is applied; of several frames the first is read.
+    orientation is applied, if it can be read; of several frames the first is read.
     """
     with open_image(path) as image:
-        turned = image.getexif().get(_ORIENTATION) in _QUARTER_TURNS
+        turned = _read_orientation(image) >= 5
         image.draft("RGB", (2 * height, 2 * width) if turned else (2 * width, 2 * height))
-        upright = _convert_to_rgb(ImageOps.exif_transpose(image), image.format)
+        image.load()  # which makes a TIFF upright
+        turn = _TURNS.get(_read_orientation(image))
+        upright = _convert_to_rgb(image if turn is None else image.transpose(turn), image.format)
         return np.asarray(upright.resize((width, height), Image.Resampling.BILINEAR))
 
 
@@ -89,6 +103,15 @@ def find_image_fault(path: Path) -> str | None:
     except InputError as error:
         return str(error).removeprefix(f"{path} ")
     return None
+
+
+def _read_orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 to 8; 1 where it cannot be read."""
+    try:
+        orientation = image.getexif().get(_ORIENTATION)
+        return orientation if orientation in _TURNS else 1
+    except Exception:  # damaged EXIF data can make Pillow's parser raise anything
+        return 1
 
 
 def _require_content(path: Path) -> None:
@@ -123,7 +146,8 @@ def open_image_cache(
     """Return the images ``root / path`` resized to ``height`` x ``width``, as a read-only memory map (N, H, W, 3).
 
     The first call decodes them into a file of ``folder``, whose name holds a hash of the listing (paths, sizes, times
-    of change) and of the size; later calls open that file. An interrupted call leaves no valid file.
+    of change), of the content of a few files, and of the size; later calls open that file. An interrupted call leaves
+    no valid file.
 
     Raises ``InputError`` with the name of an image that is missing or does not decode.
     """
@@ -149,7 +173,20 @@ def _make_key(root: Path, paths: Sequence[str], shape: tuple[int, ...]) -> str:
     for path in paths:
         status = get_status(root / path)
         digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+    for path in paths[:: max(1, len(paths) // _SAMPLED)]:
+        digest.update(_read_start(root / path))
     return digest.hexdigest()[:24]
+
+
+def _read_start(path: Path) -> bytes:
+    """Return the first MiB of a file; nothing of one that cannot be read, which decoding names."""
+    if not path.is_file():
+        return b""
+    try:
+        with path.open("rb") as file:
+            return file.read(2**20)
+    except OSError:
+        return b""
 
 
 def _decode_all(
