@@ -140,6 +140,16 @@ def test_faulty_msmt17_lists_are_refused(tmp_path, line, message):
     assert message in refusal("msmt17", tmp_path, version="V1")
 
 
+@pytest.mark.parametrize(
+    ("identity", "message"), [(0, "listed with the identities 1 and 0, expected one"), (1, "listed twice in train")]
+)
+def test_an_image_that_msmt17_lists_twice_is_refused(tmp_path, identity, message):
+    write_msmt17(tmp_path)
+    with (tmp_path / "list_train.txt").open("a") as file:
+        file.write(f"0001/0001_000_02_0303morning_0015_1.jpg {identity}\n")
+    assert message in refusal("msmt17", tmp_path, version="V1")
+
+
 def test_missing_empty_and_unreadable_msmt17_lists_are_refused(tmp_path):
     write_msmt17(tmp_path)
     (tmp_path / "list_gallery.txt").write_bytes(b"\xff\xfe")
@@ -366,6 +376,16 @@ def test_a_stray_file_among_extracted_cuhk03_images_is_named(cuhk03_root):
     load_dataset("cuhk03", cuhk03_root, protocol="classic")
     write_image(cuhk03_root / "images_detected" / "holiday.jpg")
     assert "images_detected/holiday.jpg does not parse" in refusal("cuhk03", cuhk03_root, protocol="classic")
+
+
+def test_cuhk03_needs_no_permission_to_write_where_all_images_are_there(cuhk03_root):
+    first = load_dataset("cuhk03", cuhk03_root, protocol="classic")
+    marker = cuhk03_root / "images_detected" / ".extracted"
+    marker.write_bytes(b"\xff")
+    assert load_dataset("cuhk03", cuhk03_root, protocol="classic") == first
+    marker.unlink()
+    marker.mkdir()  # so that no file of that name can be written, even by root
+    assert load_dataset("cuhk03", cuhk03_root, protocol="classic") == first
 
 
 def test_cuhk03_images_that_cannot_be_written_are_refused(cuhk03_root):

@@ -430,6 +430,14 @@ def test_a_linked_folder_is_followed_and_a_circle_of_links_ends(tmp_path: Path) 
     ]
 
 
+@pytest.mark.parametrize("place", ["train/id_1/door/up", "train/id_1/up", "train/up"])
+def test_a_link_to_a_folder_that_holds_it_brings_no_images(tmp_path: Path, place: str) -> None:
+    root = write_folder(tmp_path / "data", TREE)
+    before = load_dataset("folder", root)
+    (root / place).symlink_to(root)
+    assert load_dataset("folder", root).records == before.records
+
+
 def test_what_is_passed_over_is_logged_when_a_job_loads_the_data(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, plain_log: None
 ) -> None:

@@ -20,11 +20,10 @@ if TYPE_CHECKING:
     from dcs_nas.data.images import Progress
 
 _EXAMPLES = 3
-_IS_DISTRACTOR = "the query is a distractor (identity 0)"
 _NOT_IN_GALLERY = "the identity has no image in the gallery"
 _OWN_CAMERA = "the identity's gallery images all come from the query's own camera"
+_CAUSES = {"no_match_in_gallery": _NOT_IN_GALLERY, "only_same_camera": _OWN_CAMERA}
 _ADVICE = {
-    _IS_DISTRACTOR: "give the queries' identities other numbers than 0",
     _NOT_IN_GALLERY: "give an identity the same name in queries and gallery",
     _OWN_CAMERA: "evaluate with --protocol no_camera_filter (evaluate.protocol in a configuration)",
 }
@@ -129,15 +128,20 @@ def check_dataset(
 
 def find_unmatched_queries(dataset: ReidDataset) -> tuple[Unmatched, ...]:
     """Return the queries for which the ranking protocol leaves no gallery image of the same identity, by cause."""
-    cameras, filtered = _collect_cameras(dataset.gallery), dataset.protocol != "no_camera_filter"
+    import numpy as np
+
+    from dcs_nas.evaluation.matching import Labels
+
+    if not dataset.query or not dataset.gallery:
+        return ()
+    parts = (dataset.query, dataset.gallery)
+    identities = (np.array([r.identity for r in records]) for records in parts)
+    cameras = (np.array([r.camera for r in records]) for records in parts)
+    causes = Labels(*identities, *cameras).find_skip_causes(camera_filter=dataset.protocol != "no_camera_filter")
     by_cause: dict[str, list[Record]] = defaultdict(list)
-    for query in dataset.query:
-        if query.identity == DISTRACTOR:
-            by_cause[_IS_DISTRACTOR].append(query)
-        elif query.identity not in cameras:
-            by_cause[_NOT_IN_GALLERY].append(query)
-        elif filtered and cameras[query.identity] == {query.camera}:
-            by_cause[_OWN_CAMERA].append(query)
+    for query, cause in zip(dataset.query, causes.tolist()):
+        if cause:
+            by_cause[_CAUSES[cause]].append(query)
     return tuple(Unmatched(cause, tuple(queries)) for cause, queries in sorted(by_cause.items()))
 
 
@@ -159,6 +163,8 @@ def list_remarks(dataset: ReidDataset) -> Iterator[str]:
     if DISTRACTOR in train and any(r.identity == DISTRACTOR for r in dataset.gallery):
         count = sum(r.identity == DISTRACTOR for r in dataset.train)
         yield f"{count:,} training images of identity 0, a distractor in the gallery, will be one class"
+    if count := sum(r.identity == DISTRACTOR for r in dataset.query):
+        yield f"{count:,} queries of identity 0, a distractor, which match every distractor: give them other numbers"
     if dataset.train:
         yield from _list_training_remarks(dataset.train, filtered=filtered)
     query = {r.path for r in dataset.query}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -84,7 +84,7 @@ class ReidDataset:
 
 
 def combine(datasets: Sequence[ReidDataset], *, splits: Sequence[Split] = ("train",)) -> ReidDataset:
-    """Return one training set of the training images of one or several data sets.
+    """Return one training set of the training images of one or several data sets, and their ``val``.
 
     With ``splits=("train", "query", "gallery")`` (``data.combine_all``) test images are training images too.
     Identities and cameras of different data sets get different numbers. Distractors are left out, since they are of
@@ -102,16 +102,23 @@ def combine(datasets: Sequence[ReidDataset], *, splits: Sequence[Split] = ("trai
             raise InputError(f"data set '{name}' in {place} is listed twice; list it once")
     root = Path(os.path.commonpath([place for _, place in places]))
     train: list[Record] = []
+    val: list[Record] = []
     identities: dict[str, int] = {}
     cameras: dict[str, int] = {}
     for dataset in datasets:
         records = _select_records(dataset, splits)
+        listed = (*records, *dataset.val)
         folder = Path(os.path.abspath(dataset.root)).relative_to(root)
-        identity = assign_numbers((r.identity for r in records), first=max((r.identity for r in train), default=0) + 1)
-        camera = assign_numbers((r.camera for r in records), first=max((r.camera for r in train), default=-1) + 1)
+        identity = assign_numbers(
+            (r.identity for r in listed), first=max((r.identity for r in (*train, *val)), default=0) + 1
+        )
+        camera = assign_numbers(
+            (r.camera for r in listed), first=max((r.camera for r in (*train, *val)), default=-1) + 1
+        )
         identities |= _renumber_names(folder, dataset.label_map, identity)
         cameras |= _renumber_names(folder, dataset.camera_map, camera)
-        train += [Record((folder / r.path).as_posix(), identity[r.identity], camera[r.camera]) for r in records]
+        train += (_move(r, folder, identity, camera) for r in records)
+        val += (_move(r, folder, identity, camera) for r in dataset.val)
     unfiltered = all(d.protocol == "no_camera_filter" for d in datasets)
     return ReidDataset(
         name="+".join(d.name for d in datasets),
@@ -124,7 +131,13 @@ def combine(datasets: Sequence[ReidDataset], *, splits: Sequence[Split] = ("trai
         notes=tuple(f"{d.name}: {note}" for d in datasets for note in d.notes),
         label_map=identities or None,
         camera_map=cameras or None,
+        val=tuple(val),
     )
+
+
+def _move(record: Record, folder: Path, identity: Mapping[int, int], camera: Mapping[int, int]) -> Record:
+    """Return the record of an image that lies in ``folder``, with other numbers of its identity and camera."""
+    return Record((folder / record.path).as_posix(), identity[record.identity], camera[record.camera])
 
 
 def _select_records(dataset: ReidDataset, splits: Sequence[str]) -> list[Record]:

@@ -134,23 +134,12 @@ def _check_split(places: Mapping[str, int], split: float | None, path: Path) -> 
 def _images(
     rows: list[_Row], header: list[str], places: Mapping[str, int], root: Path, file: str
 ) -> Iterator[LabelledImage]:
-    listed = [
-        (n, i) for n, cells in rows if (i := _image(cells, header, places, root, f"{file}, line {n}")) is not None
-    ]
-    where = locate(root, (image.path for _, image in listed), source=file)
-    seen: dict[tuple[str, str], int] = {}
-    for number, image in listed:
-        if image.path not in where:
-            continue
-        image = replace(image, path=where[image.path])
-        first = seen.setdefault((image.path, image.split), number)
-        if first == number:
-            yield image
-        else:
-            part = f" for {image.split}" if image.split else ""
-            report(
-                "bad list entry", f"{file}, line {number}: {image.path} is in line {first}{part} already; remove one"
-            )
+    parsed = (_image(cells, header, places, root, f"{file}, line {number}") for number, cells in rows)
+    listed = [image for image in parsed if image is not None]
+    where = locate(root, (image.path for image in listed), source=file)
+    for image in listed:
+        if image.path in where:
+            yield replace(image, path=where[image.path])
 
 
 def _image(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -221,8 +221,8 @@ def extract_images(mat: Path, labels: str, folder: Path, *, progress: Progress |
             count += _extract_one(file[reference], folder / name, mat)
             if progress is not None:
                 progress(done, len(cells))
-    with _write_atomically(folder / _COUNT_FILE, sync=True) as marker:
-        sync_below(folder)
+    with suppress(InputError), _write_atomically(folder / _COUNT_FILE, sync=True) as marker:
+        sync_below(folder)  # without permission to write the marker, each load compares the images with the file
         marker.write_text(f"{count}\n")
     return count
 
@@ -232,7 +232,7 @@ def is_extracted(folder: Path) -> bool:
     marker = folder / _COUNT_FILE
     if not marker.is_file():
         return False
-    return marker.read_text().strip() == str(sum(name.endswith(".png") for name in os.listdir(folder)))
+    return marker.read_bytes().strip() == b"%d" % sum(name.endswith(".png") for name in os.listdir(folder))
 
 
 def read_test_sets(mat: Path) -> list[frozenset[tuple[int, int]]]:

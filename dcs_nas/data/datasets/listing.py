@@ -95,7 +95,8 @@ def pass_over_folders(root: Path, folders: Iterable[str], what: str) -> None:
 def list_images_below(path: Path, above: tuple[str, ...] = ()) -> tuple[list[str], list[str]]:
     """Return the paths relative to ``path``, at any depth, of files with an image's name, and of other visible files.
 
-    Each folder is sorted and comes before the folders inside it. A link to a folder above it is not followed.
+    Each folder is sorted and comes before the folders inside it. A link to a folder that holds it, or in a circle, is
+    not followed.
     """
     real = os.path.realpath(path)
     images: list[str] = []
@@ -105,7 +106,7 @@ def list_images_below(path: Path, above: tuple[str, ...] = ()) -> tuple[list[str
         kind = images if is_image_name(name) else folders if os.path.isdir(path / name) else foreign
         kind.append(name)
     for name in folders:
-        if os.path.realpath(path / name) in (real, *above):
+        if os.path.realpath(path / name) in above or _leads_up(path / name):
             continue
         try:
             inner = list_images_below(path / name, (real, *above))
@@ -128,9 +129,17 @@ def read_lines(root: Path, name: str) -> list[tuple[int, str]]:
 
 
 def list_folders(path: Path) -> list[str]:
-    """List the folders in ``path``, sorted, without hidden ones; a name that cannot be printed is reported."""
-    names = sorted(name for name in list_visible(path) if (path / name).is_dir())
+    """List the folders in ``path``, sorted, without hidden ones and links to a folder that holds them.
+
+    A name that cannot be printed is reported.
+    """
+    names = [name for name in list_visible(path) if (path / name).is_dir() and not _leads_up(path / name)]
     return [name for name in names if is_printable(name, path)]
+
+
+def _leads_up(folder: Path) -> bool:
+    """Return whether a folder is a link to one that holds the link: its images would be found twice."""
+    return folder.is_symlink() and Path(os.path.realpath(folder.parent)).is_relative_to(os.path.realpath(folder))
 
 
 def is_image_name(name: str) -> bool:

@@ -127,11 +127,28 @@ def load_dataset(name: str, root: Path | str, **options: Any) -> ReidDataset:
         raise InputError(
             f"the loader of data set '{name}' ({DATASETS.owner(name)}) returns {kind}, expected ReidDataset; change it"
         )
+    _require_one_identity(dataset)
     lines = (
         f"passed over {len(names):,} {what}: {', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''}"
         for what, names in counted.items()
     )
     return replace(dataset, passed_over=tuple(map(to_one_line, lines)))
+
+
+def _require_one_identity(dataset: ReidDataset) -> None:
+    """Report images that are listed twice in a split, or with two identities."""
+    names = {number: name for name, number in (dataset.label_map or {}).items()}
+    identities: dict[str, int] = {}
+    for split in (*SPLITS, "val"):
+        listed: set[str] = set()
+        for record in getattr(dataset, split):
+            first, path = identities.setdefault(record.path, record.identity), dataset.root / record.path
+            if first != record.identity:
+                both = " and ".join(str(names.get(number, number)) for number in (first, record.identity))
+                report("bad list entry", f"{path} is listed with the identities {both}, expected one; remove an entry")
+            elif record.path in listed:
+                report("bad list entry", f"{path} is listed twice in {split}; remove an entry")
+            listed.add(record.path)
 
 
 def check_options(name: str, options: dict[str, Any]) -> dict[str, Any]:

@@ -176,7 +176,7 @@ def _load(name: str, root: Path) -> ReidDataset:
 
 
 def _add_500k(dataset: ReidDataset) -> ReidDataset:
-    """Return the data set with every image of images/ in the gallery, as a distractor whatever its name."""
+    """Return the data set with the images of images/ in the gallery as distractors; junk (-1) is left out."""
     extra = tuple(
         Record(r.path, DISTRACTOR, r.camera)
         for r in parse_image_names(list_images(dataset.root, "images"), example=_MARKET_NAME)
