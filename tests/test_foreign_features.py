@@ -110,6 +110,43 @@ def test_a_distance_matrix_scores_as_the_features_that_it_is_of(
     )
 
 
+def test_bad_arrays_are_one_line_that_names_their_file(
+    arrays: list[np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for feats in (np.float32(1), np.ones((6, 3))):
+        np.savez("f.npz", feats=feats, pids=np.arange(3), camids=np.arange(3))
+        assert "f.npz holds feats and pids and camids of the shapes (" in refused(
+            capsys, "rank", "f.npz", "--queries", 1
+        )
+    Path("query").mkdir()
+    Path("gallery").mkdir()
+    np.save("gallery/0001_c2.npy", np.ones(3))
+    np.savez("a.npz", a=np.ones(3))
+    Path("a.npz").rename("query/0001_c1.npy")
+    words = ("rank", "query", "--gallery", "gallery")
+    assert "query/0001_c1.npy holds a; expected one array of numbers" in refused(capsys, *words)
+    np.save("query/0001_c1.npy", np.array(["a"]))
+    assert "query/0001_c1.npy holds <U1; expected one array of numbers" in refused(capsys, *words)
+    Path("query/0001_c1.npy").unlink()
+    np.save("query/-1_c1.npy", np.ones(3))
+    assert "query and gallery, without junk (identity -1): query_features has" in refused(capsys, *words)
+    np.savez("d.npz", distmat=np.ones((10, 10)), **dict(zip(TORCHREID[2:], [arrays[2].astype("f4"), *arrays[3:]])))
+    assert "d.npz: query_pids has shape (10,) and dtype float32" in refused(capsys, "rank", "d.npz")
+
+
+def test_junk_is_in_no_list_of_the_nearest(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    values = [np.ones((1, 3)), np.eye(3)[[0, 1, 2, 0]], [1], [-1, 1, 2, 3], [0], [1, 1, 1, 1]]
+    np.savez(tmp_path / "f.npz", **dict(zip(OURS, values)))
+    for options in ([], ["--rerank", "--k1", 2, "--k2", 1]):
+        code, out, _ = run_command(capsys, "rank", tmp_path / "f.npz", "--top", 4, *options)
+        assert code == 0
+        assert sorted(line.split(",")[2] for line in out.splitlines()[1:]) == ["1", "2", "3"]
+    assert "expand is 9; expected at most 3, the images of the gallery without junk" in refused(
+        capsys, "rank", tmp_path / "f.npz", "--expand", 9
+    )
+
+
 class _Runs:
     def __reduce__(self) -> Any:
         return (open, ("ran", "w"))

@@ -235,7 +235,10 @@ def _vectors(query: Path, gallery: Path | None, asked: Sequence[str]) -> _Ranked
         records = parse_image_names(names, example=_EXAMPLE.replace(".jpg", ".npy"))
         kept = {record.path for record in records}  # junk is left out
         parts[part] = vectors[[name in kept for name in names]], records
-    return _Ranked(_build_feature_set(parts), "cosine")  # demo.py normalises them
+    try:
+        return _Ranked(_build_feature_set(parts), "cosine")  # demo.py normalises them
+    except InputError as error:
+        raise InputError(f"{query} and {gallery}, without junk (identity -1): {error}") from None
 
 
 def _build_feature_set(parts: Mapping[str, tuple[Any, _Images]]) -> FeatureSet:
@@ -254,15 +257,17 @@ def _build_feature_set(parts: Mapping[str, tuple[Any, _Images]]) -> FeatureSet:
 
 
 def _write_nearest(features: FeatureSet, settings: EvaluateConfig, count: int, target: Path | None) -> None:
-    """Write the ``count`` nearest gallery images of every query as CSV to ``target``, or to standard output."""
+    """Write the ``count`` nearest gallery images of every query, without junk, as CSV to ``target`` or to stdout."""
     import numpy as np
 
+    from dcs_nas.data.records import JUNK
     from dcs_nas.evaluation import compute_distances, top_k
     from dcs_nas.files import write_text
 
     distances = compute_distances(features, settings)
-    labels = [np.zeros(n, dtype=np.int64) for n in distances.shape]
-    images, values = top_k(distances, *labels, *labels, k=count, protocol="no_camera_filter")
+    zeros = [np.zeros(n, dtype=np.int64) for n in distances.shape]
+    labels = zeros[0], np.where(features.gallery_pids == JUNK, JUNK, 0)
+    images, values = top_k(distances, *labels, *zeros, k=count, protocol="no_camera_filter")
     queries, gallery = _names(features.query_paths, len(images)), _names(features.gallery_paths, distances.shape[1])
     text = list_nearest(
         (name, k, gallery[i], d)

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from dcs_nas.errors import InputError
 from dcs_nas.evaluation.features import FEATURE_KEYS, LABEL_KEYS, FeatureSet, as_matrix
+from dcs_nas.evaluation.matching import Labels
 from dcs_nas.files import require_file, require_moderate_growth
 
 _TORCH = (".pt", ".pth", ".bin", ".tar")
@@ -67,6 +68,12 @@ def read_foreign(file: Path, *, queries: int | None = None) -> FeatureSet:
                 raise InputError(f"{file} holds queries apart from gallery, so --queries is not needed; leave it out")
             return _to_feature_set(file, {ours: arrays[theirs] for ours, theirs in zip(FEATURE_KEYS, names)})
     if set(_TOGETHER) <= set(arrays):
+        shapes = [arrays[name].shape for name in _TOGETHER]
+        if len({shape[:1] for shape in shapes}) > 1 or len(shapes[0]) != 2:
+            raise InputError(
+                f"{file} holds {' and '.join(_TOGETHER)} of the shapes {', '.join(map(str, shapes))}; expected (N, D), "
+                "(N,) and (N,) of N images"
+            )
         if queries is None or not 0 < queries < len(arrays["feats"]):
             raise InputError(
                 f"{file} holds {len(arrays['feats'])} images, queries first; give their number with --queries N"
@@ -90,11 +97,15 @@ def read_matrix(file: Path, labels: Path | None) -> tuple[np.ndarray, dict[str, 
     matrix = next((arrays[name] for name in ("", *_MATRICES) if name in arrays), None)
     if matrix is None:
         raise InputError(f"{file} holds {_list_names(arrays)}; expected a matrix of distances, distmat")
-    columns = {**arrays, **(_read_file(labels) if labels is not None else {})}
+    all_arrays = {**arrays, **(_read_file(labels) if labels is not None else {})}
     for names in _NAMES.values():
-        if set(names[2:]) <= set(columns):
-            sides = {ours: columns[theirs] for ours, theirs in zip(LABEL_KEYS, names[2:])}
-            as_matrix("distances", matrix)
+        if set(names[2:]) <= set(all_arrays):
+            sides = {ours: all_arrays[theirs] for ours, theirs in zip(LABEL_KEYS, names[2:])}
+            try:
+                rows, columns = as_matrix("distances", matrix).shape
+                Labels.from_arrays(**sides, shape=(rows, columns))
+            except InputError as error:
+                raise InputError(f"{file}{f' and {labels}' if labels else ''}: {error}") from None
             return matrix, sides
     raise InputError(
         f"{labels or file} holds no labels; give --labels FILE.npz with q_pids, g_pids, q_camids and "
@@ -113,18 +124,26 @@ def read_vectors(folder: Path) -> tuple[list[str], np.ndarray]:
     """Return names and features (N, D) of a folder of .npy files, one for each image, as fast-reid's demo.py writes.
 
     Raises:
-        InputError: no such files, or vectors of different lengths.
+        InputError: no such files, no numbers in one, or vectors of different lengths.
     """
     files = sorted(folder.glob("*.npy"))
     if not files:
         raise InputError(
             f"{folder} holds no .npy files; expected one for each image, as fast-reid's demo.py writes them"
         )
-    vectors = [_read_file(file)[""].reshape(-1) for file in files]
+    vectors = [_read_vector(file) for file in files]
     lengths = sorted({len(vector) for vector in vectors})
     if len(lengths) > 1:
         raise InputError(f"the vectors in {folder} have {lengths[0]} to {lengths[-1]} numbers; expected one length")
     return [file.stem for file in files], np.stack(vectors)
+
+
+def _read_vector(file: Path) -> np.ndarray:
+    arrays = _read_file(file)
+    content = str(arrays[""].dtype) if "" in arrays else _list_names(arrays)
+    if "" not in arrays or arrays[""].dtype.kind not in "fiu":
+        raise InputError(f"{file} holds {content}; expected one array of numbers: remove or replace it")
+    return arrays[""].reshape(-1)
 
 
 def _read_file(file: Path) -> dict[str, np.ndarray]:
