@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -13,6 +14,7 @@ from typing import Any
 from dcs_nas import __version__
 
 OPENMP_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+_ADDRESS = re.compile(r"(?s)(tune\b.*?\bstorage\b['\"]?\s*[=:]\s*).+")  # in tune.storage=... and tune={storage: ...}
 _REPORTED = ("torch", "numpy", "nni", "pytorch-lightning", "kornia", "scipy", "networkx", "pillow")
 
 
@@ -36,9 +38,18 @@ def describe_environment(threads: int | None = None) -> dict[str, Any]:
             "cores": os.cpu_count(),
             **({"threads": threads or torch.get_num_threads()} if torch else {}),
         },
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [Path(sys.argv[0]).name, *read_arguments()],
         "git": _git_revision(),
     }
+
+
+def read_arguments() -> list[str]:
+    """Return the arguments of this process for a record, without addresses of ``tune.storage``, which hold passwords.
+
+    >>> _ADDRESS.sub(r"\1...", "tune.storage=postgresql://user:word@host/db")
+    'tune.storage=...'
+    """
+    return [_ADDRESS.sub(r"\1...", word) for word in sys.argv[1:]]
 
 
 def limit_spinning() -> None:

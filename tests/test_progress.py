@@ -15,7 +15,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from dcs_nas.cli.console import show_log
+from dcs_nas.cli.console import progress, show_log, stop_bars
 from dcs_nas.training.trainer import JobBar, without_known_warnings
 
 log = logging.getLogger("dcs_nas.test")
@@ -86,3 +86,17 @@ def test_lines_of_the_log_stand_above_the_bar_on_lines_of_their_own() -> None:
     text = _shown(Job(), 2)
     lines = [line.strip() for line in text.replace("\r", "\n").splitlines()]
     assert [line for line in lines if line.endswith("is over")] == ["epoch 1 is over", "epoch 2 is over"]
+
+
+def test_a_bar_that_is_over_stays_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    complete, left = progress("complete"), progress("left")
+    complete(3, 3)
+    left(1, 3)
+    stop_bars()
+    shown = terminal.getvalue()
+    complete(4, 3)
+    left(2, 3)
+    assert terminal.getvalue() == shown

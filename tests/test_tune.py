@@ -21,12 +21,13 @@ from optuna.trial import TrialState
 
 from dcs_nas.cli import main
 from dcs_nas.config import Config, load_config
+from dcs_nas.environment import describe_environment
 from dcs_nas.errors import InputError
-from dcs_nas.runs.lock import lock_folder
+from dcs_nas.runs.lock import LOCK, lock_folder
 from dcs_nas.space import find_shipped_file
 from dcs_nas.tune import tuning
 from dcs_nas.tune.space import DISTRIBUTIONS, format_overrides, read_space
-from dcs_nas.tune.study import TUNERS, TuneWorker, create_study, load_study, name_trial, open_storage
+from dcs_nas.tune.study import TUNERS, TuneWorker, create_study, get_state, load_study, name_trial, open_storage
 from tests.chains import chain_space, random_chain
 from tests.run_folders import foreign_names
 
@@ -120,11 +121,13 @@ def test_a_normal_distribution_has_its_mean_and_spread(tmp_path: Path) -> None:
 def test_values_reach_the_configuration_as_they_were_drawn(tmp_path: Path) -> None:
     path = _file(tmp_path)
     values = {"retrain.lr": 1.2345678901234567e-05, "retrain.milestones": [3, 9], "retrain.channels": None}
+    values["data.options"] = {"folder": "行人 \U0001f6b6"}
     config = load_config(path, format_overrides(values))
     assert config.retrain is not None
     assert config.retrain.lr == values["retrain.lr"]
     assert config.retrain.milestones == (3, 9)
     assert config.retrain.channels is None
+    assert config.data.options == values["data.options"]
 
 
 @pytest.mark.parametrize(
@@ -136,6 +139,7 @@ def test_values_reach_the_configuration_as_they_were_drawn(tmp_path: Path) -> No
         ({"retrain": {"choice": [1]}}, "tune.space.retrain: the configuration refuses 1"),
         ({"results": {"choice": ["a"]}}, "'results' is not for tuning"),
         ({"search.lr": {"uniform": [0, 1]}}, "'search.lr' has no effect, since tune.command is 'retrain'"),
+        ({"pretrain.lr": {"uniform": [0, 1]}}, "'pretrain.lr' has no effect, since tune.command is 'retrain'"),
         ({"retrain.lr": {}}, "retrain.lr: found nothing, expected one distribution"),
         ({"retrain.lr": {"unifrom": [0, 1]}}, "unknown distribution 'unifrom'; did you mean uniform?"),
         ({"retrain.lr": {"uniform": [1]}}, "uniform takes the numbers [low, high], found [1]"),
@@ -199,7 +203,9 @@ def test_the_shipped_tunings_can_start(name: str) -> None:
         ({"training_service": {"platform": "remote"}}, "by the same command with --resume"),
         ({"platform": "remote"}, "platform"),
         ({"gpus": [0], "concurrency": 2}, "concurrency 2 is more than the 1 devices"),
-        ({"storage": "nosql://name:secret@host/db"}, "tune.storage: cannot open nosql://...@host/db"),
+        ({"storage": "nosql://name:secret@host/db"}, "tune.storage: cannot open ...@host/db: "),
+        ({"storage": "nosql:/name:secret@host/db"}, "tune.storage: cannot open ...@host/db: "),
+        ({"storage": "nosql://host/db?password=secret"}, "tune.storage: cannot open nosql://host/db: "),
         ({"command": "search"}, "has no section 'search'"),
     ],
 )
@@ -207,7 +213,9 @@ def test_wrong_settings_are_refused_before_anything_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tune: dict, message: str
 ) -> None:
     assert _tune(monkeypatch, _file(tmp_path, **tune)) == 1
-    assert message in _said(capsys)
+    said = _said(capsys)
+    assert message in said
+    assert "secret" not in said
     assert not (tmp_path / "results").exists()
 
 
@@ -220,7 +228,10 @@ def test_a_metric_that_needs_held_out_people_wants_some(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     assert _tune(monkeypatch, _file(tmp_path), "-o", "retrain.validation=0") == 1
-    assert "retrain.validation is 0, so no identities are held out" in _said(capsys)
+    assert "retrain.validation is 0, so no identities are held out; set it" in _said(capsys)
+    for distribution in ({"choice": [0, 0.2]}, {"quniform": [0, 0.4, 0.1]}):
+        assert _tune(monkeypatch, _file(tmp_path, {**SPACE, "retrain.validation": distribution})) == 1
+        assert "no identities are held out; leave 0 out of tune.space" in _said(capsys)
 
 
 def test_a_genotype_that_is_not_there_is_named(
@@ -394,6 +405,43 @@ def test_a_trial_that_does_badly_is_stopped_early(tmp_path: Path, monkeypatch: p
     assert rows == {"1": "finished", "7": "pruned"}
 
 
+def test_hyperband_prunes_after_1_3_9_epochs_and_the_median_pruner_after_its_warm_up(tmp_path: Path) -> None:
+    class Process:
+        seconds = 0.0
+
+        def __init__(self) -> None:
+            self.epochs = 0
+
+        def is_running(self) -> bool:
+            return True
+
+        def stop(self) -> None: ...
+
+        def read_new_epochs(self) -> list[tuple[int, float]]:
+            self.epochs += 1
+            return [(self.epochs - 1, score)]
+
+    def prune(number: int, **tune: Any) -> set[int]:
+        nonlocal score
+        (folder := tmp_path / tune["pruner"]).mkdir()
+        pruned = set()
+        config = _job(trials=number, **tune)
+        with _worker(config, folder) as worker:
+            for trial, _ in iter(worker.next, None):
+                score, process = 1 / (trial.number + 1), Process()
+                while process.epochs < 9 and tuning._poll_trial(worker, trial, process) is None:
+                    pass
+                if get_state(worker.trials[trial.number]) == "pruned":
+                    pruned.add(process.epochs)
+                else:
+                    worker.end(trial, score, seconds=0)
+        return pruned
+
+    score = 0.0
+    assert prune(30, pruner="hyperband", pruner_options={"max_resource": 9}) == {1, 3, 9}
+    assert prune(3, pruner="median", pruner_options={"n_startup_trials": 1, "n_warmup_steps": 5}) == {6}
+
+
 def test_a_failed_trial_is_told_with_its_last_line_and_the_rest_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -431,9 +479,22 @@ def test_a_metric_that_no_trial_has_stops_the_tuning(
     assert "began with tune.metric=train/loss, not validation/mAP" in _said(capsys)
 
 
-def test_a_space_that_is_used_up_ends_the_tuning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_without_the_metric_is_a_failure_where_another_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = {"retrain.lr": {"choice": [3e-4]}, "loss.ib_weight": {"choice": [1, 6]}}
+    assert _tune(monkeypatch, _file(tmp_path, space, tuner="GridSearch"), "-o", f"seed={_GOOD_FIRST}") == 0
+    good, bad = _rows(_folder(tmp_path))
+    assert (good["state"], bad["state"]) == ("finished", "failed")
+    assert "has no column 'validation/mAP'" in bad["message"]
+
+
+def test_a_space_that_is_used_up_ends_the_tuning_and_its_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     space = {"retrain.lr": {"choice": [1e-4, 1e-3, 1e-2]}}
-    assert _tune(monkeypatch, _file(tmp_path, space, trials=10, tuner="GridSearch")) == 0
+    path, steps = _file(tmp_path, space, trials=10, tuner="GridSearch"), []
+    monkeypatch.setattr(tuning, "PROGRAM", FAKE)
+    tuning.run_tuning(load_config(path), _folder(tmp_path), progress=lambda done, total: steps.append((done, total)))
+    assert steps == [(1, 3), (2, 3), (3, 3)]
     assert sorted(row["retrain.lr"] for row in _rows(_folder(tmp_path))) == ["0.0001", "0.001", "0.01"]
 
 
@@ -456,6 +517,7 @@ def test_a_folder_is_neither_overwritten_nor_resumed_by_accident(
         ([], "holds a tuning already; continue it with --resume"),
         (["--resume", "-o", "retrain.epochs=3"], "began with retrain.epochs=120, not 3"),
         (["--resume", "-o", "tune.tuner=Random"], "began with tune.tuner=TPE, not Random"),
+        (["--resume", "-o", "data.cache=elsewhere"], "began with data.cache="),  # what trials would not take
         (["--resume", "--overwrite"], "exclude each other"),
     ):
         assert _tune(monkeypatch, path, *arguments) == 1
@@ -494,7 +556,7 @@ def test_trials_are_recorded_in_a_database_where_one_is_named(
     address = f"sqlite:///{tmp_path / 'study.db'}"
     path, folder = _file(tmp_path, trials=1, storage=address), _folder(tmp_path)
     assert _tune(monkeypatch, path) == 0
-    assert "study.db" not in (folder / "config.yaml").read_text()
+    assert not any(address in file.read_text() for file in folder.rglob("*") if file.is_file())
     with open_storage(load_config(path).section("tune"), folder) as storage:
         assert len(optuna.load_study(study_name="job", storage=storage).trials) == 1
     assert _tune(monkeypatch, path, "--resume", "-o", "tune.trials=2") == 0
@@ -506,6 +568,16 @@ def test_trials_are_recorded_in_a_database_where_one_is_named(
     assert "has no study 'job'; give tune.storage as it was" in _said(capsys)
     assert _tune(monkeypatch, path, "--overwrite") == 0
     assert len(_rows(folder)) == 1
+
+
+@pytest.mark.parametrize(
+    "item", ["tune.storage={}", "-otune.storage={}", "tune={{trials: 3, storage: '{}', hours: 1}}"]
+)
+def test_no_record_holds_the_password_of_a_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, item: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["dcs-nas", "tune", "job", "-o", item.format("mysql://name:secret@host/db")])
+    with lock_folder(tmp_path):
+        records = [(tmp_path / LOCK).read_text(), " ".join(describe_environment()["command"])]
+    assert all("dcs-nas tune job -o" in text and "secret" not in text for text in records)
 
 
 # interruption

@@ -20,7 +20,7 @@ def say(text: str) -> None:
 
 
 def progress(label: str) -> Callable[[int, int], None]:
-    """Return a progress bar, shown from its first step to its last: call it with (done, total)."""
+    """Return a progress bar, shown from its first step until it is complete or stopped: call it with (done, total)."""
     bar: list[Any] = []
 
     def update(done: int, total: int) -> None:
@@ -35,6 +35,8 @@ def progress(label: str) -> Callable[[int, int], None]:
             bar[0].add_task(label, total=total)
             bar[0].start()
             _running.append(bar[0])
+        if bar[0] not in _running:
+            return
         bar[0].update(bar[0].task_ids[0], completed=done)
         if done >= total:
             bar[0].stop()
@@ -44,7 +46,7 @@ def progress(label: str) -> Callable[[int, int], None]:
 
 
 def stop_bars() -> None:
-    """Remove the bars that an error has left."""
+    """Remove the bars that a job has left before their end."""
     while _running:
         _running.pop().stop()
 

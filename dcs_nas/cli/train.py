@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from dcs_nas import api
-from dcs_nas.cli.console import progress, say, show_log, table
+from dcs_nas.cli.console import progress, say, show_log, stop_bars, table
 from dcs_nas.cli.options import ConfigFile, Folder, GenotypeFile, Overrides, Overwrite, Resume
 from dcs_nas.cli.tables import show_genotype, show_trained
 from dcs_nas.errors import InputError, command
@@ -102,6 +102,7 @@ def tune(
     trials = run_tuning(
         settings, folder, genotype=genotype, resume=resume, overwrite=overwrite, progress=progress("trials")
     )
+    stop_bars()
     best = [(trial, values) for trial, values in trials if get_state(trial) == "finished"][:5]
     rows = [[name_trial(trial), f"{trial.value:.5g}", *map(format_value, values.values())] for trial, values in best]
     table(f"{folder}: the best of {len(trials)} trials", ["trial", settings.objective[0], *tuned.space], rows)

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
+from dcs_nas.environment import read_arguments
 from dcs_nas.errors import InputError
 
 LOCK = ".lock"
@@ -36,9 +37,9 @@ class Owner:
     @classmethod
     def of_this_process(cls) -> Owner:
         """Return the record of this process."""
-        program, *arguments = sys.argv or [""]
-        name = "dcs-nas" if Path(program).name == "__main__.py" else Path(program).name or "python"
-        command = shlex.join([name, *arguments])[:300]
+        program = Path(sys.argv[0] if sys.argv else "").name
+        name = "dcs-nas" if program == "__main__.py" else program or "python"
+        command = shlex.join([name, *read_arguments()])[:300]
         return cls(os.getpid(), socket.gethostname(), command, f"{datetime.now():%Y-%m-%d %H:%M:%S}")
 
     @property

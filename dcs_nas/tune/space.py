@@ -125,7 +125,7 @@ def read_space(config: Config) -> list[Parameter]:
 
 def format_overrides(values: Mapping[str, Any]) -> list[str]:
     """Return the values as arguments of ``-o``; JSON is YAML."""
-    return [f"{key}={json.dumps(value)}" for key, value in values.items()]
+    return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
 
 
 def apply_values(config: Config, values: Mapping[str, Any]) -> Config:
@@ -140,7 +140,7 @@ def _parse_parameter(key: str, distribution: Mapping[str, list[Any]], command: s
     section, place = current_key(key, source="tune.space").split(".")[0], f"tune.space.{key}"
     if section in _NOT_TUNED:
         raise InputError(f"tune.space: '{key}' is not for tuning; tune what a trial trains by, e.g. {command}.lr")
-    if section in ("search", "retrain") and section != command:
+    if section in ("search", "pretrain", "retrain") and section != command:
         raise InputError(f"tune.space: '{key}' has no effect, since tune.command is '{command}'")
     if len(distribution) != 1:
         names = ", ".join(distribution) or "nothing"

@@ -52,7 +52,8 @@ class _Grid(GridSampler):
 class TuneWorker(Worker):
     """One of the processes that work on a tuning's folder; it assigns trials and records their results.
 
-    Trials of a dead worker are assigned first, with the same values and run folder.
+    Trials of a dead worker are assigned first, with the same values and run folder. ``limit`` is the number of trials:
+    ``tune.trials``, or fewer where a grid has fewer points.
 
     From one seed, a single worker assigns the same trials every time, interrupted or not: the sampler of each trial is
     created from the seed and the trial's number, and uses only the earlier trials.
@@ -64,7 +65,7 @@ class TuneWorker(Worker):
         self.tune: TuneConfig = config.section("tune")
         self._space = read_space(config)
         grid = _grid(config, self._space) if self.tune.tuner == "GridSearch" else {}
-        self._limit = min(self.tune.trials, math.prod(map(len, grid.values())) if grid else math.inf)
+        self.limit = min(self.tune.trials, math.prod(map(len, grid.values())) if grid else self.tune.trials)
 
     @classmethod
     @contextlib.contextmanager
@@ -82,7 +83,7 @@ class TuneWorker(Worker):
                 trial = Trial(self.study, left._trial_id)
             else:
                 number = len(self.trials)
-                if number >= self._limit:
+                if number >= self.limit:
                     return None
                 self.study.sampler = make_sampler(self.config, self._space, number)
                 trial = self.study.ask()
@@ -100,6 +101,11 @@ class TuneWorker(Worker):
         trial.set_user_attr("message", message)
         without_value = TrialState.PRUNED if pruned else TrialState.FAIL
         return self.study.tell(trial, value, without_value if value is None else TrialState.COMPLETE)
+
+    @property
+    def has_metric(self) -> bool:
+        """True if a trial has reported the metric."""
+        return any(trial.value is not None or trial.intermediate_values for trial in self.trials)
 
     def require_none_left(self) -> None:
         """Raise ``InputError`` if a trial whose worker died still runs in its run folder."""
@@ -159,6 +165,11 @@ def make_pruner(config: Config) -> BasePruner:
     return _create(kind, tune.pruner, options, inspect.signature(kind).parameters, "pruner")
 
 
+def first_step(config: Config) -> int:
+    """Return the step of a trial's first epoch: Optuna's Hyperband counts from 1, its median pruner from 0."""
+    return int(config.section("tune").pruner == "hyperband")
+
+
 def _create(
     kind: Callable[..., T], name: str, options: Mapping[str, Any], known: Collection[str], setting: str, **fixed: Any
 ) -> T:
@@ -182,8 +193,9 @@ def open_storage(tune: TuneConfig, folder: Path) -> Iterator[BaseStorage]:
     try:
         storage = RDBStorage(tune.storage)
     except Exception as error:  # drivers of databases raise exceptions of any kind
-        where = re.sub(r"//.*@", "//...@", tune.storage)
-        raise InputError(f"tune.storage: cannot open {where}: {str(error).splitlines()[0]}; see docs/tune.md") from None
+        where = re.sub(r"^.*@|\?.*$", lambda part: "...@" if part[0].endswith("@") else "", tune.storage)
+        reason = str(error).replace(tune.storage, where).splitlines()[0]
+        raise InputError(f"tune.storage: cannot open {where}: {reason}; see docs/tune.md") from None
     try:
         yield storage
     finally:

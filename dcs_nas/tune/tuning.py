@@ -29,6 +29,7 @@ from dcs_nas.tune.space import apply_values, format_overrides, read_space
 from dcs_nas.tune.study import (
     TuneWorker,
     create_study,
+    first_step,
     get_state,
     load_study,
     make_pruner,
@@ -41,7 +42,7 @@ from dcs_nas.tune.study import (
 log = logging.getLogger(__name__)
 PROGRAM: tuple[str, ...] = (sys.executable, "-m", "dcs_nas")
 POLL_SECONDS = 0.2
-_MAY_CHANGE: Any = {"results": True, "data": {"cache"}, "tune": {"trials", "concurrency", "hours", "gpus", "storage"}}
+_MAY_CHANGE: Any = {"results": True, "tune": {"trials", "concurrency", "hours", "gpus", "storage"}}
 
 
 def run_tuning(
@@ -62,7 +63,7 @@ def run_tuning(
     No child process is left when it raises.
 
     Raises:
-        InputError: bad settings or folders, or a finished trial without the metric.
+        InputError: bad settings or folders, or a finished trial without the metric where no trial has had it.
         TrainingError: no trial had a result.
         KeyboardInterrupt: a signal has arrived.
     """
@@ -89,17 +90,18 @@ def _check(config: Config, genotype: Path | None) -> Path | None:
     """Check the settings before the first trial, and return the genotype that the trials train."""
     tune: TuneConfig = config.section("tune")
     section = config.section(tune.command)
-    make_sampler(config, read_space(config), 0)
+    space = read_space(config)
+    make_sampler(config, space, 0)
     make_pruner(config)
     if tune.command == "search":
         if genotype is not None:
             raise InputError("--genotype is for tune.command retrain; a search starts without one")
         return None
     metric, _ = config.objective
-    if metric.startswith("validation/") and not section.validation and "retrain.validation" not in tune.space:
-        raise InputError(
-            f"tune.metric is {metric}, but retrain.validation is 0, so no identities are held out; set it, e.g. to 0.2"
-        )
+    shares = next((one.examples() for one in space if one.key == "retrain.validation"), [section.validation])
+    if metric.startswith("validation/") and not all(shares):
+        fix = "leave 0 out of tune.space" if "retrain.validation" in tune.space else "set it, e.g. to 0.2"
+        raise InputError(f"tune.metric is {metric}, but retrain.validation is 0, so no identities are held out; {fix}")
     if section.backbone is None and genotype is None and "retrain.backbone" not in tune.space:
         genotype = RunFolder.default(config, "search").genotype_file
     return genotype
@@ -212,8 +214,7 @@ class TrialProcess(ChildProcess):
         values = [row[metric] for row in rows if metric in row]
         if not values:
             known = dict.fromkeys(key for row in rows for key in row if key != "epoch")
-            hint = f"{choices(metric, known)}; --resume with -o tune.metric=NAME"
-            raise InputError(f"tune.metric: {path} has no column '{metric}'; {hint}")
+            raise InputError(f"{path} has no column '{metric}'; {choices(metric, known)}")
         if self._tune.take == "last":
             return values[-1]
         return max(values) if self._goal == "maximize" else min(values)
@@ -246,7 +247,8 @@ def _run_trials(worker: TuneWorker, progress: Callable[[int, int], None]) -> Non
                     if assignment is None:
                         break
                     trial, values = assignment
-                    seen = max(worker.trials[trial.number].intermediate_values, default=-1)
+                    steps = worker.trials[trial.number].intermediate_values
+                    seen = max(steps) - first_step(worker.config) if steps else -1
                     device = devices.pop(0)
                     process = TrialProcess(
                         worker.folder, name_trial(trial), values, worker.config, device=device, seen=seen
@@ -275,11 +277,17 @@ def _poll_trial(worker: TuneWorker, trial: Trial, process: TrialProcess) -> Froz
     for epoch, value in process.read_new_epochs():
         log.info("%s, epoch %d: %s %.5g", name_trial(trial), epoch + 1, worker.config.objective[0], value)
         if math.isfinite(value):
-            trial.report(value, epoch)
+            trial.report(value, epoch + first_step(worker.config))
             bad = bad or trial.should_prune()
     if over:
-        failure = process.describe_failure()
-        result = None if failure else process.read_result()
+        result, failure = None, process.describe_failure()
+        if not failure:
+            try:
+                result = process.read_result()
+            except InputError as error:
+                if not worker.has_metric:
+                    raise InputError(f"tune.metric: {error}; --resume with -o tune.metric=NAME") from None
+                failure = str(error)
         return worker.end(trial, result, seconds=process.seconds, message=failure)
     if bad:
         process.stop()
@@ -291,8 +299,8 @@ def _report_end(worker: TuneWorker, trial: FrozenTrial, progress: Callable[[int,
     """Log the end of a trial and write the results so far."""
     _write_results(worker)
     done = sum(t.state.is_finished() for t in worker.trials)
-    progress(done, worker.tune.trials)
-    ended = f"{done}/{worker.tune.trials}: {name_trial(trial)} {get_state(trial)}"
+    progress(done, worker.limit)
+    ended = f"{done}/{worker.limit}: {name_trial(trial)} {get_state(trial)}"
     if trial.value is None:
         log.warning("%s: %s", ended, trial.user_attrs["message"])
         return
