@@ -304,6 +304,11 @@ def test_foreign_damaged_and_newer_files_are_refused(
     del proto.metadata_props[:]
     onnx.save(proto, tmp_path / "b.onnx")
     assert "was not written by dcs-nas export" in refused(capsys, "rank", tmp_path / "b.onnx", *folders)
+    properties = OnnxModel(model).info.model_copy(update={"features": 16}).to_properties()
+    onnx.helper.set_model_props(proto, properties)
+    onnx.save(proto, tmp_path / "c.onnx")
+    with pytest.raises(InputError, match="returns 32 features, but its metadata state 16; export the run again"):
+        OnnxModel(tmp_path / "c.onnx").of_pixels([np.zeros((32, 16, 3), np.uint8)])
     newer = {**INFO.to_properties(), "dcs_nas.format": "9"}
     with pytest.raises(InputError, match="metadata of format 9, this dcs_nas reads 1"):
         read_properties(newer, source="x")

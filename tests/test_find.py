@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import shutil
@@ -133,6 +134,27 @@ def test_an_interrupted_extraction_continues_and_leaves_the_old_file_whole(
     assert not part.exists()
 
 
+def test_a_full_disk_costs_no_features(
+    run: Path, people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dcs_nas.export import extraction
+
+    def fail(path: Path, *_: object, **__: object) -> None:
+        path.write_bytes(b"")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    paths, out = dcs_nas.image_files(people / "query"), tmp_path / "f.npz"
+    with pytest.raises(KeyboardInterrupt):
+        extraction.extract(_Counting(run, stop_at=2), paths, out)
+    with (tmp_path / "f.npz.part" / "images.jsonl").open("a") as file:
+        file.write('"half a key')
+    with monkeypatch.context() as full:
+        full.setattr(Path, "write_text", fail)
+        with pytest.raises(OSError, match="No space"):
+            extraction.extract(_Counting(run), paths, out)
+    assert extraction.extract(_Counting(run), paths, out) == 8
+
+
 def test_images_that_changed_or_came_are_computed_and_other_settings_start_over(
     run: Path, people: Path, tmp_path: Path
 ) -> None:
@@ -255,6 +277,18 @@ def test_names_of_images_are_expanded_and_printable(tmp_path: Path, monkeypatch:
     (tmp_path / "a\nb.png").touch()
     with pytest.raises(InputError, match="cannot be printed"):
         dcs_nas.image_files("~")
+    folder = tmp_path / os.fsdecode(b"bad\xff")
+    folder.mkdir()
+    (folder / "0.png").touch()
+    with pytest.raises(InputError, match="cannot be printed"):
+        dcs_nas.image_files(folder)
+
+
+def test_an_image_that_is_named_twice_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("0.png", "1.png"):
+        (tmp_path / name).touch()
+    assert [path.name for path in dcs_nas.image_files(["1.png", tmp_path, tmp_path / "1.png"])] == ["1.png", "0.png"]
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
@@ -370,7 +404,8 @@ def test_evaluate_takes_settings_that_an_evaluation_reads(
     assert (found["mAP"], found["protocol"]) == (pytest.approx(plain["mAP"], abs=1e-4), plain["protocol"])
     assert (run / "evaluation_rerank.json").is_file()
     assert "has no effect on a trained run" in refused(capsys, "evaluate", run, "-o", "retrain.epochs=3")
-    assert "unknown key 'data.rot'" not in refused(capsys, "evaluate", run, "-o", "data.rot=x")
+    said = refused(capsys, "evaluate", run, "-o", "data.rot=x")
+    assert "-o data.rot=x has no effect on a trained run, which keeps the settings it began with; did you mean" in said
     assert "rerank_k1 given, but re-ranking is off" in refused(capsys, "evaluate", run, "-o", "evaluate.rerank_k1=5")
     assert run_command(capsys, "evaluate", run, "-o", "data.height=48")[0] == 0
     assert (run / "evaluation_height-48.json").is_file()

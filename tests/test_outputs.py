@@ -54,6 +54,21 @@ def test_an_output_that_is_an_input_is_refused(capsys: pytest.CaptureFixture, fe
     assert features.read_bytes() == before
 
 
+def test_an_output_that_is_an_image_of_an_input_folder_is_refused(
+    capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for image in (Path("gallery/inside/0.png"), Path("q.jpg")):
+        image.parent.mkdir(parents=True, exist_ok=True)
+        image.touch()
+    said = refused(capsys, "find", "run", "q.jpg", "gallery", "--out", "gallery/inside/0.png")
+    assert "--out gallery/inside/0.png is an input of this command, which writing would destroy" in said
+    run = start_run(tmp_path / "run", Config(name="a"))
+    (run.path / "nearest.png").touch()  # a picture of before
+    said = refused(capsys, "find", "run", "q.jpg", "gallery", "--out", "run/nearest.png")
+    assert "is an input" not in said
+
+
 def test_two_outputs_are_two_files(capsys: pytest.CaptureFixture, features: Path) -> None:
     assert "is named for two outputs" in refused(capsys, "rank", features, "--json", "a", "--csv", "./a")
     assert not Path("a").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,6 +91,19 @@ def test_pictures_are_named_by_difficulty_and_precision_and_old_ones_go(dataset:
             assert min(picture.size) > 150
     with pytest.raises(InputError, match="there is no ranked list to draw"):
         pictures.write([], folder)
+
+
+def test_lists_of_before_stay_until_all_new_ones_are_drawn(dataset: ReidDataset, tmp_path: Path) -> None:
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    before, folder = _features([5, 1, 4, 2, 3]), tmp_path / "ranked"
+    files = RankedPictures(dataset, before).write(_lists(before, top=2), folder)
+    after = _features([1, 5, 2, 3, 4])
+    with pytest.raises(KeyboardInterrupt):
+        RankedPictures(dataset, after).write(_lists(after, top=2), folder, progress=interrupt)
+    assert all(file.is_file() for file in files)
+    assert [entry["file"] for entry in json.loads((folder / "ranked.json").read_text())] == [f.name for f in files[:-1]]
 
 
 @pytest.mark.parametrize("appearance", ["light", "dark"])

@@ -26,7 +26,8 @@ from dcs_nas.report.charts import CmcCurve, Series, draw_cmc, draw_line_chart
 from dcs_nas.report.graphs import draw_animation, draw_history, read_epochs
 from dcs_nas.report.metric_charts import draw_curves
 from dcs_nas.report.page import Options, find_shown, list_differing_settings, write_report
-from dcs_nas.report.retrieval import find_easiest_lists, find_hardest_lists
+from dcs_nas.report.ranked_pictures import RankedPictures
+from dcs_nas.report.retrieval import draw_lists, find_easiest_lists, find_hardest_lists
 from dcs_nas.report.run_page import make_cost_table, make_run_page
 from dcs_nas.report.score_table import Score, are_comparable, make_rows, name_evaluations
 from dcs_nas.runs import Evaluation, RunFolder, read_metrics
@@ -391,6 +392,17 @@ def test_the_easiest_queries_are_the_hardest_in_reverse(root: Path) -> None:
     assert [r.difficulty for r in easy] == list(range(1, total + 1))
     assert all(r.easy for r in easy)
     assert not any(r.easy for r in hard)
+
+
+def test_lists_by_re_ranked_distances_say_so(people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunFolder(trained(tmp_path / "run", people))
+    run.config_file.write_text(run.config_file.read_text().replace("rerank: false", "rerank: true"))
+    subtitles = []
+    monkeypatch.setattr(
+        RankedPictures, "picture", lambda self, _: (subtitles.append(self.subtitle), Image.new("RGB", (9, 9)))[1]
+    )
+    draw_lists(run.read(), count=1)
+    assert set(subtitles) == {"Market-1501, cosine distance, re-ranked"}
 
 
 def test_names_with_dollar_signs_are_no_formulas(tmp_path: Path) -> None:

@@ -204,23 +204,13 @@ def _draw(run: Path, result: Evaluation, name: str, count: int, top: int) -> Non
     from dcs_nas.report.retrieval import find_hardest_lists
 
     folder = RunFolder(run).ranked / name
-    report, version = result.report, result.dataset.version
-    for file in draw_cmc([read_cmc_curve(report, run.name)], folder, title=f"{version}, {report['protocol']['name']}"):
+    report, title = result.report, f"{result.dataset.version}, {result.report['protocol']['name']}"
+    for file in draw_cmc([read_cmc_curve(report, run.name)], folder, title=title):
         print(file)
     if not count:
         return
     lists = find_hardest_lists(result.result, result.distances, result.features, count=count, top=top)
-    height, width = result.query.pixels[[0]].shape[1:3]
-    protocol = result.result.protocol
-    steps = ["expanded queries"] * bool(protocol.expansion) + ["re-ranked"] * bool(protocol.rerank)
-    pictures = RankedPictures(
-        result.dataset,
-        result.features,
-        aspect=width / height,
-        subtitle=", ".join([version, f"{protocol.metric} distance", *steps]),
-        camera_filter=protocol.name != "no_camera_filter",
-    )
-    files = pictures.write(lists, folder, progress=progress("drawing"))
+    files = RankedPictures.of_evaluation(result).write(lists, folder, progress=progress("drawing"))
     print(files[-1])
     say(f"{len(lists)} ranked lists: {folder}")
 

@@ -1,4 +1,7 @@
-"""Files that options name as outputs: none replaces an input of its command, another output or the record of a run."""
+"""Files that options name as outputs: none replaces an input of its command, another output or the record of a run.
+
+The images in a folder that a command takes, and below it, are inputs; those in a run folder are pictures of the run.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from dcs_nas.data.datasets.listing import is_image_name
 from dcs_nas.errors import InputError
 from dcs_nas.runs import RunFolder
 
@@ -28,7 +32,7 @@ def protect_files(command: _C) -> _C:
     @functools.wraps(command)
     def check_first(**values: Any) -> None:
         outputs = {name: values[name] for name in marked if values[name] is not None}
-        inputs = [path for name, value in values.items() if name not in marked for path in _list_files(value)]
+        inputs = [path for name, value in values.items() if name not in marked for path in _list_paths(value)]
         for name, path in outputs.items():
             _check(name, path, inputs, [other for key, other in outputs.items() if key != name])
         command(**values)
@@ -42,18 +46,25 @@ def _check(name: str, path: Path, inputs: list[Path], rest: list[Path]) -> None:
         raise InputError(f"{option} is named for two outputs; expected a file for each: name another")
     if not path.exists():
         return
-    if any(path.samefile(file) for file in inputs):
+    if any(_is_within(path, one) for one in inputs):
         raise InputError(f"{option} is an input of this command, which writing would destroy; name another file")
     if path in RunFolder(path.parent).records():
         raise InputError(f"{option} belongs to the run in {path.parent}, which writing would damage; name another file")
 
 
-def _list_files(value: Any) -> Iterator[Path]:
-    """Yield the files that a value of an option names: itself, in a list, or after the sign of KEY=VALUE."""
+def _is_within(path: Path, one: Path) -> bool:
+    """Return whether a file is an input: the input itself, or an image in an input folder that is no run's."""
+    if path.samefile(one):
+        return True
+    return is_image_name(path.name) and one.resolve() in path.resolve().parents and not RunFolder(one).is_run()
+
+
+def _list_paths(value: Any) -> Iterator[Path]:
+    """Yield the paths that a value of an option names: itself, in a list, or after the sign of KEY=VALUE."""
     if isinstance(value, list | tuple):
         for item in value:
-            yield from _list_files(item)
+            yield from _list_paths(item)
     elif isinstance(value, str | Path):
         for text in (str(value), str(value).partition("=")[2]):
-            if text and "\0" not in text and len(text) < 4096 and Path(text).is_file():
+            if text and "\0" not in text and len(text) < 4096 and Path(text).exists():
                 yield Path(text)

@@ -22,13 +22,14 @@ from dcs_nas.errors import InputError
 from dcs_nas.evaluation.features import require_npz
 from dcs_nas.evaluation.gallery import write_gallery
 from dcs_nas.export.feature_model import FeatureModel
+from dcs_nas.files import write_text
 from dcs_nas.runs.lock import lock_folder
 
 _NAMED = 20  # faulty images in an error line
 
 
 def list_image_files(images: str | Path | Sequence[str | Path]) -> list[Path]:
-    """Return the image files named, and of a folder all in it and below, sorted, without hidden files.
+    """Return the image files named, and of a folder all in it and below, sorted, without hidden files; each once.
 
     Raises:
         InputError: no such file or folder, a folder without images, or a name that cannot be printed.
@@ -47,7 +48,8 @@ def list_image_files(images: str | Path | Sequence[str | Path]) -> list[Path]:
         files += [path / name for name in inside]
     if not files:
         raise InputError("no image is named, expected at least one; name a file or a folder of images")
-    return [path for path in files if is_printable(path.name, path.parent)]
+    each_once = {path.absolute(): path for path in files}.values()
+    return [path for path in each_once if is_printable(str(path), path.parent)]
 
 
 def extract(model: FeatureModel, paths: Sequence[Path], out: Path, *, progress: Progress | None = None) -> int:
@@ -107,7 +109,9 @@ class _Part:
         first, *lines = known.split("\n")[:-1] or [""]
         size = self._features.stat().st_size if self._features.is_file() else 0
         kept = lines[: size // (4 * self._width)] if first == json.dumps(model.identity) else []
-        self._keys.write_text("".join(f"{line}\n" for line in (json.dumps(model.identity), *kept)), "utf-8")
+        keys = "".join(f"{line}\n" for line in (json.dumps(model.identity), *kept))
+        if keys != known:
+            write_text(self._keys, keys)
         with self._features.open("ab") as file:
             file.truncate(len(kept) * 4 * self._width)
         self.rows = {json.loads(line): row for row, line in enumerate(kept)}

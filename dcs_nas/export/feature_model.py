@@ -51,9 +51,14 @@ class FeatureModel(ABC):
         """Return features (B, D) of images (H, W, 3).
 
         Raises:
-            InputError: features that are NaN or infinite.
+            InputError: features that are NaN or infinite, or not as many as ``info`` states.
         """
         features = self.run(np.ascontiguousarray(np.stack(pixels).transpose(0, 3, 1, 2)))
+        if features.shape[1] != self.info.features:
+            raise InputError(
+                f"{self.info.run} returns {features.shape[1]} features, but its metadata state {self.info.features}; "
+                "export the run again"
+            )
         if not np.isfinite(features).all():
             raise InputError(
                 f"the features of {self.info.run} are NaN or infinite: its weights are damaged; export it again"

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
@@ -28,6 +29,9 @@ from dcs_nas.files import atomic_path, write_json
 from dcs_nas.report.charts import make_style
 from dcs_nas.report.palette import Theme, get_theme
 from dcs_nas.report.retrieval import RankedList, Retrieved, to_plain_data
+
+if TYPE_CHECKING:
+    from dcs_nas.training.evaluate import Evaluation
 
 OVERVIEW = "overview.png"
 INDEX = "ranked.json"
@@ -76,6 +80,21 @@ class RankedPictures:
     camera_filter: bool = True
     appearance: str = "light"
 
+    @classmethod
+    def of_evaluation(cls, evaluation: Evaluation, *, appearance: str = "light") -> RankedPictures:
+        """Return a drawer of the lists of an evaluation, under its data and distance."""
+        height, width = evaluation.query.pixels[[0]].shape[1:3]
+        protocol = evaluation.result.protocol
+        steps = ["expanded queries"] * bool(protocol.expansion) + ["re-ranked"] * bool(protocol.rerank)
+        return cls(
+            evaluation.dataset,
+            evaluation.features,
+            aspect=width / height,
+            subtitle=", ".join([evaluation.dataset.version, f"{protocol.metric} distance", *steps]),
+            camera_filter=protocol.name != "no_camera_filter",
+            appearance=appearance,
+        )
+
     @cached_property
     def _cameras(self) -> Mapping[int, str]:
         return {number: name for name, number in (self.dataset.camera_map or {}).items()}
@@ -87,16 +106,13 @@ class RankedPictures:
     def write(
         self, lists: Sequence[RankedList], folder: Path, *, progress: Callable[[int, int], None] | None = None
     ) -> list[Path]:
-        """Write one picture for each list (``RANK_ap_AP.png``), an overview, and ``ranked.json``; remove older ones.
+        """Write a picture of each list (``RANK_ap_AP.png``), an overview and ``ranked.json``; then remove older ones.
 
         Raises:
             InputError: no list, or an image file that does not decode.
         """
         if not lists:
             raise InputError("there is no ranked list to draw, expected at least one; raise the number of pictures")
-        for old in folder.glob("*.png"):
-            if _OURS.fullmatch(old.name):
-                old.unlink()
         digits = max(3, len(str(len(lists))))
         files = [f"{ranked.difficulty:0{digits}d}_ap_{ranked.average_precision:.3f}.png" for ranked in lists]
         for done, (ranked, file) in enumerate(zip(lists, files), start=1):
@@ -105,6 +121,9 @@ class RankedPictures:
                 progress(done, len(lists))
         _save_picture(self.overview(lists), folder / OVERVIEW)
         write_json(folder / INDEX, to_plain_data(lists, files, self.features))
+        for picture in folder.glob("*.png"):
+            if _OURS.fullmatch(picture.name) and picture.name not in files:
+                picture.unlink()
         return [folder / file for file in (*files, OVERVIEW)]
 
     def picture(self, ranked: RankedList) -> Image.Image:

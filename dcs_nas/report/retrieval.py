@@ -9,7 +9,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -167,16 +166,7 @@ def draw_lists(run: RunContents, *, count: int, progress: Bars | None = None) ->
     from dcs_nas.training.evaluate import evaluate_run
 
     evaluation = evaluate_run(run.path, progress=progress)
-    height, width = evaluation.query.pixels[[0]].shape[1:3]
-    protocol = evaluation.result.protocol
-    facts: dict[str, Any] = {
-        "aspect": width / height,
-        "subtitle": f"{evaluation.dataset.version}, {protocol.metric} distance",
-        "camera_filter": protocol.name != "no_camera_filter",
-    }
-    light, dark = (
-        RankedPictures(evaluation.dataset, evaluation.features, appearance=name, **facts) for name in ("light", "dark")
-    )
+    light, dark = (RankedPictures.of_evaluation(evaluation, appearance=name) for name in ("light", "dark"))
     scored = evaluation.result, evaluation.distances, evaluation.features
 
     def draw(ranked: RankedList) -> Picture:
