@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from dcs_nas.cli import main
@@ -21,7 +22,7 @@ from dcs_nas.errors import Attempts, InputError
 from dcs_nas.evaluation import DistanceBlocks, FeatureSet, RankingResult
 from dcs_nas.models.build import build_fixed
 from dcs_nas.models.flops import count
-from dcs_nas.report.architecture import read_heat_maps
+from dcs_nas.report.architecture import draw_architecture, read_heat_maps
 from dcs_nas.report.charts import CmcCurve, Series, draw_cmc, draw_line_chart
 from dcs_nas.report.graphs import draw_animation, draw_history, read_epochs
 from dcs_nas.report.metric_charts import draw_curves
@@ -35,7 +36,7 @@ from dcs_nas.space import Genotype
 from dcs_nas.training.evaluate import evaluate_run
 from tests import browser
 from tests.chains import chain_space, random_chain
-from tests.run_folders import SEARCH_COLUMNS, evaluation, genotypes, searched, trained, weights
+from tests.run_folders import SEARCH_COLUMNS, evaluation, genotypes, searched, trained, weights, write_record
 
 EVIL = '"></script><script>window.hacked=1</script><img src=x onerror="window.hacked=1">'
 STAGES = [{"blocks": 2, "stride": 2, "widths": [4, 8], "kernels": [3, 5]}, {"blocks": 1, "widths": [8], "kernels": [3]}]
@@ -284,7 +285,7 @@ def test_heat_maps_hold_the_recorded_weights_and_mark_what_was_kept(root: Path) 
             assert tables[f"{kind}_attention"].columns[column] == cell.attention
 
 
-def test_choices_of_a_chain_are_one_table(people: Path, tmp_path: Path) -> None:
+def test_choices_of_a_chain_are_one_table(people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = searched(tmp_path / "search", people, epochs=2)
     chains = [random_chain(chain_space(STAGES), seed) for seed in (0, 3)]
     choices = [choice for choice in chains[0].space.choices() if len(choice.options) > 1]
@@ -304,6 +305,10 @@ def test_choices_of_a_chain_are_one_table(people: Path, tmp_path: Path) -> None:
     assert "choices of the chain" in text
     drawing = draw_history(folder, tmp_path / "out", formats=("svg",))
     assert [f.name for f in drawing.files] == ["difference_chain.svg", "animation_chain.gif"]
+    assert drawing.note == "difference_chain: from epoch 1 to epoch 2"
+    monkeypatch.setattr("dcs_nas.report.dot.shutil.which", lambda name: None)
+    note = draw_history(folder, tmp_path / "plain", formats=("svg",)).note
+    assert note.startswith(f"{drawing.note}; the drawings are plain ones by matplotlib, because Graphviz'")
 
 
 def test_every_column_has_one_place(root: Path) -> None:
@@ -433,6 +438,46 @@ def test_an_animation_has_a_frame_for_each_epoch(root: Path, tmp_path: Path) -> 
             assert animation.info["duration"] == (700 if i < 2 else 2500)
         assert all((a != b).any() for a, b in pairwise(frames))
         assert tuple(frames[0][-1, -1]) == (0x14, 0x17, 0x1C)
+
+
+def test_epochs_without_a_change_share_a_frame_that_stays_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dcs_nas.report import graphs
+
+    painted = []
+    paint = graphs.paint_graph
+    monkeypatch.setattr(graphs, "paint_graph", lambda *a: (painted.append(a), paint(*a))[1])
+    a, b = genotypes(2)
+    epochs = [(epoch + 1, b if epoch == 3 else a) for epoch in range(2000)]
+    file, _ = draw_animation(epochs, tmp_path)
+    with Image.open(file) as animation:
+        durations = [(animation.seek(i), animation.info["duration"])[1] for i in range(animation.n_frames)]
+    assert durations == [3 * 700, 700, 5000]
+    assert len(painted) == 6
+
+
+def test_a_strip_of_many_changes_has_the_first_and_the_last_ones(people: Path, tmp_path: Path) -> None:
+    run = RunFolder(searched(tmp_path / "search", people, epochs=2))
+    a, b = genotypes(2)
+    for epoch in range(40):  # the 12th and the 29th change are to the same cell
+        write_record(run.path, epoch, (a, b)[epoch % 2], weights(epoch))
+    drawn = draw_architecture(run.read())
+    assert drawn is not None
+    svg = base64.b64decode(drawn.strips[0].light.partition(",")[2]).decode()
+    assert set(re.findall(r">(epoch \d+)<", svg)) == {f"epoch {i}" for i in (*range(1, 13), *range(29, 41))}
+    assert drawn.strips[0].caption == "normal cell; 16 panels between the first and the last 12 are left out"
+
+
+def test_an_epoch_without_a_readable_genotype_keeps_the_picture_before_it(people: Path, tmp_path: Path) -> None:
+    run = RunFolder(searched(tmp_path / "search", people, epochs=4))
+    for epoch in (0, 2, 3):
+        record = yaml.safe_load(run.epoch_file(epoch).read_text())
+        run.epoch_file(epoch).write_text(yaml.safe_dump({**record, "genotype": {"format": 99}}))
+    drawn = draw_architecture(run.read())
+    assert drawn is not None
+    assert drawn.films[0].frames == {1: 0, 2: 0, 3: 0, 4: 0}
+    assert write_report([run.path]).notes == []
 
 
 def test_visualize_draws_a_run_over_its_epochs(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

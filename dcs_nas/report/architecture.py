@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import networkx
@@ -12,7 +12,7 @@ import networkx
 from dcs_nas.report.dot import paint_graph, paint_panels
 from dcs_nas.report.drawn_graph import make_difference_graph, make_drawing_graph
 from dcs_nas.report.embedded import Picture, paint_both_themes
-from dcs_nas.report.graphs import is_strip, make_epoch_graph, make_strip_panels, make_title
+from dcs_nas.report.graphs import is_strip, list_changes, make_epoch_graph, make_strip_panels, make_title
 from dcs_nas.report.palette import get_theme
 from dcs_nas.runs import EpochRecord, RunContents
 from dcs_nas.space import AnyGenotype
@@ -51,11 +51,10 @@ def draw_architecture(run: RunContents, *, films: bool = True) -> Architecture |
     same = [(epoch, g) for epoch, g in recorded if type(g) is type(final) and g.space.hash == final.space.hash]
     if not films or not same:
         return shown
-    shown.films = [_draw_film(part, same) for part in final.parts]
+    epochs = [record.number + 1 for record in run.epochs]
+    shown.films = [_draw_film(part, same, epochs) for part in final.parts]
     if is_strip(final):
         titled = [(f"{run.step} {epoch}", genotype) for epoch, genotype in same]
-        if sum(any(a.part(p) != b.part(p) for p in a.parts) for (_, a), (_, b) in pairwise(same)) >= _MOST_PANELS:
-            titled = [*titled[: _MOST_PANELS // 2], *titled[-_MOST_PANELS // 2 :]]  # the first and the last epochs
         shown.strips = [_draw_strip(part, titled) for part in final.parts]
     (first, a), (last, b) = same[0], same[-1]
     for part in (part for part in final.parts if a.part(part) != b.part(part)):
@@ -88,24 +87,24 @@ def _paint(graph: networkx.MultiDiGraph, alt: str, caption: str = "") -> Picture
     return paint_both_themes(lambda name: paint_graph(graph, get_theme(name), "svg")[0], alt, caption)
 
 
-def _draw_film(part: str, genotypes: Sequence[tuple[int, AnyGenotype]]) -> Film:
-    """Return the pictures of a part over the epochs; new operations are marked."""
-    title = make_title(genotypes[0][1], part)
-    pictures: list[Picture] = []
-    frames: dict[int, int] = {}
-    before: AnyGenotype | None = None
-    for epoch, genotype in genotypes:
-        if before is None or before.part(part) != genotype.part(part):
-            pictures.append(_paint(make_epoch_graph(genotype, part, before), f"the {title}"))
-            before = genotype
-        frames[epoch] = len(pictures) - 1
-    return Film(title, pictures, frames)
+def _draw_film(part: str, genotypes: Sequence[tuple[int, AnyGenotype]], epochs: Sequence[int]) -> Film:
+    """Return the pictures of a part over the epochs; an epoch without a genotype has the picture of the one before."""
+    title, changes = make_title(genotypes[0][1], part), list_changes(genotypes, part)
+    places = {epoch: i for i, (members, _) in enumerate(changes) for epoch in members}
+    known = sorted(places)
+    frames = {epoch: places[known[max(0, bisect_right(known, epoch) - 1)]] for epoch in epochs}
+    return Film(title, [_paint(graph, f"the {title}") for _, graph in changes], frames)
 
 
 def _draw_strip(part: str, genotypes: Sequence[tuple[str, AnyGenotype]]) -> Picture:
+    """Return the changes of a part side by side; of many, the first and the last ones."""
     panels, title = make_strip_panels(genotypes, part), make_title(genotypes[0][1], part)
+    caption, left_out = title, len(panels) - _MOST_PANELS
+    if left_out > 0:
+        panels = [*panels[: _MOST_PANELS // 2], *panels[-_MOST_PANELS // 2 :]]
+        caption = f"{title}; {left_out} panels between the first and the last {_MOST_PANELS // 2} are left out"
     return paint_both_themes(
-        lambda name: paint_panels(panels, get_theme(name), "svg")[0], f"the {title} over the steps", title
+        lambda name: paint_panels(panels, get_theme(name), "svg")[0], f"the {title} over the steps", caption
     )
 
 

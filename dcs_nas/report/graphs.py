@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -25,10 +25,11 @@ if TYPE_CHECKING:
 
 FORMATS = ("svg", "png", "pdf", "dot", "graphml", "tikz", "darts")
 _PAINTED = ("svg", "png", "pdf")
-_MILLISECONDS, _LAST = 700, 2500
+_MILLISECONDS, _LAST, _LONGEST = 700, 2500, 5000
 _WIDEST = 1280  # pixels
 _TITLE = 22  # pixels of a letter
 _PAD = 14
+T = TypeVar("T")
 
 
 @dataclass
@@ -126,11 +127,22 @@ def is_strip(genotype: AnyGenotype) -> bool:
 
 def make_strip_panels(genotypes: Sequence[tuple[str, AnyGenotype]], part: str) -> Panels:
     """Return a panel for each series of genotypes with the same part; its title names the first and the last one."""
-    runs = [list(members) for _, members in groupby(genotypes, key=lambda pair: pair[1].part(part))]
-    before = [None, *(run[0][1] for run in runs)]
     return [
-        (run[0][0] if len(run) == 1 else f"{run[0][0]} – {run[-1][0]}", make_epoch_graph(run[0][1], part, since))
-        for run, since in zip(runs, before)
+        (names[0] if len(names) == 1 else f"{names[0]} – {names[-1]}", graph)
+        for names, graph in list_changes(genotypes, part)
+    ]
+
+
+def list_changes(genotypes: Sequence[tuple[T, AnyGenotype]], part: str) -> list[tuple[list[T], networkx.MultiDiGraph]]:
+    """Return, for each series of genotypes with the same part, their names or epochs and the part's graph.
+
+    Differences from the series before are marked.
+    """
+    series = [list(members) for _, members in groupby(genotypes, key=lambda pair: pair[1].part(part))]
+    before = [None, *(members[0][1] for members in series)]
+    return [
+        ([name for name, _ in members], make_epoch_graph(members[0][1], part, since))
+        for members, since in zip(series, before)
     ]
 
 
@@ -236,7 +248,8 @@ def draw_history(folder: Path, out: Path, *, formats: Sequence[str] = ("svg", "p
         drawing = draw_strip([(f"{step} {epoch}", g) for epoch, g in epochs], out, formats=formats, theme=theme)
     else:
         drawing = draw_difference(a, b, out, formats=formats, theme=theme)
-        drawing.note = f"{drawing.files[0].stem}: from {step} {first} to {step} {last}"
+        note = f"{drawing.files[0].stem}: from {step} {first} to {step} {last}"
+        drawing.note = "; ".join(filter(None, (note, drawing.note)))
     drawing.files += draw_animation(epochs, out, theme=theme, step=step)
     return drawing
 
@@ -244,10 +257,10 @@ def draw_history(folder: Path, out: Path, *, formats: Sequence[str] = ("svg", "p
 def draw_animation(
     genotypes: Sequence[tuple[int, AnyGenotype]], out: Path, *, theme: str = "light", step: str = "epoch"
 ) -> list[Path]:
-    """Write ``animation_normal.gif``, ..., or ``animation_chain.gif``, a frame for each (epoch or trial, genotype).
+    """Write ``animation_normal.gif``, ..., or ``animation_chain.gif``, of (epoch or trial, genotype) pairs.
 
-    New operations of an epoch have a plus; a chain shows the changes from the epoch before. The last frame stays
-    longer, and the animation repeats.
+    Epochs in which a part did not change share a frame, which stays longer, up to 5 s. New operations have a plus; a
+    chain shows the changes from the epoch before. The last frame stays longer, and the animation repeats.
 
     Raises:
         InputError: no genotype, or genotypes of different spaces.
@@ -257,36 +270,47 @@ def draw_animation(
     _require_same_space([(f"{step} {epoch}", genotype) for epoch, genotype in genotypes])
     colours, parts = get_theme(theme), genotypes[0][1].parts
     return [
-        _write(list(_frames(genotypes, part, colours, step)), out / f"animation_{part}.gif", colours) for part in parts
+        _write(_paint_frames(genotypes, part, colours, step), out / f"animation_{part}.gif", colours) for part in parts
     ]
 
 
-def _frames(
-    genotypes: Sequence[tuple[int, AnyGenotype]], part: str, theme: Theme, step: str
-) -> Iterator[tuple[str, Image.Image]]:
-    before: AnyGenotype | None = None
-    for epoch, genotype in genotypes:
-        painted, _ = paint_graph(make_epoch_graph(genotype, part, before), theme, "png")
-        with Image.open(io.BytesIO(painted)) as picture:
-            yield f"{step} {epoch}: {make_title(genotype, part)}", picture.convert("RGB")
-        before = genotype
+@dataclass(frozen=True)
+class _Frame:
+    """A painted part as PNG, its title, and the milliseconds for which it is shown."""
+
+    title: str
+    png: bytes
+    milliseconds: int
 
 
-def _write(frames: Sequence[tuple[str, Image.Image]], path: Path, theme: Theme) -> Path:
-    """Write all frames on sheets of one size; larger pictures are scaled down together."""
-    width, height = (max(picture.size[axis] for _, picture in frames) for axis in (0, 1))
+def _paint_frames(genotypes: Sequence[tuple[int, AnyGenotype]], part: str, theme: Theme, step: str) -> list[_Frame]:
+    title, frames = make_title(genotypes[0][1], part), []
+    for epochs, graph in list_changes(genotypes, part):
+        span = f"{epochs[0]}" if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
+        painted, _ = paint_graph(graph, theme, "png")
+        frames.append(_Frame(f"{step} {span}: {title}", painted, min(_MILLISECONDS * len(epochs), _LONGEST)))
+    return frames
+
+
+def _write(frames: Sequence[_Frame], path: Path, theme: Theme) -> Path:
+    """Write all frames on sheets of one size; larger pictures are scaled down together, one decoded at a time."""
+    sizes = [Image.open(io.BytesIO(frame.png)).size for frame in frames]
+    width, height = (max(size[axis] for size in sizes) for axis in (0, 1))
     scale = min(1.0, _WIDEST / width)
     size = round(width * scale) + 2 * _PAD, round(height * scale) + 3 * _PAD + _TITLE
-    first, *further = [_sheet(title, picture, scale, size, theme) for title, picture in frames]
-    durations = [_MILLISECONDS] * len(further) + [_LAST]
+    sheets = (_sheet(frame, scale, size, theme) for frame in frames)
+    durations = [*(frame.milliseconds for frame in frames[:-1]), max(frames[-1].milliseconds, _LAST)]
     with atomic_path(path) as temporary:
-        first.save(temporary, save_all=True, append_images=further, duration=durations, loop=0, disposal=1)
+        next(sheets).save(temporary, save_all=True, append_images=sheets, duration=durations, loop=0, disposal=1)
     return path
 
 
-def _sheet(title: str, picture: Image.Image, scale: float, size: tuple[int, int], theme: Theme) -> Image.Image:
+def _sheet(frame: _Frame, scale: float, size: tuple[int, int], theme: Theme) -> Image.Image:
     sheet = Image.new("RGB", size, theme.ground)
-    ImageDraw.Draw(sheet).text((_PAD, _PAD), title, fill=theme.text, font=ImageFont.load_default(_TITLE))
-    shrunk = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.LANCZOS)
+    ImageDraw.Draw(sheet).text((_PAD, _PAD), frame.title, fill=theme.text, font=ImageFont.load_default(_TITLE))
+    with Image.open(io.BytesIO(frame.png)) as picture:
+        shrunk = picture.convert("RGB").resize(
+            (round(picture.width * scale), round(picture.height * scale)), Image.Resampling.LANCZOS
+        )
     sheet.paste(shrunk, (_PAD, 2 * _PAD + _TITLE + (size[1] - 3 * _PAD - _TITLE - shrunk.height) // 2))
     return sheet.quantize(128, dither=Image.Dither.NONE)
