@@ -44,7 +44,7 @@ def describe_environment(threads: int | None = None) -> dict[str, Any]:
 
 
 def read_arguments() -> list[str]:
-    """Return the arguments of this process for a record, without addresses of ``tune.storage``, which hold passwords.
+    r"""Return the arguments of this process for a record, without addresses of ``tune.storage``, which hold passwords.
 
     >>> _ADDRESS.sub(r"\1...", "tune.storage=postgresql://user:word@host/db")
     'tune.storage=...'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from PIL import Image
 from dcs_nas.data.records import Record, ReidDataset
 from dcs_nas.errors import InputError
 from dcs_nas.evaluation import FeatureDistances, FeatureSet, rank
-from dcs_nas.report.charts import CmcCurve, draw_cmc, paint_cmc
+from dcs_nas.report.charts import CmcCurve, Series, draw_cmc, draw_line_chart, paint_cmc
 from dcs_nas.report.palette import get_theme
 from dcs_nas.report.ranked_pictures import Cell, RankedPictures, Row, draw_sheet
 from dcs_nas.report.retrieval import RankedList, find_hardest_lists
@@ -144,3 +145,14 @@ def test_cmc_curves_of_several_runs_share_one_picture(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no curve to draw"):
         draw_cmc([], tmp_path)
     assert b"one: mAP 100.0 %" in paint_cmc([CmcCurve("one", [1.0], 1.0)], "svg")
+    assert b"_one: mAP 100.0 %" in paint_cmc([CmcCurve("_one", [1.0], 1.0)], "svg")
+    chart = draw_line_chart("loss", [Series(name, [1, 2], [0.5, 0.4]) for name in ("_one", "two")])
+    assert chart is not None
+    assert b">_one<" in base64.b64decode(chart.picture.light.partition(",")[2])
+
+
+def test_characters_without_a_glyph_are_drawn_without_a_warning() -> None:
+    name = "行人 \U00010fff"  # the last has no glyph anywhere
+    assert paint_cmc([CmcCurve(name, [1.0], 1.0)], "png")
+    pixels = np.full((192, 96, 3), 128, dtype=np.uint8)
+    assert draw_sheet((name,), [Row((), None, [Cell(pixels, "right", (name, ""))])], "", get_theme("light"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -29,14 +30,24 @@ from dcs_nas.report.metric_charts import draw_curves
 from dcs_nas.report.page import Options, find_shown, list_differing_settings, write_report
 from dcs_nas.report.ranked_pictures import RankedPictures
 from dcs_nas.report.retrieval import draw_lists, find_easiest_lists, find_hardest_lists
-from dcs_nas.report.run_page import make_cost_table, make_run_page
-from dcs_nas.report.score_table import Score, are_comparable, make_rows, name_evaluations
+from dcs_nas.report.run_page import make_cost_table, make_run_page, summarize
+from dcs_nas.report.score_table import Score, are_comparable, explain_spreads, make_rows, name_evaluations
 from dcs_nas.runs import Evaluation, RunFolder, read_metrics
 from dcs_nas.space import Genotype
 from dcs_nas.training.evaluate import evaluate_run
 from tests import browser
 from tests.chains import chain_space, random_chain
-from tests.run_folders import SEARCH_COLUMNS, evaluation, genotypes, searched, trained, weights, write_record
+from tests.run_folders import (
+    SEARCH_COLUMNS,
+    config,
+    evaluation,
+    genotypes,
+    searched,
+    start_run,
+    trained,
+    weights,
+    write_record,
+)
 
 EVIL = '"></script><script>window.hacked=1</script><img src=x onerror="window.hacked=1">'
 STAGES = [{"blocks": 2, "stride": 2, "widths": [4, 8], "kernels": [3, 5]}, {"blocks": 1, "widths": [8], "kernels": [3]}]
@@ -214,10 +225,11 @@ def test_an_interrupted_run_and_gaps_in_its_metrics_are_shown(people: Path, tmp_
 
 def test_several_runs_are_compared(root: Path, people: Path, tmp_path: Path) -> None:
     other = trained(tmp_path / "more" / "retrain", people, attention=("rga", "none"))
-    (other / "evaluation.json").write_text(json.dumps(evaluation(0.61, gallery_size=41)))
+    bounds = {"mAP": [0.4, 0.6], "mINP": [0.1, 0.2], "cmc": [[0.1, 0.9]] * 20, "level": 0.95}
+    (other / "evaluation.json").write_text(json.dumps(evaluation(0.61, gallery_size=41, confidence=bounds)))
     found = write_report([root / "retrain", other], tmp_path / "page.html")
     page = _Page(found.file.read_text())
-    for words in ("tiny/retrain", "more/retrain", "50.0 %", "61.0 %", "Architectures"):
+    for words in ("tiny/retrain", "more/retrain", "50.0 %", "61.0 %", "Architectures", "Small figures: 95 % intervals"):
         assert words in page.text
     charts = [json.loads(a["data-chart"] or "") for _, a in page.tags if "data-chart" in a]
     assert [line["name"] for line in charts[0]["lines"]] == ["tiny/retrain", "more/retrain"]
@@ -239,6 +251,58 @@ def test_a_folder_of_runs_is_expanded(root: Path, people: Path, tmp_path: Path) 
     assert write_report([tmp_path]).file == tmp_path / "comparison.html"
     with pytest.raises(InputError, match="found 2 runs to compare, but --maps and --ranked are for one"):
         write_report([tmp_path], options=Options(maps=1))
+
+
+def _tuned(folder: Path, people: Path) -> Path:
+    """The folder of a tuning of three trials."""
+    run = start_run(folder, config(people, retrain={"validation": 0.2}))
+    run.job_file.write_text("")
+    rows = ["trial,state,validation/mAP,retrain.lr,seconds,message", "trial_001,finished,0.25,0.1,9,"]
+    run.trials_file.write_text("\n".join([*rows, "trial_000,failed,,0.3,2,exit code 1"]) + "\n")
+    return folder
+
+
+def test_a_tuning_is_a_table_of_its_trials_and_left_out_beside_other_runs(
+    root: Path, people: Path, tmp_path: Path
+) -> None:
+    _tuned(tmp_path / "tune", people)
+    text = _Page(write_report([tmp_path]).file.read_text()).text
+    for words in ("0.25", "trial_001", "1 finished", "exit code 1", "tuning of settings"):
+        assert words in text
+    for words in ("Not evaluated yet", "not trained yet", "No epoch is written down"):
+        assert words not in text
+    shutil.copytree(root / "search", tmp_path / "search")
+    assert [run.path.name for run in find_shown(tmp_path)] == ["search"]
+    assert "search and training" not in write_report([tmp_path / "search", tmp_path / "tune"]).file.read_text()
+    shutil.copytree(root / "retrain", tmp_path / "retrain")
+    assert "search and training" in write_report([tmp_path]).file.read_text()
+
+
+def test_the_page_of_a_pretraining_has_accuracies_and_no_retrieval(people: Path, tmp_path: Path) -> None:
+    run = start_run(tmp_path / "pretrain", config(people, pretrain={"epochs": 2}))
+    for epoch in range(2):
+        run.write_metrics(epoch, {"train/loss": 1.0, "validation/top-1": 0.5 + epoch / 10, "validation/top-5": 0.9})
+    page = make_run_page(run.read(), "r0", maps=0, ranked=0)
+    assert page.answers[:2] == [
+        ("top-1", "60.0 %", "of held-out images, epoch 2"), ("top-5", "90.0 %", "of held-out images, epoch 2")
+    ]  # fmt: skip
+    text = _Page(write_report([run.path]).file.read_text()).text
+    assert "share of held-out images whose class is the first" in text
+    for words in ("evaluate", "by retrieval", "Scores", "Ranked lists", "Attention maps"):
+        assert words not in text.partition("All settings")[0] + text.partition("tune: null")[2]
+
+
+def test_maps_and_lists_of_a_search_are_refused(root: Path) -> None:
+    with pytest.raises(InputError, match=r"--maps and --ranked are of a training .* leave them out, or name"):
+        write_report([root / "search"], options=Options(maps=2))
+
+
+def test_a_folder_whose_name_is_no_utf8_is_shown(root: Path, tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"bad\xff")
+    shutil.copytree(root / "search", folder / "search")
+    shutil.copytree(root / "retrain", folder / "retrain")
+    assert "bad?" in write_report([folder]).file.read_text()
+    assert "bad?/retrain" in write_report([root / "retrain", folder / "retrain"]).file.read_text()
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
@@ -360,6 +424,9 @@ def test_scores_name_their_rules_and_leave_out_what_was_not_measured() -> None:
     assert one.intervals == ["40.0–60.0", "10.0–20.0", "10.0–90.0", "", ""]
     assert one.rules == "protocol cross_camera, euclidean distance, re-ranked with k1 20, k2 6, lambda 0.3"
     assert two.intervals[:2] == ["± 1.0", "± 2.0"]
+    assert explain_spreads([one, two, one]) == (
+        "Small figures: 95 % intervals of the choice of queries (bootstrap); ± the standard deviation of 2 evaluations."
+    )
     assert two.counts == "mean of 2 evaluations, each 12 queries, gallery 40"
     assert not are_comparable([one, two])
     assert are_comparable(_rows([("a", Evaluation("a", evaluation(0.5))), ("b", Evaluation("b", evaluation(0.4)))]))
@@ -376,8 +443,6 @@ def test_costs_are_those_of_the_network_that_was_trained(root: Path) -> None:
     run = RunFolder(root / "retrain").read()
     found = make_cost_table(run)
     assert found is not None
-    from tests.run_folders import config
-
     settings = config(Path(run.config["data"]["root"]), retrain={"epochs": 3, "warmup_epochs": 1, "channels": 6})
     assert settings.retrain is not None
     assert isinstance(run.genotype, Genotype)
@@ -408,6 +473,12 @@ def test_lists_by_re_ranked_distances_say_so(people: Path, tmp_path: Path, monke
     )
     draw_lists(run.read(), count=1)
     assert set(subtitles) == {"Market-1501, cosine distance, re-ranked"}
+
+
+def test_the_command_of_a_run_can_be_pasted_into_a_shell(root: Path, tmp_path: Path) -> None:
+    run = RunFolder(Path(shutil.copytree(root / "search", tmp_path / "search")))
+    run.environment_file.write_text(json.dumps({"command": ["dcs-nas", "search", "my job.yaml"]}))
+    assert ("command", "dcs-nas search 'my job.yaml'") in summarize(run.read()).origin
 
 
 def test_names_with_dollar_signs_are_no_formulas(tmp_path: Path) -> None:
@@ -449,7 +520,7 @@ def test_epochs_without_a_change_share_a_frame_that_stays_longer(
     paint = graphs.paint_graph
     monkeypatch.setattr(graphs, "paint_graph", lambda *a: (painted.append(a), paint(*a))[1])
     a, b = genotypes(2)
-    epochs = [(epoch + 1, b if epoch == 3 else a) for epoch in range(2000)]
+    epochs = [(epoch + 1, b if epoch == 3 else a) for epoch in range(20)]
     file, _ = draw_animation(epochs, tmp_path)
     with Image.open(file) as animation:
         durations = [(animation.seek(i), animation.info["duration"])[1] for i in range(animation.n_frames)]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import io
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +15,8 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, PercentFormatter
 
 from dcs_nas.errors import InputError
@@ -30,12 +35,30 @@ _LONGEST_NAME = 40
 _MARKED_RANKS = (1, 5, 10, 20, 50, 100)
 _WIDTH, _LEFT, _RIGHT = 4.4, 0.15, 0.975  # of a line chart: inches, and where its axes begin and end
 FORMATS = ("png", "svg", "pdf")
+_CJK = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Zen Hei"),
+    *("WenQuanYi Micro Hei", "Droid Sans Fallback", "Microsoft YaHei", "SimHei", "PingFang SC", "Hiragino Sans GB"),
+)
+
+
+@functools.cache
+def _find_cjk_fonts() -> list[str]:
+    installed = {font.name for font in fontManager.ttflist}
+    return [name for name in _CJK if name in installed]
+
+
+@contextmanager
+def without_glyph_warnings() -> Iterator[None]:
+    """Silence matplotlib's warnings of characters that no font here has; they are drawn as boxes."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        yield
 
 
 def make_style(colours: Theme) -> Any:
     """Return matplotlib's settings: the theme's colours, text as text, the same bytes each time."""
     return {
-        "font.family": "sans-serif",
+        "font.family": ["sans-serif", *_find_cjk_fonts()],
         "font.sans-serif": ["DejaVu Sans", "Verdana"],
         "svg.fonttype": "none",
         "svg.hashsalt": "dcs_nas",
@@ -64,7 +87,8 @@ def save_figure(figure: Figure, form: str) -> bytes:
     """Return a figure as svg, png (160 dots per inch) or pdf, without the date."""
     stream = io.BytesIO()
     metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form)
-    figure.savefig(stream, format=form, dpi=160, metadata=metadata)
+    with without_glyph_warnings():
+        figure.savefig(stream, format=form, dpi=160, metadata=metadata)
     return stream.getvalue()
 
 
@@ -112,15 +136,19 @@ def draw_line_chart(title: str, series: Sequence[Series], *, note: str = "", ste
         figure = Figure(figsize=(_WIDTH, 1.9 + below))
         bottom = below / (1.9 + below)
         axes = figure.add_axes((_LEFT, bottom, _RIGHT - _LEFT, 0.97 - bottom), xlim=(low, high), xlabel=step)
+        handles = []
         for line, index in styled:
             ys = np.array([np.nan if y is None else y for y in line.ys])
             size = 3.0 if len(ys) <= 60 else 0.0
-            axes.plot(line.xs, ys, label=_cut(line.name), markersize=size, **_line_style(index, colours))
+            handles += axes.plot(line.xs, ys, markersize=size, **_line_style(index, colours))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}".replace("e-0", "e-")))
         if legend:
-            figure.legend(loc="lower left", bbox_to_anchor=(_LEFT - 0.02, 0), borderaxespad=0, labelspacing=0.3)
+            names = [_cut(line.name) for line, _ in styled]  # explicit: matplotlib leaves out labels such as "_a"
+            figure.legend(
+                handles, names, loc="lower left", bbox_to_anchor=(_LEFT - 0.02, 0), borderaxespad=0, labelspacing=0.3
+            )
         svg = save_figure(figure, "svg")
     places = [round(_LEFT + (x - low) / (high - low) * (_RIGHT - _LEFT), 4) for x in xs]
     lines = [{"name": s.name, "values": [dict(zip(s.xs, s.ys)).get(x) for x in xs]} for s, _ in styled]
@@ -178,17 +206,18 @@ def paint_cmc(curves: Sequence[CmcCurve], form: str, *, title: str = "") -> byte
     with matplotlib.rc_context({**make_style(colours), "font.size": 11.0}):
         figure = Figure(figsize=(6.4, 4.4 + 0.26 * len(curves)), layout="constrained")
         axes = figure.add_subplot()
+        handles, names = [], []
         for index, curve in enumerate(curves):
             style = _line_style(index if curve.style is None else curve.style, colours)
             ranks, shares = np.arange(1, len(curve.cmc) + 1), np.asarray(curve.cmc)
-            label = f"{_cut(curve.name)}: mAP {100 * curve.mAP:.1f} %, rank-1 {100 * shares[0]:.1f} %"
+            names.append(f"{_cut(curve.name)}: mAP {100 * curve.mAP:.1f} %, rank-1 {100 * shares[0]:.1f} %")
             marked = [k - 1 for k in _MARKED_RANKS if k <= len(shares)]
-            axes.plot(ranks, shares, linewidth=2, markersize=6, markevery=marked, label=label, **style)
+            handles += axes.plot(ranks, shares, linewidth=2, markersize=6, markevery=marked, **style)
             if curve.interval is not None:
                 low, high = np.asarray(curve.interval).T
                 axes.fill_between(ranks, low, high, color=style["color"], alpha=0.18, linewidth=0)
         _label_cmc(axes, curves, title)
-        figure.legend(loc="outside lower left", fontsize=10)
+        figure.legend(handles, names, loc="outside lower left", fontsize=10)
         return save_figure(figure, form)
 
 
@@ -220,16 +249,20 @@ def draw_standing(table: Table, named: Mapping[str, Entry], out: Path) -> None:
         axes.set_title(f"{table.name}, synthetic pedestrians", fontsize=10)
         line, star = colours.families["separable"].line, colours.families["attention"].fill
 
+        handles: list[Line2D] = []
+        labels: list[str] = []
+
         def plot(entries: Iterable[Entry], form: str, label: str, **style: Any) -> None:
             points = [(entry.multiply_adds / 1e6, entry.score) for entry in entries]
-            axes.plot(*zip(*points), form, label=label, **style)
+            handles.extend(axes.plot(*zip(*points), form, **style))
+            labels.append(label)
 
         plot(table, ".", f"all {len(table)} architectures", color=colours.wire, alpha=0.55)
         plot(table.front, "o-", "Pareto front", color=line, markersize=4)
         for (name, entry), marker in zip(named.items(), _STARS):
             label = f"{name}: rank {entry.rank}"
             plot([entry], marker, label, markersize=13, color=star, markeredgecolor=colours.ground, zorder=4)
-        axes.legend(loc="lower right")
+        axes.legend(handles, labels, loc="lower right")
         with atomic_path(out) as path:
             path.write_bytes(save_figure(figure, form))
 

@@ -24,6 +24,7 @@ _EXPLAINED = {
     "relaxation_temperature": "of the mixture",
     "dcs_kept": "share of channels that DCS-Attention keeps",
     "validation": "by retrieval among identities held out",
+    "accuracy": "share of held-out images whose class is the first, or among the first five",
     "evidence/supernet": "mAP of the trial's genotype in the supernet, before it is trained",
     "test": "by retrieval on the test set, only for this curve: nothing is chosen by it",
 }
@@ -82,6 +83,8 @@ def _find_place(column: str) -> tuple[str, str]:
         return "collapse", head
     if head == "guard":
         return "collapse", column
+    if head == "validation" and tail.startswith("top-"):
+        return "validation", "accuracy"
     if head in ("validation", "best"):
         return "validation", "validation"
     if head == "evidence":

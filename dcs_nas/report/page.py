@@ -25,7 +25,7 @@ from dcs_nas.report.embedded import Picture, encode_picture
 from dcs_nas.report.metric_charts import Group, draw_curves
 from dcs_nas.report.palette import split_label
 from dcs_nas.report.run_page import COST_COLUMNS, Cost, Summary, make_cost_table, make_run_page, summarize
-from dcs_nas.report.score_table import SCORE_COLUMNS, Score, are_comparable, draw_cmc_figure, make_rows
+from dcs_nas.report.score_table import SCORE_COLUMNS, Score, are_comparable, draw_cmc_figure, explain_spreads, make_rows
 from dcs_nas.runs import RunContents, RunFolder, flatten
 
 _FACTS = ("what", "state", "data", "network", "seed")
@@ -66,10 +66,15 @@ def write_report(
     within = folders[0] if len(folders) == 1 else Path(os.path.commonpath(paths))
     parts = vars(options or Options())
     if _is_one(runs):
+        if any(parts.values()) and not any(run.kind == "retrain" for run in runs):
+            raise InputError(
+                f"--maps and --ranked are of a training for re-identification, but {within} holds none; leave "
+                "them out, or name the folder that dcs-nas retrain wrote"
+            )
         pages = [make_run_page(run, f"r{i}", **parts, progress=progress) for i, run in enumerate(runs)]
         file = out or RunFolder(within).report_file
         title, heading = (runs[0].name, "run") if len(runs) == 1 else (runs[0].path.parent.name, "search and training")
-        answer = next((page for page in pages if page.trained), pages[0])
+        answer = next((page for page in pages if page.kind != "search"), pages[0])
         write_text(file, _render("run.html.j2", title, heading, runs=pages, answer=answer))
         return Page(file, paths, [note for page in pages for note in page.notes])
     if any(parts.values()):
@@ -83,7 +88,7 @@ def write_report(
 
 
 def find_shown(path: Path) -> list[RunFolder]:
-    """Return the run folder ``path`` itself, or the run folders in it, searches first.
+    """Return the run folder ``path`` itself, or the run folders in it, searches first, without tunings beside others.
 
     Raises:
         InputError: the folder is absent or holds no run.
@@ -98,7 +103,8 @@ def find_shown(path: Path) -> list[RunFolder]:
             f"{path} holds no run: neither it nor a folder in it has a config.yaml; name results/NAME, "
             "or the folder that dcs-nas search or retrain wrote"
         )
-    return sorted(inner, key=lambda run: (not run.contents().searched, run.path.name))
+    shown = [run for run in inner if run.contents().kind != "tune"] or inner
+    return sorted(shown, key=lambda run: (not run.contents().searched, run.path.name))
 
 
 def _is_one(runs: Sequence[RunContents]) -> bool:
@@ -107,7 +113,7 @@ def _is_one(runs: Sequence[RunContents]) -> bool:
         return len(runs) == 1
     a, b = runs
     together = a.path.parent == b.path.parent or (a.genotype is not None and a.genotype == b.genotype)
-    return together and a.searched != b.searched
+    return together and a.searched != b.searched and a.trained != b.trained
 
 
 def _render(template: str, title: str, heading: str, **values: Any) -> str:
@@ -125,7 +131,13 @@ def _render(template: str, title: str, heading: str, **values: Any) -> str:
         "score_columns": SCORE_COLUMNS,
         "cost_columns": COST_COLUMNS,
     }
-    return environment.get_template(template).render({**common, **values})
+    page = environment.get_template(template).render({**common, **values})
+    return _to_utf8(page)
+
+
+def _to_utf8(text: str) -> str:
+    """Return a text with ``?`` in place of what is not UTF-8, such as parts of a folder's name."""
+    return text.encode(errors="replace").decode()
 
 
 def _make_environment() -> jinja2.Environment:
@@ -140,6 +152,7 @@ def _make_environment() -> jinja2.Environment:
     environment.filters["pretty"] = lambda op: " ".join(split_label(str(op)))
     environment.filters["shell"] = lambda path: shlex.quote(str(path))
     environment.filters["embedded"] = encode_picture
+    environment.filters["explained"] = explain_spreads
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "allow_nan": False, "separators": (",", ":")}
     return environment
 
@@ -181,10 +194,10 @@ def compare(runs: Sequence[RunContents]) -> Comparison:
 def make_labels(runs: Sequence[RunContents]) -> list[str]:
     """Return a different name for each run: its folder's, with as many parents as necessary."""
     for depth in range(2, 12):
-        names = ["/".join(run.path.parts[-depth:]) for run in runs]
+        names = [_to_utf8("/".join(run.path.parts[-depth:])) for run in runs]
         if len(set(names)) == len(names):
             return names
-    return [str(run.path) for run in runs]
+    return [_to_utf8(str(run.path)) for run in runs]
 
 
 def list_differing_settings(configs: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:

@@ -26,7 +26,7 @@ from dcs_nas.data.records import Record, ReidDataset
 from dcs_nas.errors import InputError
 from dcs_nas.evaluation import FeatureSet
 from dcs_nas.files import atomic_path, write_json
-from dcs_nas.report.charts import make_style
+from dcs_nas.report.charts import make_style, without_glyph_warnings
 from dcs_nas.report.palette import Theme, get_theme
 from dcs_nas.report.retrieval import RankedList, Retrieved, to_plain_data
 
@@ -237,7 +237,8 @@ def draw_sheet(lines: Sequence[str], rows: Sequence[Row], legend: str, colours: 
                 axes.text(left, top + height + 6, words, va="top")
         figure.figimage(sheet, origin="upper", zorder=-1)
         canvas = FigureCanvasAgg(figure)
-        canvas.draw()
+        with without_glyph_warnings():
+            canvas.draw()
         return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +23,7 @@ from dcs_nas.settings import dump_yaml
 
 if TYPE_CHECKING:
     from dcs_nas.report.maps import AttentionMaps
+_WORDS = {"search": "search", "pretrain": "pretraining on classes of images", "tune": "tuning of settings"}
 _FIRST = (("mAP", 0), ("rank-1", 2))  # places in SCORE_COLUMNS
 COST_COLUMNS = ["layer", "kind", "output", "parameters", "multiply-adds", "kept for the backward pass"]
 
@@ -31,15 +35,13 @@ class RunPage:
     id: str
     title: str
     path: Path
-    searched: bool
-    trained: bool
+    kind: str
     step: str
     summary: Summary
     notes: list[str]
     loaded: Loaded | None = None
     scores: list[Score] = field(default_factory=list)
     score: Score | None = None
-    intervals: str = ""
     cmc: Picture | None = None
     groups: list[Group] = field(default_factory=list)
     heats: Heats | None = None
@@ -48,6 +50,18 @@ class RunPage:
     maps: AttentionMaps | None = None
     no_maps: str = ""
     cost: Cost | None = None
+    figures: list[tuple[str, str, str]] = field(default_factory=list)
+    trials: list[list[str]] = field(default_factory=list)
+
+    @property
+    def searched(self) -> bool:
+        """True for a search."""
+        return self.kind == "search"
+
+    @property
+    def trained(self) -> bool:
+        """True for a training for re-identification, which has scores by retrieval."""
+        return self.kind == "retrain"
 
     @property
     def epochs(self) -> list[int]:
@@ -58,9 +72,12 @@ class RunPage:
     @property
     def answers(self) -> list[tuple[str, str, str]]:
         """The figures that a reader looks for first, as (name, value, remark)."""
+        if self.kind == "tune":
+            return self.figures
         score, cost = self.score, self.cost
         missing = "not evaluated yet" if self.trained else "not trained yet"
         scores = [(name, score.cells[i], score.interval(i)) if score else (name, "–", missing) for name, i in _FIRST]
+        scores = self.figures if self.kind == "pretrain" else scores
         if cost is None:
             return scores
         size = f"one image of {cost.size} pixels"
@@ -81,6 +98,7 @@ class RunPage:
             ("cells", "architecture", self.architecture),
             ("ranked", "ranked lists", self.trained),
             ("maps", "attention maps", self.trained),
+            ("trials", "trials", self.trials),
             ("cost", "cost", self.cost),
         ]
         return [(anchor, words) for anchor, words, present in there if present]
@@ -90,19 +108,23 @@ def make_run_page(run: RunContents, id: str, *, maps: int, ranked: int, progress
     """Return the page of ``run``, with attention maps over ``maps`` images and ``ranked`` best and worst queries."""
     notes = run.notes
     attempt = Attempts(notes)
-    page = RunPage(id, run.name, run.path, run.searched, run.trained, run.step, Summary([], [], ""), notes)
+    page = RunPage(id, run.name, run.path, run.kind, run.step, Summary([], [], ""), notes)
     page.summary = attempt("summary", lambda: summarize(run), page.summary)
+    if run.kind == "tune":
+        page.trials = attempt("trials.csv", lambda: _read_trials(run), [])
+        page.figures = attempt("best trial", lambda: _describe_best(page.trials), [])
+        return page
     page.loaded = attempt("weights.json", lambda: describe_loaded_weights(run), None)
     named: list[tuple[str, Evaluation]] = attempt("scores", lambda: name_evaluations(run.evaluations), [])
     page.scores, named = make_rows(named, attempt)
     page.score = next((row for row, (_, one) in zip(page.scores, named) if one == run.own_evaluation), None)
-    page.intervals = attempt("intervals", lambda: _explain_intervals(run), "")
+    page.figures = _read_accuracy(run)
     page.cmc = attempt("CMC", lambda: draw_cmc_figure(named), None)
     page.groups = attempt("curves", lambda: draw_curves([run]), [])
     page.heats = attempt(f"weights over the {run.step}s", lambda: read_heat_maps(run), None)
     page.architecture = attempt("architecture", lambda: draw_architecture(run), None)
     page.cost = attempt("cost", lambda: make_cost_table(run), None)
-    if not run.trained:
+    if not page.trained:
         return page
     if ranked:
         page.ranked = attempt("ranked lists", lambda: draw_lists(run, count=ranked, progress=progress), [])
@@ -138,12 +160,28 @@ def describe_loaded_weights(run: RunContents) -> Loaded | None:
     return Loaded(sentence, [(str(what), f"{count:,}", str(names)) for what, count, names in record["rows"]])
 
 
-def _explain_intervals(run: RunContents) -> str:
-    intervals = [e.report["confidence"] for e in run.evaluations if e.report.get("confidence")]
-    if not intervals:
-        return ""
-    level = 100 * float(intervals[0].get("level", 0.95))
-    return f"Small figures: {level:g} % intervals of the choice of queries (bootstrap)."
+def _read_trials(run: RunContents) -> list[list[str]]:
+    """Return the rows of a tuning's ``trials.csv``, its head first; none without the file."""
+    file = run.files.trials_file
+    return list(csv.reader(io.StringIO(file.read_text(encoding="utf-8")))) if file.is_file() else []
+
+
+def _describe_best(trials: list[list[str]]) -> list[tuple[str, str, str]]:
+    """Return the best trial's metric and the number of trials as (name, value, remark)."""
+    (_, _, metric, *_), *rows = trials or [["trial", "state", "metric"]]
+    finished = [row for row in rows if row[1] == "finished"]
+    best = (f"{float(finished[0][2]):.5g}", finished[0][0]) if finished else ("–", "no trial yet")
+    return [(metric, *best), ("trials", f"{len(rows):,}", f"{len(finished):,} finished")]
+
+
+def _read_accuracy(run: RunContents) -> list[tuple[str, str, str]]:
+    """Return the last accuracies of a pretraining as (name, value, remark)."""
+    columns = {name: f"validation/{name}" for name in ("top-1", "top-5")}
+    rows = [row for row in run.metrics if columns["top-1"] in row]
+    if not rows:
+        return [(name, "–", "no images held out yet") for name in columns]
+    remark = f"of held-out images, epoch {rows[-1]['epoch'] + 1}"
+    return [(name, f"{100 * rows[-1][column]:.1f} %", remark) for name, column in columns.items()]
 
 
 @dataclass(frozen=True)
@@ -161,9 +199,7 @@ def summarize(run: RunContents) -> Summary:
     steps, wanted, environment = len(run.metrics), run.steps_wanted, run.environment
     done = f"{steps} of {wanted} {run.step}s" if wanted and steps else f"{steps} {run.step}s" if steps else ""
     facts = {
-        "what": {"search": "search", "pretrain": "pretraining on classes of images"}.get(
-            run.kind, "training of a fixed network"
-        ),
+        "what": _WORDS.get(run.kind, "training of a fixed network"),
         "state": ", ".join(filter(None, ["finished" if run.is_finished else "not finished", done])),
         "data": str(run.data.get("version") or data.get("name") or ""),
         "network": _network(run, section),
@@ -173,7 +209,7 @@ def summarize(run: RunContents) -> Summary:
     }
     command = environment.get("command")
     origin = {
-        "command": " ".join(map(str, command)) if isinstance(command, list) else "",
+        "command": shlex.join(map(str, command)) if isinstance(command, list) else "",
         "software": _pairs(environment.get("versions")),
         "machine": _pairs(environment.get("machine")),
         "source": environment.get("git"),
@@ -269,7 +305,9 @@ def make_cost_table(run: RunContents) -> Cost | None:
 def _shorten(count: int) -> str:
     """Return a count in millions, or thousands below one million.
 
-    >>> _shorten(12_345_678), _shorten(4_500), _shorten(0)
-    ('12.35 M', '4.5 k', '0')
+    >>> _shorten(12_345_678), _shorten(999_999), _shorten(4_500), _shorten(40)
+    ('12.35 M', '1.00 M', '4.5 k', '40')
     """
-    return f"{count / 1e6:,.2f} M" if count >= 1e6 else f"{count / 1e3:,.1f} k" if count else "0"
+    if count < 1000:
+        return str(count)
+    return f"{count / 1e3:.1f} k" if count < 999_950 else f"{count / 1e6:,.2f} M"

@@ -19,11 +19,15 @@ SCORE_COLUMNS = ["mAP", "mINP", *(f"rank-{k}" for k in RANKS)]
 
 @dataclass(frozen=True)
 class Score:
-    """One row: percentages as text, mAP as a fraction, and the rules by which they were measured."""
+    """One row: percentages as text, mAP as a fraction, and the rules by which they were measured.
+
+    ``spread`` says in words what the ``intervals`` are.
+    """
 
     name: str
     cells: list[str]
     intervals: list[str]
+    spread: str
     data: str
     counts: str
     rules: str
@@ -42,6 +46,12 @@ def make_rows(
         (attempt(f"{name}, {one.name}.json", partial(_row, name, one.report), None), (name, one)) for name, one in named
     ]
     return [row for row, _ in pairs if row is not None], [pair for row, pair in pairs if row is not None]
+
+
+def explain_spreads(rows: Sequence[Score]) -> str:
+    """Return a sentence on the small figures of the rows; "" without any."""
+    words = "; ".join(dict.fromkeys(row.spread for row in rows if row.spread))
+    return f"Small figures: {words}." if words else ""
 
 
 def are_comparable(rows: Sequence[Score]) -> bool:
@@ -84,6 +94,7 @@ def _row(name: str, report: Mapping[str, Any]) -> Score:
         name=name,
         cells=["–" if v is None else f"{100 * v:.1f} %" for v in values],
         intervals=_format_intervals(report),
+        spread=_describe_intervals(report),
         data=_data(report),
         counts=_counts(report),
         rules=describe_protocol(_protocol(report)),
@@ -100,6 +111,14 @@ def _format_intervals(report: Mapping[str, Any]) -> list[str]:
         deviations = [spread["mAP"], spread["mINP"], *_select_ranks(spread["cmc"])]
         return ["" if v is None else f"± {100 * v:.1f}" for v in deviations]
     return []
+
+
+def _describe_intervals(report: Mapping[str, Any]) -> str:
+    if confidence := report.get("confidence"):
+        return f"{100 * float(confidence.get('level', 0.95)):g} % intervals of the choice of queries (bootstrap)"
+    if report.get("standard_deviation"):
+        return f"± the standard deviation of {len(report.get('evaluations') or [])} evaluations"
+    return ""
 
 
 def _select_ranks(curve: Sequence[Any]) -> list[Any]:
