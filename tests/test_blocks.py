@@ -199,7 +199,7 @@ def test_the_part_aware_module_refuses_a_map_of_another_height():
         ("part_aware", (8, 4, 4), {"parts": 0}, "parts is 0; expected a whole number of at least 1"),
         ("rga", (8, 4, 0), {}, "width is 0; expected a whole number of at least 1"),
         ("rga", (8, 4, 4), {"max_nodes": 0}, "max_nodes is 0; expected a whole number of at least 1"),
-        ("rga", (8, 4, 4), {"reduction": 2.5}, "reduction is 2.5; expected a whole number of at least 1"),
+        ("rga", (8, 4, 4), {"reduction": 2.5}, "block 'rga': reduction: .* valid integer"),
     ],
 )
 def test_bad_settings_are_refused_with_what_was_expected(name, sizes, settings, message):

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 _EXAMPLES = 3
 _NOT_IN_GALLERY = "the identity has no image in the gallery"
 _OWN_CAMERA = "the identity's gallery images all come from the query's own camera"
-_CAUSES = {"no_match_in_gallery": _NOT_IN_GALLERY, "only_same_camera": _OWN_CAMERA}
 _ADVICE = {
     _NOT_IN_GALLERY: "give an identity the same name in queries and gallery",
     _OWN_CAMERA: "evaluate with --protocol no_camera_filter (evaluate.protocol in a configuration)",
@@ -128,20 +127,13 @@ def check_dataset(
 
 def find_unmatched_queries(dataset: ReidDataset) -> tuple[Unmatched, ...]:
     """Return the queries for which the ranking protocol leaves no gallery image of the same identity, by cause."""
-    import numpy as np
-
-    from dcs_nas.evaluation.matching import Labels
-
-    if not dataset.query or not dataset.gallery:
-        return ()
-    parts = (dataset.query, dataset.gallery)
-    identities = (np.array([r.identity for r in records]) for records in parts)
-    cameras = (np.array([r.camera for r in records]) for records in parts)
-    causes = Labels(*identities, *cameras).find_skip_causes(camera_filter=dataset.protocol != "no_camera_filter")
+    cameras, filtered = _collect_cameras(dataset.gallery), dataset.protocol != "no_camera_filter"
     by_cause: dict[str, list[Record]] = defaultdict(list)
-    for query, cause in zip(dataset.query, causes.tolist()):
-        if cause:
-            by_cause[_CAUSES[cause]].append(query)
+    for query in dataset.query:
+        if query.identity not in cameras:
+            by_cause[_NOT_IN_GALLERY].append(query)
+        elif filtered and cameras[query.identity] == {query.camera}:
+            by_cause[_OWN_CAMERA].append(query)
     return tuple(Unmatched(cause, tuple(queries)) for cause, queries in sorted(by_cause.items()))
 
 

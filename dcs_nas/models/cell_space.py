@@ -110,7 +110,11 @@ class CellInputs(nn.Module):
 
 
 def build_fixed_network(genotype: Genotype) -> nn.Module:
-    """Return the network of a genotype: its space with the choices made, trainable from scratch."""
+    """Return the network of a genotype: its space with the choices made, trainable from scratch.
+
+    Raises ``InputError`` for an unreasonably large one.
+    """
+    genotype.check_size()
     network = CellSpace(genotype.space, genotype.network, affine=True)
     freeze_in_place(network, genotype.to_sample())
     return network

@@ -195,9 +195,13 @@ class Genotype(AnyGenotype):
             raise ValueError(f"cells of kind {', '.join(sorted(missing))} are missing; expected one of each kind")
         for kind, cell in self.cells.items():
             _check_cell(kind, cell, self.space)
+        self.check_size()
+        return self
+
+    def check_size(self) -> None:
+        """Raise ``InputError`` for an unreasonably large network, before anything is allocated."""
         edges = self.space.nodes * self.space.edges_per_node
         check_weights(cells_weights(self.space, self.network, edges=edges), "the network of this genotype")
-        return self
 
     @property
     def parts(self) -> tuple[str, ...]:
