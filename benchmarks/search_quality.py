@@ -5,15 +5,15 @@
     python benchmarks/search_quality.py --data emoji --packages FOLDER   # real pictures: _emoji.py says which
 
 The cells of quality_cells, with attention on their outputs among the choices. Every genotype is trained from scratch
-three times by configs/search_quality.yaml, at the width whose parameters come nearest to --parameters, with seeds that
-no search has and that are the same for the cells of one seed, and scored on identities unseen in search and training;
-each training is a row, the first of all seeds before the second of any. Searches by trials train at this size too, as
-many minutes as ``proposals`` took with the same seed. ``random`` are genotypes that nothing chose, one a seed and three
-beside; DARTS' published cell and plain convolutions have no attention. Resumable, also on another machine: rows that
---out holds are kept, with the architectures that were found; what is finished in --work is used again. --summary
-prints, per data set, means over searches with 95 % intervals, the differences from random, and of ``proposals`` from
-the searches as long and from the cells given, each with its p, and over data sets the mean rank and the worst. A
-training that breaks off has no row.
+three times by configs/search_quality.yaml, at the width whose parameters come nearest to --parameters, with seeds
+that no search has and that are the same for the cells of one seed, and scored on identities unseen in search and
+training; each training is a row, the first of all seeds before the second of any. Searches by trials train at this
+size too, as many minutes as ``proposals`` took with the same seed, so run them on one machine. ``random`` are
+genotypes that nothing chose, one a seed and three beside; DARTS' published cell and plain convolutions have no
+attention. Resumable, also on another machine: rows that --out holds are kept, with the architectures that were found;
+what is finished in --work is used again. --summary prints, per data set, means over searches with 95 % intervals, the
+differences from random, and of ``proposals`` from the searches as long and from the cells given, each with its p, and
+over data sets the mean rank and the worst. A training that breaks off has no row.
 """
 
 from __future__ import annotations
