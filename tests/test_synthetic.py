@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -232,3 +234,19 @@ def test_a_garment_whose_middle_lies_below_the_picture_has_one_colour() -> None:
     cloth = make_cloth(garment, (8, 8), (4, 12), scale=20, squeeze=1)
     assert isinstance(cloth, Image.Image)
     assert cloth.getcolors() == [(64, (10, 20, 30))]
+
+
+def test_a_script_that_its_workers_run_again_is_told_so(tmp_path: Path) -> None:
+    script = tmp_path / "draw.py"
+    script.write_text(
+        "from dcs_nas.data.synthetic import SyntheticSettings, write_synthetic\n"
+        "from dcs_nas.errors import InputError\n"
+        "settings = SyntheticSettings(train_identities=4, test_identities=4, width=16, height=32)\n"
+        "try:\n"
+        f"    write_synthetic({str(tmp_path / 'set')!r}, settings=settings, workers=2)\n"
+        "except InputError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, check=False)
+    assert "draw with workers=1, or, in a script, below the line if __name__" in done.stdout
+    assert not (tmp_path / "set").exists()

@@ -6,6 +6,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -50,7 +51,7 @@ def write_synthetic(
         The number of images in each of ``bounding_box_train``, ``bounding_box_test`` and ``query``.
 
     Raises:
-        InputError: ``out`` is a file or not empty, or ``workers`` is below 1.
+        InputError: ``out`` is a file or not empty, ``workers`` is below 1, or one of them has ended early.
         OSError: ``out`` cannot be written.
     """
     out = Path(out).resolve()
@@ -122,9 +123,15 @@ def _draw_all(
             pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=follow_parent)
             stack.callback(pool.shutdown, cancel_futures=True)
             drawn = pool.map(draw, entries, chunksize=_CHUNK)
-        for done, _ in enumerate(drawn, start=1):
-            if progress is not None:
-                progress(done, len(entries))
+        try:
+            for done, _ in enumerate(drawn, start=1):
+                if progress is not None:
+                    progress(done, len(entries))
+        except BrokenProcessPool:
+            raise InputError(
+                "a process that draws images has ended early; draw with workers=1, or, in a script, below the line "
+                "if __name__ == '__main__':, since each process runs the script again"
+            ) from None
 
 
 def _draw(entry: _Entry, whole: Path, settings: SyntheticSettings) -> None:
