@@ -82,10 +82,10 @@ def options_of(function: Callable[..., Any]) -> type[Settings]:
     return create_model(f"{function.__name__}_options", __base__=Settings, **fields)
 
 
-def check_options(function: Callable[..., Any], options: Mapping[str, Any], *, source: str) -> dict[str, Any]:
-    """Return keyword arguments of a function as the types that it declares; ``InputError`` for what is none."""
+def read_options(function: Callable[..., Any], options: Mapping[str, Any], *, source: str) -> dict[str, Any]:
+    """Return all keyword arguments of a function, as the types that it declares; ``InputError`` for what is none."""
     settings = parse(options_of(function), options, source=source)
-    return {key: getattr(settings, key) for key in options}
+    return {key: getattr(settings, key) for key in type(settings).model_fields}
 
 
 if yaml.__with_libyaml__:  # scans in C, ten times faster

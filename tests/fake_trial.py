@@ -1,7 +1,7 @@
 """Stands for ``python -m dcs_nas`` in the tests of the tune command: a run folder with metrics.csv, in no time.
 
 Its mAP is best at a learning rate of 10^-3.5 and grows over the epochs. loss.ib_weight: 8 hangs with a child of its own
-until it is stopped, 9 fails, 7 is bad and goes on for long, 6 has no mAP.
+until it is stopped, 9 fails, 7 is bad and has many epochs, 6 has no mAP.
 """
 
 import json

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 from dcs_nas.data.records import SPLITS, ReidDataset
 from dcs_nas.errors import InputError, to_one_line
 from dcs_nas.registry import Registry
-from dcs_nas.settings import options_of, parse
+from dcs_nas.settings import options_of, read_options
 
 Kind = Literal["unusable folder", "missing part", "unparsable name", "missing image", "bad list entry", "no match"]
 
@@ -164,8 +164,7 @@ def check_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
             )
     if options and not kind.model_fields:
         raise InputError(f"data set '{name}' takes no options, found {', '.join(options)}; leave them out")
-    settings = parse(kind, options, source=f"options of data set '{name}'")
-    return {key: getattr(settings, key) for key in kind.model_fields}
+    return read_options(DATASETS[name], options, source=f"options of data set '{name}'")
 
 
 def describe(name: str) -> str:

@@ -16,7 +16,7 @@ from dcs_nas.errors import InputError, choices
 from dcs_nas.models.blocks import build_attention
 from dcs_nas.models.flops import dry_run
 from dcs_nas.registry import Registry
-from dcs_nas.settings import Settings, check_options, parse
+from dcs_nas.settings import Settings, parse, read_options
 
 
 class Backbone(nn.Module):
@@ -177,7 +177,7 @@ def register_backbone(name: str) -> Callable[[Callable[..., Backbone]], Callable
             source = f"options of backbone '{name}'"
             own = {"attention": attention, "attention_stages": attention_stages}
             parse(_Attention, {**own, "attention_settings": attention_settings}, source=source)
-            backbone = make(**check_options(make, {"height": height, "width": width, **options}, source=source))
+            backbone = make(**read_options(make, {"height": height, "width": width, **options}, source=source))
             for side, value in (("height", height), ("width", width)):
                 if value < backbone.smallest:
                     raise InputError(

@@ -22,7 +22,7 @@ from dcs_nas.models.blocks.rga import RGA
 from dcs_nas.models.blocks.window import WindowAttention
 from dcs_nas.models.custom import build_custom
 from dcs_nas.registry import Registry
-from dcs_nas.settings import check_options
+from dcs_nas.settings import read_options
 
 __all__ = [
     "ATTENTION",
@@ -115,7 +115,7 @@ def build_attention(name: str, channels: int, height: int, width: int, **setting
     for key in settings:
         if key not in known:
             raise InputError(f"attention block '{name}' has no setting '{key}'; {choices(key, known)}")
-    settings = check_options(factory, settings, source=f"settings of attention block '{name}'")
+    settings = read_options(factory, settings, source=f"settings of attention block '{name}'")
     if not ATTENTION.is_extension(name):
         return factory(channels, height, width, **settings)
     what, shape = f"attention block '{name}' of {ATTENTION.owner(name)}", (channels, height, width)
