@@ -177,7 +177,8 @@ def evaluate_splits(
             f"the data option split={data_options['split']} names one split, --splits {splits} several; give one option"
         )
     overrides, _ = split_overrides(options.get("overrides", ()))
-    config = with_overrides(at_recorded_roots(RunFolder(folder).config(), folder), overrides, EVALUATION)
+    recorded = at_recorded_roots(RunFolder(folder).config(), folder)
+    config = with_overrides(recorded, overrides, EVALUATION)
     source = _source(config.data, options.get("data_name"), options.get("root"), dict(data_options))
     try:
         check_options(source.name, {**source.options, "split": splits - 1})
@@ -187,8 +188,7 @@ def evaluate_splits(
             f"(20), found {source.name}: {error}; leave --splits out, or give several runs for their mean"
         ) from None
     first = load_dataset(source.name, source.root or "", **{**source.options, "split": 0})
-    trained = at_recorded_roots(RunFolder(folder).config(), folder).data
-    if _find_training_data(record_source(source, first), folder, trained):
+    if _find_training_data(record_source(source, first), folder, recorded.data):
         raise InputError(
             f"{folder} was trained on one split of {source.name}, whose identities are tested on in the others; "
             "train one run for each split and give them all: dcs-nas evaluate RUN RUN ..."

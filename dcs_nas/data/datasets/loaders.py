@@ -142,12 +142,15 @@ def _require_one_identity(dataset: ReidDataset) -> None:
     for split in (*SPLITS, "val"):
         listed: set[str] = set()
         for record in getattr(dataset, split):
-            first, path = identities.setdefault(record.path, record.identity), dataset.root / record.path
+            first = identities.setdefault(record.path, record.identity)
             if first != record.identity:
                 both = " and ".join(str(names.get(number, number)) for number in (first, record.identity))
-                report("bad list entry", f"{path} is listed with the identities {both}, expected one; remove an entry")
+                report(
+                    "bad list entry",
+                    f"{dataset.root / record.path} is listed with the identities {both}, expected one; remove an entry",
+                )
             elif record.path in listed:
-                report("bad list entry", f"{path} is listed twice in {split}; remove an entry")
+                report("bad list entry", f"{dataset.root / record.path} is listed twice in {split}; remove an entry")
             listed.add(record.path)
 
 
